@@ -110,7 +110,7 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
             }
         }
     }
-    let mut findings = plan::shared_things(&phases);
+    let mut findings = plan::shared_resources(&phases);
     findings.extend(plan::guard_secrets(&mut phases));
     let order = match ordered(&phases, role, &node) {
         Ok(order) if findings.is_empty() => order,

@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_schedule_says_why() {
+    fn an_invalid_schedule_has_a_reason() {
         for (expression, why) in [
             ("", "0 fields"),
             ("0 3 * *", "4 fields"),

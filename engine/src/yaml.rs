@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn depth_is_told_with_its_line() {
+    fn excessive_depth_is_reported_with_its_line() {
         assert_eq!(too_deep(&format!("a: 1\nb: {}", "[".repeat(32))), None);
         assert_eq!(too_deep(&format!("a: 1\nb: {}", "{".repeat(33))), Some(2));
         assert_eq!(too_deep(&"[]".repeat(1000)), None);

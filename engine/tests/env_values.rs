@@ -169,16 +169,19 @@ fn settings_of_parameters_are_kept_and_not_shown() {
 
 /// A file of another kind among the settings: its first line may be a secret.
 #[test]
-fn what_is_no_name_is_not_shown() {
+fn invalid_names_are_not_shown() {
     let problems = KubeEnv::resolve(vec![file("/f", "root:$6$salt$HASH:20782:0::: x\n")]);
-    let told = problems.expect_err("it is no setting");
-    let told: Vec<String> = told.iter().map(ToString::to_string).collect();
-    assert!(!told.concat().contains("HASH"), "{told:?}");
+    let messages = problems.expect_err("it is no setting");
+    let messages: Vec<String> = messages.iter().map(ToString::to_string).collect();
+    assert!(!messages.concat().contains("HASH"), "{messages:?}");
     let problems = KubeEnv::resolve(vec![file("/f", "\"root:$6$salt$HASH:0\": x\nOOPS: 1\n")]);
-    let told = problems.expect_err("they are no settings");
-    let told: Vec<String> = told.iter().map(ToString::to_string).collect();
-    assert!(!told.concat().contains("HASH"), "{told:?}");
-    assert!(told.concat().contains("unknown key `OOPS`"), "{told:?}");
+    let messages = problems.expect_err("they are no settings");
+    let messages: Vec<String> = messages.iter().map(ToString::to_string).collect();
+    assert!(!messages.concat().contains("HASH"), "{messages:?}");
+    assert!(
+        messages.concat().contains("unknown key `OOPS`"),
+        "{messages:?}"
+    );
 }
 
 #[test]
@@ -278,7 +281,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_rendered_reads_back_the_same(pairs in settings()) {
+    fn rendered_settings_read_back_unchanged(pairs in settings()) {
         let env = KubeEnv::from_pairs(pairs).expect("valid");
         let text = render(&env, |secret| secret.expose().to_owned());
         let back: Vec<(String, String)> = parse(Path::new("kube.env"), text.as_bytes())

@@ -300,12 +300,12 @@ async fn one_eviction_that_fails_keeps_no_other_pod_from_being_evicted() {
     ];
     let server = Server::with(stuck.into_iter().chain(others));
     let left = server.drain(TWO_TURNS).await.expect("the pods are known");
-    let told: Vec<String> = left
+    let remaining_names: Vec<String> = left
         .iter()
         .map(|pod| format!("{}: {}", pod.name, pod.reason))
         .collect();
     assert_eq!(
-        told,
+        remaining_names,
         [
             format!(
                 "shop/a-two-budgets: the API server refuses its eviction: {TWO_BUDGETS} (status 500)"

@@ -39,7 +39,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_file_is_written_whole_with_its_attributes_and_nothing_beside_it() {
+async fn a_write_is_atomic_and_leaves_no_temporary_file() {
     let directory = tempfile::tempdir().expect("tempdir");
     let path = directory.path().join("kubelet.conf");
     let host = LiveHost::new();

@@ -127,7 +127,7 @@ fn http(status: &str, body: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_known_server_answers_whatever_the_status() {
+async fn a_trusted_server_counts_as_answering_with_any_status() {
     let pki = Pki::new();
     let host = LiveHost::new();
     for (status, code) in [("200 OK", 200), ("503 Service Unavailable", 503)] {
@@ -164,7 +164,7 @@ async fn a_body_is_whole_or_an_error() {
 }
 
 #[tokio::test]
-async fn strangers_are_refused_on_both_sides() {
+async fn unknown_certificates_are_refused_on_both_sides() {
     let (pki, other) = (Pki::new(), Pki::new());
     let address = pki.serve(http("200 OK", "ok"));
     let host = LiveHost::new();
@@ -213,7 +213,7 @@ async fn plain_http_needs_no_roots() {
 }
 
 #[tokio::test]
-async fn refusal_and_silence_are_told_apart() {
+async fn a_refusal_differs_from_no_answer() {
     let host = LiveHost::new();
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let address = silent.local_addr().expect("address");

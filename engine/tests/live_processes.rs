@@ -68,15 +68,15 @@ async fn output_that_is_evaluated_is_there_in_full_or_is_an_error() {
     let tail = host.run(&command).await.expect("run").stdout;
     assert_eq!(tail.len(), CommandOutput::LIMIT);
     assert!(!tail.starts_with("begin"));
-    let whole = host
-        .run(&command.clone().whole())
+    let complete_output = host
+        .run(&command.clone().complete_output())
         .await
         .expect("run")
         .stdout;
-    assert_eq!(whole.len(), long + "begin".len());
-    assert!(whole.starts_with("begin"));
-    let mut bounded = command.whole();
-    bounded.whole = Some(long);
+    assert_eq!(complete_output.len(), long + "begin".len());
+    assert!(complete_output.starts_with("begin"));
+    let mut bounded = command.complete_output();
+    bounded.complete_output = Some(long);
     let error = host.run(&bounded).await.expect_err("it is too much");
     assert!(matches!(error, HostError::TooMuch { .. }), "{error}");
 }
@@ -163,7 +163,7 @@ async fn dropping_the_call_kills_the_group() {
 }
 
 #[tokio::test]
-async fn a_grandchild_that_keeps_the_pipe_does_not_keep_us() {
+async fn a_grandchild_that_keeps_the_pipe_does_not_block_the_caller() {
     let started = Instant::now();
     let output = LiveHost::new()
         .run(&sh("sleep 1000 & echo $!"))

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_input_and_collects_output() {
+    fn input_is_passed_and_output_collected() {
         let output =
             output(&Command::new("cat"), Some(b"x"), Duration::from_secs(10)).expect("cat runs");
         assert_eq!(output.stdout, b"x");

@@ -91,7 +91,7 @@ fn candidates(listing: &str) -> Vec<(String, String)> {
 }
 
 /// The package that a metapackage depends on: for a kernel, the newest build.
-pub(crate) fn stands_for(package: &str) -> Result<String> {
+pub(crate) fn dependency_of_metapackage(package: &str) -> Result<String> {
     let listing = command::text(
         Command::new("apt-cache")
             .args(["depends", "--important", package])

@@ -27,7 +27,7 @@ pub struct Fault {
     /// The host is rebooted after the fault.
     pub boots: bool,
     /// Succeeds only on a host that is healthy again.
-    pub whole: &'static str,
+    pub is_repaired: &'static str,
     /// Removes what the fault added, once the host is healthy; empty if it added nothing.
     pub clears: &'static str,
     /// Only a master with a virtual IP can have it.
@@ -74,7 +74,7 @@ impl Fault {
         breaks: "",
         frees: "",
         boots: false,
-        whole: "",
+        is_repaired: "",
         clears: "",
         vip: false,
     };
@@ -100,14 +100,14 @@ pub const FAULTS: &[Fault] = &[
         name: "docker-killed",
         about: "dockerd dies",
         breaks: "kill -9 $(pidof dockerd)",
-        whole: "docker version > /dev/null && api_is_ready && node_is_ready",
+        is_repaired: "docker version > /dev/null && api_is_ready && node_is_ready",
         ..NONE
     },
     Fault {
         name: "docker-stopped",
         about: "an operator stops dockerd",
         breaks: "systemctl stop docker.socket docker",
-        whole: "docker version > /dev/null && api_is_ready && node_is_ready",
+        is_repaired: "docker version > /dev/null && api_is_ready && node_is_ready",
         ..NONE
     },
     Fault {
@@ -115,70 +115,70 @@ pub const FAULTS: &[Fault] = &[
         about: "dockerd does not answer any more (SIGSTOP)",
         breaks: "kill -STOP $(pidof dockerd)",
         // Without a timeout docker's client would wait for ever.
-        whole: "timeout 3 docker version > /dev/null && api_is_ready && node_is_ready",
+        is_repaired: "timeout 3 docker version > /dev/null && api_is_ready && node_is_ready",
         ..NONE
     },
     Fault {
         name: "daemon-json-edited",
         about: "an operator edits daemon.json",
         breaks: "echo '{\"debug\": true}' > /etc/docker/daemon.json",
-        whole: "grep -q live-restore /etc/docker/daemon.json && docker info --format '{{.LiveRestoreEnabled}}' | grep -q true && api_is_ready && node_is_ready",
+        is_repaired: "grep -q live-restore /etc/docker/daemon.json && docker info --format '{{.LiveRestoreEnabled}}' | grep -q true && api_is_ready && node_is_ready",
         ..NONE
     },
     Fault {
         name: "etcd-removed",
         about: "etcd's container is removed",
         breaks: "docker rm --force etcd",
-        whole: "etcd_is_healthy && api_is_ready",
+        is_repaired: "etcd_is_healthy && api_is_ready",
         ..NONE
     },
     Fault {
         name: "etcd-hung",
         about: "etcd does not answer any more (SIGSTOP)",
         breaks: "kill -STOP $(docker inspect --format '{{.State.Pid}}' etcd)",
-        whole: "etcd_is_healthy && api_is_ready",
+        is_repaired: "etcd_is_healthy && api_is_ready",
         ..NONE
     },
     Fault {
         name: "kubelet-stopped",
         about: "an operator stops kubelet",
         breaks: "systemctl stop pf9-kubelet",
-        whole: "curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && node_is_ready",
+        is_repaired: "curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && node_is_ready",
         ..NONE
     },
     Fault {
         name: "kubelet-config-edited",
         about: "an operator edits kubelet's configuration",
         breaks: "sed -i 's/^maxPods:.*/maxPods: 3/' /etc/pf9/kube.d/kubelet/config.yaml; grep -q 'maxPods: 3$' /etc/pf9/kube.d/kubelet/config.yaml",
-        whole: "! grep -q 'maxPods: 3$' /etc/pf9/kube.d/kubelet/config.yaml && curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && node_is_ready",
+        is_repaired: "! grep -q 'maxPods: 3$' /etc/pf9/kube.d/kubelet/config.yaml && curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && node_is_ready",
         ..NONE
     },
     Fault {
         name: "manifest-deleted",
         about: "the control plane's manifest is deleted",
         breaks: "rm /etc/pf9/kube.d/manifests/k8s-master.yaml",
-        whole: "test -s /etc/pf9/kube.d/manifests/k8s-master.yaml && api_is_ready && node_is_ready",
+        is_repaired: "test -s /etc/pf9/kube.d/manifests/k8s-master.yaml && api_is_ready && node_is_ready",
         ..NONE
     },
     Fault {
         name: "api-hung",
         about: "the API server does not answer any more (SIGSTOP)",
         breaks: "pkill -STOP -x kube-apiserver",
-        whole: "api_is_ready",
+        is_repaired: "api_is_ready",
         ..NONE
     },
     Fault {
         name: "proxy-removed",
         about: "kube-proxy's container is removed",
         breaks: "docker rm --force proxy",
-        whole: "curl -sf --max-time 2 http://127.0.0.1:10256/healthz > /dev/null",
+        is_repaired: "curl -sf --max-time 2 http://127.0.0.1:10256/healthz > /dev/null",
         ..NONE
     },
     Fault {
         name: "rules-flushed",
         about: "kube-proxy's iptables chains are flushed",
         breaks: "iptables -w -t nat -F KUBE-SERVICES; iptables -w -t nat -F KUBE-POSTROUTING",
-        whole: "iptables -w -t nat -S KUBE-SERVICES | grep -q -- '-j KUBE-SVC-' && iptables -w -t nat -S KUBE-POSTROUTING | grep -q MASQUERADE",
+        is_repaired: "iptables -w -t nat -S KUBE-SERVICES | grep -q -- '-j KUBE-SVC-' && iptables -w -t nat -S KUBE-POSTROUTING | grep -q MASQUERADE",
         ..NONE
     },
     Fault {
@@ -186,28 +186,28 @@ pub const FAULTS: &[Fault] = &[
         about: "the jump from PREROUTING to kube-proxy's chain is deleted",
         breaks: "iptables -w -t nat -S PREROUTING | grep -- '-j KUBE-SERVICES' | sed 's/^-A/-D/' | while read -r rule; do eval iptables -w -t nat \"$rule\"; done
             ! iptables -w -t nat -S PREROUTING | grep -q KUBE-SERVICES",
-        whole: "iptables -w -t nat -S PREROUTING | grep -q -- '-j KUBE-SERVICES'",
+        is_repaired: "iptables -w -t nat -S PREROUTING | grep -q -- '-j KUBE-SERVICES'",
         ..NONE
     },
     Fault {
         name: "docker-bridge-deleted",
         about: "docker's bridge is deleted: containers with a network of their own cannot start",
         breaks: "ip link delete docker0",
-        whole: "ip -4 -o address show dev docker0 | grep -q inet",
+        is_repaired: "ip -4 -o address show dev docker0 | grep -q inet",
         ..NONE
     },
     Fault {
         name: "cni-deleted",
         about: "the pods' network configuration is deleted",
         breaks: "rm /etc/cni/net.d/*",
-        whole: "test -s /etc/cni/net.d/10-bridge.conflist && node_is_ready",
+        is_repaired: "test -s /etc/cni/net.d/10-bridge.conflist && node_is_ready",
         ..NONE
     },
     Fault {
         name: "kubeconfig-truncated",
         about: "kubelet's kubeconfig is truncated",
         breaks: "truncate --size 40 /etc/pf9/kube.d/kubeconfigs/kubelet.yaml",
-        whole: "command kubectl --request-timeout=3s --kubeconfig /etc/pf9/kube.d/kubeconfigs/kubelet.yaml get node --output name > /dev/null && node_is_ready",
+        is_repaired: "command kubectl --request-timeout=3s --kubeconfig /etc/pf9/kube.d/kubeconfigs/kubelet.yaml get node --output name > /dev/null && node_is_ready",
         ..NONE
     },
     Fault {
@@ -217,21 +217,21 @@ pub const FAULTS: &[Fault] = &[
             openssl req -new -key request.key -subj '/O=system:nodes/CN=system:node:master-1' |
                 openssl x509 -req -CA ca.crt -CAkey /etc/pf9/kube.d/ca/cluster/ca.key -set_serial 4711 -days 0 -out /tmp/ended.crt
             cat /tmp/ended.crt > request.crt",
-        whole: "openssl x509 -in /etc/pf9/kube.d/certs/kubelet/apiserver/request.crt -noout -checkend 60 > /dev/null && api_is_ready && node_is_ready",
+        is_repaired: "openssl x509 -in /etc/pf9/kube.d/certs/kubelet/apiserver/request.crt -noout -checkend 60 > /dev/null && api_is_ready && node_is_ready",
         ..NONE
     },
     Fault {
         name: "label-removed",
         about: "the node's role label is removed",
         breaks: "kubectl label node --all node-role.kubernetes.io/master-",
-        whole: "kubectl get node --selector node-role.kubernetes.io/master --output name | grep -q node/",
+        is_repaired: "kubectl get node --selector node-role.kubernetes.io/master --output name | grep -q node/",
         ..NONE
     },
     Fault {
         name: "keepalived-stopped",
         about: "an operator stops keepalived",
         breaks: "systemctl stop keepalived",
-        whole: "systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
+        is_repaired: "systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
         vip: true,
         ..NONE
     },
@@ -239,7 +239,7 @@ pub const FAULTS: &[Fault] = &[
         name: "keepalived-edited",
         about: "another interface is written to keepalived.conf, and keepalived restarted",
         breaks: "sed -i 's/interface eth0/interface lo/' /etc/keepalived/keepalived.conf; grep -q 'interface lo' /etc/keepalived/keepalived.conf; systemctl restart keepalived || true",
-        whole: "grep -q 'interface eth0' /etc/keepalived/keepalived.conf && systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
+        is_repaired: "grep -q 'interface eth0' /etc/keepalived/keepalived.conf && systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
         vip: true,
         ..NONE
     },
@@ -247,7 +247,7 @@ pub const FAULTS: &[Fault] = &[
         name: "keepalived-uninstalled",
         about: "keepalived's package is removed",
         breaks: "DEBIAN_FRONTEND=noninteractive dpkg --purge --force-depends keepalived",
-        whole: "systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
+        is_repaired: "systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
         vip: true,
         ..NONE
     },
@@ -255,28 +255,28 @@ pub const FAULTS: &[Fault] = &[
         name: "kube-env-deleted",
         about: "kube.env is deleted",
         breaks: "rm /etc/pf9/kube.env",
-        whole: "test -s /etc/pf9/kube.env",
+        is_repaired: "test -s /etc/pf9/kube.env",
         ..NONE
     },
     Fault {
         name: "status-deleted",
         about: "the status file is deleted",
         breaks: "rm /var/opt/pf9/kube_status",
-        whole: "grep -q '\"pf9_kube_node_state\": *\"ok\"' /var/opt/pf9/kube_status",
+        is_repaired: "grep -q '\"pf9_kube_node_state\": *\"ok\"' /var/opt/pf9/kube_status",
         ..NONE
     },
     Fault {
         name: "status-garbage",
         about: "the status file is overwritten with rubbish",
         breaks: "head -c 3000 /dev/urandom > /var/opt/pf9/kube_status",
-        whole: "grep -q '\"pf9_kube_node_state\": *\"ok\"' /var/opt/pf9/kube_status",
+        is_repaired: "grep -q '\"pf9_kube_node_state\": *\"ok\"' /var/opt/pf9/kube_status",
         ..NONE
     },
     Fault {
         name: "image-deleted",
         about: "an image is deleted",
         breaks: "docker rmi --force $(docker inspect --format '{{.Config.Image}}' etcd)",
-        whole: "docker image inspect $(docker inspect --format '{{.Config.Image}}' etcd) > /dev/null 2>&1",
+        is_repaired: "docker image inspect $(docker inspect --format '{{.Config.Image}}' etcd) > /dev/null 2>&1",
         ..NONE
     },
     Fault {
@@ -284,7 +284,7 @@ pub const FAULTS: &[Fault] = &[
         about: "the pods' bridge is deleted under running pods",
         prepares: BRIDGED,
         breaks: "ip link delete cni0",
-        whole: POD_ANSWERS,
+        is_repaired: POD_ANSWERS,
         ..NONE
     },
     Fault {
@@ -292,7 +292,7 @@ pub const FAULTS: &[Fault] = &[
         about: "the address of the pods' bridge is deleted under running pods",
         prepares: BRIDGED,
         breaks: "ip -4 address flush dev cni0",
-        whole: POD_ANSWERS,
+        is_repaired: POD_ANSWERS,
         ..NONE
     },
     Fault {
@@ -300,14 +300,14 @@ pub const FAULTS: &[Fault] = &[
         about: "the route to the pods' network is deleted under running pods",
         prepares: BRIDGED,
         breaks: "ip -4 route flush dev cni0",
-        whole: POD_ANSWERS,
+        is_repaired: POD_ANSWERS,
         ..NONE
     },
     Fault {
         name: "virtual-ip-deleted",
         about: "the virtual IP is deleted from its interface",
         breaks: "ip address delete \"$VIP/32\" dev eth0",
-        whole: "ip -o address show dev eth0 | grep -qw \"$VIP\"",
+        is_repaired: "ip -o address show dev eth0 | grep -qw \"$VIP\"",
         vip: true,
         ..NONE
     },
@@ -374,7 +374,7 @@ pub const TRIALS: &[Fault] = &[
             for n in $(seq 480); do [ $(passes) -ge $((before + 2)) ] && break; sleep 0.25; done
             [ $(passes) -ge $((before + 2)) ]",
         frees: "rm /mnt/full/filler*",
-        whole: KUBELET_IS_BACK,
+        is_repaired: KUBELET_IS_BACK,
         clears: concat!(
             on_one_disk!(),
             "halt
@@ -395,7 +395,7 @@ pub const TRIALS: &[Fault] = &[
             before=$(begun); docker rm --force etcd
             for n in $(seq 3000); do [ $(begun) -gt $before ] && break; sleep 0.02; done
             [ $(begun) -gt $before ]; systemctl kill --signal KILL pf9-nodeletd",
-        whole: "systemctl is-active --quiet pf9-nodeletd && etcd_is_healthy && api_is_ready",
+        is_repaired: "systemctl is-active --quiet pf9-nodeletd && etcd_is_healthy && api_is_ready",
         ..NONE
     },
     Fault {
@@ -403,14 +403,14 @@ pub const TRIALS: &[Fault] = &[
         about: "the host is rebooted",
         prepares: "systemctl enable pf9-nodeletd",
         boots: true,
-        whole: KUBELET_IS_BACK,
+        is_repaired: KUBELET_IS_BACK,
         ..NONE
     },
     Fault {
         name: "clock-ahead",
         about: "kubelet is stopped while nodeletd's clock is a day ahead",
         breaks: clock!("+1"),
-        whole: KUBELET_IS_BACK,
+        is_repaired: KUBELET_IS_BACK,
         clears: RIGHT_CLOCK,
         ..NONE
     },
@@ -418,7 +418,7 @@ pub const TRIALS: &[Fault] = &[
         name: "clock-behind",
         about: "kubelet is stopped while nodeletd's clock is a day behind",
         breaks: clock!("-1"),
-        whole: KUBELET_IS_BACK,
+        is_repaired: KUBELET_IS_BACK,
         clears: RIGHT_CLOCK,
         ..NONE
     },
@@ -465,7 +465,7 @@ impl Fault {
     ///
     /// # Errors
     /// The script failed: this fault cannot happen on the host.
-    pub fn strike(&self, host: &Host, vip: &str) -> Result<()> {
+    pub fn cause(&self, host: &Host, vip: &str) -> Result<()> {
         let script = format!("{}\n{}", self.breaks, self.frees);
         self.run(host, vip, &script)?;
         if self.boots { host.reboot() } else { Ok(()) }
@@ -487,7 +487,7 @@ impl Fault {
     pub fn repaired_within(&self, host: &Host, vip: &str) -> Result<Duration> {
         let began = Instant::now();
         if self.boots {
-            self.strike(host, vip)?;
+            self.cause(host, vip)?;
         }
         // A reboot is measured from outside of the host.
         let booted = began.elapsed();
@@ -504,15 +504,15 @@ impl Fault {
         let script = MEASURE
             .replace("@BREAKS@", breaks)
             .replace("@FREES@", &frees)
-            .replace("@WHOLE@", self.whole)
+            .replace("@WHOLE@", self.is_repaired)
             .replace("@SECONDS@", &REPAIRED.as_secs().to_string());
         let script = self.script(vip, &script);
         let limit = REPAIRED + LIMIT;
         let output = host.exec_within(&["bash", "-c", &script], None, limit)?;
         let said = String::from_utf8_lossy(&output.stdout);
         let nanoseconds = said.trim().parse().ok().filter(|_| output.status.success());
-        let whole = nanoseconds.map(|took| boot + Duration::from_nanos(took));
-        whole.with_context(|| {
+        let is_repaired = nanoseconds.map(|took| boot + Duration::from_nanos(took));
+        is_repaired.with_context(|| {
             format!(
                 "the host `{}` is not healthy {} s after the fault `{}`: {}",
                 host.name(),
@@ -528,7 +528,7 @@ impl Fault {
     /// # Errors
     /// The host cannot run commands.
     pub fn is_whole(&self, host: &Host, vip: &str) -> Result<bool> {
-        let script = self.script(vip, self.whole);
+        let script = self.script(vip, self.is_repaired);
         let output = host.exec_within(&["bash", "-c", &script], None, LIMIT)?;
         Ok(output.status.success())
     }
@@ -567,7 +567,7 @@ mod tests {
                 fault.about
             );
             let breaks = !fault.breaks.is_empty() || fault.boots;
-            assert!(breaks && !fault.whole.is_empty());
+            assert!(breaks && !fault.is_repaired.is_empty());
         }
         let error = Fault::named("sunshine").expect_err("there is none");
         assert!(error.to_string().contains("etcd-removed"), "{error}");

@@ -38,5 +38,5 @@ pub use setup::steps::packages::for_tests as install_packages_for_tests;
 pub use snapshot::HostSnapshot;
 pub use suites::Suites;
 pub use topology::host::{Host, Image};
-pub use topology::outer_docker::Outer;
+pub use topology::outer_docker::OuterDocker;
 pub use topology::{HostSpec, Lab, Mount, machine_mount};

@@ -192,7 +192,7 @@ mod tests {
         assert!(!orphan.wait().expect("ended").success());
     }
     #[test]
-    fn a_lock_that_is_forgotten_leaves_nothing_and_is_none_for_who_waited() {
+    fn a_removed_lock_leaves_no_file_and_is_not_given_to_waiters() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("mine/.lock");
         let lock = Lock::acquire(&path, |_| ()).expect("the first lock");

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_empty_or_cannot_be_read_is_named() {
+    fn empty_and_unreadable_files_are_named() {
         let before = "#modules\n#nftables\n!nft is not installed\n#ipsets\nx\n#end\n";
         let snapshot = HostSnapshot::parse(before);
         let compared = compare(&snapshot, &snapshot);

@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_belongs_to_one_at_a_time() {
+    fn a_host_slot_has_one_owner_at_a_time() {
         let directory = tempfile::tempdir().expect("a directory");
         let cache = Cache::at(directory.path());
         let suites = Suites {

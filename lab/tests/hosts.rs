@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use lab::topology::down;
-use lab::{Cache, Host, HostSpec, Image, Lab, Outer};
+use lab::{Cache, Host, HostSpec, Image, Lab, OuterDocker};
 
 fn spec(name: &str, image: Image) -> HostSpec {
     HostSpec {
@@ -15,9 +15,9 @@ fn spec(name: &str, image: Image) -> HostSpec {
 }
 
 /// Takes the lab down when a test ends, also by a panic.
-struct Standing(Lab);
+struct TestLab(Lab);
 
-impl Standing {
+impl TestLab {
     fn up(name: &str, specs: &[HostSpec]) -> Self {
         Self(
             Lab::create(&Cache::locate().expect("a cache"), name, specs, &[])
@@ -26,7 +26,7 @@ impl Standing {
     }
 }
 
-impl Drop for Standing {
+impl Drop for TestLab {
     fn drop(&mut self) {
         if let Err(error) = self.0.destroy() {
             eprintln!("the lab {} is not gone: {error:#}", self.0.name());
@@ -40,14 +40,14 @@ fn text(host: &Host, words: &[&str]) -> String {
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
-fn two_labs_stand_side_by_side_and_leave_nothing() {
+fn two_labs_run_in_parallel_and_leave_nothing() {
     let cache = Cache::locate().expect("a cache");
-    let docker = Outer::of(&cache).docker();
-    let one = Standing::up(
+    let docker = OuterDocker::of(&cache).docker();
+    let one = TestLab::up(
         "test-one",
         &[spec("a", Image::Bare), spec("b", Image::NoDocker)],
     );
-    let two = Standing::up("test-two", &[spec("a", Image::NoDocker)]);
+    let two = TestLab::up("test-two", &[spec("a", Image::NoDocker)]);
     assert_ne!(one.0.subnet(), two.0.subnet());
 
     let (a, b) = (one.0.host("a").expect("a"), one.0.host("b").expect("b"));
@@ -92,7 +92,7 @@ fn two_labs_stand_side_by_side_and_leave_nothing() {
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn a_host_takes_files_and_commands() {
-    let lab = Standing::up("test-files", &[spec("h", Image::NoDocker)]);
+    let lab = TestLab::up("test-files", &[spec("h", Image::NoDocker)]);
     let host = lab.0.host("h").expect("h");
 
     host.put(b"one\n", "/etc/deep/er/file", 0o640)

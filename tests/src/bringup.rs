@@ -99,7 +99,7 @@ impl Bringup {
     /// # Panics
     /// The plan does not have the phase.
     #[must_use]
-    pub fn doomed(&self, phase: &PlannedPhase) -> Self {
+    pub fn with_failing_check(&self, phase: &PlannedPhase) -> Self {
         let mut plan = self.plan.clone();
         let its = plan.phases.iter_mut().find(|its| its.name == phase.name);
         its.expect("a phase of this plan")
@@ -215,7 +215,7 @@ impl Bringup {
 
     /// A bare host on which the role's programs leave traces, with files and firewall rules of another owner.
     #[must_use]
-    pub fn lived_in_host(&self) -> FakeHost {
+    pub fn populated_host(&self) -> FakeHost {
         let host = self
             .bare_host()
             .with_kubernetes(|rules| rules.leaves_traces = true);
@@ -264,8 +264,14 @@ impl Bringup {
     /// The ledger cannot be read.
     #[must_use]
     pub fn unmet_requires(&self, host: &FakeHost, only: &[&str]) -> Option<UnmetRequires> {
-        let unheard = Recording::default();
-        let mut runner = Runner::new(&self.plan, host, &self.facts, &MaskedSecrets, &unheard);
+        let ignored_events = Recording::default();
+        let mut runner = Runner::new(
+            &self.plan,
+            host,
+            &self.facts,
+            &MaskedSecrets,
+            &ignored_events,
+        );
         runner.selection = Selection {
             only: only.iter().map(ToString::to_string).collect(),
             ..Selection::default()
@@ -297,8 +303,14 @@ impl Bringup {
     /// Makes every check once.
     #[must_use]
     pub fn check(&self, host: &FakeHost) -> Vec<PhaseHealth> {
-        let unheard = Recording::default();
-        let runner = Runner::new(&self.plan, host, &self.facts, &MaskedSecrets, &unheard);
+        let ignored_events = Recording::default();
+        let runner = Runner::new(
+            &self.plan,
+            host,
+            &self.facts,
+            &MaskedSecrets,
+            &ignored_events,
+        );
         block_on(runner.check())
     }
 
@@ -341,9 +353,9 @@ impl Bringup {
     pub fn not_cleaned(&self, before: &WorldSnapshot, host: &FakeHost, purge: bool) -> Vec<String> {
         let mut kept = vec![PathBuf::from(engine::model::STATE)];
         if !purge {
-            kept.extend(self.plan.phases.iter().flat_map(kept_by));
+            kept.extend(self.plan.phases.iter().flat_map(kept_paths));
         }
-        unlike(
+        snapshot_differences(
             before.clone().without_cluster(),
             host.snapshot().without_cluster(),
             &kept,
@@ -380,8 +392,8 @@ impl Bringup {
         host: &FakeHost,
     ) -> Vec<String> {
         let mut kept = vec![PathBuf::from(engine::model::STATE)];
-        kept.extend(kept_by(phase));
-        let mut lines = unlike(before.clone(), host.snapshot(), &kept);
+        kept.extend(kept_paths(phase));
+        let mut lines = snapshot_differences(before.clone(), host.snapshot(), &kept);
         if !phase
             .steps
             .iter()
@@ -397,7 +409,7 @@ impl Bringup {
 }
 
 /// Paths that a phase's script keeps.
-fn kept_by(phase: &PlannedPhase) -> Vec<PathBuf> {
+fn kept_paths(phase: &PlannedPhase) -> Vec<PathBuf> {
     let steps = phase.steps.iter().filter(|step| step.policy.keep);
     steps
         .flat_map(|step| match &step.spec {
@@ -415,7 +427,11 @@ fn kept_by(phase: &PlannedPhase) -> Vec<PathBuf> {
 }
 
 /// The differences, except at these paths and the directories above them.
-fn unlike(mut before: WorldSnapshot, mut after: WorldSnapshot, but: &[PathBuf]) -> Vec<String> {
+fn snapshot_differences(
+    mut before: WorldSnapshot,
+    mut after: WorldSnapshot,
+    but: &[PathBuf],
+) -> Vec<String> {
     for path in but {
         before = before.without_path(path);
         after = after.without_path(path);

@@ -25,7 +25,7 @@ impl Debug for Cut {
 }
 
 impl Cut {
-    /// Every place at which the calls on a host since [`FakeHost::keeping_past`] could have been interrupted: before the first
+    /// Every place at which the calls on a host since [`FakeHost::with_history`] could have been interrupted: before the first
     /// mutating call, between any two, and within each write of a file. Calls that changed nothing are left out: the world is the
     /// same before and after them.
     #[must_use]
@@ -44,7 +44,7 @@ impl Cut {
                     host: before.fork(),
                 });
             }
-            if let Some(host) = torn(before, after, n).or_else(|| half_made(before, &calls[n])) {
+            if let Some(host) = torn(before, after, n).or_else(|| half_written(before, &calls[n])) {
                 cuts.push(Self {
                     place: format!("within {call}"),
                     host,
@@ -60,7 +60,7 @@ impl Cut {
 }
 
 /// The world in which a file was written half under its temporary name, and not renamed yet.
-fn half_made(before: &FakeHost, call: &Call) -> Option<FakeHost> {
+fn half_written(before: &FakeHost, call: &Call) -> Option<FakeHost> {
     if call.name != "write" {
         return None;
     }
@@ -138,7 +138,7 @@ pub fn try_each<T: Debug + Sync>(all: &[T], attempt: impl Fn(&T) -> Vec<String> 
 
 /// The differences of two lists of lines: `-` what is missing, `+` what is new.
 #[must_use]
-pub fn unlike(wanted: &[String], found: &[String]) -> Vec<String> {
+pub fn differences(wanted: &[String], found: &[String]) -> Vec<String> {
     let missing = wanted.iter().filter(|line| !found.contains(line));
     let new = found.iter().filter(|line| !wanted.contains(line));
     let lines = missing

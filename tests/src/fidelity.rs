@@ -15,7 +15,7 @@ use engine::resource::Action;
 
 /// What an event stream says of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
+pub enum StepResult {
     /// It is as it should be.
     Unchanged,
     /// It changes.
@@ -31,7 +31,7 @@ pub enum Seen {
     Unknown,
 }
 
-impl std::fmt::Display for Seen {
+impl std::fmt::Display for StepResult {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unchanged => f.write_str("unchanged"),
@@ -54,16 +54,16 @@ pub struct Mismatch {
     /// The step.
     pub step: StepId,
     /// What was predicted; `None` if the step did not occur.
-    pub predicted: Option<Seen>,
+    pub predicted: Option<StepResult>,
     /// What was done; `None` if the step did not occur.
-    pub done: Option<Seen>,
+    pub done: Option<StepResult>,
 }
 
 impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = |seen: &Option<Seen>| {
+        let text = |seen: &Option<StepResult>| {
             seen.as_ref()
-                .map_or_else(|| "nothing".to_owned(), Seen::to_string)
+                .map_or_else(|| "nothing".to_owned(), StepResult::to_string)
         };
         let (predicted, done) = (text(&self.predicted), text(&self.done));
         write!(f, "{}: predicted {predicted}, done {done}", self.step)
@@ -98,7 +98,8 @@ impl Fidelity {
             misses: Vec::new(),
             commands: (0, 0),
         };
-        let changes = |seen: Option<&Seen>| seen.is_some_and(|seen| *seen != Seen::Unchanged);
+        let changes =
+            |seen: Option<&StepResult>| seen.is_some_and(|seen| *seen != StepResult::Unchanged);
         for part in all {
             let (is, should) = (predicted.get(part), done.get(part));
             let (step, _) = part;
@@ -155,13 +156,13 @@ impl Mismatch {
     fn predicts(&self) -> bool {
         self.predicted
             .as_ref()
-            .is_some_and(|seen| *seen != Seen::Unchanged)
+            .is_some_and(|seen| *seen != StepResult::Unchanged)
     }
 
     fn does(&self) -> bool {
         self.done
             .as_ref()
-            .is_some_and(|seen| *seen != Seen::Unchanged)
+            .is_some_and(|seen| *seen != StepResult::Unchanged)
     }
 }
 
@@ -179,19 +180,19 @@ enum Part {
 }
 
 /// What a stream says of each step: its first event about the stop, and its first event about what follows.
-fn seen(events: &[Event]) -> BTreeMap<(StepId, Part), Seen> {
+fn seen(events: &[Event]) -> BTreeMap<(StepId, Part), StepResult> {
     let mut all = BTreeMap::new();
     for event in events {
         let (step, part, seen) = match event {
-            Event::StepStopped { step, .. } => (step, Part::Stop, Seen::Stopped),
-            Event::StepUnchanged { step, .. } => (step, Part::Start, Seen::Unchanged),
+            Event::StepStopped { step, .. } => (step, Part::Stop, StepResult::Stopped),
+            Event::StepUnchanged { step, .. } => (step, Part::Start, StepResult::Unchanged),
             Event::StepChanging { step, change, .. } if change.unknown => {
-                (step, Part::Start, Seen::Unknown)
+                (step, Part::Start, StepResult::Unknown)
             }
             Event::StepChanging { step, change, .. } => (
                 step,
                 Part::Start,
-                Seen::Changed {
+                StepResult::Changed {
                     action: change.action,
                     digest: change.digest.clone(),
                 },
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn misses_count_in_both_directions_and_commands_apart() {
+    fn mismatches_count_in_both_directions_and_commands_separately() {
         let predicted = [
             changing("file:a", with_digest(Action::Create, "1111")),
             changing("file:b", with_digest(Action::Create, "1111")),

@@ -20,8 +20,8 @@ use std::time::Duration;
 pub use bringup::{Bringup, Run};
 pub use case::{CASES, Case};
 pub use corpus::{Scripts, folders};
-pub use cut::{Cut, sample, soaks, try_each, unlike};
-pub use fidelity::{Fidelity, Mismatch, Seen};
+pub use cut::{Cut, differences, sample, soaks, try_each};
+pub use fidelity::{Fidelity, Mismatch, StepResult};
 pub use generated::{Generated, foreign_container, generated};
 pub use program::{Answer, Program};
 pub use repository::{

@@ -47,7 +47,7 @@ fn a_role_that_another_user_can_change_is_planned_for_another_host() {
 
 /// An installed package names its checksums.
 #[test]
-fn what_a_sealed_role_brings_is_compared_with_its_checksums() {
+fn the_payload_of_a_sealed_role_is_verified() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     copy(&repository().join("phases"), &folder.path().join("phases"));
     let role = folder.path().join("roles/pf9-kube");
@@ -97,7 +97,7 @@ fn what_a_sealed_role_brings_is_compared_with_its_checksums() {
 
 /// The current directory may belong to another user.
 #[test]
-fn a_name_means_no_directory_at_hand() {
+fn a_role_name_does_not_mean_a_local_directory() {
     let settings = fixtures("settings/cp-1.yaml").display().to_string();
     for facts in [&[][..], &["--facts", "tests/fixtures/hosts/cp-1.yaml"]] {
         let named = [&["phases", "--config", &settings][..], facts].concat();
@@ -116,7 +116,7 @@ fn a_name_means_no_directory_at_hand() {
 
 /// Where a user names such a directory by its name, the message says how to name it.
 #[test]
-fn a_directory_at_hand_is_named_by_its_path() {
+fn a_role_directory_is_named_by_a_path() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     std::fs::create_dir(folder.path().join("chrony")).expect("a directory of our own");
     let (settings, facts) = (
@@ -247,7 +247,7 @@ fn wrong_inputs_end_with_1_and_are_named() {
 }
 
 #[test]
-fn a_host_without_a_role_is_told_so() {
+fn a_host_without_a_role_is_reported() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let config = folder.path().join("settings.yaml");
     std::fs::write(&config, "MASTER_IP: 172.30.0.11\n").expect("a file in a directory of our own");
@@ -313,7 +313,7 @@ fn phases_that_are_required_and_not_planned_are_named() {
 }
 
 #[test]
-fn what_a_plan_skips_is_shown_with_its_reason() {
+fn skipped_phases_are_shown_with_their_reason() {
     let review = Program::for_cp_1("plan", &[]).answer();
     let full = Program::for_cp_1("plan", &["--full"]).answer();
     for (what, answer) in [("the review", review), ("the plan in full", full)] {
@@ -347,17 +347,26 @@ fn modes_in_a_plan_are_octal() {
 fn facts_of_a_host_at_its_role_are_warned_of() {
     let facts = text(fixtures("hosts/cp-1.yaml"));
     let folder = tempfile::tempdir().expect("a temporary directory");
-    let standing = folder.path().join("standing.yaml");
-    std::fs::write(&standing, format!("{facts}stands: pf9-kube 1.20.2\n"))
-        .expect("a file in a directory of our own");
-    let standing = standing.display().to_string();
+    let facts_of_master = folder.path().join("standing.yaml");
+    std::fs::write(
+        &facts_of_master,
+        format!("{facts}stands: pf9-kube 1.20.2\n"),
+    )
+    .expect("a file in a directory of our own");
+    let facts_of_master = facts_of_master.display().to_string();
     let told = "was taken on a host with pf9-kube 1.20.2: it has";
     let usual = Program::for_cp_1("plan", &[]).answer();
     assert!(!usual.err.contains(told), "{}", usual.err);
     let config = fixtures("settings/cp-1.yaml").display().to_string();
     for verb in ["plan", "diff"] {
         let arguments = [
-            verb, "--role", ROLE, "--config", &config, "--facts", &standing,
+            verb,
+            "--role",
+            ROLE,
+            "--config",
+            &config,
+            "--facts",
+            &facts_of_master,
         ];
         let answer = Program::nodelet(&arguments).answer();
         assert!(
@@ -653,7 +662,7 @@ fn with_json_each_problem_has_its_place_in_fields() {
 }
 
 #[test]
-fn a_link_to_nowhere_among_the_settings_is_named_and_no_terminal_is_moved() {
+fn a_broken_link_among_the_settings_is_named() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let name = "10-\u{1b}[2J\n.yaml";
     std::os::unix::fs::symlink("/nowhere/at-all", folder.path().join(name)).expect("a link");
@@ -716,7 +725,7 @@ fn help_that_cannot_be_written_is_no_success() {
 }
 
 #[test]
-fn hidden_files_are_no_settings_and_none_is_passed_over_for_its_capitals() {
+fn hidden_files_are_ignored_and_upper_case_extensions_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let write = |name: &str, content: &str| {
         std::fs::write(folder.path().join(name), content).expect("a file of our own");

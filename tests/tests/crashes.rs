@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use behaviour::{Bringup, Cut, Run, sample, soaks, try_each, unlike};
+use behaviour::{Bringup, Cut, Run, differences, sample, soaks, try_each};
 use engine::host::fake::{FakeHost, WorldSnapshot};
 use engine::ledger::Record;
 use engine::model::Outcome;
@@ -43,7 +43,7 @@ impl Work<'_> {
             problems.push(format!("the next apply: {}", next.text()));
         } else {
             let found = Bringup::shape(&host);
-            let differs = unlike(shape, &found);
+            let differs = differences(shape, &found);
             if !differs.is_empty() {
                 problems.push(format!("another end: {}", differs.join("; ")));
             }
@@ -97,9 +97,9 @@ impl Work<'_> {
 }
 
 #[test]
-fn a_phase_cut_anywhere_converges_or_goes_back() {
+fn a_phase_crashed_at_each_call_converges_or_is_rolled_back() {
     for_each_phase(|work| {
-        let whole = work.before.fork().keeping_past();
+        let whole = work.before.fork().with_history();
         let run = work.apply(&whole);
         assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
         let shape = Bringup::shape(&whole);
@@ -108,7 +108,7 @@ fn a_phase_cut_anywhere_converges_or_goes_back() {
 }
 
 #[test]
-fn a_rollback_cut_anywhere_is_taken_up_by_the_next_run() {
+fn a_rollback_crashed_at_each_call_is_continued_by_the_next_run() {
     for_each_phase(|work| {
         let Some(phase) = &work.phase else { return };
         let whole = work.before.fork();
@@ -116,8 +116,8 @@ fn a_rollback_cut_anywhere_is_taken_up_by_the_next_run() {
         let shape = Bringup::shape(&whole);
         let forward = whole.mutations();
 
-        let doomed = Bringup::doomed(work.bringup, phase);
-        let failing = work.before.fork().keeping_past();
+        let doomed = Bringup::with_failing_check(work.bringup, phase);
+        let failing = work.before.fork().with_history();
         let run = doomed.apply_phase(&failing, phase);
         assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
         // Until its check fails, the run does what was interrupted above.
@@ -132,11 +132,11 @@ fn a_rollback_cut_anywhere_is_taken_up_by_the_next_run() {
 }
 
 #[test]
-fn the_whole_role_cut_anywhere_converges_or_goes_back() {
+fn a_role_crashed_at_each_call_converges_or_is_rolled_back() {
     let cases = if soaks() { CASES } else { &CASES[..1] };
     for case in cases {
         let bringup = Bringup::without_pods(case);
-        let before = bringup.lived_in_host();
+        let before = bringup.populated_host();
         let work = Work {
             name: (*case).to_owned(),
             bringup: &bringup,
@@ -144,7 +144,7 @@ fn the_whole_role_cut_anywhere_converges_or_goes_back() {
             start: before.snapshot(),
             before,
         };
-        let whole = work.before.fork().keeping_past();
+        let whole = work.before.fork().with_history();
         let run = work.apply(&whole);
         assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
         let shape = Bringup::shape(&whole);
@@ -155,11 +155,11 @@ fn the_whole_role_cut_anywhere_converges_or_goes_back() {
 }
 
 #[test]
-fn a_stop_or_a_clean_cut_anywhere_is_ended_by_the_next_clean() {
+fn a_stop_or_clean_crashed_at_each_call_is_finished_by_the_next_clean() {
     let cases = if soaks() { CASES } else { &CASES[..1] };
     for case in cases {
         let bringup = Bringup::without_pods(case);
-        let before = bringup.lived_in_host();
+        let before = bringup.populated_host();
         let start = before.snapshot();
         let run = bringup.apply(&before);
         assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
@@ -171,8 +171,8 @@ fn a_stop_or_a_clean_cut_anywhere_is_ended_by_the_next_clean() {
             before,
         };
         let (stopped, cleaned) = (
-            work.before.fork().keeping_past(),
-            work.before.fork().keeping_past(),
+            work.before.fork().with_history(),
+            work.before.fork().with_history(),
         );
         let _ = bringup.stop(&stopped);
         let _ = Bringup::clean(&cleaned, false);
@@ -208,7 +208,7 @@ fn for_each_phase(attempt: impl Fn(&Work<'_>)) {
     let mut tried = BTreeSet::new();
     for case in CASES {
         let bringup = Bringup::without_pods(case);
-        let host = bringup.lived_in_host();
+        let host = bringup.populated_host();
         let start = host.snapshot();
         for phase in bringup.plan.phases.iter().filter(|p| p.skipped.is_none()) {
             let work = Work {

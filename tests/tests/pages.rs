@@ -50,7 +50,7 @@ fn links(line: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn what_a_page_names_exists() {
+fn files_named_in_pages_exist() {
     let mut missing = Vec::new();
     for page in pages() {
         let file = repository().join(&page);

@@ -2,14 +2,14 @@
 //!
 //! The same cases every time, unless `NODELET_SOAK=1`: then many more, from a new seed.
 
-use behaviour::{Bringup, Cut, Fidelity, Generated, Run, generated, soaks, unlike};
+use behaviour::{Bringup, Cut, Fidelity, Generated, Run, differences, generated, soaks};
 use engine::host::fake::{FakeHost, difference};
 use engine::model::Outcome;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::RngSeed;
 
-fn some() -> ProptestConfig {
+fn test_config() -> ProptestConfig {
     ProptestConfig {
         cases: if soaks() { 2_000 } else { 40 },
         rng_seed: if soaks() {
@@ -33,7 +33,7 @@ fn applied(bringup: &Bringup, host: &FakeHost) -> Result<(FakeHost, Run), TestCa
 }
 
 proptest! {
-    #![proptest_config(some())]
+    #![proptest_config(test_config())]
 
     #[test]
     fn a_second_apply_changes_nothing(made in generated()) {
@@ -58,7 +58,7 @@ proptest! {
     }
 
     #[test]
-    fn a_clean_leads_back_to_the_start_and_a_purge_takes_the_rest(made in generated()) {
+    fn a_clean_restores_the_host_and_a_purge_removes_kept_data(made in generated()) {
         let (bringup, start) = made.bring_up();
         let (host, _) = applied(&bringup, &start)?;
         for purge in [false, true] {
@@ -79,16 +79,16 @@ proptest! {
             let run = other.apply_phase(&host, phase);
             prop_assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
         }
-        let differs = unlike(&Bringup::shape(&usual), &Bringup::shape(&host));
+        let differs = differences(&Bringup::shape(&usual), &Bringup::shape(&host));
         prop_assert_eq!(differs, Vec::<String>::new());
         let settled = bringup.apply(&host).changes();
         prop_assert_eq!(settled, Vec::<String>::new());
     }
 
     #[test]
-    fn a_cut_anywhere_is_made_good(made in generated(), place in any::<prop::sample::Index>()) {
+    fn a_crash_at_each_call_is_recovered(made in generated(), place in any::<prop::sample::Index>()) {
         let (bringup, start) = made.bring_up();
-        let whole = start.fork().keeping_past();
+        let whole = start.fork().with_history();
         let run = bringup.apply(&whole);
         prop_assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
         let mut cuts = Cut::all(&whole);
@@ -101,7 +101,7 @@ proptest! {
         let left = bringup.not_cleaned(&start.snapshot(), &cleaned, true);
         prop_assert_eq!(left, Vec::<String>::new(), "{:?}: {}", cut, clean.text());
         let (host, _) = applied(&bringup, &cut.host)?;
-        let differs = unlike(&Bringup::shape(&whole), &Bringup::shape(&host));
+        let differs = differences(&Bringup::shape(&whole), &Bringup::shape(&host));
         prop_assert_eq!(differs, Vec::<String>::new(), "{:?}", cut);
     }
 
@@ -115,7 +115,7 @@ proptest! {
             prop_assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
         }
         let before = host.snapshot();
-        let run = bringup.doomed(&phases[failing]).apply_phase(&host, &phases[failing]);
+        let run = bringup.with_failing_check(&phases[failing]).apply_phase(&host, &phases[failing]);
         prop_assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
         let left = Bringup::left_behind(&phases[failing], &before, &host);
         prop_assert_eq!(left, Vec::<String>::new(), "{}", run.text());
@@ -124,8 +124,8 @@ proptest! {
 }
 
 #[test]
-fn what_is_made_up_is_of_many_kinds() {
-    let mut runner = proptest::test_runner::TestRunner::new(some());
+fn generated_roles_contain_many_kinds_of_steps() {
+    let mut runner = proptest::test_runner::TestRunner::new(test_config());
     let mut kinds = std::collections::BTreeSet::new();
     for _ in 0..60 {
         let made: Generated = generated().new_tree(&mut runner).expect("a tree").current();

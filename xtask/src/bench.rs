@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_is_written_and_the_others_stay() {
+    fn a_written_section_leaves_other_sections() {
         let page = rewritten("", Part::Plans, "plans, first");
         let page = rewritten(&page, Part::Hosts, "hosts");
         let page = rewritten(&page, Part::Plans, "plans, again\n");

@@ -376,7 +376,7 @@ pub(crate) struct DrainArgs {
 
     /// Time for which the node stays drained, for example 30m; at most 7 days.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1h")]
-    pub(crate) lasting: std::time::Duration,
+    pub(crate) duration: std::time::Duration,
 }
 
 #[derive(Debug, Args)]
@@ -389,7 +389,7 @@ pub(crate) struct PassArgs {
     pub(crate) cgroup: Vec<PathBuf>,
 
     /// Failures in a row before this pass, as the previous pass reported them, in JSON.
-    #[arg(long, value_name = "JSON", value_parser = streaks)]
+    #[arg(long, value_name = "JSON", value_parser = failure_counts)]
     pub(crate) before: Option<FailureCounts>,
 }
 
@@ -408,7 +408,7 @@ pub(crate) struct PodSubnetsArgs {
     pub(crate) kubeconfig: PathBuf,
 }
 
-fn streaks(json: &str) -> Result<FailureCounts, serde_json::Error> {
+fn failure_counts(json: &str) -> Result<FailureCounts, serde_json::Error> {
     serde_json::from_str(json)
 }
 

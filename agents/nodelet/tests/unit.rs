@@ -9,7 +9,7 @@ fn values(key: &str) -> Vec<&str> {
 }
 
 #[test]
-fn it_gives_up_what_it_never_does() {
+fn the_unit_drops_unused_privileges() {
     for (key, value) in [
         ("NoNewPrivileges", "yes"),
         ("LockPersonality", "yes"),

@@ -30,7 +30,7 @@ fn seconds(text: &str) -> u64 {
 
 /// systemd kills a nodeletd that hangs, together with the processes that it has started to look at the host, and starts it again.
 #[test]
-fn a_daemon_that_hangs_or_ends_comes_again() {
+fn a_daemon_that_hangs_or_exits_is_restarted() {
     assert_eq!(values("Service", "Type"), ["notify"]);
     let [watchdog] = values("Service", "WatchdogSec")[..] else {
         panic!("a daemon that hangs is not noticed");
@@ -61,7 +61,7 @@ fn it_may_be_restarted_as_often_as_needed_and_sees_the_hosts_name() {
 }
 
 #[test]
-fn it_gains_no_privileges_and_what_it_writes_is_not_for_everybody() {
+fn the_unit_gains_no_privileges_and_writes_private_files() {
     assert_eq!(values("Service", "NoNewPrivileges"), ["yes"]);
     let [mask] = values("Service", "UMask")[..] else {
         panic!("all users can read what it writes");

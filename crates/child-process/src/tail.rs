@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn it_knows_whether_it_is_all_there_was() {
+    fn is_cut_shows_whether_output_was_dropped() {
         for (limit, pushed, cut) in [(4, 4, false), (4, 5, true), (4, 50, true), (0, 0, false)] {
             let mut tail = Tail::new(limit);
             for _ in 0..pushed {

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_child_that_is_killed_is_told_from_one_that_failed() {
+    async fn a_killed_child_differs_from_a_failed_one() {
         let ended = shell("kill -9 $$").run(|_| {}).await.expect("it runs");
         assert_eq!((ended.code, ended.signal), (None, Some(9)));
     }
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_child_that_is_asked_to_end_may_say_goodbye() {
+    async fn a_child_can_write_output_after_sigterm() {
         let child = shell("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done");
         let cancel = child.cancel.clone();
         let mut lines = Vec::new();

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_as_usual() {
+    fn missing_keys_have_defaults() {
         let nowhere = read::<Wanted>(Path::new("/nowhere/carriage.yaml"));
         assert_eq!(nowhere.expect("it may be missing"), Wanted::default());
         for empty in ["", "# color: red\n"] {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_place() {
+    fn problems_are_reported_with_their_position() {
         for (text, place) in [
             ("color: red\nwheel: 4\n", "2:1: unknown field `wheel`"),
             ("color: red\nwheels: many\n", "2:9: wheels: invalid type"),

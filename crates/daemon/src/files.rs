@@ -101,8 +101,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_is_told() {
-        let test = "files::tests::a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_is_told";
+    fn a_file_is_synced_before_the_rename_and_the_rename_before_success() {
+        let test = "files::tests::a_file_is_synced_before_the_rename_and_the_rename_before_success";
         let Some(calls) = traced::calls(test) else {
             let path = traced::directory().join("state.json");
             replace(&path, b"content", 0o600).expect("it is written");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole_and_with_its_permissions() {
+    fn a_file_is_replaced_atomically_with_its_permissions() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("state.json");
         replace(&path, b"one", 0o640).expect("it is written");
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_power_cut_is_swept_and_what_is_written_now_is_not() {
+    fn old_temporary_files_are_removed_and_new_ones_stay() {
         let directory = tempfile::tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name);
         let now = std::time::SystemTime::now();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_refused_and_what_is_not_there_is_none() {
+    fn large_files_are_refused_and_missing_files_are_none() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("large");
         assert_eq!(read(&path, 1).expect("no file is no error"), None);

@@ -15,7 +15,7 @@ struct Part {
     moved: Instant,
     limit: Duration,
     /// It was dropped without [`Beat::finish`]: its task ended or panicked.
-    gone: bool,
+    has_finished: bool,
 }
 
 impl Health {
@@ -25,7 +25,7 @@ impl Health {
         let part = Part {
             moved: Instant::now(),
             limit,
-            gone: false,
+            has_finished: false,
         };
         self.lock().insert(name, part);
         Beat {
@@ -39,7 +39,7 @@ impl Health {
     pub fn problems(&self) -> Vec<String> {
         let problem = |(name, part): (&&str, &Part)| {
             let still = part.moved.elapsed();
-            if part.gone {
+            if part.has_finished {
                 Some(format!("{name} has ended"))
             } else if still > part.limit {
                 Some(format!(
@@ -58,8 +58,8 @@ impl Health {
     #[must_use]
     pub fn ended(&self) -> Vec<&'static str> {
         let parts = self.lock();
-        let gone = parts.iter().filter(|(_, part)| part.gone);
-        gone.map(|(name, _)| *name).collect()
+        let has_finished = parts.iter().filter(|(_, part)| part.has_finished);
+        has_finished.map(|(name, _)| *name).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Part>> {
@@ -104,7 +104,7 @@ impl Beat {
 impl Drop for Beat {
     fn drop(&mut self) {
         if let Some(part) = self.health.lock().get_mut(self.name) {
-            part.gone = true;
+            part.has_finished = true;
         }
     }
 }
@@ -116,7 +116,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_does_not_move_in_time_is_told() {
+    async fn a_part_without_progress_is_reported() {
         let health = Health::default();
         let beat = health.part("the loop", SECOND);
         let _other = health.part("the timers", SECOND * 100);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_waits_is_well_however_long_it_takes() {
+    async fn a_waiting_part_is_healthy() {
         let health = Health::default();
         let beat = health.part("the loop", SECOND);
         let waited = tokio::time::timeout(SECOND * 1000, beat.wait(SECOND)).await;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_panics_is_told_and_one_that_is_done_is_not() {
+    async fn a_panicked_task_is_reported_and_a_finished_one_is_not() {
         let health = Health::default();
         let beat = health.part("a task", SECOND * 100);
         let done = health.part("another", SECOND * 100);

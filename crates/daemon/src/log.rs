@@ -57,9 +57,9 @@ static STARTED: OnceLock<(Handle<EnvFilter, Registry>, String)> = OnceLock::new(
 
 /// Starts the log. `variable` names the environment variable that overrides the filter. A second call does nothing.
 pub fn start(variable: &str, log: &Log) {
-    let told = std::env::var(variable).ok();
-    let told = told.filter(|text| EnvFilter::try_new(text).is_ok());
-    let usual = told.unwrap_or_else(|| log.filter.0.clone());
+    let filter_text = std::env::var(variable).ok();
+    let filter_text = filter_text.filter(|text| EnvFilter::try_new(text).is_ok());
+    let usual = filter_text.unwrap_or_else(|| log.filter.0.clone());
     let (filter, handle) = reload::Layer::new(EnvFilter::new(&usual));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn debugging_is_for_what_is_ours_and_ends_again() {
+    fn debug_logs_cover_only_our_crates_and_can_be_switched_off() {
         let ours = ["nodelet", "daemon"];
         assert_eq!(with_debug("warn,zbus=off", &ours, false), "warn,zbus=off");
         let more = with_debug("info,nodelet=warn", &ours, true);

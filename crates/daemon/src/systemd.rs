@@ -114,16 +114,16 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_hangs_starves_it_and_one_that_has_ended_ends_the_daemon() {
+    fn the_watchdog_stops_for_a_hanging_part_and_the_daemon_ends_with_a_part() {
         let (health, shutdown) = (Health::default(), CancellationToken::new());
-        let mut told = Vec::new();
+        let mut messages = Vec::new();
         let beat = health.part("the loop", Duration::ZERO);
-        feed(SOON, &shutdown, &health, |state| told.push(name(state)));
+        feed(SOON, &shutdown, &health, |state| messages.push(name(state)));
         assert!(!shutdown.is_cancelled());
         beat.within(Duration::from_secs(3600));
         drop(beat);
-        feed(SOON, &shutdown, &health, |state| told.push(name(state)));
+        feed(SOON, &shutdown, &health, |state| messages.push(name(state)));
         assert!(shutdown.is_cancelled());
-        assert_eq!(told, ["STOPPING=1"]);
+        assert_eq!(messages, ["STOPPING=1"]);
     }
 }

@@ -56,13 +56,13 @@ pub fn calls(test: &str) -> Option<Vec<String>> {
     Some(
         calls
             .filter(|line| !line.contains("resumed>"))
-            .map(|line| told(line, &within))
+            .map(|line| short_call(line, &within))
             .collect(),
     )
 }
 
 /// `PID fsync(5</tmp/x/a>) = 0` as `fsync a`; the directory itself is `.`.
-fn told(line: &str, within: &str) -> String {
+fn short_call(line: &str, within: &str) -> String {
     let call = line.trim_start_matches(|one: char| one.is_ascii_digit() || one == ' ');
     let (name, arguments) = call.split_once('(').expect("a call");
     let bare = within.trim_end_matches('/');

@@ -33,7 +33,7 @@ mod tests {
     use super::closest;
 
     #[test]
-    fn slips_find_their_key_and_strangers_find_none() {
+    fn misspelt_keys_are_suggested_and_unknown_ones_are_not() {
         for (slip, key) in [
             ("K8S_API_PROT", Some("K8S_API_PORT")),
             ("k8s_api_port", Some("K8S_API_PORT")),

@@ -147,10 +147,10 @@ impl Event {
         let Self::PreflightFailed { problems } = self else {
             return None;
         };
-        let told = problems
+        let lines = problems
             .iter()
             .map(|one| format!("{}: {}", one.problem, one.remedy));
-        Some(told.collect::<Vec<_>>().join("; "))
+        Some(lines.collect::<Vec<_>>().join("; "))
     }
 
     /// The phase it is about.

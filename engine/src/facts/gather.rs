@@ -106,7 +106,7 @@ pub async fn gather_with(host: &dyn Host, interests: &FactQuery) -> HostResult<F
         async { facts.sysctls = ask.values(&interests.sysctls, |key| host.sysctl(key)).await },
         async {
             if interests.engine {
-                let version = patiently(
+                let version = within_deadline(
                     "ask docker for its version",
                     host.container_engine_version(),
                 );
@@ -115,7 +115,7 @@ pub async fn gather_with(host: &dyn Host, interests: &FactQuery) -> HostResult<F
             // Without an engine there is nothing to ask about images.
             if facts.docker.is_some() {
                 let present = |name| async move {
-                    let image = patiently("ask docker for an image", host.image(name));
+                    let image = within_deadline("ask docker for an image", host.image(name));
                     Ok(image.await?.is_some())
                 };
                 facts.images = ask.names(&interests.images, present).await;
@@ -283,7 +283,7 @@ impl Asking<'_> {
             Some(text) => word(&text),
             // Kernels before 6.1 do not show it.
             None => {
-                let command = CommandSpec::new(["uname", "-m"]).whole();
+                let command = CommandSpec::new(["uname", "-m"]).complete_output();
                 let output = self
                     .answer("architecture", self.host.run_ok(&command))
                     .await;
@@ -327,7 +327,7 @@ impl Asking<'_> {
     }
 
     async fn listening(&self) -> Option<Vec<Listener>> {
-        let ss = CommandSpec::new(["ss", "-Hltnp"]).whole();
+        let ss = CommandSpec::new(["ss", "-Hltnp"]).complete_output();
         let (four, six, names) = join!(
             self.text("/proc/net/tcp"),
             self.optional("/proc/net/tcp6"),
@@ -357,10 +357,10 @@ impl Asking<'_> {
         let disks = paths.iter().map(|path| async move {
             // A path from the settings may be on a network file system whose server does not answer.
             let at = Path::new(path);
-            let space = patiently("ask how much room there is", self.host.space(at));
+            let space = within_deadline("ask how much room there is", self.host.space(at));
             let space = self.answer(path, space).await?;
             let mounted = filesystem_of(path, mount_table);
-            let entry = patiently("look at the directory", self.host.entry(at)).await;
+            let entry = within_deadline("look at the directory", self.host.entry(at)).await;
             let taken_by = self.taken_by(at, &entry).await;
             let directory = entry.ok().flatten();
             let directory = directory.filter(|entry| entry.kind == EntryKind::Directory);
@@ -393,7 +393,7 @@ impl Asking<'_> {
             None => {}
         }
         for above in path.ancestors().skip(1) {
-            let entry = patiently("look above the directory", self.host.entry(above)).await;
+            let entry = within_deadline("look above the directory", self.host.entry(above)).await;
             match kind_of(&entry) {
                 Some(EntryKind::Directory | EntryKind::Symlink(_)) => return None,
                 Some(kind) => return Some(format!("{} ({})", name_of(&kind), above.display())),
@@ -488,7 +488,7 @@ fn name_of(kind: &EntryKind) -> &'static str {
 }
 
 /// Asks the container engine or a file system. No answer within [`PATIENCE`] is an error, so the item becomes unknown.
-async fn patiently<T>(
+async fn within_deadline<T>(
     action: &str,
     question: impl Future<Output = HostResult<T>>,
 ) -> HostResult<T> {
@@ -525,23 +525,23 @@ mod tests {
     use crate::host::fake::{FakeHost, FaultPlan};
 
     #[tokio::test(start_paused = true)]
-    async fn a_disk_that_hangs_is_unknown_and_all_else_is_told() {
+    async fn a_hanging_disk_is_unknown_and_other_facts_are_reported() {
         for question in ["space", "entry"] {
             let hangs = FaultPlan::none().stall(question, "/var");
             let host = FakeHost::new().with_faults(hangs);
             let gathering = tokio::time::timeout(Duration::from_secs(30), gather(&host));
             let facts = gathering.await.expect("it comes to its end").unwrap();
-            let told = facts.disks.iter().find(|disk| disk.path == "/var");
+            let found_disk = facts.disks.iter().find(|disk| disk.path == "/var");
             match question {
                 "space" => assert!(facts.unknown["/var"].contains("no answer within 5s")),
-                _ => assert_eq!(told.expect("its room is known").mode, None),
+                _ => assert_eq!(found_disk.expect("its room is known").mode, None),
             }
             assert!(facts.links.is_some(), "{question}");
         }
     }
 
     #[tokio::test]
-    async fn what_keeps_a_path_from_being_a_directory_is_told() {
+    async fn obstacles_of_a_directory_are_named() {
         let host = FakeHost::new()
             .with_file("/srv/file", "x")
             .with_directory("/srv/there");
@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_engine_that_hangs_is_unknown_and_all_else_is_told() {
+    async fn a_hanging_engine_is_unknown_and_other_facts_are_reported() {
         let hangs = FaultPlan::none().stall("container_engine", "*");
         let host = FakeHost::new().with_docker().with_faults(hangs);
         // `nodeletd` and the commands wait this long for the facts.

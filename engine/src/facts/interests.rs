@@ -278,7 +278,7 @@ mod tests {
 
     /// An item that was not asked for is never taken for absent. The facts asked for one precondition give the same verdict as all facts.
     #[tokio::test]
-    async fn a_precondition_is_judged_by_what_it_asks_for_and_is_unknown_without() {
+    async fn a_precondition_without_its_facts_is_unknown() {
         let host = FakeHost::new().with_docker();
         let all = gather_with(&host, &FactQuery::default()).await.unwrap();
         let bare = gather_with(&host, &FactQuery::for_a_plan()).await.unwrap();
@@ -287,9 +287,9 @@ mod tests {
             let some = gather_with(&host, &asked).await.unwrap();
             assert_eq!(requirement.check(&some), requirement.check(&all));
             if asked != FactQuery::for_a_plan() {
-                let told = requirement.check(&bare);
-                let unknown = matches!(told, Verdict::Unknown { .. });
-                assert!(unknown, "{requirement:?}: {told}");
+                let verdict = requirement.check(&bare);
+                let unknown = matches!(verdict, Verdict::Unknown { .. });
+                assert!(unknown, "{requirement:?}: {verdict}");
             }
         }
     }

@@ -33,7 +33,7 @@ pub(crate) struct Feature {
     /// Modules that bring it.
     pub(crate) modules: &'static [&'static str],
     /// Whether the feature needs all of the modules; otherwise one is enough.
-    pub(crate) whole: bool,
+    pub(crate) needs_all_modules: bool,
 }
 
 /// The modules that kube-proxy needs for IPVS. If one is missing, kube-proxy falls back to iptables.
@@ -46,35 +46,35 @@ pub(crate) const FEATURES: [Feature; 5] = [
         paths: &["/proc/sys/net/bridge/bridge-nf-call-iptables"],
         words: &[],
         modules: &["br_netfilter"],
-        whole: false,
+        needs_all_modules: false,
     },
     Feature {
         name: "conntrack",
         paths: &["/proc/sys/net/netfilter/nf_conntrack_max"],
         words: &[],
         modules: &["nf_conntrack"],
-        whole: false,
+        needs_all_modules: false,
     },
     Feature {
         name: "ip_vs",
         paths: &[],
         words: &[],
         modules: IPVS,
-        whole: true,
+        needs_all_modules: true,
     },
     Feature {
         name: "nat",
         paths: &[],
         words: &["DNAT", "MASQUERADE"],
         modules: &["nf_nat", "iptable_nat", "nft_chain_nat"],
-        whole: false,
+        needs_all_modules: false,
     },
     Feature {
         name: "overlay",
         paths: &[],
         words: &["overlay"],
         modules: &["overlay"],
-        whole: false,
+        needs_all_modules: false,
     },
 ];
 
@@ -100,7 +100,7 @@ impl Feature {
         // All of the modules, or one.
         let modules = |there: &dyn Fn(&str) -> bool| {
             let mut modules = self.modules.iter();
-            if self.whole {
+            if self.needs_all_modules {
                 modules.all(|module| there(module))
             } else {
                 modules.any(|module| there(module))

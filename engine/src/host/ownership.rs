@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_another_user_can_change_is_refused_and_named() {
+    async fn files_writable_by_other_users_are_refused() {
         for (path, mode, uid, told) in [
             ("/opt/pf9/roles", 0o775, 0, "chmod go-w /opt/pf9/roles"),
             ("/opt/pf9", 0o755, 1000, "root:root /opt/pf9"),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_way_to_a_directory_is_looked_at_without_the_directory_itself() {
+    async fn parents_of_a_directory_are_checked_without_the_directory() {
         let host = FakeHost::new().with_directory("/srv/u/images");
         let theirs = Attributes {
             uid: 1000,
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_looked_for_among_the_installed_roles_alone() {
+    async fn a_role_name_is_searched_only_among_installed_roles() {
         let host = FakeHost::new()
             .with_file("roles/r/role.yaml", MANIFEST)
             .with_file("/roles/r/role.yaml", MANIFEST);

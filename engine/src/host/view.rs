@@ -1,7 +1,7 @@
 //! One look at a host, shared by many callers.
 //!
 //! A [`View`] answers as the host below it does. For its own lifetime it remembers answers that are expensive and that many callers ask
-//! for: the lists of containers, and the output of commands that [allow it](CommandSpec::once_a_look). A status pass makes a view for its
+//! for: the lists of containers, and the output of commands that [allow it](CommandSpec::cached_per_pass). A status pass makes a view for its
 //! first look at all checks. Waits, repairs and second looks ask the host itself. Failures are not remembered.
 //!
 //! Verbs go to the host as well, and clear what is remembered.
@@ -26,14 +26,14 @@ use super::{
 /// A host as it is seen in one look.
 pub struct View<'a> {
     host: &'a dyn Host,
-    seen: Mutex<Seen>,
+    cached: Mutex<CachedAnswers>,
 }
 
 /// An answer that the first caller fetches and all other callers share.
 type Shared<T> = Arc<OnceCell<T>>;
 
 #[derive(Default)]
-struct Seen {
+struct CachedAnswers {
     /// By the labels that were asked for.
     containers: BTreeMap<BTreeMap<String, String>, Shared<Vec<ListedContainer>>>,
     /// By command line.
@@ -46,12 +46,12 @@ impl<'a> View<'a> {
     pub fn of(host: &'a dyn Host) -> Self {
         Self {
             host,
-            seen: Mutex::default(),
+            cached: Mutex::default(),
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cached(&self) -> MutexGuard<'_, CachedAnswers> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The host, for a question.
@@ -61,7 +61,7 @@ impl<'a> View<'a> {
 
     /// The host, for a change: what was remembered may be outdated afterwards.
     fn to_change(&self) -> &'a dyn Host {
-        *self.seen() = Seen::default();
+        *self.cached() = CachedAnswers::default();
         self.host
     }
 }
@@ -103,7 +103,7 @@ pass_on!(Containers {
         &self,
         labels: &BTreeMap<String, String>,
     ) -> HostResult<Vec<ListedContainer>> {
-        let answer = Arc::clone(self.seen().containers.entry(labels.clone()).or_default());
+        let answer = Arc::clone(self.cached().containers.entry(labels.clone()).or_default());
         let listed = answer.get_or_try_init(|| self.host.containers(labels));
         listed.await.cloned()
     }
@@ -114,10 +114,10 @@ pass_on!(Processes {
     to_read has_program(name: &str) -> bool;
 } {
     async fn run(&self, command: &CommandSpec) -> HostResult<CommandOutput> {
-        if !command.once_a_look {
+        if !command.cached_per_pass {
             return self.host.run(command).await;
         }
-        let answer = Arc::clone(self.seen().outputs.entry(command.argv.clone()).or_default());
+        let answer = Arc::clone(self.cached().outputs.entry(command.argv.clone()).or_default());
         let output = answer.get_or_try_init(|| self.host.run(command));
         output.await.cloned()
     }
@@ -238,12 +238,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_dear_is_asked_once_in_a_look_and_anew_in_the_next() {
+    async fn expensive_answers_are_cached_for_one_pass() {
         let host = FakeHost::new()
             .with_docker()
             .with_program("count", Program::ends(0, "1\n"));
         let labels = BTreeMap::new();
-        let look = CommandSpec::new(["count"]).once_a_look();
+        let look = CommandSpec::new(["count"]).cached_per_pass();
         for number in 1..=2 {
             let view = View::of(&host);
             for _ in 0..3 {

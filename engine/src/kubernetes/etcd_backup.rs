@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_counts_for_its_own_cluster_and_not_from_far_in_the_future() {
+    fn backups_of_other_clusters_or_from_the_future_do_not_count() {
         const HOUR: Duration = Duration::from_secs(3600);
         let written = r#"{"version":1,"taken":"2026-03-04T03:00:00Z","proven":"2026-03-04T03:00:09Z","revision":5,"keys":3,
             "content":{"size":4,"sha256":""},"cluster":"u","cluster_id":"Lab","host":"h",

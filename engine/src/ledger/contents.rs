@@ -82,7 +82,7 @@ pub(super) async fn read(host: &dyn Host) -> Result<LedgerContents, LedgerError>
     if copy.as_deref() != ended_part(&bytes, &contents.records) {
         contents.copies_due = true;
         if let Some(problem) =
-            copy.and_then(|copy| outdone_by(&contents.records, tip.as_ref(), &copy))
+            copy.and_then(|copy| contradicted_by_copy(&contents.records, tip.as_ref(), &copy))
         {
             return Err(corrupt(&path(), contents.records.len() + 1, problem));
         }
@@ -92,7 +92,7 @@ pub(super) async fn read(host: &dyn Host) -> Result<LedgerContents, LedgerError>
 }
 
 /// Why, according to the copy, these records are not complete, or belong to another host.
-fn outdone_by(records: &[Record], tip: Option<&LastRun>, copy: &[u8]) -> Option<String> {
+fn contradicted_by_copy(records: &[Record], tip: Option<&LastRun>, copy: &[u8]) -> Option<String> {
     let Parsed {
         contents: copy,
         error,
@@ -144,12 +144,15 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Parsed {
 }
 
 fn parse_into(contents: &mut LedgerContents, path: &Path, bytes: &[u8]) -> Result<(), LedgerError> {
-    let whole = bytes
+    let complete_bytes = bytes
         .iter()
         .rposition(|byte| *byte == b'\n')
         .map_or(0, |end| end + 1);
-    contents.truncated = whole < bytes.len();
-    for (number, line) in bytes[..whole].split_inclusive(|b| *b == b'\n').enumerate() {
+    contents.truncated = complete_bytes < bytes.len();
+    for (number, line) in bytes[..complete_bytes]
+        .split_inclusive(|b| *b == b'\n')
+        .enumerate()
+    {
         let number = number + 1;
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let text = std::str::from_utf8(line)

@@ -44,7 +44,7 @@ pub struct LiveResource {
 
 /// The records that count, by their places among all.
 #[derive(Default)]
-pub(super) struct Standing {
+pub(super) struct LiveRecords {
     /// The oldest undo of each thing that was neither taken back nor cleaned; and whether a clean leaves the thing.
     undos: Vec<(usize, bool)>,
     lanes: Vec<Lane>,
@@ -60,42 +60,42 @@ struct Lane {
     holes: bool,
 }
 
-impl Standing {
+impl LiveRecords {
     pub(super) fn of(records: &[Record]) -> Self {
-        let mut standing = Self::whole(records);
-        keep_oldest(records, &mut standing.undos);
-        standing
+        let mut live_records = Self::with_all_undos(records);
+        keep_oldest(records, &mut live_records.undos);
+        live_records
     }
 
     /// The same with all undos of a thing.
-    fn whole(records: &[Record]) -> Self {
-        let mut standing = Self::default();
+    fn with_all_undos(records: &[Record]) -> Self {
+        let mut live_records = Self::default();
         for (place, record) in records.iter().enumerate() {
             match record {
-                Record::Undo { keep, .. } => standing.undos.push((place, *keep)),
-                Record::CleanLane { .. } => standing.lane(place, record),
+                Record::Undo { keep, .. } => live_records.undos.push((place, *keep)),
+                Record::CleanLane { .. } => live_records.lane(place, record),
                 // A rollback has carried them out. What appears there afterwards may not be the role's.
                 Record::Reverted {
                     run,
                     phase,
                     thing,
                     left,
-                } => standing.revert(records, (*run, phase), thing.as_deref(), left),
-                Record::Cleaned { run, kept } => standing.clean(records, *run, *kept),
+                } => live_records.revert(records, (*run, phase), thing.as_deref(), left),
+                Record::Cleaned { run, kept } => live_records.clean(records, *run, *kept),
                 Record::Withdrawn {
                     thing,
                     in_use: false,
                     ..
-                } => standing
+                } => live_records
                     .undos
                     .retain(|(place, _)| about(&records[*place]).is_some_and(|its| its != *thing)),
                 Record::LaneWithdrawn { phase, step, .. } => {
-                    standing.withdraw_lane(phase, step.as_ref());
+                    live_records.withdraw_lane(phase, step.as_ref());
                 }
                 _ => {}
             }
         }
-        standing
+        live_records
     }
 
     /// The first lane of a phase counts: a later one could take for the role's what the first one found there. A lane
@@ -219,7 +219,7 @@ impl Standing {
         let undos = self
             .undos
             .into_iter()
-            .map(|(place, kept)| (place, kept_as(&records[place], kept)));
+            .map(|(place, kept)| (place, with_keep(&records[place], kept)));
         let lanes = self.lanes.into_iter().map(|lane| {
             let record = Record::CleanLane {
                 run: lane.run,
@@ -263,7 +263,7 @@ fn about(record: &Record) -> Option<String> {
 }
 
 /// The record of an undo with this `keep` mark.
-fn kept_as(record: &Record, kept: bool) -> Record {
+fn with_keep(record: &Record, kept: bool) -> Record {
     let mut record = record.clone();
     if let Record::Undo { keep, .. } = &mut record {
         *keep = kept;
@@ -293,9 +293,9 @@ fn live_undo(record: &Record) -> Option<LiveUndo> {
 
 /// Undos that count: the oldest undo of each thing that was neither taken back nor cleaned.
 pub(super) fn live(records: &[Record]) -> Vec<LiveUndo> {
-    let undos = Standing::of(records).undos.into_iter();
+    let undos = LiveRecords::of(records).undos.into_iter();
     undos
-        .filter_map(|(place, keep)| live_undo(&kept_as(&records[place], keep)))
+        .filter_map(|(place, keep)| live_undo(&with_keep(&records[place], keep)))
         .collect()
 }
 
@@ -306,7 +306,7 @@ pub(super) fn noted_by(
     runs: &BTreeSet<RunId>,
     name: &PhaseName,
 ) -> Vec<LiveUndo> {
-    let undos = Standing::whole(records).undos.into_iter();
+    let undos = LiveRecords::with_all_undos(records).undos.into_iter();
     undos
         .filter_map(|(place, _)| live_undo(&records[place]))
         .filter(|its| runs.contains(&its.run) && its.phase == *name && !its.keep)
@@ -385,7 +385,7 @@ pub(super) fn things(records: &[Record]) -> Vec<LiveResource> {
     let in_use = left_in_use(records);
     let mut things: Vec<LiveResource> = Vec::new();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
-    for (place, _) in Standing::whole(records).undos {
+    for (place, _) in LiveRecords::with_all_undos(records).undos {
         let Record::Undo {
             run,
             phase,
@@ -422,13 +422,13 @@ pub(super) fn things(records: &[Record]) -> Vec<LiveResource> {
 }
 
 pub(super) fn clean_lanes(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
-    let lanes = Standing::of(records).lanes.into_iter();
+    let lanes = LiveRecords::of(records).lanes.into_iter();
     lanes.map(|lane| (lane.phase, lane.steps)).collect()
 }
 
 /// The same with the runs that recorded them.
 pub(super) fn clean_lanes_noted(records: &[Record]) -> Vec<(RunId, PhaseName, Vec<PlannedStep>)> {
-    let lanes = Standing::of(records).lanes.into_iter();
+    let lanes = LiveRecords::of(records).lanes.into_iter();
     lanes
         .map(|lane| (lane.run, lane.phase, lane.steps))
         .collect()
@@ -436,7 +436,7 @@ pub(super) fn clean_lanes_noted(records: &[Record]) -> Vec<(RunId, PhaseName, Ve
 
 /// The steps of a phase's clean lane, and whether it has holes; `None` if it has none.
 pub(super) fn clean_lane(records: &[Record], phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
-    let mut lanes = Standing::of(records).lanes.into_iter();
+    let mut lanes = LiveRecords::of(records).lanes.into_iter();
     let its = lanes.find(|lane| lane.phase == *phase)?;
     let ids = its.steps.iter().map(|step| present_id(step, phase));
     Some((ids.collect(), its.holes))
@@ -461,7 +461,7 @@ pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
         .min()
         .copied()
         .unwrap_or(0);
-    let standing = Standing::of(records).into_records(records);
+    let live_records = LiveRecords::of(records).into_records(records);
     let mut kept = vec![Record::Header {
         version: VERSION,
         id: id_of(records),
@@ -483,13 +483,13 @@ pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
     let stands = |step: &StepId| {
         let is_its =
             |record: &Record| matches!(record, Record::Undo { step: its, .. } if its == step);
-        standing.iter().any(is_its)
+        live_records.iter().any(is_its)
     };
     let owed = older.into_iter().filter(|(step, _)| stands(step));
     kept.extend(owed.map(|(_, record)| record.clone()));
     kept.extend(recent.into_iter().cloned());
     // Live records come last: no record after them may say that they were taken back.
-    kept.extend(standing);
+    kept.extend(live_records);
     kept
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) digest: &'a str,
     pub(crate) steps: BTreeSet<&'a StepId>,
     /// Steps that have something on the host, according to the records.
-    pub(crate) standing: BTreeSet<&'a StepId>,
+    pub(crate) live_steps: BTreeSet<&'a StepId>,
 }
 
 impl Reading<'_> {
@@ -110,7 +110,7 @@ impl Reading<'_> {
         match done.last() {
             Some((_, Some(by))) if *by == self.digest => Recorded::AsPlanned,
             Some(_) => Recorded::Open,
-            None if self.standing.contains(&step.id) => Recorded::Open,
+            None if self.live_steps.contains(&step.id) => Recorded::Open,
             // Compaction drops old runs; then it cannot be told what they did.
             None if !plans.is_empty() && self.records.iter().any(begins) => Recorded::Never,
             None => Recorded::Open,
@@ -220,19 +220,19 @@ mod tests {
     }
 
     /// What such records say of step `/a` in plan `now`, which has `/b` as well.
-    fn told(parts: &[&[Record]]) -> Recorded {
-        told_of(parts, StepPolicy::default())
+    fn recorded_of(parts: &[&[Record]]) -> Recorded {
+        recorded_with_policy(parts, StepPolicy::default())
     }
 
-    fn told_of(parts: &[&[Record]], policy: StepPolicy) -> Recorded {
+    fn recorded_with_policy(parts: &[&[Record]], policy: StepPolicy) -> Recorded {
         let records = parts.concat();
         let (a, b) = (id("/a"), id("/b"));
-        let things = Ledger::things_in(&records);
+        let things = Ledger::live_resources_in(&records);
         let reading = Reading {
             records: &records,
             digest: "now",
             steps: [&a, &b].into(),
-            standing: things.iter().flat_map(|thing| &thing.steps).collect(),
+            live_steps: things.iter().flat_map(|thing| &thing.steps).collect(),
         };
         reading.of(&PlannedStep {
             id: a.clone(),
@@ -251,14 +251,18 @@ mod tests {
         for verb in [Verb::Apply, Verb::Restart, Verb::Renew, Verb::Rotate] {
             let run = [begun(1, verb, "now")];
             assert_eq!(
-                told(&[&run, &did(1, "/a")]),
+                recorded_of(&[&run, &did(1, "/a")]),
                 Recorded::AsPlanned,
                 "{verb:?}"
             );
-            assert_eq!(told(&[&run, &did(1, "/b")]), Recorded::Never, "{verb:?}");
+            assert_eq!(
+                recorded_of(&[&run, &did(1, "/b")]),
+                Recorded::Never,
+                "{verb:?}"
+            );
         }
         let another = [begun(1, Verb::Rotate, "another")];
-        assert_eq!(told(&[&another, &did(1, "/a")]), Recorded::Open);
+        assert_eq!(recorded_of(&[&another, &did(1, "/a")]), Recorded::Open);
     }
 
     #[test]
@@ -270,45 +274,51 @@ mod tests {
         let back = [reverted(2)];
         let did = |run| did(run, "/a");
         assert_eq!(
-            told(&[&first, &did(1), &second, &did(2), &back]),
+            recorded_of(&[&first, &did(1), &second, &did(2), &back]),
             Recorded::AsPlanned
         );
-        assert_eq!(told(&[&first, &second, &did(2), &back]), Recorded::Never);
+        assert_eq!(
+            recorded_of(&[&first, &second, &did(2), &back]),
+            Recorded::Never
+        );
         let kept = StepPolicy {
             keep: true,
             ..StepPolicy::default()
         };
         assert_eq!(
-            told_of(&[&first, &did(1), &second, &did(2), &back], kept),
+            recorded_with_policy(&[&first, &did(1), &second, &did(2), &back], kept),
             Recorded::Open
         );
     }
 
     #[test]
-    fn what_was_cut_may_stand() {
+    fn a_step_of_an_interrupted_run_is_open() {
         let run = [begun(1, Verb::Apply, "now"), intent(1, "/a")];
-        assert_eq!(told(&[&run]), Recorded::Open);
-        assert_eq!(told(&[&run, &[reverted(1)]]), Recorded::Never);
+        assert_eq!(recorded_of(&[&run]), Recorded::Open);
+        assert_eq!(recorded_of(&[&run, &[reverted(1)]]), Recorded::Never);
     }
 
     #[test]
-    fn what_was_withdrawn_counts_for_no_step_of_the_plan() {
+    fn pruned_resources_belong_to_no_step() {
         let first = [begun(1, Verb::Apply, "another")];
         let old = did(1, "/gone");
         let second = [begun(2, Verb::Apply, "now")];
         let gone = withdrawn(2, "/gone");
-        let all = |last| told(&[&first, &old, &second, &gone, &[last]]);
+        let all = |last| recorded_of(&[&first, &old, &second, &gone, &[last]]);
         assert_eq!(all(end(2, 1, 1)), Recorded::Never, "one of two phases");
         assert_eq!(all(end(2, 1, 2)), Recorded::AsPlanned, "all of them");
         let (was, gone) = (did(1, "/a"), withdrawn(2, "/a"));
-        assert_eq!(told(&[&first, &was, &second]), Recorded::Open);
-        assert_eq!(told(&[&first, &was, &second, &gone]), Recorded::Never);
+        assert_eq!(recorded_of(&[&first, &was, &second]), Recorded::Open);
+        assert_eq!(
+            recorded_of(&[&first, &was, &second, &gone]),
+            Recorded::Never
+        );
     }
 
     #[test]
-    fn what_was_dropped_by_compaction_cannot_be_told() {
+    fn history_has_no_compacted_runs() {
         let later = [begun(60, Verb::Apply, "now")];
-        assert_eq!(told(&[&later]), Recorded::Open);
-        assert_eq!(told(&[]), Recorded::Open);
+        assert_eq!(recorded_of(&[&later]), Recorded::Open);
+        assert_eq!(recorded_of(&[]), Recorded::Open);
     }
 }

@@ -17,7 +17,7 @@ use crate::ledger::contents::{
 use crate::ledger::hash_chain::Chain;
 use crate::ledger::last_run::{LastRun, id_of};
 use crate::ledger::live_resource::{
-    LiveResource, LiveUndo, Standing, clean_lane, clean_lanes, compacted, cut_runs,
+    LiveRecords, LiveResource, LiveUndo, clean_lane, clean_lanes, compacted, cut_runs,
     left_by_rollback, live, noted_by, things,
 };
 use crate::model::{Failure, Outcome, PhaseName, STATE, Span, StepId, Verb};
@@ -122,7 +122,7 @@ impl<'a> Ledger<'a> {
     /// Why records with nothing to take back are not complete: this host has containers of a role or its
     /// administrator's kubeconfig, or cannot say whether it has. Asks the container engine, if it answers; needs
     /// neither settings nor a role.
-    pub async fn belied_by_what_stands(host: &dyn Host, records: &[Record]) -> Option<LedgerError> {
+    pub async fn contradicted_by_host(host: &dyn Host, records: &[Record]) -> Option<LedgerError> {
         if live(records).iter().any(|live| !live.keep) {
             return None;
         }
@@ -391,7 +391,7 @@ impl<'a> Ledger<'a> {
     ///
     /// # Errors
     /// It could not be written.
-    pub async fn stands(&self, run: RunId, phase: &PhaseName) -> Result<(), LedgerError> {
+    pub async fn record_complete(&self, run: RunId, phase: &PhaseName) -> Result<(), LedgerError> {
         let phase = phase.clone();
         self.append(Record::Stands { run, phase }).await
     }
@@ -558,7 +558,7 @@ impl<'a> Ledger<'a> {
 
     /// The same, from these records.
     #[must_use]
-    pub fn things_in(records: &[Record]) -> Vec<LiveResource> {
+    pub fn live_resources_in(records: &[Record]) -> Vec<LiveResource> {
         things(records)
     }
 
@@ -582,7 +582,7 @@ impl<'a> Ledger<'a> {
     /// Phases that have something on the host, in the order in which they were first applied.
     #[must_use]
     pub fn phases_in(records: &[Record]) -> Vec<PhaseName> {
-        Standing::of(records).phases(records)
+        LiveRecords::of(records).phases(records)
     }
 
     /// The role of the last run that had one.
@@ -596,14 +596,14 @@ impl<'a> Ledger<'a> {
 
     /// The role that is on the host, according to these records; none if only kept things are.
     #[must_use]
-    pub fn standing_role_in(records: &[Record]) -> Option<String> {
-        let stands = live(records).iter().any(|live| !live.keep);
-        stands.then(|| Self::role_in(records)).flatten()
+    pub fn installed_role_in(records: &[Record]) -> Option<String> {
+        let has_live = live(records).iter().any(|live| !live.keep);
+        has_live.then(|| Self::role_in(records)).flatten()
     }
 
     /// The clean lane of a phase, if one of these runs has recorded it.
     pub async fn lane_of(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<PlannedStep> {
-        Standing::of(&self.state.lock().await.records).lane_of(runs, phase)
+        LiveRecords::of(&self.state.lock().await.records).lane_of(runs, phase)
     }
 
     /// The runs, for questions of operators.

@@ -68,7 +68,7 @@ async fn live(host: &FakeHost) -> Vec<Undo> {
 }
 
 #[tokio::test]
-async fn what_was_noted_is_there_after_a_new_start() {
+async fn saved_state_is_restored_at_start() {
     let host = FakeHost::new();
     {
         let ledger = Ledger::open(&host).await.unwrap();
@@ -89,7 +89,7 @@ async fn what_was_noted_is_there_after_a_new_start() {
 }
 
 #[tokio::test]
-async fn of_two_undos_of_one_thing_the_older_counts() {
+async fn the_older_of_two_undos_counts() {
     let host = FakeHost::new();
     let ledger = Ledger::open(&host).await.unwrap();
     note(&ledger, removal("/a")).await;
@@ -118,7 +118,7 @@ async fn a_reverted_run_leaves_what_earlier_runs_did() {
 }
 
 #[tokio::test]
-async fn a_reverted_run_takes_its_clean_lane_with_it() {
+async fn a_reverted_run_loses_its_clean_lane() {
     let host = FakeHost::new();
     let ledger = Ledger::open(&host).await.unwrap();
     let (docker, etcd) = ("docker".parse().unwrap(), "etcd".parse().unwrap());
@@ -154,7 +154,7 @@ async fn a_rollback_forgets_no_directory_that_it_left() {
     let named: Vec<String> = ledger.left_by_rollback(&phase).await.into_iter().collect();
     assert_eq!(named, left);
     // The phase is complete later: the directory is a part of it.
-    ledger.stands(run + 1, &phase).await.unwrap();
+    ledger.record_complete(run + 1, &phase).await.unwrap();
     assert!(ledger.left_by_rollback(&phase).await.is_empty());
     drop(ledger);
     assert_eq!(live(&host).await, [directory]);
@@ -209,7 +209,7 @@ async fn a_step_of_an_older_clean_lane_is_known_by_its_present_id() {
 }
 
 #[tokio::test]
-async fn a_torn_last_line_counts_as_not_written_and_is_cut_off() {
+async fn a_truncated_last_line_is_removed() {
     let host = FakeHost::new();
     {
         let ledger = Ledger::open(&host).await.unwrap();
@@ -305,7 +305,7 @@ async fn previous_content_is_kept_apart_and_comes_back() {
 }
 
 #[tokio::test]
-async fn compaction_keeps_what_counts_wherever_it_is_cut() {
+async fn compaction_crashed_at_each_call_loses_nothing() {
     let host = FakeHost::new();
     {
         let ledger = Ledger::open(&host).await.unwrap();
@@ -321,7 +321,7 @@ async fn compaction_keeps_what_counts_wherever_it_is_cut() {
     }
     let before = live(&host).await;
     assert_eq!(before.len(), 3);
-    let told = Ledger::open(&host).await.unwrap().history().await;
+    let history_read = Ledger::open(&host).await.unwrap().history().await;
     let lines = |records: &[Record]| records.len();
     let long = lines(&Ledger::read(&host).await.unwrap());
     for cut in 1..=4 {
@@ -334,14 +334,17 @@ async fn compaction_keeps_what_counts_wherever_it_is_cut() {
             crashing.set_faults(fault);
             let _ = ledger.compact().await;
             drop(ledger);
-            crashing.revive();
+            crashing.end_crash();
             assert_eq!(live(&crashing).await, before);
         }
     }
     let ledger = Ledger::open(&host).await.unwrap();
     ledger.compact().await.unwrap();
     let history = ledger.history().await;
-    assert_eq!(history.runs, told.runs[told.runs.len() - 50..]);
+    assert_eq!(
+        history.runs,
+        history_read.runs[history_read.runs.len() - 50..]
+    );
     let last = history.runs.last().unwrap();
     assert_eq!(last.run, 61);
     assert!(
@@ -359,7 +362,7 @@ async fn compaction_keeps_what_counts_wherever_it_is_cut() {
 }
 
 #[tokio::test]
-async fn why_names_the_script_line_of_a_thing() {
+async fn why_names_the_script_line() {
     let host = FakeHost::new();
     let ledger = Ledger::open(&host).await.unwrap();
     note(&ledger, removal("/etc/x")).await;

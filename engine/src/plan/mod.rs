@@ -11,7 +11,7 @@ mod secrets;
 mod skipped;
 
 pub use order::{Graph, OrderError};
-pub(crate) use owners::shared_things;
+pub(crate) use owners::shared_resources;
 pub(crate) use secrets::guard_secrets;
 pub use skipped::SkippedWord;
 

@@ -10,16 +10,16 @@ use crate::model::Diagnostic;
 
 /// A finding for each step about a thing that a step of an earlier phase is about, too. Phases that do nothing on this host do not count,
 /// so phases with opposite conditions may have the same things.
-pub(crate) fn shared_things(phases: &[PlannedPhase]) -> Vec<Diagnostic> {
+pub(crate) fn shared_resources(phases: &[PlannedPhase]) -> Vec<Diagnostic> {
     let mut owners: BTreeMap<String, (&PlannedPhase, &PlannedStep)> = BTreeMap::new();
     let mut findings = Vec::new();
     for phase in phases.iter().filter(|phase| phase.skipped.is_none()) {
         for step in &phase.steps {
             // A step may have several things in common with another one.
-            let mut told = BTreeSet::new();
+            let mut reported = BTreeSet::new();
             for thing in step.spec.claims() {
                 let (owner, first) = *owners.entry(thing).or_insert((phase, step));
-                if owner.name != phase.name && told.insert(first.id.clone()) {
+                if owner.name != phase.name && reported.insert(first.id.clone()) {
                     findings.push(shared((phase, step), (owner, first)));
                 }
             }
@@ -86,8 +86,8 @@ mod tests {
         phase
     }
 
-    fn told(phases: &[PlannedPhase]) -> Vec<String> {
-        let findings = shared_things(phases);
+    fn messages(phases: &[PlannedPhase]) -> Vec<String> {
+        let findings = shared_resources(phases);
         findings
             .into_iter()
             .map(|finding| format!("{}: {}", finding.span, finding.message))
@@ -95,11 +95,11 @@ mod tests {
     }
 
     #[test]
-    fn a_thing_in_two_phases_is_told_with_both_places() {
+    fn a_resource_in_two_phases_is_reported_with_both_positions() {
         let first = phase("a", vec![directory("/etc/app"), link("/etc/one")]);
         let second = phase("b", vec![link("/etc/two"), link("/etc/one")]);
         assert_eq!(
-            told(&[first, second]),
+            messages(&[first, second]),
             [
                 "phases/b.rhai:6:1: phase `b` makes symlink `/etc/one`, but phase `a` makes symlink `/etc/one` at phases/a.rhai:6:1, and both are the same thing on the host"
             ]
@@ -107,18 +107,21 @@ mod tests {
     }
 
     #[test]
-    fn things_of_two_kinds_at_one_path_are_the_same_thing() {
-        let told = told(&[
+    fn resources_of_two_kinds_at_one_path_conflict() {
+        let reported = messages(&[
             phase("a", vec![directory("/etc/app")]),
             phase("b", vec![link("/etc/app")]),
         ]);
-        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(reported.len(), 1, "{reported:?}");
     }
 
     #[test]
     fn phases_that_do_nothing_have_nothing() {
         let mut first = phase("a", vec![link("/etc/one")]);
         first.skipped = Some("its condition is false".to_owned());
-        assert_eq!(told(&[first, phase("b", vec![link("/etc/one")])]), [""; 0]);
+        assert_eq!(
+            messages(&[first, phase("b", vec![link("/etc/one")])]),
+            [""; 0]
+        );
     }
 }

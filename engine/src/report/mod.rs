@@ -120,10 +120,10 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_that_comes_twice_is_told_twice_and_in_order() {
+    fn a_repeated_phase_is_reported_twice_in_order() {
         let order = InOrder::default();
         let names = ["kubelet", "etcd", "kubelet"].map(|name| name.parse().expect("a name"));
-        let mut told = order.take(Event::RunStarted {
+        let mut ordered_events = order.take(Event::RunStarted {
             verb: Verb::Apply,
             role: String::new(),
             host: String::new(),
@@ -139,9 +139,12 @@ mod tests {
             finished("kubelet"),
         ];
         for event in &events {
-            told.extend(order.take(event.clone()));
+            ordered_events.extend(order.take(event.clone()));
         }
         let [leaving, left, later, first, over, end] = events;
-        assert_eq!(told[1..], [leaving, left, first, over, later, end]);
+        assert_eq!(
+            ordered_events[1..],
+            [leaving, left, first, over, later, end]
+        );
     }
 }

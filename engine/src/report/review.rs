@@ -304,7 +304,7 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
     }
 
     #[test]
-    fn what_would_fail_is_no_good_end() {
+    fn a_review_with_a_predicted_failure_ends_as_failed() {
         let mut events = events();
         let ended = |outcome| Event::RunFinished {
             outcome,
@@ -386,7 +386,7 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
     }
 
     #[test]
-    fn what_is_skipped_is_shown_with_its_reason() {
+    fn skipped_words_are_shown_with_their_reason() {
         let mut phase = PlannedPhase::bare("etcd".parse().unwrap());
         phase.about = "Runs etcd.".to_owned();
         phase.skipped_words.push(SkippedWord {
@@ -428,7 +428,7 @@ nothing would change: 1 unchanged
     }
 
     #[test]
-    fn nothing_to_do_is_said_in_one_line() {
+    fn nothing_to_do_is_one_line() {
         let events = &events()[7..];
         assert_eq!(
             Review::of(events).diff(),

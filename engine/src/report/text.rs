@@ -362,7 +362,7 @@ pub fn conditions(health: &[PhaseHealth]) -> String {
     for phase in health {
         let sign = match phase.status() {
             Status::True if phase.skipped.is_some() => '-',
-            Status::True if !phase.is_well() => '!',
+            Status::True if !phase.all_conditions_hold() => '!',
             status => sign(status),
         };
         let what = match &phase.skipped {

@@ -37,7 +37,7 @@ pub(super) async fn digest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult
 ///
 /// # Errors
 /// The content of one of the files is known only after apply.
-pub(super) async fn settled(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult<()> {
+pub(super) async fn wait_until_written(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult<()> {
     for path in paths {
         if host.is_late(path).await? {
             host.read(path, READ_LIMIT).await?;

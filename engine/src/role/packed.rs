@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_checksums_do_not_name_is_not_of_the_package() {
+    async fn files_without_a_checksum_are_not_part_of_the_package() {
         let host = sealed(&format!("{}  payload/bin/a\n", digest("program")));
         let told = problems(&host).await;
         assert_eq!(told.len(), 2, "{told:?}");
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn checksums_that_are_damaged_or_gone_are_told() {
+    async fn damaged_or_missing_checksums_are_reported() {
         let host = sealed(&sums());
         host.with_world_mut(|world| {
             world.file(format!("{ROLE}/SHA256SUMS"), format!("{}\n", sums()))
@@ -171,7 +171,7 @@ mod tests {
 
     /// A role in a checkout has none.
     #[tokio::test]
-    async fn a_role_without_checksums_is_taken_as_it_stands() {
+    async fn a_role_without_checksums_is_accepted_unverified() {
         let host = sealed(&sums()).with_file(format!("{ROLE}/role.yaml"), manifest(""));
         let host = host.with_file(format!("{ROLE}/phases/example.rhai"), format!("\n{SCRIPT}"));
         assert_eq!(problems(&host).await, [""; 0]);

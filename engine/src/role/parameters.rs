@@ -225,7 +225,7 @@ payload: []
     }
 
     #[test]
-    fn each_mistake_is_told_with_its_place() {
+    fn each_mistake_is_reported_with_its_position() {
         let told = resolved("ROLE_SERVRES: a\nROLE_PACE: fats\nROLE_COUNT: 10\n");
         assert_eq!(
             told.expect_err("they do not fit"),

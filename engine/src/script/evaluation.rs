@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_causes_no_second_finding() {
+    fn a_mistake_has_one_finding() {
         for (script, code) in [
             ("directory(base);\nlet base = \"/etc\";", "P0101"),
             ("fn f() { hots }\nf();", "P0101"),

@@ -18,7 +18,7 @@ use crate::setup::steps::{
     host_image, images, kubernetes, machine, packages, payload, runc_wrapper,
 };
 use crate::topology::host::Image;
-use crate::topology::outer_docker::Outer;
+use crate::topology::outer_docker::OuterDocker;
 use crate::{command, debian};
 
 /// What the set-up made.
@@ -47,7 +47,7 @@ impl Setup {
         command::end_groups_on_interrupt()?;
         fs::create_dir_all(cache.root())
             .with_context(|| format!("cannot create {}", cache.root().display()))?;
-        let keep = Outer::of(cache).keep()?;
+        let keep = OuterDocker::of(cache).keep()?;
         let progress = Progress::new(STEPS);
         progress.step("packages of this machine", |announce| {
             packages::install(cache, packages::LABS, announce)
@@ -109,5 +109,5 @@ fn start_outer(
     let _lock = cache.lock("docker-daemon", |owner| {
         announce(&format!("waiting for process {owner}"))
     })?;
-    Outer::of(cache).start(wrapper, announce)
+    OuterDocker::of(cache).start(wrapper, announce)
 }

@@ -7,12 +7,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
 use crate::topology;
-use crate::topology::outer_docker::Outer;
+use crate::topology::outer_docker::OuterDocker;
 
 /// All labs: recorded ones, and those that only docker knows because an `up` was interrupted.
 pub fn labs(cache: &Cache) -> Result<BTreeSet<String>> {
     let mut names = topology::names(cache);
-    let docker = Outer::of(cache).docker();
+    let docker = OuterDocker::of(cache).docker();
     if docker.answers() {
         names.extend(topology::labelled(&docker)?);
     }
@@ -38,7 +38,7 @@ pub fn all(cache: &Cache) -> Result<BTreeSet<String>> {
 }
 
 fn remove(cache: &Cache, name: &str) -> Result<()> {
-    let outer = Outer::of(cache);
+    let outer = OuterDocker::of(cache);
     if !outer.docker().answers() {
         // After a restart of the machine the lab's record is there, but the outer docker does not run. It must run to remove the
         // containers.
@@ -53,7 +53,7 @@ fn remove(cache: &Cache, name: &str) -> Result<()> {
 /// Stops the outer docker if there is no lab, no running `up`, and no container that belongs to other users.
 fn stop_if_idle(cache: &Cache) -> Result<()> {
     let _lock = cache.lock("docker-daemon", |_| ())?;
-    let outer = Outer::of(cache);
+    let outer = OuterDocker::of(cache);
     let docker = outer.docker();
     let foreign_containers =
         docker.answers() && !docker.list(&["ps", "--all", "--quiet"])?.is_empty();
@@ -74,7 +74,7 @@ pub fn cache(cache: &Cache) -> Result<()> {
         );
     }
     stop_if_idle(cache)?;
-    let docker = Outer::of(cache).docker();
+    let docker = OuterDocker::of(cache).docker();
     if docker.answers() {
         bail!(
             "the outer docker at {} is in use, by an `up` or by containers that belong to no lab",

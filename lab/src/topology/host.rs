@@ -169,7 +169,7 @@ impl Host {
     }
 
     /// The program that leads from the container into a virtual machine; `None` if the container is the host.
-    fn way_in(&self) -> Option<String> {
+    fn guest_shell(&self) -> Option<String> {
         self.is_machine().then(|| format!("{MACHINE}/exec"))
     }
 
@@ -184,10 +184,10 @@ impl Host {
     /// Waits until systemd has started everything.
     pub fn wait_until_running(&self) -> Result<()> {
         let mut last = String::new();
-        let way_in = self.way_in();
+        let guest_shell = self.guest_shell();
         let done = command::poll(self.boot_limit(), || {
             let mut words = vec!["exec", &self.state.container];
-            words.extend(way_in.as_deref());
+            words.extend(guest_shell.as_deref());
             words.extend(["systemctl", "is-system-running"]);
             let output = self.docker.output(&words, None, SHORT);
             last = output.map_or_else(
@@ -226,8 +226,8 @@ impl Host {
         let mut all = vec!["exec"];
         all.extend(input.map(|_| "--interactive"));
         all.push(&self.state.container);
-        let way_in = self.way_in();
-        all.extend(way_in.as_deref());
+        let guest_shell = self.guest_shell();
+        all.extend(guest_shell.as_deref());
         all.extend(["timeout", "--signal=KILL", &seconds]);
         all.extend(words);
         // The limit inside the host expires first; the one outside is for a docker that does not answer.
@@ -255,8 +255,8 @@ impl Host {
         let mut all = vec!["exec", "--interactive"];
         all.extend(tty.then_some("--tty"));
         all.push(&self.state.container);
-        let way_in = self.way_in();
-        all.extend(way_in.as_deref());
+        let guest_shell = self.guest_shell();
+        all.extend(guest_shell.as_deref());
         all.extend(words);
         self.docker
             .command(&all)
@@ -271,8 +271,8 @@ impl Host {
         let mut all = vec!["exec", "--interactive"];
         all.extend(tty.then_some("--tty"));
         all.push(&self.state.container);
-        let way_in = self.way_in();
-        all.extend(way_in.as_deref());
+        let guest_shell = self.guest_shell();
+        all.extend(guest_shell.as_deref());
         // `env` and not docker's `--env`, because ssh into a virtual machine does not pass the environment on.
         all.extend(["env", &mark]);
         all.extend(words);
@@ -422,7 +422,7 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
 
     #[test]
-    fn what_carries_the_mark_is_ended_and_nothing_else() {
+    fn only_marked_processes_are_killed() {
         let sleeper = |mark: &str| {
             let mut command = Command::new("sleep");
             command.arg("60").env("NODELET_LAB_ENTERED", mark);

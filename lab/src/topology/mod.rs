@@ -23,7 +23,7 @@ use crate::cache::Cache;
 use crate::docker::Docker;
 use host::{Host, Image};
 use network::with_last_octet;
-use outer_docker::Outer;
+use outer_docker::OuterDocker;
 pub use record::{Choices, Mount, names};
 use record::{HostState, LABEL, State, file};
 
@@ -86,12 +86,12 @@ impl Lab {
             );
         }
         let _mine = cache.lock(&lock_name(name), |_| ())?;
-        if Self::stands(cache, name) {
+        if Self::exists(cache, name) {
             bail!(
                 "the lab `{name}` exists already; take it down with `cargo xtask down --lab {name}` or choose another name"
             );
         }
-        let docker = Outer::of(cache).docker();
+        let docker = OuterDocker::of(cache).docker();
         remove(cache, &docker, name).context("cannot remove what an interrupted creation left")?;
         let network = format!("nodelet-lab-{name}");
         // Two labs that start at once must not choose the same subnet.
@@ -138,7 +138,7 @@ impl Lab {
     }
 
     /// True if the lab was created completely.
-    pub fn stands(cache: &Cache, name: &str) -> bool {
+    pub fn exists(cache: &Cache, name: &str) -> bool {
         Self::open(cache, name).is_ok_and(|lab| lab.state.ready)
     }
 
@@ -152,7 +152,7 @@ impl Lab {
             .with_context(|| format!("cannot understand {}", path.display()))?;
         Ok(Self {
             state,
-            docker: Outer::of(cache).docker(),
+            docker: OuterDocker::of(cache).docker(),
             cache: cache.clone(),
         })
     }

@@ -24,13 +24,13 @@ const CGROUP: &str = "/nodelet-lab";
 
 /// The outer docker of one cache.
 #[derive(Debug)]
-pub struct Outer {
+pub struct OuterDocker {
     runtime: PathBuf,
     data: PathBuf,
     log: PathBuf,
 }
 
-impl Outer {
+impl OuterDocker {
     /// The daemon that belongs to `cache`. Two caches have two daemons.
     pub fn of(cache: &Cache) -> Self {
         let digest = Key::of(&[("cache", &cache.root().display().to_string())]);

@@ -280,7 +280,7 @@ impl Drop for PayloadCopy<'_> {
 }
 
 /// A file, and how it is damaged.
-pub type Struck = (Damage, String);
+pub type DamagedFile = (Damage, String);
 
 /// The groups of the files that hold a secret, or that the host keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -462,25 +462,28 @@ impl<'a> SecretFiles<'a> {
     /// Damages these files, and waits until nodeletd has repaired them by a restart of one of `phases`. Gives what is wrong then:
     /// another reader was restarted, or a token is refused.
     #[must_use]
-    pub fn strike(
+    pub fn damage_and_repair(
         &self,
         watch: &Watch<'_>,
-        struck: &[Struck],
+        damaged_files: &[DamagedFile],
         phases: &[&str],
         readers: &[&str],
     ) -> Vec<String> {
         // After the API server was down a few times, kubelet waits for minutes before it restarts containers that ended meanwhile.
         // A new kubelet process does not wait.
         self.master.sh("systemctl restart pf9-kubelet");
-        watch.calm(REPAIRED);
+        watch.wait_until_healthy(REPAIRED);
         watch.record();
         let before = self.started();
         let mut what = String::new();
-        for (damage, path) in struck {
+        for (damage, path) in damaged_files {
             let _ = write!(what, "{damage:?} {path} ");
         }
-        let others: Vec<String> = struck.iter().map(|(_, path)| another(path)).collect();
-        let files = struck.iter().zip(&others);
+        let others: Vec<String> = damaged_files
+            .iter()
+            .map(|(_, path)| another(path))
+            .collect();
+        let files = damaged_files.iter().zip(&others);
         let files: Vec<(Damage, &str, &str)> = files
             .map(|((damage, path), other)| (*damage, path.as_str(), other.as_str()))
             .collect();
@@ -491,7 +494,7 @@ impl<'a> SecretFiles<'a> {
             let repairs = restarted(&watch.recorded());
             is_as_before && repairs.iter().any(|phase| phases.contains(&phase.as_str()))
         });
-        watch.calm(REPAIRED);
+        watch.wait_until_healthy(REPAIRED);
         let by_us = restarts(&watch.recorded());
         let after = self.started();
         let mut ended: BTreeSet<&str> = before

@@ -16,24 +16,24 @@ mod master;
 mod prediction;
 mod record;
 mod run;
+mod running_instances;
 mod slate;
-mod standing;
 mod watch;
 
 pub use bitrot::{
-    Damage, Group, PLACE, PayloadCopy, REPAIRED, REPORTED, ROLE, STATE, SecretFiles, Struck,
+    Damage, DamagedFile, Group, PLACE, PayloadCopy, REPAIRED, REPORTED, ROLE, STATE, SecretFiles,
     Target, another, are_reported, is_reported, make_place, until_reported,
 };
 pub use lab::command::poll;
 pub use lab::{FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE, TRIALS};
 pub use leaves::Leaves;
-pub use load::{Asker, Load, Seen};
+pub use load::{Asker, Load, LoadResults};
 pub use master::{CLIENT, Master, ready_with_vip, shared};
 pub use prediction::{no_repair, predicted_repair, prediction};
 pub use record::record;
 pub use run::Run;
+pub use running_instances::{RunningInstances, changes, listing};
 pub use slate::{After, Slate};
-pub use standing::{Standing, changes, listing};
 pub use watch::{SCALED, Watch, restarted};
 
 #[cfg(test)]

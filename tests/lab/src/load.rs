@@ -50,13 +50,13 @@ pub struct Asker {
 pub struct Load {
     end: watch::Sender<bool>,
     thread: JoinHandle<()>,
-    seen: Arc<Mutex<Seen>>,
+    results: Arc<Mutex<LoadResults>>,
     began: Instant,
 }
 
 /// The results.
 #[derive(Debug, Default, Clone)]
-pub struct Seen {
+pub struct LoadResults {
     /// Requests on kept connections.
     pub kept: u64,
     /// Requests on new connections.
@@ -71,7 +71,7 @@ pub struct Seen {
     pub lasted: Duration,
 }
 
-impl Seen {
+impl LoadResults {
     /// Asserts that none failed, and that as many were made as the rate says.
     ///
     /// # Panics
@@ -85,7 +85,7 @@ impl Seen {
     }
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for LoadResults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -109,9 +109,9 @@ impl Load {
     #[must_use]
     pub fn start(asker: &Asker) -> Self {
         let (end, ended) = watch::channel(false);
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let results = Arc::new(Mutex::new(LoadResults::default()));
         let tls = tls(asker);
-        let (url, shared) = (asker.url.clone(), Arc::clone(&seen));
+        let (url, shared) = (asker.url.clone(), Arc::clone(&results));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -122,19 +122,19 @@ impl Load {
         Self {
             end,
             thread,
-            seen,
+            results,
             began: Instant::now(),
         }
     }
 
     /// The results so far.
     #[must_use]
-    pub fn so_far(&self) -> Seen {
-        let seen = self.seen.lock();
-        let seen = seen.unwrap_or_else(PoisonError::into_inner).clone();
-        Seen {
+    pub fn so_far(&self) -> LoadResults {
+        let results = self.results.lock();
+        let results = results.unwrap_or_else(PoisonError::into_inner).clone();
+        LoadResults {
             lasted: self.began.elapsed(),
-            ..seen
+            ..results
         }
     }
 
@@ -143,15 +143,20 @@ impl Load {
     /// # Panics
     /// The task that sends requests failed.
     #[must_use]
-    pub fn end(self) -> Seen {
-        let seen = self.so_far();
+    pub fn end(self) -> LoadResults {
+        let results = self.so_far();
         self.end.send_replace(true);
         self.thread.join().expect("the asking ends");
-        seen
+        results
     }
 }
 
-async fn ask(url: &str, tls: &ClientConfig, seen: &Arc<Mutex<Seen>>, ended: watch::Receiver<bool>) {
+async fn ask(
+    url: &str,
+    tls: &ClientConfig,
+    results: &Arc<Mutex<LoadResults>>,
+    ended: watch::Receiver<bool>,
+) {
     let began = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..=KEPT {
@@ -162,8 +167,12 @@ async fn ask(url: &str, tls: &ClientConfig, seen: &Arc<Mutex<Seen>>, ended: watc
             Duration::from_secs(1) / NEW_RATE
         };
         let kept = connections(tls, 1);
-        let (url, tls, seen, mut ended) =
-            (url.to_owned(), tls.clone(), Arc::clone(seen), ended.clone());
+        let (url, tls, results, mut ended) = (
+            url.to_owned(),
+            tls.clone(),
+            Arc::clone(results),
+            ended.clone(),
+        );
         tasks.spawn(async move {
             let mut ticks = tokio::time::interval(every);
             // A request that came late is followed by the next ones at once, so that the rate is as promised.
@@ -179,19 +188,20 @@ async fn ask(url: &str, tls: &ClientConfig, seen: &Arc<Mutex<Seen>>, ended: watc
                 } else {
                     one(&connections(&tls, 0), &url).await
                 };
-                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                 if is_kept {
-                    seen.kept += 1;
+                    results.kept += 1;
                 } else {
-                    seen.new += 1;
+                    results.new += 1;
                 }
-                seen.slowest = seen.slowest.max(asked.elapsed());
+                results.slowest = results.slowest.max(asked.elapsed());
                 if let Err(why) = result {
-                    seen.failed += 1;
-                    if seen.failures.len() < TOLD {
+                    results.failed += 1;
+                    if results.failures.len() < TOLD {
                         let on = if is_kept { "a kept" } else { "a new" };
                         let at = began.elapsed().as_secs_f64();
-                        seen.failures
+                        results
+                            .failures
                             .push(format!("after {at:.1} s on {on} connection: {why}"));
                     }
                 }

@@ -52,7 +52,7 @@ pub fn shared() -> Master {
     let cache = Cache::locate().expect("the cache has a place");
     let place = suites.place(&cache, "shared", SHARED, TURN);
     let place = place.expect("a shared host becomes free");
-    let stands = Lab::stands(&cache, &format!("{}-{}", suites.run, place.name));
+    let stands = Lab::exists(&cache, &format!("{}-{}", suites.run, place.name));
     let mut master = Master::open(&place.name, Image::Bare, false, &[]);
     master.shared = Some(place);
     if stands {
@@ -97,7 +97,7 @@ impl Master {
         let suites = Suites::from_environment().expect("the environment of a run");
         let cache = Cache::locate().expect("the cache has a place");
         let name = format!("{}-{lab}", suites.run);
-        let lab = if Lab::stands(&cache, &name) {
+        let lab = if Lab::exists(&cache, &name) {
             Lab::open(&cache, &name)
         } else {
             let spec = |name: &str, image| HostSpec {
@@ -276,7 +276,7 @@ impl Master {
     }
 
     /// Takes a TCP port of the host until the unit `squatter-PORT` is stopped. (systemd makes one dollar sign of two.)
-    pub fn squat(&self, port: u16) {
+    pub fn occupy_port(&self, port: u16) {
         let program =
             format!("$$s = IO::Socket::INET->new(LocalPort => {port}, Listen => 9) or die; sleep");
         self.sh(&format!(

@@ -38,12 +38,12 @@ pub fn predicted_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fi
     }
     let vip = master.vip();
     pause(master, watch, fault);
-    fault.strike(master.host(), &vip).expect("it happens");
+    fault.cause(master.host(), &vip).expect("it happens");
     // After a boot, or when the disk has room again, some failures disappear by themselves, so the prediction waits for them. For
     // other faults it is made at once, because other programs may end what hangs.
     let waits = fault.boots || !fault.frees.is_empty();
     let predicted = if waits {
-        settled(master, watch)
+        run_at_rest(master, watch)
     } else {
         predict(master)
     };
@@ -55,7 +55,7 @@ pub fn predicted_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fi
     if !fault.clears.is_empty() {
         // With a wrong clock, for example, conditions do not hold before the fault is cleared; and clearing it ends what is
         // running.
-        until_whole(master, watch, fault);
+        wait_until_repaired(master, watch, fault);
         watch.until("its repair has ended", REPAIRED, || {
             has_ended(&watch.recorded())
         });
@@ -64,11 +64,11 @@ pub fn predicted_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fi
         fault
             .clear(master.host(), &vip)
             .expect("the fault is cleared");
-        watch.calm(REPAIRED);
+        watch.wait_until_healthy(REPAIRED);
         return Fidelity::of(&predicted.record(), &done);
     }
-    watch.calm(REPAIRED);
-    until_whole(master, watch, fault);
+    watch.wait_until_healthy(REPAIRED);
+    wait_until_repaired(master, watch, fault);
     Fidelity::of(&predicted.record(), &watch.recorded())
 }
 
@@ -77,7 +77,7 @@ fn predict(master: &Master) -> Run {
 }
 
 /// A prediction that is the same two passes later: a fault makes other things fail after a while, and some recover by themselves.
-fn settled(master: &Master, watch: &Watch<'_>) -> Run {
+fn run_at_rest(master: &Master, watch: &Watch<'_>) -> Run {
     let mut before = predict(master);
     for _ in 0..20 {
         watch.passes(2, REPAIRED);
@@ -118,14 +118,14 @@ fn has_ended(events: &[Event]) -> bool {
 pub fn no_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) {
     pause(master, watch, fault);
     fault
-        .strike(master.host(), &master.vip())
+        .cause(master.host(), &master.vip())
         .expect("it happens");
-    until_whole(master, watch, fault);
+    wait_until_repaired(master, watch, fault);
     let predicted = master.nodelet(&["diff", "--repair", "--json"]).exits(0);
     assert!(predicted.record().is_empty(), "{}", predicted.text());
     watch.record();
     master.wait_for("nodeletd is resumed", "nodelet resume", REPAIRED);
-    watch.calm(REPAIRED);
+    watch.wait_until_healthy(REPAIRED);
     let restarted = restarted(&watch.recorded());
     assert!(restarted.is_empty(), "{}: {restarted:?}", fault.name);
 }
@@ -133,9 +133,9 @@ pub fn no_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) {
 /// The repair of what a killed repair has left. It is made by hand, because nodeletd would begin it before it could be predicted.
 fn after_a_kill(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
     let predicted = crate::poll(REPAIRED, || {
-        watch.calm(REPAIRED);
+        watch.wait_until_healthy(REPAIRED);
         fault
-            .strike(master.host(), &master.vip())
+            .cause(master.host(), &master.vip())
             .expect("it happens");
         master.sh("systemctl stop pf9-nodeletd");
         let predicted = master.nodelet(&["diff", "--repair", "--json"]);
@@ -150,7 +150,7 @@ fn after_a_kill(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
     assert!(predicted.exited(2), "{}", predicted.text());
     let done = master.nodelet(&["repair", "--json"]).exits(0);
     master.sh("systemctl start pf9-nodeletd");
-    watch.calm(REPAIRED);
+    watch.wait_until_healthy(REPAIRED);
     Fidelity::of(&predicted.record(), &done.record())
 }
 
@@ -159,12 +159,12 @@ fn pause(master: &Master, watch: &Watch<'_>, fault: &Fault) {
     fault
         .prepare(master.host(), &master.vip())
         .expect("it can happen");
-    watch.calm(REPAIRED);
+    watch.wait_until_healthy(REPAIRED);
     // Longer than the clock of a fault is ahead.
     master.sh("nodelet pause 3d --because 'a suite breaks this host'");
 }
 
-fn until_whole(master: &Master, watch: &Watch<'_>, fault: &Fault) {
+fn wait_until_repaired(master: &Master, watch: &Watch<'_>, fault: &Fault) {
     watch.until(fault.name, REPAIRED, || {
         fault
             .is_whole(master.host(), &master.vip())

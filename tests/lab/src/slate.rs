@@ -37,7 +37,7 @@ impl Slate {
         master: &Master,
         after: After,
         what: &str,
-        told: impl Fn(&str) -> bool,
+        is_reported: impl Fn(&str) -> bool,
     ) -> Comparison {
         let kept = match after {
             After::Clean => KEPT,
@@ -45,7 +45,7 @@ impl Slate {
         };
         let now = Self::of(master).0.without(kept);
         let mut compared = compare(&self.0.clone().without(kept), &now);
-        compared.differences.retain(|line| !told(line));
+        compared.differences.retain(|line| !is_reported(line));
         assert!(
             compared.differences.is_empty(),
             "{what}: {} differences:\n{}",

@@ -33,7 +33,7 @@ impl<'a> Watch<'a> {
     pub fn start_within(master: &'a Master, limit: Duration) -> Self {
         master.sh("systemctl start pf9-nodeletd");
         let watch = Self { master };
-        watch.calm(limit);
+        watch.wait_until_healthy(limit);
         watch
     }
 
@@ -65,7 +65,7 @@ impl<'a> Watch<'a> {
 
     /// Whether every condition holds and nothing is being done.
     #[must_use]
-    pub fn is_calm(view: &Value) -> bool {
+    pub fn is_healthy(view: &Value) -> bool {
         let holds = |condition: &Value| condition["status"] == "True";
         let all = |list: &Value, holds: &dyn Fn(&Value) -> bool| {
             list.as_array().is_some_and(|list| list.iter().all(holds))
@@ -85,13 +85,13 @@ impl<'a> Watch<'a> {
 
     /// Waits until a pass that began after this call finds every condition holding.
     #[track_caller]
-    pub fn calm(&self, limit: Duration) {
+    pub fn wait_until_healthy(&self, limit: Duration) {
         let passes = |view: &Value| view["counters"]["passes"].as_u64().unwrap_or(0);
         let before = self.view().as_ref().map_or(0, passes);
         let mut last = None;
         let calm = crate::poll(limit, || {
             let view = self.view()?;
-            let calm = Self::is_calm(&view) && passes(&view) > before;
+            let calm = Self::is_healthy(&view) && passes(&view) > before;
             last = Some(view);
             calm.then_some(())
         });

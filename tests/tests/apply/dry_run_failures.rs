@@ -19,7 +19,7 @@ type Harm<'a> = &'a dyn Fn(&mut World);
 const PAYLOAD: &str = "/opt/pf9/roles/pf9-kube/current/payload";
 
 /// The review of a dry run on an overlay of this host, after an apply has shown that it fails.
-fn foreseen(bringup: &Bringup, host: &FakeHost) -> (Run, String) {
+fn predicted_failure(bringup: &Bringup, host: &FakeHost) -> (Run, String) {
     let predicted = bringup.predict(host);
     let done = bringup.apply(&host.fork());
     assert_ne!(done.outcome, Outcome::Converged, "{}", done.text());
@@ -32,7 +32,7 @@ fn foreseen(bringup: &Bringup, host: &FakeHost) -> (Run, String) {
 
 /// A restart of kubelet does not need the archives of images that were loaded long ago.
 #[test]
-fn a_damaged_archive_keeps_no_other_phase_from_its_repair() {
+fn a_damaged_archive_does_not_block_repairs_of_other_phases() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
@@ -79,7 +79,7 @@ fn a_damaged_archive_keeps_no_other_phase_from_its_repair() {
 }
 
 #[test]
-fn a_payload_that_cannot_serve_refuses_a_dry_run_as_well() {
+fn an_unusable_payload_fails_a_dry_run_too() {
     let bringup = Bringup::of("cp-1");
     let kubelet = format!("{PAYLOAD}/bin/kubelet");
     let etcd = format!("{PAYLOAD}/images/etcd.tar");
@@ -91,12 +91,12 @@ fn a_payload_that_cannot_serve_refuses_a_dry_run_as_well() {
             format!("{kubelet} cannot be run"),
         ),
     ];
-    for (harm, told) in cases {
+    for (harm, expected) in cases {
         let host = bringup.bare_host();
         host.with_world_mut(harm);
-        let (run, text) = foreseen(&bringup, &host);
+        let (run, text) = predicted_failure(&bringup, &host);
         assert_eq!(run.outcome, Outcome::Refused);
-        assert!(text.contains(&told), "{told}: {text}");
+        assert!(text.contains(&expected), "{expected}: {text}");
         let finished = |event: &&Event| matches!(event, Event::PhaseFinished { .. });
         let all = bringup.plan.phases.iter().filter(|p| p.skipped.is_none());
         assert_eq!(
@@ -108,11 +108,11 @@ fn a_payload_that_cannot_serve_refuses_a_dry_run_as_well() {
 }
 
 #[test]
-fn what_stands_in_the_way_fails_a_dry_run_as_well() {
+fn an_obstacle_fails_a_dry_run_too() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     host.with_world_mut(|world| world.directory("/etc/docker/daemon.json"));
-    let (run, text) = foreseen(&bringup, &host);
+    let (run, text) = predicted_failure(&bringup, &host);
     assert_eq!(run.outcome, Outcome::Failed);
     assert!(text.contains("would fail at phases/"), "{text}");
     assert!(
@@ -142,14 +142,14 @@ fn an_archive_of_other_images_fails_a_dry_run_as_well() {
     let (bringup, host) = one_container("");
     let archive = "/opt/pf9/roles/example/current/payload/images/app.tar";
     host.with_world_mut(|world| world.file(archive, "fake-image:other:1"));
-    let (_, text) = foreseen(&bringup, &host);
+    let (_, text) = predicted_failure(&bringup, &host);
     assert!(text.contains("holds other images (other:1)"), "{text}");
 }
 
 #[test]
 fn a_mount_of_what_is_not_there_fails_a_dry_run_as_well() {
     let (bringup, host) = one_container(".mount(\"/srv/none\", \"/data\")");
-    let (_, text) = foreseen(&bringup, &host);
+    let (_, text) = predicted_failure(&bringup, &host);
     assert!(
         text.contains("bind source path does not exist: /srv/none"),
         "{text}"
@@ -162,7 +162,7 @@ fn a_mount_of_what_is_not_there_fails_a_dry_run_as_well() {
 }
 
 /// What a dry run on an overlay of this host predicts for the step of this kind.
-fn said(bringup: &Bringup, host: &FakeHost, kind: &str) -> String {
+fn predicted_change(bringup: &Bringup, host: &FakeHost, kind: &str) -> String {
     let run = bringup.predict(host);
     let seen = Fidelity::of(&run.events, &[]).misses;
     let its = seen.iter().find(|miss| miss.step.kind() == Some(kind));
@@ -175,12 +175,15 @@ fn said(bringup: &Bringup, host: &FakeHost, kind: &str) -> String {
 #[test]
 fn a_container_whose_image_is_loaded_anew_is_known_after_apply() {
     let (bringup, host) = one_container("");
-    assert_eq!(said(&bringup, &host, "container"), "created");
+    assert_eq!(predicted_change(&bringup, &host, "container"), "created");
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
-    assert_eq!(said(&bringup, &host, "container"), "unchanged");
+    assert_eq!(predicted_change(&bringup, &host, "container"), "unchanged");
     host.with_world_mut(|world| world.forget_image("app:1"));
-    assert_eq!(said(&bringup, &host, "image"), "created");
-    assert_eq!(said(&bringup, &host, "container"), "known after apply");
+    assert_eq!(predicted_change(&bringup, &host, "image"), "created");
+    assert_eq!(
+        predicted_change(&bringup, &host, "container"),
+        "known after apply"
+    );
 }
 
 /// A phase whose file contains the subnet of the node's pods, with `readers` of the file.
@@ -217,7 +220,7 @@ fn registered(bringup: &Bringup, host: &FakeHost, subnet: Option<&str>) {
 }
 
 #[test]
-fn what_takes_in_a_late_value_is_known_after_apply() {
+fn files_with_late_values_are_known_after_apply() {
     let container = "image(\"app:1\").archive(`${role.payload}/images/app.tar`);\ncontainer(\"app\").image(\"app:1\")";
     for (kind, readers) in [
         (
@@ -232,22 +235,22 @@ fn what_takes_in_a_late_value_is_known_after_apply() {
         ("container", format!("{container}.env_from(conf);")),
     ] {
         let (bringup, host) = late_file(&readers);
-        assert_eq!(said(&bringup, &host, kind), "created", "{readers}");
+        assert_eq!(predicted_change(&bringup, &host, kind), "created", "{readers}");
         let run = bringup.apply(&host);
         assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
         host.with_world_mut(|world| world.advance(Duration::from_secs(60)));
-        assert_eq!(said(&bringup, &host, kind), "unchanged", "{readers}");
+        assert_eq!(predicted_change(&bringup, &host, kind), "unchanged", "{readers}");
         registered(&bringup, &host, None);
-        assert_eq!(said(&bringup, &host, kind), "known after apply", "{readers}");
+        assert_eq!(predicted_change(&bringup, &host, kind), "known after apply", "{readers}");
         // On a host without the resource it is sure to be created.
         let (bringup, bare) = late_file(&readers);
         registered(&bringup, &bare, None);
-        assert_eq!(said(&bringup, &bare, kind), "created", "{readers}");
+        assert_eq!(predicted_change(&bringup, &bare, kind), "created", "{readers}");
     }
 }
 
 #[test]
-fn what_can_no_longer_be_put_back_fails_a_dry_run_as_well() {
+fn an_impossible_undo_fails_a_dry_run_too() {
     let of = |steps: &str| {
         let script = format!(
             "phase(\"app\").about(\"Has files.\").nodes([\"master\"]);\nfile(\"/etc/app/one\").content(\"1\");\n{steps}"
@@ -262,7 +265,7 @@ fn what_can_no_longer_be_put_back_fails_a_dry_run_as_well() {
         host.with_world_mut(|world| world.remove(content.join(&name)));
     }
     let has = of("");
-    let (run, text) = foreseen(&has, &host);
+    let (run, text) = predicted_failure(&has, &host);
     assert_eq!(run.outcome, Outcome::Failed, "{text}");
     assert!(
         text.contains("would not be taken back: could not find the previous content in"),
@@ -311,7 +314,7 @@ fn an_object_to_be_removed_counts_as_gone_without_an_api_server() {
 }
 
 #[test]
-fn who_makes_a_directory_is_no_matter_of_luck() {
+fn directory_creation_is_attributed_to_the_first_phase() {
     let of = |name: &str, header: &str, steps: &str| {
         format!("phase(\"{name}\").about(\"Has files.\").nodes([\"master\"]){header};\n{steps}\n")
     };

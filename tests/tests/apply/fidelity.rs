@@ -59,7 +59,7 @@ fn predicting_makes_no_mutating_call_and_changes_nothing() {
 }
 
 #[test]
-fn between_any_two_phases_the_prediction_is_what_apply_does() {
+fn predictions_match_apply_between_phases() {
     for case in CASES {
         let bringup = Bringup::of(case);
         for (phase, host) in bringup.worlds() {
@@ -75,7 +75,7 @@ fn between_any_two_phases_the_prediction_is_what_apply_does() {
 }
 
 #[test]
-fn fidelity_is_as_asked_for_and_as_published() {
+fn fidelity_meets_the_target_and_the_published_value() {
     let mut table = String::from(
         "| situation | steps | predicted to change | changed | misses |\n|---|---:|---:|---:|---|\n",
     );
@@ -113,7 +113,7 @@ fn fidelity_is_as_asked_for_and_as_published() {
 }
 
 #[test]
-fn facts_of_a_standing_master_do_not_take_its_own_ports_for_anothers() {
+fn the_ports_of_a_running_master_count_as_its_own() {
     let bringup = Bringup::of("cp-1");
     let host = healthy(&bringup);
     let mut facts = block_on(gather(&host)).expect("the host tells");
@@ -133,11 +133,11 @@ fn facts_of_a_standing_master_do_not_take_its_own_ports_for_anothers() {
         facts,
     };
     let refusing = |events: &[Event]| -> Vec<String> {
-        let told = events.iter().filter_map(|event| match event {
+        let predicted_events = events.iter().filter_map(|event| match event {
             Event::PreflightFailed { problems } => Some(problems.iter().map(|p| p.problem.clone())),
             _ => None,
         });
-        told.flatten().collect()
+        predicted_events.flatten().collect()
     };
     let run = replayed.predict(&simulated_host(&replayed.facts, &replayed.plan));
     assert_eq!(refusing(&run.events), Vec::<String>::new());
@@ -228,7 +228,7 @@ fn situations() -> Vec<Situation> {
             .with_faults(FaultPlan::none().crash_after(cut));
         let _ = bringup.apply(&host);
         assert!(host.crashed(), "{name}: the cut at call {cut} was reached");
-        host.revive();
+        host.end_crash();
         add(name, bringup, host);
     }
     all

@@ -9,7 +9,7 @@ use engine::model::{Outcome, PhaseName};
 use engine::resource::MaskedSecrets;
 
 /// A host with docker, where another owner runs containers with names that the role uses.
-fn inhabited(bringup: &Bringup) -> FakeHost {
+fn host_with_foreign_containers(bringup: &Bringup) -> FakeHost {
     let host = bringup.bare_host();
     host.with_world_mut(|world| world.image("example/foreign:1"));
     for name in ["etcd", "proxy"] {
@@ -23,7 +23,7 @@ fn inhabited(bringup: &Bringup) -> FakeHost {
 #[test]
 fn a_stop_on_a_host_that_never_had_the_role_ends_nothing() {
     let bringup = Bringup::of("cp-1");
-    let host = inhabited(&bringup);
+    let host = host_with_foreign_containers(&bringup);
     let run = bringup.stop(&host);
     assert_eq!(run.outcome, Outcome::Stopped, "{}", run.text());
     for name in ["etcd", "proxy"] {
@@ -39,16 +39,16 @@ fn a_stop_on_a_host_that_never_had_the_role_ends_nothing() {
 #[test]
 fn a_foreign_container_is_not_replaced() {
     let bringup = Bringup::of("cp-1");
-    let host = inhabited(&bringup);
+    let host = host_with_foreign_containers(&bringup);
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Failed);
-    let told = run.text();
+    let report = run.text();
     for wanted in [
         "✗ etcd failed at phases/etcd.rhai:",
         "a foreign container of image",
         "docker rename etcd etcd-old",
     ] {
-        assert!(told.contains(wanted), "`{wanted}` is missing in {told}");
+        assert!(report.contains(wanted), "`{wanted}` is missing in {report}");
     }
     let state = block_on(host.container("etcd")).expect("docker answers");
     assert_eq!(state.expect("it is there").image, "example/foreign:1");
@@ -71,13 +71,13 @@ fn a_deleted_bridge_of_docker_comes_back_with_docker() {
         set[..2],
         ["configure-docker", "docker"].map(|name| name.parse().expect("a name"))
     );
-    let unheard = Recording::default();
+    let ignored_events = Recording::default();
     let runner = Runner::new(
         &bringup.plan,
         &host,
         &bringup.facts,
         &MaskedSecrets,
-        &unheard,
+        &ignored_events,
     );
     let outcome = block_on(runner.restart(&set, &[])).expect("it is written down");
     assert_eq!(outcome, Outcome::Converged);
@@ -85,9 +85,9 @@ fn a_deleted_bridge_of_docker_comes_back_with_docker() {
 }
 
 #[test]
-fn a_stop_after_a_partial_apply_leaves_what_the_rest_would_have_used() {
+fn a_stop_after_a_partial_apply_does_not_stop_unused_units() {
     let bringup = Bringup::of("cp-1");
-    let host = inhabited(&bringup);
+    let host = host_with_foreign_containers(&bringup);
     block_on(host.stop_container("etcd", std::time::Duration::ZERO)).expect("it stops");
     block_on(host.remove_container("etcd")).expect("it goes");
     let etcd = bringup
@@ -109,7 +109,7 @@ fn a_stop_after_a_partial_apply_leaves_what_the_rest_would_have_used() {
 }
 
 #[test]
-fn a_master_that_stands_is_not_refused_for_its_own_ports_when_our_records_are_lost() {
+fn a_running_master_without_records_may_use_its_own_ports() {
     let bringup = Bringup::of("cp-1");
     for lost in [
         &["/var/opt/pf9/nodelet/preflight.json"][..],
@@ -155,7 +155,7 @@ fn a_master_that_stands_is_not_refused_for_its_own_ports_when_our_records_are_lo
 
 /// A valid record of met preconditions that belongs to another host.
 #[test]
-fn a_master_that_stands_is_not_refused_for_another_hosts_record() {
+fn a_running_master_is_not_refused_because_of_a_foreign_record() {
     const RECORD: &str = "/var/opt/pf9/nodelet/preflight.json";
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
@@ -208,7 +208,7 @@ fn a_master_that_stands_is_not_refused_for_another_hosts_record() {
 }
 
 #[test]
-fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
+fn blockers_are_named_before_a_full_clean() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
@@ -233,24 +233,24 @@ fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
         let mut runner = Runner::new(&bringup.plan, &host, facts, &secrets, &recording);
         runner.rebuild = rebuild;
         block_on(runner.dry_run()).expect("it can be told");
-        let told = recording
+        let report = recording
             .events()
             .into_iter()
             .filter_map(|event| match event {
                 Event::PreflightFailed { problems } => Some(problems),
                 _ => None,
             });
-        told.flatten().map(|one| one.problem).collect()
+        report.flatten().map(|one| one.problem).collect()
     };
     assert_eq!(problems(&facts, true), [""; 0], "all of them are ours");
     let listening = facts.listening.as_mut().expect("it was set");
     listening.push(listens(10256, "/system.slice/nginx.service"));
     listening.push(listens(10259, "/docker/0123456789"));
-    let told = problems(&facts, true);
-    assert_eq!(told.len(), 2, "{told:?}");
+    let report = problems(&facts, true);
+    assert_eq!(report.len(), 2, "{report:?}");
     assert!(
-        told[0].contains("10256") && told[1].contains("10259"),
-        "{told:?}"
+        report[0].contains("10256") && report[1].contains("10259"),
+        "{report:?}"
     );
     assert_eq!(problems(&facts, false), [""; 0], "a repair does not ask");
     // Other preconditions that were met when the role came, and would not be met by an apply after the clean.
@@ -266,14 +266,20 @@ fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
         [""; 0],
         "a repair does not ask"
     );
-    let told = problems(&with_swap, true);
-    assert!(told.len() == 1 && told[0].contains("swap"), "{told:?}");
+    let report = problems(&with_swap, true);
+    assert!(
+        report.len() == 1 && report[0].contains("swap"),
+        "{report:?}"
+    );
     let mut full = bringup.facts.clone();
     for disk in &mut full.disks {
         disk.free = 1 << 20;
     }
-    let told = problems(&full, true);
-    assert!(!told.is_empty() && told[0].contains("free of"), "{told:?}");
+    let report = problems(&full, true);
+    assert!(
+        !report.is_empty() && report[0].contains("free of"),
+        "{report:?}"
+    );
     // A file is in the place of the backups' directory: a clean would not remove it.
     let mut taken = bringup.facts.clone();
     let backups = "/etc/pf9/etcd-backup";
@@ -284,16 +290,16 @@ fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
         taken_by: Some("a file".to_owned()),
         ..disk
     });
-    let told = problems(&taken, true);
+    let report = problems(&taken, true);
     assert_eq!(
-        told,
+        report,
         [format!("{backups} is not a directory: a file is there")]
     );
 }
 
 /// A later role may need more than a host at its role has left.
 #[test]
-fn more_of_the_same_holds_back_no_repair() {
+fn repeated_hints_do_not_delay_a_repair() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);

@@ -8,7 +8,7 @@ use engine::model::Outcome;
 use engine::report;
 use engine::resource::MaskedSecrets;
 
-fn standing(bringup: &Bringup) -> FakeHost {
+fn applied_host(bringup: &Bringup) -> FakeHost {
     let host = bringup.bare_host();
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
@@ -24,10 +24,10 @@ fn last_run(host: &FakeHost) -> String {
 #[test]
 fn a_stop_that_failed_says_why() {
     let bringup = Bringup::of("cp-1");
-    let host = standing(&bringup);
+    let host = applied_host(&bringup);
     host.set_faults(FaultPlan::none().fail("stop_unit", "pf9-kubelet.service"));
     assert_eq!(bringup.stop(&host).outcome, Outcome::Failed);
-    let told = last_run(&host);
+    let run_text = last_run(&host);
     for text in [
         "stop pf9-kube",
         "failed at phases/kubelet.rhai:",
@@ -35,7 +35,7 @@ fn a_stop_that_failed_says_why() {
         "stop_unit pf9-kubelet.service",
         "next: see what keeps it from ending",
     ] {
-        assert!(told.contains(text), "{text}: {told}");
+        assert!(run_text.contains(text), "{text}: {run_text}");
     }
     // No other run has a reason.
     host.set_faults(FaultPlan::none());
@@ -46,25 +46,25 @@ fn a_stop_that_failed_says_why() {
 #[test]
 fn a_clean_that_failed_says_why() {
     let bringup = Bringup::of("cp-1");
-    let host = standing(&bringup);
+    let host = applied_host(&bringup);
     host.set_faults(FaultPlan::none().fail("remove", "/etc/pf9/kube.env"));
     assert_eq!(Bringup::clean(&host, true).outcome, Outcome::Failed);
-    let told = last_run(&host);
+    let run_text = last_run(&host);
     assert!(
-        told.contains("taking back file /etc/pf9/kube.env"),
-        "{told}"
+        run_text.contains("taking back file /etc/pf9/kube.env"),
+        "{run_text}"
     );
-    assert!(told.contains("remove /etc/pf9/kube.env"), "{told}");
+    assert!(run_text.contains("remove /etc/pf9/kube.env"), "{run_text}");
 }
 
 fn why(bringup: &Bringup, host: &FakeHost, thing: &str) -> (Vec<Planned>, String) {
-    let unheard = Recording::default();
+    let ignored_events = Recording::default();
     let runner = Runner::new(
         &bringup.plan,
         host,
         &bringup.facts,
         &MaskedSecrets,
-        &unheard,
+        &ignored_events,
     );
     let planned = block_on(runner.planned(thing));
     let text = report::why(&Why::of(&Bringup::records(host), thing), Some(&planned));
@@ -72,7 +72,7 @@ fn why(bringup: &Bringup, host: &FakeHost, thing: &str) -> (Vec<Planned>, String
 }
 
 #[test]
-fn what_is_planned_and_not_applied_is_told_so() {
+fn planned_but_unapplied_resources_are_reported() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     for thing in ["/etc/pf9/kube.env", "etcd", "pf9-kubelet", "kubelet"] {

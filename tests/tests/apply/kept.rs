@@ -18,7 +18,7 @@ const VERIFIES: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.pub";
 const AUTHORITIES: [&str; 3] = ["cluster", "etcd", "front-proxy"];
 
 /// A host at its role, an hour after it was brought up.
-fn standing(bringup: &Bringup) -> FakeHost {
+fn applied_host(bringup: &Bringup) -> FakeHost {
     let host = bringup.bare_host();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
     host.with_world_mut(|world| world.advance(60 * MINUTE));
@@ -65,7 +65,7 @@ fn started(host: &FakeHost) -> Vec<String> {
         .collect()
 }
 
-fn not_well(health: &[PhaseHealth]) -> Vec<&Condition> {
+fn failed_conditions(health: &[PhaseHealth]) -> Vec<&Condition> {
     let conditions = health.iter().flat_map(|phase| &phase.conditions);
     conditions
         .filter(|its| its.status != Status::True)
@@ -89,7 +89,7 @@ fn kept() -> Vec<String> {
 #[test]
 fn every_kept_file_is_restored_and_exactly_its_readers_restart() {
     let bringup = Bringup::of("cp-1");
-    let (start, other) = (standing(&bringup), standing(&bringup));
+    let (start, other) = (applied_host(&bringup), applied_host(&bringup));
     let all = kept();
     for path in &all {
         let whole = text(&start, path);
@@ -111,10 +111,10 @@ fn every_kept_file_is_restored_and_exactly_its_readers_restart() {
             assert!(
                 failed.iter().any(|phase| phase.as_str() == "certs"),
                 "{path}: {:?}",
-                not_well(&health)
+                failed_conditions(&health)
             );
-            let told = health.iter().flat_map(|phase| &phase.conditions);
-            let told: Vec<&str> = told.map(|its| its.reason.as_str()).collect();
+            let reported = health.iter().flat_map(|phase| &phase.conditions);
+            let reported: Vec<&str> = reported.map(|its| its.reason.as_str()).collect();
             let named = path.rsplit_once('/').map_or("", |(_, file)| file);
             let named = if named == "svcacct.pub" {
                 "public half"
@@ -122,8 +122,8 @@ fn every_kept_file_is_restored_and_exactly_its_readers_restart() {
                 named
             };
             assert!(
-                told.iter().any(|its| its.contains(named)),
-                "{path}: {told:?}"
+                reported.iter().any(|its| its.contains(named)),
+                "{path}: {reported:?}"
             );
 
             let restarted = repair(&bringup, &host);
@@ -141,9 +141,9 @@ fn every_kept_file_is_restored_and_exactly_its_readers_restart() {
             }
             let health = bringup.check(&host);
             assert!(
-                not_well(&health).is_empty(),
+                failed_conditions(&health).is_empty(),
                 "{path}: {:?}",
-                not_well(&health)
+                failed_conditions(&health)
             );
             assert_eq!(bringup.apply(&host).changes(), Vec::<String>::new());
         }
@@ -151,9 +151,9 @@ fn every_kept_file_is_restored_and_exactly_its_readers_restart() {
 }
 
 #[test]
-fn a_mode_that_differs_is_put_right_and_restarts_nothing() {
+fn a_changed_mode_is_corrected_without_a_restart() {
     let bringup = Bringup::of("cp-1");
-    let start = standing(&bringup);
+    let start = applied_host(&bringup);
     let before = started(&start);
     assert_eq!(before.len(), 4, "{before:?}");
     for path in kept() {
@@ -183,14 +183,14 @@ fn a_mode_that_differs_is_put_right_and_restarts_nothing() {
 #[test]
 fn tokens_of_the_cluster_are_accepted_again() {
     let bringup = Bringup::of("cp-1");
-    let (host, other) = (standing(&bringup), standing(&bringup));
-    let told = |host: &FakeHost| {
+    let (host, other) = (applied_host(&bringup), applied_host(&bringup));
+    let reported = |host: &FakeHost| {
         let health = bringup.check(host);
         let conditions = health.into_iter().flat_map(|phase| phase.conditions);
         let mut its = conditions.filter(|its| its.check == "a token of the cluster is accepted");
         its.next().expect("the role checks it")
     };
-    let accepted = |host: &FakeHost| told(host).status;
+    let accepted = |host: &FakeHost| reported(host).status;
     assert_eq!(accepted(&host), Status::True);
     let key = text(&host, SIGNS);
     host.with_world_mut(|world| {
@@ -206,7 +206,7 @@ fn tokens_of_the_cluster_are_accepted_again() {
         let stopped = host.stop_container(server, Duration::from_secs(1)).await;
         stopped.expect("kubelet starts it again");
     });
-    let refused = told(&host);
+    let refused = reported(&host);
     assert_eq!(refused.status, Status::False);
     // A restart would make it worse, so the message advises none.
     assert!(refused.reason.contains("svcacct.key"), "{}", refused.reason);
@@ -224,9 +224,9 @@ fn tokens_of_the_cluster_are_accepted_again() {
 }
 
 #[test]
-fn what_has_no_copy_is_told_by_name_and_everything_goes_on() {
+fn files_without_a_copy_are_named_and_the_role_keeps_running() {
     let bringup = Bringup::of("cp-1");
-    let (start, other) = (standing(&bringup), standing(&bringup));
+    let (start, other) = (applied_host(&bringup), applied_host(&bringup));
     for (record, path, name) in [
         (
             authority_record("etcd"),
@@ -247,13 +247,21 @@ fn what_has_no_copy_is_told_by_name_and_everything_goes_on() {
         let before = (host.snapshot(), started(&host));
         let health = bringup.check(&host);
         // A repair would not help, so there is none; the key is reported by name.
-        assert!(failed_phases(&health).is_empty(), "{:?}", not_well(&health));
-        let told = not_well(&health);
-        let told = told.iter().find(|its| its.status == Status::False);
-        let told = told.expect("it is reported");
-        assert!(told.advisory);
-        assert!(told.reason.contains(path), "{}", told.reason);
-        assert!(told.reason.contains("from a backup"), "{}", told.reason);
+        assert!(
+            failed_phases(&health).is_empty(),
+            "{:?}",
+            failed_conditions(&health)
+        );
+        let reported = failed_conditions(&health);
+        let reported = reported.iter().find(|its| its.status == Status::False);
+        let reported = reported.expect("it is reported");
+        assert!(reported.advisory);
+        assert!(reported.reason.contains(path), "{}", reported.reason);
+        assert!(
+            reported.reason.contains("from a backup"),
+            "{}",
+            reported.reason
+        );
         // An apply reports it, and derives nothing from the foreign key.
         let run = bringup.apply(&host);
         assert_eq!(run.outcome, Outcome::Failed);
@@ -270,7 +278,7 @@ fn what_has_no_copy_is_told_by_name_and_everything_goes_on() {
 fn the_controller_manager_does_not_restart_onto_a_foreign_key() {
     const COPY: &str = "/etc/pf9/kube.d/certs/kube-controller-manager/svcacct.key";
     let bringup = Bringup::of("cp-1");
-    let (host, other) = (standing(&bringup), standing(&bringup));
+    let (host, other) = (applied_host(&bringup), applied_host(&bringup));
     host.with_world_mut(|world| {
         world.file_with_mode(COPY, text(&other, COPY), 0o600);
         world.advance(MINUTE);
@@ -291,7 +299,7 @@ fn the_controller_manager_does_not_restart_onto_a_foreign_key() {
 #[test]
 fn the_api_server_does_not_restart_onto_foreign_encryption_keys() {
     let bringup = Bringup::of("cp-1");
-    let (host, other) = (standing(&bringup), standing(&bringup));
+    let (host, other) = (applied_host(&bringup), applied_host(&bringup));
     host.with_world_mut(|world| world.advance(std::time::Duration::from_secs(3600)));
     for path in [
         "/etc/pf9/kube.d/encryption/config.yaml",
@@ -303,12 +311,17 @@ fn the_api_server_does_not_restart_onto_foreign_encryption_keys() {
     }
     let before = started(&host);
     let health = bringup.check(&host);
-    assert!(failed_phases(&health).is_empty(), "{:?}", not_well(&health));
-    let told = not_well(&health);
     assert!(
-        told.iter()
+        failed_phases(&health).is_empty(),
+        "{:?}",
+        failed_conditions(&health)
+    );
+    let reported = failed_conditions(&health);
+    assert!(
+        reported
+            .iter()
             .any(|its| its.reason.contains("encryption/config.yaml")),
-        "{told:?}"
+        "{reported:?}"
     );
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
@@ -318,7 +331,7 @@ fn the_api_server_does_not_restart_onto_foreign_encryption_keys() {
 #[test]
 fn the_keys_survive_a_clean_and_go_with_a_purge() {
     let bringup = Bringup::of("cp-1");
-    let host = standing(&bringup);
+    let host = applied_host(&bringup);
     let files = |host: &FakeHost| {
         kept()
             .into_iter()
@@ -334,7 +347,7 @@ fn the_keys_survive_a_clean_and_go_with_a_purge() {
     assert_eq!(files(&host), before);
     assert_eq!(bringup.apply(&host).changes(), Vec::<String>::new());
 
-    let host = standing(&bringup);
+    let host = applied_host(&bringup);
     let before = files(&host);
     let purged = Bringup::clean(&host, true);
     assert_eq!(purged.outcome, Outcome::Cleaned, "{}", purged.text());
@@ -359,9 +372,9 @@ fn the_keys_survive_a_clean_and_go_with_a_purge() {
 
 /// A host that was brought up by a release without records.
 #[test]
-fn a_running_host_without_records_takes_up_its_own_keys_and_restarts_nothing() {
+fn a_running_host_without_records_adopts_its_own_keys() {
     let bringup = Bringup::of("cp-1");
-    let host = standing(&bringup);
+    let host = applied_host(&bringup);
     let (before, files) = (started(&host), kept());
     let content = |host: &FakeHost| {
         files
@@ -383,9 +396,9 @@ fn a_running_host_without_records_takes_up_its_own_keys_and_restarts_nothing() {
 
 /// A dry run reports what a repair would restore.
 #[test]
-fn a_restoration_is_foretold() {
+fn a_restoration_is_predicted() {
     let bringup = Bringup::of("cp-1");
-    let host = standing(&bringup);
+    let host = applied_host(&bringup);
     host.with_world_mut(|world| world.remove("/etc/pf9/kube.d/ca/cluster/ca.key"));
     let before = host.snapshot();
     let foretold = bringup.predict(&host);

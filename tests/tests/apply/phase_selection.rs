@@ -7,7 +7,7 @@ use engine::model::Outcome;
 use engine::resource::Spec;
 
 #[test]
-fn a_phase_whose_requirements_are_not_there_is_refused_with_the_way_out() {
+fn a_phase_with_unmet_requirements_is_refused_with_a_next_step() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     let missing = bringup.unmet_requires(&host, &["kubelet"]);
@@ -28,7 +28,7 @@ fn a_phase_whose_requirements_are_not_there_is_refused_with_the_way_out() {
 }
 
 #[test]
-fn what_stands_is_enough_for_every_phase_alone() {
+fn applied_requirements_suffice_for_each_single_phase() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     let run = bringup.apply_only(
@@ -52,7 +52,7 @@ fn what_stands_is_enough_for_every_phase_alone() {
 
 /// A container that would have to be made again keeps running if its image is gone and this run does not load it.
 #[test]
-fn a_container_is_not_ended_for_one_without_an_image() {
+fn a_container_is_not_stopped_if_the_new_image_is_missing() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     let _ = bringup.apply(&host);
@@ -71,9 +71,12 @@ fn a_container_is_not_ended_for_one_without_an_image() {
     let bringup = Bringup::from_case(Case::of("cp-1", &settings));
     let run = bringup.apply_only(&host, &["etcd"]);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
-    let told = run.text();
-    assert!(told.contains("docker does not have the image"), "{told}");
-    assert_eq!(id().expect("docker tells"), before, "{told}");
+    let message = run.text();
+    assert!(
+        message.contains("docker does not have the image"),
+        "{message}"
+    );
+    assert_eq!(id().expect("docker tells"), before, "{message}");
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
 }
@@ -106,7 +109,7 @@ fn chosen_phases_are_refused_at_once_where_an_archive_that_they_load_is_missing(
 }
 
 #[test]
-fn what_is_there_without_us_counts() {
+fn a_requirement_met_without_the_role_counts() {
     let phase = |name: &str, header: &str, content: &str| {
         format!(
             "phase(\"{name}\").about(\"A phase of a test.\").nodes([\"master\"]){header};\n\

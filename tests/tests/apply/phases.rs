@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use behaviour::{Bringup, block_on, repository, soaks, try_each, unlike};
+use behaviour::{Bringup, block_on, differences, repository, soaks, try_each};
 use engine::exec::{Event, PhaseHealth, Recording, Runner, failed_phases, restart_set};
 use engine::host::fake::{Call, FakeHost, FaultPlan, WorldSnapshot, difference};
 use engine::host::{Containers as _, Services as _};
@@ -99,7 +99,7 @@ fn a_check_that_never_holds_rolls_back_everything_that_the_phase_did() {
         let bringup = Bringup::of(case);
         for (phase, before) in bringup.worlds() {
             let host = before.fork();
-            let doomed = bringup.doomed(phase);
+            let doomed = bringup.with_failing_check(phase);
             let run = doomed.apply_phase(&host, phase);
             assert_eq!(run.outcome, Outcome::Failed, "{case}: {}", run.text());
             let left = Bringup::left_behind(phase, &before.snapshot(), &host);
@@ -121,7 +121,7 @@ fn a_check_that_never_holds_rolls_back_everything_that_the_phase_did() {
 
 /// A step is done when the host shows it, not when no call failed.
 #[test]
-fn a_host_that_says_done_and_does_nothing_is_not_believed() {
+fn a_step_without_effect_fails() {
     let bringup = Bringup::of("cp-1");
     for (call, argument) in [
         ("write", "/etc/pf9/kube.env"),
@@ -212,10 +212,10 @@ fn a_restart_ends_an_engine_that_hangs() {
     let engine = || block_on(host.unit("docker.service")).map(|unit| unit.invocation);
     let etcd = || block_on(host.container("etcd"));
     let (engine_before, etcd_before) = (engine().expect("it runs"), etcd().expect("it runs"));
-    let unheard = Recording::default();
+    let ignored_events = Recording::default();
     let runner = |events| Runner::new(&bringup.plan, &host, &bringup.facts, &MaskedSecrets, events);
     host.set_faults(FaultPlan::none().stall("container_engine", "*"));
-    let health = block_on(runner(&unheard).check_until_failed(Duration::from_millis(250)));
+    let health = block_on(runner(&ignored_events).check_until_failed(Duration::from_millis(250)));
     let set = restart_set(&bringup.plan, &failed_phases(&health));
     assert_eq!(set.first().map(PhaseName::as_str), Some("configure-docker"));
 
@@ -234,7 +234,10 @@ fn a_restart_ends_an_engine_that_hangs() {
     assert_ne!(engine().expect("it runs"), engine_before);
     assert_eq!(etcd().expect("it runs"), etcd_before);
     let health = bringup.check(&host);
-    assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
+    assert!(
+        health.iter().all(PhaseHealth::all_conditions_hold),
+        "{health:#?}"
+    );
 }
 
 /// docker needs a second or more for an archive. Phases that do not need its image go on meanwhile.
@@ -297,7 +300,7 @@ fn independent_phases_may_come_in_any_order() {
                     problems.push(run.text());
                 }
             }
-            problems.extend(unlike(&expected, &Bringup::shape(&host)));
+            problems.extend(differences(&expected, &Bringup::shape(&host)));
             // A phase that came first must also take in what came after it.
             host.clear_journal();
             let settled = bringup.apply(&host);
@@ -321,12 +324,12 @@ fn after_failure(
 ) -> Vec<String> {
     let run = bringup.apply_phase(host, phase);
     let mut problems = Vec::new();
-    let told = run
+    let reported = run
         .events
         .iter()
         .any(|event| matches!(event, Event::PhaseRolledBack { errors, .. } if !errors.is_empty()));
     // A rollback that fails as well, and reports it, cannot be complete.
-    if run.outcome != Outcome::Converged && !told {
+    if run.outcome != Outcome::Converged && !reported {
         let left = Bringup::left_behind(phase, before, host);
         problems.extend(left.into_iter().map(|line| format!("left behind: {line}")));
     }

@@ -61,7 +61,7 @@ fn block(host: &FakeHost) {
 }
 
 /// Containers of another owner.
-fn settle(host: &FakeHost) {
+fn add_foreign_containers(host: &FakeHost) {
     host.with_world_mut(|world| {
         for number in 0..CONTAINERS {
             world.container(ContainerConfig {
@@ -95,8 +95,8 @@ fn pass(bringup: &Bringup, host: &FakeHost) -> Vec<PhaseHealth> {
             .expect("the host has a name");
         let asked = usual.and_requirements(unmet(&bringup.plan, &facts.met_before));
         assert_eq!(asked, FactQuery::for_a_plan(), "all was met when it came");
-        let unheard = Recording::default();
-        let runner = Runner::new(&bringup.plan, host, &facts, &MaskedSecrets, &unheard);
+        let ignored_events = Recording::default();
+        let runner = Runner::new(&bringup.plan, host, &facts, &MaskedSecrets, &ignored_events);
         let failed_preconditions = runner.failed_preconditions().await.expect("the host tells");
         assert!(failed_preconditions.is_empty(), "{failed_preconditions:?}");
         let health = runner
@@ -108,7 +108,7 @@ fn pass(bringup: &Bringup, host: &FakeHost) -> Vec<PhaseHealth> {
 }
 
 /// Asserts that each call is made hardly more often on a host with many things than on one with nothing else.
-fn no_more_than(what: &str, much: &Counts, little: &Counts) {
+fn assert_few_more_calls(what: &str, much: &Counts, little: &Counts) {
     for (name, count) in much {
         let usual = little.get(name).copied().unwrap_or(0);
         assert!(
@@ -128,7 +128,10 @@ fn verbs(bringup: &Bringup, host: &FakeHost) -> Vec<(&'static str, Counts)> {
     assert_eq!(apply.outcome, Outcome::Converged, "{}", apply.text());
     seen.push(("apply", counts));
     let (counts, health) = calls(host, || pass(bringup, host));
-    assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
+    assert!(
+        health.iter().all(PhaseHealth::all_conditions_hold),
+        "{health:#?}"
+    );
     seen.push(("pass", counts));
     let (counts, again) = calls(host, || bringup.apply(host));
     assert_eq!(again.changes(), [""; 0]);
@@ -142,7 +145,7 @@ fn verbs(bringup: &Bringup, host: &FakeHost) -> Vec<(&'static str, Counts)> {
 }
 
 #[test]
-fn much_of_others_is_asked_about_as_little_as_nothing_and_stays() {
+fn many_foreign_resources_cost_no_extra_calls_and_stay() {
     let bringup = Bringup::of("cp-1");
     let host = |settled: bool| {
         let host = bringup
@@ -150,7 +153,7 @@ fn much_of_others_is_asked_about_as_little_as_nothing_and_stays() {
             .with_kubernetes(|rules| rules.leaves_traces = true);
         if settled {
             block(&host);
-            settle(&host);
+            add_foreign_containers(&host);
             balance(&host, "lb0", 80);
         }
         host
@@ -160,7 +163,7 @@ fn much_of_others_is_asked_about_as_little_as_nothing_and_stays() {
     assert_eq!(of_others, RULES);
     let seen = verbs(&bringup, &much);
     for ((what, counts), (_, usual)) in seen.iter().zip(verbs(&bringup, &little)) {
-        no_more_than(what, counts, &usual);
+        assert_few_more_calls(what, counts, &usual);
     }
     assert_eq!(much.with_world(|world| world.firewall_count()), RULES);
     let runs = (0..CONTAINERS)
@@ -211,13 +214,16 @@ fn a_thousand_virtual_services_go_with_kube_proxy_and_those_of_others_stay() {
 
 /// Pods of the cluster's tenants, which kubelet labels like those of the control plane.
 #[test]
-fn a_pass_asks_no_more_where_tenants_have_many_pods() {
+fn a_pass_makes_no_more_requests_with_many_tenant_pods() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     let apply = bringup.apply(&host);
     assert_eq!(apply.outcome, Outcome::Converged, "{}", apply.text());
     let (before, health) = calls(&host, || pass(&bringup, &host));
-    assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
+    assert!(
+        health.iter().all(PhaseHealth::all_conditions_hold),
+        "{health:#?}"
+    );
     host.with_world_mut(|world| {
         for number in 0..PODS {
             world.tenants_pod(&format!("tenant-{number}"), "app", "example/app:1");
@@ -226,13 +232,16 @@ fn a_pass_asks_no_more_where_tenants_have_many_pods() {
     let all = host.with_world(|world| world.container_names().len());
     assert!(all > 2 * PODS, "{all} containers");
     let (after, health) = calls(&host, || pass(&bringup, &host));
-    assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
+    assert!(
+        health.iter().all(PhaseHealth::all_conditions_hold),
+        "{health:#?}"
+    );
     assert_eq!(after, before);
 }
 
 /// A pass lists the containers once for all checks, inspects only our containers, and runs three programs at most.
 #[test]
-fn a_pass_asks_each_dear_question_once() {
+fn a_pass_makes_each_expensive_request_once() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     let apply = bringup.apply(&host);
@@ -244,7 +253,10 @@ fn a_pass_asks_each_dear_question_once() {
             .collect()
     });
     let (counts, health) = calls(&host, || pass(&bringup, &host));
-    assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
+    assert!(
+        health.iter().all(PhaseHealth::all_conditions_hold),
+        "{health:#?}"
+    );
     let count = |name: &str| counts.get(name).copied().unwrap_or(0);
     assert_eq!(count("containers"), 1, "{counts:#?}");
     // Each of our containers may be inspected for a check, and for a step that has to be as planned.

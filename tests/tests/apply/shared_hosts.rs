@@ -12,7 +12,7 @@ use engine::model::{Outcome, STATE};
 use engine::resource::MaskedSecrets;
 
 /// A host with the role applied, after `with_world_mut`.
-fn standing(case: &str, with_world_mut: impl Fn(&FakeHost)) -> (Bringup, FakeHost) {
+fn applied_host(case: &str, with_world_mut: impl Fn(&FakeHost)) -> (Bringup, FakeHost) {
     let bringup = Bringup::of(case);
     let host = bringup
         .bare_host()
@@ -30,7 +30,7 @@ fn cleaned(host: &FakeHost, purge: bool) -> Run {
 }
 
 /// A running container of another owner.
-fn stranger(host: &FakeHost) {
+fn add_foreign_container(host: &FakeHost) {
     host.with_world_mut(|world| world.image("example/foreign:1"));
     let theirs = foreign_container("theirs");
     block_on(host.create_container(&theirs)).expect("it is made");
@@ -38,8 +38,8 @@ fn stranger(host: &FakeHost) {
 }
 
 #[test]
-fn what_came_to_be_between_two_cleans_is_not_ours() {
-    let (_, host) = standing("cp-2-nodocker", |_| ());
+fn resources_created_between_two_cleans_are_foreign() {
+    let (_, host) = applied_host("cp-2-nodocker", |_| ());
     host.set_faults(FaultPlan::none().fail("purge_packages", "*").times(1));
     let first = Bringup::clean(&host, false);
     assert_eq!(first.outcome, Outcome::Failed, "{}", first.text());
@@ -62,8 +62,8 @@ fn what_came_to_be_between_two_cleans_is_not_ours() {
 
 #[test]
 fn an_engine_with_foreign_containers_stays() {
-    let (_, host) = standing("cp-2-nodocker", |_| ());
-    stranger(&host);
+    let (_, host) = applied_host("cp-2-nodocker", |_| ());
+    add_foreign_container(&host);
     let clean = cleaned(&host, true);
     let state = block_on(host.container("theirs")).expect("docker answers");
     assert!(state.is_some_and(|state| state.running), "{}", clean.text());
@@ -84,8 +84,8 @@ fn an_engine_with_foreign_containers_stays() {
 /// docker answers, but does not list its containers: it may still have containers of another owner.
 #[test]
 fn an_engine_with_unknown_containers_stays() {
-    let (_, host) = standing("cp-2-nodocker", |_| ());
-    stranger(&host);
+    let (_, host) = applied_host("cp-2-nodocker", |_| ());
+    add_foreign_container(&host);
     host.set_faults(FaultPlan::none().fail("containers", "*"));
     let vain = Bringup::clean(&host, true);
     assert_eq!(vain.outcome, Outcome::Failed, "{}", vain.text());
@@ -114,7 +114,7 @@ fn directories_that_were_there_stay_with_what_was_in_them() {
         "/var/opt/pf9/kube/etcd/data",
         "/var/lib/docker",
     ];
-    let (bringup, host) = standing("cp-2-nodocker", |host| {
+    let (bringup, host) = applied_host("cp-2-nodocker", |host| {
         host.with_world_mut(|world| {
             for dir in dirs {
                 world.directory_with_mode(dir, 0o700);
@@ -152,8 +152,8 @@ fn directories_that_were_there_stay_with_what_was_in_them() {
 }
 
 #[test]
-fn a_foreign_chain_keeps_no_chain_of_ours() {
-    let (_, host) = standing("cp-1", |host| {
+fn a_foreign_chain_does_not_protect_our_chains() {
+    let (_, host) = applied_host("cp-1", |host| {
         host.with_world_mut(|world| {
             world.firewall_rule("iptables", "nat", "KUBE-FOREIGN", "-j RETURN")
         });
@@ -169,8 +169,8 @@ fn a_foreign_chain_keeps_no_chain_of_ours() {
 }
 
 #[test]
-fn what_kube_proxy_has_the_kernel_balance_goes() {
-    let (bringup, host) = standing("cp-2-ipvs", |_| ());
+fn ipvs_services_of_kube_proxy_are_removed() {
+    let (bringup, host) = applied_host("cp-2-ipvs", |_| ());
     let services = || block_on(host.virtual_services()).expect("they are listed");
     assert_eq!(services().len(), 1, "kube-proxy's own");
     // Once kube-proxy is gone, others may use IPVS again; a service on an address that this host does not have is theirs.
@@ -187,7 +187,7 @@ fn what_kube_proxy_has_the_kernel_balance_goes() {
 
 /// kube-proxy removes virtual services that it does not know.
 #[test]
-fn where_others_have_the_kernel_balance_ipvs_is_refused() {
+fn foreign_ipvs_services_refuse_ipvs_mode() {
     let mut case = Case::named("cp-2-ipvs");
     case.facts.virtual_services = vec!["UDP 192.0.2.1:53".to_owned()];
     let bringup = Bringup::from_case(case);
@@ -200,8 +200,8 @@ fn where_others_have_the_kernel_balance_ipvs_is_refused() {
 }
 
 #[test]
-fn nothing_is_begun_that_could_not_be_written_to_its_end() {
-    let (bringup, host) = standing("cp-1", |_| ());
+fn no_run_starts_without_space_for_its_records() {
+    let (bringup, host) = applied_host("cp-1", |_| ());
     let left = |free| Space {
         free,
         total: 1 << 30,
@@ -232,7 +232,7 @@ fn nothing_is_begun_that_could_not_be_written_to_its_end() {
 
 #[test]
 fn a_ledger_that_lost_its_end_is_refused() {
-    let (bringup, host) = standing("cp-1", |_| ());
+    let (bringup, host) = applied_host("cp-1", |_| ());
     let path = format!("{STATE}/ledger.jsonl");
     let text = host
         .with_world(|world| world.text(&path))
@@ -260,9 +260,9 @@ fn a_ledger_that_lost_its_end_is_refused() {
 /// A run that was interrupted in its last phase, after which everything came up by itself: a failure weeks later must not take back
 /// what is running.
 #[test]
-fn a_run_that_was_cut_near_its_end_is_no_reason_to_take_down_what_stands() {
+fn an_interrupted_last_step_does_not_revert_applied_phases() {
     let bringup = Bringup::of("cp-1");
-    let host = bringup.bare_host().keeping_past();
+    let host = bringup.bare_host().with_history();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
     let ended = |cut: &Cut| {
         let records = Bringup::records(&cut.host);
@@ -291,7 +291,7 @@ fn a_run_that_was_cut_near_its_end_is_no_reason_to_take_down_what_stands() {
     // A failing run of another plan takes back only what it has done itself.
     for other in [&midst, &cut] {
         let other = other.fork();
-        let run = bringup.doomed(etcd).apply_phase(&other, etcd);
+        let run = bringup.with_failing_check(etcd).apply_phase(&other, etcd);
         assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
         assert!(runs(&other), "{}", run.text());
     }

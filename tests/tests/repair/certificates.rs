@@ -61,7 +61,7 @@ fn the_page_has_the_table() {
 }
 
 #[test]
-fn what_is_due_is_no_failure_and_is_renewed_component_by_component() {
+fn due_certificates_are_renewed_by_component_without_failures() {
     let (bringup, host) = aged();
     let events = Recording::default();
     let health = block_on(runner(&bringup, &host, &events).check());
@@ -87,13 +87,14 @@ fn what_is_due_is_no_failure_and_is_renewed_component_by_component() {
     }
     let health = block_on(runner(&bringup, &host, &events).check());
     // No backup was made in these months, so that check does not hold.
-    let well = |phase: &&PhaseHealth| phase.is_well() || phase.phase.as_str() == "etcd-backup";
+    let well =
+        |phase: &&PhaseHealth| phase.all_conditions_hold() || phase.phase.as_str() == "etcd-backup";
     assert!(health.iter().all(|phase| well(&phase)), "{health:?}");
     assert_eq!(bringup.apply(&host).changes(), Vec::<String>::new());
 }
 
 #[test]
-fn a_repair_leaves_what_is_due() {
+fn a_repair_does_not_renew_due_certificates() {
     let (bringup, host) = aged();
     let before = certificate(&host, "apiserver");
     host.with_world_mut(|world| {
@@ -130,7 +131,7 @@ fn readers_of_what_was_made_anew_are_outdated() {
 }
 
 #[test]
-fn near_the_end_people_are_told_and_nothing_fails() {
+fn an_authority_near_its_end_is_a_warning() {
     let (bringup, host) = aged();
     host.with_world_mut(|world| world.advance(DAY * 30));
     let events = Recording::default();
@@ -140,21 +141,21 @@ fn near_the_end_people_are_told_and_nothing_fails() {
         .position(|p| p.phase.as_str() == "certs")
         .expect("it is there")];
     assert_eq!(certs.status(), Status::True);
-    let told = certs
+    let reported = certs
         .conditions
         .iter()
         .find(|c| c.advisory)
         .expect("it warns");
-    assert_eq!(told.status, Status::False);
+    assert_eq!(reported.status, Status::False);
     assert!(
-        told.reason.contains("request.crt ends in 1month"),
+        reported.reason.contains("request.crt ends in 1month"),
         "{}",
-        told.reason
+        reported.reason
     );
 }
 
 #[test]
-fn a_certificate_that_cannot_be_judged_keeps_no_other_from_its_renewal() {
+fn an_unreadable_certificate_does_not_block_other_renewals() {
     let (bringup, host) = aged();
     let events = Recording::default();
     let due = || block_on(runner(&bringup, &host, &events).due());
@@ -178,7 +179,7 @@ fn a_certificate_that_cannot_be_judged_keeps_no_other_from_its_renewal() {
 /// A server that would read its files too late to show the new certificate before the old one ends is restarted; other servers are
 /// not.
 #[test]
-fn who_would_look_too_late_is_restarted() {
+fn servers_that_would_reload_too_late_are_restarted() {
     for (left, restarted) in [(4, true), (10, false)] {
         let (bringup, host) = aged();
         let left = Duration::from_secs(left * 60);
@@ -190,7 +191,7 @@ fn who_would_look_too_late_is_restarted() {
             let events = Recording::default();
             let outcome = block_on(runner(&bringup, &host, &events).renew(one.component));
             assert_eq!(outcome.expect("it ends"), Outcome::Converged);
-            let told: Vec<String> = events
+            let reported: Vec<String> = events
                 .events()
                 .into_iter()
                 .filter_map(|event| match event {
@@ -204,7 +205,11 @@ fn who_would_look_too_late_is_restarted() {
                 })
                 .collect();
             let expected = restarted.then(|| format!("container {container}"));
-            assert_eq!(told, expected.into_iter().collect::<Vec<_>>(), "{left:?}");
+            assert_eq!(
+                reported,
+                expected.into_iter().collect::<Vec<_>>(),
+                "{left:?}"
+            );
         }
     }
 }

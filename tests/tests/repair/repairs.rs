@@ -23,7 +23,7 @@ const KUBELET: &str = "pf9-kubelet.service";
 const KUBELET_CONFIG: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
 const ETCD_CONFIG: &str = "/etc/pf9/kube.d/etcd/etcd.env";
 
-fn standing() -> (Bringup, FakeHost) {
+fn applied_host() -> (Bringup, FakeHost) {
     brought_up("cp-1")
 }
 
@@ -41,8 +41,8 @@ fn runner<'a>(bringup: &'a Bringup, host: &'a FakeHost, events: &'a dyn EventSin
 
 /// kubelet evicts pods in this case, and a restart makes no room.
 #[test]
-fn what_runs_short_on_the_node_is_told_and_restarts_nothing() {
-    let (bringup, host) = standing();
+fn node_pressure_is_reported_without_a_restart() {
+    let (bringup, host) = applied_host();
     let name = "nothing runs short on the node";
     let condition = || {
         let health = bringup.check(&host);
@@ -55,15 +55,16 @@ fn what_runs_short_on_the_node_is_told_and_restarts_nothing() {
     host.with_world_mut(|world| {
         world.node_reports("cp-1", "DiskPressure (kubelet has disk pressure)")
     });
-    let told = condition();
-    assert_eq!(told.status, Status::False);
+    let reported = condition();
+    assert_eq!(reported.status, Status::False);
     assert!(
-        told.reason
+        reported
+            .reason
             .starts_with("node cp-1 reports DiskPressure (kubelet has disk pressure)"),
         "{}",
-        told.reason
+        reported.reason
     );
-    assert!(told.advisory && failed(&bringup, &host).is_empty());
+    assert!(reported.advisory && failed(&bringup, &host).is_empty());
 }
 
 fn edit(host: &FakeHost, path: &str) {
@@ -104,8 +105,8 @@ fn runs(host: &FakeHost, unit: &str) -> bool {
 }
 
 #[test]
-fn what_cannot_be_written_stops_nothing() {
-    let (bringup, host) = standing();
+fn an_unwritable_path_prevents_the_stop() {
+    let (bringup, host) = applied_host();
     edit(&host, KUBELET_CONFIG);
     let directory = Path::new(KUBELET_CONFIG).parent().expect("it has one");
     let full = Space {
@@ -156,8 +157,8 @@ fn what_cannot_be_written_stops_nothing() {
         spoil(&host);
         let before = (host.snapshot(), block_on(host.unit(KUBELET)));
         host.clear_journal();
-        let (outcome, told) = repair(&bringup, &host);
-        assert_eq!(outcome, Outcome::Refused, "{what}: {told}");
+        let (outcome, reported) = repair(&bringup, &host);
+        assert_eq!(outcome, Outcome::Refused, "{what}: {reported}");
         assert_eq!(host.mutating_calls(), vec![], "{what}");
         assert_eq!(
             difference(&before.0, &host.snapshot()),
@@ -165,11 +166,11 @@ fn what_cannot_be_written_stops_nothing() {
         );
         assert_eq!(block_on(host.unit(KUBELET)).ok(), before.1.ok());
         for wanted in [KUBELET_CONFIG, "phases/kubelet.rhai:", next] {
-            assert!(told.contains(wanted), "{what}: `{wanted}`: {told}");
+            assert!(reported.contains(wanted), "{what}: `{wanted}`: {reported}");
         }
         // A full clean could not help, either: an apply after it would fail in the same way.
-        let unheard = Recording::default();
-        let mut rebuild = runner(&bringup, &host, &unheard);
+        let ignored_events = Recording::default();
+        let mut rebuild = runner(&bringup, &host, &ignored_events);
         rebuild.rebuild = true;
         let problems = block_on(rebuild.failed_preconditions()).expect("the host says");
         let named = problems
@@ -179,8 +180,8 @@ fn what_cannot_be_written_stops_nothing() {
     }
     // A protected file that is as planned is no obstacle.
     host.with_world_mut(|world| world.protect(ETCD_CONFIG));
-    let (outcome, told) = repair(&bringup, &host);
-    assert_eq!(outcome, Outcome::Converged, "{told}");
+    let (outcome, reported) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Converged, "{reported}");
     assert_eq!(names(failed(&bringup, &host)), [""; 0]);
 }
 
@@ -188,17 +189,17 @@ fn what_cannot_be_written_stops_nothing() {
 #[test]
 fn a_directory_behind_a_link_stops_nothing() {
     const DATA: &str = "/var/opt/pf9/kube/etcd/data";
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     block_on(host.remove_tree(Path::new(DATA))).expect("it is removed");
     host.with_world_mut(|world| world.directory_with_mode("/srv/etcd", 0o700));
     block_on(host.symlink(Path::new(DATA), "/srv/etcd")).expect("a link");
     host.clear_journal();
-    let (outcome, told) = repair(&bringup, &host);
-    assert_eq!(outcome, Outcome::Refused, "{told}");
+    let (outcome, reported) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Refused, "{reported}");
     assert_eq!(host.mutating_calls(), vec![]);
     assert!(
-        told.contains(DATA) && told.contains("a link is there"),
-        "{told}"
+        reported.contains(DATA) && reported.contains("a link is there"),
+        "{reported}"
     );
     assert!(running(&host, "etcd").is_some());
 }
@@ -226,26 +227,26 @@ fn a_large_program_in_the_place_of_a_link_is_kept_for_a_clean() {
     assert_eq!(bringup.not_cleaned(&bare, &host, false), [""; 0]);
     assert!(host.with_world(|world| world.text(KUBECTL)).as_ref() == Some(&own));
     // A repair replaces one that comes later.
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     block_on(host.remove(Path::new(KUBECTL))).expect("it is removed");
     put(&host);
-    let (outcome, told) = repair(&bringup, &host);
-    assert_eq!(outcome, Outcome::Converged, "{told}");
+    let (outcome, reported) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Converged, "{reported}");
     assert!(is_link(&host));
 }
 
 #[test]
 fn a_link_in_the_place_of_kube_env_gives_way() {
     const KUBE_ENV: &str = "/etc/pf9/kube.env";
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     let content = host
         .with_world(|world| world.text(KUBE_ENV))
         .expect("a file");
     host.with_world_mut(|world| world.file("/srv/kube.env", &content));
     block_on(host.remove(Path::new(KUBE_ENV))).expect("it is removed");
     block_on(host.symlink(Path::new(KUBE_ENV), "/srv/kube.env")).expect("a link");
-    let (outcome, told) = repair(&bringup, &host);
-    assert_eq!(outcome, Outcome::Converged, "{told}");
+    let (outcome, reported) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Converged, "{reported}");
     assert_eq!(names(failed(&bringup, &host)), [""; 0]);
     let entry = block_on(host.entry(Path::new(KUBE_ENV))).expect("it can be looked at");
     assert!(entry.is_some_and(|entry| matches!(entry.kind, EntryKind::File(_))));
@@ -259,14 +260,14 @@ fn a_link_in_the_place_of_kube_env_gives_way() {
 #[test]
 fn a_damaged_environment_of_the_member_is_written_again() {
     const MEMBER: &str = "/etc/pf9/kube.d/etcd/member.env";
-    let (bringup, standing) = standing();
-    let before = block_on(standing.container_config("etcd")).expect("docker answers");
+    let (bringup, applied_host) = applied_host();
+    let before = block_on(applied_host.container_config("etcd")).expect("docker answers");
     for damage in ["", "ETCD_INITIAL_CLUSTER_STATE=existing\n"] {
-        let host = standing.fork();
+        let host = applied_host.fork();
         host.with_world_mut(|world| world.file_with_mode(MEMBER, damage, 0o600));
         assert!(names(failed(&bringup, &host)).contains(&"etcd".to_owned()));
-        let (outcome, told) = repair(&bringup, &host);
-        assert_eq!(outcome, Outcome::Converged, "{told}");
+        let (outcome, reported) = repair(&bringup, &host);
+        assert_eq!(outcome, Outcome::Converged, "{reported}");
         let after = block_on(host.container_config("etcd")).expect("docker answers");
         assert_eq!(after, before, "{damage}");
     }
@@ -288,10 +289,10 @@ fn directories(host: &FakeHost, directory: &Path) -> Vec<PathBuf> {
 /// A user who may write to a directory may exchange its files.
 #[test]
 fn a_directory_that_others_may_write_to_is_set_back() {
-    let (bringup, standing) = standing();
-    let mut all = directories(&standing, Path::new("/etc/pf9"));
+    let (bringup, applied_host) = applied_host();
+    let mut all = directories(&applied_host, Path::new("/etc/pf9"));
     let is_closed = |path: &Path| {
-        let entry = block_on(standing.entry(path)).expect("it can be looked at");
+        let entry = block_on(applied_host.entry(path)).expect("it can be looked at");
         entry.is_some_and(|entry| entry.attributes.mode & 0o077 == 0)
     };
     // Other users cannot enter what is below a directory that only root may enter.
@@ -299,7 +300,7 @@ fn a_directory_that_others_may_write_to_is_set_back() {
     assert!(all.len() > 10, "{all:?}");
     let mut unseen = Vec::new();
     for path in all {
-        let host = standing.fork();
+        let host = applied_host.fork();
         let attributes = |host: &FakeHost| {
             let entry = block_on(host.entry(&path)).expect("it can be looked at");
             entry.expect("it is there").attributes
@@ -314,8 +315,8 @@ fn a_directory_that_others_may_write_to_is_set_back() {
             unseen.push(path);
             continue;
         }
-        let (outcome, told) = repair(&bringup, &host);
-        assert_eq!(outcome, Outcome::Converged, "{told}");
+        let (outcome, reported) = repair(&bringup, &host);
+        assert_eq!(outcome, Outcome::Converged, "{reported}");
         assert_eq!(attributes(&host), before, "{}", path.display());
     }
     assert_eq!(unseen, Vec::<PathBuf>::new(), "no check noticed them");
@@ -324,7 +325,7 @@ fn a_directory_that_others_may_write_to_is_set_back() {
 /// Without this permission `kubectl logs` and `kubectl exec` are forbidden.
 #[test]
 fn a_deleted_permission_of_the_api_server_comes_back() {
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     let access = ClusterAccess {
         kubeconfig: "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml".into(),
     };
@@ -337,15 +338,15 @@ fn a_deleted_permission_of_the_api_server_comes_back() {
     assert!(stands());
     block_on(host.delete_object(&access, &binding)).expect("it is deleted");
     assert_eq!(names(failed(&bringup, &host)), ["api-ready"]);
-    let (outcome, told) = repair(&bringup, &host);
-    assert_eq!(outcome, Outcome::Converged, "{told}");
+    let (outcome, reported) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Converged, "{reported}");
     assert!(stands());
 }
 
 /// With this file, new pods would have another network, or none.
 #[test]
-fn a_network_configuration_that_comes_before_ours_is_told() {
-    let (bringup, host) = standing();
+fn a_network_configuration_sorted_before_ours_is_reported() {
+    let (bringup, host) = applied_host();
     let foreign = "/etc/cni/net.d/00-foreign.conf";
     host.with_world_mut(|world| {
         world.file("/etc/cni/net.d/00-notes.txt", "not read");
@@ -360,33 +361,39 @@ fn a_network_configuration_that_comes_before_ours_is_told() {
     };
     assert_eq!(unwell(), []);
     host.with_world_mut(|world| world.file(foreign, "{}"));
-    let told = unwell();
-    let [told] = told.as_slice() else {
-        panic!("{told:?}")
+    let reported = unwell();
+    let [reported] = reported.as_slice() else {
+        panic!("{reported:?}")
     };
-    assert!(told.advisory && told.reason.contains(foreign), "{told:?}");
+    assert!(
+        reported.advisory && reported.reason.contains(foreign),
+        "{reported:?}"
+    );
 }
 
 /// After a boot the host would come up without docker, and no other check reports it before.
 #[test]
-fn docker_that_does_not_start_at_boot_is_told() {
-    let (bringup, host) = standing();
+fn docker_that_does_not_start_at_boot_is_reported() {
+    let (bringup, host) = applied_host();
     block_on(host.set_unit_enabled("docker.service", false)).expect("systemd does");
     let health = bringup.check(&host);
     let mut conditions = health.iter().flat_map(|phase| &phase.conditions);
-    let told = conditions.find(|its| its.status != Status::True);
-    let told = told.expect("it is reported");
-    assert!(told.advisory && told.reason.contains("at boot"), "{told:?}");
+    let reported = conditions.find(|its| its.status != Status::True);
+    let reported = reported.expect("it is reported");
+    assert!(
+        reported.advisory && reported.reason.contains("at boot"),
+        "{reported:?}"
+    );
 }
 
 #[test]
 fn our_own_records_are_tried_as_well() {
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     edit(&host, KUBELET_CONFIG);
     host.with_world_mut(|world| world.protect(Path::new(STATE)));
     host.clear_journal();
-    let (outcome, told) = repair(&bringup, &host);
-    assert_eq!(outcome, Outcome::Refused, "{told}");
+    let (outcome, reported) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Refused, "{reported}");
     assert_eq!(host.mutating_calls(), vec![]);
     let events = Recording::default();
     let failed = failed(&bringup, &host);
@@ -395,8 +402,8 @@ fn our_own_records_are_tried_as_well() {
 }
 
 #[test]
-fn what_cannot_be_written_keeps_nothing_else_from_being_repaired() {
-    let (bringup, host) = standing();
+fn an_unwritable_path_does_not_block_other_repairs() {
+    let (bringup, host) = applied_host();
     edit(&host, KUBELET_CONFIG);
     host.with_world_mut(|world| {
         world.protect(KUBELET_CONFIG);
@@ -422,8 +429,8 @@ fn what_cannot_be_written_keeps_nothing_else_from_being_repaired() {
 
 /// A fault that the trial write cannot find: the disk fails at the moment of the real write.
 #[test]
-fn what_was_stopped_in_vain_runs_again() {
-    let (bringup, host) = standing();
+fn units_of_a_failed_stop_run_again() {
+    let (bringup, host) = applied_host();
     for (path, unit, container) in [
         (KUBELET_CONFIG, KUBELET, None),
         (ETCD_CONFIG, KUBELET, Some("etcd")),
@@ -433,19 +440,19 @@ fn what_was_stopped_in_vain_runs_again() {
         let before = container.map(config);
         edit(&host, path);
         host.set_faults(FaultPlan::none().fail("write", path));
-        let (outcome, told) = repair(&bringup, &host);
-        assert_eq!(outcome, Outcome::Failed, "{told}");
-        assert!(told.contains("started again as it was"), "{told}");
-        assert!(runs(&host, unit), "{path}: {told}");
+        let (outcome, reported) = repair(&bringup, &host);
+        assert_eq!(outcome, Outcome::Failed, "{reported}");
+        assert!(reported.contains("started again as it was"), "{reported}");
+        assert!(runs(&host, unit), "{path}: {reported}");
         if let Some(name) = container {
             let state = block_on(host.container(name)).expect("docker answers");
-            assert!(state.is_some_and(|state| state.running), "{told}");
+            assert!(state.is_some_and(|state| state.running), "{reported}");
             assert_eq!(container.map(config), before, "same configuration");
         }
         // The next repair that can write succeeds, and a clean knows everything that runs.
         host.set_faults(FaultPlan::none());
-        let (outcome, told) = repair(&bringup, &host);
-        assert_eq!(outcome, Outcome::Converged, "{told}");
+        let (outcome, reported) = repair(&bringup, &host);
+        assert_eq!(outcome, Outcome::Converged, "{reported}");
         let bare = bringup.bare_host().snapshot();
         let clean = Bringup::clean(&host, false);
         assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
@@ -462,12 +469,12 @@ fn running(host: &FakeHost, name: &str) -> Option<String> {
 
 /// etcd has its lost files still open: no apply could start it again.
 #[test]
-fn what_runs_on_lost_data_goes_on_running() {
+fn etcd_keeps_running_when_its_data_is_lost() {
     const DATA: &str = "/var/opt/pf9/kube/etcd/data";
     const ID: &str = "/var/opt/pf9/kube/etcd/data/member/nodelet-data-id";
-    let (bringup, standing) = standing();
+    let (bringup, applied_host) = applied_host();
     for lost in [DATA, ID] {
-        let host = standing.fork();
+        let host = applied_host.fork();
         let etcd = running(&host, "etcd");
         assert!(etcd.is_some());
         host.with_world_mut(|world| {
@@ -481,8 +488,8 @@ fn what_runs_on_lost_data_goes_on_running() {
         let set = restart_set(&bringup.plan, &failed);
         let events = Recording::default();
         let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
-        let told = text(&events.events());
-        assert_eq!(outcome.ok(), Some(Outcome::Refused), "{lost}: {told}");
+        let reported = text(&events.events());
+        assert_eq!(outcome.ok(), Some(Outcome::Refused), "{lost}: {reported}");
         assert_eq!(host.mutating_calls(), vec![], "{lost}");
         for wanted in [
             ID,
@@ -490,7 +497,7 @@ fn what_runs_on_lost_data_goes_on_running() {
             "put the right data back",
             "phases/etcd.rhai:",
         ] {
-            assert!(told.contains(wanted), "{lost}: `{wanted}`: {told}");
+            assert!(reported.contains(wanted), "{lost}: `{wanted}`: {reported}");
         }
         // Phases that do not need the data are repaired.
         let (set, problems) = block_on(runner(&bringup, &host, &events).restartable(&failed));
@@ -519,8 +526,8 @@ fn a_masked_unit_is_not_ended() {
     block_on(host.symlink(mask, "/dev/null")).expect("a link");
     edit(&host, "/etc/keepalived/keepalived.conf");
     host.clear_journal();
-    let (outcome, told) = repair(&bringup, &host);
-    assert_eq!(outcome, Outcome::Refused, "{told}");
+    let (outcome, reported) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Refused, "{reported}");
     assert_eq!(host.mutating_calls(), vec![]);
     for wanted in [
         "keepalived.service",
@@ -528,7 +535,7 @@ fn a_masked_unit_is_not_ended() {
         "systemctl unmask",
         "phases/keepalived.rhai:",
     ] {
-        assert!(told.contains(wanted), "`{wanted}`: {told}");
+        assert!(reported.contains(wanted), "`{wanted}`: {reported}");
     }
     let events = Recording::default();
     let mut clean = runner(&bringup, &host, &events);
@@ -544,7 +551,7 @@ fn a_masked_unit_is_not_ended() {
 
 #[test]
 fn a_container_that_could_not_be_made_again_is_not_removed() {
-    let (bringup, standing) = standing();
+    let (bringup, applied_host) = applied_host();
     let image = bringup.plan.phases.iter().flat_map(|phase| &phase.steps);
     let mut image = image.filter_map(|step| match &step.spec {
         Spec::Image(image) if image.archive.ends_with("etcd.tar") => Some(image.clone()),
@@ -590,21 +597,22 @@ fn a_container_that_could_not_be_made_again_is_not_removed() {
         ),
     ];
     for (what, spoil, wanted) in ways {
-        let host = standing.fork();
+        let host = applied_host.fork();
         edit(&host, ETCD_CONFIG);
         spoil(&host);
         let etcd = running(&host, "etcd");
         host.clear_journal();
-        let (outcome, told) = repair(&bringup, &host);
-        assert_eq!(outcome, Outcome::Refused, "{what}: {told}");
+        let (outcome, reported) = repair(&bringup, &host);
+        assert_eq!(outcome, Outcome::Refused, "{what}: {reported}");
         assert_eq!(host.mutating_calls(), vec![], "{what}");
         assert!(etcd.is_some() && running(&host, "etcd") == etcd, "{what}");
         for wanted in wanted {
-            assert!(told.contains(wanted), "{what}: `{wanted}`: {told}");
+            assert!(reported.contains(wanted), "{what}: `{wanted}`: {reported}");
         }
-        let unheard = Recording::default();
+        let ignored_events = Recording::default();
         let failed = failed(&bringup, &host);
-        let (set, problems) = block_on(runner(&bringup, &host, &unheard).restartable(&failed));
+        let (set, problems) =
+            block_on(runner(&bringup, &host, &ignored_events).restartable(&failed));
         assert!(!names(set).contains(&"etcd".to_owned()), "{what}");
         assert!(!problems.is_empty(), "{what}");
         // A docker whose process was stopped reports this when it is started again; one that only hangs does not answer.
@@ -618,14 +626,14 @@ fn a_container_that_could_not_be_made_again_is_not_removed() {
                 .into();
             let events = Recording::default();
             let outcome = block_on(runner(&bringup, &host, &events).restart(&docker, &[]));
-            let told = text(&events.events());
-            assert!(outcome.is_ok(), "{what}: {told}");
-            assert_ne!(outcome.ok(), Some(Outcome::Converged), "{what}: {told}");
-            assert_eq!(running(&host, "etcd"), etcd, "{what}: {told}");
+            let reported = text(&events.events());
+            assert!(outcome.is_ok(), "{what}: {reported}");
+            assert_ne!(outcome.ok(), Some(Outcome::Converged), "{what}: {reported}");
+            assert_eq!(running(&host, "etcd"), etcd, "{what}: {reported}");
         }
     }
     // An image that the same run loads is no obstacle. An image that only another run would load is one.
-    let host = standing.fork();
+    let host = applied_host.fork();
     host.with_world_mut(|world| world.forget_image(&image.reference));
     let of = |phases: &[&str]| -> Vec<PhaseName> {
         let names = phases.iter().map(|name| name.parse().expect("a name"));
@@ -634,8 +642,8 @@ fn a_container_that_could_not_be_made_again_is_not_removed() {
     let events = Recording::default();
     let alone = block_on(runner(&bringup, &host, &events).restart(&of(&["etcd"]), &[]));
     assert_eq!(alone.ok(), Some(Outcome::Refused));
-    let told = text(&events.events());
-    assert!(told.contains("this run does not load it"), "{told}");
+    let reported = text(&events.events());
+    assert!(reported.contains("this run does not load it"), "{reported}");
     assert!(running(&host, "etcd").is_some());
     let both = of(&["etcd-image", "etcd"]);
     let outcome = block_on(runner(&bringup, &host, &events).restart(&both, &[]));
@@ -647,7 +655,7 @@ fn a_container_that_could_not_be_made_again_is_not_removed() {
 #[test]
 fn the_static_pod_is_not_exchanged_for_one_whose_image_is_not_there() {
     const MANIFEST: &str = "/etc/pf9/kube.d/manifests/k8s-master.yaml";
-    let (_, host) = standing();
+    let (_, host) = applied_host();
     let settings = fs::read_to_string(fixtures("settings/cp-1.yaml")).expect("the fixture");
     for key in ["KUBE_APISERVER_IMAGE", "KUBE_SCHEDULER_IMAGE"] {
         let wrong = format!("{settings}\n{key}: k8s.gcr.io/other:v9.9.9\n");
@@ -673,8 +681,8 @@ fn the_static_pod_is_not_exchanged_for_one_whose_image_is_not_there() {
 
 /// A disk that fails under one file of the package.
 #[test]
-fn a_payload_that_cannot_be_looked_at_is_told_and_holds_up_no_other_phase() {
-    let (bringup, host) = standing();
+fn an_unreadable_payload_is_reported_and_blocks_no_other_phase() {
+    let (bringup, host) = applied_host();
     let mut archive = bringup.plan.payload.iter();
     let archive = archive.rfind(|path| path.ends_with("images/etcd.tar"));
     let archive = archive.expect("it brings one").display().to_string();
@@ -726,7 +734,7 @@ fn a_payload_that_cannot_be_looked_at_is_told_and_holds_up_no_other_phase() {
 /// docker is slow at that moment: a container whose configuration it does not return could not be made again.
 #[test]
 fn a_container_whose_configuration_cannot_be_read_is_not_ended() {
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     let etcd = running(&host, "etcd");
     let set: Vec<PhaseName> = vec!["etcd".parse().expect("a name")];
     for faults in [
@@ -737,11 +745,11 @@ fn a_container_whose_configuration_cannot_be_read_is_not_ended() {
         let events = Recording::default();
         let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
         outcome.expect("it is written down");
-        let told = events.events();
-        let left = told.iter().any(|event| {
+        let reported = events.events();
+        let left = reported.iter().any(|event| {
             matches!(event, Event::StopFailed { step, .. } if step.as_str().contains("container:etcd"))
         });
-        assert!(left, "{}", text(&told));
+        assert!(left, "{}", text(&reported));
         assert!(etcd.is_some() && running(&host, "etcd") == etcd);
     }
 }
@@ -750,7 +758,7 @@ fn a_container_whose_configuration_cannot_be_read_is_not_ended() {
 #[test]
 fn an_engine_that_hangs_is_asked_once_before_a_repair() {
     const LOOKS: Duration = Duration::from_secs(10);
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     let failed = failed(&bringup, &host);
     let all: BTreeSet<PhaseName> = bringup
         .plan
@@ -783,29 +791,34 @@ fn an_engine_that_hangs_is_asked_once_before_a_repair() {
 /// A docker that is down cannot say what runs in it, and there is nothing to stop.
 #[test]
 fn an_engine_that_is_down_is_started_and_no_end_fails() {
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     block_on(host.stop_unit("docker.service")).expect("it stops");
     let set = restart_set(&bringup.plan, &failed(&bringup, &host));
     assert!(names(set.clone()).contains(&"etcd".to_owned()), "{set:?}");
     let events = Recording::default();
     let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
-    let told = events.events();
-    assert_eq!(outcome.ok(), Some(Outcome::Converged), "{}", text(&told));
-    let mut failures = told
+    let reported = events.events();
+    assert_eq!(
+        outcome.ok(),
+        Some(Outcome::Converged),
+        "{}",
+        text(&reported)
+    );
+    let mut failures = reported
         .iter()
         .filter(|event| matches!(event, Event::StopFailed { .. }));
-    assert!(failures.next().is_none(), "{}", text(&told));
+    assert!(failures.next().is_none(), "{}", text(&reported));
 }
 
 /// Damages something as soon as a thing is stopped.
-struct Spoiler<'a> {
+struct DamagingSink<'a> {
     /// Part of the step's name.
     stopped: &'a str,
     spoil: &'a (dyn Fn() + Sync),
     events: Recording,
 }
 
-impl EventSink for Spoiler<'_> {
+impl EventSink for DamagingSink<'_> {
     fn emit(&self, event: Event) {
         if let Event::StepStopped { step, .. } = &event
             && step.as_str().contains(self.stopped)
@@ -817,8 +830,8 @@ impl EventSink for Spoiler<'_> {
 }
 
 #[test]
-fn what_does_not_run_was_not_started_again() {
-    let (bringup, standing) = standing();
+fn a_stopped_unit_was_not_restarted() {
+    let (bringup, applied_host) = applied_host();
     type Spoil<'a> = (&'a str, &'a str, &'a (dyn Fn(&FakeHost) + Sync), &'a str);
     let ways: [Spoil<'_>; 2] = [
         (
@@ -847,28 +860,31 @@ fn what_does_not_run_was_not_started_again() {
         ),
     ];
     for (thing, path, spoil, why) in ways {
-        let host = standing.fork();
+        let host = applied_host.fork();
         edit(&host, path);
         host.set_faults(FaultPlan::none().fail("write", path));
-        let sink = Spoiler {
+        let sink = DamagingSink {
             stopped: thing,
             spoil: &|| spoil(&host),
             events: Recording::default(),
         };
         let set = restart_set(&bringup.plan, &failed(&bringup, &host));
         let outcome = block_on(runner(&bringup, &host, &sink).restart(&set, &[]));
-        let told = text(&sink.events.events());
-        assert_eq!(outcome.ok(), Some(Outcome::Failed), "{told}");
+        let reported = text(&sink.events.events());
+        assert_eq!(outcome.ok(), Some(Outcome::Failed), "{reported}");
         let events = sink.events.events();
         let mut failures = events.iter().filter_map(|event| match event {
             Event::StartFailed { step, error, .. } if step.as_str().contains(thing) => Some(error),
             _ => None,
         });
-        assert!(failures.any(|error| error.contains(why)), "{thing}: {told}");
+        assert!(
+            failures.any(|error| error.contains(why)),
+            "{thing}: {reported}"
+        );
         let claims = events.iter().any(|event| {
             matches!(event, Event::StepStartedAgain { step, .. } if step.as_str().contains(thing))
         });
-        assert!(!claims, "{thing}: {told}");
+        assert!(!claims, "{thing}: {reported}");
     }
 }
 
@@ -891,7 +907,7 @@ impl EventSink for Signal {
 
 #[test]
 fn a_repair_that_is_asked_to_end_leaves_nothing_stopped() {
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     edit(&host, KUBELET_CONFIG);
     let sink = Signal {
         cancel: CancellationToken::new(),
@@ -907,7 +923,7 @@ fn a_repair_that_is_asked_to_end_leaves_nothing_stopped() {
 
 #[test]
 fn a_unit_that_does_not_run_is_to_be_started_and_not_created() {
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     block_on(host.stop_unit(KUBELET)).expect("it stops");
     let health = bringup.check(&host);
     let reasons: Vec<&str> = health
@@ -915,12 +931,12 @@ fn a_unit_that_does_not_run_is_to_be_started_and_not_created() {
         .flat_map(|phase| &phase.conditions)
         .map(|condition| condition.reason.as_str())
         .collect();
-    let told = reasons.join("\n");
+    let reported = reasons.join("\n");
     assert!(
-        told.contains("service pf9-kubelet.service would be started"),
-        "{told}"
+        reported.contains("service pf9-kubelet.service would be started"),
+        "{reported}"
     );
-    assert!(!told.contains("would be created"), "{told}");
+    assert!(!reported.contains("would be created"), "{reported}");
 }
 
 /// The trial write on the real file system of this machine: it leaves nothing behind, and reports what cannot be replaced.

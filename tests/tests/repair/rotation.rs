@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use behaviour::{Bringup, Cut, block_on, checked_in_part, unlike};
+use behaviour::{Bringup, Cut, block_on, checked_in_part, differences};
 use engine::exec::{
     Recording, Runner, authorities, failed_phases, overlay_host, restart_set, rotating,
 };
@@ -21,7 +21,7 @@ const STEPS: [Rotation; 3] = [Rotation::Begin, Rotation::Switch, Rotation::Finis
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A host at its role, an hour after it was brought up.
-fn standing() -> (Bringup, FakeHost) {
+fn applied_host() -> (Bringup, FakeHost) {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
@@ -106,8 +106,8 @@ fn roots(host: &FakeHost, authority: &str) -> Vec<usize> {
 }
 
 #[test]
-fn each_authority_is_replaced_and_everybody_follows() {
-    let (bringup, host) = standing();
+fn each_authority_is_replaced_and_all_consumers_follow() {
+    let (bringup, host) = applied_host();
     assert_eq!(
         authorities(&bringup.plan),
         ["cluster", "etcd", "front-proxy", ENCRYPTION]
@@ -135,7 +135,7 @@ fn each_authority_is_replaced_and_everybody_follows() {
 
 #[test]
 fn the_page_says_what_each_step_restarts() {
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     let mut table = "| authority | step | restarted |\n|---|---|---|\n".to_owned();
     for authority in authorities(&bringup.plan) {
         for (step, name) in STEPS.iter().zip(["begin", "switch", "finish"]) {
@@ -162,8 +162,8 @@ fn list(things: &[&str]) -> String {
 }
 
 #[test]
-fn a_step_waits_for_its_turn_and_for_everybody() {
-    let (bringup, host) = standing();
+fn a_rotation_step_requires_the_previous_step_on_all_consumers() {
+    let (bringup, host) = applied_host();
     let refused = |step, because: &str| {
         let error = refusal(&bringup, &host, "cluster", step).expect("it is refused");
         assert!(error.to_string().contains(because), "{error}");
@@ -193,8 +193,8 @@ fn a_step_waits_for_its_turn_and_for_everybody() {
 }
 
 #[test]
-fn a_step_is_foretold() {
-    let (bringup, host) = standing();
+fn a_step_is_predicted() {
+    let (bringup, host) = applied_host();
     for step in STEPS {
         let plan = rotating(&bringup.plan, "cluster", step).expect("the role has it");
         let foretold = Recording::default();
@@ -224,7 +224,7 @@ fn a_step_is_foretold() {
 /// The key that encrypts Secrets: the API server has read each step before the next one is taken.
 #[test]
 fn the_encryption_key_is_replaced_and_the_api_server_follows() {
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     let ids = |host: &FakeHost| block_on(encryption_key_ids(host)).expect("they can be read");
     let [old] = ids(&host).try_into().expect("one key");
     for (step, because) in [
@@ -266,21 +266,21 @@ fn the_encryption_key_is_replaced_and_the_api_server_follows() {
 }
 
 #[test]
-fn a_step_of_the_encryption_key_cut_anywhere_is_made_good() {
+fn an_encryption_key_step_crashed_at_each_call_is_recovered() {
     cut_anywhere(ENCRYPTION);
 }
 
 #[test]
-fn a_step_cut_anywhere_is_made_good() {
+fn a_step_crashed_at_each_call_is_recovered() {
     cut_anywhere("etcd");
 }
 
 fn cut_anywhere(authority: &str) {
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     let bare = bringup.bare_host().snapshot();
     for step in STEPS {
         let plan = rotating(&bringup.plan, authority, step).expect("the role has it");
-        let whole = host.fork().keeping_past();
+        let whole = host.fork().with_history();
         let events = Recording::default();
         let outcome = block_on(runner(&bringup, &plan, &whole, &events).rotate());
         assert_eq!(outcome.expect("it ends"), Outcome::Converged);
@@ -311,7 +311,7 @@ fn cut_anywhere(authority: &str) {
             let events = Recording::default();
             let outcome = block_on(runner(&bringup, &plan, &again, &events).rotate());
             assert_eq!(outcome.expect("it ends"), Outcome::Converged, "{cut:?}");
-            let differs = unlike(&shape, &Bringup::shape(&again));
+            let differs = differences(&shape, &Bringup::shape(&again));
             assert_eq!(differs, Vec::<String>::new(), "{step:?}, {cut:?}");
             // A clean takes back all of it.
             let clean = Bringup::clean(&again, true);
@@ -326,8 +326,8 @@ fn cut_anywhere(authority: &str) {
 }
 
 #[test]
-fn what_the_predecessor_signed_is_good_until_it_is_renewed() {
-    let (bringup, host) = standing();
+fn certificates_of_the_predecessor_stay_valid_until_renewal() {
+    let (bringup, host) = applied_host();
     take(&bringup, &host, "cluster", Rotation::Begin);
     let plan = rotating(&bringup.plan, "cluster", Rotation::Switch).expect("the role has it");
     let path = certificate_paths("kube-proxy/apiserver").certificate;
@@ -350,7 +350,7 @@ fn what_the_predecessor_signed_is_good_until_it_is_renewed() {
 #[test]
 fn nothing_of_the_old_key_is_left() {
     use engine::host::Files as _;
-    let (bringup, host) = standing();
+    let (bringup, host) = applied_host();
     let key = "/etc/pf9/kube.d/ca/cluster/ca.key";
     let old = host
         .with_world(|world| world.text(key))

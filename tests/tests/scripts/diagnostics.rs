@@ -59,9 +59,12 @@ fn each(corpus: &str, snapshots: &str, message: impl Fn(&Path) -> String) {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let told = message(&folder);
-        golden(snapshots, &name, &told);
-        assert!(names_a_place(&told), "{name}: no file and line in:\n{told}");
+        let found_message = message(&folder);
+        golden(snapshots, &name, &found_message);
+        assert!(
+            names_a_place(&found_message),
+            "{name}: no file and line in:\n{found_message}"
+        );
         names.insert(name);
     }
     assert!(!names.is_empty(), "{corpus} has cases");

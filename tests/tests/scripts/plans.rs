@@ -145,7 +145,7 @@ fn no_secret_is_in_any_snapshot() {
 }
 
 #[test]
-fn a_plan_is_the_same_bytes_wherever_it_is_made() {
+fn a_plan_has_the_same_bytes_in_each_directory() {
     let elsewhere = tempfile::tempdir().expect("a temporary directory");
     let home = elsewhere.path().display().to_string();
     let here = Program::for_cp_1("plan", &["--json"]).answer();

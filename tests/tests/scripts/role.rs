@@ -65,11 +65,11 @@ fn the_example_is_planned_by_the_program() {
 fn wrong_settings_of_parameters_read_well() {
     let settings = text(fixtures("settings/chrony.yaml"));
     let settings = settings.replace("ROLE_SERVERS", "ROLE_SERVRES");
-    let told = planned(&format!("{settings}ROLE_LARGEST_STEP: 1h\n"));
+    let refusal = planned(&format!("{settings}ROLE_LARGEST_STEP: 1h\n"));
     golden(
         "diagnostics/parameters",
         "chrony",
-        &told.expect_err("the settings do not fit the role"),
+        &refusal.expect_err("the settings do not fit the role"),
     );
 }
 

@@ -12,14 +12,14 @@ const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker", "cp-2-ipvs"];
 
 /// The proof of a backup was interrupted, for example by a power cut, and its container stayed. No ledger knows of it.
 #[test]
-fn what_was_to_be_gone_in_a_moment_goes() {
-    goes_with(Outcome::Cleaned, |_, host| Bringup::clean(host, true));
-    goes_with(Outcome::Stopped, Bringup::stop);
+fn clean_and_stop_remove_a_leftover_proof_container() {
+    assert_clean_result(Outcome::Cleaned, |_, host| Bringup::clean(host, true));
+    assert_clean_result(Outcome::Stopped, Bringup::stop);
 }
 
-fn goes_with(outcome: Outcome, end: impl Fn(&Bringup, &FakeHost) -> Run) {
+fn assert_clean_result(outcome: Outcome, end: impl Fn(&Bringup, &FakeHost) -> Run) {
     let bringup = Bringup::without_pods("cp-1");
-    let host = bringup.lived_in_host();
+    let host = bringup.populated_host();
     let applied = bringup.apply(&host);
     assert_eq!(applied.outcome, Outcome::Converged, "{}", applied.text());
     for (name, owner) in [("pf9-etcd-proof", Some("etcd-proof")), ("theirs", None)] {
@@ -47,11 +47,11 @@ fn goes_with(outcome: Outcome, end: impl Fn(&Bringup, &FakeHost) -> Run) {
 }
 
 #[test]
-fn the_host_is_as_it_was() {
+fn clean_restores_the_host() {
     for case in CASES {
         for purge in [false, true] {
             let bringup = Bringup::without_pods(case);
-            let host = bringup.lived_in_host();
+            let host = bringup.populated_host();
             let before = host.snapshot();
             let applied = bringup.apply(&host);
             assert_eq!(
@@ -98,9 +98,9 @@ fn the_host_is_as_it_was() {
 }
 
 #[test]
-fn a_purge_takes_what_a_clean_has_kept() {
+fn a_purge_removes_what_a_clean_kept() {
     let bringup = Bringup::without_pods("cp-1");
-    let host = bringup.lived_in_host();
+    let host = bringup.populated_host();
     let before = host.snapshot();
     let _ = bringup.apply(&host);
     let clean = Bringup::clean(&host, false);
@@ -124,7 +124,7 @@ fn a_purge_takes_what_a_clean_has_kept() {
 fn every_prefix_of_the_phases_is_taken_back() {
     for case in CASES {
         let bringup = Bringup::without_pods(case);
-        let host = bringup.lived_in_host();
+        let host = bringup.populated_host();
         let before = host.snapshot();
         for phase in bringup
             .plan
@@ -153,7 +153,7 @@ fn every_prefix_of_the_phases_is_taken_back() {
 fn a_stopped_host_is_cleaned_too() {
     for case in CASES {
         let bringup = Bringup::without_pods(case);
-        let host = bringup.lived_in_host();
+        let host = bringup.populated_host();
         let before = host.snapshot();
         let _ = bringup.apply(&host);
         let _ = bringup.stop(&host);
@@ -170,7 +170,7 @@ fn a_stopped_host_is_cleaned_too() {
 #[test]
 fn a_clean_that_fails_skips_nothing_and_the_next_one_ends_it() {
     let bringup = Bringup::without_pods("cp-1");
-    let applied = bringup.lived_in_host();
+    let applied = bringup.populated_host();
     let before = applied.snapshot();
     let _ = bringup.apply(&applied);
     let trial = applied.fork();
@@ -191,9 +191,9 @@ fn a_clean_that_fails_skips_nothing_and_the_next_one_ends_it() {
 }
 
 #[test]
-fn what_was_there_before_is_not_ours() {
+fn earlier_resources_are_foreign() {
     let bringup = Bringup::without_pods("cp-1");
-    let host = bringup.lived_in_host();
+    let host = bringup.populated_host();
     host.with_world_mut(|world| {
         world.file("/var/lib/cni/results/theirs", "x");
         world.firewall_rule("iptables", "nat", "CNI-THEIRS", "-j RETURN");
@@ -223,7 +223,7 @@ fn role(phase: &str, steps: &str) -> Bringup {
 }
 
 #[test]
-fn data_that_is_to_be_kept_from_now_on_is_kept() {
+fn newly_kept_data_is_kept() {
     let data = r#"directory("/var/lib/data").exclusive()"#;
     let before = role("data", &format!("{data};"));
     for (what, since) in [
@@ -260,7 +260,7 @@ fn data_that_is_to_be_kept_from_now_on_is_kept() {
 #[test]
 fn a_foreign_container_in_the_place_of_ours_stays() {
     let bringup = Bringup::without_pods("cp-1");
-    let host = bringup.lived_in_host();
+    let host = bringup.populated_host();
     let _ = bringup.apply(&host);
     host.with_world_mut(|world| {
         world.remove_container("proxy");
@@ -271,14 +271,14 @@ fn a_foreign_container_in_the_place_of_ours_stays() {
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
     let left = block_on(host.container("proxy")).expect("docker answers");
     assert!(left.is_some(), "{}", clean.text());
-    let told = |event: &Event| matches!(event, Event::ResourceLeft { thing, .. } if thing == "container proxy");
-    assert!(clean.events.iter().any(told), "{}", clean.text());
+    let is_reported = |event: &Event| matches!(event, Event::ResourceLeft { thing, .. } if thing == "container proxy");
+    assert!(clean.events.iter().any(is_reported), "{}", clean.text());
 }
 
 #[test]
-fn what_runs_leaves_behind_is_owed_to_a_line_as_well() {
+fn left_firewall_chains_have_a_ledger_line() {
     let bringup = Bringup::without_pods("cp-1");
-    let host = bringup.lived_in_host();
+    let host = bringup.populated_host();
     host.with_world_mut(|world| world.firewall_rule("iptables", "nat", "KUBE-THEIRS", "-j RETURN"));
     let _ = bringup.apply(&host);
     let records = Bringup::records(&host);
@@ -307,7 +307,7 @@ fn what_runs_leaves_behind_is_owed_to_a_line_as_well() {
 }
 
 #[test]
-fn a_failure_is_told_of_whole_names() {
+fn failures_are_matched_by_complete_names() {
     let doomed = role("data", r#"file("/etc/passwd/d").content("x");"#);
     let host = FakeHost::new().with_file("/etc/passwd", "x");
     assert_eq!(doomed.apply(&host).outcome, Outcome::Failed);

@@ -43,7 +43,7 @@ fn text(events: &[Event]) -> String {
 }
 
 /// A host with the role on it.
-fn standing(bringup: &Bringup) -> FakeHost {
+fn applied_host(bringup: &Bringup) -> FakeHost {
     let host = bringup.bare_host();
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
@@ -51,7 +51,7 @@ fn standing(bringup: &Bringup) -> FakeHost {
 }
 
 #[test]
-fn an_error_that_comes_with_a_signal_is_told_with_its_cause() {
+fn an_error_at_a_signal_is_reported_with_its_cause() {
     let case = Case::named("cp-1");
     let plan = case.planned();
     let host = simulated_host(&case.facts, &plan);
@@ -65,21 +65,24 @@ fn an_error_that_comes_with_a_signal_is_told_with_its_cause() {
     runner.cancel = sink.cancel.clone();
     let outcome = block_on(runner.apply()).expect("the run comes to its end");
     assert_eq!(outcome, Outcome::Interrupted);
-    let told = text(&sink.events.events());
+    let output_text = text(&sink.events.events());
     for wanted in [
         "✗ etcd was cut at phases/etcd.rhai:",
         "could not create_container etcd (injected fault)",
         "next: ",
         "etcd was interrupted at a safe point",
     ] {
-        assert!(told.contains(wanted), "`{wanted}` is missing in {told}");
+        assert!(
+            output_text.contains(wanted),
+            "`{wanted}` is missing in {output_text}"
+        );
     }
 }
 
 #[test]
-fn an_engine_that_does_not_answer_is_no_reason_to_call_a_clean_done() {
+fn a_clean_is_incomplete_while_the_engine_does_not_answer() {
     let bringup = Bringup::of("cp-2-nodocker");
-    let host = standing(&bringup);
+    let host = applied_host(&bringup);
     let before = host.snapshot();
     block_on(host.stop_unit("docker.service")).expect("it stops");
     host.set_faults(FaultPlan::none().fail("start_unit", "docker.service"));
@@ -117,7 +120,7 @@ fn an_engine_that_does_not_answer_is_no_reason_to_call_a_clean_done() {
 #[test]
 fn a_stopped_engine_is_started_to_take_things_back() {
     let bringup = Bringup::of("cp-1");
-    let host = standing(&bringup);
+    let host = applied_host(&bringup);
     block_on(host.stop_unit("docker.service")).expect("it stops");
     let clean = Bringup::clean(&host, false);
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
@@ -127,7 +130,7 @@ fn a_stopped_engine_is_started_to_take_things_back() {
 #[test]
 fn a_stop_ends_what_has_outlived_the_engine() {
     let bringup = Bringup::of("cp-1");
-    let host = standing(&bringup);
+    let host = applied_host(&bringup);
     let running = || {
         let states = block_on(host.list(Path::new(
             "/run/containerd/io.containerd.runtime.v2.task/moby",
@@ -162,13 +165,13 @@ fn a_stop_ends_what_has_outlived_the_engine() {
 }
 
 #[test]
-fn what_was_in_an_engine_that_is_gone_is_gone() {
+fn containers_of_a_removed_engine_count_as_removed() {
     let bringup = Bringup::of("cp-2-nodocker");
-    let host = standing(&bringup);
+    let host = applied_host(&bringup);
     block_on(host.purge_packages(&["docker.io".to_owned()])).expect("it goes");
     let clean = Bringup::clean(&host, false);
-    let told = clean.text();
-    assert!(!told.contains("may still be there"), "{told}");
+    let output_text = clean.text();
+    assert!(!output_text.contains("may still be there"), "{output_text}");
 }
 
 /// The certificate that the API server presents.
@@ -184,7 +187,7 @@ fn shown(host: &FakeHost) -> Option<Vec<u8>> {
 
 #[test]
 fn an_apply_ends_with_the_renewed_certificate_in_use() {
-    let host = standing(&Bringup::of("cp-1"));
+    let host = applied_host(&Bringup::of("cp-1"));
     let (before, began) = (shown(&host), host.elapsed());
     assert!(before.is_some());
     let run = Bringup::of("cp-1-vip").apply(&host);
@@ -239,12 +242,12 @@ fn an_unknown_host_is_not_waited_for() {
         assert_eq!(run.outcome, Outcome::Failed);
         (host.elapsed().saturating_sub(began).as_secs(), run.text())
     };
-    let (seconds, told) = wait(401);
-    assert!(seconds < 10, "{seconds} s: {told}");
+    let (seconds, output_text) = wait(401);
+    assert!(seconds < 10, "{seconds} s: {output_text}");
     assert!(
-        told.contains("the server does not accept the client's certificate"),
-        "{told}"
+        output_text.contains("the server does not accept the client's certificate"),
+        "{output_text}"
     );
-    let (seconds, told) = wait(503);
-    assert!(seconds >= 59, "{seconds} s: {told}");
+    let (seconds, output_text) = wait(503);
+    assert!(seconds >= 59, "{seconds} s: {output_text}");
 }

@@ -2,8 +2,8 @@
 //! condition became false. Afterwards the host is like one that never had it.
 
 use behaviour::{
-    Bringup, Case, Cut, Fidelity, Mismatch, Scripts, block_on, fixtures, sample, text, try_each,
-    unlike,
+    Bringup, Case, Cut, Fidelity, Mismatch, Scripts, block_on, differences, fixtures, sample, text,
+    try_each,
 };
 use engine::exec::{AnotherRole, ConditionKind, Event, Recording, Runner, Status};
 use engine::host::fake::{FakeHost, FaultPlan};
@@ -76,7 +76,7 @@ fn changes() -> Vec<(&'static str, Bringup, Bringup)> {
 }
 
 #[test]
-fn afterwards_the_host_is_like_one_that_never_had_it() {
+fn pruning_leaves_no_difference_to_a_host_without_the_phase() {
     for (name, had, has) in changes() {
         let host = applied(&had);
         let never = applied(&has);
@@ -95,7 +95,7 @@ fn afterwards_the_host_is_like_one_that_never_had_it() {
             "{name}: {:?}",
             fidelity.misses
         );
-        let mut differs = unlike(&Bringup::shape(&never), &Bringup::shape(&host));
+        let mut differs = differences(&Bringup::shape(&never), &Bringup::shape(&host));
         // The role's own package: a fake host has only the files of it that its plan names.
         differs.retain(|line| !line.contains("/current/payload/"));
         assert_eq!(differs, Vec::<String>::new(), "{name}: {}", done.text());
@@ -108,13 +108,13 @@ fn afterwards_the_host_is_like_one_that_never_had_it() {
 }
 
 #[test]
-fn a_run_that_is_cut_while_it_takes_back_is_carried_on_by_the_next_one() {
+fn an_interrupted_prune_is_continued_by_the_next_run() {
     for (name, had, has) in changes() {
         let start = had.bare_host().snapshot();
         let host = applied(&had);
         host.clear_journal();
         let whole = host.fork();
-        let host = host.keeping_past();
+        let host = host.with_history();
         let _ = has.apply(&whole);
         let shape = Bringup::shape(&whole);
         let run = has.apply(&host);
@@ -128,7 +128,7 @@ fn a_run_that_is_cut_while_it_takes_back_is_carried_on_by_the_next_one() {
             if next.outcome != Outcome::Converged {
                 problems.push(format!("the next apply: {}", next.text()));
             }
-            problems.extend(unlike(&shape, &Bringup::shape(&host)));
+            problems.extend(differences(&shape, &Bringup::shape(&host)));
             host.clear_journal();
             let _ = has.apply(&host);
             if host.mutations() > 0 {
@@ -148,7 +148,7 @@ fn a_run_that_is_cut_while_it_takes_back_is_carried_on_by_the_next_one() {
 }
 
 #[test]
-fn a_check_says_so_until_it_is_gone() {
+fn the_check_fails_until_the_cause_is_removed() {
     for (name, had, has) in changes() {
         let host = applied(&had);
         let left = |host: &FakeHost| {
@@ -168,7 +168,7 @@ fn a_check_says_so_until_it_is_gone() {
 }
 
 #[test]
-fn a_run_over_some_phases_takes_back_what_is_theirs_alone() {
+fn a_partial_run_prunes_only_the_selected_phases() {
     let had = with("DOCKERHUB_ID: me\nDOCKERHUB_PASSWORD: secret\n");
     let has = with("");
     let host = applied(&had);
@@ -187,7 +187,7 @@ fn a_run_over_some_phases_takes_back_what_is_theirs_alone() {
 }
 
 #[test]
-fn what_another_step_is_about_by_now_stays() {
+fn a_resource_of_another_step_stays() {
     let had = with("");
     let mut has = with("");
     let moved = |phase: &mut PlannedPhase| {
@@ -220,7 +220,7 @@ fn what_another_step_is_about_by_now_stays() {
 }
 
 #[test]
-fn what_cannot_be_taken_back_fails_the_run_and_holds_up_nothing() {
+fn a_failed_undo_fails_the_run_and_blocks_no_other_undo() {
     let (_, had, has) = changes().remove(0);
     let host = applied(&had);
     host.set_faults(FaultPlan::none().fail("purge_packages", "*").times(1));
@@ -288,19 +288,19 @@ fn a_module_in_use_stays_until_a_clean() {
 
 /// The role on the host, if `nodelet` would refuse to apply this one.
 fn another_role(bringup: &Bringup, host: &FakeHost) -> Option<AnotherRole> {
-    let unheard = Recording::default();
+    let ignored_events = Recording::default();
     let runner = Runner::new(
         &bringup.plan,
         host,
         &bringup.facts,
         &MaskedSecrets,
-        &unheard,
+        &ignored_events,
     );
     block_on(runner.another_role()).expect("the ledger can be read")
 }
 
 #[test]
-fn another_role_is_told_with_what_it_would_remove() {
+fn another_role_is_reported_with_what_it_would_remove() {
     let had = with("");
     let mut has = without(with(""), "kube-proxy");
     assert_eq!(another_role(&had, &had.bare_host()), None, "it is bare");
@@ -310,7 +310,7 @@ fn another_role_is_told_with_what_it_would_remove() {
     host.clear_journal();
     let found = another_role(&has, &host).expect("it is another role");
     assert_eq!(host.mutating_calls(), []);
-    assert_eq!(found.standing, had.plan.role);
+    assert_eq!(found.installed_role, had.plan.role);
     assert_eq!(found.planned, "other 1");
     // What an operator is told is what a run removes.
     assert!(!found.removed.is_empty());
@@ -330,7 +330,7 @@ fn another_role_is_told_with_what_it_would_remove() {
     // Now this is the role of the host, and the first one is another role.
     assert_eq!(another_role(&has, &host), None);
     let back = another_role(&had, &host).expect("it is another role");
-    assert_eq!(back.standing, "other 1");
+    assert_eq!(back.installed_role, "other 1");
     // What a clean keeps is of no role.
     let clean = Bringup::clean(&host, false);
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
@@ -338,7 +338,7 @@ fn another_role_is_told_with_what_it_would_remove() {
 }
 
 #[test]
-fn the_ledger_tells_what_went_and_when() {
+fn the_ledger_lists_removals_with_their_time() {
     let (_, had, has) = changes().remove(0);
     let host = applied(&had);
     let _ = has.apply(&host);

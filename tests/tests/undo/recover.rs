@@ -15,7 +15,7 @@ use engine::resource::{MaskedSecrets, ResourceError, ResourceResult};
 const CASES: [&str; 2] = ["cp-1", "cp-2-nodocker"];
 
 /// A host at its role, and its state before the role.
-fn standing(case: &str) -> (Bringup, FakeHost, WorldSnapshot) {
+fn applied_host(case: &str) -> (Bringup, FakeHost, WorldSnapshot) {
     let bringup = Bringup::of(case);
     let host = bringup.bare_host();
     let before = host.snapshot();
@@ -35,10 +35,10 @@ fn text(host: &FakeHost, name: &str) -> String {
 
 /// Calls `ask` with a runner that has the present facts of the host, as a command has them.
 fn with_runner<T>(bringup: &Bringup, host: &FakeHost, ask: impl AsyncFnOnce(Runner<'_>) -> T) -> T {
-    let unheard = Recording::default();
+    let ignored_events = Recording::default();
     block_on(async {
         let facts = gather(host).await.expect("facts");
-        let runner = Runner::new(&bringup.plan, host, &facts, &MaskedSecrets, &unheard);
+        let runner = Runner::new(&bringup.plan, host, &facts, &MaskedSecrets, &ignored_events);
         ask(runner).await
     })
 }
@@ -110,8 +110,8 @@ fn damages() -> Vec<(&'static str, Damage)> {
 #[test]
 fn a_ledger_that_was_lost_is_recovered_from_its_copy_and_nothing_is_missing() {
     for case in CASES {
-        let (bringup, standing, before) = standing(case);
-        let whole = Bringup::records(&standing);
+        let (bringup, applied_host, before) = applied_host(case);
+        let whole = Bringup::records(&applied_host);
         let another = Bringup::of(if case == "cp-1" {
             "cp-2-nodocker"
         } else {
@@ -124,7 +124,7 @@ fn a_ledger_that_was_lost_is_recovered_from_its_copy_and_nothing_is_missing() {
         };
         for (damage, inflict) in damages() {
             let what = format!("{case}, {damage}");
-            let host = standing.fork();
+            let host = applied_host.fork();
             inflict(&host, &another);
             refused(&bringup, &host, &what);
             let shown = recover(&bringup, &host, true).expect("it can be shown");
@@ -155,10 +155,10 @@ fn packages_of(host: &FakeHost) -> Vec<String> {
 
 /// If the files beside the ledger are lost as well, only the host itself shows what the role has done.
 #[test]
-fn a_ledger_of_which_nothing_is_left_is_rebuilt_from_what_stands() {
+fn a_lost_ledger_is_rebuilt_from_the_host() {
     for case in CASES {
         for state in [false, true] {
-            let (bringup, host, before) = standing(case);
+            let (bringup, host, before) = applied_host(case);
             let what = format!("{case}, state directory {state}");
             let others = "/var/lib/docker/volumes/others/data";
             host.with_world_mut(|world| {
@@ -224,8 +224,8 @@ fn a_ledger_of_which_nothing_is_left_is_rebuilt_from_what_stands() {
 
 /// The lines before the damage belong to the host: what they say about the time before the role is used.
 #[test]
-fn the_whole_lines_of_a_damaged_ledger_are_used() {
-    let (bringup, host, before) = standing("cp-1");
+fn the_complete_lines_of_a_damaged_ledger_are_used() {
+    let (bringup, host, before) = applied_host("cp-1");
     let text = text(&host, "ledger.jsonl");
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let most = lines.len() * 3 / 4;
@@ -285,7 +285,7 @@ fn an_older_ledger_is_not_taken_for_the_present_one() {
 
 /// An interrupted run has done things that the copy does not know.
 #[test]
-fn a_copy_from_before_a_run_that_was_cut_is_not_taken_for_all() {
+fn a_copy_older_than_an_interrupted_run_is_incomplete() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     assert_eq!(
@@ -294,7 +294,7 @@ fn a_copy_from_before_a_run_that_was_cut_is_not_taken_for_all() {
     );
     host.set_faults(FaultPlan::none().crash_after(60));
     assert_ne!(bringup.apply(&host).outcome, Outcome::Converged);
-    host.revive();
+    host.end_crash();
     host.with_world_mut(|world| world.remove(at("ledger.jsonl")));
     let recovered = recover(&bringup, &host, false).expect("it can be recovered");
     assert!(
@@ -308,7 +308,7 @@ fn a_copy_from_before_a_run_that_was_cut_is_not_taken_for_all() {
 /// The state of a host on which a new ledger was begun without a recovery.
 #[test]
 fn a_ledger_that_knows_a_part_of_the_role_is_not_enough() {
-    let (bringup, host, _) = standing("cp-1");
+    let (bringup, host, _) = applied_host("cp-1");
     host.with_world_mut(|world| world.remove(STATE));
     // The records that a repair would have written into a new ledger.
     let bare = bringup.bare_host();
@@ -339,7 +339,7 @@ fn a_ledger_that_knows_a_part_of_the_role_is_not_enough() {
 
 #[test]
 fn there_is_nothing_to_recover_on_a_host_that_has_its_ledger_and_on_a_bare_one() {
-    let (bringup, host, _) = standing("cp-1");
+    let (bringup, host, _) = applied_host("cp-1");
     let bare = bringup.bare_host();
     for host in [&host, &bare] {
         assert!(lost(&bringup, host).is_none());
@@ -353,12 +353,12 @@ fn there_is_nothing_to_recover_on_a_host_that_has_its_ledger_and_on_a_bare_one()
 /// Its ledger would say that the host has this other role, and its next apply would remove the role that runs.
 #[test]
 fn a_ledger_is_not_recovered_as_that_of_another_role() {
-    let (bringup, standing, _) = standing("cp-1");
+    let (bringup, applied_host, _) = applied_host("cp-1");
     let mut other = Bringup::of("cp-1");
     other.plan.role = "other 1".to_owned();
-    let whole = text(&standing, "ledger.jsonl");
+    let whole = text(&applied_host, "ledger.jsonl");
     for content in [None, Some(&whole[..whole.len() / 2])] {
-        let host = standing.fork();
+        let host = applied_host.fork();
         host.with_world_mut(|world| match content {
             None => world.remove(at("ledger.jsonl")),
             Some(content) => world.file(at("ledger.jsonl"), content),
@@ -382,7 +382,7 @@ fn a_ledger_is_not_recovered_as_that_of_another_role() {
         recover(&bringup, &host, false).expect("it can be recovered");
     }
     // After a clean the host has no role.
-    let host = standing.fork();
+    let host = applied_host.fork();
     let clean = Bringup::clean(&host, false);
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
     host.with_world_mut(|world| world.remove(at("ledger.jsonl")));
@@ -391,8 +391,8 @@ fn a_ledger_is_not_recovered_as_that_of_another_role() {
 
 /// The files beside the ledger can be made again, so their loss is no loss of data.
 #[test]
-fn a_lost_tip_or_copy_is_written_anew() {
-    let (bringup, host, _) = standing("cp-1");
+fn a_lost_tip_or_copy_is_written_again() {
+    let (bringup, host, _) = applied_host("cp-1");
     let (tip, copy) = (
         text(&host, "ledger.tip"),
         text(&host, "ledger.backup.jsonl"),

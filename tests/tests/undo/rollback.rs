@@ -3,7 +3,7 @@
 
 use behaviour::{Bringup, Run, Scripts, block_on};
 use engine::exec::Event;
-use engine::host::fake::{FakeHost, Fault, FaultPlan, Mischief, Program, Trigger};
+use engine::host::fake::{FakeHost, Fault, FaultKind, FaultPlan, Program, Trigger};
 use engine::host::{CommandOutput, Services as _};
 use engine::ledger::Record;
 use engine::model::Outcome;
@@ -23,14 +23,14 @@ fn with_phase(scripts: Scripts, name: &str, header: &str, steps: &str) -> Script
 /// A check that fails.
 const DOOMED: &str = r#"check("nothing is enough").file_exists("/nowhere").timeout("1s");"#;
 
-fn call(name: &str, argument: &str, mischief: Mischief) -> FaultPlan {
+fn call(name: &str, argument: &str, fault_kind: FaultKind) -> FaultPlan {
     let trigger = Trigger::Call {
         name: name.to_owned(),
         argument: argument.to_owned(),
     };
     FaultPlan::none().with(Fault {
         trigger,
-        mischief,
+        fault_kind,
         remaining: None,
     })
 }
@@ -55,31 +55,31 @@ fn host_that_marks(file: &'static str) -> FakeHost {
         .with_program("mark", mark)
 }
 
-fn left_behind(bringup: &Bringup, before: &FakeHost, host: &FakeHost) -> Vec<String> {
+fn left_by_first_phase(bringup: &Bringup, before: &FakeHost, host: &FakeHost) -> Vec<String> {
     Bringup::left_behind(&bringup.plan.phases[0], &before.snapshot(), host)
 }
 
 fn rollback_errors(run: &Run) -> Vec<String> {
-    let told = run.events.iter().find_map(|event| match event {
+    let reported_failure = run.events.iter().find_map(|event| match event {
         Event::PhaseRolledBack { errors, .. } => Some(errors.clone()),
         _ => None,
     });
-    told.unwrap_or_else(|| panic!("no rollback: {}", run.text()))
+    reported_failure.unwrap_or_else(|| panic!("no rollback: {}", run.text()))
 }
 
 #[test]
-fn a_phase_out_of_time_takes_back_what_its_running_step_did() {
+fn a_phase_timeout_reverts_the_running_step() {
     let bringup = Bringup::of_scripts(&phase(
         "slow",
         r#".timeout("10s")"#,
         r#"file("/etc/first").content("x");
            service("slow").enabled().started();"#,
     ));
-    for mischief in [Mischief::Stall, Mischief::StallAfter] {
+    for fault_kind in [FaultKind::Stall, FaultKind::StallAfter] {
         let before = FakeHost::new().with_unit("slow.service", "[Service]\n");
         let host = before
             .fork()
-            .with_faults(call("start_unit", "slow.service", mischief));
+            .with_faults(call("start_unit", "slow.service", fault_kind));
         let run = bringup.apply(&host);
         assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
         assert!(
@@ -89,9 +89,9 @@ fn a_phase_out_of_time_takes_back_what_its_running_step_did() {
         );
         assert_eq!(rollback_errors(&run), Vec::<String>::new());
         assert_eq!(
-            left_behind(&bringup, &before, &host),
+            left_by_first_phase(&bringup, &before, &host),
             Vec::<String>::new(),
-            "{mischief:?}"
+            "{fault_kind:?}"
         );
     }
 }
@@ -117,7 +117,7 @@ fn on_rollback_does_not_run_where_nothing_was_changed() {
 }
 
 #[test]
-fn on_rollback_runs_on_a_phase_that_began_here_and_not_on_one_that_stood() {
+fn on_rollback_runs_only_for_a_phase_that_began_in_this_run() {
     let scripts = |content: &str, check: &str| {
         phase(
             "grown",
@@ -207,7 +207,10 @@ fn a_directory_goes_after_what_on_rollback_removes_from_it() {
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
     assert_eq!(rollback_errors(&run), Vec::<String>::new());
-    assert_eq!(left_behind(&bringup, &before, &host), Vec::<String>::new());
+    assert_eq!(
+        left_by_first_phase(&bringup, &before, &host),
+        Vec::<String>::new()
+    );
 }
 
 /// Another program's file keeps the directory from being removed at once.
@@ -237,7 +240,10 @@ fn a_directory_that_a_rollback_left_goes_with_a_clean() {
     host.with_world_mut(|world| world.remove("/etc/ours/mark"));
     let clean = Bringup::clean(&host, false);
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
-    assert_eq!(left_behind(&bringup, &before, &host), Vec::<String>::new());
+    assert_eq!(
+        left_by_first_phase(&bringup, &before, &host),
+        Vec::<String>::new()
+    );
 }
 
 /// Such a directory does not count as a phase that was applied before.
@@ -310,7 +316,7 @@ fn after_a_rollback_a_clean_leaves_what_others_made_since() {
 }
 
 #[test]
-fn an_inverse_that_never_ends_is_given_up_and_the_others_are_carried_out() {
+fn a_hanging_undo_is_skipped_and_the_others_run() {
     let bringup = Bringup::of_scripts(&phase(
         "stuck",
         "",
@@ -340,7 +346,7 @@ fn an_inverse_that_never_ends_is_given_up_and_the_others_are_carried_out() {
 }
 
 #[test]
-fn what_is_tried_again_is_written_down_once() {
+fn a_retried_step_has_one_ledger_record() {
     let bringup = Bringup::of_scripts(&phase(
         "again",
         "",
@@ -357,7 +363,7 @@ fn what_is_tried_again_is_written_down_once() {
 }
 
 #[test]
-fn a_precondition_that_was_met_once_is_not_asked_again() {
+fn a_met_precondition_is_not_checked_again() {
     let mut bringup = Bringup::of_scripts(&phase(
         "first",
         "",
@@ -390,7 +396,7 @@ fn preconditions_count_wherever_a_run_begins() {
 }
 
 #[test]
-fn chosen_phases_run_in_order_also_where_what_lies_between_is_not_chosen() {
+fn selected_phases_run_in_order() {
     let step = |name: &str| format!(r#"file("/etc/{name}").content("x").retry(5, "1s");"#);
     let scripts = phase("a", "", &step("a"));
     let scripts = with_phase(scripts, "b", r#".requires(["a"])"#, &step("b"));
@@ -411,7 +417,7 @@ fn chosen_phases_run_in_order_also_where_what_lies_between_is_not_chosen() {
 }
 
 #[test]
-fn a_drain_that_did_not_come_to_its_end_is_tried_again() {
+fn an_unfinished_drain_is_repeated() {
     const MARK: &str = "KubeStackShutDown";
     let bringup = Bringup::of("cp-1");
     let healthy = bringup.bare_host();
@@ -429,12 +435,12 @@ fn a_drain_that_did_not_come_to_its_end_is_tried_again() {
     for faults in [
         FaultPlan::none().fail("evict_pods", "*"),
         FaultPlan::none().stall("evict_pods", "*"),
-        call("patch_node", "*", Mischief::Fail),
-        call("patch_node", "*", Mischief::CrashAfter),
+        call("patch_node", "*", FaultKind::Fail),
+        call("patch_node", "*", FaultKind::CrashAfter),
     ] {
         let host = healthy.fork().with_faults(faults.clone());
         let _ = bringup.stop_phase(&host, "drain");
-        host.revive();
+        host.end_crash();
         host.clear_journal();
         let (cordoned, marked) = cordon(&host);
         assert_eq!(
@@ -449,7 +455,7 @@ fn a_drain_that_did_not_come_to_its_end_is_tried_again() {
 }
 
 #[test]
-fn a_write_that_never_was_needs_no_way_back_on_a_file_system_that_is_read_only() {
+fn an_impossible_write_needs_no_undo_on_a_read_only_file_system() {
     let bringup = Bringup::of_scripts(&phase(
         "refused",
         "",
@@ -468,7 +474,7 @@ fn a_write_that_never_was_needs_no_way_back_on_a_file_system_that_is_read_only()
                     name: name.to_owned(),
                     argument: "/etc/*".to_owned(),
                 },
-                mischief: Mischief::Fail,
+                fault_kind: FaultKind::Fail,
                 remaining: None,
             });
         }

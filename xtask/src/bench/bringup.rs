@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use lab::{Host, Lab, Setup};
 
 use super::figures::{Figure, Target, Unit};
-use super::hosts::{Images, Master, Took, timed};
+use super::hosts::{CommandTime, Images, Master, timed};
 use super::peer::Peer;
 use super::{hosts, peer};
 
@@ -50,7 +50,7 @@ const ORDER: [&str; 7] = [
 
 /// What is measured on a host, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
+enum Measurement {
     Plan,
     /// Until kubelet starts.
     Kubelet,
@@ -70,27 +70,39 @@ enum What {
 
 /// Every repetition's values, by host.
 #[derive(Debug, Default)]
-struct Samples(BTreeMap<(&'static str, What), Vec<f64>>);
+struct Samples(BTreeMap<(&'static str, Measurement), Vec<f64>>);
 
 impl Samples {
-    fn add(&mut self, host: &'static str, what: What, seconds: f64) {
+    fn add(&mut self, host: &'static str, what: Measurement, seconds: f64) {
         self.0.entry((host, what)).or_default().push(seconds);
     }
 
-    fn of(&self, host: &'static str, what: What) -> Vec<f64> {
+    fn of(&self, host: &'static str, what: Measurement) -> Vec<f64> {
         self.0.get(&(host, what)).cloned().unwrap_or_default()
     }
 
     /// The three moments of a bring-up, the parts of the first one, and what it cost.
-    fn bring_up(&mut self, host: &'static str, took: &Took) {
-        self.add(host, What::Kubelet, took.kubelet);
-        self.add(host, What::Container, took.container - took.kubelet);
-        self.add(host, What::Answer, took.answer - took.container);
-        self.add(host, What::Report, took.ready - took.answer);
-        self.add(host, What::Ready, took.ready);
-        self.add(host, What::Pod, took.pod);
-        self.add(host, What::Command, took.wall);
-        self.add(host, What::Processor, took.processor);
+    fn bring_up(&mut self, host: &'static str, command_time: &CommandTime) {
+        self.add(host, Measurement::Kubelet, command_time.kubelet);
+        self.add(
+            host,
+            Measurement::Container,
+            command_time.container - command_time.kubelet,
+        );
+        self.add(
+            host,
+            Measurement::Answer,
+            command_time.answer - command_time.container,
+        );
+        self.add(
+            host,
+            Measurement::Report,
+            command_time.ready - command_time.answer,
+        );
+        self.add(host, Measurement::Ready, command_time.ready);
+        self.add(host, Measurement::Pod, command_time.pod);
+        self.add(host, Measurement::Command, command_time.wall);
+        self.add(host, Measurement::Processor, command_time.processor);
     }
 }
 
@@ -173,12 +185,14 @@ fn repetition(
             OURS => ours(&host, samples),
             THEIRS => theirs(&host, samples),
             OURS_DOCKER => ours_with_docker(&host, samples),
-            OURS_ARCHIVES => ours_bring_up(&host).map(|took| samples.bring_up(name, &took)),
+            OURS_ARCHIVES => {
+                ours_bring_up(&host).map(|command_time| samples.bring_up(name, &command_time))
+            }
             STOCK | NO_ALLOCATOR => {
-                their_bring_up(&host, "").map(|took| samples.bring_up(name, &took))
+                their_bring_up(&host, "").map(|command_time| samples.bring_up(name, &command_time))
             }
             _ => their_bring_up(&host, &format!("{} && ", hosts::load(setup)))
-                .map(|took| samples.bring_up(name, &took)),
+                .map(|command_time| samples.bring_up(name, &command_time)),
         }
         .with_context(|| {
             format!(
@@ -217,28 +231,32 @@ fn ready_to_begin(
     }
 }
 
-fn ours_bring_up(host: &Host) -> Result<Took> {
+fn ours_bring_up(host: &Host) -> Result<CommandTime> {
     hosts::bring_up(host, &hosts::nodelet("apply"), &MASTER)
 }
 
 /// kubeadm's, after a command that is part of it.
-fn their_bring_up(host: &Host, before: &str) -> Result<Took> {
+fn their_bring_up(host: &Host, before: &str) -> Result<CommandTime> {
     let command = format!("{before}{}", peer::INIT);
     hosts::bring_up(host, &command, &peer::MASTER)
 }
 
 fn ours(host: &Host, samples: &mut Samples) -> Result<()> {
-    samples.add(OURS, What::Plan, timed(host, &hosts::nodelet("plan"))?.wall);
+    samples.add(
+        OURS,
+        Measurement::Plan,
+        timed(host, &hosts::nodelet("plan"))?.wall,
+    );
     samples.bring_up(OURS, &ours_bring_up(host)?);
     hosts::remove_first_pod(host, &MASTER)?;
     let again = timed(host, &hosts::nodelet("apply --json"))?;
-    samples.add(OURS, What::Again, again.wall);
+    samples.add(OURS, Measurement::Again, again.wall);
     let said = hosts::said(host)?;
     if said.contains(r#""event":"step_changing""#) {
         bail!("the second apply changed something: {said}");
     }
     let clean = timed(host, &hosts::nodelet("clean --purge"))?;
-    samples.add(OURS, What::Clean, clean.wall);
+    samples.add(OURS, Measurement::Clean, clean.wall);
     Ok(())
 }
 
@@ -246,18 +264,18 @@ fn ours_with_docker(host: &Host, samples: &mut Samples) -> Result<()> {
     samples.bring_up(OURS_DOCKER, &ours_bring_up(host)?);
     hosts::remove_first_pod(host, &MASTER)?;
     let clean = timed(host, &hosts::nodelet("clean --purge"))?;
-    samples.add(OURS_DOCKER, What::Clean, clean.wall);
+    samples.add(OURS_DOCKER, Measurement::Clean, clean.wall);
     Ok(())
 }
 
 fn theirs(host: &Host, samples: &mut Samples) -> Result<()> {
     let dry_run = timed(host, &format!("{} --dry-run", peer::INIT))?;
-    samples.add(THEIRS, What::Plan, dry_run.wall);
+    samples.add(THEIRS, Measurement::Plan, dry_run.wall);
     host.text(&["rm", "-r", peer::DRY_RUN_FILES])?;
     samples.bring_up(THEIRS, &their_bring_up(host, "")?);
     hosts::remove_first_pod(host, &peer::MASTER)?;
     let reset = timed(host, "kubeadm reset --force")?;
-    samples.add(THEIRS, What::Clean, reset.wall);
+    samples.add(THEIRS, Measurement::Clean, reset.wall);
     Ok(())
 }
 
@@ -287,15 +305,16 @@ const CLEAN: Target = Target::Ratio {
 };
 
 fn figures(samples: &Samples) -> Vec<Figure> {
-    let figure = |name: &str, ours: (&'static str, What), theirs: Option<_>, target| Figure {
-        name: name.to_owned(),
-        unit: Unit::Seconds,
-        ours: samples.of(ours.0, ours.1),
-        theirs: theirs
-            .map(|(host, what)| samples.of(host, what))
-            .unwrap_or_default(),
-        target,
-    };
+    let figure =
+        |name: &str, ours: (&'static str, Measurement), theirs: Option<_>, target| Figure {
+            name: name.to_owned(),
+            unit: Unit::Seconds,
+            ours: samples.of(ours.0, ours.1),
+            theirs: theirs
+                .map(|(host, what)| samples.of(host, what))
+                .unwrap_or_default(),
+            target,
+        };
     let mut all = Vec::new();
     for (how, ours, theirs, targets) in [
         ("images preloaded", OURS, THEIRS, [READY, POD]),
@@ -326,12 +345,12 @@ fn figures(samples: &Samples) -> Vec<Figure> {
     ] {
         let [ready, pod] = targets;
         for (name, what, target) in [
-            ("node Ready", What::Ready, ready),
-            ("first pod Running", What::Pod, pod),
-            ("command finished", What::Command, Target::None),
+            ("node Ready", Measurement::Ready, ready),
+            ("first pod Running", Measurement::Pod, pod),
+            ("command finished", Measurement::Command, Target::None),
             (
                 "processor time of the host until all three",
-                What::Processor,
+                Measurement::Processor,
                 Target::None,
             ),
         ] {
@@ -345,13 +364,13 @@ fn figures(samples: &Samples) -> Vec<Figure> {
         ("images from archives", OURS_ARCHIVES, THEIRS_ARCHIVES),
     ] {
         for (name, what) in [
-            ("until kubelet starts", What::Kubelet),
+            ("until kubelet starts", Measurement::Kubelet),
             (
                 "kubelet, until it starts the API server's container",
-                What::Container,
+                Measurement::Container,
             ),
-            ("the API server, until it answers", What::Answer),
-            ("from there until the node is Ready", What::Report),
+            ("the API server, until it answers", Measurement::Answer),
+            ("from there until the node is Ready", Measurement::Report),
         ] {
             let name = format!("of node Ready: {name}, {how}");
             let theirs = Some((theirs, what));
@@ -361,26 +380,26 @@ fn figures(samples: &Samples) -> Vec<Figure> {
     all.extend([
         figure(
             "`clean --purge`, `reset`",
-            (OURS, What::Clean),
-            Some((THEIRS, What::Clean)),
+            (OURS, Measurement::Clean),
+            Some((THEIRS, Measurement::Clean)),
             CLEAN,
         ),
         figure(
             "`clean --purge`, docker set back and restarted as well, `reset`",
-            (OURS_DOCKER, What::Clean),
-            Some((THEIRS, What::Clean)),
+            (OURS_DOCKER, Measurement::Clean),
+            Some((THEIRS, Measurement::Clean)),
             Target::None,
         ),
         figure(
             "second apply",
-            (OURS, What::Again),
+            (OURS, Measurement::Again),
             None,
             Target::AtMost(2.0),
         ),
         figure(
             "`plan` on the host, `init --dry-run`",
-            (OURS, What::Plan),
-            Some((THEIRS, What::Plan)),
+            (OURS, Measurement::Plan),
+            Some((THEIRS, Measurement::Plan)),
             Target::None,
         ),
     ]);
@@ -402,9 +421,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compared_is_measured_on_both_and_only_equals_have_targets() {
+    fn compared_figures_are_measured_on_both_sides() {
         let mut samples = Samples::default();
-        let took = Took {
+        let command_time = CommandTime {
             wall: 20.0,
             processor: 8.0,
             kubelet: 1.0,
@@ -414,7 +433,7 @@ mod tests {
             pod: 9.0,
         };
         for name in ORDER {
-            samples.bring_up(name, &took);
+            samples.bring_up(name, &command_time);
         }
         let figures = figures(&samples);
         for figure in figures.iter().take(28) {

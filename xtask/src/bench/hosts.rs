@@ -247,7 +247,7 @@ pub(super) struct Master {
 
 /// What a command took, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Took {
+pub(super) struct CommandTime {
     /// On the clock.
     pub(super) wall: f64,
     /// Of all processors, for everything that ran on the host meanwhile.
@@ -264,7 +264,7 @@ pub(super) struct Took {
     pub(super) pod: f64,
 }
 
-impl Took {
+impl CommandTime {
     /// Whether each moment was seen, and after the one that it needs.
     fn in_order(&self) -> bool {
         let moments = [
@@ -300,22 +300,22 @@ impl Took {
 }
 
 /// Runs a shell command on the host that must succeed.
-pub(super) fn timed(host: &Host, command: &str) -> Result<Took> {
+pub(super) fn timed(host: &Host, command: &str) -> Result<CommandTime> {
     watched(host, command, "")
 }
 
 /// Runs a bring-up, and measures until its command has ended, until the node is Ready and until the first pod runs.
-pub(super) fn bring_up(host: &Host, command: &str, master: &Master) -> Result<Took> {
-    let took = watched(host, command, &watch(master))?;
-    if !took.in_order() {
+pub(super) fn bring_up(host: &Host, command: &str, master: &Master) -> Result<CommandTime> {
+    let command_time = watched(host, command, &watch(master))?;
+    if !command_time.in_order() {
         let said = host.get("/run/bench.watch").unwrap_or_default();
         bail!(
-            "the watch on the host `{}` ended early, or its moments are not in order ({took:?}): {}",
+            "the watch on the host `{}` ended early, or its moments are not in order ({command_time:?}): {}",
             host.name(),
             String::from_utf8_lossy(&said).trim()
         );
     }
-    Ok(took)
+    Ok(command_time)
 }
 
 /// Removes the first pod, so that a clean has nothing to wait for but the role.
@@ -328,7 +328,7 @@ pub(super) fn remove_first_pod(host: &Host, master: &Master) -> Result<()> {
         .map(drop)
 }
 
-fn watched(host: &Host, command: &str, watch: &str) -> Result<Took> {
+fn watched(host: &Host, command: &str, watch: &str) -> Result<CommandTime> {
     let words = ["bash", "-c", TIMED, "timed", command, watch];
     let output = host.exec_within(&words, None, LIMIT)?;
     if !output.status.success() {
@@ -339,7 +339,7 @@ fn watched(host: &Host, command: &str, watch: &str) -> Result<Took> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    Took::parse(&String::from_utf8_lossy(&output.stdout))
+    CommandTime::parse(&String::from_utf8_lossy(&output.stdout))
 }
 
 /// Asks this API server as its administrator: the same words for all.
@@ -367,26 +367,26 @@ mod tests {
 
     #[test]
     fn a_measurement_has_seven_times() {
-        let took = Took::parse(
+        let command_time = CommandTime::parse(
             "1500000000 250000000\n100000000\n200000000\n300000000\n1000000000\n2000000000\n",
         )
         .expect("numbers");
         let moments = [
-            took.kubelet,
-            took.container,
-            took.answer,
-            took.ready,
-            took.pod,
+            command_time.kubelet,
+            command_time.container,
+            command_time.answer,
+            command_time.ready,
+            command_time.pod,
         ];
-        assert_eq!((took.wall, took.processor), (1.5, 0.25));
+        assert_eq!((command_time.wall, command_time.processor), (1.5, 0.25));
         assert_eq!(moments, [0.1, 0.2, 0.3, 1.0, 2.0]);
-        assert!(took.in_order());
-        Took::parse("1500000000").expect_err("one number");
-        Took::parse("1500000000 1 1 1 1 1 ?").expect_err("no number");
+        assert!(command_time.in_order());
+        CommandTime::parse("1500000000").expect_err("one number");
+        CommandTime::parse("1500000000 1 1 1 1 1 ?").expect_err("no number");
     }
 
     #[test]
-    fn a_watch_asks_all_the_same_questions() {
+    fn both_watches_make_the_same_requests() {
         let ours = watch(&super::super::bringup::MASTER);
         let theirs = watch(&super::super::peer::MASTER);
         assert!(ours.contains("\"https://127.0.0.1:443/livez\""), "{ours}");
@@ -422,14 +422,16 @@ mod tests {
         let watch = "until [ -e /run/bench.out ]; do :; done; \
             for moment in kubelet container answer ready pod; do date +%s%N >/run/bench.$moment; done";
         let output = run("true", watch);
-        let took = Took::parse(&String::from_utf8_lossy(&output.stdout)).expect("seven numbers");
-        assert!(took.in_order(), "{took:?}");
+        let command_time =
+            CommandTime::parse(&String::from_utf8_lossy(&output.stdout)).expect("seven numbers");
+        assert!(command_time.in_order(), "{command_time:?}");
         let output = run("exit 3", "until [ -e /run/never ]; do :; done");
         assert_eq!(output.status.code(), Some(3), "the watch is ended");
         let output = run("true", "");
-        let took = Took::parse(&String::from_utf8_lossy(&output.stdout)).expect("seven numbers");
-        assert_eq!((took.ready, took.pod), (0.0, 0.0));
-        assert!(!took.in_order(), "nothing was seen");
+        let command_time =
+            CommandTime::parse(&String::from_utf8_lossy(&output.stdout)).expect("seven numbers");
+        assert_eq!((command_time.ready, command_time.pod), (0.0, 0.0));
+        assert!(!command_time.in_order(), "nothing was seen");
         std::fs::remove_dir_all(directory).expect("removed");
     }
 }

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_role_gives_its_kubelet_is_what_is_read() {
+    fn the_kubelet_configuration_of_the_role_is_read() {
         let templates = checkout().join("phases/templates/kubelet");
         let script = fs::read_to_string(checkout().join("phases/kubelet.rhai")).expect("read");
         assert!(script.contains(&format!("unit(\"{OUR_UNIT}\"")), "{script}");

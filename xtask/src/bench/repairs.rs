@@ -55,7 +55,7 @@ const WANTED: &[(&str, Target)] = &[
 /// The words that say when a host is whole, for a master of kubeadm's: the faults' own words then ask the same questions of it, and as
 /// many of them.
 macro_rules! peer_is {
-    ($whole:literal) => {
+    ($is_repaired:literal) => {
         concat!(
             "kubectl() { command kubectl --request-timeout=3s --kubeconfig /etc/kubernetes/admin.conf \"$@\"; }\n",
             "etcd_is_healthy() { (cd /etc/kubernetes/pki/etcd && curl -sf --max-time 2 --cacert ca.crt --cert healthcheck-client.crt ",
@@ -63,7 +63,7 @@ macro_rules! peer_is {
             // Its certificate does not name 127.0.0.1.
             "api_is_ready() { curl -sf --cacert /etc/kubernetes/pki/ca.crt --max-time 3 --resolve kubernetes:6443:127.0.0.1 ",
             "https://kubernetes:6443/readyz | grep -qx ok; }\n",
-            $whole
+            $is_repaired
         )
     };
 }
@@ -74,21 +74,21 @@ const PEER: &[Fault] = &[
         name: "docker-killed",
         about: "dockerd dies",
         breaks: "kill -9 $(pidof dockerd)",
-        whole: peer_is!("docker version > /dev/null && api_is_ready && node_is_ready"),
+        is_repaired: peer_is!("docker version > /dev/null && api_is_ready && node_is_ready"),
         ..Fault::NONE
     },
     Fault {
         name: "etcd-removed",
         about: "etcd's container is removed",
         breaks: "docker rm --force $(docker ps --quiet --filter label=io.kubernetes.container.name=etcd)",
-        whole: peer_is!("etcd_is_healthy && api_is_ready"),
+        is_repaired: peer_is!("etcd_is_healthy && api_is_ready"),
         ..Fault::NONE
     },
     Fault {
         name: "rebooted",
         about: "the host is rebooted",
         boots: true,
-        whole: peer_is!(
+        is_repaired: peer_is!(
             "systemctl is-active --quiet kubelet && curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && api_is_ready && node_is_ready"
         ),
         ..Fault::NONE
@@ -128,23 +128,23 @@ pub(super) fn measure(
             order.rotate_left(number % 3);
             for who in order {
                 let seconds = match who {
-                    OURS => ours.suffers(name)?,
-                    THEIRS => peer_suffers(&theirs, name)?,
-                    _ => peer_suffers(&stock, name)?,
+                    OURS => ours.measure_repair(name)?,
+                    THEIRS => measure_peer_repair(&theirs, name)?,
+                    _ => measure_peer_repair(&stock, name)?,
                 };
                 println!("[{number}/{repetitions}] {name} on {who}: {seconds:.1} s");
                 samples.entry((who, name)).or_default().push(seconds);
             }
         }
         for (name, _) in WANTED {
-            let seconds = ours.suffers(name)?;
+            let seconds = ours.measure_repair(name)?;
             println!("[{number}/{repetitions}] {name} on {OURS}: {seconds:.1} s");
             samples.entry((OURS, name)).or_default().push(seconds);
         }
     }
     let done = |name: &str| SHARED.iter().chain(WANTED).any(|(its, _)| *its == name);
     for fault in Fault::all().filter(|fault| !done(fault.name)) {
-        let seconds = ours.suffers(fault.name)?;
+        let seconds = ours.measure_repair(fault.name)?;
         println!("{} on {OURS}: {seconds:.1} s", fault.name);
         samples.entry((OURS, fault.name)).or_default().push(seconds);
     }
@@ -168,10 +168,10 @@ impl Ours {
         hosts::bring_up(&self.host, &hosts::nodelet("apply"), &MASTER)?;
         hosts::remove_first_pod(&self.host, &MASTER)?;
         self.host.text(&["systemctl", "start", "pf9-nodeletd"])?;
-        self.calm(0)
+        self.wait_until_healthy(0)
     }
 
-    fn suffers(&self, name: &str) -> Result<f64> {
+    fn measure_repair(&self, name: &str) -> Result<f64> {
         let fault = Fault::named(name)?;
         fault.prepare(&self.host, &self.vip)?;
         let before = self.view().map_or(0, |view| passes(&view));
@@ -182,7 +182,7 @@ impl Ours {
         }
         // The daemon whose passes are counted may have restarted.
         let restarted = TRIALS.iter().any(|trial| trial.name == name);
-        self.calm(if restarted { 0 } else { before })
+        self.wait_until_healthy(if restarted { 0 } else { before })
             .with_context(|| format!("after the fault `{name}`"))?;
         Ok(seconds.as_secs_f64())
     }
@@ -195,7 +195,7 @@ impl Ours {
 
     /// Waits until nodeletd is content after more passes than these: the next fault meets a host that is well. nodeletd is asked to look
     /// at once, so that no minute is spent on waiting: the next fault meets it right after a pass, the longest time before the next one.
-    fn calm(&self, before: u64) -> Result<()> {
+    fn wait_until_healthy(&self, before: u64) -> Result<()> {
         let look = [
             "curl",
             "-sf",
@@ -230,7 +230,7 @@ fn passes(view: &Value) -> u64 {
     view["counters"]["passes"].as_u64().unwrap_or(0)
 }
 
-fn peer_suffers(host: &Host, name: &str) -> Result<f64> {
+fn measure_peer_repair(host: &Host, name: &str) -> Result<f64> {
     let Some(fault) = PEER.iter().find(|fault| fault.name == name) else {
         bail!("kubeadm's master is not given the fault `{name}`");
     };
@@ -295,11 +295,11 @@ mod tests {
     }
 
     #[test]
-    fn both_are_asked_the_same_questions() {
+    fn both_health_checks_are_equal() {
         for (name, _) in SHARED {
-            let ours = Fault::named(name).expect("a fault").whole;
+            let ours = Fault::named(name).expect("a fault").is_repaired;
             let theirs = PEER.iter().find(|fault| fault.name == *name);
-            let theirs = theirs.expect("a fault of the peer").whole;
+            let theirs = theirs.expect("a fault of the peer").is_repaired;
             let asked = theirs.rsplit_once(" ok; }\n").map(|(_, asked)| asked);
             // Whose unit keeps the master differs.
             let ours = ours.replace("pf9-nodeletd", "kubelet");

@@ -9,7 +9,7 @@ use lab::{Cache, Fault, Host, command};
 use crate::labs::shell::{self, Shell};
 
 /// How long to wait for the repair. A host that is not healthy by then is not being repaired.
-const WHOLE: Duration = Duration::from_secs(180);
+const REPAIRED: Duration = Duration::from_secs(180);
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Lab {
@@ -69,19 +69,19 @@ impl Arguments {
             bail!("the host is not healthy before the fault; `nodelet check` on it says why");
         }
         if !self.no_wait {
-            is_held(&host)?;
+            refuse_unless_kept(&host)?;
         }
-        fault.strike(&host, &vip)?;
+        fault.cause(&host, &vip)?;
         println!("{}: {}", fault.name, fault.about);
         if self.no_wait {
             return Ok(ExitCode::SUCCESS);
         }
         let began = Instant::now();
-        let whole = command::poll(WHOLE, || {
+        let repaired = command::poll(REPAIRED, || {
             fault.is_whole(&host, &vip).unwrap_or(false).then_some(())
         });
         let took = began.elapsed().as_secs_f64();
-        match whole {
+        match repaired {
             Some(()) => {
                 println!("healthy again after {took:.1} s");
                 fault.clear(&host, &vip)?;
@@ -95,7 +95,7 @@ impl Arguments {
 }
 
 /// Refuses a host that nodeletd would not repair.
-fn is_held(host: &Host) -> Result<()> {
+fn refuse_unless_kept(host: &Host) -> Result<()> {
     const NEXT: &str = "`cargo xtask up --set KUBE_SERVICE_STATE=true` makes a master that nodeletd keeps at its role; `--no-wait` breaks this one without a repair";
     let output = host.exec(&["nodelet", "status", "--json"])?;
     let view: serde_json::Value = serde_json::from_slice(&output.stdout)

@@ -6,11 +6,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use lab::topology::down;
-use lab::{Cache, Lab, Outer};
+use lab::{Cache, Lab, OuterDocker};
 
 pub(crate) fn run() -> Result<ExitCode> {
     let cache = Cache::locate()?;
-    let docker = Outer::of(&cache).docker();
+    let docker = OuterDocker::of(&cache).docker();
     let names = down::labs(&cache)?;
     let mut text = String::new();
     if names.is_empty() {

@@ -103,7 +103,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(program) => program.clone(),
         None => nodelet::build(Profile::Dev)?,
     };
-    let stood = Lab::stands(&cache, &arguments.lab);
+    let stood = Lab::exists(&cache, &arguments.lab);
     let (mut lab, host) = if stood {
         reopen(arguments, &setup)?
     } else {

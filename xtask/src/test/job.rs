@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_early_comes_first() {
+    fn early_jobs_are_sorted_first() {
         let rank = |name: &str| Job::cargo(name, &[]).rank();
         assert!(rank("micro") < rank("lab: repair::certificates::x"));
         assert!(rank("lab: repair::fault::faults_x") < rank("lab: files::bitrot::role::y"));

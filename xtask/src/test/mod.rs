@@ -20,7 +20,7 @@ use lab::{Cache, Micro, Setup, Suites, command};
 use crate::temporary_lab::{suites, with_labs};
 use build::Built;
 use job::Job;
-use run::Told;
+use run::TestSummary;
 
 /// The options of `test`.
 #[derive(Debug, clap::Args)]
@@ -96,16 +96,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         };
         jobs.extend(job::micro(&built.tests, &micro));
     }
-    let told = if steps.contains(&Step::Lab) {
+    let test_summary = if steps.contains(&Step::Lab) {
         with_suites(&cache, &built, jobs, arguments)?
     } else {
         run::all(jobs, None, None, arguments.lab_workers)?
     };
-    println!("{}", told.summary(began.elapsed()));
-    if told.failed.is_empty() {
+    println!("{}", test_summary.summary(began.elapsed()));
+    if test_summary.failed.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    bail!("these failed: {}", told.failed.join(", "))
+    bail!("these failed: {}", test_summary.failed.join(", "))
 }
 
 /// Runs these jobs and the suites on lab hosts. The suites begin when the set-up of the hosts is complete. The labs are removed
@@ -115,7 +115,7 @@ fn with_suites(
     built: &Built,
     jobs: Vec<Job>,
     arguments: &Arguments,
-) -> Result<Told> {
+) -> Result<TestSummary> {
     command::outlive_interrupts();
     let nodelet = built.nodelet()?;
     let run = Suites::run_name();

@@ -14,7 +14,7 @@ use super::schedule::{Limits, processors};
 
 /// How the jobs ended.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct TestSummary {
     /// The names of the jobs that failed.
     pub(super) failed: Vec<String>,
     counts: Counts,
@@ -29,7 +29,7 @@ struct Counts {
     skipped: u64,
 }
 
-impl Told {
+impl TestSummary {
     /// The last lines of a run.
     pub(super) fn summary(&self, took: Duration) -> String {
         let Counts {
@@ -81,7 +81,7 @@ pub(super) fn all(
     later: Option<Later<'_>>,
     mut over: Option<Over<'_>>,
     lab_workers: usize,
-) -> Result<Told> {
+) -> Result<TestSummary> {
     let limits = Limits {
         lab: lab_workers.max(1),
         compute: processors(),
@@ -92,7 +92,7 @@ pub(super) fn all(
     let mut total = jobs.len();
     let mut pending = VecDeque::from(jobs);
     let mut running: Vec<Kind> = Vec::new();
-    let mut told = Told::default();
+    let mut test_summary = TestSummary::default();
     let mut ended = 0;
     let mut preparing = later.is_some();
     let mut ending = false;
@@ -153,7 +153,7 @@ pub(super) fn all(
                     let place = running.iter().position(|kind| *kind == job.kind);
                     running.swap_remove(place.context("a job ended that did not run")?);
                     ended += 1;
-                    told.note(&job, output, took, &format!("{ended}/{total}"));
+                    test_summary.note(&job, output, took, &format!("{ended}/{total}"));
                 }
             }
         }
@@ -161,7 +161,7 @@ pub(super) fn all(
         if command::was_interrupted() {
             bail!("interrupted; {ended} of {total} checks had ended");
         }
-        Ok(told)
+        Ok(test_summary)
     })
 }
 
@@ -189,7 +189,7 @@ fn lowered(command: &Command) -> Command {
     chrt
 }
 
-impl Told {
+impl TestSummary {
     fn note(&mut self, job: &Job, output: Result<Output>, took: Duration, place: &str) {
         let (passed, text) = match output {
             Ok(output) => (
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_and_holds_up_no_other_job() {
+    fn a_failure_is_reported_and_does_not_stop_other_jobs() {
         let passing = "echo 'test result: ok. 2 passed; 0 failed; 1 ignored'";
         let jobs = vec![
             job("bad", Kind::Compute, "echo oh; exit 1"),
@@ -281,30 +281,31 @@ mod tests {
             job("late", Kind::Compute, passing),
             job("lost", Kind::Compute, "kill -9 $$"),
         ];
-        let mut told = all(jobs, None, None, 1).expect("they run");
-        told.failed.sort();
-        assert_eq!(told.failed, ["bad", "lost"]);
-        let counts = told.counts;
+        let mut test_summary = all(jobs, None, None, 1).expect("they run");
+        test_summary.failed.sort();
+        assert_eq!(test_summary.failed, ["bad", "lost"]);
+        let counts = test_summary.counts;
         assert_eq!((counts.passed, counts.failed, counts.skipped), (4, 2, 2));
         assert!(
-            told.summary(Duration::ZERO)
+            test_summary
+                .summary(Duration::ZERO)
                 .ends_with("\ntests: 4 passed, 2 failed, 2 skipped")
         );
     }
 
     #[test]
-    fn what_is_made_later_runs_too_and_a_failure_to_make_it_is_told() {
+    fn a_timer_added_later_runs_and_its_errors_are_reported() {
         let first = || vec![job("first", Kind::Compute, "true")];
         let later: Later<'_> = Box::new(|| Ok(vec![job("bad", Kind::Lab, "false")]));
-        let told = all(first(), Some(later), None, 1).expect("they run");
-        assert_eq!(told.failed, ["bad"]);
+        let test_summary = all(first(), Some(later), None, 1).expect("they run");
+        assert_eq!(test_summary.failed, ["bad"]);
         let later: Later<'_> = Box::new(|| bail!("no host image"));
         let error = all(first(), Some(later), None, 1).expect_err("it is told");
         assert_eq!(error.to_string(), "no host image");
     }
 
     #[test]
-    fn what_follows_the_last_suite_waits_for_nothing_else() {
+    fn the_later_job_starts_after_the_last_suite() {
         let directory = tempfile::tempdir().expect("a directory");
         let mark = directory.path().join("over");
         let waits = format!("until test -e {}; do sleep 0.05; done", mark.display());
@@ -318,8 +319,8 @@ mod tests {
             ),
         ];
         let over: Over<'_> = Box::new(|| std::fs::write(&mark, "").context("the mark"));
-        let told = all(jobs, None, Some(over), 1).expect("they run");
-        assert_eq!(told.failed, [""; 0]);
+        let test_summary = all(jobs, None, Some(over), 1).expect("they run");
+        assert_eq!(test_summary.failed, [""; 0]);
         let over: Over<'_> = Box::new(|| bail!("hosts stay"));
         let error = all(vec![job("suite", Kind::Lab, "")], None, Some(over), 1);
         let error = error.expect_err("it is told").to_string();
@@ -330,7 +331,7 @@ mod tests {
     fn a_job_that_hangs_is_ended() {
         let mut hangs = job("hangs", Kind::Lab, "sleep 60");
         hangs.limit = Duration::from_millis(200);
-        let told = all(vec![hangs], None, None, 1).expect("it runs");
-        assert_eq!(told.failed, ["hangs"]);
+        let test_summary = all(vec![hangs], None, None, 1).expect("it runs");
+        assert_eq!(test_summary.failed, ["hangs"]);
     }
 }

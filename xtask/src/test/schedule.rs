@@ -44,7 +44,7 @@ mod tests {
     const LIMITS: Limits = Limits { lab: 3, compute: 1 };
 
     #[test]
-    fn kinds_do_not_wait_for_each_other_but_hosts_for_a_machine() {
+    fn jobs_of_different_kinds_run_in_parallel_except_beside_a_machine() {
         use Kind::{Cargo, Compute, Lab, Micro};
         assert!(LIMITS.allow(Lab, &[Lab, Lab, Compute, Cargo]));
         assert!(!LIMITS.allow(Lab, &[Lab, Lab, Lab]));

@@ -24,8 +24,8 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     let selection = args.phases.selection();
     selection.validate(&inputs.plan)?;
     Limits::for_good(&inputs.secrets.0).await;
-    let unheard = Recording::default();
-    let mut runner = inputs.runner(&host, &unheard);
+    let ignored_events = Recording::default();
+    let mut runner = inputs.runner(&host, &ignored_events);
     runner.selection = selection;
     let health = runner.check().await;
     if args.role.json {
@@ -35,6 +35,6 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     }
     // The conditions have been printed. A lost ledger is still an error: commands that change the host would refuse.
     lost_ledger(&inputs, &host).await?;
-    let healthy = health.iter().all(PhaseHealth::is_well);
+    let healthy = health.iter().all(PhaseHealth::all_conditions_hold);
     Ok(if healthy { Exit::Ok } else { Exit::Pending })
 }

@@ -8,7 +8,7 @@ use engine::ledger::{Ledger, RECOVER, Record};
 use engine::model::Outcome;
 use tokio_util::sync::CancellationToken;
 
-use super::run::{exit, has_ledger, standing_inputs};
+use super::run::{exit, has_ledger, installed_inputs};
 use crate::cli::{CleanArgs, RoleArgs};
 use crate::inputs::Inputs;
 use crate::inputs::identity::Identity;
@@ -22,7 +22,7 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("clean this host: only root can; try again with sudo");
     }
-    unheld().await?;
+    refuse_if_reapplied().await?;
     let _lock = Lock::take("clean")?;
     let host = LiveHost::new();
     let cancel = signals::cancel_on_signal()?;
@@ -32,13 +32,13 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     } else {
         Purpose::Leave
     };
-    let outcome = take_off(&args.role, &host, sink.as_ref(), &cancel, purpose).await?;
+    let outcome = remove_role(&args.role, &host, sink.as_ref(), &cancel, purpose).await?;
     cgroup::remove_unused(cgroup::MOUNT);
     Ok(exit(outcome))
 }
 
 /// Refuses if nodeletd would bring the role up again at once, perhaps before an operator has moved the data away.
-async fn unheld() -> Result<()> {
+async fn refuse_if_reapplied() -> Result<()> {
     const NEXT: &str = "`systemctl stop pf9-nodeletd` first, or set KUBE_SERVICE_STATE to false";
     let view = match client::status().await {
         Err(error) if error.is::<client::NotThere>() => return Ok(()),
@@ -67,12 +67,12 @@ pub(super) enum Purpose {
     /// The cluster's data is removed as well, so the host may join any cluster.
     Purge,
     /// The host comes up again as what it was.
-    Afresh,
+    Rebuild,
 }
 
 /// Stops what runs, takes the role off, and releases the host from the identity that it was bound to, unless it is to come up again with
 /// it.
-pub(super) async fn take_off(
+pub(super) async fn remove_role(
     role: &RoleArgs,
     host: &LiveHost,
     sink: &dyn EventSink,
@@ -80,7 +80,7 @@ pub(super) async fn take_off(
     purpose: Purpose,
 ) -> Result<Outcome> {
     let records = Ledger::read(host).await;
-    let inputs = standing_inputs(role, host).await;
+    let inputs = installed_inputs(role, host).await;
     if let Ok(inputs) = &inputs {
         has_ledger_to_clean(inputs, host).await?;
     }
@@ -122,7 +122,7 @@ async fn has_ledger_to_clean(inputs: &Inputs, host: &LiveHost) -> Result<()> {
 /// Refuses an empty ledger on a host with containers or kubeconfigs of any role. This needs no plan, so it also works without settings or
 /// a role package.
 async fn has_all_to_clean(records: &[Record], host: &dyn Host) -> Result<()> {
-    match Ledger::belied_by_what_stands(host, records).await {
+    match Ledger::contradicted_by_host(host, records).await {
         Some(lost) => Err(anyhow::Error::from(lost).context(
             "clean this host: nothing was taken back; bring back this host's settings and role package first, a recovery needs them",
         )),
@@ -144,8 +144,8 @@ async fn is_gone(inputs: &Inputs, host: &LiveHost) -> Result<()> {
 
 /// The parts of the role that are on this host beyond doubt; with `files` also its files, which may have been there before the role.
 async fn installed(inputs: &Inputs, host: &LiveHost, files: bool) -> Vec<String> {
-    let unheard = Recording::default();
-    let runner = inputs.runner(host, &unheard);
+    let ignored_events = Recording::default();
+    let runner = inputs.runner(host, &ignored_events);
     runner.installed(files).await
 }
 
@@ -169,7 +169,7 @@ async fn stop(
     };
     let mut runner = inputs.runner(host, sink);
     runner.cancel = cancel.clone();
-    match runner.hand_over().await {
+    match runner.stop_for_clean().await {
         Ok(Outcome::Failed) => {
             tracing::warn!("the stop left something running; cleaning all the same")
         }

@@ -21,12 +21,12 @@ use crate::output::{self, say};
 use crate::process::signals;
 
 /// Passes events on, and remembers whether a step of the stop failed: the stop goes on after that, but the exit code has to show it.
-struct Heard<'a> {
+struct FailureRecorder<'a> {
     sink: &'a dyn EventSink,
     failed: AtomicBool,
 }
 
-impl EventSink for Heard<'_> {
+impl EventSink for FailureRecorder<'_> {
     fn emit(&self, event: Event) {
         if matches!(event, Event::StopFailed { .. }) {
             self.failed.store(true, Ordering::Relaxed);
@@ -40,7 +40,7 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     let everything = Selection::default();
     let (inputs, _lock) = prepare("drain", &args.role, &everything, &host).await?;
     let phases = || inputs.plan.phases.iter();
-    let drains: Vec<&DrainSpec> = phases().flat_map(hands_over).collect();
+    let drains: Vec<&DrainSpec> = phases().flat_map(drain_steps).collect();
     if drains.is_empty() {
         bail!(
             "drain this node: the role {} has no phase that evicts pods",
@@ -54,14 +54,14 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     let cancel = signals::cancel_on_signal()?;
     // Without a pause, nodeletd would let pods come back at once. It begins nothing before the pause, because this command holds the
     // lock.
-    let paused = Pause::for_drain(args.lasting).await?;
+    let paused = Pause::for_drain(args.duration).await?;
     let sink = output::sink(args.role.json);
-    let heard = Heard {
+    let recorder = FailureRecorder {
         sink: sink.as_ref(),
         failed: AtomicBool::new(false),
     };
-    let mut runner = inputs.runner(&host, &heard);
-    let names = phases().filter(|phase| hands_over(phase).next().is_some());
+    let mut runner = inputs.runner(&host, &recorder);
+    let names = phases().filter(|phase| drain_steps(phase).next().is_some());
     runner.selection = Selection {
         only: names.map(|phase| phase.name.to_string()).collect(),
         ..Selection::default()
@@ -96,7 +96,7 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
             }
         });
     }
-    if heard.failed.load(Ordering::Relaxed) {
+    if recorder.failed.load(Ordering::Relaxed) {
         return Ok(Exit::Pending);
     }
     Ok(exit(outcome))
@@ -113,19 +113,19 @@ enum Pause {
 }
 
 impl Pause {
-    async fn for_drain(lasting: Duration) -> Result<Self> {
+    async fn for_drain(duration: Duration) -> Result<Self> {
         let view = match client::status().await {
             Err(error) if error.is::<client::NotThere>() => return Ok(Self::NotRunning),
             view => view.context("drain this node: nodeletd must not let pods come back")?,
         };
-        let over = Utc::now() + lasting;
+        let over = Utc::now() + duration;
         if view
             .paused_until
             .is_some_and(|until| until >= over.timestamp())
         {
             return Ok(Self::Longer);
         }
-        pause_for(lasting, "drained")
+        pause_for(duration, "drained")
             .await
             .context("drain this node: nodeletd must not let pods come back")?;
         let before = view.paused_until.map(|until| (until, view.paused_because));
@@ -154,7 +154,7 @@ impl Pause {
 }
 
 /// The drain steps in the stop of a phase.
-fn hands_over(phase: &PlannedPhase) -> impl Iterator<Item = &DrainSpec> {
+fn drain_steps(phase: &PlannedPhase) -> impl Iterator<Item = &DrainSpec> {
     phase.on_stop.iter().filter_map(|step| match &step.spec {
         Spec::Drain(drain) => Some(drain),
         _ => None,

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use engine::exec::{Recording, Recovered, RecoveredFrom};
 use engine::host::live::LiveHost;
 
-use super::run::{note_identity, only_root, standing_inputs, unchanged};
+use super::run::{installed_inputs, note_identity, only_root, unchanged};
 use crate::cli::RecoverArgs;
 use crate::output::exit::Exit;
 use crate::output::say;
@@ -16,7 +16,7 @@ pub(crate) async fn recover(args: &RecoverArgs) -> Result<Exit> {
     only_root("recover")?;
     let _lock = Lock::take("recover")?;
     let host = LiveHost::new();
-    let inputs = standing_inputs(&args.role, &host).await?;
+    let inputs = installed_inputs(&args.role, &host).await?;
     if inputs.are_of_no_role() {
         bail!(
             "recover the ledger: ROLE is none in the settings and in the last good ones, so it is not known which role runs here; \
@@ -24,8 +24,8 @@ pub(crate) async fn recover(args: &RecoverArgs) -> Result<Exit> {
         );
     }
     unchanged(&args.role, &host, &inputs).await?;
-    let unheard = Recording::default();
-    let runner = inputs.runner(&host, &unheard);
+    let ignored_events = Recording::default();
+    let runner = inputs.runner(&host, &ignored_events);
     let recovered = runner.recover(args.dry_run).await?;
     if args.role.json {
         say(&format!("{:#}\n", serde_json::to_value(&recovered)?));
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_known_is_listed_by_name() {
+    fn unknown_facts_are_listed_by_name() {
         let mut recovered = Recovered {
             source: RecoveredFrom::Host,
             recorded: vec!["container etcd".to_owned()],

@@ -17,7 +17,7 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::clean::{Purpose, take_off};
+use super::clean::{Purpose, remove_role};
 use super::run::{exit, note_identity, prepare};
 use crate::cli::{RepairArgs, RoleArgs};
 use crate::inputs::installed_identity::bound_to;
@@ -43,8 +43,8 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     let limits = looks.then(|| Limits::enter(&inputs.secrets.0));
     let (failed, left_over) = if args.phases.is_empty() && args.if_failing.is_empty() {
         // Check even if a pass has seen failures: the host may have recovered, or an operator may have repaired it, meanwhile.
-        let unheard = Recording::default();
-        let runner = inputs.runner(&host, &unheard);
+        let ignored_events = Recording::default();
+        let runner = inputs.runner(&host, &ignored_events);
         // This asks again what does not answer: a server that is busy for a moment is no reason to take anything off.
         let health = runner.check_until_failed(SETTLE).await;
         (failed_phases(&health), left_over_phases(&health))
@@ -109,8 +109,11 @@ pub(super) async fn readers(
     host: &dyn Host,
     repaired: &[PhaseName],
 ) -> Vec<PhaseName> {
-    let unheard = Recording::default();
-    let outdated = inputs.runner(host, &unheard).outdated(repaired).await;
+    let ignored_events = Recording::default();
+    let outdated = inputs
+        .runner(host, &ignored_events)
+        .outdated(repaired)
+        .await;
     restart_set(&inputs.plan, &outdated)
 }
 
@@ -121,20 +124,31 @@ fn chosen(inputs: &Inputs, names: &[String]) -> Vec<PhaseName> {
     phases.map(|phase| phase.name.clone()).collect()
 }
 
-/// Those phases of `seen` that still fail. Between the pass that saw them fail and this command's lock, the host may have recovered, or
+/// Those phases of `seen_failing` that still fail. Between the pass that saw them fail and this command's lock, the host may have recovered, or
 /// an operator may have repaired it.
-async fn still_failing(inputs: &Inputs, host: &dyn Host, seen: &[String]) -> BTreeSet<PhaseName> {
-    let seen = chosen(inputs, seen);
-    let unheard = &Recording::default();
-    let mut looks: FuturesUnordered<_> = seen
+async fn still_failing(
+    inputs: &Inputs,
+    host: &dyn Host,
+    seen_failing: &[String],
+) -> BTreeSet<PhaseName> {
+    let seen_failing = chosen(inputs, seen_failing);
+    let ignored_events = &Recording::default();
+    let mut looks: FuturesUnordered<_> = seen_failing
         .iter()
         .map(|phase| async move {
-            let mut runner = inputs.runner(host, unheard);
+            let mut runner = inputs.runner(host, ignored_events);
             runner.selection.only.push(phase.to_string());
-            (phase, runner.check().await.iter().all(PhaseHealth::works))
+            (
+                phase,
+                runner
+                    .check()
+                    .await
+                    .iter()
+                    .all(PhaseHealth::needs_no_repair),
+            )
         })
         .collect();
-    let mut failing: BTreeSet<PhaseName> = seen.iter().cloned().collect();
+    let mut failing: BTreeSet<PhaseName> = seen_failing.iter().cloned().collect();
     let mut known = BTreeSet::new();
     let mut until = Instant::now() + LOOK;
     while let Ok(Some((phase, well))) = timeout_at(until, looks.next()).await {
@@ -171,7 +185,7 @@ async fn rebuild(
     }
     let bound = bound_to(role, host).await?;
     // What could not be taken off has been reported; the apply is tried all the same.
-    if take_off(role, host, sink, cancel, Purpose::Afresh).await? == Outcome::Interrupted {
+    if remove_role(role, host, sink, cancel, Purpose::Rebuild).await? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
     // The clean has changed the host, so its facts are read again.
@@ -231,14 +245,15 @@ mod tests {
         }
     }
 
-    async fn failing(host: &FakeHost, seen: &[&str]) -> Vec<String> {
-        let seen: Vec<String> = seen.iter().map(|name| (*name).to_owned()).collect();
-        let failing = still_failing(&inputs(), host, &seen).await;
+    async fn failing(host: &FakeHost, seen_failing: &[&str]) -> Vec<String> {
+        let seen_failing: Vec<String> =
+            seen_failing.iter().map(|name| (*name).to_owned()).collect();
+        let failing = still_failing(&inputs(), host, &seen_failing).await;
         failing.iter().map(ToString::to_string).collect()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_well_by_now_is_not_restarted() {
+    async fn recovered_phases_are_not_restarted() {
         let host = FakeHost::new().with_file("/run/docker", "x");
         assert_eq!(failing(&host, &["docker"]).await, [""; 0]);
         assert_eq!(failing(&host, &["docker", "etcd"]).await, ["etcd"]);
@@ -252,7 +267,7 @@ mod tests {
 
     /// A phase whose check hangs still counts as failing, and delays the repair by a moment at most.
     #[tokio::test(start_paused = true)]
-    async fn no_command_waits_for_what_hangs() {
+    async fn commands_do_not_wait_for_a_hanging_directory() {
         for (beside, longest) in [("docker", LOOK), ("kubelet", SETTLE)] {
             let hangs = FaultPlan::none().stall("read", "/run/etcd");
             let host = FakeHost::new()
@@ -268,14 +283,14 @@ mod tests {
 
     /// A phase that is restarted anyway is not checked.
     #[tokio::test(start_paused = true)]
-    async fn what_needs_no_look_gets_none() {
+    async fn phases_that_are_restarted_anyway_are_not_checked() {
         let hangs = FaultPlan::none().stall("read", "/run/kubelet");
         let host = FakeHost::new().with_faults(hangs);
         let mut inputs = inputs();
         inputs.plan.phases[2].requires = vec![inputs.plan.phases[1].name.clone()];
-        let seen = ["etcd", "kubelet"].map(str::to_owned);
+        let seen_failing = ["etcd", "kubelet"].map(str::to_owned);
         let began = Instant::now();
-        let failing = still_failing(&inputs, &host, &seen).await;
+        let failing = still_failing(&inputs, &host, &seen_failing).await;
         assert_eq!(failing.len(), 2, "{failing:?}");
         assert!(began.elapsed() < SETTLE, "{:?}", began.elapsed());
     }

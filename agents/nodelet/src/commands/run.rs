@@ -59,15 +59,15 @@ enum NoRole {
     #[error(
         "{verb} a role: ROLE is none, and {role} is on this host; set it back, or remove the role with `nodelet clean`"
     )]
-    Stands { verb: String, role: String },
+    Installed { verb: String, role: String },
 }
 
 impl NoRole {
-    /// `standing` is the role that the ledger says is on this host.
-    fn told(verb: &str, standing: Option<String>) -> Self {
+    /// `installed_role` is the role that the ledger says is on this host.
+    fn of(verb: &str, installed_role: Option<String>) -> Self {
         let verb = verb.to_owned();
-        match standing {
-            Some(role) => Self::Stands { verb, role },
+        match installed_role {
+            Some(role) => Self::Installed { verb, role },
             None => Self::Waits { verb },
         }
     }
@@ -92,7 +92,7 @@ pub(super) async fn prepare(
     host: &LiveHost,
 ) -> Result<(Inputs, Lock)> {
     let (inputs, lock) = prepare_for_any_role(verb, args, selection, host).await?;
-    is_role_of_host(verb, &inputs, host).await?;
+    refuse_another_role(verb, &inputs, host).await?;
     Ok((inputs, lock))
 }
 
@@ -108,8 +108,8 @@ async fn prepare_for_any_role(
     let inputs = inputs::read(args, host).await?;
     unchanged(args, host, &inputs).await?;
     if inputs.are_of_no_role() {
-        let standing = Ledger::standing_role_in(&Ledger::read(host).await?);
-        return Err(NoRole::told(verb, standing).into());
+        let installed_role = Ledger::installed_role_in(&Ledger::read(host).await?);
+        return Err(NoRole::of(verb, installed_role).into());
     }
     selection.validate(&inputs.plan)?;
     has_ledger(&inputs, host).await?;
@@ -117,9 +117,9 @@ async fn prepare_for_any_role(
 }
 
 /// Refuses a role other than the one that is on this host, and lists what it would remove.
-async fn is_role_of_host(verb: &str, inputs: &Inputs, host: &LiveHost) -> Result<()> {
-    let unheard = Recording::default();
-    let runner = inputs.runner(host, &unheard);
+async fn refuse_another_role(verb: &str, inputs: &Inputs, host: &LiveHost) -> Result<()> {
+    let ignored_events = Recording::default();
+    let runner = inputs.runner(host, &ignored_events);
     let Some(another) = runner.another_role().await? else {
         return Ok(());
     };
@@ -144,8 +144,8 @@ pub(super) fn only_root(verb: &str) -> Result<()> {
 
 /// Refuses a host where the role is installed and the ledger does not know it: nothing that is done there could be taken back.
 pub(super) async fn has_ledger(inputs: &Inputs, host: &LiveHost) -> Result<()> {
-    let unheard = Recording::default();
-    let runner = inputs.runner(host, &unheard);
+    let ignored_events = Recording::default();
+    let runner = inputs.runner(host, &ignored_events);
     match runner.lost_ledger().await {
         Some(lost) => Err(lost.into()),
         None => Ok(()),
@@ -162,7 +162,7 @@ pub(super) async fn lost_ledger(inputs: &Inputs, host: &LiveHost) -> Result<()> 
 
 /// The inputs of the role that is on this host. If the settings already have ROLE none, or cannot be used, these are the last good
 /// settings.
-pub(super) async fn standing_inputs(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
+pub(super) async fn installed_inputs(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     let inputs = match inputs::read(args, host).await {
         Ok(inputs) if !inputs.are_of_no_role() => return Ok(inputs),
         inputs => inputs,
@@ -175,8 +175,8 @@ pub(super) async fn standing_inputs(args: &RoleArgs, host: &LiveHost) -> Result<
 
 /// Refuses changes of settings that cannot change while the role is on the host.
 pub(super) async fn unchanged(args: &RoleArgs, host: &LiveHost, inputs: &Inputs) -> Result<()> {
-    if let Some(stands) = bound_to(args, host).await?
-        && let Some(changed) = stands.changed_by(&inputs.identity)
+    if let Some(installed) = bound_to(args, host).await?
+        && let Some(changed) = installed.changed_by(&inputs.identity)
     {
         return Err(changed.into());
     }
@@ -196,15 +196,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_without_a_role_is_told_what_to_do() {
-        let waits = NoRole::told("apply", None).to_string();
+    fn a_host_without_a_role_gets_a_next_step() {
+        let waits = NoRole::of("apply", None).to_string();
         assert!(waits.contains("apply a role: ROLE is none"), "{waits}");
         assert!(waits.contains("`ROLE: master`"), "{waits}");
-        let stands = NoRole::told("repair", Some("pf9-kube 1.20.2".to_owned())).to_string();
+        let installed = NoRole::of("repair", Some("pf9-kube 1.20.2".to_owned())).to_string();
         assert!(
-            stands.contains("pf9-kube 1.20.2 is on this host"),
-            "{stands}"
+            installed.contains("pf9-kube 1.20.2 is on this host"),
+            "{installed}"
         );
-        assert!(stands.contains("`nodelet clean`"), "{stands}");
+        assert!(installed.contains("`nodelet clean`"), "{installed}");
     }
 }

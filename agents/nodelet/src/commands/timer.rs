@@ -46,8 +46,8 @@ async fn run(args: &TimerRunArgs) -> Result<Exit> {
     let ended = tokio::select! {
         ended = command.run(&host) => ended,
         () = cancel.cancelled() => {
-            let told = format!("nodelet: timer {name} was asked to end; its program was killed");
-            error_report::say(&told);
+            let message = format!("nodelet: timer {name} was asked to end; its program was killed");
+            error_report::say(&message);
             return Ok(Exit::Pending);
         }
     };
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_long_output_the_end_is_shown() {
+    fn long_output_is_cut_at_the_start() {
         let numbers: Vec<String> = (0..=LINES).map(|number| number.to_string()).collect();
         let shown = tail(&numbers.join("\n"));
         assert_eq!(shown, format!("{}\n", numbers[1..].join("\n")));

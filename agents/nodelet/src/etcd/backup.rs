@@ -9,11 +9,11 @@ use engine::host::live::LiveHost;
 use engine::kubernetes::etcd_backup::{BackupManifest, ClusterIdentity, VERSION, Versions};
 use tokio_util::sync::CancellationToken;
 
-use super::retention::{Aged, surplus};
+use super::retention::{Aged, expendable};
 use super::settings::Backups;
 use super::store;
 use crate::etcd::client::api::Etcd;
-use crate::etcd::restore_test::{self, Held};
+use crate::etcd::restore_test::{self, RestoredSnapshot};
 use crate::etcd::store::{directory, snapshot};
 
 /// Timeout for taking and proving the snapshot.
@@ -74,7 +74,7 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
     // The backup is made and proven by now: a failure to remove older ones does not change that.
     let (its, new) = (backups.clone(), manifest.clone());
     let thinned = on_disk(backups, "remove older backups", move |_| {
-        thin_out(&its, &new)
+        prune_backups(&its, &new)
     });
     let removed = thinned.await.unwrap_or_else(|error| {
         tracing::warn!("older backups stay: could not {error:#}");
@@ -146,22 +146,22 @@ async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
         keys.context("compare the snapshot with etcd")
     };
     let mut keys = count(revision).await?;
-    let held = restore_test::prove(&part, &backups.image)
+    let restored = restore_test::prove(&part, &backups.image)
         .await
         .context("prove the snapshot")?;
-    if held.revision != revision {
+    if restored.revision != revision {
         // If the last changes were deletions and were compacted away, no key in the file has the last revision. The restored etcd knows
         // that revision, but `etcdctl snapshot status` reports an older one.
-        keys = count(held.revision).await?;
+        keys = count(restored.revision).await?;
     }
-    compare(&held, keys, &cluster)?;
+    compare(&restored, keys, &cluster)?;
 
     let manifest = BackupManifest {
         version: VERSION,
         taken: time(taken),
         proven: time(SystemTime::now()),
-        revision: held.revision,
-        keys: held.keys,
+        revision: restored.revision,
+        keys: restored.keys,
         content,
         cluster,
         cluster_id: backups.cluster_id.clone(),
@@ -180,18 +180,18 @@ async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
 }
 
 /// Fails unless the restored copy is what etcd had at that revision.
-fn compare(held: &Held, keys: u64, cluster: &str) -> Result<()> {
-    if held.keys != keys {
+fn compare(restored: &RestoredSnapshot, keys: u64, cluster: &str) -> Result<()> {
+    if restored.keys != keys {
         bail!(
             "prove the snapshot: restored, it has {} keys at revision {}, and etcd has {keys}",
-            held.keys,
-            held.revision
+            restored.keys,
+            restored.revision
         );
     }
-    if held.cluster.as_deref() != Some(cluster) {
+    if restored.cluster.as_deref() != Some(cluster) {
         bail!(
             "prove the snapshot: restored, it is of cluster {}, and this is {cluster}",
-            held.cluster.as_deref().unwrap_or("none")
+            restored.cluster.as_deref().unwrap_or("none")
         );
     }
     Ok(())
@@ -199,7 +199,7 @@ fn compare(held: &Held, keys: u64, cluster: &str) -> Result<()> {
 
 /// Removes older backups that are too many, and returns their names. Backups of another cluster than that of `new` stay: they may be all
 /// that is left of that cluster.
-fn thin_out(backups: &Backups, new: &BackupManifest) -> Result<Vec<String>> {
+fn prune_backups(backups: &Backups, new: &BackupManifest) -> Result<Vec<String>> {
     let all = store::stored(&backups.directory)?;
     let cluster = ClusterIdentity::Uid(&new.cluster);
     let aged: Vec<Aged> = all
@@ -211,18 +211,18 @@ fn thin_out(backups: &Backups, new: &BackupManifest) -> Result<Vec<String>> {
         .collect();
     // The clock may have been set back since: the new backup must not count as one from the future.
     let now = SystemTime::now().max(new.taken().unwrap_or(SystemTime::UNIX_EPOCH));
-    let surplus = surplus(&aged, backups.count, backups.keep, now);
-    let mut gone = Vec::new();
-    for stored in surplus.into_iter().filter_map(|at| all.get(at)) {
+    let expendable = expendable(&aged, backups.count, backups.keep, now);
+    let mut removed_names = Vec::new();
+    for stored in expendable.into_iter().filter_map(|at| all.get(at)) {
         // If one cannot be removed, the others still are.
         match store::remove(stored) {
-            Ok(()) => gone.push(stored.name.clone()),
+            Ok(()) => removed_names.push(stored.name.clone()),
             Err(error) => tracing::warn!(
                 "an older backup stays: could not {error:#}; check whether it is protected (`lsattr`)"
             ),
         }
     }
-    Ok(gone)
+    Ok(removed_names)
 }
 
 fn time(time: SystemTime) -> String {
@@ -236,18 +236,18 @@ mod tests {
 
     #[test]
     fn a_copy_that_differs_from_etcd_proves_nothing() {
-        let held = Held {
+        let restored = RestoredSnapshot {
             revision: 7,
             keys: 3,
             cluster: Some("u".to_owned()),
         };
-        compare(&held, 3, "u").expect("it is the same");
-        let fewer = compare(&held, 4, "u").expect_err("a key is missing");
+        compare(&restored, 3, "u").expect("it is the same");
+        let fewer = compare(&restored, 4, "u").expect_err("a key is missing");
         assert!(
             fewer.to_string().contains("3 keys at revision 7"),
             "{fewer}"
         );
-        let other = compare(&held, 3, "v").expect_err("it is another cluster's");
+        let other = compare(&restored, 3, "v").expect_err("it is another cluster's");
         assert!(
             other.to_string().contains("of cluster u, and this is v"),
             "{other}"
@@ -256,7 +256,7 @@ mod tests {
 
     /// The clock was ahead when the newest was taken, and has been set back since.
     #[test]
-    fn what_has_just_been_proven_is_not_removed() {
+    fn a_new_backup_is_not_removed() {
         const HOUR: Duration = Duration::from_secs(3600);
         let directory = tempfile::tempdir().expect("a directory");
         let backups = Backups {
@@ -279,7 +279,8 @@ mod tests {
                 name
             })
             .collect();
-        let gone = thin_out(&backups, &manifest(now + 2 * HOUR)).expect("it is thinned out");
-        assert_eq!(gone, names[..1]);
+        let removed_names =
+            prune_backups(&backups, &manifest(now + 2 * HOUR)).expect("it is thinned out");
+        assert_eq!(removed_names, names[..1]);
     }
 }

@@ -14,7 +14,7 @@ pub(super) struct Aged {
 /// unless they are older than `age`. Backups from the future rank last: the clock was wrong when they were taken, and a new backup must
 /// not be removed because of them. Age alone does not remove all but the newest at once: if all others are too old, the clock may be
 /// wrong now, or the host was off for long.
-pub(super) fn surplus(all: &[Aged], count: usize, age: Duration, now: SystemTime) -> Vec<usize> {
+pub(super) fn expendable(all: &[Aged], count: usize, age: Duration, now: SystemTime) -> Vec<usize> {
     let mut ours: Vec<usize> = (0..all.len()).filter(|at| all[*at].ours).collect();
     ours.sort_by_key(|at| (all[*at].taken > now, std::cmp::Reverse(all[*at].taken)));
     let old = |at: usize| {
@@ -46,9 +46,9 @@ mod tests {
                 ours: *days >= 0,
             })
             .collect();
-        let gone = surplus(&all, count, DAY * age, now);
+        let removed = expendable(&all, count, DAY * age, now);
         (0..days.len())
-            .filter(|at| !gone.contains(at))
+            .filter(|at| !removed.contains(at))
             .map(|at| days[at])
             .collect()
     }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn age_alone_does_not_take_all_others_at_once() {
+    fn old_backups_are_not_all_removed_at_once() {
         // The clock is two months ahead, or the host was off.
         assert_eq!(kept(&[62, 61, 60, 0], 7, 30), [62, 61, 60, 0]);
         assert_eq!(kept(&[62, 61, 60, 0], 2, 30), [60, 0], "they are too many");
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_neither_removed_nor_counted() {
+    fn foreign_files_are_neither_removed_nor_counted() {
         assert_eq!(kept(&[-99, 3, 2, -1], 1, 30), [-99, 2, -1]);
         assert_eq!(kept(&[-1], 1, 1), [-1]);
     }
@@ -85,8 +85,8 @@ mod tests {
             .into_iter()
             .map(|taken| Aged { taken, ours: true })
             .collect();
-        assert_eq!(surplus(&all, 1, DAY, now), [2, 0]);
-        assert_eq!(surplus(&all, 2, DAY, now), [0]);
-        assert_eq!(surplus(&all, 3, DAY, now), [0; 0]);
+        assert_eq!(expendable(&all, 1, DAY, now), [2, 0]);
+        assert_eq!(expendable(&all, 2, DAY, now), [0]);
+        assert_eq!(expendable(&all, 3, DAY, now), [0; 0]);
     }
 }

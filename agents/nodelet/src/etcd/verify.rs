@@ -10,7 +10,7 @@ use super::settings::Backups;
 use super::store::{Stored, stored};
 use crate::etcd::client::api::Etcd;
 use crate::etcd::restore_test::scratch_container::Rejected;
-use crate::etcd::restore_test::{self, Held};
+use crate::etcd::restore_test::{self, RestoredSnapshot};
 use crate::etcd::store::snapshot;
 
 /// What is wrong with a backup.
@@ -104,8 +104,8 @@ async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Result
         Ok(Err(error)) => return Ok(vec![format!("{error:#}")]),
         Err(error) => return Ok(vec![format!("it could not be read: {error}")]),
     };
-    let held = match restore_test::prove(&one.path, &backups.image).await {
-        Ok(held) => held,
+    let restored = match restore_test::prove(&one.path, &backups.image).await {
+        Ok(restored) => restored,
         Err(error) if error.downcast_ref::<Rejected>().is_some() => {
             return Ok(vec![format!("it does not restore: could not {error:#}")]);
         }
@@ -115,18 +115,18 @@ async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Result
         ClusterIdentity::Id(&backups.cluster_id),
         ClusterIdentity::Uid,
     );
-    Ok(differences(&one.manifest, &content, &held, here))
+    Ok(differences(&one.manifest, &content, &restored, here))
 }
 
 /// The differences between a backup, its manifest, its restored copy and this cluster.
 fn differences(
     manifest: &std::result::Result<BackupManifest, String>,
     content: &Content,
-    held: &Held,
+    restored: &RestoredSnapshot,
     here: ClusterIdentity<'_>,
 ) -> Vec<String> {
     let mut problems = Vec::new();
-    let of = held.cluster.as_deref().unwrap_or("no cluster");
+    let of = restored.cluster.as_deref().unwrap_or("no cluster");
     match manifest {
         Err(why) => problems.push(why.clone()),
         Ok(manifest) => {
@@ -136,10 +136,10 @@ fn differences(
                     content.size, content.sha256, manifest.content.size, manifest.content.sha256
                 ));
             }
-            if (manifest.revision, manifest.keys) != (held.revision, held.keys) {
+            if (manifest.revision, manifest.keys) != (restored.revision, restored.keys) {
                 problems.push(format!(
                     "restored, it has {} keys at revision {}; its manifest says {} at {}",
-                    held.keys, held.revision, manifest.keys, manifest.revision
+                    restored.keys, restored.revision, manifest.keys, manifest.revision
                 ));
             }
             if manifest.cluster != of {
@@ -178,19 +178,19 @@ mod tests {
     fn every_difference_is_named() {
         let manifest = manifest(SystemTime::UNIX_EPOCH);
         let content = manifest.content.clone();
-        let held = Held {
+        let restored = RestoredSnapshot {
             revision: 5,
             keys: 3,
             cluster: Some("u".to_owned()),
         };
-        let said = |manifest, content: &Content, held: &Held, here| {
-            differences(&manifest, content, held, here).join("; ")
+        let said = |manifest, content: &Content, restored: &RestoredSnapshot, here| {
+            differences(&manifest, content, restored, here).join("; ")
         };
         let ours = ClusterIdentity::Uid("u");
         let whole = || Ok(manifest.clone());
-        assert_eq!(said(whole(), &content, &held, ours), "");
+        assert_eq!(said(whole(), &content, &restored, ours), "");
         let unnamed = ClusterIdentity::Id("");
-        assert_eq!(said(whole(), &content, &held, unnamed), "");
+        assert_eq!(said(whole(), &content, &restored, unnamed), "");
         for (here, says) in [
             (
                 ClusterIdentity::Uid("v"),
@@ -201,29 +201,32 @@ mod tests {
                 r#"foreign: taken under CLUSTER_ID "", and this is "lab""#,
             ),
         ] {
-            let foreign = said(whole(), &content, &held, here);
+            let foreign = said(whole(), &content, &restored, here);
             assert!(foreign.contains(says), "{foreign}");
         }
         let other = Content {
             size: 5,
             ..content.clone()
         };
-        assert!(said(whole(), &other, &held, ours).contains("another file"));
-        let fewer = Held {
+        assert!(said(whole(), &other, &restored, ours).contains("another file"));
+        let fewer = RestoredSnapshot {
             keys: 2,
-            ..held.clone()
+            ..restored.clone()
         };
         assert!(said(whole(), &content, &fewer, ours).contains("2 keys"));
-        let swapped = Held {
+        let swapped = RestoredSnapshot {
             cluster: Some("w".to_owned()),
-            ..held
+            ..restored
         };
         let swapped = said(whole(), &content, &swapped, unnamed);
         assert!(
             swapped.contains("of cluster w; its manifest says u"),
             "{swapped}"
         );
-        assert_eq!(said(Err("none".to_owned()), &content, &held, ours), "none");
+        assert_eq!(
+            said(Err("none".to_owned()), &content, &restored, ours),
+            "none"
+        );
     }
 
     #[test]

@@ -76,11 +76,11 @@ pub(crate) struct Identity {
 /// A setting that may not change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "use {name}={wanted} on this host: it was set up with {name}={stands}; set it back, or: {way_out}"
+    "use {name}={wanted} on this host: it was set up with {name}={current}; set it back, or: {way_out}"
 )]
 pub(crate) struct Changed {
     name: String,
-    stands: String,
+    current: String,
     wanted: String,
     way_out: String,
 }
@@ -164,32 +164,32 @@ impl Identity {
     }
 
     /// The recorded address, if one of the host's links still has it. A default route or an address that was added later changes nothing.
-    pub(crate) fn held_address(&self, facts: &Facts) -> Option<IpAddr> {
+    pub(crate) fn address_in_use(&self, facts: &Facts) -> Option<IpAddr> {
         self.address.filter(|address| facts.has_address(*address))
     }
 
-    /// The record that a status pass writes for a host whose identity is `seen`, if the record was lost, or has no address. The
+    /// The record that a status pass writes for a host whose identity is `observed`, if the record was lost, or has no address. The
     /// address is recorded only if every check holds (`well`): then it is the one that the host was set up with.
-    pub(crate) fn renewed(recorded: Option<&Self>, seen: &Self, well: bool) -> Option<Self> {
+    pub(crate) fn renewed(recorded: Option<&Self>, observed: &Self, well: bool) -> Option<Self> {
         match recorded {
             Some(recorded) if recorded.address.is_some() || !well => None,
-            None if !well => Some(seen.without_address()),
-            _ => Some(seen.clone()),
+            None if !well => Some(observed.without_address()),
+            _ => Some(observed.clone()),
         }
     }
 
     /// The first difference of `wanted` from this identity.
     pub(crate) fn changed_by(&self, wanted: &Self) -> Option<Changed> {
-        self.moved_by(wanted)
+        self.address_changed_by(wanted)
             .or_else(|| self.renamed_by(wanted))
-            .or_else(|| self.set_otherwise_by(wanted))
+            .or_else(|| self.setting_changed_by(wanted))
     }
 
-    fn moved_by(&self, wanted: &Self) -> Option<Changed> {
-        let (stands, wanted) = (self.address?, wanted.address?);
-        (stands != wanted).then(|| Changed {
+    fn address_changed_by(&self, wanted: &Self) -> Option<Changed> {
+        let (current, wanted) = (self.address?, wanted.address?);
+        (current != wanted).then(|| Changed {
             name: "the address".to_owned(),
-            stands: stands.to_string(),
+            current: current.to_string(),
             wanted: wanted.to_string(),
             way_out: "certificates, etcd and other hosts have the old address, which no interface has any more (`ip address`); `nodelet clean` first, which keeps the cluster's data".to_owned(),
         })
@@ -197,27 +197,27 @@ impl Identity {
 
     /// Names are compared without regard to case.
     fn renamed_by(&self, wanted: &Self) -> Option<Changed> {
-        let (stands, wanted) = (self.node.as_ref()?, wanted.node.as_ref()?);
-        (!stands.eq_ignore_ascii_case(wanted)).then(|| Changed {
+        let (current, wanted) = (self.node.as_ref()?, wanted.node.as_ref()?);
+        (!current.eq_ignore_ascii_case(wanted)).then(|| Changed {
             name: "the node name".to_owned(),
-            stands: stands.clone(),
+            current: current.clone(),
             wanted: wanted.clone(),
             way_out: "the cluster knows the node by the name that `hostnamectl` and USE_HOSTNAME decide; for another name: `nodelet clean --purge`".to_owned(),
         })
     }
 
-    fn set_otherwise_by(&self, wanted: &Self) -> Option<Changed> {
+    fn setting_changed_by(&self, wanted: &Self) -> Option<Changed> {
         FIXED.iter().find_map(|(name, way_out)| {
-            let stands = self.settings.get(*name)?;
+            let current = self.settings.get(*name)?;
             let wanted = wanted.settings.get(*name)?;
             // Identifiers are compared without regard to case. A host that was set up without an id may get one: nothing on the host
             // depends on it.
-            let same = *name == "CLUSTER_ID" && stands.is_empty()
-                || stands == wanted
-                || *name == "CLUSTER_ID" && stands.eq_ignore_ascii_case(wanted);
+            let same = *name == "CLUSTER_ID" && current.is_empty()
+                || current == wanted
+                || *name == "CLUSTER_ID" && current.eq_ignore_ascii_case(wanted);
             (!same).then(|| Changed {
                 name: (*name).to_owned(),
-                stands: stands.clone(),
+                current: current.clone(),
                 wanted: wanted.clone(),
                 way_out: (*way_out).to_owned(),
             })
@@ -275,15 +275,15 @@ mod tests {
         }
     }
 
-    fn refused(stands: &Identity, wanted: &Identity) -> String {
-        let changed = stands.changed_by(wanted);
+    fn refused(current: &Identity, wanted: &Identity) -> String {
+        let changed = current.changed_by(wanted);
         changed
             .map(|changed| changed.to_string())
             .unwrap_or_default()
     }
 
     /// The identity of a host with this name, address and `USE_HOSTNAME`.
-    fn seen(host: &str, address: &str, use_hostname: &str) -> Identity {
+    fn identity_of(host: &str, address: &str, use_hostname: &str) -> Identity {
         let pairs = [
             ("ROLE", "master"),
             ("MASTER_IP", ADDRESS),
@@ -298,17 +298,17 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_change_is_refused_with_a_way_out() {
-        let stands = identity(
+    fn changes_of_fixed_settings_are_refused_with_a_next_step() {
+        let current = identity(
             "m",
             &[("ROLE", "master"), ("CONTAINERS_CIDR", "10.20.0.0/16")],
         );
-        assert_eq!(stands.changed_by(&stands), None);
+        assert_eq!(current.changed_by(&current), None);
         let wanted = identity(
             "m",
             &[("ROLE", "master"), ("CONTAINERS_CIDR", "10.30.0.0/16")],
         );
-        let refused = refused(&stands, &wanted);
+        let refused = refused(&current, &wanted);
         assert!(
             refused.contains("CONTAINERS_CIDR=10.30.0.0/16"),
             "{refused}"
@@ -319,14 +319,14 @@ mod tests {
         );
         assert!(refused.contains("nodelet clean --purge"), "{refused}");
         let renamed = identity("n", &[]);
-        assert!(stands.changed_by(&renamed).is_some());
+        assert!(current.changed_by(&renamed).is_some());
     }
 
     #[test]
-    fn another_name_or_address_of_the_node_is_refused_with_a_way_out() {
-        let stands = seen("m-1", ADDRESS, "true");
-        assert_eq!(refused(&stands, &seen("M-1", ADDRESS, "true")), "");
-        let by_address = refused(&stands, &seen("m-1", ADDRESS, "false"));
+    fn a_changed_node_name_or_address_is_refused_with_a_next_step() {
+        let current = identity_of("m-1", ADDRESS, "true");
+        assert_eq!(refused(&current, &identity_of("M-1", ADDRESS, "true")), "");
+        let by_address = refused(&current, &identity_of("m-1", ADDRESS, "false"));
         for part in [
             ADDRESS,
             "was set up with the node name=m-1",
@@ -335,29 +335,29 @@ mod tests {
         ] {
             assert!(by_address.contains(part), "{by_address}");
         }
-        let moved = refused(&stands, &seen("m-1", "10.8.0.2", "true"));
+        let moved = refused(&current, &identity_of("m-1", "10.8.0.2", "true"));
         for part in ["the address=10.8.0.2", ADDRESS, "`nodelet clean` first"] {
             assert!(moved.contains(part), "{moved}");
         }
         // Without an address nothing is planned, and planning reports why.
-        assert_eq!(refused(&stands, &seen("m-1", "", "true")), "");
+        assert_eq!(refused(&current, &identity_of("m-1", "", "true")), "");
         // If the node is named after its address, the host's name may change.
-        let stands = seen("m-1", ADDRESS, "false");
-        assert_eq!(refused(&stands, &seen("m-2", ADDRESS, "false")), "");
+        let current = identity_of("m-1", ADDRESS, "false");
+        assert_eq!(refused(&current, &identity_of("m-2", ADDRESS, "false")), "");
     }
 
     #[test]
     fn a_setting_that_is_not_recorded_is_no_change() {
-        let stands = identity("m", &[]);
+        let current = identity("m", &[]);
         assert_eq!(
-            stands.changed_by(&identity("m", &[("ROLE", "master")])),
+            current.changed_by(&identity("m", &[("ROLE", "master")])),
             None
         );
     }
 
     #[test]
-    fn a_record_without_an_address_is_completed_on_a_host_that_is_well() {
-        let now = seen("m-1", ADDRESS, "true");
+    fn a_record_without_an_address_is_completed_on_a_healthy_host() {
+        let now = identity_of("m-1", ADDRESS, "true");
         let without = now.without_address();
         assert_eq!(Identity::renewed(Some(&without), &now, false), None);
         assert_eq!(
@@ -368,19 +368,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_is_written_anew_with_the_address_of_a_host_that_is_well() {
-        let now = seen("m-1", ADDRESS, "true");
+    fn a_lost_identity_is_written_with_the_address_of_a_healthy_host() {
+        let now = identity_of("m-1", ADDRESS, "true");
         assert_eq!(Identity::renewed(None, &now, true).as_ref(), Some(&now));
         let unsure = Identity::renewed(None, &now, false).expect("what is fixed is fixed");
         assert_eq!(unsure.address, None);
-        let otherwise = seen("m-1", "10.8.0.2", "true");
+        let otherwise = identity_of("m-1", "10.8.0.2", "true");
         assert_eq!(refused(&unsure, &otherwise), "");
-        assert_ne!(refused(&unsure, &seen("m-2", ADDRESS, "true")), "");
+        assert_ne!(refused(&unsure, &identity_of("m-2", ADDRESS, "true")), "");
     }
 
     #[test]
     fn the_address_that_a_link_still_has_goes_on() {
-        let stands = seen("m-1", ADDRESS, "true");
+        let current = identity_of("m-1", ADDRESS, "true");
         let facts = |addresses: &[&str]| Facts {
             links: Some(vec![engine::facts::LinkFacts {
                 name: "eth0".to_owned(),
@@ -393,9 +393,9 @@ mod tests {
             address: "10.8.0.2".parse().ok(),
             ..Facts::nothing_about("m-1")
         };
-        let held = stands.held_address(&facts(&["10.8.0.2/24", "172.30.0.11/24"]));
+        let held = current.address_in_use(&facts(&["10.8.0.2/24", "172.30.0.11/24"]));
         assert_eq!(held, ADDRESS.parse().ok());
-        assert_eq!(stands.held_address(&facts(&["10.8.0.2/24"])), None);
+        assert_eq!(current.address_in_use(&facts(&["10.8.0.2/24"])), None);
     }
 
     #[test]
@@ -405,7 +405,7 @@ mod tests {
         std::fs::create_dir(at("directory")).expect("it is made");
         std::fs::write(at("large"), " ".repeat(65 * 1024)).expect("it is written");
         std::fs::write(at("garbage"), "{").expect("it is written");
-        let whole = serde_json::to_vec(&seen("m-1", ADDRESS, "true")).expect("JSON");
+        let whole = serde_json::to_vec(&identity_of("m-1", ADDRESS, "true")).expect("JSON");
         std::fs::write(at("whole"), whole).expect("it is written");
         let nameless = r#"{"host": "m-1", "settings": {"ROLE": "master"}}"#;
         std::fs::write(at("nameless"), nameless).expect("it is written");
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_tip_leaves_the_ledger_to_say_whose_it_is() {
+    fn without_the_tip_the_ledger_identifies_its_host() {
         let directory = tempfile::tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name);
         let id = || ledger_id(directory.path());

@@ -22,8 +22,8 @@ pub(crate) async fn bound_to(args: &RoleArgs, host: &LiveHost) -> Result<Option<
     let Some((_, last)) = last_good_if_any(args, host).await? else {
         return Ok(None);
     };
-    let unheard = Recording::default();
-    let runner = last.runner(host, &unheard);
+    let ignored_events = Recording::default();
+    let runner = last.runner(host, &ignored_events);
     let stands = !last.are_of_no_role() && stands(host, &runner).await;
     // The last good settings do not say with which address the host was set up.
     Ok(stands.then(|| last.identity.without_address()))
@@ -34,7 +34,7 @@ pub(crate) async fn bound_to(args: &RoleArgs, host: &LiveHost) -> Result<Option<
 pub(crate) async fn stands(host: &dyn Host, runner: &Runner<'_>) -> bool {
     let records = Ledger::read(host).await.unwrap_or_default();
     let live = Ledger::live_in(&records);
-    live.iter().any(|live| !live.keep) || runner.stands().await
+    live.iter().any(|live| !live.keep) || runner.has_role().await
 }
 
 #[cfg(test)]
@@ -62,13 +62,13 @@ mod tests {
 
     /// `KUBE_SERVICE_STATE: false` stops what runs even if no record says any more what started it.
     #[tokio::test(start_paused = true)]
-    async fn a_host_without_its_ledger_stands_by_what_runs() {
+    async fn a_host_without_its_ledger_is_recognised_by_its_processes() {
         stands_by_what_runs("cp-1", "172.30.0.11").await;
     }
 
     /// On this host docker is ours, and so is its socket.
     #[tokio::test(start_paused = true)]
-    async fn a_host_that_had_no_docker_stands_by_what_runs() {
+    async fn a_host_without_an_earlier_docker_is_recognised_by_its_processes() {
         stands_by_what_runs("cp-2-nodocker", "172.30.0.12").await;
     }
 
@@ -84,8 +84,8 @@ mod tests {
         let plan = planner::plan(&role.expect("the role"), &settings, &facts).expect("a plan");
         let host = simulated_host(&facts, &plan)
             .with_kubernetes(|rules| rules.pod_cidr = "10.20.0.0/24".to_owned());
-        let unheard = Recording::default();
-        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        let ignored_events = Recording::default();
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
         assert!(!stands(&host, &runner).await, "it is bare");
         // The check does not wait for a container engine that hangs.
         let hangs = FaultPlan::none().stall("container", "*");

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_kept_role_reads_back_as_it_was_and_for_whom_it_was_kept() {
+    async fn a_kept_role_is_read_back_for_its_own_name() {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let asked = repository.join("roles/pf9-kube").display().to_string();
         let role = RolePackage::load(&LiveHost::new(), &asked).await;

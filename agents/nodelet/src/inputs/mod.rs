@@ -106,7 +106,7 @@ impl Inputs {
 pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     let settings = settings(args, host).await?;
     let role = role(args, host).await;
-    lie_where_root_alone_puts_them(&settings, host).await?;
+    files_are_in_directories_of_root(&settings, host).await?;
     let usual = FactQuery::default().and_disks(settings.paths());
     let facts = learn(host, &usual).await?;
     let mut inputs = planned(args, role, settings, facts)?;
@@ -191,7 +191,7 @@ fn planned(
             let Ok(plan) = plan(&last, &settings, &facts) else {
                 return Err(error);
             };
-            (plan, Role::LastGood(told(&error)))
+            (plan, Role::LastGood(problems_of(&error)))
         }
     };
     Ok(Inputs {
@@ -215,7 +215,7 @@ fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Plan> {
 }
 
 /// The text of an error about input: the error with its causes, then each of its problems with its place.
-pub(crate) fn told(error: &anyhow::Error) -> Vec<String> {
+pub(crate) fn problems_of(error: &anyhow::Error) -> Vec<String> {
     let mut problems = vec![engine::model::chain(error.as_ref()).join(": ")];
     if let Some(refused) = error.downcast_ref::<Refused>() {
         problems.extend(refused.problems.iter().map(|p| p.trim_end().to_owned()));
@@ -232,19 +232,19 @@ pub(crate) async fn learn(host: &LiveHost, interests: &FactQuery) -> Result<Fact
         .context("learn about this host within 30s")?
         .context("learn about this host")?;
     let stands = Identity::recorded();
-    if let Some(held) = stands.and_then(|stands| stands.held_address(&facts)) {
-        facts.address = Some(held);
+    if let Some(address_of_link) = stands.and_then(|stands| stands.address_in_use(&facts)) {
+        facts.address = Some(address_of_link);
     }
     Ok(facts)
 }
 
 /// Refuses a directory from the settings if a user other than root could replace it: root creates these directories, sets their owner,
 /// and empties them. A status pass skips this check, because every command that nodeletd then runs makes it.
-async fn lie_where_root_alone_puts_them(settings: &KubeEnv, host: &LiveHost) -> Result<()> {
+async fn files_are_in_directories_of_root(settings: &KubeEnv, host: &LiveHost) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         return Ok(());
     }
-    let looking = misplaced(settings, host);
+    let looking = directory_problems(settings, host);
     let problems = tokio::time::timeout(LEARN, looking)
         .await
         .context("look at the directories that settings name within 30s")?
@@ -264,7 +264,10 @@ async fn lie_where_root_alone_puts_them(settings: &KubeEnv, host: &LiveHost) -> 
 
 /// The problems of the paths to directories that settings name, one sentence each. Defaults are not checked: they are the role's own
 /// directories.
-async fn misplaced(settings: &KubeEnv, files: &(dyn Files + Sync)) -> HostResult<Vec<String>> {
+async fn directory_problems(
+    settings: &KubeEnv,
+    files: &(dyn Files + Sync),
+) -> HostResult<Vec<String>> {
     let paths = settings.paths();
     let mut problems = Vec::new();
     for (name, value) in settings.iter() {
@@ -475,10 +478,10 @@ mod tests {
         ] {
             let settings = named(name, "/srv/u/place");
             host.with_world_mut(|world| world.own(Path::new("/srv/u"), Attributes::root(0o755)));
-            let fine = misplaced(&settings, &host).await;
+            let fine = directory_problems(&settings, &host).await;
             assert_eq!(fine.expect("the host answers"), [""; 0]);
             host.with_world_mut(|world| world.own(Path::new("/srv/u"), theirs));
-            let told = misplaced(&settings, &host).await;
+            let told = directory_problems(&settings, &host).await;
             let told = told.expect("the host answers").concat();
             let parts = [name, "/srv/u/place", "/srv/u: it belongs to user 1000"];
             assert!(parts.iter().all(|part| told.contains(part)), "{told}");
@@ -486,7 +489,7 @@ mod tests {
         // The role's own directories are not chosen by the operator, so they are not checked.
         host.with_world_mut(|world| world.file("/var/opt/pf9/a", ""));
         host.with_world_mut(|world| world.own(Path::new("/var/opt/pf9"), theirs));
-        let told = misplaced(&named("ETCD_BACKUP_DIR", "/mnt/backups"), &host).await;
+        let told = directory_problems(&named("ETCD_BACKUP_DIR", "/mnt/backups"), &host).await;
         assert_eq!(told.expect("the host answers"), [""; 0]);
     }
 

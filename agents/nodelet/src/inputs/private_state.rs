@@ -37,13 +37,13 @@ fn protect_for(state: &Path, uid: u32, gid: u32) -> io::Result<Vec<PathBuf>> {
             true => O_DIRECTORY,
             false => O_DIRECTORY | O_NOFOLLOW,
         };
-        let held = OpenOptions::new()
+        let opened = OpenOptions::new()
             .read(true)
             .custom_flags(flags)
             .open(&directory);
-        let listed = held.and_then(|held| {
-            let place = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
-            Ok((fs::read_dir(&place)?, place, held))
+        let listed = opened.and_then(|opened| {
+            let place = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+            Ok((fs::read_dir(&place)?, place, opened))
         });
         let (entries, place, _held) = match listed {
             Ok(listed) => listed,
@@ -56,11 +56,11 @@ fn protect_for(state: &Path, uid: u32, gid: u32) -> io::Result<Vec<PathBuf>> {
         let names = entries.take(MOST).flatten().map(|entry| entry.file_name());
         let below = names.map(|name| (directory.join(&name), place.join(&name)));
         // The directory first: from then on, no other user can change anything in it.
-        for (path, held) in [(directory.clone(), directory.clone())]
+        for (path, opened) in [(directory.clone(), directory.clone())]
             .into_iter()
             .chain(below)
         {
-            match set_back(&held, path == state, (uid, gid)) {
+            match set_back(&opened, path == state, (uid, gid)) {
                 Ok(true) => changed.push(path),
                 Ok(false) => {}
                 // It may have been a temporary file.
@@ -76,11 +76,11 @@ fn protect_for(state: &Path, uid: u32, gid: u32) -> io::Result<Vec<PathBuf>> {
 /// directory.
 fn set_back(path: &Path, is_state: bool, owner: (u32, u32)) -> io::Result<bool> {
     // Held open: a link that replaces it meanwhile has no effect.
-    let held = OpenOptions::new()
+    let opened = OpenOptions::new()
         .read(true)
         .custom_flags(O_PATH | O_NOFOLLOW)
         .open(path)?;
-    let said = held.metadata()?;
+    let said = opened.metadata()?;
     let is = said.mode() & 0o7777;
     let wanted = match said.file_type() {
         kind if kind.is_file() => 0o600,
@@ -91,12 +91,12 @@ fn set_back(path: &Path, is_state: bool, owner: (u32, u32)) -> io::Result<bool> 
     let mut changed = false;
     if (said.uid(), said.gid()) != owner {
         let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
-        fchownat(&held, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+        fchownat(&opened, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
         changed = true;
     }
     if is != wanted {
         // The mode cannot be set through an `O_PATH` descriptor, but through its name in /proc.
-        let name = format!("/proc/self/fd/{}", held.as_raw_fd());
+        let name = format!("/proc/self/fd/{}", opened.as_raw_fd());
         fs::set_permissions(name, Permissions::from_mode(wanted))?;
         changed = true;
     }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_may_read_or_write_is_set_back() {
+    fn modes_that_are_too_open_are_restricted() {
         let directory = tempfile::tempdir().expect("a directory");
         let state = directory.path().join("nodelet");
         let own = directory.path().metadata().expect("it is there");
@@ -154,7 +154,7 @@ mod tests {
 
     /// A user who could write to the state directory may have put a link there.
     #[test]
-    fn what_a_link_leads_to_is_left_alone_and_told() {
+    fn link_targets_are_left_and_reported() {
         let directory = tempfile::tempdir().expect("a directory");
         let (state, other) = (
             directory.path().join("nodelet"),

@@ -111,8 +111,8 @@ async fn run(arguments: Arguments) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("hold this host at its role: only root can");
     }
-    let alone = single_instance::only_one().await?;
-    tokio::spawn(alone.stay());
+    let instance_lock = single_instance::acquire().await?;
+    tokio::spawn(instance_lock.guard());
     let signals = shutdown::listen()?;
     let worker = Worker {
         nodelet: sibling()?,

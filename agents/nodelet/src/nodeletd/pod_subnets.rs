@@ -28,7 +28,7 @@ pub(super) async fn keep<F: Future<Output = bool>>(
     let (lacking, lacks) = watch::channel(BTreeSet::new());
     tokio::select! {
         () = watched(allocation, &lacking) => {}
-        () = given(lacks, give, none_lacks) => {}
+        () = allocate_with_backoff(lacks, give, none_lacks) => {}
     }
 }
 
@@ -79,7 +79,7 @@ fn note(
 }
 
 /// Allocates while a node lacks a subnet, with a backoff where that does not help.
-async fn given<F: Future<Output = bool>>(
+async fn allocate_with_backoff<F: Future<Output = bool>>(
     mut lacks: watch::Receiver<BTreeSet<String>>,
     mut give: impl FnMut() -> F,
     mut none_lacks: impl FnMut(),
@@ -94,8 +94,8 @@ async fn given<F: Future<Output = bool>>(
         }
         if give().await {
             // The watch confirms this in a moment.
-            let told = lacks.wait_for(BTreeSet::is_empty);
-            if tokio::time::timeout(pause, told).await.is_ok() {
+            let all_assigned = lacks.wait_for(BTreeSet::is_empty);
+            if tokio::time::timeout(pause, all_assigned).await.is_ok() {
                 pause = FIRST_PAUSE;
                 continue;
             }
@@ -130,10 +130,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_told_when_no_node_lacks_a_subnet_any_more() {
+    async fn the_end_of_missing_subnets_is_reported() {
         let (lacking, lacks) = watch::channel(BTreeSet::from(["a".to_owned()]));
         let settled = Mutex::new(0);
-        let work = given(
+        let work = allocate_with_backoff(
             lacks,
             || std::future::ready(false),
             || *settled.lock().unwrap() += 1,
@@ -157,8 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_node_without_a_subnet_is_given_one_at_once_and_again_with_longer_and_longer_pauses()
-    {
+    async fn subnet_allocation_starts_at_once_and_retries_with_backoff() {
         let (lacking, lacks) = watch::channel(BTreeSet::new());
         let began = Instant::now();
         let given_at = Mutex::new(Vec::new());
@@ -166,7 +165,7 @@ mod tests {
             given_at.lock().unwrap().push(began.elapsed().as_secs());
             std::future::ready(false)
         };
-        let work = given(lacks, give, || {});
+        let work = allocate_with_backoff(lacks, give, || {});
         let events = async {
             note(&lacking, seen("a", Some("10.20.0.0/24")));
             tokio::time::sleep(Duration::from_secs(10)).await;
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_it_helps_the_next_node_waits_for_nothing() {
+    async fn allocation_does_not_wait_after_a_success() {
         let (lacking, lacks) = watch::channel(BTreeSet::new());
         let given_to = Mutex::new(Vec::new());
         let give = || {
@@ -196,7 +195,7 @@ mod tests {
             std::future::ready(true)
         };
         let began = Instant::now();
-        let work = given(lacks, give, || {});
+        let work = allocate_with_backoff(lacks, give, || {});
         let events = async {
             for name in ["a", "b", "c"] {
                 note(&lacking, seen(name, None));
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_deleted_lacks_nothing() {
+    fn a_deleted_node_lacks_no_subnet() {
         let (lacking, lacks) = watch::channel(BTreeSet::new());
         note(&lacking, seen("a", None));
         note(&lacking, NodeEvent::Listed);

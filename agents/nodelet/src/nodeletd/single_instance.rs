@@ -19,7 +19,7 @@ const MOMENTS: u32 = 5;
 const LOOK: Duration = Duration::from_secs(30);
 
 /// The lock, held for as long as this value lives.
-pub(super) struct Alone {
+pub(super) struct InstanceLock {
     lock: Flock<File>,
     path: PathBuf,
 }
@@ -28,16 +28,16 @@ pub(super) struct Alone {
 ///
 /// # Errors
 /// Another daemon has it.
-pub(super) async fn only_one() -> Result<Alone> {
+pub(super) async fn acquire() -> Result<InstanceLock> {
     let path = PathBuf::from(LOCK);
     let lock = take(&path).await?;
-    Ok(Alone { lock, path })
+    Ok(InstanceLock { lock, path })
 }
 
-impl Alone {
+impl InstanceLock {
     /// Checks the file until the program ends: if it was deleted or replaced, a second daemon could start, and commands would not see
     /// that this one runs.
-    pub(super) async fn stay(mut self) {
+    pub(super) async fn guard(mut self) {
         loop {
             tokio::time::sleep(LOOK).await;
             match self.renew().await {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn there_is_one_and_others_see_it() {
+    async fn only_one_instance_holds_the_lock() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("lock");
         assert!(!is_held(&path), "no daemon ever ran");
@@ -126,23 +126,23 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("lock");
         let lock = take(&path).await.expect("it is free");
-        let mut alone = Alone {
+        let mut instance_lock = InstanceLock {
             lock,
             path: path.clone(),
         };
-        assert!(!alone.renew().await.expect("it is there"));
+        assert!(!instance_lock.renew().await.expect("it is there"));
         for replaced in [false, true] {
             std::fs::remove_file(&path).expect("it is removed");
             if replaced {
                 std::fs::write(&path, "").expect("another is put there");
             }
             assert!(!is_held(&path), "the daemon is not seen");
-            assert!(alone.renew().await.expect("it can be made"));
+            assert!(instance_lock.renew().await.expect("it can be made"));
             assert!(is_held(&path));
         }
         std::fs::remove_file(&path).expect("it is removed");
         let _second = take(&path).await.expect("nothing stops a second one");
-        let error = alone.renew().await.expect_err("it is held");
+        let error = instance_lock.renew().await.expect_err("it is held");
         assert!(error.to_string().contains("another nodeletd"), "{error}");
     }
 }

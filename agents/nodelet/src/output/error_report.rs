@@ -35,7 +35,7 @@ impl ErrorReport {
         let refused = error.downcast_ref::<Refused>();
         let known = || next_step(&chain, nix::unistd::Uid::effective().is_root());
         Self {
-            next: its_own(error).or_else(known),
+            next: own_next_step(error).or_else(known),
             error: chain,
             problems: refused.map_or_else(Vec::new, |refused| refused.items.clone()),
             texts: refused.map_or_else(Vec::new, |refused| refused.problems.clone()),
@@ -61,7 +61,7 @@ impl ErrorReport {
 }
 
 /// The next step that an error itself names.
-fn its_own(error: &anyhow::Error) -> Option<Cow<'static, str>> {
+fn own_next_step(error: &anyhow::Error) -> Option<Cow<'static, str>> {
     error.chain().find_map(|cause| {
         if let Some(ResourceError::Unmet { next, .. }) = cause.downcast_ref() {
             return Some(next.clone().into());
@@ -143,13 +143,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_error_says_to_do_is_told() {
+    fn the_next_step_of_an_error_is_shown() {
         let error = anyhow::Error::from(ResourceError::Unmet {
             what: "begin".to_owned(),
             next: "end the last one".to_owned(),
         });
-        let told = ErrorReport::of(&error.context("replace an authority")).next;
-        assert_eq!(told.as_deref(), Some("end the last one"));
+        let advice = ErrorReport::of(&error.context("replace an authority")).next;
+        assert_eq!(advice.as_deref(), Some("end the last one"));
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_refuses_has_a_next_step() {
+    fn system_errors_have_a_next_step() {
         for (chain, root, next) in [
             (
                 &[
@@ -226,8 +226,8 @@ mod tests {
             ),
         ] {
             let chain: Vec<String> = chain.iter().map(ToString::to_string).collect();
-            let told = next_step(&chain, root).unwrap_or_default();
-            assert!(told.contains(next), "{chain:?}: {told}");
+            let advice = next_step(&chain, root).unwrap_or_default();
+            assert!(advice.contains(next), "{chain:?}: {advice}");
         }
         assert_eq!(next_step(&["something else".to_owned()], true), None);
         assert_eq!(next_step(&["Permission denied".to_owned()], true), None);

@@ -87,11 +87,11 @@ pub(crate) fn sink(json: bool) -> Box<dyn EventSink> {
 
 /// Writes to standard output. An error is reported when the command ends.
 pub(crate) fn say(text: &str) {
-    let _ = is_heard(text);
+    let _ = try_print(text);
 }
 
 /// The same; returns whether the text could be written.
-pub(crate) fn is_heard(text: &str) -> bool {
+pub(crate) fn try_print(text: &str) -> bool {
     let mut out = Out::new();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())

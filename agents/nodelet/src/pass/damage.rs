@@ -32,7 +32,7 @@ mod tests {
     use crate::pass::tests::plan_of_master;
 
     #[tokio::test]
-    async fn damage_that_no_restart_mends_is_told_by_its_phase() {
+    async fn unrepairable_damage_is_reported_with_its_phase() {
         let plan = plan_of_master().await;
         let health = |failing: fn(&Probe) -> bool, status: Status| -> Vec<PhaseHealth> {
             let phases = plan.phases.iter().map(|phase| PhaseHealth {

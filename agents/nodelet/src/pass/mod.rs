@@ -27,7 +27,7 @@ use tokio::time::error::Elapsed;
 use crate::cli::RoleArgs;
 use crate::inputs::installed_identity::{bound_to, stands};
 use crate::inputs::last_good_settings::{last_good, last_good_if_any};
-use crate::inputs::{Role, current, settings, told};
+use crate::inputs::{Role, current, problems_of, settings};
 use allocation::nodes_without_subnet;
 pub(crate) use allocation::{Allocation, WithoutSubnet};
 use damage::damaged;
@@ -91,7 +91,7 @@ const SETTLE: Duration = Duration::from_millis(250);
 
 impl Pass {
     /// Whether commands that change the host use the last good settings, and the last good role if the installed one cannot be used.
-    pub(crate) fn goes_by_last_good(&self) -> bool {
+    pub(crate) fn uses_last_good(&self) -> bool {
         !self.settings_problems.is_empty() || !self.role_problems.is_empty()
     }
 
@@ -127,9 +127,9 @@ impl Pass {
                 let another = bound.is_some_and(|b| b.changed_by(&inputs.identity).is_some());
                 match (Verdict::of(now, before.as_deref(), another), last) {
                     (Verdict::Refused(worse), Some((good, last))) => {
-                        let told = worse.iter().map(|one| one.at_its_place(&settings));
-                        let told = told.collect();
-                        (good, last, told)
+                        let worse_problems = worse.iter().map(|one| one.at_its_place(&settings));
+                        let worse_problems = worse_problems.collect();
+                        (good, last, worse_problems)
                     }
                     (verdict, _) => {
                         // The last good settings and the last good role are those of the role that is on this host.
@@ -142,7 +142,7 @@ impl Pass {
             }
             Err(error) if error.is::<Elapsed>() => return Err(error),
             Err(error) => {
-                let problems = told(&error);
+                let problems = problems_of(&error);
                 // Missing settings count as wrong settings.
                 let Ok((good, inputs)) = last_good(args, host).await else {
                     return Err(error);
@@ -165,8 +165,8 @@ impl Pass {
         let refused = bound
             .and_then(|stands| stands.changed_by(&inputs.identity))
             .map(|changed| changed.to_string());
-        let unheard = Recording::default();
-        let runner = inputs.runner(host, &unheard);
+        let ignored_events = Recording::default();
+        let runner = inputs.runner(host, &ignored_events);
         let in_progress = runner.checks_in_progress.clone();
         let health = tell_progress(in_progress, runner.check_again(SETTLE, before)).await;
         let failed = failed_phases(&health);

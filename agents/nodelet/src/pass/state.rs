@@ -18,22 +18,22 @@ use crate::inputs::{Inputs, Role, last_good_settings, private_state};
 /// Why the ledger cannot be relied on, and what else is wrong with it; each is empty if nothing is. Lost copies beside the ledger are
 /// written again.
 pub(super) async fn ledger(runner: &Runner<'_>) -> (String, String) {
-    let told = |error: &(dyn std::error::Error + 'static)| {
+    let problem_of = |error: &(dyn std::error::Error + 'static)| {
         format!("could not {}", engine::model::chain(error).join(": "))
     };
     if let Some(lost) = runner.lost_ledger().await {
-        return (told(&lost), String::new());
+        return (problem_of(&lost), String::new());
     }
     match Ledger::renew_copies(runner.host).await {
         Ok(true) => tracing::warn!(
             "ledger.tip or ledger.backup.jsonl was lost or damaged; both are written again"
         ),
         Ok(false) => {}
-        Err(error) => return (String::new(), told(&error)),
+        Err(error) => return (String::new(), problem_of(&error)),
     }
     match Ledger::damaged_contents(runner.host).await {
         Ok(problems) => (String::new(), problems.join("; ")),
-        Err(error) => (String::new(), told(&error)),
+        Err(error) => (String::new(), problem_of(&error)),
     }
 }
 
@@ -69,8 +69,8 @@ pub(super) async fn lacks_backup(settings: &KubeEnv) -> bool {
 /// Whether the ledger says that another role than that of the plan is on the host. If the ledger cannot be read, this is not known, and a
 /// condition reports it.
 pub(super) async fn has_another_role(inputs: &Inputs, host: &LiveHost) -> bool {
-    let unheard = Recording::default();
-    let runner = inputs.runner(host, &unheard);
+    let ignored_events = Recording::default();
+    let runner = inputs.runner(host, &ignored_events);
     matches!(runner.another_role().await, Ok(Some(_)))
 }
 
@@ -87,9 +87,9 @@ pub(super) fn keep(args: &RoleArgs, settings: &KubeEnv, inputs: &Inputs) {
 }
 
 /// Writes a lost identity again. Called right after the role was seen on the host, because a `nodelet clean` may be removing it.
-pub(super) fn remember(seen: &Identity, health: &[PhaseHealth]) {
+pub(super) fn remember(observed: &Identity, health: &[PhaseHealth]) {
     let well = health.iter().all(|phase| phase.status() == Status::True);
-    let renewed = Identity::renewed(Identity::recorded().as_ref(), seen, well);
+    let renewed = Identity::renewed(Identity::recorded().as_ref(), observed, well);
     if let Some(Err(error)) = renewed.map(|renewed| renewed.write()) {
         tracing::warn!("{}: {error:#}", Identity::NOT_NOTED);
     }

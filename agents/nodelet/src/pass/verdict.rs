@@ -53,7 +53,7 @@ impl Verdict {
         let Some(before) = before else {
             return Self::Tolerated;
         };
-        let worse = made_worse(now, before);
+        let worse = new_blockers(now, before);
         // All obstacles existed before: the current settings are as good as the last good ones, unless they change the host's identity.
         match (worse.is_empty(), another) {
             (false, _) => Self::Refused(worse),
@@ -64,7 +64,7 @@ impl Verdict {
 }
 
 /// The obstacles that the current settings cause: those of `now` that are not in `before`.
-fn made_worse(now: Vec<Blocker>, before: &[Blocker]) -> Vec<Blocker> {
+fn new_blockers(now: Vec<Blocker>, before: &[Blocker]) -> Vec<Blocker> {
     let mut now = now;
     now.retain(|one| !before.iter().any(|other| other.why == one.why));
     now
@@ -85,14 +85,14 @@ pub(super) async fn blockers(
             about: String::new(),
         }]);
     }
-    let unheard = Recording::default();
-    let runner = inputs.runner(host, &unheard);
+    let ignored_events = Recording::default();
+    let runner = inputs.runner(host, &ignored_events);
     let failed_preconditions = runner.failed_preconditions().await?;
-    let told = failed_preconditions.into_iter().map(|one| Blocker {
+    let blockers_now = failed_preconditions.into_iter().map(|one| Blocker {
         why: format!("{}: {}", one.problem, one.remedy),
         about: one.requirement,
     });
-    Ok(told.collect())
+    Ok(blockers_now.collect())
 }
 
 #[cfg(test)]
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_at_fault_for_nothing_that_was_so_before_them() {
+    fn settings_are_not_blamed_for_earlier_problems() {
         let all =
             |list: &[&str]| -> Vec<Blocker> { list.iter().map(|why| blocker(why, "")).collect() };
         let (payload, interface) = ("pause.tar is empty", "there is no eth9");
@@ -118,12 +118,12 @@ mod tests {
             (&[payload, interface], &[payload], &[interface]),
             (&[payload], &[interface], &[payload]),
         ] {
-            assert_eq!(made_worse(all(now), &all(before)), all(worse), "{now:?}");
+            assert_eq!(new_blockers(all(now), &all(before)), all(worse), "{now:?}");
         }
     }
 
     #[test]
-    fn settings_are_kept_if_they_are_as_good_as_those_before_them() {
+    fn settings_without_new_problems_are_saved() {
         let all = || vec![blocker("pause.tar is empty", "")];
         let verdict = |now, before: Option<Vec<Blocker>>, another| {
             Verdict::of(now, before.as_deref(), another)
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_of_a_wrong_setting_is_told() {
+    fn the_position_of_a_wrong_setting_is_shown() {
         let files = [
             (
                 "/c/a.yaml",
@@ -148,7 +148,7 @@ mod tests {
         ];
         let files = files.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec()));
         let settings = KubeEnv::resolve(files.to_vec()).expect("they are good");
-        for (why, about, told) in [
+        for (why, about, blockers_now) in [
             (
                 "/root/afile is no directory",
                 "backups have a place that lasts (ETCD_BACKUP_DIR)",
@@ -158,8 +158,11 @@ mod tests {
             ("pause.tar is empty", "the payload is complete", ""),
         ] {
             let said = blocker(why, about).at_its_place(&settings);
-            assert!(said.starts_with(told) && said.ends_with(why), "{said}");
-            assert_eq!(told.is_empty(), said == why, "{said}");
+            assert!(
+                said.starts_with(blockers_now) && said.ends_with(why),
+                "{said}"
+            );
+            assert_eq!(blockers_now.is_empty(), said == why, "{said}");
         }
     }
 }

@@ -90,7 +90,7 @@ mod tests {
     use crate::pass::tests::plan_of_master;
 
     #[tokio::test]
-    async fn what_changes_without_a_file_or_a_unit_is_listened_to() {
+    async fn link_and_node_events_are_watched() {
         let plan = plan_of_master().await;
         let found = WatchList::of(&plan, Path::new("/etc/pf9/nodelet"));
         assert_eq!(found.links, ["cni0", "docker0", "eth0"]);

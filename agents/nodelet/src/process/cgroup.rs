@@ -71,7 +71,7 @@ impl StatusGroup {
             let tried = self.tried.map(|tried| now.saturating_duration_since(tried));
             self.problem.is_empty() || tried.is_some_and(|ago| ago < AGAIN)
         };
-        if as_before && self.group.as_ref().map_or_else(waits, Leaf::stands) {
+        if as_before && self.group.as_ref().map_or_else(waits, Leaf::is_present) {
             return;
         }
         self.made_for = Some((wanted, cpu_limit));
@@ -106,7 +106,7 @@ impl StatusGroup {
 }
 
 impl Leaf {
-    fn stands(&self) -> bool {
+    fn is_present(&self) -> bool {
         self.procs.iter().all(|file| file.exists())
     }
 
@@ -136,11 +136,11 @@ impl Leaf {
     ///
     /// # Errors
     /// They cannot be found.
-    pub(crate) fn ways_back(&self) -> Result<Vec<PathBuf>> {
+    pub(crate) fn current_groups(&self) -> Result<Vec<PathBuf>> {
         let read = |path: &str| fs::read_to_string(path).with_context(|| format!("read {path}"));
         let (groups, mounts) = (read("/proc/self/cgroup")?, read("/proc/self/mountinfo")?);
         let backs = self.resolved().into_iter().map(|procs| {
-            let back = way_back(&procs, &groups, &mounts).filter(|back| back.is_file());
+            let back = current_group(&procs, &groups, &mounts).filter(|back| back.is_file());
             let shown = procs.display();
             back.with_context(|| format!("find the control group that joining {shown} would leave"))
         });
@@ -190,7 +190,7 @@ fn version_2(mount: &Path, name: &str, quota: u32) -> Result<Leaf> {
             "use control groups: {own} is not the group of a service, and nothing is delegated to us"
         );
     }
-    hand_down(mount, Path::new(unit))?;
+    delegate_controllers(mount, Path::new(unit))?;
     let unit = mount.join(unit);
     let supervisor = unit.join("supervisor");
     make(&supervisor)?;
@@ -206,7 +206,7 @@ fn version_2(mount: &Path, name: &str, quota: u32) -> Result<Leaf> {
 
 /// Makes every group above `unit` hand its controllers down. systemd does this for a unit with `Delegate=`; another service manager
 /// may not, and without it the unit has no controllers for its leaves.
-fn hand_down(mount: &Path, unit: &Path) -> Result<()> {
+fn delegate_controllers(mount: &Path, unit: &Path) -> Result<()> {
     enable(mount)?;
     let mut group = mount.to_path_buf();
     for part in unit.parent().into_iter().flat_map(Path::components) {
@@ -242,7 +242,7 @@ pub(crate) fn join(procs: &[PathBuf]) -> Result<()> {
 
 /// The `cgroup.procs` of the group in which this process is, in the hierarchy of `procs`, by `/proc/self/cgroup` and
 /// `/proc/self/mountinfo`.
-fn way_back(procs: &Path, groups: &str, mounts: &str) -> Option<PathBuf> {
+fn current_group(procs: &Path, groups: &str, mounts: &str) -> Option<PathBuf> {
     // The longest mount point is the hierarchy's own: mount point and root are the fifth field and the fourth.
     let mounted = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(3);
@@ -345,20 +345,20 @@ mod tests {
             fs::create_dir_all(mount.path().join(path)).expect("it is made");
         }
         remove_unused(mount.path());
-        let stands = |path: &str| mount.path().join(path).exists();
-        assert!(!stands("cpu/pf9-kube-status") && !stands("memory/pf9-etcd-backup"));
-        assert!(stands("cpu/theirs"));
+        let is_present = |path: &str| mount.path().join(path).exists();
+        assert!(!is_present("cpu/pf9-kube-status") && !is_present("memory/pf9-etcd-backup"));
+        assert!(is_present("cpu/theirs"));
     }
 
     #[test]
-    fn groups_above_hand_down_what_they_did_not_yet() {
+    fn parent_groups_delegate_missing_controllers() {
         let mount = tempfile::tempdir().expect("a directory");
         let unit = Path::new("system.slice/x.service");
         fs::create_dir_all(mount.path().join(unit)).expect("it is made");
         let file = |group: &str| mount.path().join(group).join("cgroup.subtree_control");
         fs::write(file(""), "cpuset cpu io memory pids\n").expect("it is written");
         fs::write(file("system.slice"), "memory pids\n").expect("it is written");
-        hand_down(mount.path(), unit).expect("they hand down");
+        delegate_controllers(mount.path(), unit).expect("they hand down");
         let read = |group: &str| fs::read_to_string(file(group)).expect("it is there");
         assert_eq!(read(""), "cpuset cpu io memory pids\n");
         assert_eq!(read("system.slice"), "+cpu");
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_controller_is_told() {
+    fn a_missing_controller_is_reported() {
         let mount = tempfile::tempdir().expect("a directory");
         let error = Leaf::prepare_in(mount.path(), BACKUP, 40).expect_err("there is no cpu");
         assert!(error.to_string().contains("cpu"), "{error:#}");
@@ -399,7 +399,7 @@ mod tests {
                 .join(below)
                 .join("pf9-kube-status/cgroup.procs")
         };
-        let back = |below: &str| way_back(&leaf(below), version_1, mounts);
+        let back = |below: &str| current_group(&leaf(below), version_1, mounts);
         let memory = Path::new(MOUNT).join("memory/system.slice/cgroup.procs");
         assert_eq!(back("memory"), Some(memory));
         let cpu = Path::new(MOUNT).join("cpu,cpuacct/cgroup.procs");
@@ -409,7 +409,7 @@ mod tests {
         let mounts = "29 28 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         let unit = Path::new(MOUNT).join("system.slice/pf9-nodeletd.service");
         assert_eq!(
-            way_back(
+            current_group(
                 &leaf("system.slice/pf9-nodeletd.service"),
                 version_2,
                 mounts
@@ -417,6 +417,6 @@ mod tests {
             Some(unit.join("supervisor/cgroup.procs"))
         );
         let outside = "0::/../elsewhere\n";
-        assert_eq!(way_back(&leaf("x"), outside, mounts), None);
+        assert_eq!(current_group(&leaf("x"), outside, mounts), None);
     }
 }

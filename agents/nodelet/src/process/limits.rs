@@ -64,7 +64,7 @@ impl Limits {
             return limits;
         };
         let joined = own_leaf(cpu_limit).and_then(|leaf| {
-            limits.back = leaf.ways_back()?;
+            limits.back = leaf.current_groups()?;
             leaf.join()
         });
         if let Err(error) = joined {

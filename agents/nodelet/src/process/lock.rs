@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backups_and_timers_give_way_and_other_commands_do_not() {
+    fn backups_and_timers_are_preemptible_and_other_commands_are_not() {
         let owner =
             |verb: &str| format!("`nodelet {verb}` (process 4711, since 2026-01-01T00:00:00Z)");
         assert_eq!(yielding(&owner("etcd backup")), Some(4711));

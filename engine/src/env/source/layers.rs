@@ -170,7 +170,7 @@ impl Merge {
             });
             return None;
         };
-        if let Some(first_line) = layer.given_before(key.name, place) {
+        if let Some(first_line) = layer.first_occurrence(key.name, place) {
             self.fail(
                 key,
                 EnvError::DuplicateKey {
@@ -227,7 +227,7 @@ impl Merge {
 
     /// The text of a setting of a role's parameter; an error if the layer has given it already.
     fn role_text(&mut self, layer: &mut Layer, key: String, text: String, place: Option<Place>) {
-        let problem = if let Some(first_line) = layer.given_before(&key, place.as_ref()) {
+        let problem = if let Some(first_line) = layer.first_occurrence(&key, place.as_ref()) {
             let first = first_line.map(|line| format!(", first in line {line}"));
             format!("given twice{}", first.unwrap_or_default())
         } else if text.len() > MAX_VALUE_BYTES {
@@ -262,17 +262,17 @@ impl Merge {
 /// The keys of one file, with the line on which each is given first.
 #[derive(Default)]
 struct Layer {
-    seen: BTreeMap<String, Option<u32>>,
+    lines: BTreeMap<String, Option<u32>>,
 }
 
 impl Layer {
     /// The line on which the key was given before, if it was; otherwise records it.
-    fn given_before(&mut self, key: &str, place: Option<&Place>) -> Option<Option<u32>> {
-        if let Some(first_line) = self.seen.get(key) {
+    fn first_occurrence(&mut self, key: &str, place: Option<&Place>) -> Option<Option<u32>> {
+        if let Some(first_line) = self.lines.get(key) {
             return Some(*first_line);
         }
         let line = place.and_then(|place| place.line);
-        self.seen.insert(key.to_owned(), line);
+        self.lines.insert(key.to_owned(), line);
         None
     }
 }

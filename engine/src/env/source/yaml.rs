@@ -307,7 +307,7 @@ impl Visitor<'_> for Probe<'_> {
 struct ShapeSeed<'a>(&'a Cell<u32>);
 
 impl ShapeSeed<'_> {
-    fn spend<E: serde::de::Error>(&self) -> Result<(), E> {
+    fn count_item<E: serde::de::Error>(&self) -> Result<(), E> {
         let left = self.0.get().checked_sub(1);
         self.0.set(
             left.ok_or_else(|| E::custom("too many nested items, expected `KEY: value` lines"))?,
@@ -339,14 +339,14 @@ impl<'de> Visitor<'de> for ShapeSeed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Shape, A::Error> {
         while items.next_element::<IgnoredAny>()?.is_some() {
-            self.spend()?;
+            self.count_item()?;
         }
         Ok(Shape::Sequence)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
-            self.spend()?;
+            self.count_item()?;
         }
         Ok(Shape::Mapping)
     }

@@ -17,22 +17,22 @@ impl Runner<'_> {
         &self,
         phase: &'p PlannedPhase,
         session: &Session<'_>,
-        ways_back: &OnceLock<Vec<&'p PlannedStep>>,
+        rollback_steps: &OnceLock<Vec<&'p PlannedStep>>,
     ) -> ResourceResult<()> {
         if session.mode == Mode::DryRun
             || phase.on_rollback.is_empty()
-            || session.stood_before(&phase.name).await
+            || session.was_applied_before(&phase.name).await
         {
             return Ok(());
         }
-        let mut ours = Vec::new();
+        let mut own_steps = Vec::new();
         for step in &phase.on_rollback {
             let cx = self.context(true);
             if !step.policy.absent || step.spec.pending(&cx).await?.is_none() {
-                ours.push(step);
+                own_steps.push(step);
             }
         }
-        ways_back.get_or_init(|| ours);
+        rollback_steps.get_or_init(|| own_steps);
         Ok(())
     }
 
@@ -57,7 +57,7 @@ impl Runner<'_> {
         };
         let path = its.path.clone();
         let undo = Undo::ClearDirectory { path, spared };
-        if session.stands(&undo.about()).await {
+        if session.has_undo_of(&undo.about()).await {
             return Ok(());
         }
         session.receipt(&phase.name, step, done).push(undo).await
@@ -76,7 +76,7 @@ impl Runner<'_> {
         let Some(known) = session.lacks_clean_lane(&phase.name).await else {
             return Ok(());
         };
-        let mut ours = Vec::new();
+        let mut own_steps = Vec::new();
         // Nothing changes during this loop, so the firewall rules, which may be many, are read once for all steps.
         let view = View::of(self.host);
         for step in phase
@@ -91,21 +91,21 @@ impl Runner<'_> {
             if let Spec::SysctlSnapshot(setting) = &step.spec {
                 let mut step = step.clone();
                 step.spec = Spec::SysctlSnapshot(setting.noted(self.host).await?);
-                ours.push(step);
+                own_steps.push(step);
             } else if step.spec.pending(&cx).await?.is_none() {
-                ours.push(step.clone());
-            } else if let Some(spec) = beside_what_stands(&view, &step.spec).await? {
+                own_steps.push(step.clone());
+            } else if let Some(spec) = excluding_existing(&view, &step.spec).await? {
                 let mut step = step.clone();
                 step.spec = spec;
-                ours.push(step);
+                own_steps.push(step);
             }
         }
-        Ok(session.clean_lane(&phase.name, ours).await?)
+        Ok(session.clean_lane(&phase.name, own_steps).await?)
     }
 }
 
 /// For a resource that already exists: the spec that removes only what is added later, if the two can be told apart.
-async fn beside_what_stands(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<Spec>> {
+async fn excluding_existing(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<Spec>> {
     Ok(match spec {
         // An empty directory may be a separate disk. If a directory is not empty, later files in it may belong to
         // another program.
@@ -120,9 +120,9 @@ async fn beside_what_stands(host: &dyn Host, spec: &Spec) -> ResourceResult<Opti
             })
         }
         Spec::FirewallChains(its) if its.keep_existing => {
-            Some(Spec::FirewallChains(its.sparing(host).await?))
+            Some(Spec::FirewallChains(its.excluding_current(host).await?))
         }
-        Spec::IpvsServices(its) => Some(Spec::IpvsServices(its.sparing(host).await?)),
+        Spec::IpvsServices(its) => Some(Spec::IpvsServices(its.excluding_current(host).await?)),
         _ => None,
     })
 }

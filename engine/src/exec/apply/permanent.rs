@@ -42,9 +42,9 @@ mod tests {
     }
 
     #[test]
-    fn only_what_lasts_is_given_up() {
-        let lasts: Vec<(bool, u64)> = (0..10).map(|second| (true, second)).collect();
-        assert_eq!(gives_up_at(&lasts), Some(4));
+    fn only_permanent_failures_are_given_up() {
+        let samples: Vec<(bool, u64)> = (0..10).map(|second| (true, second)).collect();
+        assert_eq!(gives_up_at(&samples), Some(4));
         let quick: Vec<(bool, u64)> = (0..10).map(|_| (true, 7)).collect();
         assert_eq!(gives_up_at(&quick), None, "not for long enough");
         let other: Vec<(bool, u64)> = (0..10).map(|second| (second % 4 != 0, second)).collect();

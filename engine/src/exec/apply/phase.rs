@@ -62,14 +62,16 @@ impl Runner<'_> {
         }
         // Outside the timed future: what a step did before the phase timed out has to be taken back, too.
         let done = Mutex::new(session.done_before(name).await);
-        let ways_back = OnceLock::new();
+        let rollback_steps = OnceLock::new();
         let mut result = PhaseResult {
             outcome: Outcome::Converged,
             changed: 0,
             unchanged: 0,
         };
         let run = async {
-            let noted = self.record_rollback_steps(phase, session, &ways_back).await;
+            let noted = self
+                .record_rollback_steps(phase, session, &rollback_steps)
+                .await;
             noted.map_err(|error| {
                 self.cut(StepFailure {
                     what: "on_rollback".to_owned(),
@@ -94,7 +96,7 @@ impl Runner<'_> {
         };
         match cut {
             None => {
-                if let Err(error) = session.stands_now(name).await {
+                if let Err(error) = session.record_phase_complete(name).await {
                     // The phase is complete all the same. But a later failure would take back more than it needs to.
                     tracing::warn!("could not {}", chain(&error).join(": "));
                 }
@@ -123,8 +125,8 @@ impl Runner<'_> {
                 if session.mode == Mode::Apply {
                     let waited = self.host.elapsed().saturating_sub(started);
                     let undos = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-                    let ways_back = ways_back.into_inner().unwrap_or_default();
-                    self.roll_back(phase, session, &undos, &ways_back, noted.err())
+                    let rollback_steps = rollback_steps.into_inner().unwrap_or_default();
+                    self.roll_back(phase, session, &undos, &rollback_steps, noted.err())
                         .await;
                     self.kill_stuck_pods(phase, waited).await;
                 }

@@ -68,7 +68,7 @@ impl Runner<'_> {
             record.met.clear();
         }
         // On a host with the role they were met, but the record of that may be lost.
-        let stands = record.met.is_empty() && self.stands().await;
+        let has_role = record.met.is_empty() && self.has_role().await;
         let without_ours = match self.rebuild {
             true => Some(self.facts_without_ours().await),
             false => None,
@@ -85,7 +85,7 @@ impl Runner<'_> {
                 let facts = match &without_ours {
                     Some(without_ours) if ahead => without_ours,
                     _ if record.met.contains(&digest) => continue,
-                    _ if stands && requirement.requirement.invalidated_by_role() => {
+                    _ if has_role && requirement.requirement.invalidated_by_role() => {
                         record.met.insert(digest);
                         continue;
                     }
@@ -97,7 +97,7 @@ impl Runner<'_> {
                 if matches!(verdict, Verdict::NotMet { .. })
                     && ahead
                     && requirement.requirement.invalidated_by_role()
-                    && self.stands().await
+                    && self.has_role().await
                 {
                     verdict = requirement
                         .requirement
@@ -130,8 +130,8 @@ impl Runner<'_> {
             }
         }
         if self.rebuild {
-            problems.extend(self.damaged_afresh(&unfit).await);
-            for one in self.unwritable_afresh().await {
+            problems.extend(self.damaged_for_rebuild(&unfit).await);
+            for one in self.unwritable_for_rebuild().await {
                 // A damaged program is found by both.
                 if problems.iter().all(|other| other.problem != one.problem) {
                     problems.push(one);
@@ -150,7 +150,7 @@ impl Runner<'_> {
         let (problem, remedy) = match self.host.entry(path).await {
             Ok(entry) => payload_problem(path, entry)?,
             Err(error) if mode == Mode::DryRun && is_forbidden(&error) => hidden(&error),
-            Err(error) => unseen(error),
+            Err(error) => inspection_problem(error),
         };
         Some(Problem {
             requirement: "the role's payload is complete".to_owned(),
@@ -250,7 +250,7 @@ fn is_forbidden(error: &HostError) -> bool {
 }
 
 /// Why a part of the payload could not be inspected, and what to do about it.
-fn unseen(error: HostError) -> (String, String) {
+fn inspection_problem(error: HostError) -> (String, String) {
     let error = ResourceError::Host(error);
     let next = remedy(&error, &[]);
     (
@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_payload_that_cannot_serve_is_named_with_the_way_out() {
+    fn an_unusable_payload_is_named_with_a_next_step() {
         let entry = |kind, mode| {
             Some(Entry {
                 kind,
@@ -350,8 +350,8 @@ mod tests {
                 "/p/images/etcd.tar is empty",
             ),
         ] {
-            let told = says(path, entry).unwrap_or_default();
-            assert!(told.contains(wanted), "{told}");
+            let message = says(path, entry).unwrap_or_default();
+            assert!(message.contains(wanted), "{message}");
         }
     }
 }

@@ -158,7 +158,7 @@ impl<'a> Session<'a> {
     }
 
     /// Whether an earlier run made something of this phase that is still on the host.
-    pub(in crate::exec) async fn stood_before(&self, phase: &PhaseName) -> bool {
+    pub(in crate::exec) async fn was_applied_before(&self, phase: &PhaseName) -> bool {
         let Some(session) = &self.session else {
             return false;
         };
@@ -172,7 +172,7 @@ impl<'a> Session<'a> {
     }
 
     /// Whether the ledger has an undo of this thing.
-    pub(in crate::exec) async fn stands(&self, thing: &str) -> bool {
+    pub(in crate::exec) async fn has_undo_of(&self, thing: &str) -> bool {
         let Some(session) = &self.session else {
             return false;
         };
@@ -269,10 +269,16 @@ impl<'a> Session<'a> {
     }
 
     /// Records that a phase is complete, if anything was changed in it.
-    pub(in crate::exec) async fn stands_now(&self, phase: &PhaseName) -> Result<(), LedgerError> {
+    pub(in crate::exec) async fn record_phase_complete(
+        &self,
+        phase: &PhaseName,
+    ) -> Result<(), LedgerError> {
         match &self.session {
             Some(session) if self.has_begun(phase).await => {
-                session.ledger.stands(session.run().await?, phase).await
+                session
+                    .ledger
+                    .record_complete(session.run().await?, phase)
+                    .await
             }
             _ => Ok(()),
         }

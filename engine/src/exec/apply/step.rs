@@ -22,7 +22,7 @@ pub(in crate::exec) enum Done {
 }
 
 /// One try of a step.
-enum Try {
+enum StepAttempt {
     Unchanged(BTreeMap<String, serde_json::Value>),
     Changed(BTreeMap<String, serde_json::Value>),
 }
@@ -46,16 +46,18 @@ impl Runner<'_> {
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<Done> {
         let started = self.host.elapsed();
-        let mut told = None;
+        let mut reported = None;
         let mut attempt = 1;
         let mut last = String::new();
         let mut permanent_errors = PermanentErrors::default();
         loop {
-            let one = self.bounded(phase, step, session, receipt, &mut told).await;
+            let one = self
+                .bounded(phase, step, session, receipt, &mut reported)
+                .await;
             let error = match one {
-                Ok(Try::Unchanged(outputs)) => {
+                Ok(StepAttempt::Unchanged(outputs)) => {
                     self.outputs.set(&step.id, outputs);
-                    if told.is_none() {
+                    if reported.is_none() {
                         self.events.emit(Event::StepUnchanged {
                             phase: phase.clone(),
                             step: step.id.clone(),
@@ -65,7 +67,7 @@ impl Runner<'_> {
                     // A retry found it converged after all.
                     break;
                 }
-                Ok(Try::Changed(outputs)) => {
+                Ok(StepAttempt::Changed(outputs)) => {
                     self.outputs.set(&step.id, outputs);
                     break;
                 }
@@ -78,7 +80,7 @@ impl Runner<'_> {
             if session.mode == Mode::DryRun {
                 self.leave_late(step, &error).await;
             }
-            if session.mode == Mode::DryRun && told.is_some() {
+            if session.mode == Mode::DryRun && reported.is_some() {
                 // The change has been reported; how it ends cannot be simulated here.
                 break;
             }
@@ -137,8 +139,8 @@ impl Runner<'_> {
         step: &PlannedStep,
         session: &Session<'_>,
         receipt: &mut Receipt<'_>,
-        told: &mut Option<Change>,
-    ) -> ResourceResult<Try> {
+        reported: &mut Option<Change>,
+    ) -> ResourceResult<StepAttempt> {
         let cx = self.context(step.policy.absent);
         let about = About {
             events: self.events,
@@ -148,7 +150,7 @@ impl Runner<'_> {
             renews: self.renewals.include(&step.id),
         };
         let tried = async {
-            with_resource!(&step.spec, resource => drive(resource, &cx, receipt, &about, told).await)
+            with_resource!(&step.spec, resource => drive(resource, &cx, receipt, &about, reported).await)
         };
         let action = format!("{} {}", step.spec.kind(), step.spec.label());
         within(step.policy.timeout, action, tried).await
@@ -175,12 +177,12 @@ struct About<'a, 's> {
 
 impl About<'_, '_> {
     /// Reports a change that is about to happen, once per step, and records the intent.
-    async fn intend(&self, change: &Change, told: &mut Option<Change>) -> ResourceResult<()> {
-        if told.as_ref() == Some(change) {
+    async fn intend(&self, change: &Change, reported: &mut Option<Change>) -> ResourceResult<()> {
+        if reported.as_ref() == Some(change) {
             // The same intent is not recorded again.
             return Ok(());
         }
-        if told.is_none() {
+        if reported.is_none() {
             self.events.emit(Event::StepChanging {
                 phase: self.phase.clone(),
                 step: self.step.id.clone(),
@@ -188,7 +190,7 @@ impl About<'_, '_> {
                 change: change.clone(),
             });
         }
-        *told = Some(change.clone());
+        *reported = Some(change.clone());
         let place = (&self.step.id, &self.step.span);
         Ok(self.session.intent(self.phase, place, change).await?)
     }
@@ -200,16 +202,16 @@ async fn drive<R: Resource>(
     cx: &Context<'_>,
     receipt: &mut Receipt<'_>,
     about: &About<'_, '_>,
-    told: &mut Option<Change>,
-) -> ResourceResult<Try> {
+    reported: &mut Option<Change>,
+) -> ResourceResult<StepAttempt> {
     let observed = resource.observe(cx).await?;
     let Some(change) = resource.diff(&observed) else {
-        return Ok(Try::Unchanged(resource.outputs(&observed)));
+        return Ok(StepAttempt::Unchanged(resource.outputs(&observed)));
     };
     if change.action == Action::Renew && !about.renews {
-        return Ok(Try::Unchanged(resource.outputs(&observed)));
+        return Ok(StepAttempt::Unchanged(resource.outputs(&observed)));
     }
-    about.intend(&change, told).await?;
+    about.intend(&change, reported).await?;
     resource.converge(&observed, &change, cx, receipt).await?;
     // Observe again: a step is done when its result is seen, not when there was no error.
     let observed = resource.observe(cx).await?;
@@ -224,8 +226,8 @@ async fn drive<R: Resource>(
                 format!(
                     "{} is {}, not {}",
                     d.field,
-                    or_nothing(&d.before),
-                    or_nothing(&d.after)
+                    or_placeholder(&d.before),
+                    or_placeholder(&d.after)
                 )
             })
             .collect();
@@ -238,10 +240,10 @@ async fn drive<R: Resource>(
         });
     }
     about.session.converged(about.phase, about.step).await?;
-    Ok(Try::Changed(resource.outputs(&observed)))
+    Ok(StepAttempt::Changed(resource.outputs(&observed)))
 }
 
-fn or_nothing(text: &str) -> &str {
+fn or_placeholder(text: &str) -> &str {
     if text.is_empty() { "nothing" } else { text }
 }
 

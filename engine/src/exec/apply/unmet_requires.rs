@@ -45,12 +45,12 @@ impl Runner<'_> {
         if required.is_empty() {
             return Ok(None);
         }
-        let standing = Ledger::phases_in(&Ledger::read(self.host).await?);
+        let applied = Ledger::phases_in(&Ledger::read(self.host).await?);
         let mut phases = Vec::new();
         for phase in &self.plan.phases {
             if required.contains(&phase.name)
                 && phase.skipped.is_none()
-                && !standing.contains(&phase.name)
+                && !applied.contains(&phase.name)
                 && self.has_work(phase).await
             {
                 phases.push(phase.name.clone());

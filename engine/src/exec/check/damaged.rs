@@ -20,17 +20,20 @@ const READING: Duration = Duration::from_secs(5 * 60);
 type Files = BTreeMap<PathBuf, Span>;
 
 impl Runner<'_> {
-    /// The damaged files of the package. Problems of the files in `told` are already known.
-    pub(in crate::exec) async fn damaged_afresh(&self, told: &BTreeSet<PathBuf>) -> Vec<Problem> {
+    /// The damaged files of the package. Problems of the files in `reported` are already known.
+    pub(in crate::exec) async fn damaged_for_rebuild(
+        &self,
+        reported: &BTreeSet<PathBuf>,
+    ) -> Vec<Problem> {
         let mut problems = Vec::new();
         // A dry run does not read the package.
         if !self.host.reads_payload() {
             return problems;
         }
-        let steps = self.steps_afresh();
+        let steps = self.rebuild_steps();
         for step in &steps {
             if let Spec::Image(image) = &step.spec
-                && !told.contains(&image.archive)
+                && !reported.contains(&image.archive)
                 && let Err(error) = in_time(&image.archive, self.archive_serves(image)).await
             {
                 problems.push(problem_of(&error, &step.span));
@@ -40,20 +43,20 @@ impl Runner<'_> {
             return problems;
         };
         for (path, span) in self.used_files(&steps, &mut problems).await {
-            if !told.contains(&path)
+            if !reported.contains(&path)
                 && let Err(error) = in_time(&path, checksums.verify(self.host, &path)).await
             {
                 problems.push(problem_of(&error, &span));
             }
         }
-        let mut rest = self.of_package(checksums, told).await;
+        let mut rest = self.of_package(checksums, reported).await;
         rest.retain(|one| problems.iter().all(|other| other.problem != one.problem));
         problems.extend(rest);
         problems
     }
 
     /// The steps that an apply carries out after a clean.
-    fn steps_afresh(&self) -> Vec<&PlannedStep> {
+    fn rebuild_steps(&self) -> Vec<&PlannedStep> {
         let phases = self.plan.phases.iter();
         let phases = phases.filter(|phase| phase.skipped.is_none());
         let steps = phases.flat_map(|phase| &phase.steps);
@@ -131,12 +134,16 @@ impl Runner<'_> {
         files
     }
 
-    /// The damaged files of the whole package without those in `told`; only the first ones if there are many.
-    async fn of_package(&self, checksums: &Checksums, told: &BTreeSet<PathBuf>) -> Vec<Problem> {
+    /// The damaged files of the whole package without those in `reported`; only the first ones if there are many.
+    async fn of_package(
+        &self,
+        checksums: &Checksums,
+        reported: &BTreeSet<PathBuf>,
+    ) -> Vec<Problem> {
         let span = Span::file("role.yaml");
-        match in_time(&checksums.file, checksums.problems(self.host, told)).await {
-            Ok(told) => {
-                let each = told.into_iter().map(|(problem, remedy)| Problem {
+        match in_time(&checksums.file, checksums.problems(self.host, reported)).await {
+            Ok(reported) => {
+                let each = reported.into_iter().map(|(problem, remedy)| Problem {
                     problem,
                     remedy,
                     ..problem_at(span.clone())
@@ -259,8 +266,8 @@ mod tests {
     }
 
     async fn failed_preconditions(host: &FakeHost, plan: &Plan, rebuild: bool) -> Vec<Problem> {
-        let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
-        let mut runner = Runner::new(plan, host, &facts, &NoSecrets, &unheard);
+        let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+        let mut runner = Runner::new(plan, host, &facts, &NoSecrets, &ignored_events);
         runner.rebuild = rebuild;
         runner.failed_preconditions().await.expect("the host tells")
     }
@@ -281,11 +288,11 @@ mod tests {
             for name in damaged {
                 host.with_world_mut(|world| world.file_with_mode(at(name), "other", 0o755));
             }
-            let told = failed_preconditions(&host, &plan, true).await;
-            assert_eq!(told.len(), damaged.len(), "{told:?}");
+            let reported = failed_preconditions(&host, &plan, true).await;
+            assert_eq!(reported.len(), damaged.len(), "{reported:?}");
             for name in damaged {
                 let path = at(name).display().to_string();
-                let its = told.iter().find(|one| one.problem.contains(&path));
+                let its = reported.iter().find(|one| one.problem.contains(&path));
                 let its = its.expect("it is named");
                 assert!(
                     its.problem.contains("its checksum is not the one"),
@@ -299,23 +306,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_missing_or_names_other_images_is_told_once() {
+    async fn missing_and_wrong_archives_are_reported_once() {
         let (host, mut plan) = sealed();
         let missing = host.fork();
         missing.with_world_mut(|world| world.remove(at("images/a.tar")));
-        let told = failed_preconditions(&missing, &plan, true).await;
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].problem.ends_with("a.tar is not there"), "{told:?}");
+        let reported = failed_preconditions(&missing, &plan, true).await;
+        assert_eq!(reported.len(), 1, "{reported:?}");
+        assert!(
+            reported[0].problem.ends_with("a.tar is not there"),
+            "{reported:?}"
+        );
         // Its name begins like that of the missing file.
         missing.with_world_mut(|world| world.file(at("images/a.tar.old"), "other"));
-        let told = failed_preconditions(&missing, &plan, true).await;
-        assert_eq!(told.len(), 2, "{told:?}");
+        let reported = failed_preconditions(&missing, &plan, true).await;
+        assert_eq!(reported.len(), 2, "{reported:?}");
         let forged = host.fork();
         forged.with_world_mut(|world| world.file(SUMS, ""));
-        let told = failed_preconditions(&forged, &plan, true).await;
+        let reported = failed_preconditions(&forged, &plan, true).await;
         assert!(
-            told.iter().any(|one| one.problem.contains(SUMS)),
-            "{told:?}"
+            reported.iter().any(|one| one.problem.contains(SUMS)),
+            "{reported:?}"
         );
         // A checkout has no checksums. Its archives are read.
         for step in &mut plan.phases[0].steps {
@@ -326,11 +336,11 @@ mod tests {
             }
         }
         host.with_world_mut(|world| world.file(at("images/b.tar"), "fake-image:c:1"));
-        let told = failed_preconditions(&host, &plan, true).await;
-        assert_eq!(told.len(), 1, "{told:?}");
+        let reported = failed_preconditions(&host, &plan, true).await;
+        assert_eq!(reported.len(), 1, "{reported:?}");
         assert!(
-            told[0].problem.contains("holds other images (c:1)"),
-            "{told:?}"
+            reported[0].problem.contains("holds other images (c:1)"),
+            "{reported:?}"
         );
     }
 }

@@ -80,7 +80,7 @@ impl Runner<'_> {
             Probe::Run { argv, expect } => {
                 let mut command = CommandSpec::new(argv.iter().cloned()).timeout(PATIENCE);
                 if !expect.is_empty() {
-                    command = command.whole();
+                    command = command.complete_output();
                 }
                 let output = host.run(&command).await?;
                 if !output.success() {
@@ -247,7 +247,7 @@ impl Runner<'_> {
                     ca,
                     shared: *shared,
                 };
-                virtual_ip.settled(host).await
+                virtual_ip.problem_after_wait(host).await
             }
             Probe::CertificatesValid { directory } => {
                 let survey = pki::certificates_in(host, directory).await?;
@@ -313,7 +313,7 @@ impl Runner<'_> {
             Probe::PackageIntact {
                 checksums: Some(checksums),
             } => match &checksums.problems(host, &BTreeSet::new()).await?[..] {
-                [] if host.reads_payload() => Ok(self.unfit_payload().await),
+                [] if host.reads_payload() => Ok(self.payload_problem_text().await),
                 [] => Ok(None),
                 problems => {
                     let each = problems
@@ -328,7 +328,7 @@ impl Runner<'_> {
 
     /// Why a file of the payload cannot be used although its content is what was packed, such as a program that has
     /// lost its mode.
-    async fn unfit_payload(&self) -> Option<String> {
+    async fn payload_problem_text(&self) -> Option<String> {
         for path in &self.plan.payload {
             if let Some(unfit) = self.payload_problem(path, Mode::Apply).await {
                 return Some(format!("{}; {}", unfit.problem, unfit.remedy));
@@ -415,7 +415,7 @@ impl Runner<'_> {
                     "{} {} would be {} ({})",
                     step.spec.kind(),
                     step.spec.label(),
-                    would_be(&step.spec, change.action),
+                    predicted_action(&step.spec, change.action),
                     fields.join(", ")
                 )));
             }
@@ -443,7 +443,7 @@ async fn keys_kept(host: &dyn Host, phase: &PlannedPhase) -> ResourceResult<Opti
 }
 
 /// What would happen to a resource. A unit that does not run exists, so it is started, not created.
-fn would_be(spec: &Spec, action: Action) -> &'static str {
+fn predicted_action(spec: &Spec, action: Action) -> &'static str {
     match (spec, action) {
         (Spec::Service(_), Action::Create) => "started",
         (_, action) => action.participle(),

@@ -103,7 +103,7 @@ pub struct PhaseHealth {
 impl PhaseHealth {
     /// Whether a condition that would cause a repair failed, and the decision was left to the next check.
     #[must_use]
-    pub fn was_put_off(&self) -> bool {
+    pub fn was_deferred(&self) -> bool {
         let mut its = self.conditions.iter();
         its.any(|its| its.deferred && !its.advisory)
     }
@@ -118,20 +118,23 @@ impl PhaseHealth {
     /// The worst of its conditions, without those that only warn. True if there are none.
     #[must_use]
     pub fn status(&self) -> Status {
-        let works = self.conditions.iter().filter(|c| !c.advisory);
-        works.map(|c| c.status).max().unwrap_or(Status::True)
+        let needs_no_repair = self.conditions.iter().filter(|c| !c.advisory);
+        needs_no_repair
+            .map(|c| c.status)
+            .max()
+            .unwrap_or(Status::True)
     }
 
     /// Whether every condition whose failure would cause a restart is known to hold.
     #[must_use]
-    pub fn works(&self) -> bool {
+    pub fn needs_no_repair(&self) -> bool {
         let mut counting = self.conditions.iter().filter(|its| its.causes_restart());
         counting.all(|its| its.status == Status::True)
     }
 
     /// Whether every condition holds, warnings included.
     #[must_use]
-    pub fn is_well(&self) -> bool {
+    pub fn all_conditions_hold(&self) -> bool {
         self.conditions.iter().all(|c| c.status == Status::True)
     }
 }
@@ -243,12 +246,12 @@ fn judged(check: &PlannedCheck, looked: ResourceResult<Option<String>>) -> Condi
 }
 
 /// A phase whose checks run, and the token that ends them.
-struct Look {
+struct PhaseChecks {
     phase: PhaseName,
     cut: CancellationToken,
 }
 
-impl Look {
+impl PhaseChecks {
     fn at(phase: &PhaseName) -> Self {
         Self {
             phase: phase.clone(),
@@ -421,7 +424,10 @@ impl Runner<'_> {
 
     async fn look_once(&self, settle: Duration, mode: ProbeMode<'_>) -> Vec<PhaseHealth> {
         let phases = self.selection.phases(self.plan);
-        let looks: Vec<Look> = phases.iter().map(|phase| Look::at(&phase.name)).collect();
+        let looks: Vec<PhaseChecks> = phases
+            .iter()
+            .map(|phase| PhaseChecks::at(&phase.name))
+            .collect();
         let (failed, mut seen) = watch::channel(BTreeSet::new());
         let view = View::of(self.host);
         let all = futures::future::join_all(
@@ -461,7 +467,7 @@ impl Runner<'_> {
         &self,
         view: &View<'_>,
         phase: &PlannedPhase,
-        look: &Look,
+        look: &PhaseChecks,
         mode: ProbeMode<'_>,
         failed: &watch::Sender<BTreeSet<PhaseName>>,
     ) -> PhaseHealth {

@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_tells_its_cause_and_not_its_stack() {
+    fn a_log_line_has_the_cause_without_a_stack_trace() {
         let log = "starting\npanic: mkdir: no space left on device\n\ngoroutine 1 [running]:\n\tmain.go:28 +0x17\nmain.main()\n";
         assert_eq!(
             telling(log).collect::<Vec<_>>(),

@@ -20,7 +20,7 @@ pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String
     if let Some(known) = by_words(&all) {
         return known.to_owned();
     }
-    if let Some(own) = said_by(error) {
+    if let Some(own) = command_named_by(error) {
         return own;
     }
     match error {
@@ -158,7 +158,7 @@ fn by_words(all: &str) -> Option<&'static str> {
 }
 
 /// The command that the error itself says to look at, as in "see `journalctl -u pf9-kubelet`".
-fn said_by(error: &ResourceError) -> Option<String> {
+fn command_named_by(error: &ResourceError) -> Option<String> {
     let text = chain(error).join(": ");
     let (_, after) = text.split_once("see `")?;
     let (command, _) = after.split_once('`')?;
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_a_log_nearby_counts() {
+    fn log_lines_select_the_remedy() {
         let error = ResourceError::NotConverged {
             what: "pass the check within 60s: connection refused".to_owned(),
         };

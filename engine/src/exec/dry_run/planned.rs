@@ -25,11 +25,11 @@ impl Runner<'_> {
     pub async fn planned(&self, thing: &str) -> Vec<Planned> {
         let mut found = Vec::new();
         for phase in &self.plan.phases {
-            let whole = phase.name.as_str() == thing;
+            let is_whole_phase = phase.name.as_str() == thing;
             for step in phase
                 .steps
                 .iter()
-                .filter(|step| whole || meant(step, thing))
+                .filter(|step| is_whole_phase || concerns(step, thing))
             {
                 let cx = self.context(step.policy.absent);
                 let pending = match phase.skipped {
@@ -60,7 +60,7 @@ impl Runner<'_> {
     }
 }
 
-fn meant(step: &PlannedStep, thing: &str) -> bool {
+fn concerns(step: &PlannedStep, thing: &str) -> bool {
     let mut claims = step.spec.claims().into_iter();
     is_step(&step.id, thing) || claims.any(|claim| is_about(&claim, thing))
 }

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_backup_from_the_future_is_not_young_for_ever() {
+    async fn a_backup_from_the_future_expires() {
         let host = FakeHost::new();
         host.with_world_mut(|world| world.advance(10 * DAY));
         let manifest = manifest(&host, 1);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_is_younger_than_the_limit_has_missed_nothing() {
+    async fn a_new_host_has_no_overdue_backup() {
         let host = FakeHost::new().with_file(timer_path(TIMER), "{}");
         let directory = Path::new("/b");
         let look = || younger_than(&host, directory, DAY, CLUSTER);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_backup_that_is_not_what_was_proven_is_none() {
+    async fn a_changed_backup_does_not_count() {
         let written = manifest(&FakeHost::new(), 1);
         let newer = written.replace("\"version\":1", "\"version\":2");
         let others = written.replace(CLUSTER, "c-2");

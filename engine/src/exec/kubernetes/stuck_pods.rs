@@ -168,21 +168,21 @@ mod tests {
             let runs = |name: &str| host.with_world(|world| world.container_runs(name));
             assert_eq!(runs(&api), !ended, "after {waits:?}");
             assert!(runs(&other) && runs(tenants));
-            let told = heard.events().into_iter().any(|event| {
+            let is_reported = heard.events().into_iter().any(|event| {
                 matches!(event, Event::ResourceRestarted { thing, .. } if thing.ends_with(&api))
             });
-            assert_eq!(told, ended);
+            assert_eq!(is_reported, ended);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_was_started_meanwhile_has_its_time() {
+    async fn a_pod_that_was_just_restarted_is_not_killed() {
         let host = FakeHost::new().with_docker().with_image("image:1");
         let api = run(&host, "k8s-master", "kube-apiserver");
         let plan = plan(Duration::from_secs(300));
-        let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
+        let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
         host.with_world_mut(|world| world.advance(Duration::from_secs(3600)));
-        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
         let restarted = async {
             host.pause(Duration::from_secs(100)).await;
             host.stop_container(&api, GRACE).await.expect("it ends");

@@ -34,7 +34,10 @@ impl VirtualIp<'_> {
     ///
     /// # Errors
     /// The host cannot tell which addresses it has.
-    pub(in crate::exec) async fn settled(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
+    pub(in crate::exec) async fn problem_after_wait(
+        &self,
+        host: &dyn Host,
+    ) -> ResourceResult<Option<String>> {
         let started = host.elapsed();
         loop {
             let reason = self.look(host).await?;
@@ -120,13 +123,13 @@ mod tests {
             ca: Path::new(CA),
             shared,
         }
-        .settled(&host)
+        .problem_after_wait(&host)
         .await
         .unwrap()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_holds_the_address_serves_the_api_over_it() {
+    async fn the_holder_of_the_virtual_ip_serves_the_api() {
         assert_eq!(check(true, true, true, false).await, None);
         let silent = check(true, true, false, false).await.unwrap();
         assert!(silent.contains("does not answer over it"), "{silent}");
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_hold_it_is_fine_with_peers_or_without_an_api() {
+    async fn a_host_without_the_virtual_ip_needs_peers_or_no_api() {
         assert_eq!(check(false, true, false, true).await, None);
         assert_eq!(check(false, false, false, false).await, None);
         let lost = check(false, true, false, false).await.unwrap();
@@ -151,7 +154,7 @@ mod tests {
             ca: Path::new(CA),
             shared: true,
         };
-        let reason = one.settled(&host).await.unwrap();
+        let reason = one.problem_after_wait(&host).await.unwrap();
         assert_eq!(reason.as_deref(), Some("there is no interface eth9"));
     }
 }

@@ -60,8 +60,8 @@ impl Runner<'_> {
             }
             match &step.spec {
                 Spec::Container(container) if engine => {
-                    let stands = container.stands(self.host);
-                    if matches!(tokio::time::timeout(PATIENCE, stands).await, Ok(true)) {
+                    let exists = container.exists(self.host);
+                    if matches!(tokio::time::timeout(PATIENCE, exists).await, Ok(true)) {
                         found.push(format!("container {}", container.name));
                     }
                 }

@@ -58,7 +58,7 @@ pub enum RecoveredFrom {
 /// What this host has of a thing in the records of the simulated apply.
 enum Found {
     /// It is on this host, and this undo takes it back.
-    Stands(Undo),
+    Present(Undo),
     /// There is nothing to take back.
     Nothing,
     /// It is not known what to go back to.
@@ -200,12 +200,12 @@ impl Runner<'_> {
                     }
                     things.insert(undo.about());
                     match self.found(&undo, on_top).await? {
-                        Found::Stands(undo) => {
+                        Found::Present(undo) => {
                             wanted.insert(step.clone());
                             if undo != Undo::ReloadUnits {
                                 rebuilt.result.recorded.push(undo.about());
                             }
-                            rebuilt.result.note_doubt(&undo);
+                            rebuilt.result.record_uncertain(&undo);
                             mapped.push(Record::Undo {
                                 run,
                                 phase,
@@ -223,7 +223,7 @@ impl Runner<'_> {
                 } if !lanes.contains(phase.as_str()) => {
                     let mut steps = Vec::new();
                     for step in all {
-                        match self.in_doubt(&step.spec).await? {
+                        match self.possibly_foreign(&step.spec).await? {
                             Some(why) => rebuilt.result.note(why),
                             None => steps.push(step),
                         }
@@ -269,7 +269,7 @@ impl Runner<'_> {
 
     /// Why a clean must not remove something that the role leaves behind: it exists, and it may have been there before
     /// the role. A container engine that was there before has everything in such a directory.
-    async fn in_doubt(&self, left_behind: &Spec) -> ResourceResult<Option<String>> {
+    async fn possibly_foreign(&self, left_behind: &Spec) -> ResourceResult<Option<String>> {
         let stands = match left_behind {
             Spec::SysctlSnapshot(setting) => return Ok(Some(unknown_setting(&setting.key))),
             Spec::Directory(its) if !is_ours(&its.path) => {
@@ -433,7 +433,7 @@ impl Runner<'_> {
             false => Found::Nothing,
         };
         let stands = |there: bool| match there {
-            true => Found::Stands(undo.clone()),
+            true => Found::Present(undo.clone()),
             false => Found::Nothing,
         };
         Ok(match undo {
@@ -441,7 +441,7 @@ impl Runner<'_> {
                 let there = host.entry(path).await?.is_some();
                 let path = path.clone();
                 match there {
-                    true => Found::Stands(Undo::RemoveFile { path }),
+                    true => Found::Present(Undo::RemoveFile { path }),
                     false => Found::Nothing,
                 }
             }
@@ -474,7 +474,7 @@ impl Runner<'_> {
             }
             Undo::SetUnitEnabled { name, .. } => stands(!on_top && host.unit(name).await?.loaded),
             Undo::ReloadUnits | Undo::DeleteObject { .. } | Undo::PatchNode { .. } => {
-                Found::Stands(undo.clone())
+                Found::Present(undo.clone())
             }
             // `note_kernel` has noted all kernel settings and modules of the plan.
             Undo::SetSysctl { .. } | Undo::UnloadModule { .. } => Found::Nothing,
@@ -517,14 +517,14 @@ impl Recovered {
         }
     }
 
-    fn note(&mut self, told: String) {
-        if !self.unknown.contains(&told) {
-            self.unknown.push(told);
+    fn note(&mut self, unknown_line: String) {
+        if !self.unknown.contains(&unknown_line) {
+            self.unknown.push(unknown_line);
         }
     }
 
     /// Notes what a clean will remove although it may have been there before the role.
-    fn note_doubt(&mut self, undo: &Undo) {
+    fn record_uncertain(&mut self, undo: &Undo) {
         match undo {
             Undo::RemoveFile { path } if !is_ours(path) && !is_named_ours(path) => {
                 self.note(format!(

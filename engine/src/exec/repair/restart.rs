@@ -118,7 +118,10 @@ impl Runner<'_> {
             if mode == Mode::Apply {
                 let mut trial = self.unwritable(phases).await;
                 // Only an engine that answers can say what a container lacks.
-                if trial.found.is_empty() && !trial.engine_answers && self.revive_engine().await {
+                if trial.found.is_empty()
+                    && !trial.engine_answers
+                    && self.restart_stopped_engine().await
+                {
                     trial = self.unwritable(phases).await;
                 }
                 if !trial.found.is_empty() {
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_told_restarts_nothing() {
+    fn advisory_checks_restart_nothing() {
         let condition = |status, advisory| crate::exec::Condition {
             kind: ConditionKind::Check,
             check: "c".to_owned(),
@@ -223,12 +226,15 @@ mod tests {
             skipped: None,
             conditions,
         };
-        let told = health(vec![
+        let with_advisory = health(vec![
             condition(Status::True, false),
             condition(Status::False, true),
         ]);
-        assert!(!told.is_well(), "people are told");
-        assert!(failed_phases(&[told]).is_empty(), "and no more than that");
+        assert!(!with_advisory.all_conditions_hold(), "people are told");
+        assert!(
+            failed_phases(&[with_advisory]).is_empty(),
+            "and no more than that"
+        );
         let fails = health(vec![
             condition(Status::False, false),
             condition(Status::True, true),
@@ -237,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_works_beside_what_is_left_over_and_not_while_its_checks_say_nothing() {
+    fn a_phase_is_healthy_with_orphans_and_not_with_unknown_checks() {
         let condition = |kind, status| crate::exec::Condition {
             kind,
             check: "c".to_owned(),
@@ -263,7 +269,7 @@ mod tests {
                     condition(ConditionKind::Orphans, left_over),
                 ],
             };
-            assert_eq!(health.works(), works, "{runs:?}, {left_over:?}");
+            assert_eq!(health.needs_no_repair(), works, "{runs:?}, {left_over:?}");
         }
     }
 

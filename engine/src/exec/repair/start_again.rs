@@ -22,19 +22,19 @@ pub(in crate::exec) struct Ended {
     pub(in crate::exec) phase: PhaseName,
     pub(in crate::exec) step: StepId,
     /// What starts it as it ran.
-    pub(in crate::exec) way_back: Undo,
+    pub(in crate::exec) start_undo: Undo,
 }
 
 /// The state of something that a restart has stopped.
 #[derive(Debug, PartialEq, Eq)]
-struct Look {
+struct StoppedState {
     /// Why it does not run; `None` if it does.
     down: Option<String>,
     /// Identifies its last start.
     start: String,
 }
 
-impl Look {
+impl StoppedState {
     fn new(runs: bool, is: String, start: String) -> Self {
         Self {
             down: (!runs).then_some(is),
@@ -82,9 +82,9 @@ impl Runner<'_> {
     pub(in crate::exec) async fn start_again(&self, ended: Vec<Ended>) {
         let mut started = Vec::new();
         for one in ended.into_iter().rev() {
-            let action = format!("start {}", one.way_back.about());
-            let start = self.start_unless_it_runs(&one.way_back);
-            match within(one.way_back.patience(), action, start).await {
+            let action = format!("start {}", one.start_undo.about());
+            let start = self.start_unless_it_runs(&one.start_undo);
+            match within(one.start_undo.patience(), action, start).await {
                 Ok(None) => {}
                 Ok(Some(look)) => started.push((one, look)),
                 Err(error) => self.start_failed(one, &chain(&error).join(": ")),
@@ -95,9 +95,9 @@ impl Runner<'_> {
         }
         self.host.pause(SETTLE).await;
         for (one, first) in started {
-            let action = format!("look at {}", one.way_back.about());
-            match within(LOOK, action, self.how_it_is(&one.way_back)).await {
-                Ok(Look { down: None, start }) if start == first.start => {
+            let action = format!("look at {}", one.start_undo.about());
+            match within(LOOK, action, self.observe_stopped(&one.start_undo)).await {
+                Ok(StoppedState { down: None, start }) if start == first.start => {
                     let Ended { phase, step, .. } = one;
                     self.events.emit(Event::StepStartedAgain { phase, step });
                 }
@@ -105,7 +105,7 @@ impl Runner<'_> {
                     let why = look.down.or(first.down);
                     let why =
                         why.unwrap_or_else(|| "it ended, and was started once more".to_owned());
-                    let about = one.way_back.about();
+                    let about = one.start_undo.about();
                     self.start_failed(one, &format!("start {about}: {why}"));
                 }
                 Err(error) => self.start_failed(one, &chain(&error).join(": ")),
@@ -120,8 +120,11 @@ impl Runner<'_> {
     }
 
     /// Its state after the start; `None` if it did not have to be started.
-    async fn start_unless_it_runs(&self, way_back: &Undo) -> ResourceResult<Option<Look>> {
-        let runs = match way_back {
+    async fn start_unless_it_runs(
+        &self,
+        start_undo: &Undo,
+    ) -> ResourceResult<Option<StoppedState>> {
+        let runs = match start_undo {
             Undo::StartUnit { name } => {
                 let unit = self.host.unit(name).await?;
                 unit.is_active() || unit.active == "activating"
@@ -136,13 +139,13 @@ impl Runner<'_> {
         if runs {
             return Ok(None);
         }
-        way_back.carry_out(self.host).await?;
-        self.how_it_is(way_back).await.map(Some)
+        start_undo.carry_out(self.host).await?;
+        self.observe_stopped(start_undo).await.map(Some)
     }
 
     /// The present state of something that a stop has noted.
-    async fn how_it_is(&self, way_back: &Undo) -> ResourceResult<Look> {
-        Ok(match way_back {
+    async fn observe_stopped(&self, start_undo: &Undo) -> ResourceResult<StoppedState> {
+        Ok(match start_undo {
             Undo::StartUnit { name } => {
                 let unit = self.host.unit(name).await?;
                 let is = if unit.loaded {
@@ -155,12 +158,12 @@ impl Runner<'_> {
                         "systemd has no unit of this name any more; see `systemctl status {name}`, then `nodelet apply`"
                     )
                 };
-                Look::new(unit.is_active(), is, unit.invocation)
+                StoppedState::new(unit.is_active(), is, unit.invocation)
             }
             Undo::RecreateContainer { config, .. } => {
                 let name = &config.name;
                 match self.host.container(name).await? {
-                    Some(state) => Look::new(
+                    Some(state) => StoppedState::new(
                         state.running,
                         format!(
                             "it exited with {}; see `docker logs {name}`",
@@ -168,14 +171,14 @@ impl Runner<'_> {
                         ),
                         format!("{} {}", state.id, state.restarts),
                     ),
-                    None => Look::new(
+                    None => StoppedState::new(
                         false,
                         "docker has no container of this name; see `docker ps --all`".to_owned(),
                         String::new(),
                     ),
                 }
             }
-            _ => Look::new(true, String::new(), String::new()),
+            _ => StoppedState::new(true, String::new(), String::new()),
         })
     }
 }

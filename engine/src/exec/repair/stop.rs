@@ -63,7 +63,7 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// As [`Runner::stop`].
-    pub async fn hand_over(&self) -> ResourceResult<Outcome> {
+    pub async fn stop_for_clean(&self) -> ResourceResult<Outcome> {
         let records = Ledger::read(self.host).await?;
         let ours: BTreeSet<String> = Ledger::live_in(&records)
             .into_iter()
@@ -188,7 +188,7 @@ impl Runner<'_> {
     }
 
     /// Whether this host has anything of the role: according to the ledger or, if that was lost, to what runs.
-    pub async fn stands(&self) -> bool {
+    pub async fn has_role(&self) -> bool {
         let begun = self.begun().await.unwrap_or_default();
         let phases = || self.plan.phases.iter();
         if phases().any(|phase| is_written(phase, &begun)) {
@@ -286,7 +286,7 @@ impl Runner<'_> {
     async fn has_container(&self, phase: &PlannedPhase) -> bool {
         for step in &phase.steps {
             if let Spec::Container(container) = &step.spec
-                && container.stands(self.host).await
+                && container.exists(self.host).await
             {
                 return true;
             }
@@ -319,7 +319,7 @@ impl Runner<'_> {
         let mut of_containers = phase.steps.iter().chain(&phase.on_stop);
         if *sweeps && let Some(step) = of_containers.find(|step| is_about_containers(step)) {
             *sweeps = false;
-            let woken = container_runtime::wake_for_survivors(self.host).await;
+            let woken = container_runtime::ensure_running_for_live_restore(self.host).await;
             let problems = woken.err().map(|error| chain(&error).join(": "));
             let left = scratch::remove_all(self.host).await;
             let left = left
@@ -359,10 +359,10 @@ impl Runner<'_> {
             if !matches!(quiesced, Ok(Ok(false))) {
                 // A unit that ran has noted its start. What did not end in time counts as ended.
                 let units = receipt.undos.iter().cloned();
-                all_ended.extend(units.chain(container).map(|way_back| Ended {
+                all_ended.extend(units.chain(container).map(|start_undo| Ended {
                     phase: phase.name.clone(),
                     step: step.id.clone(),
-                    way_back,
+                    start_undo,
                 }));
             }
             let error = match quiesced {

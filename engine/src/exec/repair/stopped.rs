@@ -70,7 +70,7 @@ impl Runner<'_> {
 
     /// Restarts a container engine of the selected phases whose process is stopped: its containers have to be ended
     /// next, and only the engine can do that. Returns whether it was restarted.
-    pub(in crate::exec) async fn revive_engine(&self) -> bool {
+    pub(in crate::exec) async fn restart_stopped_engine(&self) -> bool {
         let is_its = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if service.unit == container_runtime::UNIT);
         let phases = self.selection.phases(self.plan);
         let mut phases = phases.iter();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pod_whose_process_is_stopped_is_ended_where_its_phase_starts_and_no_other() {
+    async fn a_stopped_pod_is_killed_at_the_start_of_its_own_phase() {
         for (pod, stopped, ended) in [
             ("k8s-master", true, true),
             ("k8s-master", false, false),
@@ -224,16 +224,16 @@ mod tests {
                 host.with_world(|world| world.container_runs(&name(pod))),
                 !ended
             );
-            let told = heard.events().into_iter().any(|event| {
+            let is_reported = heard.events().into_iter().any(|event| {
                 matches!(event, Event::ResourceRestarted { thing, .. } if thing == format!("container {}", name(pod)))
             });
-            assert_eq!(told, ended);
+            assert_eq!(is_reported, ended);
         }
     }
 
     /// A second check costs a second, and half a minute more for the container engine.
     #[tokio::test(start_paused = true)]
-    async fn what_is_stopped_is_not_asked_twice() {
+    async fn a_stopped_service_is_checked_once() {
         for (stopped, quick) in [(true, true), (false, false)] {
             let host = host("k8s-master");
             if stopped {
@@ -243,8 +243,8 @@ mod tests {
             let mut plan = plan();
             plan.phases[0].checks.push(engine);
             host.set_faults(FaultPlan::none().stall("container_engine", "*"));
-            let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
-            let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+            let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+            let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
             let began = tokio::time::Instant::now();
             let health = runner.check_until_failed(Duration::ZERO).await;
             let status = health[0].conditions[1].status;
@@ -291,10 +291,10 @@ mod tests {
                 .iter()
                 .any(|call| call.name == "restart_unit");
             assert_eq!(restarted, stopped);
-            let told = heard.events().into_iter().any(|event| {
+            let is_reported = heard.events().into_iter().any(|event| {
                 matches!(event, Event::ResourceRestarted { thing, .. } if thing == container_runtime::UNIT)
             });
-            assert_eq!(told, stopped);
+            assert_eq!(is_reported, stopped);
         }
     }
 

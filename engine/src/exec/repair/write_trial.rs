@@ -63,13 +63,13 @@ struct Trial<'a> {
 pub(in crate::exec) struct EngineState {
     answers: bool,
     /// Images that it says it does not have.
-    gone: BTreeSet<String>,
+    removed: BTreeSet<String>,
 }
 
 impl EngineState {
     /// Whether it says that it does not have an image.
     pub(in crate::exec) fn lacks(&self, reference: &str) -> bool {
-        self.gone.contains(reference)
+        self.removed.contains(reference)
     }
 }
 
@@ -104,7 +104,7 @@ impl Runner<'_> {
     }
 
     /// The same for everything that an apply writes after a full clean.
-    pub(in crate::exec) async fn unwritable_afresh(&self) -> Vec<Problem> {
+    pub(in crate::exec) async fn unwritable_for_rebuild(&self) -> Vec<Problem> {
         let mut found = Vec::new();
         found.extend(self.unwritable_record().await);
         let phases = self.plan.phases.iter();
@@ -196,7 +196,7 @@ impl Runner<'_> {
             }
             made_anew |= is_of_pki(&step.spec);
             for (path, room) in files {
-                let problem = match self.in_the_way(&step.spec, &path).await {
+                let problem = match self.obstacle(&step.spec, &path).await {
                     Some(error) => Some(unwritable(&error, step.span.clone(), remedy(&error, &[]))),
                     None => self.trial(&path, room, step.span.clone()).await,
                 };
@@ -210,7 +210,7 @@ impl Runner<'_> {
 
     /// Why the step would not replace what is at `path`: it is of another kind, or too large to be kept for a clean. If
     /// it cannot be inspected, the trial decides.
-    async fn in_the_way(&self, spec: &Spec, path: &Path) -> Option<ResourceError> {
+    async fn obstacle(&self, spec: &Spec, path: &Path) -> Option<ResourceError> {
         let entry = tokio::time::timeout(BOUND, self.host.entry(path)).await;
         let entry = entry.ok()?.ok().flatten()?;
         match (spec, &entry.kind) {
@@ -251,7 +251,7 @@ impl Runner<'_> {
             ),
             spec => (
                 "keys and data are those that this host keeps",
-                self.lost_for_good(spec).await?,
+                self.unrecoverable(spec).await?,
             ),
         };
         Some(Problem {
@@ -292,7 +292,7 @@ impl Runner<'_> {
 
     /// Why no apply brings back the key, authority or data of a step. What needs them would not come up again after a
     /// stop.
-    async fn lost_for_good(&self, spec: &Spec) -> Option<ResourceError> {
+    async fn unrecoverable(&self, spec: &Spec) -> Option<ResourceError> {
         match tokio::time::timeout(BOUND, pki::key_problem(self.host, spec)).await {
             Ok(Err(error)) if error.is_permanent() => Some(error),
             Ok(_) => None,
@@ -361,14 +361,14 @@ impl Runner<'_> {
             let there =
                 tokio::time::timeout(BOUND, container_runtime::is_installed(self.host)).await;
             if matches!(there, Ok(Ok(false))) {
-                engine.gone = references.into_iter().cloned().collect();
+                engine.removed = references.into_iter().cloned().collect();
             }
             return engine;
         }
         engine.answers = true;
         for reference in references {
             if self.is_gone(reference).await {
-                engine.gone.insert(reference.clone());
+                engine.removed.insert(reference.clone());
             }
         }
         engine
@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_holds_up_no_other_phase() {
+    fn an_unwritable_path_blocks_no_other_phase() {
         let phase = |name: &str, requires: &[&str]| PlannedPhase {
             requires: requires
                 .iter()

@@ -10,13 +10,13 @@ use crate::resource::ResourceResult;
 /// Another role than that of the plan is on the host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the role {standing} is on this host, and {planned} is another role; name the role of this host, or replace it: \
+    "the role {installed_role} is on this host, and {planned} is another role; name the role of this host, or replace it: \
      `nodelet apply --replace-role` removes {}",
-    what(removed, standing)
+    what(removed, installed_role)
 )]
 pub struct AnotherRole {
     /// The role on the host and its version, according to the ledger.
-    pub standing: String,
+    pub installed_role: String,
     /// The role of the plan and its version.
     pub planned: String,
     /// The steps of the role on the host that the plan does not have, in the order in which they are removed. Steps that have
@@ -33,10 +33,10 @@ impl Runner<'_> {
     /// The ledger cannot be read.
     pub async fn another_role(&self) -> ResourceResult<Option<AnotherRole>> {
         let records = Ledger::read(self.host).await?;
-        let Some(standing) = Ledger::standing_role_in(&records) else {
+        let Some(installed_role) = Ledger::installed_role_in(&records) else {
             return Ok(None);
         };
-        if name(&standing) == name(&self.plan.role) {
+        if name(&installed_role) == name(&self.plan.role) {
             return Ok(None);
         }
         let mut removed = Vec::new();
@@ -47,7 +47,7 @@ impl Runner<'_> {
             removed.extend(leftover.lane.into_iter().map(|step| step.id));
         }
         Ok(Some(AnotherRole {
-            standing,
+            installed_role,
             planned: self.plan.role.clone(),
             removed,
         }))
@@ -55,11 +55,11 @@ impl Runner<'_> {
 }
 
 /// What a run removes, in one phrase.
-fn what(removed: &[StepId], standing: &str) -> String {
+fn what(removed: &[StepId], installed_role: &str) -> String {
     match removed.len() {
-        0 => format!("nothing of {standing}"),
-        1 => format!("1 step that only {standing} has"),
-        number => format!("{number} steps that only {standing} has"),
+        0 => format!("nothing of {installed_role}"),
+        1 => format!("1 step that only {installed_role} has"),
+        number => format!("{number} steps that only {installed_role} has"),
     }
 }
 
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_is_counted() {
+    fn removals_are_counted() {
         let step = StepId::new(&"etcd".parse().expect("a name"), "file", "/etc/a");
         for (removed, expect) in [
             (Vec::new(), "removes nothing of a 1"),
@@ -90,13 +90,13 @@ mod tests {
             ),
         ] {
             let another = AnotherRole {
-                standing: "a 1".to_owned(),
+                installed_role: "a 1".to_owned(),
                 planned: "b 1".to_owned(),
                 removed,
             };
-            let told = another.to_string();
-            assert!(told.contains("a 1 is on this host, and b 1 is another role"));
-            assert!(told.ends_with(expect), "{told}");
+            let message = another.to_string();
+            assert!(message.contains("a 1 is on this host, and b 1 is another role"));
+            assert!(message.ends_with(expect), "{message}");
         }
     }
 }

@@ -161,7 +161,7 @@ impl Clean<'_, '_> {
     async fn everything(&mut self, work: &Work) {
         let lane = work.lanes.iter().flat_map(|(_, steps)| steps);
         if needs_engine(&work.undos, lane)
-            && let Some(error) = self.executor.wake_engine().await
+            && let Some(error) = self.executor.ensure_engine_running().await
         {
             self.fail(None, "container engine", &error);
         }
@@ -169,10 +169,13 @@ impl Clean<'_, '_> {
             self.fail(None, &thing, &error);
         }
         if work.undos.iter().any(|live| brings_engine(&live.undo)) {
-            self.look_for_strangers().await;
+            self.find_foreign_containers().await;
         }
         // Also those of phases that stay: the undo of a reload belongs to the first phase that changed a unit file.
-        let settling = work.undos.iter().filter(|it| it.undo.settles().is_some());
+        let settling = work
+            .undos
+            .iter()
+            .filter(|it| it.undo.deferred_order().is_some());
         self.executor.later.extend(settling.cloned());
         for phase in &work.phases {
             if self.cancel.is_cancelled() {
@@ -191,8 +194,10 @@ impl Clean<'_, '_> {
     /// Finds the containers that are not the role's, in the engine that the role installed. An engine that cannot be
     /// started runs nothing that another program could miss; whether it still has something of the role was checked
     /// before. If an engine runs and does not answer, its containers are not known.
-    async fn look_for_strangers(&mut self) {
-        if container_runtime::wake(self.host).await.is_err()
+    async fn find_foreign_containers(&mut self) {
+        if container_runtime::start_if_installed(self.host)
+            .await
+            .is_err()
             && matches!(container_runtime::runs(self.host).await, Ok(false))
         {
             return;
@@ -215,7 +220,7 @@ impl Clean<'_, '_> {
 
     /// Whether an undo must not run because it would end an engine that has other containers, or remove what their
     /// networks need.
-    fn stays(&self, undo: &Undo) -> bool {
+    fn must_stay(&self, undo: &Undo) -> bool {
         self.is_shared() && (container_runtime::ends(undo) || container_runtime::needs(undo))
     }
 
@@ -226,7 +231,7 @@ impl Clean<'_, '_> {
             phase: phase.clone(),
             about: "takes back what it did".to_owned(),
         });
-        if self.is_held(phase, work).await || self.is_lived_in(phase, work) {
+        if self.waits_for_engine(phase, work).await || self.keeps_engine_for_others(phase, work) {
             self.finished(phase, started, (undone, failed));
             return;
         }
@@ -234,7 +239,7 @@ impl Clean<'_, '_> {
             if self.cancel.is_cancelled() {
                 break;
             }
-            if live.undo.settles().is_none() && !self.stays(&live.undo) {
+            if live.undo.deferred_order().is_none() && !self.must_stay(&live.undo) {
                 self.undo(Some(phase), live).await;
             }
         }
@@ -255,7 +260,7 @@ impl Clean<'_, '_> {
         {
             for step in gone {
                 let written = ledger.lane_withdrawn(run, phase, Some(step)).await;
-                self.wrote(written);
+                self.note_write_error(written);
             }
         }
         self.finished(phase, started, (undone, failed));
@@ -263,7 +268,7 @@ impl Clean<'_, '_> {
 
     /// Whether a phase that installed the container engine must wait: the engine does not answer, and it still has
     /// things that could not be removed and that only the engine can remove. Reports this as a failure.
-    async fn is_held(&mut self, phase: &PhaseName, work: &Work) -> bool {
+    async fn waits_for_engine(&mut self, phase: &PhaseName, work: &Work) -> bool {
         if !self.executor.containers_left {
             return false;
         }
@@ -278,7 +283,7 @@ impl Clean<'_, '_> {
 
     /// Whether a phase installed a container engine that now has containers that are not the role's. The engine then
     /// stays, with its configuration. Reports this.
-    fn is_lived_in(&self, phase: &PhaseName, work: &Work) -> bool {
+    fn keeps_engine_for_others(&self, phase: &PhaseName, work: &Work) -> bool {
         let its = |live: &&LiveUndo| live.phase == *phase && brings_engine(&live.undo);
         let Some(live) = work.undos.iter().find(its) else {
             return false;
@@ -322,7 +327,7 @@ impl Clean<'_, '_> {
                 if let Some((ledger, run)) = self.book {
                     let its = (&live.step, thing.as_str());
                     let written = ledger.withdrawn(run, &live.phase, its, false);
-                    self.wrote(written.await);
+                    self.note_write_error(written.await);
                 }
                 self.took_back(phase, thing);
             }
@@ -350,7 +355,7 @@ impl Clean<'_, '_> {
     }
 
     /// A record that cannot be written is reported as a failure; the clean continues.
-    fn wrote(&mut self, written: Result<(), LedgerError>) {
+    fn note_write_error(&mut self, written: Result<(), LedgerError>) {
         if let Err(error) = written {
             self.fail(None, "ledger", &error.into());
         }

@@ -72,7 +72,7 @@ impl<'a> Executor<'a> {
         match within(undo.patience(), action, self.carry_out(undo)).await {
             // Not in a prune: nodeletd tries again what has failed, and each try would restart the unit.
             Ok(true)
-                if undo.settles().is_some()
+                if undo.deferred_order().is_some()
                     && self.failed > 0
                     && self.purpose != Purpose::Prune =>
             {
@@ -119,7 +119,7 @@ impl<'a> Executor<'a> {
             // An image may be in use by a container that this run replaces; the next run can remove it.
             Purpose::Prune => !matches!(undo, Undo::RemoveImage { .. }),
         };
-        may_stay && concerns_others(undo, error)
+        may_stay && is_shared_or_external(undo, error)
     }
 
     /// Whether an undo removes a directory that is not empty.
@@ -139,8 +139,10 @@ impl<'a> Executor<'a> {
     }
 
     /// Starts the container engine if it is installed and does not answer. Returns why that failed.
-    pub(in crate::exec) async fn wake_engine(&mut self) -> Option<ResourceError> {
-        let error = container_runtime::wake(self.host).await.err()?;
+    pub(in crate::exec) async fn ensure_engine_running(&mut self) -> Option<ResourceError> {
+        let error = container_runtime::start_if_installed(self.host)
+            .await
+            .err()?;
         self.containers_left = true;
         Some(error)
     }
@@ -263,7 +265,7 @@ fn is_unit_file(undo: &Undo) -> bool {
 
 /// Whether a failed undo is about something outside of this host, or about something that other programs use by now. It
 /// is reported as left, not as a failure.
-fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
+fn is_shared_or_external(undo: &Undo, error: &ResourceError) -> bool {
     match undo {
         Undo::DeleteObject { .. } | Undo::RestoreObject { .. } | Undo::PatchNode { .. } => true,
         // A foreign container has the name by now (`container_runtime::has_ours`).
@@ -283,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_use_by_now_is_no_failure() {
+    fn resources_in_use_by_others_are_reported_as_left() {
         let image = Undo::RemoveImage {
             reference: "app:1".to_owned(),
         };
@@ -295,10 +297,10 @@ mod tests {
         };
         let in_use = ResourceError::Host(HostError::in_use("remove it", "container x uses it"));
         let failed = ResourceError::Host(HostError::service("remove it", "it is in use"));
-        assert!(concerns_others(&image, &in_use));
-        assert!(concerns_others(&packages, &in_use));
-        assert!(!concerns_others(&unit, &in_use));
-        assert!(!concerns_others(&image, &failed));
-        assert!(!concerns_others(&packages, &failed));
+        assert!(is_shared_or_external(&image, &in_use));
+        assert!(is_shared_or_external(&packages, &in_use));
+        assert!(!is_shared_or_external(&unit, &in_use));
+        assert!(!is_shared_or_external(&image, &failed));
+        assert!(!is_shared_or_external(&packages, &failed));
     }
 }

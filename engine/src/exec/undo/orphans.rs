@@ -36,12 +36,12 @@ impl LeftoverStep {
     /// As a change that removes everything. Directories are listed only if there is nothing else.
     pub(in crate::exec) fn change(&self) -> Change {
         let alone = self.is_directories();
-        let told = self
+        let reported_steps = self
             .things
             .iter()
             .map(|thing| &thing.undo.undo)
             .filter(|undo| alone || !is_directory(undo));
-        told.fold(Change::new(Action::Remove), |change, undo| {
+        reported_steps.fold(Change::new(Action::Remove), |change, undo| {
             change.with(undo.about(), "not in the plan", "")
         })
     }
@@ -58,11 +58,12 @@ impl Leftover {
     /// The names of what is left, for messages.
     pub(in crate::exec) fn things(&self) -> Vec<String> {
         let alone = self.steps.iter().all(LeftoverStep::is_directories);
-        let told = self
+        let reported_steps = self
             .steps
             .iter()
             .filter(|step| alone || !step.is_directories());
-        let things = told.flat_map(|step| step.change().differences.into_iter().map(|d| d.field));
+        let things =
+            reported_steps.flat_map(|step| step.change().differences.into_iter().map(|d| d.field));
         let lane = self
             .lane
             .iter()
@@ -108,7 +109,7 @@ fn of(records: &[Record], plan: &Plan) -> Vec<Leftover> {
             })
     };
     let mut things = Vec::new();
-    for thing in Ledger::things_in(records) {
+    for thing in Ledger::live_resources_in(records) {
         if !wanted.wants(&thing) {
             things.push((at(&thing.undo.phase), thing));
         }

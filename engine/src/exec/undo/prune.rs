@@ -76,7 +76,7 @@ impl Withdrawal<'_, '_, '_> {
         });
         let things = leftover.steps.iter().flat_map(|step| &step.things);
         if needs_engine(things.map(|thing| &thing.undo), &leftover.lane)
-            && let Some(error) = self.executor.wake_engine().await
+            && let Some(error) = self.executor.ensure_engine_running().await
         {
             self.fail(&leftover.phase, "container engine", &error).await;
         }
@@ -114,7 +114,7 @@ impl Withdrawal<'_, '_, '_> {
             if self.runner.cancel.is_cancelled() {
                 return Ok(());
             }
-            if thing.undo.undo.settles().is_some() {
+            if thing.undo.undo.deferred_order().is_some() {
                 self.executor.later.push(thing.undo.clone());
             } else if !is_directory(&thing.undo.undo) {
                 self.thing(&thing.undo).await?;
@@ -204,15 +204,15 @@ impl Withdrawal<'_, '_, '_> {
             let host = self.runner.host;
             let (started, failed) = (host.elapsed(), self.executor.failed);
             let is_there = host.entry(path).await.is_ok_and(|entry| entry.is_some());
-            let told = is_there && step.is_directories();
-            if told {
+            let is_reported = is_there && step.is_directories();
+            if is_reported {
                 let change = Change::new(Action::Remove);
                 let change = change.with(live.undo.about(), "not in the plan", "");
                 let place = (&step.id, &step.span);
                 self.intend(&leftover.phase, place, change).await?;
             }
             self.thing(live).await?;
-            if told && self.executor.failed == failed {
+            if is_reported && self.executor.failed == failed {
                 self.changed(&leftover.phase, &step.id, started);
             }
         }

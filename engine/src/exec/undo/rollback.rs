@@ -19,17 +19,17 @@ impl Runner<'_> {
         phase: &PlannedPhase,
         session: &Session<'_>,
         undos: &[Undo],
-        ways_back: &[&PlannedStep],
+        rollback_steps: &[&PlannedStep],
         unwritten: Option<LedgerError>,
     ) {
         // If nothing was done, there is nothing to roll back. A command may have done something without an undo, so an
         // intent counts.
         let has_begun = session.has_begun(&phase.name).await;
-        let ways_back = ways_back.iter().copied().filter(|_| has_begun);
+        let rollback_steps = rollback_steps.iter().copied().filter(|_| has_begun);
         // Then what the phase left behind: nothing of it was there before this run.
         let lane = session.lane_begun_here(&phase.name).await;
         let lane = lane.iter().filter(|step| !step.policy.keep);
-        let mut steps: Vec<&PlannedStep> = ways_back.chain(lane).collect();
+        let mut steps: Vec<&PlannedStep> = rollback_steps.chain(lane).collect();
         let mut executor = Executor::new(self.host, Purpose::Rollback);
         let mut errors = Vec::new();
         let (mut back, mut stuck) = (BTreeSet::new(), BTreeSet::new());

@@ -34,7 +34,7 @@ async fn containers(host: &dyn Host) -> Vec<(String, ResourceError)> {
         Err(error) => return vec![("throw-away containers".to_owned(), error.into())],
     };
     let mut left = Vec::new();
-    for one in all.iter().filter(|one| is_throwaway(one)) {
+    for one in all.iter().filter(|one| is_scratch(one)) {
         if let Err(error) = host.remove_container(&one.name).await {
             left.push((format!("container {}", one.name), error.into()));
         }
@@ -43,7 +43,7 @@ async fn containers(host: &dyn Host) -> Vec<(String, ResourceError)> {
 }
 
 /// Whether a container is a temporary one.
-fn is_throwaway(container: &ListedContainer) -> bool {
+fn is_scratch(container: &ListedContainer) -> bool {
     let (label, value) = LABEL;
     container.labels.get(label).is_some_and(|its| its == value)
 }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_stays_is_told_and_keeps_nothing_else() {
+    async fn remaining_resources_are_reported_and_block_nothing() {
         let host = host()
             .await
             .with_faults(FaultPlan::none().fail("remove_container", "pf9-etcd-proof"));

@@ -116,7 +116,7 @@ fn check(facts: &Facts, requirement: &Requirement, expected: &str) {
 
 /// The requirement is met on the good host, not met as `expected` after `spoil`, and unknown on a blank one.
 #[track_caller]
-fn spoilt(requirement: &Requirement, spoil: impl FnOnce(&mut Facts), expected: &str) {
+fn assert_unmet_after(requirement: &Requirement, spoil: impl FnOnce(&mut Facts), expected: &str) {
     let mut facts = good();
     check(&facts, requirement, "met");
     spoil(&mut facts);
@@ -141,7 +141,7 @@ fn swap() {
         }]);
     };
     let requirement = Requirement::NoSwap { allowed: false };
-    spoilt(
+    assert_unmet_after(
         &requirement,
         on,
         "swap is on: /dev/sda2 (2 GiB); run `swapoff -a` and take it out of /etc/fstab, or set ALLOW_SWAP: true",
@@ -165,7 +165,7 @@ fn ports() {
         program: program.map(str::to_owned),
         cgroup: None,
     };
-    spoilt(
+    assert_unmet_after(
         &requirement,
         |facts| {
             facts.listening = Some(vec![
@@ -188,7 +188,7 @@ fn ports() {
 #[test]
 fn programs() {
     let requirement = Requirement::Programs(words(&["iptables"]));
-    spoilt(
+    assert_unmet_after(
         &requirement,
         |facts| facts.programs = Some(BTreeSet::new()),
         "a program is missing: iptables; \
@@ -207,12 +207,12 @@ fn programs() {
 
 #[test]
 fn memory_processors_and_disk() {
-    spoilt(
+    assert_unmet_after(
         &Requirement::MinMemory(2 * GIB),
         |facts| facts.memory_bytes = Some(GIB + GIB / 2),
         "the host has 1.5 GiB of memory and needs 2 GiB; give the host more memory",
     );
-    spoilt(
+    assert_unmet_after(
         &Requirement::MinCpus(2),
         |facts| facts.cpus = Some(1),
         "the host has 1 processor and needs 2; give the host more processors",
@@ -221,7 +221,7 @@ fn memory_processors_and_disk() {
         path: "/var/lib/docker".to_owned(),
         bytes: 10 * GIB,
     };
-    spoilt(
+    assert_unmet_after(
         &requirement,
         |facts| facts.disks = vec![disk("/", 50), disk("/var", 9)],
         "/var/lib/docker has 9 GiB free of 100 GiB and needs 10 GiB; \
@@ -266,7 +266,7 @@ fn the_architecture_is_that_of_the_programs() {
 }
 
 #[test]
-fn a_directory_where_things_last() {
+fn persistent_directory_rejects_temporary_file_systems() {
     let requirement = Requirement::PersistentDirectory {
         path: "/backups/etcd".to_owned(),
         bytes: GIB,
@@ -322,7 +322,7 @@ fn a_directory_where_things_last() {
 #[test]
 fn control_groups_and_kernel_features() {
     let requirement = Requirement::CgroupControllers(words(&["cpu", "memory"]));
-    spoilt(
+    assert_unmet_after(
         &requirement,
         |facts| {
             if let Some(cgroups) = &mut facts.cgroups {
@@ -359,7 +359,7 @@ fn control_groups_and_kernel_features() {
 fn other_software() {
     let requirement = Requirement::NoForeignRuntime;
     let unit = |active, enabled| UnitFacts { active, enabled };
-    spoilt(
+    assert_unmet_after(
         &requirement,
         |facts| {
             facts
@@ -368,7 +368,7 @@ fn other_software() {
         },
         "k3s runs on this host (k3s.service); remove it, or at least run `systemctl disable --now k3s.service`",
     );
-    spoilt(
+    assert_unmet_after(
         &requirement,
         |facts| {
             facts
@@ -399,7 +399,7 @@ fn other_software() {
         "/var/lib/k0s",
         "unknown: earlier clusters: /var/lib/k0s: permission denied",
     );
-    spoilt(
+    assert_unmet_after(
         &Requirement::NoEarlierCluster,
         |facts| facts.earlier_clusters = words(&["/etc/kubernetes/manifests"]),
         "an earlier cluster left /etc/kubernetes/manifests; \
@@ -408,14 +408,14 @@ fn other_software() {
 }
 
 #[test]
-fn what_the_kernel_balances_for_others() {
+fn foreign_ipvs_services_stay() {
     let requirement = Requirement::NoVirtualServices;
     unknown(
         &requirement,
         "virtual services",
         "unknown: what IPVS balances: virtual services: permission denied",
     );
-    spoilt(
+    assert_unmet_after(
         &requirement,
         |facts| facts.virtual_services = vec!["TCP 192.0.2.1:80".to_owned(); 3],
         "IPVS has virtual services that kube-proxy would remove: TCP 192.0.2.1:80 and 2 more; \
@@ -550,7 +550,7 @@ fn system_init_user_and_clock() {
         &Requirement::SupportedSystem(vec![system(&[])]),
         "met",
     );
-    spoilt(
+    assert_unmet_after(
         &Requirement::SupportedSystem(vec![system(&["12", "13"])]),
         |facts| {
             if let Some(os) = &mut facts.os {
@@ -559,17 +559,17 @@ fn system_init_user_and_clock() {
         },
         "Debian 12 (debian 9) is not supported; use one of: debian 12 or 13",
     );
-    spoilt(
+    assert_unmet_after(
         &Requirement::Systemd,
         |facts| facts.init = Some("sh".to_owned()),
         "process 1 is `sh`, not systemd; use a host that systemd runs",
     );
-    spoilt(
+    assert_unmet_after(
         &Requirement::Root,
         |facts| facts.uid = Some(1000),
         "this program runs as user 1000; run it as root, with `sudo`",
     );
-    spoilt(
+    assert_unmet_after(
         &Requirement::ClockSane,
         |facts| facts.clock = Some("1970-01-01T00:00:07Z".to_owned()),
         "the clock says 1970-01-01T00:00:07Z; \

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::fault::{FaultPlan, Mischief};
+use super::fault::{FaultKind, FaultPlan};
 use super::world::World;
 use crate::host::fake::late_writes::LateWrites;
 use crate::host::fake::world::snapshot::WorldSnapshot;
@@ -87,12 +87,12 @@ impl FakeHost {
 
     /// From now on, keeps the world as it is right before each mutating call.
     #[must_use]
-    pub fn keeping_past(self) -> Self {
+    pub fn with_history(self) -> Self {
         self.lock().past = Some(Vec::new());
         self
     }
 
-    /// A host for each mutating call since [`FakeHost::keeping_past`], as it was right before the call: what a program
+    /// A host for each mutating call since [`FakeHost::with_history`], as it was right before the call: what a program
     /// that ended there would have left. The host after the last call is this one.
     #[must_use]
     pub fn past(&self) -> Vec<Self> {
@@ -132,14 +132,14 @@ impl FakeHost {
             .count()
     }
 
-    /// Whether an injected crash happened and [`FakeHost::revive`] was not called.
+    /// Whether an injected crash happened and [`FakeHost::end_crash`] was not called.
     #[must_use]
     pub fn crashed(&self) -> bool {
         self.lock().crashed
     }
 
     /// Lets calls through again after a crash, without any further fault. The world is as the crash left it.
-    pub fn revive(&self) {
+    pub fn end_crash(&self) {
         let mut state = self.lock();
         state.crashed = false;
         state.faults = FaultPlan::none();
@@ -253,14 +253,14 @@ impl State {
                 past.push(self.world.clone());
             }
         }
-        let mischief = self
+        let fault_kind = self
             .faults
-            .strike(name, argument, mutating.then_some(self.struck));
-        Some(match mischief {
+            .take_fault(name, argument, mutating.then_some(self.struck));
+        Some(match fault_kind {
             None => self.perform(mutating, effect),
-            Some(Mischief::Fail) => Err(injected()),
-            Some(Mischief::FailAfter) => self.perform(mutating, effect).and(Err(injected())),
-            Some(Mischief::Hang) => {
+            Some(FaultKind::Fail) => Err(injected()),
+            Some(FaultKind::FailAfter) => self.perform(mutating, effect).and(Err(injected())),
+            Some(FaultKind::Hang) => {
                 self.world.advance(deadline);
                 Err(HostError::Deadline {
                     action: call.to_owned(),
@@ -268,23 +268,23 @@ impl State {
                 })
             }
             // The answer is the one the effect would have given; the effect happens to a copy.
-            Some(Mischief::Lie) => effect(&mut self.world.clone()),
-            Some(Mischief::CrashBefore) => {
+            Some(FaultKind::Lie) => effect(&mut self.world.clone()),
+            Some(FaultKind::CrashBefore) => {
                 self.crashed = true;
                 Err(injected())
             }
-            Some(Mischief::CrashAfter) => {
+            Some(FaultKind::CrashAfter) => {
                 let performed = self.perform(mutating, effect);
                 self.crashed = true;
                 performed.and(Err(injected()))
             }
-            Some(Mischief::Stall | Mischief::Late) => return None,
-            Some(Mischief::StallAfter) => {
+            Some(FaultKind::Stall | FaultKind::Late) => return None,
+            Some(FaultKind::StallAfter) => {
                 self.perform(mutating, effect).ok()?;
                 return None;
             }
-            Some(Mischief::Tear) if name != "append" => Err(injected()),
-            Some(Mischief::Tear) => {
+            Some(FaultKind::Tear) if name != "append" => Err(injected()),
+            Some(FaultKind::Tear) => {
                 self.world.tears_appends = true;
                 let torn = effect(&mut self.world);
                 self.world.tears_appends = false;
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_journal_numbers_calls_and_tells_failures() {
+    async fn the_journal_numbers_calls_and_marks_failures() {
         let host = FakeHost::new().with_faults(FaultPlan::none().fail_call(2));
         write(&host, "/etc/a").await.unwrap();
         host.list(Path::new("/etc")).await.unwrap();
@@ -386,7 +386,7 @@ mod tests {
             ));
             assert!(host.crashed());
             assert!(host.list(Path::new("/etc")).await.is_err());
-            host.revive();
+            host.end_crash();
             assert_eq!(stands(&host, "/etc/a"), there);
             write(&host, "/etc/b").await.unwrap();
         }
@@ -408,10 +408,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_torn_append_leaves_half() {
+    async fn a_truncated_append_writes_half_of_the_line() {
         let host = FakeHost::new()
             .with_file("/etc/a", "12")
-            .with_faults(FaultPlan::none().tear("append", "*"));
+            .with_faults(FaultPlan::none().truncate_append("append", "*"));
         let (path, mode) = (Path::new("/etc/a"), Attributes::root(0o644));
         assert!(host.append(path, b"3456", mode).await.is_err());
         assert_eq!(
@@ -427,8 +427,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_past_is_the_world_before_each_mutating_call() {
-        let host = FakeHost::new().keeping_past();
+    async fn the_history_has_the_world_before_each_mutating_call() {
+        let host = FakeHost::new().with_history();
         write(&host, "/etc/a").await.unwrap();
         host.list(Path::new("/etc")).await.unwrap();
         write(&host, "/etc/b").await.unwrap();

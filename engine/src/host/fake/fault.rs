@@ -17,7 +17,7 @@ pub struct Fault {
     /// Which call it strikes.
     pub trigger: Trigger,
     /// What happens to it.
-    pub mischief: Mischief,
+    pub fault_kind: FaultKind,
     /// How often it may still strike; `None` is for ever.
     pub remaining: Option<usize>,
 }
@@ -40,7 +40,7 @@ pub enum Trigger {
 /// What happens to a struck call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Mischief {
+pub enum FaultKind {
     /// It fails without effect.
     Fail,
     /// It has its effect and then fails, as when the answer is lost.
@@ -82,67 +82,67 @@ impl FaultPlan {
     /// The nth mutating call fails, once.
     #[must_use]
     pub fn fail_call(self, n: usize) -> Self {
-        self.with(nth(n, Mischief::Fail))
+        self.with(nth(n, FaultKind::Fail))
     }
 
     /// The nth mutating call has its effect and then fails, once.
     #[must_use]
     pub fn fail_after_call(self, n: usize) -> Self {
-        self.with(nth(n, Mischief::FailAfter))
+        self.with(nth(n, FaultKind::FailAfter))
     }
 
     /// The program ends just before the nth effect.
     #[must_use]
     pub fn crash_before(self, n: usize) -> Self {
-        self.with(nth(n, Mischief::CrashBefore))
+        self.with(nth(n, FaultKind::CrashBefore))
     }
 
     /// The program ends just after the nth effect.
     #[must_use]
     pub fn crash_after(self, n: usize) -> Self {
-        self.with(nth(n, Mischief::CrashAfter))
+        self.with(nth(n, FaultKind::CrashAfter))
     }
 
     /// The nth mutating call has its effect and never returns.
     #[must_use]
     pub fn stall_after_call(self, n: usize) -> Self {
-        self.with(nth(n, Mischief::StallAfter))
+        self.with(nth(n, FaultKind::StallAfter))
     }
 
     /// Every call of this name and argument fails.
     #[must_use]
     pub fn fail(self, name: &str, argument: &str) -> Self {
-        self.with(named(name, argument, Mischief::Fail, None))
+        self.with(named(name, argument, FaultKind::Fail, None))
     }
 
     /// Every call of this name and argument hangs to its deadline.
     #[must_use]
     pub fn hang(self, name: &str, argument: &str) -> Self {
-        self.with(named(name, argument, Mischief::Hang, None))
+        self.with(named(name, argument, FaultKind::Hang, None))
     }
 
     /// Every call of this name and argument never returns.
     #[must_use]
     pub fn stall(self, name: &str, argument: &str) -> Self {
-        self.with(named(name, argument, Mischief::Stall, None))
+        self.with(named(name, argument, FaultKind::Stall, None))
     }
 
     /// Every write of this name (`write`, `append`) and path is held up, and arrives late.
     #[must_use]
     pub fn late(self, name: &str, argument: &str) -> Self {
-        self.with(named(name, argument, Mischief::Late, None))
+        self.with(named(name, argument, FaultKind::Late, None))
     }
 
     /// Every call of this name and argument appends half of what it should, and fails.
     #[must_use]
-    pub fn tear(self, name: &str, argument: &str) -> Self {
-        self.with(named(name, argument, Mischief::Tear, None))
+    pub fn truncate_append(self, name: &str, argument: &str) -> Self {
+        self.with(named(name, argument, FaultKind::Tear, None))
     }
 
     /// The next call of this name and argument reports success without effect.
     #[must_use]
     pub fn lie(self, name: &str, argument: &str) -> Self {
-        self.with(named(name, argument, Mischief::Lie, Some(1)))
+        self.with(named(name, argument, FaultKind::Lie, Some(1)))
     }
 
     /// Bounds how often the fault added last may strike.
@@ -155,7 +155,12 @@ impl FaultPlan {
     }
 
     /// Whether this mischief strikes such a call. If it does, one use of the fault is spent.
-    pub(crate) fn strikes(&mut self, name: &str, argument: &str, mischief: Mischief) -> bool {
+    pub(crate) fn takes_fault(
+        &mut self,
+        name: &str,
+        argument: &str,
+        fault_kind: FaultKind,
+    ) -> bool {
         let first = self.faults.iter_mut().find(|fault| {
             let named = match &fault.trigger {
                 Trigger::Mutation(_) => false,
@@ -166,7 +171,7 @@ impl FaultPlan {
             };
             named && fault.remaining != Some(0)
         });
-        let Some(fault) = first.filter(|fault| fault.mischief == mischief) else {
+        let Some(fault) = first.filter(|fault| fault.fault_kind == fault_kind) else {
             return false;
         };
         fault.remaining = fault.remaining.map(|n| n - 1);
@@ -174,17 +179,17 @@ impl FaultPlan {
     }
 
     /// The mischief for a call, if any; one use of the fault is spent. `mutation` is the call's number when it changes something.
-    pub(crate) fn strike(
+    pub(crate) fn take_fault(
         &mut self,
         name: &str,
         argument: &str,
         mutation: Option<usize>,
-    ) -> Option<Mischief> {
+    ) -> Option<FaultKind> {
         let fault = self.faults.iter_mut().find(|fault| {
             fault.remaining != Some(0)
                 // Observations have no effect that could be left out.
-                && (fault.mischief != Mischief::Lie || mutation.is_some())
-                && fault.mischief != Mischief::Late
+                && (fault.fault_kind != FaultKind::Lie || mutation.is_some())
+                && fault.fault_kind != FaultKind::Late
                 && match &fault.trigger {
                     Trigger::Mutation(n) => mutation == Some(*n),
                     Trigger::Call { name: wanted, argument: pattern } => {
@@ -193,26 +198,26 @@ impl FaultPlan {
                 }
         })?;
         fault.remaining = fault.remaining.map(|n| n - 1);
-        Some(fault.mischief)
+        Some(fault.fault_kind)
     }
 }
 
-fn nth(n: usize, mischief: Mischief) -> Fault {
+fn nth(n: usize, fault_kind: FaultKind) -> Fault {
     Fault {
         trigger: Trigger::Mutation(n),
-        mischief,
+        fault_kind,
         remaining: Some(1),
     }
 }
 
-fn named(name: &str, argument: &str, mischief: Mischief, remaining: Option<usize>) -> Fault {
+fn named(name: &str, argument: &str, fault_kind: FaultKind, remaining: Option<usize>) -> Fault {
     let trigger = Trigger::Call {
         name: name.to_owned(),
         argument: argument.to_owned(),
     };
     Fault {
         trigger,
-        mischief,
+        fault_kind,
         remaining,
     }
 }
@@ -233,21 +238,21 @@ mod tests {
             .fail_call(2)
             .fail("write", "/etc/*")
             .times(1);
-        assert_eq!(plan.strike("write", "/var/x", Some(1)), None);
+        assert_eq!(plan.take_fault("write", "/var/x", Some(1)), None);
         assert_eq!(
-            plan.strike("write", "/etc/x", Some(2)),
-            Some(Mischief::Fail)
+            plan.take_fault("write", "/etc/x", Some(2)),
+            Some(FaultKind::Fail)
         );
         assert_eq!(
-            plan.strike("write", "/etc/x", Some(3)),
-            Some(Mischief::Fail)
+            plan.take_fault("write", "/etc/x", Some(3)),
+            Some(FaultKind::Fail)
         );
-        assert_eq!(plan.strike("write", "/etc/x", Some(4)), None);
+        assert_eq!(plan.take_fault("write", "/etc/x", Some(4)), None);
     }
 
     #[test]
     fn observations_cannot_lie() {
         let mut plan = FaultPlan::none().lie("read", "*");
-        assert_eq!(plan.strike("read", "/etc/x", None), None);
+        assert_eq!(plan.take_fault("read", "/etc/x", None), None);
     }
 }

@@ -76,7 +76,7 @@ impl Files for FakeHost {
     }
 
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
-        if let Some(written) = self.held_up("write", path, content, attributes).await {
+        if let Some(written) = self.delay_write("write", path, content, attributes).await {
             return written;
         }
         self.mutate("write", show(path), DEADLINE, |world| {
@@ -88,9 +88,10 @@ impl Files for FakeHost {
     async fn try_write(&self, path: &Path, room: u64) -> HostResult<()> {
         self.observe("try_write", show(path), DEADLINE, |world| {
             let failed = |source| file_error("write", path, source);
-            let standing = path.ancestors().skip(1);
-            let mut standing = standing.filter(|directory| world.tree.entry(directory).is_some());
-            let directory = standing.next().unwrap_or(Path::new("/"));
+            let existing_parents = path.ancestors().skip(1);
+            let mut existing_parents =
+                existing_parents.filter(|directory| world.tree.entry(directory).is_some());
+            let directory = existing_parents.next().unwrap_or(Path::new("/"));
             if !world.tree.is_directory(directory) {
                 return Err(failed(ErrorKind::NotADirectory.into()));
             }
@@ -110,7 +111,7 @@ impl Files for FakeHost {
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
-        if let Some(written) = self.held_up("append", path, content, attributes).await {
+        if let Some(written) = self.delay_write("append", path, content, attributes).await {
             return written;
         }
         self.mutate("append", show(path), DEADLINE, |world| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::fault::Mischief;
+use super::fault::FaultKind;
 use super::files::{append_file, write_file};
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::{Attributes, HostResult};
@@ -43,7 +43,7 @@ impl FakeHost {
     }
 
     /// Holds up a write if the fault plan says so. Returns once the write has arrived.
-    pub(super) async fn held_up(
+    pub(super) async fn delay_write(
         &self,
         name: &'static str,
         path: &Path,
@@ -54,7 +54,7 @@ impl FakeHost {
             let mut state = self.lock();
             if !state
                 .faults
-                .strikes(name, &path.display().to_string(), Mischief::Late)
+                .takes_fault(name, &path.display().to_string(), FaultKind::Late)
             {
                 return None;
             }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_still_waits_for_it_is_told() {
+    async fn a_late_write_completes_for_a_waiting_caller() {
         let path = Path::new("/etc/a");
         let host = FakeHost::new().with_faults(FaultPlan::none().late("append", "*"));
         let write = host.append(path, b"x", Attributes::root(0o644));

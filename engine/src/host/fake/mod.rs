@@ -31,7 +31,7 @@ pub(crate) use world::tree::{LINK_LIMIT, Node, NodeKind, parts};
 pub(crate) use world::unit::Unit;
 
 pub use fake_host::{Call, FakeHost};
-pub use fault::{Fault, FaultPlan, Mischief, Trigger};
+pub use fault::{Fault, FaultKind, FaultPlan, Trigger};
 pub use kubernetes::state::KubernetesRules;
 pub use world::World;
 pub use world::program::Program;

@@ -64,8 +64,10 @@ impl Network for FakeHost {
     }
 
     async fn links(&self) -> HostResult<Vec<Link>> {
-        self.observe("links", "all", DEADLINE, |world| Ok(world.held_links()))
-            .await
+        self.observe("links", "all", DEADLINE, |world| {
+            Ok(world.links_with_virtual_ip())
+        })
+        .await
     }
 
     async fn link(&self, name: &str) -> HostResult<Option<Link>> {
@@ -124,7 +126,7 @@ impl World {
     }
 
     /// All links with their addresses, including the one that keepalived holds.
-    fn held_links(&self) -> Vec<Link> {
+    fn links_with_virtual_ip(&self) -> Vec<Link> {
         let mut links: Vec<Link> = self.links.values().cloned().collect();
         if let Some((on, address)) = self.virtual_ip() {
             for link in links.iter_mut().filter(|link| link.name == on) {

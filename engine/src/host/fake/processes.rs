@@ -74,7 +74,7 @@ impl Processes for FakeHost {
 
 /// As much of the output as a real host would give.
 fn bounded(command: &CommandSpec, mut output: CommandOutput) -> HostResult<CommandOutput> {
-    if let Some(limit) = command.whole {
+    if let Some(limit) = command.complete_output {
         return match output.stdout.len() > limit {
             true => Err(HostError::TooMuch {
                 who: format!("`{}`", command.display()),

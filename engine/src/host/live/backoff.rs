@@ -13,11 +13,11 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(5);
 
-    /// Pauses for at most `whole` in all.
-    pub(super) fn new(whole: Duration) -> Self {
+    /// Pauses for at most `timeout` in all.
+    pub(super) fn new(timeout: Duration) -> Self {
         Self {
             next: Self::FIRST,
-            deadline: Instant::now() + whole,
+            deadline: Instant::now() + timeout,
         }
     }
 

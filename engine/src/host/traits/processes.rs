@@ -21,10 +21,10 @@ pub struct CommandSpec {
     /// Standard output longer than this many bytes is an error. Without this limit only the end of the output is kept. That is good for
     /// messages only: output without its beginning cannot be evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub whole: Option<usize>,
+    pub complete_output: Option<usize>,
     /// The command only reads, and its output holds for one look at the host: a [`View`](crate::host::View) runs it once.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub once_a_look: bool,
+    pub cached_per_pass: bool,
 }
 
 impl CommandSpec {
@@ -35,22 +35,22 @@ impl CommandSpec {
             env: BTreeMap::new(),
             stdin: Vec::new(),
             timeout: Duration::from_secs(60),
-            whole: None,
-            once_a_look: false,
+            complete_output: None,
+            cached_per_pass: false,
         }
     }
 
     /// The same command, whose output will be evaluated: the whole output, or an error.
     #[must_use]
-    pub fn whole(mut self) -> Self {
-        self.whole = Some(CommandOutput::WHOLE);
+    pub fn complete_output(mut self) -> Self {
+        self.complete_output = Some(CommandOutput::WHOLE);
         self
     }
 
     /// The same command, run once for all callers in one look at the host.
     #[must_use]
-    pub fn once_a_look(mut self) -> Self {
-        self.once_a_look = true;
+    pub fn cached_per_pass(mut self) -> Self {
+        self.cached_per_pass = true;
         self
     }
 
@@ -69,7 +69,7 @@ impl CommandSpec {
 }
 
 /// The result of a command. Output beyond [`CommandOutput::LIMIT`] per stream is dropped from the front, unless the command asks for its
-/// [whole](CommandSpec::whole) output.
+/// [complete](CommandSpec::complete_output) output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandOutput {
     /// Exit status; negative is the signal that ended it.

@@ -269,7 +269,7 @@ async fn the_subnet_of_a_node_that_is_gone_is_free_once_its_claim_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_claim_of_an_attempt_that_was_cut_is_used() {
+async fn a_claim_of_an_interrupted_attempt_is_used() {
     let host = cluster();
     let pool = pool("10.20.0.0/16", 24);
     register(&host, "a", None);

@@ -14,7 +14,7 @@ use crate::resource::{Action, Undo};
 
 /// One thing that happens in a run.
 #[derive(Debug, Clone)]
-enum Deed {
+enum Operation {
     Intent(usize, usize),
     Undo(usize, usize, bool),
     Receipt(usize, usize),
@@ -29,25 +29,25 @@ enum Deed {
 const PHASES: [&str; 4] = ["certs", "docker", "etcd", "kubelet"];
 const THINGS: usize = 6;
 
-fn deed() -> impl Strategy<Value = Deed> {
+fn operation() -> impl Strategy<Value = Operation> {
     let (phase, thing) = (0..PHASES.len(), 0..THINGS);
     prop_oneof![
-        3 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Deed::Intent(p, t)),
-        6 => (phase.clone(), thing.clone(), any::<bool>()).prop_map(|(p, t, k)| Deed::Undo(p, t, k)),
-        2 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Deed::Receipt(p, t)),
-        1 => (phase.clone(), thing).prop_map(|(p, t)| Deed::Withdrawn(p, t)),
-        1 => phase.clone().prop_map(Deed::LaneWithdrawn),
-        2 => (phase.clone(), vec(any::<bool>(), 1..3)).prop_map(|(p, k)| Deed::Lane(p, k)),
-        1 => phase.clone().prop_map(Deed::Failed),
-        2 => phase.prop_map(Deed::Reverted),
-        1 => any::<bool>().prop_map(Deed::Cleaned),
+        3 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Operation::Intent(p, t)),
+        6 => (phase.clone(), thing.clone(), any::<bool>()).prop_map(|(p, t, k)| Operation::Undo(p, t, k)),
+        2 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Operation::Receipt(p, t)),
+        1 => (phase.clone(), thing).prop_map(|(p, t)| Operation::Withdrawn(p, t)),
+        1 => phase.clone().prop_map(Operation::LaneWithdrawn),
+        2 => (phase.clone(), vec(any::<bool>(), 1..3)).prop_map(|(p, k)| Operation::Lane(p, k)),
+        1 => phase.clone().prop_map(Operation::Failed),
+        2 => phase.prop_map(Operation::Reverted),
+        1 => any::<bool>().prop_map(Operation::Cleaned),
     ]
 }
 
 /// Runs, each with what happens in it and whether it ends; some empty runs stand for the many that compaction forgets.
-fn runs() -> impl Strategy<Value = Vec<(Vec<Deed>, bool)>> {
+fn runs() -> impl Strategy<Value = Vec<(Vec<Operation>, bool)>> {
     let run = prop_oneof![
-        3 => (vec(deed(), 0..8), any::<bool>()),
+        3 => (vec(operation(), 0..8), any::<bool>()),
         1 => Just((Vec::new(), true)),
     ];
     (vec(run, 0..12), 0..RUNS_KEPT + 10).prop_map(|(mut runs, empty)| {
@@ -59,7 +59,7 @@ fn runs() -> impl Strategy<Value = Vec<(Vec<Deed>, bool)>> {
 }
 
 /// The records of these runs, of which the first has the number `first`.
-fn records(runs: &[(Vec<Deed>, bool)], first: RunId) -> Vec<Record> {
+fn records(runs: &[(Vec<Operation>, bool)], first: RunId) -> Vec<Record> {
     let mut records = Vec::new();
     for (run, (deeds, ends)) in (first..).zip(runs) {
         records.push(Record::Run {
@@ -69,7 +69,7 @@ fn records(runs: &[(Vec<Deed>, bool)], first: RunId) -> Vec<Record> {
             digest: run.to_string(),
             at: "2026-01-01T00:00:00Z".to_owned(),
         });
-        records.extend(deeds.iter().map(|deed| record(run, deed)));
+        records.extend(deeds.iter().map(|operation| record(run, operation)));
         if *ends {
             records.push(Record::End {
                 run,
@@ -83,7 +83,7 @@ fn records(runs: &[(Vec<Deed>, bool)], first: RunId) -> Vec<Record> {
     records
 }
 
-fn record(run: RunId, deed: &Deed) -> Record {
+fn record(run: RunId, operation: &Operation) -> Record {
     let phase = |place: &usize| -> PhaseName { PHASES[*place].parse().unwrap() };
     let id =
         |place: &usize, thing: &usize| StepId::new(&phase(place), "file", &format!("/{thing}"));
@@ -92,8 +92,8 @@ fn record(run: RunId, deed: &Deed) -> Record {
         step.policy.keep = *keep;
         step
     };
-    match deed {
-        Deed::Intent(place, thing) => Record::Intent {
+    match operation {
+        Operation::Intent(place, thing) => Record::Intent {
             run,
             phase: phase(place),
             step: id(place, thing),
@@ -101,7 +101,7 @@ fn record(run: RunId, deed: &Deed) -> Record {
             action: Action::Create,
             fields: vec!["content".to_owned()],
         },
-        Deed::Undo(place, thing, keep) => Record::Undo {
+        Operation::Undo(place, thing, keep) => Record::Undo {
             run,
             phase: phase(place),
             step: id(place, thing),
@@ -112,18 +112,18 @@ fn record(run: RunId, deed: &Deed) -> Record {
                 target: run.to_string(),
             },
         },
-        Deed::Receipt(place, thing) => Record::Receipt {
+        Operation::Receipt(place, thing) => Record::Receipt {
             run,
             phase: phase(place),
             step: id(place, thing),
         },
-        Deed::Lane(place, keeps) => Record::CleanLane {
+        Operation::Lane(place, keeps) => Record::CleanLane {
             run,
             phase: phase(place),
             steps: keeps.iter().map(kept).collect(),
             holes: false,
         },
-        Deed::Failed(place) => Record::Failed {
+        Operation::Failed(place) => Record::Failed {
             run,
             phase: phase(place),
             failure: Failure {
@@ -134,25 +134,25 @@ fn record(run: RunId, deed: &Deed) -> Record {
                 next: String::new(),
             },
         },
-        Deed::Reverted(place) => Record::Reverted {
+        Operation::Reverted(place) => Record::Reverted {
             run,
             phase: phase(place),
             thing: None,
             left: Vec::new(),
         },
-        Deed::Withdrawn(place, thing) => Record::Withdrawn {
+        Operation::Withdrawn(place, thing) => Record::Withdrawn {
             run,
             phase: phase(place),
             step: id(place, thing),
             thing: format!("file /{thing}"),
             in_use: false,
         },
-        Deed::LaneWithdrawn(place) => Record::LaneWithdrawn {
+        Operation::LaneWithdrawn(place) => Record::LaneWithdrawn {
             run,
             phase: phase(place),
             step: None,
         },
-        Deed::Cleaned(kept) => Record::Cleaned { run, kept: *kept },
+        Operation::Cleaned(kept) => Record::Cleaned { run, kept: *kept },
     }
 }
 
@@ -166,7 +166,7 @@ fn ledger(records: Vec<Record>) -> Vec<Record> {
 }
 
 /// What a clean uses.
-fn standing(records: &[Record]) -> impl PartialEq + std::fmt::Debug + use<> {
+fn live_state(records: &[Record]) -> impl PartialEq + std::fmt::Debug + use<> {
     (
         live(records),
         Ledger::clean_lanes_in(records),
@@ -183,10 +183,10 @@ proptest! {
     })]
 
     #[test]
-    fn what_stands_is_the_same_after_it(runs in runs()) {
+    fn compaction_preserves_live_resources(runs in runs()) {
         let before = ledger(records(&runs, 1));
         let after = compacted(&before);
-        prop_assert_eq!(standing(&after), standing(&before));
+        prop_assert_eq!(live_state(&after), live_state(&before));
         for live in live(&before) {
             prop_assert_eq!(span_of(&after, &live.step), span_of(&before, &live.step));
         }
@@ -198,16 +198,16 @@ proptest! {
     }
 
     #[test]
-    fn what_happens_afterwards_means_the_same(earlier in runs(), later in runs()) {
+    fn later_records_have_the_same_effect_after_compaction(earlier in runs(), later in runs()) {
         let before = ledger(records(&earlier, 1));
         let later = records(&later, earlier.len() as RunId + 1);
         let plain = [before.clone(), later.clone()].concat();
         let compacted = [compacted(&before), later].concat();
-        prop_assert_eq!(standing(&compacted), standing(&plain));
+        prop_assert_eq!(live_state(&compacted), live_state(&plain));
     }
 
     #[test]
-    fn the_last_runs_are_told_as_before(runs in runs()) {
+    fn the_last_runs_are_unchanged_after_compaction(runs in runs()) {
         let before = ledger(records(&runs, 1));
         let told = |records: &[Record]| {
             let mut runs = History::of(records).runs;
@@ -220,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn cut_anywhere_it_opens_with_the_whole_lines(runs in runs(), place in any::<prop::sample::Index>()) {
+    fn a_ledger_truncated_anywhere_opens_with_its_complete_lines(runs in runs(), place in any::<prop::sample::Index>()) {
         let all = ledger(records(&runs, 1));
         let mut chain = Chain::default();
         let text: String = all.iter().map(|record| chain.seal(record)).collect();

@@ -20,10 +20,10 @@ async fn bytes(host: &FakeHost) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn nothing_is_glued_to_what_a_failed_append_has_left() {
+async fn a_line_is_not_joined_to_a_failed_append() {
     let path = file().display().to_string();
     for faults in [
-        FaultPlan::none().tear("append", &path).times(1),
+        FaultPlan::none().truncate_append("append", &path).times(1),
         FaultPlan::none().fail("append", &path).times(1),
         FaultPlan::none().fail_after_call(1),
     ] {
@@ -35,10 +35,10 @@ async fn nothing_is_glued_to_what_a_failed_append_has_left() {
             .await
             .unwrap_err();
         note(&ledger, removal("/b")).await;
-        let told = ledger.live().await;
+        let live_undos = ledger.live().await;
         drop(ledger);
         assert_eq!(live(&host).await, [removal("/a"), removal("/b")]);
-        assert_eq!(told.len(), 2);
+        assert_eq!(live_undos.len(), 2);
         let runs = Ledger::open(&host).await.unwrap().history().await.runs;
         assert_eq!(runs.len(), 2, "what failed to be written is not there");
     }
@@ -51,7 +51,7 @@ async fn a_tail_that_cannot_be_repaired_is_not_written_behind() {
     let ledger = begun(&host).await;
     host.set_faults(
         FaultPlan::none()
-            .tear("append", &path)
+            .truncate_append("append", &path)
             .times(1)
             .fail("write", &path)
             .times(1),
@@ -115,7 +115,7 @@ async fn a_write_that_arrives_late_breaks_no_chain() {
 async fn a_write_that_failed_half_way_is_repaired() {
     let host = FakeHost::new();
     let ledger = begun(&host).await;
-    host.set_faults(FaultPlan::none().tear("append", "*").times(1));
+    host.set_faults(FaultPlan::none().truncate_append("append", "*").times(1));
     ledger.begin(Verb::Apply, "r", "").await.unwrap_err();
     note(&ledger, removal("/b")).await;
     drop(ledger);
@@ -123,7 +123,7 @@ async fn a_write_that_failed_half_way_is_repaired() {
 }
 
 #[tokio::test]
-async fn cut_at_every_byte_it_opens_with_the_whole_lines_and_goes_on() {
+async fn a_ledger_truncated_at_each_byte_can_be_continued() {
     let host = FakeHost::new();
     let ledger = begun(&host).await;
     let phase = "etcd".parse().unwrap();

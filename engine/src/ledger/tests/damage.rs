@@ -50,7 +50,7 @@ async fn refused(host: &FakeHost, lines: &[String]) -> Option<(usize, String)> {
 }
 
 #[tokio::test]
-async fn a_line_that_is_missing_is_noticed_wherever_it_was() {
+async fn a_missing_line_is_detected_at_each_position() {
     let (host, lines) = written().await;
     assert_eq!(refused(&host, &lines).await, None, "as it was");
     for gone in 0..lines.len() - 1 {
@@ -110,7 +110,7 @@ async fn cut_in_the_middle_of_a_line_with_more_behind_it_is_noticed() {
 }
 
 #[tokio::test]
-async fn the_refusal_names_the_line_and_the_way_out() {
+async fn the_refusal_names_the_line_and_a_next_step() {
     let (host, mut lines) = written().await;
     lines.remove(2);
     host.with_world_mut(|world| world.file(file(), lines.join("\n") + "\n"));
@@ -123,7 +123,7 @@ async fn the_refusal_names_the_line_and_the_way_out() {
 }
 
 #[tokio::test]
-async fn an_older_form_is_refused_with_the_way_out() {
+async fn an_older_format_is_refused_with_a_next_step() {
     let (host, _) = written().await;
     let older = VERSION - 1;
     let content = format!("{{\"r\":\"header\",\"version\":{older}}}\n{{\"r\":\"old\"}}\n");
@@ -168,7 +168,7 @@ async fn a_ledger_without_an_id_is_read_and_continued() {
 /// If the whole directory is gone, nothing else shows that there was a ledger; and without settings there is no plan
 /// that could show it.
 #[tokio::test(start_paused = true)]
-async fn what_stands_of_the_role_belies_a_ledger_with_nothing_to_take_back() {
+async fn resources_on_the_host_contradict_an_empty_ledger() {
     let made = async |host: &FakeHost, name: &str, (label, value): (&str, &str)| {
         let config = ContainerConfig {
             labels: BTreeMap::from([(label.to_owned(), value.to_owned())]),
@@ -178,7 +178,7 @@ async fn what_stands_of_the_role_belies_a_ledger_with_nothing_to_take_back() {
     };
     let said = async |host: &FakeHost| {
         let records = Ledger::read(host).await.unwrap();
-        let belied = Ledger::belied_by_what_stands(host, &records).await;
+        let belied = Ledger::contradicted_by_host(host, &records).await;
         belied.map(|error| error.to_string())
     };
     assert_eq!(said(&FakeHost::new()).await, None, "without an engine");

@@ -130,7 +130,7 @@ fn environment() -> minijinja::Environment<'static> {
     environment.add_filter("replace", move |text: &str, old: &str, new: &str| {
         let times = text.matches(old).count();
         // Charged before the text is made: the replacement may be as long as the text itself.
-        replace.spend(times.saturating_mul(new.len()).saturating_add(text.len()))?;
+        replace.charge(times.saturating_mul(new.len()).saturating_add(text.len()))?;
         Ok::<_, Error>(text.replace(old, new))
     });
     let tojson = budget.clone();
@@ -166,7 +166,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    fn spend(&self, bytes: usize) -> Result<(), Error> {
+    fn charge(&self, bytes: usize) -> Result<(), Error> {
         self.0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                 left.checked_sub(bytes)
@@ -176,7 +176,7 @@ impl Budget {
     }
 
     fn made(&self, text: String) -> Result<String, Error> {
-        self.spend(text.len()).map(|()| text)
+        self.charge(text.len()).map(|()| text)
     }
 
     /// A value as it is printed. Printing stops when the budget ends, because a short list can contain a long text many times.
@@ -198,7 +198,7 @@ impl Budget {
         let mut joined = String::new();
         for (index, item) in list.try_iter()?.enumerate() {
             if index > 0 {
-                self.spend(between.len())?;
+                self.charge(between.len())?;
                 joined.push_str(between);
             }
             joined.push_str(&self.text(&item)?);
@@ -216,7 +216,7 @@ struct Paid<'a> {
 impl std::fmt::Write for Paid<'_> {
     fn write_str(&mut self, piece: &str) -> std::fmt::Result {
         self.budget
-            .spend(piece.len())
+            .charge(piece.len())
             .map_err(|_| std::fmt::Error)?;
         self.text.push_str(piece);
         Ok(())
@@ -336,7 +336,7 @@ mod tests {
         clippy::disallowed_methods,
         reason = "a bound on the renderer, which no plan can see"
     )]
-    fn what_grows_without_end_is_refused_with_line_and_limit() {
+    fn unbounded_growth_is_refused_with_line_and_limit() {
         let started = std::time::Instant::now();
         let nested = [
             "{% for x in many %}".repeat(12),

@@ -103,10 +103,10 @@ impl Resource for ContainerSpec {
             desired,
             absent: cx.absent,
         };
-        if self.hangs_on_inputs(&observed) {
-            inputs::settled(cx.host, &self.inputs).await?;
+        if self.differs_only_in_inputs(&observed) {
+            inputs::wait_until_written(cx.host, &self.inputs).await?;
         }
-        if self.hangs_on_image(cx.host, &observed).await {
+        if self.differs_only_in_image(cx.host, &observed).await {
             return Err(ResourceError::Host(HostError::service(
                 format!(
                     "tell whether container {} was made from image {}",
@@ -280,7 +280,7 @@ impl ContainerSpec {
     }
 
     /// Whether a container of ours has this name.
-    pub(crate) async fn stands(&self, host: &dyn Host) -> bool {
+    pub(crate) async fn exists(&self, host: &dyn Host) -> bool {
         self.id_of_ours(host).await.is_some()
     }
 
@@ -297,7 +297,7 @@ impl ContainerSpec {
     }
 
     /// Whether the container differs only in its configuration or inputs.
-    fn hangs_on_inputs(&self, observed: &Observed) -> bool {
+    fn differs_only_in_inputs(&self, observed: &Observed) -> bool {
         let change = self.diff(observed);
         change.is_some_and(|change| {
             change.action == Action::Restart && change.differences.iter().all(|d| d.field == INPUTS)
@@ -306,7 +306,7 @@ impl ContainerSpec {
 
     /// Whether the container is current, except that a dry run has loaded the image: such an image has no id yet, and may differ
     /// from the image that the container was created from.
-    async fn hangs_on_image(&self, host: &dyn Host, observed: &Observed) -> bool {
+    async fn differs_only_in_image(&self, host: &dyn Host, observed: &Observed) -> bool {
         let (Some(state), Ok(desired)) = (&observed.state, &observed.desired) else {
             return false;
         };
@@ -395,7 +395,7 @@ mod tests {
     use crate::resource::{NoSecrets, Outputs};
 
     #[tokio::test]
-    async fn a_container_does_not_go_for_want_of_its_configuration() {
+    async fn a_container_is_not_removed_if_its_configuration_is_missing() {
         let host = FakeHost::new()
             .with_docker()
             .with_image("app:1")

@@ -53,7 +53,7 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
 }
 
 /// Starts the engine if it is installed and does not answer.
-pub(crate) async fn wake(host: &dyn Host) -> ResourceResult<()> {
+pub(crate) async fn start_if_installed(host: &dyn Host) -> ResourceResult<()> {
     if host.container_engine().await.is_ok() || !is_installed(host).await? {
         return Ok(());
     }
@@ -63,11 +63,11 @@ pub(crate) async fn wake(host: &dyn Host) -> ResourceResult<()> {
 }
 
 /// Starts the engine if it is down while its containers still run (`live-restore`): only the engine can stop them.
-pub(crate) async fn wake_for_survivors(host: &dyn Host) -> ResourceResult<()> {
+pub(crate) async fn ensure_running_for_live_restore(host: &dyn Host) -> ResourceResult<()> {
     if runs(host).await? || host.list(Path::new(LIVE_RESTORE_DIR)).await?.is_empty() {
         return Ok(());
     }
-    wake(host).await.map_err(|error| match error {
+    start_if_installed(host).await.map_err(|error| match error {
         ResourceError::Host(error) => ResourceError::Host(HostError::service(
             "start docker: its containers still run without it, and only docker can stop them",
             error,
@@ -213,7 +213,7 @@ mod tests {
     use crate::host::Services as _;
     use crate::host::fake::FakeHost;
 
-    async fn told(host: &FakeHost) -> Result<bool, String> {
+    async fn result_of(host: &FakeHost) -> Result<bool, String> {
         let answer = is_there(host, "container etcd").await;
         answer.map_err(|error| error.to_string())
     }
@@ -222,15 +222,15 @@ mod tests {
     async fn only_an_engine_that_is_not_installed_has_nothing_of_ours() {
         let host = FakeHost::new();
         host.with_world_mut(|world| world.engine_without_unit = false);
-        assert_eq!(told(&host).await, Ok(false));
+        assert_eq!(result_of(&host).await, Ok(false));
 
         let silent = "take back container etcd: docker does not answer, so it may still be there";
         host.with_world_mut(|world| world.file(MASK, ""));
-        assert_eq!(told(&host).await, Err(silent.to_owned()), "masked");
+        assert_eq!(result_of(&host).await, Err(silent.to_owned()), "masked");
 
         let host = FakeHost::new().with_unit(UNIT, "[Service]\n");
-        assert_eq!(told(&host).await, Err(silent.to_owned()), "stopped");
+        assert_eq!(result_of(&host).await, Err(silent.to_owned()), "stopped");
         host.start_unit(UNIT).await.expect("it starts");
-        assert_eq!(told(&host).await, Ok(true));
+        assert_eq!(result_of(&host).await, Ok(true));
     }
 }

@@ -131,7 +131,7 @@ impl Resource for ImageSpec {
             });
         }
         for image in comes {
-            make_way(&image, cx, receipt).await?;
+            remove_obstacles(&image, cx, receipt).await?;
         }
         cx.host.load_image(&self.archive).await?;
         if cx.host.image(&self.reference).await?.is_none() {
@@ -151,7 +151,7 @@ impl Resource for ImageSpec {
 }
 
 /// Records the undo of loading an image. Another image that has the reference gets a second name, so that it is not lost.
-pub(in crate::resource) async fn make_way(
+pub(in crate::resource) async fn remove_obstacles(
     image: &ArchivedImage,
     cx: &Context<'_>,
     receipt: &mut Receipt<'_>,
@@ -280,11 +280,11 @@ impl ImageSpec {
 /// Whether two references name the same image. Docker omits its own registry and the tag `latest`, also in the archives that it
 /// writes.
 pub(in crate::resource) fn same(one: &str, other: &str) -> bool {
-    familiar(one) == familiar(other)
+    short_reference(one) == short_reference(other)
 }
 
 /// A reference as docker shows it.
-pub(in crate::resource) fn familiar(reference: &str) -> String {
+pub(in crate::resource) fn short_reference(reference: &str) -> String {
     let short = ["index.docker.io/", "docker.io/"]
         .iter()
         .find_map(|registry| reference.strip_prefix(registry))
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_along_is_taken_back_as_well() {
+    async fn other_images_of_the_archive_are_reverted_too() {
         let host = host(&["app:1", "other:1"]).await;
         let before = host.snapshot();
         let (error, undos) = converge(&host).await;
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_there_before_stays() {
+    async fn earlier_resources_stay() {
         let host = host(&["app:1", "other:1"]).await;
         host.with_world_mut(|world| world.image("other:1"));
         let (_, undos) = converge(&host).await;
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_others_gave_to_a_loaded_image_outlives_its_rollback() {
+    async fn a_foreign_tag_of_a_loaded_image_survives_its_rollback() {
         let host = host(&["app:1"]).await;
         let _ = converge(&host).await;
         let id = |host: &FakeHost| host.with_world(|world| world.images["app:1"].clone());
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_whose_archive_cannot_be_read_stays_and_that_is_told() {
+    async fn an_image_with_an_unreadable_archive_stays_and_is_reported() {
         let host = host(&["app:1"]).await;
         host.with_world_mut(|world| {
             world.image("app:1");
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_archive_without_a_table_of_contents_is_loaded_to_see() {
+    async fn an_archive_without_an_index_is_loaded_to_find_its_images() {
         let host = host(&["app:1"]).await;
         host.with_world_mut(|world| world.file(Path::new(ARCHIVE), "compressed"));
         let (error, undos) = converge(&host).await;
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn docker_leaves_out_what_goes_without_saying() {
+    fn docker_omits_default_values() {
         assert!(same("docker.io/library/busybox:latest", "busybox"));
         assert!(same("docker.io/a/b:1", "a/b:1"));
         assert!(!same("k8s.gcr.io/pause:3.2", "pause:3.2"));

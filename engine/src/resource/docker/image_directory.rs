@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::image::{familiar, make_way, same};
+use super::image::{remove_obstacles, same, short_reference};
 use crate::host::{ArchivedImage, EntryKind, Host, HostResult, changeable_way_to};
 use crate::model::chain;
 use crate::resource::docker::container_runtime;
@@ -54,15 +54,15 @@ struct Archive {
 
 /// By image reference: the name of the archive that has the image, and the image's content id.
 #[derive(Debug, Default)]
-struct Brought(BTreeMap<String, (String, String)>);
+struct PayloadImage(BTreeMap<String, (String, String)>);
 
-impl Brought {
+impl PayloadImage {
     /// Adds an archive. `Some` says why it conflicts with an earlier one: at each apply, each would replace the image of the other.
     fn conflict(&mut self, archive: &Archive) -> Option<String> {
         for image in &archive.images {
             let (other, id) = self
                 .0
-                .entry(familiar(&image.reference))
+                .entry(short_reference(&image.reference))
                 .or_insert_with(|| (archive.name.clone(), image.id.clone()));
             if *id != image.id {
                 return Some(format!("{other} has another image {}", image.reference));
@@ -119,7 +119,7 @@ impl Resource for ImageDirectorySpec {
         };
         let mut sums = parse(&String::from_utf8_lossy(&sums));
         let engine = container_runtime::has(cx.host).await?;
-        let mut brought = Brought::default();
+        let mut brought = PayloadImage::default();
         for name in names {
             let sum = sums.remove(&name);
             let problem = match self.archive(cx.host, &name, sum).await? {
@@ -209,8 +209,8 @@ impl ImageDirectorySpec {
         let images = match host.archived_images(&self.path.join(name)).await {
             Ok(Some(images)) if !images.is_empty() => images,
             Ok(_) => {
-                let told = "it names no images: it has to be as `docker save` writes it, and not compressed";
-                return Ok(Err(told.to_owned()));
+                let expected_problem = "it names no images: it has to be as `docker save` writes it, and not compressed";
+                return Ok(Err(expected_problem.to_owned()));
             }
             Err(error) => return Ok(Err(format!("could not {}", chain(&error).join(": ")))),
         };
@@ -250,7 +250,7 @@ impl ImageDirectorySpec {
             return Ok(Some(format!("its checksum is not the one in {SUMS}")));
         }
         for image in &archive.images {
-            make_way(image, cx, receipt).await?;
+            remove_obstacles(image, cx, receipt).await?;
         }
         if let Err(error) = cx.host.load_image(&path).await {
             return Ok(Some(format!("could not {}", chain(&error).join(": "))));
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_without_checksums_is_told_and_none_is_fine() {
+    async fn missing_checksums_are_reported_and_a_missing_directory_is_allowed() {
         let none = FakeHost::new().with_docker();
         assert_eq!(apply(&none).await.0, [""; 0]);
         let host = none.with_file(format!("{DIRECTORY}/a.tar"), "fake-image:a:1");
@@ -471,7 +471,7 @@ mod tests {
         use crate::host::Attributes;
 
         let host = host(&[("a.tar", "fake-image:a:1")]);
-        for (mode, uid, told) in [
+        for (mode, uid, expected_problem) in [
             (0o755, 1000, "/var/opt: it belongs to user 1000"),
             (0o777, 0, "`chmod go-w /var/opt`"),
         ] {
@@ -480,7 +480,7 @@ mod tests {
             let (_, error, _) = apply(&host).await;
             assert!(
                 error.contains("users other than root can replace /var/opt/pf9/images")
-                    && error.contains(told),
+                    && error.contains(expected_problem),
                 "{error}"
             );
             assert_eq!(images(&host), [""; 0]);

@@ -68,13 +68,13 @@ impl Checksums {
         if !host.reads_payload() {
             return Ok(Vec::new());
         }
-        let told = |error: ResourceError| match error {
+        let problem_text = |error: ResourceError| match error {
             ResourceError::Unmet { what, next } => Ok((format!("could not {what}"), next)),
             other => Err(other),
         };
         let sums = match self.packed(host).await {
             Ok(sums) => sums,
-            Err(error) => return Ok(vec![told(error)?]),
+            Err(error) => return Ok(vec![problem_text(error)?]),
         };
         let root = self.file.parent().unwrap_or(Path::new("/"));
         let mut problems = Vec::new();
@@ -88,7 +88,7 @@ impl Checksums {
                 Some(_) => OTHER,
                 None => GONE,
             };
-            problems.push(told(damaged(&path, problem))?);
+            problems.push(problem_text(damaged(&path, problem))?);
             if problems.len() == NAMED {
                 break;
             }
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_differs_from_what_was_packed_is_refused() {
+    async fn files_that_differ_from_the_package_are_refused() {
         let (host, sums) = packed();
         assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
         let other = verdict(&host, &sums, "/opt/r/payload/debs/b.deb").await;
@@ -249,10 +249,11 @@ mod tests {
             world.file(path(&names[5]), "");
             world.remove(path(&names[7]));
         });
-        let told = asked().await;
-        assert_eq!(told.len(), 3, "{told:?}");
+        let problem_text = asked().await;
+        assert_eq!(problem_text.len(), 3, "{problem_text:?}");
         for ((what, next), (name, how)) in
-            told.iter()
+            problem_text
+                .iter()
                 .zip([(&names[3], OTHER), (&names[5], OTHER), (&names[7], GONE)])
         {
             assert!(what.contains(name) && what.contains(how), "{what}");
@@ -268,10 +269,10 @@ mod tests {
         let others = sums.problems(&host, &known).await.expect("it is read");
         assert_eq!(others, [], "all damaged files are in a known directory");
         host.with_world_mut(|world| world.file(SUMS, ""));
-        let told = asked().await;
+        let problem_text = asked().await;
         assert!(
-            told.len() == 1 && told[0].0.contains("SHA256SUMS"),
-            "{told:?}"
+            problem_text.len() == 1 && problem_text[0].0.contains("SHA256SUMS"),
+            "{problem_text:?}"
         );
     }
 
@@ -283,14 +284,14 @@ mod tests {
             world.file(FILE, "kontent");
             world.file(SUMS, format!("{forged}  payload/debs/a b.deb\n"));
         });
-        let told = verdict(&host, &sums, FILE).await;
+        let problem_text = verdict(&host, &sums, FILE).await;
         assert!(
-            told.contains("SHA256SUMS") && told.contains("role.yaml"),
-            "{told}"
+            problem_text.contains("SHA256SUMS") && problem_text.contains("role.yaml"),
+            "{problem_text}"
         );
         host.with_world_mut(|world| world.remove(SUMS));
-        let told = verdict(&host, &sums, FILE).await;
-        assert!(told.contains("it is not there"), "{told}");
+        let problem_text = verdict(&host, &sums, FILE).await;
+        assert!(problem_text.contains("it is not there"), "{problem_text}");
     }
 
     #[tokio::test]
@@ -302,9 +303,9 @@ mod tests {
         for damage in ["", "rubbish"] {
             host.with_world_mut(|world| world.file(SUMS, damage));
             assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
-            let told = sums.problems(&host, &BTreeSet::new()).await;
-            let told = told.expect("the host is read");
-            assert!(told[0].0.contains("SHA256SUMS"), "{told:?}");
+            let problem_text = sums.problems(&host, &BTreeSet::new()).await;
+            let problem_text = problem_text.expect("the host is read");
+            assert!(problem_text[0].0.contains("SHA256SUMS"), "{problem_text:?}");
         }
         host.with_world_mut(|world| world.file(FILE, "kontent"));
         assert!(verdict(&host, &sums, FILE).await.contains("damaged"));
@@ -312,7 +313,7 @@ mod tests {
             world.file(FILE, "content");
             world.file(COPY, "rubbish");
         });
-        let told = verdict(&host, &sums, FILE).await;
-        assert!(told.contains("SHA256SUMS"), "{told}");
+        let problem_text = verdict(&host, &sums, FILE).await;
+        assert!(problem_text.contains("SHA256SUMS"), "{problem_text}");
     }
 }

@@ -40,7 +40,7 @@ pub struct DataIdSpec {
 
 /// The current state of the file or of a record.
 #[derive(Debug)]
-struct Stands {
+struct FileState {
     entry: Option<Entry>,
     /// The id in it; the error says why there is none.
     id: Result<String, &'static str>,
@@ -50,9 +50,9 @@ struct Stands {
 #[derive(Debug)]
 pub struct Observed {
     absent: bool,
-    file: Stands,
+    file: FileState,
     /// The record and its copy.
-    records: [Stands; 2],
+    records: [FileState; 2],
 }
 
 #[derive(Serialize, Deserialize)]
@@ -62,7 +62,7 @@ struct Record {
     id: String,
 }
 
-impl Stands {
+impl FileState {
     async fn read(
         host: &dyn Host,
         path: &Path,
@@ -151,15 +151,15 @@ impl Resource for DataIdSpec {
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes).trim_end().to_owned());
-        let file = Stands::read(cx.host, &self.path, text).await?;
+        let file = FileState::read(cx.host, &self.path, text).await?;
         let recorded = |bytes: &[u8]| {
             let record: Record = serde_json::from_slice(bytes).ok()?;
             (record.version == VERSION).then_some(record.id)
         };
         let [record, copy] = self.records();
         let records = [
-            Stands::read(cx.host, &record, recorded).await?,
-            Stands::read(cx.host, &copy, recorded).await?,
+            FileState::read(cx.host, &record, recorded).await?,
+            FileState::read(cx.host, &copy, recorded).await?,
         ];
         // Even an unreadable record shows that there was data.
         let had_data = records.iter().any(|record| record.entry.is_some());
@@ -185,7 +185,7 @@ impl Resource for DataIdSpec {
         if observed.absent {
             let mut all = records.iter().chain([file]);
             return all
-                .any(|stands| stands.entry.is_some())
+                .any(|state_of_file| state_of_file.entry.is_some())
                 .then(|| Change::new(Action::Remove));
         }
         let Ok(id) = &file.id else {
@@ -200,7 +200,7 @@ impl Resource for DataIdSpec {
             return Some(Change::new(Action::Change).with(name, problem, "made"));
         }
         let mut all = records.iter().chain([file]);
-        all.any(Stands::differs_in_attributes)
+        all.any(FileState::differs_in_attributes)
             .then(|| Change::new(Action::Change).with("mode and owner", "others", "root, 0600"))
     }
 
@@ -218,9 +218,16 @@ impl Resource for DataIdSpec {
             (copy, is_copy),
         ];
         if observed.absent {
-            for (path, stands) in paths {
-                if stands.entry.is_some() {
-                    remember(cx.host, &path, stands.entry.as_ref(), "a file", receipt).await?;
+            for (path, state_of_file) in paths {
+                if state_of_file.entry.is_some() {
+                    remember(
+                        cx.host,
+                        &path,
+                        state_of_file.entry.as_ref(),
+                        "a file",
+                        receipt,
+                    )
+                    .await?;
                     cx.host.remove(&path).await?;
                 }
             }
@@ -236,8 +243,8 @@ impl Resource for DataIdSpec {
         };
         let record = serde_json::to_vec(&record).expect("texts and numbers can be written");
         let contents = [format!("{id}\n").into_bytes(), record.clone(), record];
-        for ((path, stands), content) in paths.into_iter().zip(contents) {
-            if stands.id.as_ref() == Ok(&id) && !stands.differs_in_attributes() {
+        for ((path, state_of_file), content) in paths.into_iter().zip(contents) {
+            if state_of_file.id.as_ref() == Ok(&id) && !state_of_file.differs_in_attributes() {
                 continue;
             }
             for directory in missing_parents(cx.host, &path).await? {
@@ -245,7 +252,14 @@ impl Resource for DataIdSpec {
                 receipt.push(Undo::RemoveDirectory { path }).await?;
                 cx.host.create_directory(&directory, DIRECTORY).await?;
             }
-            remember(cx.host, &path, stands.entry.as_ref(), "a file", receipt).await?;
+            remember(
+                cx.host,
+                &path,
+                state_of_file.entry.as_ref(),
+                "a file",
+                receipt,
+            )
+            .await?;
             cx.host.write(&path, &content, PRIVATE).await?;
         }
         Ok(())
@@ -349,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn data_without_records_is_taken_and_a_new_begin_can_be_asked_for() {
+    async fn data_without_records_is_adopted_or_reset_on_request() {
         let host = marked().await;
         let before = [FILE, RECORD, COPY].map(|path| text(&host, path));
         for path in [RECORD, COPY] {

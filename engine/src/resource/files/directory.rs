@@ -40,7 +40,7 @@ pub struct Observed {
     attributes: Resolved,
     absent: bool,
     /// Names that were not in it before the role was applied; empty if `spared` is not set.
-    others: Vec<String>,
+    other_entries: Vec<String>,
 }
 
 #[async_trait]
@@ -61,8 +61,8 @@ impl Resource for DirectorySpec {
             entry: cx.host.entry(&self.path).await?,
             attributes,
             absent: cx.absent,
-            others: match &self.spared {
-                Some(spared) => others(cx.host, &self.path, spared).await?,
+            other_entries: match &self.spared {
+                Some(spared) => other_entries(cx.host, &self.path, spared).await?,
                 None => Vec::new(),
             },
         })
@@ -71,7 +71,7 @@ impl Resource for DirectorySpec {
     fn diff(&self, observed: &Observed) -> Option<Change> {
         match (&observed.entry, observed.absent) {
             (None, true) => None,
-            (Some(_), true) if self.spared.is_some() && observed.others.is_empty() => None,
+            (Some(_), true) if self.spared.is_some() && observed.other_entries.is_empty() => None,
             (Some(_), true) => Some(Change::new(Action::Remove)),
             (None, false) => {
                 let change = Change::new(Action::Create);
@@ -144,7 +144,11 @@ impl Resource for DirectorySpec {
 const LOST_AND_FOUND: &str = "lost+found";
 
 /// The names in a directory except these.
-async fn others(host: &dyn Host, path: &Path, spared: &[String]) -> ResourceResult<Vec<String>> {
+async fn other_entries(
+    host: &dyn Host,
+    path: &Path,
+    spared: &[String],
+) -> ResourceResult<Vec<String>> {
     let mut names = host.list(path).await?;
     names.retain(|name| name != LOST_AND_FOUND && !spared.contains(name));
     Ok(names)
@@ -154,7 +158,7 @@ async fn others(host: &dyn Host, path: &Path, spared: &[String]) -> ResourceResu
 pub(crate) async fn names(host: &dyn Host, path: &Path) -> ResourceResult<Option<Vec<String>>> {
     match host.entry(path).await? {
         Some(entry) if entry.kind == EntryKind::Directory => {
-            Ok(Some(others(host, path, &[]).await?))
+            Ok(Some(other_entries(host, path, &[]).await?))
         }
         _ => Ok(None),
     }
@@ -169,7 +173,7 @@ pub(in crate::resource) async fn clear(
     if host.entry(path).await?.is_none() {
         return Ok(());
     }
-    for name in others(host, path, spared).await? {
+    for name in other_entries(host, path, spared).await? {
         let path = path.join(name);
         host.unmount_below(&path).await?;
         host.remove_tree(&path).await?;

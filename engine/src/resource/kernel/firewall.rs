@@ -41,7 +41,7 @@ pub struct FirewallChainsSpec {
 
 impl FirewallChainsSpec {
     /// The same, with the chains of now recorded as the ones that existed before the role was applied.
-    pub(crate) async fn sparing(&self, host: &dyn Host) -> ResourceResult<Self> {
+    pub(crate) async fn excluding_current(&self, host: &dyn Host) -> ResourceResult<Self> {
         let mut spared = Vec::new();
         for (save, _) in FAMILIES {
             let rules = rules(host, save).await?;
@@ -133,7 +133,7 @@ async fn rules(host: &dyn Host, save: &str) -> ResourceResult<String> {
     if !host.has_program(save).await? {
         return Ok(String::new());
     }
-    let command = CommandSpec::new([save]).whole().once_a_look();
+    let command = CommandSpec::new([save]).complete_output().cached_per_pass();
     Ok(host.run_ok(&command).await?.stdout)
 }
 
@@ -147,7 +147,9 @@ pub(crate) async fn leads_to(
     (table, chain, target): (&str, &str, &str),
     patience: Duration,
 ) -> HostResult<Option<bool>> {
-    let save = CommandSpec::new([FAMILIES[0].0]).whole().once_a_look();
+    let save = CommandSpec::new([FAMILIES[0].0])
+        .complete_output()
+        .cached_per_pass();
     let saved = host.run_ok(&save.timeout(patience)).await?.stdout;
     Ok(leads(&saved, table, chain, target))
 }
@@ -300,7 +302,7 @@ COMMIT
 "#;
 
     #[test]
-    fn chains_go_with_what_leads_to_them_and_others_are_left_alone() {
+    fn chains_are_removed_with_their_jumps_and_foreign_chains_stay() {
         let removal = Removal::of(SAVED, &|name| name.starts_with("KUBE-"), None).unwrap();
         assert_eq!(removal.chains, 1);
         assert_eq!(
@@ -314,7 +316,7 @@ COMMIT
     }
 
     #[test]
-    fn a_chain_leads_where_one_of_its_rules_does() {
+    fn a_chain_leads_to_the_target_of_any_of_its_rules() {
         for (table, chain, target, leads_there) in [
             ("filter", "INPUT", "KUBE-FIREWALL", Some(true)),
             ("filter", "MINE", "KUBE-FIREWALL", Some(true)),
@@ -326,8 +328,8 @@ COMMIT
             ("nat", "KUBE-FIREWALL", "", None),
             ("raw", "PREROUTING", "", None),
         ] {
-            let told = leads(SAVED, table, chain, target);
-            assert_eq!(told, leads_there, "{table} {chain} {target}");
+            let leads_to_target = leads(SAVED, table, chain, target);
+            assert_eq!(leads_to_target, leads_there, "{table} {chain} {target}");
         }
     }
 
@@ -393,7 +395,10 @@ COMMIT
             keep_existing: true,
             spared: Vec::new(),
         };
-        let error = spec.sparing(&host).await.expect_err("it is too much");
+        let error = spec
+            .excluding_current(&host)
+            .await
+            .expect_err("it is too much");
         assert!(
             error.to_string().contains("more than 67108864 bytes"),
             "{error}"
@@ -404,7 +409,7 @@ COMMIT
     }
 
     #[test]
-    fn words_in_quotes_are_no_options() {
+    fn quoted_words_are_not_options() {
         let jump = |rule| after(rule, &["-j"]).collect::<Vec<_>>();
         assert_eq!(jump("INPUT -m comment --comment \"a -j B\" -j C"), ["C"]);
         assert_eq!(jump("INPUT -p tcp"), Vec::<&str>::new());

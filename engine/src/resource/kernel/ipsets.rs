@@ -27,7 +27,7 @@ impl Resource for IpsetsSpec {
         if cx.host.has_program("ipset").await? {
             let output = cx
                 .host
-                .run(&CommandSpec::new(["ipset", "list", "-name"]).whole())
+                .run(&CommandSpec::new(["ipset", "list", "-name"]).complete_output())
                 .await?;
             // On a kernel without ipsets the program fails, and there are none.
             if output.success() {

@@ -23,7 +23,7 @@ pub struct IpvsServicesSpec {
 
 impl IpvsServicesSpec {
     /// The same, with the services of now recorded as the ones that existed before the role was applied.
-    pub(crate) async fn sparing(&self, host: &dyn Host) -> ResourceResult<Self> {
+    pub(crate) async fn excluding_current(&self, host: &dyn Host) -> ResourceResult<Self> {
         Ok(Self {
             link: self.link.clone(),
             spared: host.virtual_services().await?,

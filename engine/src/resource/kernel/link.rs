@@ -178,7 +178,7 @@ mod tests {
     }
 
     /// The change that is needed before and after one converge.
-    async fn mended(host: &FakeHost) -> (Option<String>, Option<String>) {
+    async fn after_repair(host: &FakeHost) -> (Option<String>, Option<String>) {
         let link = LinkSpec {
             name: "cni0".to_owned(),
             carries_pods: true,
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pods_are_made_anew_that_lost_their_bridge_its_address_or_its_route() {
+    async fn pods_without_their_network_are_recreated() {
         type Breaks = fn(&mut World);
         let cases: [(Option<&str>, Breaks); 4] = [
             (None, |_| ()),
@@ -224,7 +224,7 @@ mod tests {
         for (expected, breaks) in cases {
             let host = with_a_pod().await;
             host.with_world_mut(breaks);
-            let (found, left) = mended(&host).await;
+            let (found, left) = after_repair(&host).await;
             assert_eq!((found.as_deref(), left), (expected, None));
             let sandbox = host.container("k8s_POD_a").await.expect("it answers");
             let runs = sandbox.is_some_and(|sandbox| sandbox.running);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pod_that_is_being_connected_is_given_its_time() {
+    async fn a_pod_without_a_network_yet_is_not_reported() {
         let host = with_a_pod().await;
         host.with_world_mut(|world| world.remove_link("cni0"));
         host.stop_container("k8s_POD_a", GRACE)
@@ -243,7 +243,7 @@ mod tests {
             .expect("it ends");
         host.start_container("k8s_POD_a").await.expect("it starts");
         let began = host.elapsed();
-        let found = mended(&host).await.0;
+        let found = after_repair(&host).await.0;
         assert_eq!(found.as_deref(), Some("pods without the link"));
         let waited = host.elapsed() - began;
         assert!(waited >= CONNECTED, "{waited:?}");
@@ -251,7 +251,7 @@ mod tests {
         let host = with_a_pod().await;
         host.with_world_mut(|world| world.remove_link("cni0"));
         let began = host.elapsed();
-        assert!(mended(&host).await.0.is_some());
+        assert!(after_repair(&host).await.0.is_some());
         let waited = host.elapsed() - began;
         assert!(waited < CONNECTED, "{waited:?}");
     }

@@ -25,7 +25,7 @@ pub struct ManifestSpec {
 
 /// One object and its current state.
 #[derive(Debug)]
-pub struct Standing {
+pub struct ObservedObject {
     object: serde_json::Value,
     /// The object in the cluster; `None` if it does not exist.
     there: Option<ClusterObject>,
@@ -33,7 +33,7 @@ pub struct Standing {
 
 #[async_trait]
 impl Resource for ManifestSpec {
-    type Observed = (Vec<Standing>, bool);
+    type Observed = (Vec<ObservedObject>, bool);
 
     fn label(&self) -> String {
         self.name.clone()
@@ -41,23 +41,23 @@ impl Resource for ManifestSpec {
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
         let yaml = self.text.render(&mut |value| cx.resolve(value))?;
-        let mut standing = Vec::new();
+        let mut observed_objects = Vec::new();
         for object in documents(&self.name, &yaml)? {
             let there = cx.host.compare_object(&self.access(), &object).await?;
-            standing.push(Standing { object, there });
+            observed_objects.push(ObservedObject { object, there });
         }
-        Ok((standing, cx.absent))
+        Ok((observed_objects, cx.absent))
     }
 
-    fn diff(&self, (standing, absent): &Self::Observed) -> Option<Change> {
+    fn diff(&self, (observed_objects, absent): &Self::Observed) -> Option<Change> {
         let mut change = Change::new(if *absent {
             Action::Remove
-        } else if standing.iter().any(|one| one.there.is_some()) {
+        } else if observed_objects.iter().any(|one| one.there.is_some()) {
             Action::Change
         } else {
             Action::Create
         });
-        for one in standing {
+        for one in observed_objects {
             let name = describe(&one.object);
             change = match (one.differs(), absent) {
                 (Some(_), true) => change.with(name, "there", ""),
@@ -71,17 +71,17 @@ impl Resource for ManifestSpec {
 
     async fn converge(
         &self,
-        (standing, absent): &Self::Observed,
+        (observed_objects, absent): &Self::Observed,
         _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let access = self.access();
-        for one in standing {
+        for one in observed_objects {
             if one.differs() == Some(false) && !absent || one.there.is_none() && *absent {
                 continue;
             }
-            receipt.push(self.way_back(one)).await?;
+            receipt.push(self.restoring_undo(one)).await?;
             if *absent {
                 cx.host.delete_object(&access, &one.object).await?;
             } else {
@@ -92,7 +92,7 @@ impl Resource for ManifestSpec {
     }
 }
 
-impl Standing {
+impl ObservedObject {
     /// Whether the object in the cluster differs; `None` if it does not exist.
     fn differs(&self) -> Option<bool> {
         self.there.as_ref().map(|there| there.differs)
@@ -101,7 +101,7 @@ impl Standing {
 
 impl ManifestSpec {
     /// The undo that restores the current state of an object.
-    fn way_back(&self, one: &Standing) -> Undo {
+    fn restoring_undo(&self, one: &ObservedObject) -> Undo {
         let (access, object) = (self.access(), identity(&one.object));
         match &one.there {
             None => Undo::DeleteObject { access, object },

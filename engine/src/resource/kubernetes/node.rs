@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cordon_of_an_operator_stays_and_is_told() {
+    async fn a_cordon_of_an_operator_stays_and_is_reported() {
         let host = worker();
         host.with_world_mut(|world| world.kubectl_cordon("cp-1", true));
         let (fields, _, note) = apply(&spec(), &host).await.unwrap();
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mark_that_stayed_behind_makes_no_later_cordon_ours() {
+    async fn a_leftover_mark_does_not_claim_a_later_cordon() {
         let host = worker();
         drain(&host).await.unwrap();
         host.with_world_mut(|world| {

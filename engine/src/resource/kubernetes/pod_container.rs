@@ -77,7 +77,7 @@ impl Resource for PodContainerSpec {
             }
         }
         if !outdated.is_empty() {
-            inputs::settled(cx.host, &self.inputs).await?;
+            inputs::wait_until_written(cx.host, &self.inputs).await?;
             // A restart would make the container read a foreign key.
             pki::may_be_read(cx.host, &self.inputs).await?;
         }
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_written_after_its_start_is_read_by_a_restart() {
+    async fn inputs_newer_than_the_start_cause_a_restart() {
         let pod = "{metadata: {name: k8s-master}, spec: {containers: [{name: kube-apiserver, image: 'a:1'}]}}";
         let host = FakeHost::new()
             .with_docker()

@@ -224,7 +224,7 @@ mod tests {
 
     /// A valid package that differs from the packed one only in its checksum.
     #[tokio::test]
-    async fn a_package_or_list_that_is_another_than_was_packed_installs_nothing() {
+    async fn a_changed_package_or_list_is_not_installed() {
         let (host, packages) = sealed();
         converge(&host.fork(), &packages)
             .await
@@ -237,10 +237,10 @@ mod tests {
             host.with_world_mut(|world| world.file(path, other));
             host.clear_journal();
             let error = converge(&host, &packages).await.expect_err("it is refused");
-            let told = error.to_string();
+            let message = error.to_string();
             assert!(
-                told.contains(path) && told.contains("it is damaged"),
-                "{told}"
+                message.contains(path) && message.contains("it is damaged"),
+                "{message}"
             );
             let calls = host.mutating_calls();
             let installs = calls.iter().any(|call| call.name == "install_packages");

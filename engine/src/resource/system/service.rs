@@ -86,9 +86,9 @@ impl Resource for ServiceSpec {
         };
         // In a dry run, the content of inputs may be unknown: then it is unknown whether a restart or reload is needed.
         if observed.unit.is_active() && observed.restarts() {
-            inputs::settled(cx.host, &self.restart_inputs).await?;
+            inputs::wait_until_written(cx.host, &self.restart_inputs).await?;
         } else if observed.unit.is_active() && !observed.unit.stale && observed.reloads() {
-            inputs::settled(cx.host, &self.reload_inputs).await?;
+            inputs::wait_until_written(cx.host, &self.reload_inputs).await?;
         }
         Ok(observed)
     }

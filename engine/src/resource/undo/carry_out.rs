@@ -235,7 +235,7 @@ mod tests {
 
     /// A user who owns the parent directory replaces the directory by another entry before its attributes are restored.
     #[tokio::test]
-    async fn attributes_are_given_back_to_the_thing_that_had_them_alone() {
+    async fn attributes_are_restored_only_on_the_same_file() {
         let theirs = Attributes {
             mode: 0o755,
             uid: 1000,

@@ -309,7 +309,7 @@ impl Undo {
     }
 
     /// Position among the undos that run last, after all files are restored; `None` for the other undos.
-    pub(crate) fn settles(&self) -> Option<u8> {
+    pub(crate) fn deferred_order(&self) -> Option<u8> {
         match self {
             Self::ReloadUnits => Some(0),
             Self::StartUnit { .. } | Self::RestartUnit { .. } => Some(1),

@@ -10,8 +10,9 @@ use crate::resource::ResourceResult;
 /// Undos in the order in which they are carried out: from the last to the first, then, once each, reloads, starts and
 /// restarts of units, which have to read the restored files.
 pub(crate) fn in_order(undos: &[Undo]) -> Vec<&Undo> {
-    let (settling, others): (Vec<&Undo>, Vec<&Undo>) =
-        undos.iter().partition(|undo| undo.settles().is_some());
+    let (settling, others): (Vec<&Undo>, Vec<&Undo>) = undos
+        .iter()
+        .partition(|undo| undo.deferred_order().is_some());
     let mut last: Vec<&Undo> = Vec::new();
     for undo in settling {
         if !last.contains(&undo) {
@@ -29,7 +30,7 @@ pub(crate) fn last_order(undo: &Undo) -> (Option<u8>, Reverse<usize>) {
         Undo::RemoveDirectory { path } => path.components().count(),
         _ => 0,
     };
-    (undo.settles(), Reverse(depth))
+    (undo.deferred_order(), Reverse(depth))
 }
 
 /// Bounds the time of an undo, or of a step that removes something. `action` says what is done, for the error.

@@ -105,7 +105,7 @@ pub(super) fn phase(
                             );
                         }
                         Lane::Steps => {
-                            lowering.has_a_way_back(call, &step);
+                            lowering.check_reversible(call, &step);
                             let clash = lowering.named.path(&step);
                             lowering.findings.extend(clash);
                             phase.steps.push(step);
@@ -230,7 +230,7 @@ impl Lowering<'_> {
     }
 
     /// Refuses a step whose removal a rollback and a clean could not reverse.
-    fn has_a_way_back(&mut self, call: &Call, step: &PlannedStep) {
+    fn check_reversible(&mut self, call: &Call, step: &PlannedStep) {
         if step.policy.absent && !step.spec.is_reversible() {
             self.findings.push(
                 Diagnostic::new(

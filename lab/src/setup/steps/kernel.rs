@@ -21,7 +21,7 @@ rm -r unpacked ./*.deb
 
 /// The directory with `vmlinuz` and `modules`.
 pub(crate) fn unpack(cache: &Cache, announce: &dyn Fn(&str)) -> Result<PathBuf> {
-    let package = debian::stands_for(PACKAGE)?;
+    let package = debian::dependency_of_metapackage(PACKAGE)?;
     let versions = debian::versions_text(&[&package])?;
     let key = Key::of(&[("recipe", RECIPE), ("package", &versions)]);
     cache.artifact("kernel", &key, Leftover::Discard, announce, |build| {

@@ -41,7 +41,10 @@ pub(crate) fn build(cache: &Cache, docker: &Docker, announce: &dyn Fn(&str)) -> 
         ("parts", &parts),
         ("root", &key_of(&root)),
         // The root's key has the name of the kernel's package, which stays the same from one kernel to the next.
-        ("kernel", &debian::stands_for(kernel::PACKAGE)?),
+        (
+            "kernel",
+            &debian::dependency_of_metapackage(kernel::PACKAGE)?,
+        ),
     ]);
     cache.artifact("machine", &key, Leftover::Discard, announce, |build| {
         let parts = build.directory.join("parts");

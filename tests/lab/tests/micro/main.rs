@@ -13,9 +13,9 @@ const MARGIN: f64 = 1.15;
 const UNIT: &str = "0::/system.slice/pf9-nodeletd.service";
 
 /// The results that the machine printed, in order.
-struct Told(Vec<String>);
+struct MicroResults(Vec<String>);
 
-impl Told {
+impl MicroResults {
     fn in_console(console: &str) -> Self {
         let lines = console
             .lines()
@@ -80,18 +80,22 @@ fn passes_are_limited_by_version_2() {
     let console = machine
         .run(&micro.kernel, directory, LIMIT)
         .expect("it runs to its end");
-    let told = Told::in_console(&console);
-    println!("{:#?}\nin {:.1} s", told.0, began.elapsed().as_secs_f64());
-    assert_eq!(told.all("end"), ["well"], "{console}");
+    let results = MicroResults::in_console(&console);
+    println!(
+        "{:#?}\nin {:.1} s",
+        results.0,
+        began.elapsed().as_secs_f64()
+    );
+    assert_eq!(results.all("end"), ["well"], "{console}");
 
     // The delegation worked although nothing was prepared for it.
-    assert_eq!(told.all("handed_down"), ["[]", "[]", "[]"]);
-    told.is("check_group", &format!("{UNIT}/pf9-kube-status"));
-    told.is("memory.max", "268435456");
+    assert_eq!(results.all("handed_down"), ["[]", "[]", "[]"]);
+    results.is("check_group", &format!("{UNIT}/pf9-kube-status"));
+    results.is("memory.max", "268435456");
 
     for percent in [75, 40] {
-        let shares = told.shares("limit", percent);
-        assert_eq!(shares.len(), 3, "{:#?}", told.0);
+        let shares = results.shares("limit", percent);
+        assert_eq!(shares.len(), 3, "{:#?}", results.0);
         let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
         let limit = f64::from(percent);
         assert!(
@@ -104,23 +108,23 @@ fn passes_are_limited_by_version_2() {
             "the check did not burn CPU: {shares:.1?}"
         );
     }
-    let outside = told.shares("outside", 100);
+    let outside = results.shares("outside", 100);
     assert!(
         outside[0] > 85.0,
         "what is outside is limited too: {outside:.1?}"
     );
     // The timeout of a check, and the time until its end is noticed.
-    for time in told.all("check_ended_after") {
+    for time in results.all("check_ended_after") {
         let time: u64 = time.parse().expect("a time");
         assert!(time < 15_000_000, "a check ran for {time} µs");
     }
-    assert_eq!(told.all("check_ended_after").len(), 2);
+    assert_eq!(results.all("check_ended_after").len(), 2);
 
     // The kernel ended the check, and no other program did: its exit status and the group's count say so.
-    told.is("hog_status", "137");
-    told.is("oom_kill", "1");
-    told.is("daemon_lives", "yes");
+    results.is("hog_status", "137");
+    results.is("oom_kill", "1");
+    results.is("daemon_lives", "yes");
     // What a phase starts is in the daemon's group, and not in the group of passes.
-    told.is("phase_group", &format!("{UNIT}/supervisor"));
-    told.is("daemon_group", &format!("{UNIT}/supervisor"));
+    results.is("phase_group", &format!("{UNIT}/supervisor"));
+    results.is("daemon_group", &format!("{UNIT}/supervisor"));
 }

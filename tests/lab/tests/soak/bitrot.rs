@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 
 use lab_suites::{
-    Damage, Group, Master, PLACE, PayloadCopy, REPAIRED, REPORTED, SCALED, STATE, SecretFiles,
-    Standing, Struck, Target, Watch, another, are_reported, is_reported, make_place,
+    Damage, DamagedFile, Group, Master, PLACE, PayloadCopy, REPAIRED, REPORTED, RunningInstances,
+    SCALED, STATE, SecretFiles, Target, Watch, another, are_reported, is_reported, make_place,
     ready_with_vip, restarted, shared, until_reported,
 };
 
@@ -73,50 +73,56 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
             ),
         ] {
             let authorities = AUTHORITIES.iter().zip(files);
-            let mut struck: Vec<Struck> = authorities
+            let mut damaged_files: Vec<DamagedFile> = authorities
                 .map(|(name, file)| (damage, format!("/etc/pf9/kube.d/ca/{name}/{file}")))
                 .collect();
-            struck.push((damage, half.to_owned()));
+            damaged_files.push((damage, half.to_owned()));
             if half == SIGNS {
-                struck.push((damage, SIGNS_TOKENS.to_owned()));
+                damaged_files.push((damage, SIGNS_TOKENS.to_owned()));
             }
-            struck.push((damage, encryption.to_owned()));
-            wrong.extend(secrets.strike(&watch, &struck, KEYS, readers));
+            damaged_files.push((damage, encryption.to_owned()));
+            wrong.extend(secrets.damage_and_repair(&watch, &damaged_files, KEYS, readers));
         }
         // The records of the keys, with their copies.
         let mut records = secrets.of(Group::Record);
         records.push(ENCRYPTION[2].to_owned());
-        let all: Vec<Struck> = records.into_iter().map(|path| (damage, path)).collect();
-        wrong.extend(secrets.strike(&watch, &all, KEYS, &[]));
+        let all: Vec<DamagedFile> = records.into_iter().map(|path| (damage, path)).collect();
+        wrong.extend(secrets.damage_and_repair(&watch, &all, KEYS, &[]));
     }
     // The keys of certificates, with which the certificates are issued again; the certificates themselves; and the kubeconfigs of
     // clients.
     for group in [Group::LeafKey, Group::Leaf, Group::Kubeconfig] {
         for (readers, paths) in by_readers(secrets.of(group)) {
             for damage in Damage::CONTENT {
-                let all: Vec<Struck> = paths.iter().map(|path| (damage, path.clone())).collect();
-                wrong.extend(secrets.strike(&watch, &all, KEYS, readers));
+                let all: Vec<DamagedFile> =
+                    paths.iter().map(|path| (damage, path.clone())).collect();
+                wrong.extend(secrets.damage_and_repair(&watch, &all, KEYS, readers));
             }
         }
     }
     // Only kubelet reads these credentials, and its phase writes them.
     for path in secrets.of(Group::DockerHub) {
         for damage in Damage::ALL {
-            let struck = [(damage, path.clone())];
-            wrong.extend(secrets.strike(&watch, &struck, &["kubelet"], &["pf9-kubelet"]));
+            let damaged_files = [(damage, path.clone())];
+            wrong.extend(secrets.damage_and_repair(
+                &watch,
+                &damaged_files,
+                &["kubelet"],
+                &["pf9-kubelet"],
+            ));
         }
     }
     // kube.env has credentials as well; an operator's scripts read it.
     for path in secrets.of(Group::Environment) {
         for damage in Damage::ALL {
-            let struck = [(damage, path.clone())];
-            wrong.extend(secrets.strike(&watch, &struck, &["node-config"], &[]));
+            let damaged_files = [(damage, path.clone())];
+            wrong.extend(secrets.damage_and_repair(&watch, &damaged_files, &["node-config"], &[]));
         }
     }
     // Modes and owners, which do not concern a reader.
     let all = KEPT_OR_SECRET.iter().flat_map(|&group| secrets.of(group));
-    let all: Vec<Struck> = all.map(|path| (Damage::Attributes, path)).collect();
-    wrong.extend(secrets.strike(&watch, &all, KEYS, &[]));
+    let all: Vec<DamagedFile> = all.map(|path| (Damage::Attributes, path)).collect();
+    wrong.extend(secrets.damage_and_repair(&watch, &all, KEYS, &[]));
     wrong.extend(lost_with_its_copy(&master, &secrets, &watch));
     etcds_data_is_another(&master, &secrets, &watch);
     let refused = secrets.refused_tokens();
@@ -142,8 +148,8 @@ fn each_kept_or_secret_file_that_is_replaced_alone_is_repaired() {
     let watch = Watch::start(&master);
     let mut wrong = Vec::new();
     for path in KEPT_OR_SECRET.iter().flat_map(|&group| secrets.of(group)) {
-        let struck = [(Damage::Replace, path.clone())];
-        wrong.extend(secrets.strike(&watch, &struck, KEYS, readers(&path)));
+        let damaged_files = [(Damage::Replace, path.clone())];
+        wrong.extend(secrets.damage_and_repair(&watch, &damaged_files, KEYS, readers(&path)));
     }
     drop(watch);
     master.sh(&format!("rm -rf {PLACE}"));
@@ -217,7 +223,7 @@ fn lost_with_its_copy(
     secrets: &SecretFiles<'_>,
     watch: &Watch<'_>,
 ) -> Vec<String> {
-    watch.calm(REPAIRED);
+    watch.wait_until_healthy(REPAIRED);
     watch.record();
     let (before, mut wrong) = (secrets.started(), Vec::new());
     let record = format!("{STATE}/kept/service-account.json");
@@ -256,7 +262,7 @@ fn lost_with_its_copy(
         wrong.push(format!("diff does not name {SIGNS}: {}", run.text()));
     }
     master.sh(&format!("cp -p {PLACE}/svcacct.key {SIGNS}"));
-    watch.calm(REPAIRED);
+    watch.wait_until_healthy(REPAIRED);
     let refused = secrets.refused_tokens();
     wrong.extend(
         refused
@@ -269,7 +275,7 @@ fn lost_with_its_copy(
 /// The id beside etcd's data, and its record. A damaged one is reported by name, and etcd goes on. An apply restores a record, mode
 /// and owner.
 fn etcds_data_is_another(master: &Master, secrets: &SecretFiles<'_>, watch: &Watch<'_>) {
-    watch.calm(REPAIRED);
+    watch.wait_until_healthy(REPAIRED);
     watch.record();
     let before = secrets.started();
     for path in secrets.of(Group::DataId) {
@@ -296,7 +302,7 @@ fn etcds_data_is_another(master: &Master, secrets: &SecretFiles<'_>, watch: &Wat
                 let _ = check.says(&["nodelet-data-id", "lost or exchanged"]);
                 master.sh(&format!("rm -f {path}; cp -p {saved} {path}"));
             }
-            watch.calm(REPAIRED);
+            watch.wait_until_healthy(REPAIRED);
             let same = format!(
                 "cmp {DATA_ID} <(grep -oE '[0-9a-f]{{32}}' {STATE}/kept/data-etcd.json); cmp {STATE}/data-etcd.json {STATE}/kept/data-etcd.json; [ \"$(stat -c '%a %U:%G' {path})\" = '600 root:root' ]"
             );
@@ -320,8 +326,13 @@ fn the_configuration_of_keepalived_is_repaired_with_keepalived_alone_restarted()
     let watch = Watch::start(&master);
     let mut wrong = Vec::new();
     for damage in Damage::ALL {
-        let struck = [(damage, CONFIG.to_owned())];
-        wrong.extend(secrets.strike(&watch, &struck, &["keepalived"], &["keepalived"]));
+        let damaged_files = [(damage, CONFIG.to_owned())];
+        wrong.extend(secrets.damage_and_repair(
+            &watch,
+            &damaged_files,
+            &["keepalived"],
+            &["keepalived"],
+        ));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -339,7 +350,7 @@ fn every_file_of_the_payload_is_reported_by_name() {
     let watch = Watch::start(&master);
     let targets: Vec<Target> = copy.files().iter().map(|file| copy.target(file)).collect();
     assert!(targets.len() > 20, "{targets:?}");
-    let before = Standing::of(&master);
+    let before = RunningInstances::of(&master);
     watch.record();
     // An archive with the same reference and another content: it is not loaded, and the present image does not count as outdated.
     let rebuilt = Target {
@@ -347,17 +358,17 @@ fn every_file_of_the_payload_is_reported_by_name() {
         ..copy.target("images/pause.tar")
     };
     are_reported(&master, &watch, Damage::Replace, &[rebuilt], || {});
-    watch.calm(REPORTED);
+    watch.wait_until_healthy(REPORTED);
     for damage in Damage::CONTENT {
         are_reported(&master, &watch, damage, &targets, || {});
-        watch.calm(REPORTED);
-        assert_eq!(Standing::of(&master), before, "{damage:?}");
+        watch.wait_until_healthy(REPORTED);
+        assert_eq!(RunningInstances::of(&master), before, "{damage:?}");
     }
     are_reported(&master, &watch, Damage::Attributes, &targets, || {});
-    watch.calm(REPORTED);
+    watch.wait_until_healthy(REPORTED);
     let view = watch.view().unwrap_or_default();
     assert!(!is_reported(&view, &["payload/"]), "{view:#}");
-    assert_eq!(Standing::of(&master), before);
+    assert_eq!(RunningInstances::of(&master), before);
     // No repair can restore a package, so none begins.
     assert_eq!(restarted(&watch.recorded()), [""; 0]);
     drop(copy);

@@ -3,7 +3,7 @@
 use lab_suites::{After, Image, Master, Slate, TOOLBOX_IMAGE, record};
 
 /// Makes a docker configuration, containers, firewall rules and files of another owner.
-fn inhabit(master: &Master) {
+fn add_foreign_resources(master: &Master) {
     let configuration =
         br#"{"log-driver": "json-file", "log-opts": {"max-size": "7m"}, "debug": false}"#;
     master
@@ -55,7 +55,7 @@ fn bare_host_twice() {
 #[ignore = "cargo xtask soak runs it"]
 fn inhabited_host() {
     let master = Master::create("inhabited", Image::Bare, false);
-    inhabit(&master);
+    add_foreign_resources(&master);
     let before = Slate::of(&master);
     converges(&master);
     for name in ["theirs", "theirs-always"] {

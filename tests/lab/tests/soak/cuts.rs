@@ -32,14 +32,14 @@ pub(crate) fn cut(master: &Master, steps: usize) -> String {
         .host()
         .exec_within(&["bash", "-c", &script], None, LIMIT)
         .expect("the host runs commands");
-    let told = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "step {steps} was not reached, or the apply was over before ({}): {told} {error}",
+        "step {steps} was not reached, or the apply was over before ({}): {text} {error}",
         output.status
     );
-    told
+    text
 }
 
 /// How many steps an apply changes on the bare host; a clean follows, so that the host is as before.

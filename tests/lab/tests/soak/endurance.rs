@@ -29,7 +29,7 @@ fn a_healthy_node_outlives_a_full_disk_and_a_reboot() {
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
-fn a_disk_that_stalls_during_a_change_ends_no_daemon() {
+fn a_stalled_disk_during_a_change_does_not_end_the_daemon() {
     let master = Master::create("stalled-disk", Image::Bare, false);
     master.configure(SCALED);
     master.apply(&[]).exits(0);
@@ -50,14 +50,14 @@ fn a_disk_that_stalls_during_a_change_ends_no_daemon() {
     drop(frozen);
     let stalled = began.elapsed();
     let took = watch.until("the host is healthy", REPAIRED, || {
-        watch.view().is_some_and(|view| Watch::is_calm(&view))
+        watch.view().is_some_and(|view| Watch::is_healthy(&view))
     });
     println!(
         "stalled for {:.0} s, healthy {:.1} s after it",
         stalled.as_secs_f64(),
         took.as_secs_f64()
     );
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     master.sh("systemctl is-active --quiet pf9-kubelet");
     assert_eq!(master.sh(daemon), before, "{}", watch.journal());
     back_on_the_hosts_disk(&master, &watch);
@@ -103,7 +103,7 @@ fn on_a_disk_of_its_own(master: &Master, watch: &Watch<'_>) {
          mkdir /tmp/var; mount -o loop /tmp/var.ext4 /tmp/var; cp -a {RECORDS}/. /tmp/var/; umount /tmp/var
          mount -o loop /tmp/var.ext4 {RECORDS}; systemctl start pf9-nodeletd"
     ));
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 }
 
 fn back_on_the_hosts_disk(master: &Master, watch: &Watch<'_>) {
@@ -111,7 +111,7 @@ fn back_on_the_hosts_disk(master: &Master, watch: &Watch<'_>) {
         "systemctl stop pf9-nodeletd; cp -a {RECORDS}/. /tmp/var/; umount {RECORDS}
          cp -a /tmp/var/. {RECORDS}/; rm -r {RECORDS}/lost+found /tmp/var /tmp/var.ext4; systemctl start pf9-nodeletd"
     ));
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 }
 
 fn a_full_disk(master: &Master, watch: &Watch<'_>) {
@@ -133,14 +133,14 @@ fn a_full_disk(master: &Master, watch: &Watch<'_>) {
     let status: serde_json::Value = serde_json::from_str(&status).expect("it is always complete");
     assert!(status["pf9_kube_node_state"].is_string());
     master.sh(&format!("rm {RECORDS}/filler"));
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     master.sh("systemctl is-active --quiet pf9-kubelet");
     back_on_the_hosts_disk(master, watch);
 }
 
 fn a_reboot(master: &Master, watch: &Watch<'_>) {
     master.host().reboot().expect("the host comes back");
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     assert_eq!(
         master.kubectl("get configmap remembered --output jsonpath='{.data.word}'"),
         "swordfish",

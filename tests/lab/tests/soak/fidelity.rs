@@ -11,7 +11,7 @@ const CUT_AFTER: usize = 20;
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
-fn predictions_on_a_real_host_are_what_apply_does() {
+fn predictions_match_apply_on_a_real_host() {
     let mut figures = Figures::default();
 
     let master = Master::create("fidelity-cut", Image::Bare, false);
@@ -37,7 +37,7 @@ fn predictions_on_a_real_host_are_what_apply_does() {
     );
     take("docker configured otherwise", &master);
     if !newer.is_empty() {
-        figures.blame(&format!("plan, diff and facts wrote: {newer}"));
+        figures.reject(&format!("plan, diff and facts wrote: {newer}"));
     }
     figures.publish(
         "On real hosts",

@@ -24,12 +24,12 @@ impl Figures {
         println!("{line}");
         let _ = writeln!(self.table, "{line}");
         if fidelity.score().is_some_and(|score| score < WANTED) {
-            self.blame(&line);
+            self.reject(&line);
         }
     }
 
     /// Adds a reason for which the section must not be published.
-    pub(crate) fn blame(&mut self, what: &str) {
+    pub(crate) fn reject(&mut self, what: &str) {
         let _ = writeln!(self.bad, "{what}");
     }
 
@@ -141,7 +141,7 @@ fn with_section(page: &str, title: &str, section: &str) -> String {
 }
 
 #[test]
-fn a_section_is_written_in_its_place_and_the_others_stay() {
+fn a_section_is_replaced_and_other_sections_stay() {
     let page = "# P\n\n## A\n\nold\n\n## B\n\nb\n";
     assert_eq!(
         with_section(page, "A", "## A\n\nnew\n"),

@@ -78,5 +78,5 @@ fn a_load_of_eight_for_half_an_hour_restarts_nothing() {
     );
     assert_eq!(repairs, Vec::<String>::new());
     assert_eq!(before, after);
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 }

@@ -82,7 +82,7 @@ const RUNS: &str = "nodelet history --last 1000 | wc -l";
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
-fn trials_are_outlived_and_nothing_else_is_touched() {
+fn trials_are_survived_without_other_changes() {
     let master = Master::create("trials", Image::Bare, false);
     master.configure(SCALED);
     master.apply(&[]).exits(0);
@@ -91,10 +91,10 @@ fn trials_are_outlived_and_nothing_else_is_touched() {
     let mut wrong = Vec::new();
     for trial in TRIALS {
         trial.prepare(master.host(), &vip).expect("it can happen");
-        watch.calm(MENDED);
+        watch.wait_until_healthy(MENDED);
         watch.record();
         let runs = master.sh(RUNS);
-        trial.strike(master.host(), &vip).expect("it happens");
+        trial.cause(master.host(), &vip).expect("it happens");
         watch.until(trial.name, MENDED, || {
             trial.is_whole(master.host(), &vip).unwrap_or(false)
         });
@@ -107,7 +107,7 @@ fn trials_are_outlived_and_nothing_else_is_touched() {
             false => watch.recorded(),
         };
         trial.clear(master.host(), &vip).expect("it is cleared");
-        watch.calm(MENDED);
+        watch.wait_until_healthy(MENDED);
         if trial.boots {
             let now = master.sh(RUNS);
             println!("{:<24} {runs} runs before, {now} after", trial.name);
@@ -146,7 +146,7 @@ fn an_api_server_that_hangs_beside_a_stopped_docker_is_ended() {
     master.configure(SCALED);
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
-    watch.calm(MENDED);
+    watch.wait_until_healthy(MENDED);
     // An API server that was just started has more time to answer.
     let old = "test \"$(ps -o etimes= -C kube-apiserver)\" -gt 300";
     master.wait_for("an API server that has been up", old, IN_VAIN);
@@ -157,7 +157,7 @@ fn an_api_server_that_hangs_beside_a_stopped_docker_is_ended() {
         let runs = master.sh(PROCESS);
         !runs.is_empty() && runs != hung
     });
-    watch.calm(MENDED);
+    watch.wait_until_healthy(MENDED);
     println!("{:>5.1} s", began.elapsed().as_secs_f64());
     let history = master.sh("nodelet history --json --last 100");
     assert!(!history.contains("\"clean\""), "{history}");
@@ -196,7 +196,7 @@ fn repairs_take_seconds_at_the_usual_interval() {
     for (name, limit) in LIMITS {
         let fault = Fault::named(name).expect("it is a fault");
         fault.prepare(master.host(), &vip).expect("it can happen");
-        watch.calm(MENDED);
+        watch.wait_until_healthy(MENDED);
         let took = fault
             .repaired_within(master.host(), &vip)
             .unwrap_or_else(|error| panic!("{error:#}\n{}", watch.journal()));
@@ -208,6 +208,6 @@ fn repairs_take_seconds_at_the_usual_interval() {
             ));
         }
     }
-    watch.calm(MENDED);
+    watch.wait_until_healthy(MENDED);
     assert!(late.is_empty(), "{}", late.join("\n"));
 }

@@ -10,25 +10,25 @@ fn a_bare_host_is_as_it_was_after_apply_and_clean() {
     let _ = master.apply(&[]).exits(0);
     let _ = master.nodelet(&["clean"]).exits(0);
     before.assert_same(&master, After::Clean, "clean");
-    what_is_kept_belongs_to_its_cluster(&master);
+    kept_data_belongs_to_its_cluster(&master);
     let _ = master.nodelet(&["clean", "--purge"]).exits(0);
     before.assert_same(&master, After::Purge, "purge");
 }
 
 /// etcd's data and the authorities are kept, and belong to their cluster: a host with them cannot join another cluster. An empty
 /// etcd does not start beside kept data, either.
-fn what_is_kept_belongs_to_its_cluster(master: &Master) {
+fn kept_data_belongs_to_its_cluster(master: &Master) {
     let stands = "on this host: it was set up with";
     for (key, value) in [
         ("CLUSTER_ID", "11111111-2222-3333-4444-555555555555"),
         ("SERVICES_CIDR", "10.77.0.0/16"),
     ] {
         master.configure(&[(key, value)]);
-        let told = master.nodelet(&["diff"]).exits(1);
-        let _ = told.says(&[&format!("use {key}={value} {stands}"), "clean --purge"]);
+        let diff = master.nodelet(&["diff"]).exits(1);
+        let _ = diff.says(&[&format!("use {key}={value} {stands}"), "clean --purge"]);
     }
     master.configure(&[("ETCD_DATA_DIR", "/var/opt/pf9/elsewhere")]);
-    let told = master.nodelet(&["diff"]).exits(1);
-    let _ = told.says(&["/var/opt/pf9/elsewhere/member/nodelet-data-id is missing"]);
+    let diff = master.nodelet(&["diff"]).exits(1);
+    let _ = diff.says(&["/var/opt/pf9/elsewhere/member/nodelet-data-id is missing"]);
     master.configure(&[]);
 }

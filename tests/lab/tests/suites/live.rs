@@ -17,11 +17,11 @@ fn run_inside(master: &Master, test: &str, variables: &str) {
         "export {variables} RUST_BACKTRACE=1
          timeout 110 {PROGRAM} --ignored --exact live::inside::{test} --nocapture"
     ));
-    let told = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output.stdout);
     let failed = String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success() && told.contains("1 passed"),
-        "{test} inside of the host:\n{told}\n{failed}"
+        output.status.success() && text.contains("1 passed"),
+        "{test} inside of the host:\n{text}\n{failed}"
     );
 }
 

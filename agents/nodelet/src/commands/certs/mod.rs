@@ -120,7 +120,7 @@ fn line(text: &mut String, one: &Listed, now: SystemTime) {
             let begins = day(one.certificate.not_before);
             ('✗', format!("not valid before {begins}"))
         }
-        seconds => ('✓', format!("{} left", rough(seconds))),
+        seconds => ('✓', format!("{} left", two_largest_units(seconds))),
     };
     let facts = &one.certificate;
     let _ = writeln!(
@@ -149,7 +149,7 @@ fn day(time: SystemTime) -> String {
 }
 
 /// The two largest units: seconds do not matter for a certificate that ends in a year.
-fn rough(seconds: u64) -> String {
+fn two_largest_units(seconds: u64) -> String {
     let exact = humantime::format_duration(Duration::from_secs(seconds)).to_string();
     exact.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }

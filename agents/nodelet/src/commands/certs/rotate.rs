@@ -85,7 +85,7 @@ async fn none_with_the_previous_key(host: &LiveHost) -> Result<()> {
         bail!("replace the encryption key: there is none");
     };
     let etcd = Etcd::member().await?;
-    let others = etcd.secrets_stored_otherwise(&stored_prefix(id)).await?;
+    let others = etcd.secrets_without_prefix(&stored_prefix(id)).await?;
     if others == 0 {
         return Ok(());
     }

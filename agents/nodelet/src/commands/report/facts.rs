@@ -13,7 +13,7 @@ pub(crate) async fn facts() -> Result<Exit> {
     let host = LiveHost::new();
     let mut facts = inputs::learn(&host, &FactQuery::default()).await?;
     match Ledger::read(&host).await {
-        Ok(records) => facts.stands = Ledger::standing_role_in(&records),
+        Ok(records) => facts.stands = Ledger::installed_role_in(&records),
         // A user who may not read the ledger gets all other facts.
         Err(error) => {
             let why = engine::model::chain(&error).join(": ");

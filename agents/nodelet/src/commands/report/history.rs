@@ -6,7 +6,7 @@ use engine::ledger::{History, Ledger};
 use engine::report;
 
 use crate::cli::{HistoryArgs, RoleArgs};
-use crate::commands::run::{lost_ledger, standing_inputs};
+use crate::commands::run::{installed_inputs, lost_ledger};
 use crate::output::exit::Exit;
 use crate::output::say;
 
@@ -17,7 +17,7 @@ pub(crate) async fn history(args: &HistoryArgs) -> Result<Exit> {
         .context("tell the history of this host")?;
     let mut history = History::of(&records);
     if history.runs.is_empty()
-        && let Ok(inputs) = standing_inputs(&RoleArgs::usual(), &host).await
+        && let Ok(inputs) = installed_inputs(&RoleArgs::usual(), &host).await
     {
         // On a host where the role is installed, an empty ledger means that it was lost.
         lost_ledger(&inputs, &host).await?;

@@ -105,8 +105,8 @@ fn warn_of_facts(target: &TargetArgs, inputs: &Inputs) {
 
 /// Warns that an apply needs an option, because another role is on this host. The prediction shows what it would remove.
 async fn warn_of_another_role(inputs: &Inputs, host: &LiveHost) {
-    let unheard = Recording::default();
-    let runner = inputs.runner(host, &unheard);
+    let ignored_events = Recording::default();
+    let runner = inputs.runner(host, &ignored_events);
     // A user who may not read the ledger gets the prediction without the warning.
     if let Ok(Some(another)) = runner.another_role().await {
         tracing::warn!("{another}");
@@ -143,8 +143,8 @@ async fn predict(
         return dry_run(phases, inputs, &simulated, &MaskedSecrets, rebuild).await;
     }
     let overlay = overlay_host(host, &inputs.plan).await;
-    let unheard = Recording::default();
-    let mut asking = inputs.runner(&overlay, &unheard);
+    let ignored_events = Recording::default();
+    let mut asking = inputs.runner(&overlay, &ignored_events);
     asking.selection = phases.selection();
     // Refuse what an apply would refuse. A user who may not read the host's state gets the rest of the prediction.
     if let Ok(Some(missing)) = asking.unmet_requires().await {
@@ -158,16 +158,16 @@ async fn predict(
 async fn missing(args: &PlanArgs, inputs: &Inputs) -> Option<UnmetRequires> {
     args.target.facts.as_ref()?;
     let simulated = simulated_host(&inputs.facts, &inputs.plan);
-    let unheard = Recording::default();
-    let mut asking = inputs.runner_of(&inputs.plan, &MaskedSecrets, &simulated, &unheard);
+    let ignored_events = Recording::default();
+    let mut asking = inputs.runner_of(&inputs.plan, &MaskedSecrets, &simulated, &ignored_events);
     asking.selection = args.phases.selection();
     asking.unmet_requires().await.ok().flatten()
 }
 
 /// The events of a dry run of what `nodelet repair` would do now; none if every check holds or cannot be made.
 async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> {
-    let unheard = Recording::default();
-    let looking = inputs.runner(host, &unheard);
+    let ignored_events = Recording::default();
+    let looking = inputs.runner(host, &ignored_events);
     // The same checks as in a repair.
     let health = looking.check_until_failed(SETTLE).await;
     let set = restart_set(&inputs.plan, &failed_phases(&health));

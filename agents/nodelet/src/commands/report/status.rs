@@ -10,8 +10,8 @@ use crate::cli::{PauseArgs, StatusArgs};
 use crate::nodeletd::View;
 use crate::nodeletd::api::client;
 use crate::output::exit::Exit;
-use crate::output::is_heard;
 use crate::output::say;
+use crate::output::try_print;
 
 /// Interval of `--watch`.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -20,21 +20,21 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<Exit> {
     let mut shown = String::new();
     loop {
         let view = client::status().await?;
-        let mut heard = true;
+        let mut written = true;
         if args.json {
-            heard = is_heard(&format!("{:#}\n", serde_json::to_value(&view)?));
+            written = try_print(&format!("{:#}\n", serde_json::to_value(&view)?));
         } else {
             let text = screen(&view, now());
             if text != shown {
                 // Moves the cursor to the top and clears the screen.
                 let above = if args.watch { "\x1b[H\x1b[2J" } else { "" };
-                heard = is_heard(&format!("{above}{text}"));
+                written = try_print(&format!("{above}{text}"));
                 shown = text;
             }
         }
-        if !args.watch || !heard {
+        if !args.watch || !written {
             let well = view.failed_in_a_row == 0
-                && view.phases.iter().all(PhaseHealth::is_well)
+                && view.phases.iter().all(PhaseHealth::all_conditions_hold)
                 && view.conditions.iter().all(|c| c.status == Status::True);
             return Ok(if well { Exit::Ok } else { Exit::Pending });
         }
@@ -205,14 +205,14 @@ mod tests {
             text.starts_with("master converging, desired true; attempt 1\nattempts: 1\n"),
             "{text}"
         );
-        let told = "last check 3m 22s ago, all below as it was then; the next is due\n";
-        assert!(text.contains(told), "{text}");
+        let expected = "last check 3m 22s ago, all below as it was then; the next is due\n";
+        assert!(text.contains(expected), "{text}");
         assert!(text.ends_with("a repair touches: etcd-backup\n"), "{text}");
     }
 
     /// For example with a broken role.yaml and no last good role.
     #[test]
-    fn what_a_failed_pass_could_not_look_at_is_unknown() {
+    fn unchecked_phases_of_a_failed_pass_are_unknown() {
         let mut view = View::at_rest();
         view.failed_in_a_row = 1;
         view.phases[0].conditions.push(engine::exec::Condition {

@@ -7,7 +7,7 @@ use engine::ledger::{Ledger, Why};
 use engine::report;
 
 use crate::cli::WhyArgs;
-use crate::commands::run::{lost_ledger, standing_inputs};
+use crate::commands::run::{installed_inputs, lost_ledger};
 use crate::output::exit::Exit;
 use crate::output::say;
 
@@ -38,7 +38,7 @@ pub(crate) async fn why(args: &WhyArgs) -> Result<Exit> {
 
 /// What the plan says about the thing; `None` if the role cannot be planned.
 async fn planned(args: &WhyArgs, host: &LiveHost) -> Result<Option<Vec<Planned>>> {
-    let inputs = match standing_inputs(&args.role, host).await {
+    let inputs = match installed_inputs(&args.role, host).await {
         Ok(inputs) => inputs,
         Err(error) => {
             tracing::warn!("the plan cannot be looked at: could not {error:#}");
@@ -46,7 +46,7 @@ async fn planned(args: &WhyArgs, host: &LiveHost) -> Result<Option<Vec<Planned>>
         }
     };
     lost_ledger(&inputs, host).await?;
-    let unheard = Recording::default();
-    let runner = inputs.runner(host, &unheard);
+    let ignored_events = Recording::default();
+    let runner = inputs.runner(host, &ignored_events);
     Ok(Some(runner.planned(&args.thing).await))
 }

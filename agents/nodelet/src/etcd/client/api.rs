@@ -172,7 +172,7 @@ impl Etcd {
     }
 
     /// How many Secrets are stored with a value that does not begin with `prefix`.
-    pub(crate) async fn secrets_stored_otherwise(&self, prefix: &str) -> Result<u64> {
+    pub(crate) async fn secrets_without_prefix(&self, prefix: &str) -> Result<u64> {
         let (mut from, end) = (SECRETS.0.to_vec(), SECRETS.1.to_vec());
         let mut others = 0;
         loop {
@@ -211,7 +211,7 @@ impl Etcd {
                 ProstCodec::<SnapshotRequest, SnapshotResponse>::default(),
             )
             .await
-            .map_err(|status| said(&status))
+            .map_err(|status| etcd_error(&status))
         });
         let begun = begun.await.context("ask etcd for a snapshot in time")?;
         Ok(begun.context("ask etcd for a snapshot")?.into_inner())
@@ -237,7 +237,7 @@ impl Etcd {
                     ProstCodec::<Q, A>::default(),
                 )
                 .await
-                .map_err(|status| said(&status))?;
+                .map_err(|status| etcd_error(&status))?;
             Ok(answer.into_inner())
         };
         tokio::time::timeout(within, work)
@@ -247,6 +247,6 @@ impl Etcd {
 }
 
 /// The error that etcd answered with, in etcd's own words.
-pub(in crate::etcd) fn said(status: &tonic::Status) -> anyhow::Error {
+pub(in crate::etcd) fn etcd_error(status: &tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{:?}: {}", status.code(), status.message())
 }

@@ -28,7 +28,7 @@ const PEER: &str = "http://127.0.0.1:2380";
 
 /// What a restored snapshot holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct RestoredSnapshot {
     /// The revision at which it was taken.
     pub(crate) revision: i64,
     /// Keys at that revision.
@@ -55,7 +55,7 @@ pub(super) async fn revision(path: &Path, image: &str) -> Result<i64> {
     ];
     throwaway.start(&status, &[from]).await?;
     throwaway.finish("read the snapshot", READ).await?;
-    let said = throwaway.said().await;
+    let said = throwaway.last_log_lines().await;
     throwaway.remove().await?;
     said_revision(&said)
         .with_context(|| format!("find the snapshot's revision in what etcdctl says: {said}"))
@@ -87,7 +87,7 @@ fn mounted(path: &Path) -> Result<(Mounted, String)> {
 ///
 /// # Cancel safety
 /// When dropped, the container and the copy stay until [`sweep`].
-pub(super) async fn prove(path: &Path, image: &str) -> Result<Held> {
+pub(super) async fn prove(path: &Path, image: &str) -> Result<RestoredSnapshot> {
     let throwaway = Throwaway::new(image)?;
     let work = PathBuf::from(WORK);
     let (from, snapshot) = mounted(path)?;
@@ -140,7 +140,7 @@ pub(super) async fn prove(path: &Path, image: &str) -> Result<Held> {
 }
 
 /// Waits until the restored etcd answers, and reads its revision, keys and cluster.
-async fn count(throwaway: &Throwaway, socket: &Path) -> Result<Held> {
+async fn count(throwaway: &Throwaway, socket: &Path) -> Result<RestoredSnapshot> {
     let until = Instant::now() + START;
     let mut pause = Duration::from_millis(50);
     loop {
@@ -151,7 +151,7 @@ async fn count(throwaway: &Throwaway, socket: &Path) -> Result<Held> {
         };
         let error = match answer.await {
             Ok((etcd, revision)) => {
-                return Ok(Held {
+                return Ok(RestoredSnapshot {
                     revision,
                     keys: etcd.keys(revision).await?,
                     cluster: etcd.cluster().await?,

@@ -164,12 +164,15 @@ impl Throwaway {
             Some(code) => format!("it ended with {code}"),
             None => "it ended".to_owned(),
         };
-        let said = self.said().await;
-        format!("{how}: {}", said.lines().collect::<Vec<_>>().join(" | "))
+        let last_log_lines = self.last_log_lines().await;
+        format!(
+            "{how}: {}",
+            last_log_lines.lines().collect::<Vec<_>>().join(" | ")
+        )
     }
 
     /// The last lines of the container's log.
-    pub(in crate::etcd) async fn said(&self) -> String {
+    pub(in crate::etcd) async fn last_log_lines(&self) -> String {
         let options = LogsOptionsBuilder::default()
             .stdout(true)
             .stderr(true)
@@ -296,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_hindered_has_not_judged() {
+    fn an_environment_error_is_not_a_verdict_on_the_snapshot() {
         assert!(judges(Some(1), "Error: snapshot file is corrupted"));
         assert!(!judges(Some(137), "it was killed"));
         assert!(!judges(None, "it ended"));

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_that_is_none_is_refused_with_the_way_out() {
+    fn an_invalid_directory_is_refused_with_a_next_step() {
         let memory = tempfile::Builder::new()
             .tempdir_in("/dev/shm")
             .expect("a directory in memory");

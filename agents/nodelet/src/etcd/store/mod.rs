@@ -208,7 +208,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_final_name_comes_with_its_manifest_and_the_oldest_first() {
+    fn backups_with_manifests_are_listed_from_the_oldest() {
         let directory = tempfile::tempdir().expect("a directory");
         let directory = directory.path();
         for time in [2_000_000_000, 1_000_000_000] {
@@ -231,7 +231,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_killed_runs_left_goes_and_nothing_else() {
+    fn only_leftovers_of_killed_runs_are_removed() {
         let directory = tempfile::tempdir().expect("a directory");
         let directory = directory.path();
         let write = |name: &str| fs::write(directory.join(name), "x").expect("it is written");

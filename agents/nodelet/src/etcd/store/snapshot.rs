@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::fs::OpenOptions;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::etcd::client::api::{Etcd, said};
+use crate::etcd::client::api::{Etcd, etcd_error};
 
 /// Bytes of the hash at the end.
 const HASH: usize = 32;
@@ -24,7 +24,7 @@ const STALL: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct Follower {
     size: u64,
-    whole: Sha256,
+    file_hash: Sha256,
     database: Sha256,
     /// The last 32 bytes so far: at the end, they are the hash.
     tail: Vec<u8>,
@@ -33,7 +33,7 @@ struct Follower {
 impl Follower {
     fn take(&mut self, piece: &[u8]) {
         self.size += piece.len() as u64;
-        self.whole.update(piece);
+        self.file_hash.update(piece);
         self.tail.extend_from_slice(piece);
         if let Some(known) = self.tail.len().checked_sub(HASH) {
             self.database.update(&self.tail[..known]);
@@ -58,7 +58,7 @@ impl Follower {
         }
         Ok(Content {
             size: self.size,
-            sha256: engine::model::hex(&self.whole.finalize()),
+            sha256: engine::model::hex(&self.file_hash.finalize()),
         })
     }
 }
@@ -88,7 +88,7 @@ pub(in crate::etcd) async fn take(etcd: &Etcd, path: &Path) -> Result<Content> {
                     follower.size
                 )
             })?
-            .map_err(|status| said(&status))
+            .map_err(|status| etcd_error(&status))
             .context("receive the snapshot")?;
         let Some(piece) = next else { break };
         follower.take(&piece.blob);
@@ -133,7 +133,7 @@ pub(in crate::etcd) mod tests {
         [database, hash.to_vec()].concat()
     }
 
-    fn said_of(content: &[u8]) -> String {
+    fn problem_of(content: &[u8]) -> String {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("s.db");
         std::fs::write(&path, content).expect("it is written");
@@ -146,17 +146,20 @@ pub(in crate::etcd) mod tests {
     #[test]
     fn damage_is_named() {
         let good = formed(16, 7);
-        let whole = engine::model::hex(&Sha256::digest(&good));
-        assert_eq!(said_of(&good), format!("8224 {}", &whole[..8]));
-        assert_eq!(said_of(b""), "it is empty");
-        assert!(said_of(&good[..good.len() - 1]).contains("it is cut"));
-        assert!(said_of(&good[..4096]).contains("it is cut"));
+        let file_hash = engine::model::hex(&Sha256::digest(&good));
+        assert_eq!(problem_of(&good), format!("8224 {}", &file_hash[..8]));
+        assert_eq!(problem_of(b""), "it is empty");
+        assert!(problem_of(&good[..good.len() - 1]).contains("it is cut"));
+        assert!(problem_of(&good[..4096]).contains("it is cut"));
         // Cut so that the length fits.
-        assert!(said_of(&good[..4096 + 32]).contains("it is damaged"));
+        assert!(problem_of(&good[..4096 + 32]).contains("it is damaged"));
         for at in [0, 5000, good.len() - 1] {
             let mut flipped = good.clone();
             flipped[at] ^= 0x10;
-            assert!(said_of(&flipped).contains("it is damaged"), "bit at {at}");
+            assert!(
+                problem_of(&flipped).contains("it is damaged"),
+                "bit at {at}"
+            );
         }
     }
 

@@ -28,11 +28,11 @@ pub(in crate::nodeletd) async fn serve<L: Listener>(
     longest: Duration,
     end: CancellationToken,
 ) {
-    let mut silent: VecDeque<Silent> = VecDeque::new();
+    let mut silent: VecDeque<IdleConnection> = VecDeque::new();
     loop {
         let next = async {
             let (stream, _) = listener.accept().await;
-            silent.retain(Silent::is_one);
+            silent.retain(IdleConnection::is_one);
             if places.available_permits() == 0
                 && let Some(oldest) = silent.pop_front()
             {
@@ -46,7 +46,7 @@ pub(in crate::nodeletd) async fn serve<L: Listener>(
             next = next => next,
         };
         let app = TowerToHyperService::new(app.clone());
-        let its = Silent::default();
+        let its = IdleConnection::default();
         silent.push_back(its.clone());
         tokio::spawn(async move {
             let asked = Arc::clone(&its.asked);
@@ -72,13 +72,13 @@ pub(in crate::nodeletd) async fn serve<L: Listener>(
 
 /// A connection that may not have asked for anything yet.
 #[derive(Debug, Clone, Default)]
-struct Silent {
+struct IdleConnection {
     /// It has sent a request, or is closed.
     asked: Arc<AtomicBool>,
     close: CancellationToken,
 }
 
-impl Silent {
+impl IdleConnection {
     fn is_one(&self) -> bool {
         !self.asked.load(Ordering::Relaxed)
     }
@@ -96,12 +96,12 @@ mod tests {
     use super::*;
 
     /// A listener that accepts the streams sent to it, and counts them.
-    struct Played {
+    struct SimulatedApi {
         streams: mpsc::UnboundedReceiver<DuplexStream>,
         accepted: Arc<AtomicUsize>,
     }
 
-    impl Listener for Played {
+    impl Listener for SimulatedApi {
         type Io = DuplexStream;
         type Addr = ();
 
@@ -121,11 +121,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silent_clients_take_few_places_and_delay_no_other() {
+    async fn idle_clients_use_few_connections_and_delay_no_other() {
         for longest in [Duration::from_secs(5), Duration::MAX] {
             let (knocks, streams) = mpsc::unbounded_channel();
             let accepted = Arc::new(AtomicUsize::new(0));
-            let listener = Played {
+            let listener = SimulatedApi {
                 streams,
                 accepted: Arc::clone(&accepted),
             };

@@ -242,13 +242,13 @@ mod tests {
     use crate::nodeletd::status::view::View;
 
     /// The API of a simulated daemon: the view that it shows, and the requests that it receives.
-    pub(super) struct Played {
+    pub(super) struct SimulatedApi {
         pub(super) shared: Shared,
         view: watch::Sender<Option<Arc<View>>>,
         asked: mpsc::Receiver<PendingRequest>,
     }
 
-    impl Played {
+    impl SimulatedApi {
         pub(super) fn new() -> Self {
             let (requests, asked) = mpsc::channel(2);
             let (view, seen) = watch::channel(None);
@@ -301,8 +301,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repair_is_taken_where_something_may_be_touched() {
-        let mut api = Played::new();
+    async fn a_repair_request_is_accepted_if_changes_are_allowed() {
+        let mut api = SimulatedApi::new();
         assert_eq!(api.answers("GET", "/v1/status").await.0, 503);
         assert_eq!(api.answers("POST", "/v1/repair/etcd-backup").await.0, 404);
         api.shows(|_| {});
@@ -330,7 +330,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_has_a_limit_and_its_reason_is_a_line() {
-        let mut api = Played::new();
+        let mut api = SimulatedApi::new();
         let too_long = format!("/v1/pause?seconds={}", pause::LONGEST.as_secs() + 1);
         for path in [
             "/v1/pause?seconds=0",
@@ -352,8 +352,8 @@ mod tests {
 
     /// An operator who gets this answer may begin to work on the host.
     #[tokio::test(start_paused = true)]
-    async fn a_pause_is_answered_once_it_holds() {
-        let mut api = Played::new();
+    async fn a_pause_request_is_answered_when_the_pause_is_in_force() {
+        let mut api = SimulatedApi::new();
         api.shows(|view| "attempt 3".clone_into(&mut view.doing));
         // A change is under way, so the request is not taken.
         let (status, said) = api.answers("POST", "/v1/pause?seconds=60").await;
@@ -377,7 +377,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_diff_is_made_at_a_time_and_few_requests_wait() {
-        let api = Played::new();
+        let api = SimulatedApi::new();
         let other = Arc::clone(&api.shared.diffs).try_acquire_owned();
         assert_eq!(api.answers("GET", "/v1/diff").await.0, 429);
         drop(other);
@@ -391,7 +391,7 @@ mod tests {
 
     #[tokio::test]
     async fn health_names_what_has_ended() {
-        let api = Played::new();
+        let api = SimulatedApi::new();
         let part = api.shared.health.part("a part", Duration::MAX);
         assert_eq!(api.answers("GET", "/healthz").await, (200, "ok".to_owned()));
         drop(part);
@@ -401,7 +401,7 @@ mod tests {
 
     #[tokio::test]
     async fn health_names_passes_that_fail_again_and_again() {
-        let api = Played::new();
+        let api = SimulatedApi::new();
         for (failed, status) in [(0, 200), (FAILED_PASSES - 1, 200), (FAILED_PASSES, 503)] {
             api.shows(|view| view.failed_in_a_row = failed);
             let (answered, said) = api.answers("GET", "/healthz").await;

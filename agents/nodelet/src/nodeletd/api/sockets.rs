@@ -60,10 +60,10 @@ async fn local(path: &Path, shared: Shared, shutdown: &CancellationToken) {
         let listener = match bind(path) {
             Ok(listener) => listener,
             Err(error) => {
-                let told = format!("nodeletd accepts no requests: could not {error:#}");
-                if *problem.borrow() != told {
-                    tracing::error!("{told}; trying again");
-                    problem.send_replace(told);
+                let message = format!("nodeletd accepts no requests: could not {error:#}");
+                if *problem.borrow() != message {
+                    tracing::error!("{message}; trying again");
+                    problem.send_replace(message);
                 }
                 tokio::select! {
                     () = shutdown.cancelled() => {}
@@ -173,7 +173,7 @@ async fn loopback(shared: Shared, shutdown: CancellationToken) {
 mod tests {
     use std::os::unix::fs::FileTypeExt as _;
 
-    use super::super::tests::Played;
+    use super::super::tests::SimulatedApi;
     use super::*;
 
     /// A process that can write to the socket can stop and start this host's node.
@@ -188,18 +188,18 @@ mod tests {
 
     /// A full /run, or a directory in place of the socket: the daemon goes on, and serves its API once it can.
     #[tokio::test(start_paused = true)]
-    async fn a_socket_that_cannot_be_made_is_told_and_made_later() {
+    async fn a_failed_socket_is_reported_and_created_later() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("nodeletd.sock");
         std::fs::create_dir(&path).expect("it is made");
-        let api = Played::new();
+        let api = SimulatedApi::new();
         let mut problem = api.shared.outside.api_problem.subscribe();
         let end = CancellationToken::new();
         let (shared, at, ends) = (api.shared.clone(), path.clone(), end.clone());
         let serving = tokio::spawn(async move { local(&at, shared, &ends).await });
-        let told = problem.wait_for(|told| !told.is_empty()).await;
-        let told = told.expect("it serves").clone();
-        assert!(told.contains("a directory is in its place"), "{told}");
+        let message = problem.wait_for(|message| !message.is_empty()).await;
+        let message = message.expect("it serves").clone();
+        assert!(message.contains("a directory is in its place"), "{message}");
         std::fs::remove_dir(&path).expect("it is removed");
         let waited = tokio::time::timeout(2 * AGAIN, problem.wait_for(String::is_empty));
         waited.await.expect("it is tried again").expect("it serves");

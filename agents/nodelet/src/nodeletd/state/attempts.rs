@@ -55,16 +55,16 @@ struct Clean {
 
 impl Clean {
     /// The phases that failed both before and after it.
-    fn stayed(&self) -> impl Iterator<Item = &PhaseName> {
+    fn unrepaired(&self) -> impl Iterator<Item = &PhaseName> {
         self.before.intersection(&self.after)
     }
 
     /// Whether the clean did not help these failed phases: they include all that failed before and after it, and none that did not fail
     /// after it.
-    fn was_in_vain_for(&self, failed: &[PhaseName]) -> bool {
+    fn did_not_help(&self, failed: &[PhaseName]) -> bool {
         let fails = |phase: &PhaseName| failed.contains(phase);
-        self.stayed().next().is_some()
-            && self.stayed().all(fails)
+        self.unrepaired().next().is_some()
+            && self.unrepaired().all(fails)
             && failed.iter().all(|phase| self.after.contains(phase))
     }
 }
@@ -75,7 +75,7 @@ impl Attempts {
 
     /// Restores the state after a start of the daemon, at `wall` seconds since 1970. If the saved time is implausible, the next attempt
     /// does not wait. An attempt that a power cut or a kill interrupted does not count: it is unknown whether it would have helped.
-    pub(in crate::nodeletd) fn go_on(&mut self, wall: i64, now: Instant) {
+    pub(in crate::nodeletd) fn restore(&mut self, wall: i64, now: Instant) {
         if std::mem::take(&mut self.is_on) {
             self.count = self.count.saturating_sub(1);
         }
@@ -184,7 +184,7 @@ impl Attempts {
     /// Whether the next attempt for these failed phases is a full clean, which is one attempt in `every`. If the last full clean did not
     /// help them, it is a repair.
     pub(in crate::nodeletd) fn clean_is_due(&self, every: u32, failed: &[PhaseName]) -> bool {
-        self.is_turn_of_clean(every) && self.vain_clean(failed).is_none()
+        self.is_turn_of_clean(every) && self.useless_clean(failed).is_none()
     }
 
     /// Whether it is the turn of a full clean, without regard to whether the last one helped.
@@ -193,17 +193,17 @@ impl Attempts {
     }
 
     /// A message for people if the last full clean did not help these failed phases, and is therefore not repeated.
-    pub(in crate::nodeletd) fn vain_clean(&self, failed: &[PhaseName]) -> Option<String> {
+    pub(in crate::nodeletd) fn useless_clean(&self, failed: &[PhaseName]) -> Option<String> {
         let clean = self.clean.as_ref()?;
-        if !clean.was_in_vain_for(failed) {
+        if !clean.did_not_help(failed) {
             return None;
         }
-        let stayed: Vec<&str> = clean.stayed().map(PhaseName::as_str).collect();
+        let unrepaired: Vec<&str> = clean.unrepaired().map(PhaseName::as_str).collect();
         Some(format!(
             "the full clean of attempt {} did not repair {}, so it is not repeated before other phases fail or the plan changes; \
              repairs go on; see why with `nodelet check` and remove the cause",
             clean.attempt,
-            stayed.join(", ")
+            unrepaired.join(", ")
         ))
     }
 
@@ -247,10 +247,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_before_is_no_reason_to_clean() {
+    fn earlier_attempts_do_not_cause_a_full_clean() {
         let kept = serde_json::to_string(&after(9)).expect("JSON");
         let mut attempts: Attempts = serde_json::from_str(&kept).expect("read back");
-        attempts.go_on(1001, Instant::now());
+        attempts.restore(1001, Instant::now());
         assert!(attempts.clean_is_due(10, &etcd()) && !attempts.repaired_since_start());
         // The repair in its place does not count, so the clean stays due.
         attempts.begin(&etcd(), false);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_that_was_in_vain_is_not_repeated_for_the_same_failure() {
+    fn a_useless_full_clean_is_not_repeated_for_the_same_failure() {
         // The apply after a clean ends at the phase that fails, so what comes after it fails, too.
         let (before, after) = (phases(&["keepalived"]), phases(&["keepalived", "proxy"]));
         let attempts = cleaned(&before, &after);
@@ -296,12 +296,12 @@ mod tests {
         ] {
             let failed = phases(failed);
             assert_eq!(attempts.clean_is_due(10, &failed), due, "{failed:?}");
-            assert_eq!(attempts.vain_clean(&failed).is_none(), due, "{failed:?}");
+            assert_eq!(attempts.useless_clean(&failed).is_none(), due, "{failed:?}");
         }
-        let told = attempts.vain_clean(&before).expect("there is a message");
+        let message = attempts.useless_clean(&before).expect("there is a message");
         assert!(
-            told.contains("attempt 10 did not repair keepalived"),
-            "{told}"
+            message.contains("attempt 10 did not repair keepalived"),
+            "{message}"
         );
         // A phase that the clean has fixed, and that fails again, is a new failure.
         let helped = cleaned(&phases(&["etcd"]), &phases(&["proxy"]));
@@ -311,12 +311,12 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_that_was_in_vain_is_remembered_over_a_start_and_forgotten_with_its_plan() {
+    fn a_useless_full_clean_is_remembered_until_the_plan_changes() {
         let failed = phases(&["keepalived"]);
         let mut attempts = cleaned(&failed, &failed);
         let kept = serde_json::to_string(&attempts).expect("JSON");
         let mut again: Attempts = serde_json::from_str(&kept).expect("read back");
-        again.go_on(1001, Instant::now());
+        again.restore(1001, Instant::now());
         assert!(!again.clean_is_due(10, &failed));
         let mut older: serde_json::Value = serde_json::from_str(&kept).expect("JSON");
         let fields = older.as_object_mut().expect("an object");
@@ -325,24 +325,24 @@ mod tests {
         assert!(older.clean_is_due(10, &failed) && older.count() == 19);
         assert!(!attempts.see(&phases(&["etcd"])), "it is judged already");
         attempts.are_about("another");
-        assert_eq!(attempts.vain_clean(&failed), None);
+        assert_eq!(attempts.useless_clean(&failed), None);
     }
 
     #[test]
-    fn what_was_cut_short_does_not_count() {
+    fn interrupted_commands_do_not_count() {
         let mut attempts = after(4);
         for _ in 0..10 {
             attempts.begin(&etcd(), true);
             assert_eq!(attempts.count(), 5, "while it is on");
             let kept = serde_json::to_string(&attempts).expect("JSON");
             attempts = serde_json::from_str(&kept).expect("read back");
-            attempts.go_on(1001, Instant::now());
+            attempts.restore(1001, Instant::now());
             assert_eq!(attempts.count(), 4);
         }
     }
 
     #[test]
-    fn what_was_killed_is_not_counted_and_waited_for() {
+    fn killed_commands_are_not_counted_and_retried_after_a_pause() {
         let mut attempts = after(9);
         attempts.repaired_since_start = false;
         for killed in 1..4 {
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn another_plan_is_another_matter() {
+    fn a_new_plan_resets_the_attempts() {
         let mut attempts = after(9);
         assert!(!attempts.are_about("plan"));
         assert_eq!(attempts.count(), 9);
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_breaks_the_row_and_shortens_no_pause() {
+    fn unknown_results_reset_the_row_and_keep_the_pause() {
         let mut attempts = after(5);
         attempts.reset_streak();
         assert!(!attempts.clean_is_due(10, &etcd()) && attempts.count() == 0);
@@ -401,7 +401,7 @@ mod tests {
     fn pauses_go_on_after_a_start_and_survive_a_clock_that_was_set() {
         for (wall, waits) in [(1001, true), (1400, false), (-5, false), (i64::MIN, false)] {
             let mut attempts = after(5);
-            attempts.go_on(wall, Instant::now());
+            attempts.restore(wall, Instant::now());
             let left = attempts.pause_left(&etcd(), MINUTE, Instant::now());
             assert_eq!(!left.is_zero(), waits, "at {wall}: {left:?}");
         }

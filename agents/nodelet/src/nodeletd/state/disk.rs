@@ -69,7 +69,7 @@ impl Writes {
         }
     }
 
-    /// Begins this write as soon as the one under way has ended. Does not wait: see [`Writes::settle`].
+    /// Begins this write as soon as the one under way has ended. Does not wait: see [`Writes::wait_for_writes`].
     pub(in crate::nodeletd) fn put(&mut self, write: Write) {
         self.waiting = Some(write);
         self.begin();
@@ -91,7 +91,7 @@ impl Writes {
             tokio::select! {
                 done = &mut work => return done,
                 Some(content) = contents.recv() => self.put(write(content)),
-                () = self.settle(until), if self.writing.is_some() => {}
+                () = self.wait_for_writes(until), if self.writing.is_some() => {}
             }
         }
     }
@@ -108,7 +108,7 @@ impl Writes {
     ///
     /// # Cancel safety
     /// May be dropped at any time; nothing is lost.
-    pub(in crate::nodeletd) async fn settle(&mut self, until: Instant) {
+    pub(in crate::nodeletd) async fn wait_for_writes(&mut self, until: Instant) {
         while let Some((writing, since)) = &mut self.writing {
             let since = *since;
             match timeout_at(until, writing).await {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_disk_that_stalls_is_told_and_gets_the_last_content_afterwards() {
+    async fn a_stalled_disk_is_reported_and_later_receives_the_latest_content() {
         let (stalls, stalled) = watch::channel(true);
         let begun = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&begun);
@@ -180,7 +180,7 @@ mod tests {
         for number in 1..=3 {
             put(&mut writes, &written, number);
             let began = Instant::now();
-            writes.settle(began + PATIENCE).await;
+            writes.wait_for_writes(began + PATIENCE).await;
             assert_eq!(began.elapsed(), PATIENCE, "the loop waits no longer");
         }
         assert_eq!(begun.load(Ordering::Relaxed), 1, "one at a time");
@@ -189,20 +189,20 @@ mod tests {
             "could not write /var/x: the disk has not taken it for 15 s"
         );
         stalls.send_replace(false);
-        writes.settle(Instant::now() + PATIENCE).await;
+        writes.wait_for_writes(Instant::now() + PATIENCE).await;
         assert_eq!(*written.lock().expect("no test panicked"), [1, 3]);
         assert_eq!(writes.problem(), "");
     }
 
     #[tokio::test]
-    async fn what_cannot_be_written_is_told_until_it_can_be() {
+    async fn an_unwritable_path_is_reported_until_it_is_writable() {
         let mut writes = Writes::of(&Disk::live(), "/var/x".to_owned());
         let until = Instant::now() + Duration::from_secs(60);
         writes.put(Box::new(|| anyhow::bail!("write /var/x: no room")));
-        writes.settle(until).await;
+        writes.wait_for_writes(until).await;
         assert_eq!(writes.problem(), "could not write /var/x: no room");
         put(&mut writes, &Arc::default(), 1);
-        writes.settle(until).await;
+        writes.wait_for_writes(until).await;
         assert_eq!(writes.problem(), "");
     }
 }

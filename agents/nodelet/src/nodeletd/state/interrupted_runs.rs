@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_third_in_a_row_is_told_until_one_comes_to_its_end() {
+    fn three_interrupted_runs_are_reported_until_one_finishes() {
         let mut cut = InterruptedRuns::default();
         for told in [false, false, false, true] {
             assert_eq!(!cut.problem().is_empty(), told);

@@ -20,7 +20,7 @@ pub(in crate::nodeletd) struct Pause {
 
 impl Pause {
     /// Restores the saved pause, at `wall` seconds since 1970. An implausible time is no pause.
-    pub(in crate::nodeletd) fn go_on(state: &State, wall: i64, now: Instant) -> Self {
+    pub(in crate::nodeletd) fn restore(state: &State, wall: i64, now: Instant) -> Self {
         let left = state.paused_until.map(|until| until.saturating_sub(wall));
         let left = left
             .and_then(|left| u64::try_from(left).ok())
@@ -94,7 +94,7 @@ mod tests {
             assert_eq!(pause.keep(&mut state, set_to + 1800, later), set_to != 1000);
             assert_eq!(pause.left(later), Some(HOUR / 2));
             // A start uses the saved time of day, which was updated after the clock was set.
-            let next = Pause::go_on(&state, set_to + 1800, later);
+            let next = Pause::restore(&state, set_to + 1800, later);
             assert_eq!(next.left(later), Some(HOUR / 2), "{set_to}");
             assert!(pause.keep(&mut state, set_to + 3600, began + HOUR));
             assert_eq!(pause.left(began + HOUR), None);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_goes_on_with_a_pause_that_makes_sense() {
+    fn a_plausible_pause_is_restored_at_start() {
         let now = Instant::now();
         for (until, left) in [
             (Some(1600), Some(600)),
@@ -117,7 +117,7 @@ mod tests {
                 paused_until: until,
                 ..State::default()
             };
-            let pause = Pause::go_on(&state, 1000, now);
+            let pause = Pause::restore(&state, 1000, now);
             assert_eq!(pause.left(now), left.map(Duration::from_secs), "{until:?}");
         }
     }

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_cannot_be_renewed_holds_up_no_other() {
+    fn a_certificate_that_cannot_be_renewed_does_not_block_others() {
         let due = ["etcd".to_owned(), "kubelet".to_owned()];
         let minute = Duration::from_secs(60);
         let began = Instant::now();

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_another_type_takes_no_other_with_it() {
+    fn a_field_of_a_wrong_type_does_not_invalidate_other_fields() {
         let odd = br#"{"pf9_kube_start_attempt": "many", "pf9_cluster_id": "c", "all_tasks": {"a": 1},
             "pf9_kube_node_state": "ok", "last_failed_status_time": 7, "unknown": [], "pf9_cluster_role": null}"#;
         let read = KubeStatus {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_and_a_cut_file_are_as_good_as_none() {
+    fn damaged_and_truncated_state_files_count_as_missing() {
         let whole = serde_json::to_vec(&KubeStatus::default()).expect("JSON");
         for content in [
             &b"\xff\xfe\0garbage"[..],
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_whole_and_not_for_everybody() {
+    fn it_is_written_atomically_and_privately() {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("pf9/kube_status");
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_put_there_or_took_away_is_told_from_ours() {
+    fn changes_by_others_are_distinguished_from_ours() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = StatusFile::at(directory.path().join("kube_status"));
         file.write(&KubeStatus::default()).expect("it is written");

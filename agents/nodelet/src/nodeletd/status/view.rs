@@ -112,7 +112,7 @@ impl Now<'_> {
 
     /// The conditions after `pass`. After a failed pass (`None`), those that need a result of it are unknown.
     fn conditions(&self, pass: Option<&Pass>) -> Vec<DaemonCondition> {
-        let told = |name: &str, wrong: &dyn Fn(&Pass) -> String| match pass {
+        let condition_for = |name: &str, wrong: &dyn Fn(&Pass) -> String| match pass {
             Some(pass) => DaemonCondition::new(name, wrong(pass)),
             None => DaemonCondition {
                 name: name.to_owned(),
@@ -122,43 +122,43 @@ impl Now<'_> {
         };
         let known = |name: &str, wrong: &str| DaemonCondition::new(name, wrong.to_owned());
         vec![
-            told("SettingsValid", &|pass| match &pass.settings_problems[..] {
+            condition_for("SettingsValid", &|pass| match &pass.settings_problems[..] {
                 [] => String::new(),
                 problems => format!("{}; the last good ones are in force", problems.join("; ")),
             }),
-            told("RoleValid", &|pass| match &pass.role_problems[..] {
+            condition_for("RoleValid", &|pass| match &pass.role_problems[..] {
                 [] => String::new(),
                 problems => format!("{}; the last good role is in force", problems.join("; ")),
             }),
-            told("SettingsAllowed", &|pass| {
+            condition_for("SettingsAllowed", &|pass| {
                 pass.refused.clone().unwrap_or_default()
             }),
-            told("ClusterIdSet", &|pass| {
+            condition_for("ClusterIdSet", &|pass| {
                 if pass.stands && pass.desired.lacks_cluster() {
                     "CLUSTER_ID is not set in the settings, but a role is installed on this host and KUBE_SERVICE_STATE is true: nodeletd still repairs it, but its backups do not name their cluster; set CLUSTER_ID".to_owned()
                 } else {
                     String::new()
                 }
             }),
-            told("LedgerValid", &|pass| match pass.ledger_lost.as_str() {
+            condition_for("LedgerValid", &|pass| match pass.ledger_lost.as_str() {
                 "" => pass.ledger_problem.clone(),
                 lost => format!("{lost}; until then nodeletd checks the host, but changes nothing"),
             }),
             match pass {
                 Some(pass) => nodes_have_subnets(pass, &self.subnets_not_given),
-                None => told("NodesHaveSubnets", &|_| String::new()),
+                None => condition_for("NodesHaveSubnets", &|_| String::new()),
             },
-            told("HostFits", &|_| self.unfit.to_owned()),
-            told("FullCleanHelps", &|pass| {
-                let vain = self.attempts.vain_clean(&pass.failed);
-                vain.unwrap_or_default()
+            condition_for("HostFits", &|_| self.unfit.to_owned()),
+            condition_for("FullCleanHelps", &|pass| {
+                let useless_clean = self.attempts.useless_clean(&pass.failed);
+                useless_clean.unwrap_or_default()
             }),
-            told("RoleStops", &|_| self.stop_error.to_owned()),
+            condition_for("RoleStops", &|_| self.stop_error.to_owned()),
             known("ChangesComplete", self.cut_short),
             known("LocalApi", &self.api_problem),
             known("StateWritten", &self.unwritten),
             known("StatusCgroup", self.group_problem),
-            told("CertificatesRenewed", &|pass| {
+            condition_for("CertificatesRenewed", &|pass| {
                 self.renewals.problem(&pass.due)
             }),
         ]
@@ -256,7 +256,7 @@ impl View {
             next_attempt: attempt.map(|time| now.after(time)),
             paused_until: now.paused_until(),
             paused_because: now.paused_because.to_owned(),
-            keeps_last_good: pass.goes_by_last_good(),
+            keeps_last_good: pass.uses_last_good(),
             refused: pass.refused.clone(),
             failed_in_a_row: 0,
             conditions: now.conditions(Some(pass)),
@@ -348,7 +348,7 @@ mod tests {
 
     /// After a failed pass the API and the timers still use the view: its settings and its pause stay in force.
     #[test]
-    fn after_a_failed_pass_what_is_in_force_is_still_told() {
+    fn the_settings_in_force_are_reported_after_a_failed_pass() {
         let mut before = View::at_rest();
         before.keeps_last_good = true;
         before.refused = Some("the cluster is another".to_owned());

@@ -33,15 +33,15 @@ impl<H: HostOps> Supervisor<H> {
         let due = before.0.clean_is_due(every, &pass.failed);
         self.begin(pass, everything || !due);
         let number = self.state.attempts.count();
-        let last_good = pass.goes_by_last_good();
+        let last_good = pass.uses_last_good();
         let doing = format!("attempt {number}");
         self.publish(pass, &doing, pass.desired.loop_interval, None);
-        let mut carried = Carried::REFUSED;
+        let mut carried = ChangeResult::REFUSED;
         let mut unfit_for_clean = None;
         if before.0.is_turn_of_clean(every)
-            && let Some(vain) = before.0.vain_clean(&pass.failed)
+            && let Some(useless_clean) = before.0.useless_clean(&pass.failed)
         {
-            tracing::warn!("{doing}: no full clean: {vain}");
+            tracing::warn!("{doing}: no full clean: {useless_clean}");
         }
         if everything {
             tracing::info!("{doing}: a full clean and a start from the first phase");
@@ -69,7 +69,7 @@ impl<H: HostOps> Supervisor<H> {
         if carried.begun && carried.fits {
             self.unfit = unfit_for_clean.unwrap_or_default();
         }
-        let Carried { change, begun, .. } = carried;
+        let ChangeResult { change, begun, .. } = carried;
         // Hints of our own change are dropped. A refused attempt changes nothing, so hints during it come from other processes.
         let heard = self.triggers.forget_our_own();
         self.refused_in_a_row = match change {
@@ -80,7 +80,7 @@ impl<H: HostOps> Supervisor<H> {
             Change::Done if !begun => {
                 tracing::info!("{doing}: failed phases are healthy again; nothing was restarted");
                 let again = std::mem::replace(&mut self.flapped, true);
-                self.was_none(if again { self.waiting(before) } else { before });
+                self.discount_attempt(if again { self.waiting(before) } else { before });
                 Duration::ZERO
             }
             // The next pass shows whether it helped.
@@ -95,12 +95,12 @@ impl<H: HostOps> Supervisor<H> {
             }
             // It may be killed again, so the next attempt waits; but this one is not counted.
             Change::Interrupted if !self.shutdown.is_cancelled() => {
-                self.was_none(self.waiting(before));
+                self.discount_attempt(self.waiting(before));
                 Duration::ZERO
             }
             // Not an attempt: it did not finish, or changed nothing. Wrong settings and restarts of nodeletd must not lead to a full clean.
             Change::Interrupted | Change::Busy | Change::Refused => {
-                self.was_none(before);
+                self.discount_attempt(before);
                 match change {
                     Change::Busy => {
                         self.wanted = wanted;
@@ -140,7 +140,7 @@ impl<H: HostOps> Supervisor<H> {
     }
 
     /// Does not count an attempt: restores the counters and the node state from `before` it.
-    fn was_none(&mut self, before: (Attempts, NodeState)) {
+    fn discount_attempt(&mut self, before: (Attempts, NodeState)) {
         (self.state.attempts, self.status.pf9_kube_node_state) = before;
         self.status.pf9_kube_start_attempt = self.state.attempts.count();
         self.remember();
@@ -166,7 +166,7 @@ impl<H: HostOps> Supervisor<H> {
         let doing = "removing what the plan does not contain";
         self.publish(pass, doing, pass.desired.loop_interval, None);
         let words = ["repair", "--prune"];
-        let change = self.change(&words, pass.goes_by_last_good()).await;
+        let change = self.change(&words, pass.uses_last_good()).await;
         self.triggers.forget_our_own();
         match change {
             Change::Busy => BUSY,
@@ -184,7 +184,7 @@ impl<H: HostOps> Supervisor<H> {
         let doing = format!("renewing the certificates of {component}");
         self.publish(pass, &doing, pass.desired.loop_interval, None);
         let words = ["certs", "renew", component];
-        let change = self.change(&words, pass.goes_by_last_good()).await;
+        let change = self.change(&words, pass.uses_last_good()).await;
         self.renewals.ended(component, change, Instant::now());
         self.triggers.forget_our_own();
         self.write_status();
@@ -199,8 +199,8 @@ impl<H: HostOps> Supervisor<H> {
         let again = self.state.is_stopped();
         tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
         self.publish(pass, "stopping", pass.desired.loop_interval, None);
-        let last_good = pass.goes_by_last_good();
-        let Carried { change, said, .. } = self.carry_out(&["stop"], last_good).await;
+        let last_good = pass.uses_last_good();
+        let ChangeResult { change, said, .. } = self.carry_out(&["stop"], last_good).await;
         self.triggers.forget_our_own();
         self.status.pf9_kube_start_attempt = 0;
         match change {
@@ -233,9 +233,9 @@ impl<H: HostOps> Supervisor<H> {
 
     /// Runs `nodelet` to change the host; its events go to the API's clients and into `kube_status`. A failure before the run began
     /// has changed nothing, and counts as refused.
-    async fn carry_out(&mut self, words: &[&str], last_good: bool) -> Carried {
+    async fn carry_out(&mut self, words: &[&str], last_good: bool) -> ChangeResult {
         // The counters are on disk before the change begins.
-        self.settle().await;
+        self.wait_for_writes().await;
         let events = self.events.clone();
         let beat = &self.beat;
         beat.within(CHANGING);
@@ -326,7 +326,7 @@ impl<H: HostOps> Supervisor<H> {
                 }
             }
         }
-        Carried {
+        ChangeResult {
             change,
             begun,
             fits,
@@ -336,7 +336,7 @@ impl<H: HostOps> Supervisor<H> {
 }
 
 /// Result of a change.
-struct Carried {
+struct ChangeResult {
     change: Change,
     /// Whether a run has begun.
     begun: bool,
@@ -346,7 +346,7 @@ struct Carried {
     said: String,
 }
 
-impl Carried {
+impl ChangeResult {
     const REFUSED: Self = Self {
         change: Change::Refused,
         begun: false,

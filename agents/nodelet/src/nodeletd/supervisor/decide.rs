@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_is_repaired_before_anything_is_renewed() {
+    fn repairs_come_before_renewals() {
         let held = desired(ServiceState::True);
         let mut s = situation(&held);
         s.due = true;
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_over_is_taken_back_and_never_a_reason_to_clean() {
+    fn orphans_are_pruned_and_never_cause_a_full_clean() {
         let desired = desired(ServiceState::True);
         let mut s = situation(&desired);
         s.failing = false;
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_to_be_left_alone_is_left_alone() {
+    fn paused_and_refused_hosts_are_not_changed() {
         for state in [ServiceState::True, ServiceState::False] {
             let desired = desired(state);
             let base = situation(&desired);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_comes_once_and_ends_a_half_started_node_too() {
+    fn a_stop_runs_once_and_also_stops_a_partly_started_node() {
         let desired = desired(ServiceState::False);
         let mut s = situation(&desired);
         assert_eq!(decide(&s), Action::Stop);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_to_be_no_node_is_as_desired_once_nothing_of_ours_runs() {
+    fn an_unassigned_host_is_at_its_desired_state_when_the_role_is_stopped() {
         let off = desired(ServiceState::False);
         for (stands, stopped, is) in [
             (false, false, true),

@@ -122,7 +122,7 @@ pub(super) struct Supervisor<H> {
     left_to_next: u32,
     /// Failures in a row of each check that may fail more than once.
     streaks: FailureCounts,
-    unwritten: Unwritten,
+    unwritten: PendingWrites,
     /// Failed passes in a row.
     failed_passes_in_a_row: u32,
     /// While no phase fails but a result is unknown: since when, and in how many passes.
@@ -145,7 +145,7 @@ impl<H: HostOps> Supervisor<H> {
         let (view, seen) = watch::channel(None);
         let (events, _) = broadcast::channel(1024);
         let (metrics_port, port) = watch::channel(0);
-        let (api_problem, unasked) = watch::channel(String::new());
+        let (api_problem, api_problem_view) = watch::channel(String::new());
         let outside = Handles {
             view: seen,
             events: events.clone(),
@@ -154,13 +154,13 @@ impl<H: HostOps> Supervisor<H> {
             api_problem,
         };
         let mut state = State::read(&memory.state);
-        state.attempts.go_on(unix_now(), Instant::now());
-        let pause = Pause::go_on(&state, unix_now(), Instant::now());
+        state.attempts.restore(unix_now(), Instant::now());
+        let pause = Pause::restore(&state, unix_now(), Instant::now());
         let mut status = memory.status.read();
         // Other processes may write that file, so the count comes from the daemon's own state.
         status.pf9_kube_start_attempt = state.attempts.count();
         let writes = |path: &Path| Writes::of(&memory.disk, path.display().to_string());
-        let unwritten = Unwritten {
+        let unwritten = PendingWrites {
             status: writes(memory.status.path()),
             memory: writes(&memory.state),
         };
@@ -175,7 +175,7 @@ impl<H: HostOps> Supervisor<H> {
             view,
             events,
             metrics_port,
-            api_problem: unasked,
+            api_problem: api_problem_view,
             status,
             state,
             pause,
@@ -218,7 +218,7 @@ impl<H: HostOps> Supervisor<H> {
     async fn rounds(&mut self, once: bool) {
         loop {
             let mut next = self.round().await;
-            self.settle().await;
+            self.wait_for_writes().await;
             if std::mem::take(&mut self.again) {
                 next = Duration::ZERO;
             }
@@ -264,7 +264,7 @@ impl<H: HostOps> Supervisor<H> {
         }
         // Last, because these override an `ok`: they report faults that prevent a repair, or that a repair does not fix.
         self.tell_damage(&pass);
-        self.doubt(&pass);
+        self.withhold_ok(&pass);
         let stopped = self.state.is_stopped() && pass.runs != Some(true);
         self.keep_pause();
         let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
@@ -294,17 +294,18 @@ impl<H: HostOps> Supervisor<H> {
                 .state
                 .attempts
                 .clean_is_due(pass.desired.full_retry_count, &pass.failed),
-            by_last_good: pass.goes_by_last_good(),
+            by_last_good: pass.uses_last_good(),
             repaired_since_start: self.state.attempts.repaired_since_start(),
             skip_backoff: self.skip_backoff || !self.wanted.is_empty(),
         });
         self.write_status();
-        if !self.unwritten.memory.problem().is_empty() || !self.state.stands_in(&self.memory.state)
+        if !self.unwritten.memory.problem().is_empty()
+            || !self.state.is_content_of(&self.memory.state)
         {
             // A pause that is in force must survive a restart of nodeletd, and one that has ended must not.
             self.remember();
         }
-        self.settle().await;
+        self.wait_for_writes().await;
         let interval = pass.desired.loop_interval;
         if action.changes_the_host()
             && self.triggers.settings_changed()
@@ -443,14 +444,14 @@ impl<H: HostOps> Supervisor<H> {
         self.listening = Some((interests, end));
     }
 
-    /// Begins to write the status file; see [`Self::settle`].
+    /// Begins to write the status file; see [`Self::wait_for_writes`].
     fn write_status(&mut self) {
         let (file, status) = (self.memory.status.clone(), self.status.clone());
         let write = move || file.write(&status);
         self.unwritten.status.put(Box::new(write));
     }
 
-    /// Begins to write the daemon's state file; see [`Self::settle`].
+    /// Begins to write the daemon's state file; see [`Self::wait_for_writes`].
     fn remember(&mut self) {
         let (path, state) = (self.memory.state.clone(), self.state.clone());
         let write = move || state.write(&path);
@@ -458,10 +459,10 @@ impl<H: HostOps> Supervisor<H> {
     }
 
     /// Waits briefly until both files are on disk. A stalled disk is reported, and delays nothing that does not need it.
-    async fn settle(&mut self) {
+    async fn wait_for_writes(&mut self) {
         let until = Instant::now() + disk::PATIENCE;
-        self.unwritten.status.settle(until).await;
-        self.unwritten.memory.settle(until).await;
+        self.unwritten.status.wait_for_writes(until).await;
+        self.unwritten.memory.wait_for_writes(until).await;
     }
 
     fn moved(&self) {
@@ -470,12 +471,12 @@ impl<H: HostOps> Supervisor<H> {
 }
 
 /// Pending writes of the two files.
-struct Unwritten {
+struct PendingWrites {
     status: Writes,
     memory: Writes,
 }
 
-impl Unwritten {
+impl PendingWrites {
     fn problem(&self) -> String {
         let both = [self.status.problem(), self.memory.problem()];
         let problems: Vec<&str> = both.into_iter().filter(|why| !why.is_empty()).collect();
@@ -487,7 +488,7 @@ impl Unwritten {
 fn renewable(pass: &Pass) -> Vec<String> {
     let well = |name: &str| {
         let mut phases = pass.health.iter();
-        phases.all(|phase| phase.phase.as_str() != name || phase.works())
+        phases.all(|phase| phase.phase.as_str() != name || phase.needs_no_repair())
     };
     let due = pass.due.iter();
     due.filter(|component| phases_renewed_with(component).iter().all(|name| well(name)))

@@ -105,17 +105,17 @@ impl<H: HostOps> Supervisor<H> {
         if pass.desired.service_state == ServiceState::False {
             return;
         }
-        let unknown = pass.health.iter().find(|phase| !phase.works());
+        let unknown = pass.health.iter().find(|phase| !phase.needs_no_repair());
         let counted = self.state.attempts.clone();
         let up_before = self.state.up_in.clone();
         // An unknown result is no failure, so it ends the row of attempts. Two kinds of results do not end it: a check that has failed, but
         // not often enough yet, and a failure that counts as unknown for now, for example after a boot.
-        if self.streaks.is_empty() && !pass.health.iter().any(PhaseHealth::was_put_off) {
+        if self.streaks.is_empty() && !pass.health.iter().any(PhaseHealth::was_deferred) {
             self.state.attempts.reset_streak();
             self.status.pf9_kube_start_attempt = 0;
         }
         if let Some(phase) = unknown {
-            self.is_unsure(&phase.phase);
+            self.note_unknown(&phase.phase);
         } else {
             self.unsure = None;
             if counted.count() > 0 {
@@ -143,7 +143,7 @@ impl<H: HostOps> Supervisor<H> {
     }
 
     /// A result that stays unknown for long is reported: the node is not `ok`. No repair follows.
-    fn is_unsure(&mut self, phase: &PhaseName) {
+    fn note_unknown(&mut self, phase: &PhaseName) {
         let now = Instant::now();
         let (since, passes) = self.unsure.get_or_insert((now, 0));
         *passes = passes.saturating_add(1);
@@ -157,7 +157,7 @@ impl<H: HostOps> Supervisor<H> {
 
     /// Even if all checks hold, `kube_status` does not say `ok` while the ledger is lost or damaged, the settings or the role on the host
     /// are invalid (older ones are in force), or the settings are refused.
-    pub(super) fn doubt(&mut self, pass: &Pass) {
+    pub(super) fn withhold_ok(&mut self, pass: &Pass) {
         let doubtful = if !pass.ledger_lost.is_empty() || !pass.ledger_problem.is_empty() {
             "ledger"
         } else if !pass.role_problems.is_empty() {

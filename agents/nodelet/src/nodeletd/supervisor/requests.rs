@@ -90,7 +90,7 @@ impl<H: HostOps> Supervisor<H> {
                 self.pause
                     .begin(state, time, because, unix_now(), Instant::now());
                 self.remember();
-                self.settle().await;
+                self.wait_for_writes().await;
                 self.show_pause();
             }
             Request::Resume => {
@@ -99,7 +99,7 @@ impl<H: HostOps> Supervisor<H> {
                 self.forget_attempts();
                 self.ask_again();
                 self.remember();
-                self.settle().await;
+                self.wait_for_writes().await;
                 self.show_pause();
             }
         }

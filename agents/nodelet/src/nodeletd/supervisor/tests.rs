@@ -1,10 +1,10 @@
 //! The loop on a test clock: minutes pass at once, and each attempt is recorded.
 
-mod asked;
 mod attempts;
 mod ledger;
+mod operator_requests;
 mod renewals;
-mod told;
+mod reports;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};

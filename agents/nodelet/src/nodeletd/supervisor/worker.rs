@@ -136,7 +136,7 @@ impl HostOps for Worker {
             })
             .await?;
         if ended.code != Some(0) {
-            bail!("make a status pass: {}", told(&ended));
+            bail!("make a status pass: {}", message_of(&ended));
         }
         self.warned_of(&ended.errors);
         serde_json::from_str(&last).context("parse the result of a status pass")
@@ -157,7 +157,7 @@ impl HostOps for Worker {
             cancel: self.shutdown.clone(),
         };
         let ended = child.run(event).await?;
-        Ok((how(&ended), told(&ended)))
+        Ok((how(&ended), message_of(&ended)))
     }
 
     fn listen(
@@ -221,7 +221,7 @@ impl Worker {
             );
         }
         if !matches!(ended.code, Some(0 | 2)) && lines.is_empty() {
-            bail!("tell what would change: {}", told(&ended));
+            bail!("tell what would change: {}", message_of(&ended));
         }
         Ok(lines)
     }
@@ -281,7 +281,7 @@ impl Worker {
             Change::Interrupted if ended.signal.is_some() && !end.is_cancelled() => Change::Failed,
             change => change,
         };
-        (change, told(&ended))
+        (change, message_of(&ended))
     }
 
     /// Assigns a pod subnet to each node without one. Returns whether all nodes have one now.
@@ -297,7 +297,7 @@ impl Worker {
         match child.run(|line| tracing::info!("{line}")).await {
             Ok(ended) if ended.code == Some(0) => true,
             Ok(ended) => {
-                let problem = format!("not all nodes have a pod subnet: {}", told(&ended));
+                let problem = format!("not all nodes have a pod subnet: {}", message_of(&ended));
                 tracing::warn!("{problem}");
                 self.subnets_are(problem);
                 false
@@ -373,31 +373,31 @@ fn without_time(line: &str) -> &str {
 }
 
 /// A message for people about how `nodelet` ended; empty if it printed nothing.
-fn told(ended: &Ended) -> String {
+fn message_of(ended: &Ended) -> String {
     match ended.signal {
         // It could not print the reason itself.
         Some(signal) => format!(
             "it was killed by signal {signal}; `journalctl -k` says whether memory was short"
         ),
-        None => said(&ended.errors),
+        None => error_text(&ended.errors),
     }
 }
 
 /// The error text of `nodelet`: with `--json` the last line is an object.
-fn said(errors: &str) -> String {
+fn error_text(errors: &str) -> String {
     #[derive(Deserialize)]
-    struct Told {
+    struct ErrorObject {
         error: Vec<String>,
         #[serde(default)]
         next: Option<String>,
     }
     let last = errors.trim().lines().last().unwrap_or_default();
-    match serde_json::from_str::<Told>(last) {
-        Ok(told) => {
-            let next = told
+    match serde_json::from_str::<ErrorObject>(last) {
+        Ok(message_of) => {
+            let next = message_of
                 .next
                 .map_or_else(String::new, |next| format!("; {next}"));
-            format!("could not {}{next}", told.error.join(": "))
+            format!("could not {}{next}", message_of.error.join(": "))
         }
         Err(_) => errors.trim().to_owned(),
     }
@@ -436,18 +436,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_in_json_is_told_to_people_as_a_sentence() {
+    fn a_json_error_is_shown_as_a_sentence() {
         let json = r#"{"error":["begin a run","no room"],"next":"make room"}"#;
         assert_eq!(
-            said(&format!("a warning\n{json}\n")),
+            error_text(&format!("a warning\n{json}\n")),
             "could not begin a run: no room; make room"
         );
-        assert_eq!(said(" plain words \n"), "plain words");
-        assert_eq!(said(""), "");
+        assert_eq!(error_text(" plain words \n"), "plain words");
+        assert_eq!(error_text(""), "");
     }
 
     #[test]
-    fn without_a_control_group_whatever_looks_gives_way_to_others() {
+    fn without_a_control_group_checks_run_at_low_priority() {
         let output = |argv: &[String]| {
             let output = std::process::Command::new(&argv[0])
                 .args(&argv[1..])
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pass_waits_for_is_told_from_the_pass_itself() {
+    fn waiting_time_of_a_pass_is_not_its_own_time() {
         let name = |line| checking(line).map(|phase| phase.to_string());
         assert_eq!(name(r#"{"checking":"etcd"}"#).as_deref(), Some("etcd"));
         for other in [
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_killed_has_not_failed() {
+    fn a_killed_command_has_not_failed() {
         for (code, signal, change) in [
             (Some(0), None, Change::Done),
             (Some(1), None, Change::Failed),
@@ -514,6 +514,6 @@ mod tests {
             signal: Some(9),
             errors: "a warning\n".to_owned(),
         };
-        assert!(told(&killed).starts_with("it was killed by signal 9;"));
+        assert!(message_of(&killed).starts_with("it was killed by signal 9;"));
     }
 }

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_is_a_day_in_the_hosts_zone() {
+    fn daily_schedules_use_the_time_zone_of_the_host() {
         let daily = three("0 3 * * *", "America/New_York", "2026-01-10T12:00:00Z");
         assert_eq!(
             daily,

@@ -60,7 +60,7 @@ impl Runs {
     }
 
     /// The run was interrupted, which is no failure: the failures are as before it.
-    pub(super) fn gave_way(&mut self, now: DateTime<Utc>) {
+    pub(super) fn preempted(&mut self, now: DateTime<Utc>) {
         self.last = Some(now.timestamp());
         self.failures = self.failures.saturating_sub(1);
         self.given_way = self.given_way.saturating_add(1);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missed_run_is_made_up_for_once() {
+    fn missed_runs_are_made_up_once() {
         assert_eq!(next(&Runs::default(), "10T12:00"), "now", "it never ran");
         assert_eq!(next(&good("10T03:00"), "10T12:00"), "11T03:00");
         assert_eq!(next(&good("10T03:00"), "11T03:00"), "now");
@@ -158,25 +158,25 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_killed_has_failed_and_one_that_gave_way_has_not() {
+    fn a_killed_run_failed_and_a_preempted_run_did_not() {
         let mut runs = good("10T03:00");
         runs.begin(at("11T03:00"));
         assert_eq!(runs.failures, 1);
         assert_eq!(next(&runs, "11T03:00"), "11T03:01");
         let mut runs = good("10T03:00");
         runs.begin(at("11T03:00"));
-        runs.gave_way(at("11T03:00"));
+        runs.preempted(at("11T03:00"));
         assert_eq!((runs.failures, runs.reason.as_str()), (0, ""));
         assert_eq!(next(&runs, "11T03:01"), "now");
         runs.begin(at("11T03:01"));
         runs.failed(at("11T03:01"), "no room".to_owned());
         runs.begin(at("11T03:02"));
-        runs.gave_way(at("11T03:02"));
+        runs.preempted(at("11T03:02"));
         assert_eq!((runs.failures, runs.reason.as_str()), (1, "no room"));
     }
 
     #[test]
-    fn a_run_from_the_future_delays_none() {
+    fn a_run_in_the_future_delays_no_timer() {
         assert_eq!(next(&good("20T03:00"), "10T12:00"), "now");
         // If the clock was a little ahead, no run is lost, and none is added.
         let runs = good("10T03:10");
@@ -191,11 +191,11 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_way_again_and_again_is_counted() {
+    fn repeated_preemptions_are_counted() {
         let mut runs = good("10T03:00");
         for times in 1..4 {
             runs.begin(at("11T03:00"));
-            runs.gave_way(at("11T03:00"));
+            runs.preempted(at("11T03:00"));
             assert_eq!(runs.given_way, times);
         }
         runs.begin(at("11T04:00"));

@@ -77,10 +77,10 @@ impl Timer {
 /// Runs timers until the worker's shutdown.
 pub(super) async fn run(worker: Worker, mut view: watch::Receiver<Option<Arc<View>>>, beat: Beat) {
     let shutdown = worker.shutdown.clone();
-    let mut told = BTreeMap::new();
+    let mut reported = BTreeMap::new();
     loop {
         beat.within(ROUND);
-        let wait = look(&worker, &view, &mut told).await;
+        let wait = look(&worker, &view, &mut reported).await;
         tokio::select! {
             () = shutdown.cancelled() => break,
             () = tokio::time::sleep(wait) => {}
@@ -99,10 +99,10 @@ pub(super) async fn run(worker: Worker, mut view: watch::Receiver<Option<Arc<Vie
 async fn look(
     worker: &Worker,
     view: &watch::Receiver<Option<Arc<View>>>,
-    told: &mut BTreeMap<String, String>,
+    reported: &mut BTreeMap<String, String>,
 ) -> Duration {
     let mut wait = LOOK;
-    for timer in timers(told) {
+    for timer in timers(reported) {
         // Before the first pass the state of the host is unknown.
         let Some(seen) = view.borrow().clone() else {
             continue;
@@ -112,7 +112,7 @@ async fn look(
         };
         let now = Utc::now();
         let mut runs = recorded(&timer.name);
-        if timer.command.is_none() && is_in_vain(&seen, &runs) {
+        if timer.command.is_none() && lost_its_backup(&seen, &runs) {
             runs.last_good = None;
         }
         let due = due::due(&timer.schedule, &Local, &runs, now);
@@ -157,12 +157,12 @@ fn allowed(view: &View, phase_of_timer: &str, source: &str) -> Option<bool> {
 
 /// Whether the host has just booted, and is still busy with it. If later passes failed, the view is old, and does not count.
 fn is_coming_up(view: &View) -> bool {
-    view.failed_in_a_row == 0 && view.phases.iter().any(PhaseHealth::was_put_off)
+    view.failed_in_a_row == 0 && view.phases.iter().any(PhaseHealth::was_deferred)
 }
 
 /// Whether the backup of the last good run is gone: the directory is another one now, or was cleared, or the cluster is new. Only a pass
 /// that began after the run shows this.
-fn is_in_vain(view: &View, runs: &Runs) -> bool {
+fn lost_its_backup(view: &View, runs: &Runs) -> bool {
     view.lacks_backup && view.last_pass > runs.last.map(|ended| ended.saturating_add(A_PASS))
 }
 
@@ -209,7 +209,7 @@ async fn carry_out(
             tracing::info!(
                 "timer {name}: interrupted by a change, a pause or a shutdown; it runs again later"
             );
-            runs.gave_way(now);
+            runs.preempted(now);
         }
         Change::Failed | Change::Refused => {
             tracing::warn!("timer {name}: {reason}");
@@ -220,7 +220,7 @@ async fn carry_out(
 }
 
 /// The timers on this host. One that cannot be read is logged once.
-fn timers(told: &mut BTreeMap<String, String>) -> Vec<Timer> {
+fn timers(reported: &mut BTreeMap<String, String>) -> Vec<Timer> {
     let Ok(entries) = std::fs::read_dir(TIMERS) else {
         // Without this directory there are no timers.
         return Vec::new();
@@ -236,7 +236,7 @@ fn timers(told: &mut BTreeMap<String, String>) -> Vec<Timer> {
         };
         match read(&path) {
             Ok((schedule, command)) => {
-                told.remove(name);
+                reported.remove(name);
                 timers.push(Timer {
                     name: name.to_owned(),
                     schedule,
@@ -245,9 +245,9 @@ fn timers(told: &mut BTreeMap<String, String>) -> Vec<Timer> {
             }
             Err(error) => {
                 let text = format!("{error:#}");
-                if told.get(name) != Some(&text) {
+                if reported.get(name) != Some(&text) {
                     tracing::warn!("timer {name} does not run: could not {text}");
-                    told.insert(name.to_owned(), text);
+                    reported.insert(name.to_owned(), text);
                 }
             }
         }
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn timers_run_while_the_host_is_at_rest_and_their_phase_is_wanted() {
+    fn timers_run_on_an_idle_host_whose_plan_has_their_phase() {
         assert_eq!(changed(|_| {}), Some(false));
         assert_eq!(
             changed(|view| "ignore".clone_into(&mut view.desired)),
@@ -429,13 +429,13 @@ mod tests {
         runs.begin(at(100));
         runs.good(at(100), at(145));
         view.last_pass = Some(200);
-        assert!(!is_in_vain(&view, &runs), "there is one");
+        assert!(!lost_its_backup(&view, &runs), "there is one");
         view.lacks_backup = true;
-        assert!(is_in_vain(&view, &runs));
+        assert!(lost_its_backup(&view, &runs));
         for during in [130, 145, 150] {
             view.last_pass = Some(during);
-            assert!(!is_in_vain(&view, &runs), "no pass has looked since");
+            assert!(!lost_its_backup(&view, &runs), "no pass has looked since");
         }
-        assert!(is_in_vain(&view, &Runs::default()));
+        assert!(lost_its_backup(&view, &Runs::default()));
     }
 }

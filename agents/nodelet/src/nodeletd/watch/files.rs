@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_cannot_be_watched_keeps_no_other_from_it() {
+    async fn a_failed_watch_does_not_prevent_other_watches() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
         // The kernel refuses the name of the last one, which is too long.

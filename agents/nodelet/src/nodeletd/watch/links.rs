@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_of_the_role_is_hinted_at_and_nothing_of_pods() {
+    fn removed_role_containers_are_hints_and_pods_are_not() {
         const NEW_ADDRESS: u16 = 20;
         let name = "cni0-of-a-test";
         let cases: Vec<(&str, Vec<u8>, &[&str])> = vec![
@@ -364,12 +364,12 @@ mod tests {
         links.observe(&link(DELETED_LINK, CNI, name, 0));
         links.observe(&link(NEW_LINK, 12, name, IFF_UP));
         assert_eq!(links.observe(&route(CNI, RTN_UNICAST, 0)), [""; 0]);
-        let told = links.observe(&route(12, RTN_UNICAST, 0));
-        assert_eq!(told, ["route over cni0-of-a-test deleted"]);
+        let first_hint = links.observe(&route(12, RTN_UNICAST, 0));
+        assert_eq!(first_hint, ["route over cni0-of-a-test deleted"]);
     }
 
     #[test]
-    fn a_link_that_stays_down_is_told_once() {
+    fn a_link_that_stays_down_is_reported_once() {
         let mut links = links();
         let down = link(NEW_LINK, CNI, "cni0-of-a-test", 0);
         assert_eq!(links.observe(&down).len(), 1);

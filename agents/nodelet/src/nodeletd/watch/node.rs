@@ -37,13 +37,14 @@ fn tell(spec: &NodeSpec, event: NodeEvent, triggers: &Triggers) {
             let differs = differences(spec, *node);
             let hint = format!("node {name}: {}", differs.join(", "));
             // The same differences are not reported again with each heartbeat of kubelet.
-            if triggers.is_news(&format!("node {name}"), differs.join(", ")) && !differs.is_empty()
+            if triggers.has_changed(&format!("node {name}"), differs.join(", "))
+                && !differs.is_empty()
             {
                 triggers.hint(hint);
             }
         }
         NodeEvent::Gone { name } if name == spec.name => {
-            triggers.is_news(&format!("node {name}"), "deleted".to_owned());
+            triggers.has_changed(&format!("node {name}"), "deleted".to_owned());
             triggers.hint(format!("node {name}: deleted"));
         }
         _ => {}
@@ -67,7 +68,7 @@ mod tests {
 
     /// Only the role's own taints count; taints that others set do not.
     #[test]
-    fn a_taint_that_goes_is_told() {
+    fn a_removed_taint_is_reported() {
         let taint = |key: &str| Taint {
             key: key.to_owned(),
             value: "true".to_owned(),
@@ -83,7 +84,7 @@ mod tests {
             pod_subnets: None,
         };
         let triggers = Triggers::default();
-        let told = |keys: &[&str]| {
+        let hints_for = |keys: &[&str]| {
             let node = ClusterNode {
                 taints: keys.iter().map(|key| taint(key)).collect(),
                 pod_cidr: Some("10.20.0.0/24".to_owned()),
@@ -96,15 +97,15 @@ mod tests {
             tell(&spec, event, &triggers);
             triggers.take()
         };
-        assert_eq!(told(&["master"]), [""; 0]);
-        assert_eq!(told(&["theirs", "master"]), [""; 0]);
-        assert_eq!(told(&["theirs"]), ["node cp-1: taints"]);
-        assert_eq!(told(&["master"]), [""; 0]);
-        assert_eq!(told(&["master", "unwanted"]), ["node cp-1: taints"]);
+        assert_eq!(hints_for(&["master"]), [""; 0]);
+        assert_eq!(hints_for(&["theirs", "master"]), [""; 0]);
+        assert_eq!(hints_for(&["theirs"]), ["node cp-1: taints"]);
+        assert_eq!(hints_for(&["master"]), [""; 0]);
+        assert_eq!(hints_for(&["master", "unwanted"]), ["node cp-1: taints"]);
     }
 
     #[test]
-    fn a_label_that_goes_is_told_once_and_a_heartbeat_never() {
+    fn a_removed_label_is_one_hint_and_a_heartbeat_is_none() {
         let label = |value: &str| BTreeMap::from([("role".to_owned(), value.to_owned())]);
         let spec = NodeSpec {
             name: "cp-1".to_owned(),
@@ -125,21 +126,27 @@ mod tests {
             }),
         };
         let triggers = Triggers::default();
-        let told = |event: NodeEvent| {
+        let hints_for = |event: NodeEvent| {
             tell(&spec, event, &triggers);
             triggers.take()
         };
-        assert_eq!(told(seen(label("master"), "1")), [""; 0]);
-        assert_eq!(told(seen(label("master"), "2")), [""; 0]);
-        assert_eq!(told(seen(BTreeMap::new(), "2")), ["node cp-1: label role"]);
-        assert_eq!(told(seen(BTreeMap::new(), "3")), [""; 0]);
-        assert_eq!(told(seen(label("master"), "3")), [""; 0]);
-        assert_eq!(told(seen(label("worker"), "3")), ["node cp-1: label role"]);
+        assert_eq!(hints_for(seen(label("master"), "1")), [""; 0]);
+        assert_eq!(hints_for(seen(label("master"), "2")), [""; 0]);
+        assert_eq!(
+            hints_for(seen(BTreeMap::new(), "2")),
+            ["node cp-1: label role"]
+        );
+        assert_eq!(hints_for(seen(BTreeMap::new(), "3")), [""; 0]);
+        assert_eq!(hints_for(seen(label("master"), "3")), [""; 0]);
+        assert_eq!(
+            hints_for(seen(label("worker"), "3")),
+            ["node cp-1: label role"]
+        );
         let gone = |name: &str| NodeEvent::Gone {
             name: name.to_owned(),
         };
-        assert_eq!(told(gone("cp-1")), ["node cp-1: deleted"]);
-        assert_eq!(told(gone("cp-2")), [""; 0]);
-        assert_eq!(told(NodeEvent::Listed), [""; 0]);
+        assert_eq!(hints_for(gone("cp-1")), ["node cp-1: deleted"]);
+        assert_eq!(hints_for(gone("cp-2")), [""; 0]);
+        assert_eq!(hints_for(NodeEvent::Listed), [""; 0]);
     }
 }

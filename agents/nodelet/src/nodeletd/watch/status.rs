@@ -51,7 +51,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
 
     #[tokio::test]
-    async fn others_wake_the_daemon_and_its_own_writing_does_not() {
+    async fn only_foreign_writes_trigger_a_pass() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = StatusFile::at(directory.path().join("kube_status"));
         let write = |attempt| {
@@ -76,8 +76,8 @@ mod tests {
             .expect("it is noticed");
         write(1);
         write(2);
-        let told = tokio::time::timeout(Duration::from_millis(200), triggers.wait()).await;
-        assert!(told.is_err(), "{:?}", triggers.take());
+        let woken = tokio::time::timeout(Duration::from_millis(200), triggers.wait()).await;
+        assert!(woken.is_err(), "{:?}", triggers.take());
         std::fs::remove_file(file.path()).expect("it is removed");
         tokio::time::timeout(SOON, triggers.wait())
             .await

@@ -23,14 +23,14 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
         let groups = tokio::task::spawn_blocking(stopped_processes).await;
         let groups = groups.context("look for stopped processes")?;
         let groups = groups.context("look for stopped processes")?;
-        for hint in news(&groups, &interests.units, &mut known) {
+        for hint in new_hints(&groups, &interests.units, &mut known) {
             triggers.hint(hint);
         }
     }
 }
 
 /// Hints of what is stopped now and was not at the last check. A pass finds out whether a container is one of the role.
-fn news(groups: &[String], units: &[String], known: &mut BTreeSet<String>) -> Vec<String> {
+fn new_hints(groups: &[String], units: &[String], known: &mut BTreeSet<String>) -> Vec<String> {
     let mut stopped = BTreeSet::new();
     for part in groups.iter().flat_map(|group| group.lines()) {
         let whose = part.rsplit('/').next().unwrap_or_default();
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_stopped_is_told_once_for_each_time() {
+    fn each_stop_is_reported_once() {
         let units = ["docker.service".to_owned()];
         let id = "0123456789abcdef".repeat(4);
         let docker = "5:cpu:/system.slice/docker.service\n0::/\n".to_owned();
@@ -73,18 +73,18 @@ mod tests {
         let scope = format!("0::/system.slice/docker-{id}.scope\n");
         let other = "0::/user.slice/user-0.slice/session-1.scope\n".to_owned();
         let mut known = BTreeSet::new();
-        let mut told = |groups: &[&String]| {
+        let mut hints_for = |groups: &[&String]| {
             let groups: Vec<String> = groups.iter().map(|group| (*group).clone()).collect();
-            news(&groups, &units, &mut known)
+            new_hints(&groups, &units, &mut known)
         };
-        assert_eq!(told(&[&other]), [""; 0]);
+        assert_eq!(hints_for(&[&other]), [""; 0]);
         let of_docker = "a process of docker.service is stopped";
-        assert_eq!(told(&[&docker, &other]), [of_docker]);
-        assert_eq!(told(&[&docker]), [""; 0]);
+        assert_eq!(hints_for(&[&docker, &other]), [of_docker]);
+        assert_eq!(hints_for(&[&docker]), [""; 0]);
         let of_container = format!("a process of {id} is stopped");
-        assert_eq!(told(&[&docker, &container]), [of_container]);
-        assert_eq!(told(&[&scope]).len(), 1);
-        assert_eq!(told(&[]), [""; 0]);
-        assert_eq!(told(&[&docker]), [of_docker]);
+        assert_eq!(hints_for(&[&docker, &container]), [of_container]);
+        assert_eq!(hints_for(&[&scope]).len(), 1);
+        assert_eq!(hints_for(&[]), [""; 0]);
+        assert_eq!(hints_for(&[&docker]), [of_docker]);
     }
 }

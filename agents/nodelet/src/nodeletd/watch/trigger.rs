@@ -102,7 +102,7 @@ impl Triggers {
 
     /// Records the state of a thing; empty means as desired, which is the initial state. Returns whether the state has changed. States are
     /// kept when a source connects again.
-    pub(super) fn is_news(&self, thing: &str, state: String) -> bool {
+    pub(super) fn has_changed(&self, thing: &str, state: String) -> bool {
         let states = &self.0.states;
         let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
         let before = states.insert(thing.to_owned(), state.clone());
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn new_settings_are_nothing_of_ours() {
+    fn hints_of_settings_are_not_forgotten_as_our_own() {
         let triggers = Triggers::default();
         assert!(!triggers.forget_our_own());
         triggers.hint("unit pf9-kubelet.service".to_owned());

@@ -61,8 +61,8 @@ async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
         .stall("container_engine", "*")
         .stall("container", "*");
     let host = FakeHost::new().with_docker().with_faults(hangs);
-    let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
-    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
     let health = runner.check_until_failed(Duration::from_millis(250)).await;
     let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
     assert_eq!(statuses, [Status::False, Status::Unknown], "{health:?}");
@@ -78,17 +78,17 @@ async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_fail_more_than_once_fails_as_often_in_a_row() {
+async fn a_check_with_failures_fails_after_that_many_in_a_row() {
     const FILE: &str = "/run/beat";
     let mut patient = phase("beat", &[], Probe::FileExists(FILE.into()));
     patient.checks[0].failures = 3;
     let plan = Plan::bare(vec![patient]);
-    let (host, facts, unheard) = (
+    let (host, facts, ignored_events) = (
         FakeHost::new(),
         Facts::nothing_about("cp-1"),
         Recording::default(),
     );
-    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
     let settle = Duration::from_millis(250);
     let mut before = FailureCounts::default();
     let mut seen = Vec::new();
@@ -99,8 +99,8 @@ async fn what_may_fail_more_than_once_fails_as_often_in_a_row() {
         });
         let health = runner.check_again(settle, &before).await;
         // The caller passes it on as text.
-        let told = serde_json::to_string(&FailureCounts::of(&health)).expect("JSON");
-        before = serde_json::from_str(&told).expect("streaks");
+        let json = serde_json::to_string(&FailureCounts::of(&health)).expect("JSON");
+        before = serde_json::from_str(&json).expect("streaks");
         seen.push(health[0].status());
         let reason = &health[0].conditions[0].reason;
         let partly = seen.last() == Some(&Status::Unknown);
@@ -122,11 +122,11 @@ const UNIT: &str = "docker.service";
 /// Checks a host whose service manager is starting [`UNIT`], which is up after `up`, together with what runs in it.
 /// Returns the results, and how long the checks took.
 async fn looked_while_starting(plan: &Plan, up: Duration) -> (Vec<PhaseHealth>, Duration) {
-    let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());
+    let (host, ignored_events) = (FakeHost::new().with_docker(), Recording::default());
     let facts = Facts::nothing_about("cp-1");
     host.with_world_mut(|world| world.being_started(UNIT));
     let began = host.with_world(|world| world.elapsed());
-    let runner = Runner::new(plan, &host, &facts, &NoSecrets, &unheard);
+    let runner = Runner::new(plan, &host, &facts, &NoSecrets, &ignored_events);
     let manager = async {
         while host.with_world(|world| world.elapsed()) < began + up {
             tokio::task::yield_now().await;
@@ -147,7 +147,7 @@ async fn looked_while_starting(plan: &Plan, up: Duration) -> (Vec<PhaseHealth>, 
 
 /// At boot the service manager starts what is enabled, which takes some time on a slow machine.
 #[tokio::test(start_paused = true)]
-async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
+async fn a_starting_unit_fails_only_after_a_timeout() {
     let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
     // Checks of one phase wait for the same start, one after the other.
     docker.checks.push(docker.checks[0].clone());
@@ -168,7 +168,7 @@ async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
 
 /// For example, kube-proxy runs and has not written its rules yet.
 #[tokio::test(start_paused = true)]
-async fn what_does_not_answer_yet_after_a_boot_has_not_failed() {
+async fn services_that_start_after_a_boot_have_not_failed() {
     let probe = Probe::Https {
         url: "http://127.0.0.1:10256/healthz".to_owned(),
         ca: None,
@@ -180,14 +180,14 @@ async fn what_does_not_answer_yet_after_a_boot_has_not_failed() {
         phase("kube-proxy", &[], probe),
         phase("cni", &["kube-proxy"], Probe::FileExists("/etc/cni".into())),
     ]);
-    let (host, unheard) = (FakeHost::new(), Recording::default());
+    let (host, ignored_events) = (FakeHost::new(), Recording::default());
     let facts = Facts::nothing_about("cp-1");
-    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
     let looked = async || {
         let health = runner.check_until_failed(Duration::from_millis(250)).await;
         let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
         let reason = health[0].conditions[0].reason.clone();
-        (statuses, reason, health[0].was_put_off())
+        (statuses, reason, health[0].was_deferred())
     };
     use Status::{False, Unknown};
     let (before, reason, deferred) = looked().await;
@@ -214,7 +214,7 @@ async fn what_does_not_answer_yet_after_a_boot_has_not_failed() {
 /// A check that fails while a unit is still being started that it depends on is made again once the unit is up. If that
 /// took long, the next check decides.
 #[tokio::test(start_paused = true)]
-async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
+async fn checks_of_a_starting_unit_are_repeated() {
     let seconds = Duration::from_secs;
     for (file, up, expected) in [
         ("/run/etcd", seconds(1), Status::True),
@@ -233,7 +233,7 @@ async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
 
 /// An API server that is overloaded would spend half of its time on answers to the checks that wait for it.
 #[tokio::test(start_paused = true)]
-async fn a_slow_component_is_asked_less_often() {
+async fn a_slow_component_is_renewed_less_often() {
     let probe = Probe::Https {
         url: "https://127.0.0.1/readyz".to_owned(),
         ca: None,
@@ -247,8 +247,8 @@ async fn a_slow_component_is_asked_less_often() {
     ] {
         let plan = Plan::bare(vec![phase("api-ready", &[], probe.clone())]);
         let host = FakeHost::new().with_faults(faults);
-        let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
-        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
         let phase = &plan.phases[0];
         let waited = runner.wait_for(phase, &phase.checks[0]).await;
         assert!(waited.is_err(), "no server answers");
@@ -282,11 +282,11 @@ fn package(program: &str) -> (Plan, FakeHost) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn damage_to_the_package_is_told_whatever_else_fails() {
+async fn package_damage_is_reported_beside_other_failures() {
     let program = "/opt/r/payload/bin/kubelet";
     let (plan, host) = package(program);
-    let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
-    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
     let look = || async {
         let health = runner.check_until_failed(Duration::from_millis(250)).await;
         assert_eq!(health[0].status(), Status::False, "{health:?}");

@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_cluster_goes_with_its_data() {
+    async fn cluster_state_is_lost_with_the_etcd_data() {
         let host = master();
         start(&host).await;
         host.with_world_mut(|world| world.remove_container("etcd"));

@@ -154,7 +154,7 @@ mod tests {
 
     /// The connection's own deadline must not end the wait early.
     #[tokio::test(start_paused = true)]
-    async fn whether_it_answers_is_waited_for_as_long_as_one_likes() {
+    async fn the_answer_check_waits_for_the_given_timeout() {
         let directory = tempfile::tempdir().expect("a directory");
         let (_listener, engine) = hung(&directory);
         let host = LiveHost {

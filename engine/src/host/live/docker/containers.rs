@@ -62,7 +62,7 @@ impl Containers for LiveHost {
     }
 
     async fn container_engine_root(&self) -> HostResult<PathBuf> {
-        let told = self
+        let listed_containers = self
             .engine
             .call(
                 "ask docker where it keeps images",
@@ -70,7 +70,9 @@ impl Containers for LiveHost {
                 |docker| async move { docker.info().await },
             )
             .await?;
-        let root = told.docker_root_dir.filter(|root| !root.is_empty());
+        let root = listed_containers
+            .docker_root_dir
+            .filter(|root| !root.is_empty());
         Ok(PathBuf::from(root.as_deref().unwrap_or("/var/lib/docker")))
     }
 

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_archive_of_images_says_nothing() {
+    fn files_that_are_not_image_archives_are_ignored() {
         assert_eq!(found(tar(&[("layer.tar", "x")])), None);
         assert_eq!(found(b"rubbish".to_vec()), None);
         assert_eq!(found(b"\x1f\x8b".repeat(600)), None, "compressed");

@@ -60,14 +60,14 @@ pub(in crate::host::live) fn end_in(
     docker_root: &Path,
 ) -> io::Result<()> {
     nix::unistd::syncfs(File::open(docker_root)?)?;
-    gone(&place(directory, archive))
+    remove_if_exists(&place(directory, archive))
 }
 
 /// Notes that an image has been removed, so an incomplete load of it no longer matters.
 pub(in crate::host::live) fn forget(reference: &str) -> io::Result<()> {
     for (place, mark) in marks(Path::new(STATE)) {
         if mark.references.iter().any(|one| one == reference) {
-            gone(&place)?;
+            remove_if_exists(&place)?;
         }
     }
     Ok(())
@@ -108,7 +108,7 @@ fn read(place: &Path) -> Option<Mark> {
     serde_json::from_slice(&fs::read(place).ok()?).ok()
 }
 
-fn gone(place: &Path) -> io::Result<()> {
+fn remove_if_exists(place: &Path) -> io::Result<()> {
     match fs::remove_file(place) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => atomic::sync_directory(atomic::parent(place)?),
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_is_half_from_the_beginning_of_a_load_until_its_end() {
+    fn an_image_is_incomplete_during_its_load() {
         let directory = tempfile::tempdir().expect("a directory");
         let state = directory.path();
         let archive = Path::new("/payload/images/etcd.tar");
@@ -131,7 +131,7 @@ mod tests {
         assert!(is_half_in(state, "etcd:1") && !is_half_in(state, "pause:1"));
         let left = begin_in(state, archive, &brings).expect("it is noted");
         assert_eq!(left, brings, "the first load never came to its end");
-        gone(&place(state, archive)).expect("it goes");
+        remove_if_exists(&place(state, archive)).expect("it goes");
         assert!(!is_half_in(state, "etcd:1"));
         fs::write(state.join("loading-rubbish"), "rubbish").expect("written");
         assert!(!is_half_in(state, "etcd:1"));

@@ -30,7 +30,7 @@ const SETTLED_SECONDS: i64 = 2;
 
 /// A file as it was when it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
+struct FileStat {
     device: u64,
     inode: u64,
     size: u64,
@@ -39,9 +39,9 @@ struct Seen {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Record(BTreeMap<PathBuf, (Seen, String)>);
+struct Record(BTreeMap<PathBuf, (FileStat, String)>);
 
-impl Seen {
+impl FileStat {
     fn of(file: &Metadata) -> Self {
         Self {
             device: file.dev(),
@@ -70,23 +70,23 @@ fn remembered_in(state: &Path, path: &Path) -> io::Result<Option<String>> {
     let Some(mut file) = if_there(atomic_files::open(path))? else {
         return Ok(None);
     };
-    let seen = Seen::of(&file.metadata()?);
-    if seen.size < LARGE {
+    let stat = FileStat::of(&file.metadata()?);
+    if stat.size < LARGE {
         return hash(&mut file).map(Some);
     }
     let mut record = read(state).unwrap_or_default();
     if let Some((before, sha256)) = record.0.get(path)
-        && *before == seen
+        && *before == stat
     {
         return Ok(Some(sha256.clone()));
     }
     let began = now();
     let sha256 = hash(&mut file)?;
-    let is_settled = seen.changed.0 + SETTLED_SECONDS < began;
-    if is_settled && Seen::of(&file.metadata()?) == seen && state.is_dir() {
+    let is_settled = stat.changed.0 + SETTLED_SECONDS < began;
+    if is_settled && FileStat::of(&file.metadata()?) == stat && state.is_dir() {
         record.0.retain(|path, _| path.exists());
         if record.0.len() < MOST {
-            record.0.insert(path.to_owned(), (seen, sha256.clone()));
+            record.0.insert(path.to_owned(), (stat, sha256.clone()));
             // Without the record the file is read again.
             if let Err(error) = write(state, &record) {
                 tracing::debug!("checksums are not remembered: {error}");
@@ -148,10 +148,10 @@ mod tests {
     }
 
     /// Writes a record with this digest for the file as it is now.
-    fn told(state: &Path, path: &Path, sha256: &str) {
-        let seen = Seen::of(&fs::metadata(path).expect("it is there"));
+    fn write_record(state: &Path, path: &Path, sha256: &str) {
+        let stat = FileStat::of(&fs::metadata(path).expect("it is there"));
         let mut record = Record::default();
-        record.0.insert(path.to_owned(), (seen, sha256.to_owned()));
+        record.0.insert(path.to_owned(), (stat, sha256.to_owned()));
         write(state, &record).expect("it is written");
     }
 
@@ -165,7 +165,7 @@ mod tests {
             remembered_in(state, &path).expect("it is read"),
             Some(one.clone())
         );
-        told(state, &path, "as before");
+        write_record(state, &path, "as before");
         let asked = || {
             remembered_in(state, &path)
                 .expect("it is read")
@@ -186,7 +186,7 @@ mod tests {
         let (state, path) = (state.path(), state.path().join("large"));
         filled(&path, 1, LARGE);
         let is = digest(&path).expect("it is read");
-        told(state, &path, "forged");
+        write_record(state, &path, "forged");
         let mode = |mode| fs::set_permissions(state.join(RECORD), Permissions::from_mode(mode));
         mode(0o666).expect("it is opened");
         assert_eq!(remembered_in(state, &path).expect("it is read"), is);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_just_now_or_is_small_is_not_remembered() {
+    fn new_and_small_files_are_not_cached() {
         let state = tempfile::tempdir().expect("a directory");
         for length in [LARGE, LARGE - 1] {
             let path = state.path().join(format!("file-{length}"));

@@ -27,8 +27,8 @@ fn own(mode: u32) -> Attributes {
 }
 
 #[test]
-fn a_written_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_is_told() {
-    let test = "host::live::files::durable::a_written_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_is_told";
+fn a_written_file_is_synced_before_the_rename_and_the_rename_before_success() {
+    let test = "host::live::files::durable::a_written_file_is_synced_before_the_rename_and_the_rename_before_success";
     let Some(calls) = traced::calls(test) else {
         let path = traced::directory().join("a");
         atomic::write(&path, b"content", own(0o600)).expect("it is written");
@@ -50,8 +50,8 @@ fn a_written_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_i
 }
 
 #[test]
-fn an_appended_line_is_on_the_disk_before_it_is_told() {
-    let test = "host::live::files::durable::an_appended_line_is_on_the_disk_before_it_is_told";
+fn an_appended_line_is_synced_before_success() {
+    let test = "host::live::files::durable::an_appended_line_is_synced_before_success";
     let Some(calls) = traced::calls(test) else {
         let path = traced::directory().join("a");
         atomic::append(&path, b"line", own(0o600)).expect("it is written");
@@ -68,8 +68,8 @@ fn an_appended_line_is_on_the_disk_before_it_is_told() {
 }
 
 #[test]
-fn a_link_has_its_name_on_the_disk_before_it_is_told() {
-    let test = "host::live::files::durable::a_link_has_its_name_on_the_disk_before_it_is_told";
+fn a_link_is_synced_before_success() {
+    let test = "host::live::files::durable::a_link_is_synced_before_success";
     let Some(calls) = traced::calls(test) else {
         let path = traced::directory().join("a");
         atomic::link(&path, "target", &Fence::open()).expect("it is made");
@@ -85,9 +85,8 @@ fn a_link_has_its_name_on_the_disk_before_it_is_told() {
 }
 
 #[test]
-fn an_image_is_on_the_disk_before_its_load_counts_as_whole() {
-    let test =
-        "host::live::files::durable::an_image_is_on_the_disk_before_its_load_counts_as_whole";
+fn an_image_is_synced_before_its_load_is_complete() {
+    let test = "host::live::files::durable::an_image_is_synced_before_its_load_is_complete";
     let Some(calls) = traced::calls(test) else {
         let state = traced::directory();
         let archive = Path::new("/payload/etcd.tar");
@@ -132,7 +131,7 @@ fn hang(path: &Path) -> mpsc::Sender<()> {
 
 fn host(patience: Duration) -> LiveHost {
     LiveHost {
-        effects: Effects::default().patient_for(patience),
+        effects: Effects::default().with_timeout(patience),
         ..LiveHost::new()
     }
 }
@@ -193,7 +192,7 @@ async fn a_write_that_timed_out_takes_no_effect_after_its_rollback() {
 
 /// If the change itself hangs (here it opens a pipe without a reader), it is unknown whether the change takes effect.
 #[tokio::test]
-async fn a_change_that_hangs_in_the_kernel_is_not_told_to_be_taken_back() {
+async fn a_hanging_change_is_not_reported_as_reverted() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("pipe");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
@@ -208,8 +207,11 @@ async fn a_change_that_hangs_in_the_kernel_is_not_told_to_be_taken_back() {
     let [(_, Err(error))] = undone.as_slice() else {
         panic!("it was reported as taken back: {undone:?}");
     };
-    let told = error.to_string();
-    assert!(told.contains("given up, has not ended within"), "{told}");
+    let message = error.to_string();
+    assert!(
+        message.contains("given up, has not ended within"),
+        "{message}"
+    );
     let looked = host.entry(&path).await;
     assert!(
         matches!(looked, Err(HostError::InProgress { .. })),
@@ -219,7 +221,7 @@ async fn a_change_that_hangs_in_the_kernel_is_not_told_to_be_taken_back() {
     let reader = path.clone();
     let read = tokio::task::spawn_blocking(move || fs::read_to_string(reader));
     let host = LiveHost {
-        effects: host.effects.patient_for(LONG),
+        effects: host.effects.with_timeout(LONG),
         ..LiveHost::new()
     };
     let undone = revert_each(&undos, &host).await;

@@ -140,7 +140,7 @@ impl Drop for Caller {
 impl Effects {
     /// The same with another patience.
     #[cfg(test)]
-    pub(in crate::host::live) fn patient_for(self, patience: Duration) -> Self {
+    pub(in crate::host::live) fn with_timeout(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
@@ -181,17 +181,17 @@ impl Effects {
         to: Purpose,
     ) -> HostResult<()> {
         let waiting = async {
-            while let Some(effect) = self.in_the_way(path, to) {
+            while let Some(effect) = self.conflicting_effect(path, to) {
                 // The sender lives as long as the effect that we hold.
                 let _ = effect.ended.subscribe().wait_for(|ended| *ended).await;
             }
         };
-        if self.in_the_way(path, to).is_none()
+        if self.conflicting_effect(path, to).is_none()
             || tokio::time::timeout(self.patience, waiting).await.is_ok()
         {
             return Ok(());
         }
-        match self.in_the_way(path, to) {
+        match self.conflicting_effect(path, to) {
             None => Ok(()),
             Some(earlier) => Err(HostError::InProgress {
                 action,
@@ -203,7 +203,7 @@ impl Effects {
         }
     }
 
-    fn in_the_way(&self, path: &Path, to: Purpose) -> Option<Arc<Effect>> {
+    fn conflicting_effect(&self, path: &Path, to: Purpose) -> Option<Arc<Effect>> {
         let all = self.all();
         all.iter().find(|one| one.is_in_the_way(path, to)).cloned()
     }
@@ -224,12 +224,12 @@ mod tests {
 
     /// A change that waits, before its fence or behind it, until the test sends `go`. It reports in `told` that it hangs, and then whether
     /// it took effect.
-    struct Played {
+    struct PendingEffect {
         go: mpsc::Sender<()>,
         told: mpsc::Receiver<&'static str>,
     }
 
-    impl Played {
+    impl PendingEffect {
         fn new(behind: bool) -> (Self, impl FnOnce(&Path, &Fence) -> io::Result<()> + Send) {
             let (go, gone) = mpsc::channel();
             let (tell, told) = mpsc::channel();
@@ -253,12 +253,12 @@ mod tests {
 
         /// Begins such a change and gives it up while it hangs.
         async fn given_up(effects: &Effects, path: &str, behind: bool) -> Self {
-            let (played, work) = Self::new(behind);
+            let (pending_effect, work) = Self::new(behind);
             let change = effects.make("write", Path::new(path), Purpose::Replace, work);
             let hangs = async {
                 // A machine that is busy begins late.
                 loop {
-                    match played.told.try_recv() {
+                    match pending_effect.told.try_recv() {
                         Ok(told) => return told,
                         Err(_) => tokio::time::sleep(SHORT).await,
                     }
@@ -270,7 +270,7 @@ mod tests {
                 told = tokio::time::timeout(PATIENCE, hangs) => told.expect("it begins"),
             };
             assert_eq!(told, "hangs");
-            played
+            pending_effect
         }
 
         fn let_go(&self) -> &'static str {
@@ -285,14 +285,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_cancelled_write_has_no_effect_and_blocks_no_caller() {
-        let effects = Effects::default().patient_for(SHORT);
-        let played = Played::given_up(&effects, "/a/b", false).await;
+        let effects = Effects::default().with_timeout(SHORT);
+        let pending_effect = PendingEffect::given_up(&effects, "/a/b", false).await;
         assert!(free(&effects, "/a/b", Purpose::Touch).await);
         // It still uses the sibling.
         assert!(!free(&effects, "/a/b", Purpose::Replace).await);
         assert!(free(&effects, "/a/c", Purpose::Replace).await);
-        assert_eq!(played.let_go(), "had no effect");
-        let effects = effects.patient_for(PATIENCE);
+        assert_eq!(pending_effect.let_go(), "had no effect");
+        let effects = effects.with_timeout(PATIENCE);
         assert!(
             free(&effects, "/a/b", Purpose::Replace).await,
             "it has ended"
@@ -300,9 +300,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_had_begun_is_waited_for_and_told_to_be_going_on() {
-        let effects = Effects::default().patient_for(SHORT);
-        let played = Played::given_up(&effects, "/a/b", true).await;
+    async fn calls_wait_for_a_running_effect_and_report_it() {
+        let effects = Effects::default().with_timeout(SHORT);
+        let pending_effect = PendingEffect::given_up(&effects, "/a/b", true).await;
         for (path, is_free) in [
             ("/a/b", false),
             ("/a", false),
@@ -319,22 +319,22 @@ mod tests {
         let told = asked.await.expect_err("it goes on").to_string();
         let wanted = "remove /a/b: an earlier `write /a/b`, which was given up, has not ended within 20ms, so the content of that path is not known";
         assert_eq!(told, wanted);
-        let effects = effects.patient_for(PATIENCE);
+        let effects = effects.with_timeout(PATIENCE);
         let (waited, took) = tokio::join!(free(&effects, "/a/b", Purpose::Touch), async {
-            played.let_go()
+            pending_effect.let_go()
         });
         assert_eq!((waited, took), (true, "took effect"));
     }
 
     #[tokio::test]
     async fn a_write_that_goes_on_blocks_no_caller() {
-        let effects = Effects::default().patient_for(SHORT);
-        let (played, work) = Played::new(true);
+        let effects = Effects::default().with_timeout(SHORT);
+        let (pending_effect, work) = PendingEffect::new(true);
         let change = effects.make("write", Path::new("/a"), Purpose::Replace, work);
         let beside = async {
             tokio::task::yield_now().await;
             let is_free = free(&effects, "/a", Purpose::Replace).await;
-            played.go.send(()).expect("it waits");
+            pending_effect.go.send(()).expect("it waits");
             is_free
         };
         let (made, is_free) = tokio::join!(change, beside);

@@ -226,20 +226,26 @@ fn create_directory(path: &Path, attributes: Attributes) -> io::Result<()> {
 
 /// Changes the entry at `path` itself, held open: a link that takes its place in the meantime cannot redirect the change.
 fn set_attributes(path: &Path, attributes: Attributes) -> io::Result<()> {
-    let held = OpenOptions::new()
+    let opened_file = OpenOptions::new()
         .read(true)
         .custom_flags(O_PATH | O_NOFOLLOW)
         .open(path)?;
     let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
     // The owner first: the kernel drops setuid bits when the owner changes.
-    fchownat(&held, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
-    if held.metadata()?.is_symlink() {
+    fchownat(
+        &opened_file,
+        "",
+        Some(uid),
+        Some(gid),
+        AtFlags::AT_EMPTY_PATH,
+    )?;
+    if opened_file.metadata()?.is_symlink() {
         // A link has no mode of its own.
         return Ok(());
     }
     // A descriptor that only names a file (O_PATH) cannot change the mode. Its name in /proc can, and leads to that very file.
     fs::set_permissions(
-        format!("/proc/self/fd/{}", held.as_raw_fd()),
+        format!("/proc/self/fd/{}", opened_file.as_raw_fd()),
         Permissions::from_mode(attributes.mode & atomic::MODE_BITS),
     )
 }
@@ -264,15 +270,15 @@ fn kept_by_ext4(blocks: u64) -> u64 {
 }
 
 fn space(path: &Path) -> io::Result<Space> {
-    let standing = path
+    let existing_parents = path
         .ancestors()
         .find(|ancestor| ancestor.exists())
         .ok_or(io::ErrorKind::NotFound)?;
-    let said = statvfs(standing)?;
+    let said = statvfs(existing_parents)?;
     let block = said.fragment_size();
     let free = if nix::unistd::Uid::effective().is_root() {
         // We are root, so reserved blocks count as free, except those that ext4 gives to no user.
-        let kind = nix::sys::statfs::statfs(standing)?.filesystem_type();
+        let kind = nix::sys::statfs::statfs(existing_parents)?.filesystem_type();
         let kept = match kind {
             nix::sys::statfs::EXT4_SUPER_MAGIC => kept_by_ext4(said.blocks()),
             _ => 0,
@@ -284,7 +290,7 @@ fn space(path: &Path) -> io::Result<Space> {
     Ok(Space {
         free: free * block,
         total: said.blocks() * block,
-        device: standing.metadata()?.dev(),
+        device: existing_parents.metadata()?.dev(),
     })
 }
 
@@ -293,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ext4_keeps_is_a_fiftieth_and_at_most_4096_blocks() {
+    fn ext4_reserves_two_percent_and_at_most_4096_blocks() {
         // Measured on a full file system of 640 MiB: 3276 blocks were free and none could be used. The difference to 3138 is what other
         // processors had counted.
         assert_eq!(kept_by_ext4(156_931), 3138);
@@ -301,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_told_of_the_nearest_directory_that_stands() {
+    fn space_is_measured_at_the_nearest_existing_directory() {
         let there = space(Path::new("/")).expect("it is told");
         let not_yet = space(Path::new("/not/yet/there")).expect("it is told");
         assert_eq!(there.total, not_yet.total);

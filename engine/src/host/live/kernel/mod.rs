@@ -79,7 +79,7 @@ impl Kernel for LiveHost {
             return Ok(());
         }
         let bridges = blocking(has_bridges).await?;
-        let mut rest = goes_along(&loaded, &name, stay, bridges)?;
+        let mut rest = modules_unloaded_with(&loaded, &name, stay, bridges)?;
         let mut next = Some(name);
         while let Some(name) = next {
             // Another program may have made a bridge in the meantime.
@@ -160,7 +160,7 @@ impl Module {
 ///
 /// # Errors
 /// The module itself must stay.
-fn goes_along(
+fn modules_unloaded_with(
     loaded: &[Module],
     name: &str,
     stay: &[String],
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_module_builds_on_is_in_the_kernels_list() {
+    fn module_dependencies_are_read_from_the_kernel() {
         let list = "ip_vs_rr 16384 1 - Live 0x0\n\
             ip_vs 212992 3 ip_vs_rr,ip_vs_sh, Live 0x0\n\
             nf_conntrack 188416 4 ip_vs,xt_conntrack, Live 0x0\n\
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_need_does_not_go_along() {
+    fn modules_needed_by_others_are_not_unloaded() {
         let list = "br_netfilter 32768 0 - Live 0x0\n\
             bridge 311296 1 br_netfilter, Live 0x0\n\
             stp 16384 1 bridge, Live 0x0\n\
@@ -299,7 +299,7 @@ mod tests {
         let loaded: Vec<Module> = list.lines().filter_map(Module::of).collect();
         let along = |name, stay: &[&str], bridges| {
             let stay: Vec<String> = stay.iter().map(|one| (*one).to_owned()).collect();
-            let mut along = goes_along(&loaded, name, &stay, bridges).ok()?;
+            let mut along = modules_unloaded_with(&loaded, name, &stay, bridges).ok()?;
             along.sort();
             Some(along.join(" "))
         };

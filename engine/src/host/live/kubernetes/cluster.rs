@@ -329,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_refused_by_a_verdict_alone() {
+    fn only_an_authentication_error_refuses_a_token() {
         let status = |authenticated: Option<bool>, error: &str| {
             verdict(Some(TokenReviewStatus {
                 authenticated,
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_runs_short_of_is_read_beside_whether_it_is_ready() {
+    fn node_pressure_is_read_with_readiness() {
         let of = |kind: &str, status: &str| {
             let message = format!("kubelet says {kind}");
             serde_json::json!({"type": kind, "status": status, "message": message})

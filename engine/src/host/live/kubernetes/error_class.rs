@@ -18,7 +18,7 @@ pub(in crate::host::live) fn classified(
             action: action.into(),
             source,
         }
-    } else if lasts(source.as_ref()) {
+    } else if has_permanent_cause(source.as_ref()) {
         HostError::refused(action, source)
     } else {
         HostError::service(action, source)
@@ -26,16 +26,16 @@ pub(in crate::host::live) fn classified(
 }
 
 /// Whether one of the causes is a certificate that is not accepted, or an unknown host name.
-fn lasts(error: &(dyn Error + 'static)) -> bool {
+fn has_permanent_cause(error: &(dyn Error + 'static)) -> bool {
     let mut at = Some(error);
     while let Some(error) = at {
-        if error.downcast_ref::<Tls>().is_some_and(tls_lasts) {
+        if error.downcast_ref::<Tls>().is_some_and(is_tls_permanent) {
             return true;
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             // An I/O error hides the error that it wraps: its `source` is the source of the wrapped error.
             let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
-            if inner.is_some_and(lasts) || unknown_host(error) {
+            if inner.is_some_and(has_permanent_cause) || unknown_host(error) {
                 return true;
             }
         }
@@ -71,7 +71,7 @@ fn is_early(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-fn tls_lasts(error: &Tls) -> bool {
+fn is_tls_permanent(error: &Tls) -> bool {
     match error {
         Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented => true,
         Tls::AlertReceived(alert) => matches!(
@@ -97,7 +97,7 @@ fn unknown_host(error: &io::Error) -> bool {
 }
 
 /// Whether an HTTP status means that the same request fails again: our identity or the request is wrong.
-pub(in crate::host::live) fn status_lasts(status: u16) -> bool {
+pub(in crate::host::live) fn is_status_permanent(status: u16) -> bool {
     matches!(status, 400 | 401 | 403 | 405 | 406 | 413 | 415 | 422)
 }
 
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_that_is_still_to_come_is_a_matter_of_the_clock() {
+    fn a_certificate_that_is_not_yet_valid_is_a_temporary_error() {
         let early = Tls::InvalidCertificate(CertificateError::NotValidYet);
         let error = classified("get x", io::Error::other(early));
         assert!(matches!(error, HostError::Clock { .. }), "{error:?}");
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_is_not_accepted_lasts() {
+    fn a_rejected_certificate_is_a_permanent_error() {
         let unknown = Tls::InvalidCertificate(CertificateError::UnknownIssuer);
         assert!(is_permanent(unknown.clone()));
         assert!(is_permanent(io::Error::other(unknown)));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_not_up_yet_does_not_last() {
+    fn a_server_that_is_starting_is_a_temporary_error() {
         for kind in [
             io::ErrorKind::ConnectionRefused,
             io::ErrorKind::ConnectionReset,
@@ -153,8 +153,8 @@ mod tests {
             assert!(!is_permanent(io::Error::from(kind)), "{kind}");
         }
         for status in [404, 409, 429, 500, 503] {
-            assert!(!status_lasts(status), "{status}");
+            assert!(!is_status_permanent(status), "{status}");
         }
-        assert!(status_lasts(401) && status_lasts(403));
+        assert!(is_status_permanent(401) && is_status_permanent(403));
     }
 }

@@ -9,7 +9,7 @@ use kube::{Client, Config};
 use tokio::sync::Mutex;
 
 use crate::host::live::blocking::{blocking, file_error, within};
-use crate::host::live::kubernetes::error_class::{classified, status_lasts};
+use crate::host::live::kubernetes::error_class::{classified, is_status_permanent};
 use crate::host::{ClusterAccess, HostError, HostResult};
 
 /// Deadline of one call.
@@ -63,7 +63,7 @@ impl Clients {
             self.kept.lock().await.remove(&access.kubeconfig);
         }
         answer?.map_err(|error| match status(&error) {
-            Some(code) if status_lasts(code) => HostError::refused(action, plain(error)),
+            Some(code) if is_status_permanent(code) => HostError::refused(action, plain(error)),
             _ => classified(action, plain(error)),
         })
     }

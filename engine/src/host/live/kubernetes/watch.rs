@@ -216,9 +216,9 @@ mod tests {
         let watch: String = watch.iter().map(|line| format!("{line}\n")).collect();
         let (client, asked) = client(vec![list.to_string(), watch]);
         let api = nodes(client);
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         let mut event = |event: NodeEvent| {
-            told.push(match event {
+            events.push(match event {
                 NodeEvent::Seen { name, node } => format!("{name} {:?}", node.labels),
                 NodeEvent::Gone { name } => format!("{name} gone"),
                 NodeEvent::Listed => "listed".to_owned(),
@@ -233,7 +233,7 @@ mod tests {
         assert!(ended.contains("status 410"), "{ended}");
         assert_eq!(version, "10");
         assert_eq!(
-            told,
+            events,
             ["cp-1 {\"role\": \"x\"}", "listed", "cp-1 {}", "cp-1 gone"]
         );
         let asked = asked.lock().unwrap().join(" ");

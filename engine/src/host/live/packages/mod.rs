@@ -62,7 +62,7 @@ fn versions(name: Option<&str>) -> CommandSpec {
     let format = "--showformat=${Package}\t${Architecture}\t${db:Status-Abbrev}\t${Version}\n";
     let mut argv = vec!["dpkg-query", "--show", format];
     argv.extend(name.into_iter().flat_map(|name| ["--", name]));
-    CommandSpec::new(argv).whole()
+    CommandSpec::new(argv).complete_output()
 }
 
 /// Name, architecture and version, of a line about a package that is installed and configured.
@@ -102,8 +102,8 @@ impl Packages for LiveHost {
 
     async fn package_file(&self, file: &Path) -> HostResult<(String, String)> {
         let path = file.to_string_lossy();
-        let command =
-            CommandSpec::new(["dpkg-deb", "--field", &path, "Package", "Version"]).whole();
+        let command = CommandSpec::new(["dpkg-deb", "--field", &path, "Package", "Version"])
+            .complete_output();
         let output = self
             .run_ok(&command)
             .await
@@ -307,7 +307,7 @@ mod tests {
 
     /// Uses this machine's dpkg: the list of all packages gives the same versions as single queries.
     #[tokio::test]
-    async fn what_dpkg_says_of_all_is_what_it_says_of_one() {
+    async fn dpkg_lists_agree_with_single_queries() {
         let host = LiveHost::new();
         for name in ["dpkg", "libc6", "libc-bin", "no-such-package"] {
             let one = host.run(&versions(Some(name))).await.expect("dpkg runs");

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_start_that_lies_ahead_is_told_by_the_age() {
+    fn a_start_time_in_the_future_is_detected_by_age() {
         let mut child = std::process::Command::new("sleep")
             .arg("60")
             .spawn()
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_entered_ahead_is_told_by_the_time_since_boot() {
+    fn a_unit_start_in_the_future_is_detected_by_uptime() {
         let up = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock"));
         let now = SystemTime::now();
         let (ago, later) = (Duration::from_secs(1), now + Duration::from_secs(7200));

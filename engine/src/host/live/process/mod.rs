@@ -68,7 +68,7 @@ fn start(spec: &CommandSpec) -> HostResult<Running> {
 /// Feeds and reads until the command has ended and its pipes are closed. A grandchild that keeps a pipe open gets no longer than [`LINGER`]
 /// and is then killed with its group.
 fn attend(running: Running, command: &CommandSpec) -> HostResult<CommandOutput> {
-    let mut stdout = Tail::new(command.whole.unwrap_or(CommandOutput::LIMIT));
+    let mut stdout = Tail::new(command.complete_output.unwrap_or(CommandOutput::LIMIT));
     let mut stderr = Tail::new(CommandOutput::LIMIT);
     let sinks: [Sink<'_>; 2] = [&mut |part| stdout.push(part), &mut |part| stderr.push(part)];
     let ended = running.attend(&command.stdin, command.timeout, Some(LINGER), sinks);
@@ -78,10 +78,12 @@ fn attend(running: Running, command: &CommandSpec) -> HostResult<CommandOutput> 
         stderr: stderr.text(),
     };
     match ended {
-        Ok(Some(_)) if command.whole.is_some() && stdout.is_cut() => Err(HostError::TooMuch {
-            who: format!("`{}`", command.display()),
-            limit: command.whole.unwrap_or_default(),
-        }),
+        Ok(Some(_)) if command.complete_output.is_some() && stdout.is_cut() => {
+            Err(HostError::TooMuch {
+                who: format!("`{}`", command.display()),
+                limit: command.complete_output.unwrap_or_default(),
+            })
+        }
         Ok(Some(status)) => {
             let signal = || -status.signal().unwrap_or_default();
             Ok(output(status.code().unwrap_or_else(signal)))

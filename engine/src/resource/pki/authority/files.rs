@@ -6,7 +6,7 @@ use super::rotation::{Stage, stage_of};
 use super::signer;
 use crate::host::{Attributes, Host};
 use crate::resource::files::file::PRIVATE;
-use crate::resource::pki::keys::record::{KeptFiles, KeyRecord, Stands, identity, is_key};
+use crate::resource::pki::keys::record::{KeptFiles, KeyRecord, RecordMatch, identity, is_key};
 use crate::resource::pki::stored::{Content, PUBLIC, Stored};
 use crate::resource::pki::{PkiError, authority_paths};
 use crate::resource::{Receipt, ResourceResult};
@@ -124,15 +124,19 @@ impl Files {
         for (file, (_, content)) in &mut self.0 {
             let path = authority_paths(name).directory.join(*file);
             match record.judge(file, content) {
-                Stands::AsRecorded => continue,
-                Stands::Restorable { problem, .. } if !is_key(file) => {
+                RecordMatch::AsRecorded => continue,
+                RecordMatch::Restorable { problem, .. } if !is_key(file) => {
                     return Err(PkiError::Precious {
                         problem: format!("{}: it is {problem}", path.display()),
                         help: "`nodelet apply` restores it from its copy".to_owned(),
                     });
                 }
-                Stands::Lost { problem } if !is_key(file) => {
-                    return Err(signer::precious(name, &path, &format!("it is {problem}")));
+                RecordMatch::Lost { problem } if !is_key(file) => {
+                    return Err(signer::irreplaceable(
+                        name,
+                        &path,
+                        &format!("it is {problem}"),
+                    ));
                 }
                 _ => *content = Content::Missing,
             }

@@ -16,7 +16,7 @@ use crate::host::{Attributes, Host};
 use crate::resource::change::Differences;
 use crate::resource::pki::authority::files::{CERTIFICATE, Files, KEY};
 use crate::resource::pki::authority::spec::AuthoritySpec;
-use crate::resource::pki::authority::state::Standing;
+use crate::resource::pki::authority::state::AuthorityState;
 use crate::resource::pki::certificate::issue;
 use crate::resource::pki::keys;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
@@ -30,32 +30,33 @@ pub struct Observed {
     directory: Stored,
     files: Files,
     record: KeyRecord,
-    standing: Standing,
+    authority_state: AuthorityState,
 }
 
 impl Observed {
     /// The first file that is not as recorded, and what to do about it.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
-        let Standing::Whole {
+        let AuthorityState::Whole {
             files,
             lost,
             strays,
-        } = &self.standing
+        } = &self.authority_state
         else {
             return None;
         };
         if let Some((file, problem)) = lost.first() {
-            let told = format!("it is {problem}; `nodelet apply` restores it from its copy");
-            return Some((file, told));
+            let problem_text =
+                format!("it is {problem}; `nodelet apply` restores it from its copy");
+            return Some((file, problem_text));
         }
         if let Some(file) = strays.first() {
-            let told =
+            let problem_text =
                 "it does not belong to this authority; `nodelet apply` removes it".to_owned();
-            return Some((file, told));
+            return Some((file, problem_text));
         }
         (!files.contains_key(KEY)).then(|| {
-            let told = "it is missing, and there is no copy of it; restore it from a backup or another master: without it, nothing can be signed";
-            (KEY, told.to_owned())
+            let problem_text = "it is missing, and there is no copy of it; restore it from a backup or another master: without it, nothing can be signed";
+            (KEY, problem_text.to_owned())
         })
     }
 }
@@ -77,16 +78,16 @@ impl Resource for AuthoritySpec {
         let directory = Stored::look(cx.host, &authority_paths(&self.name).directory).await?;
         let files = Files::read(cx.host, &self.name).await?;
         let record = KeyRecord::read(cx.host, &authority_record(&self.name)).await?;
-        let standing = match cx.absent {
-            true => Standing::Nothing,
-            false => Standing::of(&self.name, &files, &record, cx.host).await?,
+        let authority_state = match cx.absent {
+            true => AuthorityState::Nothing,
+            false => AuthorityState::of(&self.name, &files, &record, cx.host).await?,
         };
         Ok(Observed {
             absent: cx.absent,
             directory,
             files,
             record,
-            standing,
+            authority_state,
         })
     }
 
@@ -101,17 +102,17 @@ impl Resource for AuthoritySpec {
             differences.note("common name", "", &self.common_name);
             differences.note("valid for", "", format!("{} years", self.years));
         };
-        match &observed.standing {
-            Standing::Nothing => {
+        match &observed.authority_state {
+            AuthorityState::Nothing => {
                 describe(&mut differences);
                 return differences.into_change(Action::Create);
             }
-            Standing::KeyAlone(key) => {
+            AuthorityState::KeyAlone(key) => {
                 describe(&mut differences);
                 differences.note("certificate", "missing", "made for the key that is there");
                 Self::compare_modes(observed, key, &mut differences);
             }
-            Standing::Whole {
+            AuthorityState::Whole {
                 files,
                 lost,
                 strays,
@@ -143,11 +144,13 @@ impl Resource for AuthoritySpec {
             return record.remove(cx.host, receipt).await;
         }
         let failed = |error: PkiError| error.at(self.action("make"));
-        let wanted = match &observed.standing {
-            Standing::Nothing => self.made(None, cx.host).map_err(failed)?,
-            Standing::KeyAlone(key) => self.made(key.get(KEY), cx.host).map_err(failed)?,
-            Standing::Whole { files, .. } => rotation::after(self, files.clone(), cx.host.now())
-                .map_err(|error| error.at(self.action("replace")))?,
+        let wanted = match &observed.authority_state {
+            AuthorityState::Nothing => self.made(None, cx.host).map_err(failed)?,
+            AuthorityState::KeyAlone(key) => self.made(key.get(KEY), cx.host).map_err(failed)?,
+            AuthorityState::Whole { files, .. } => {
+                rotation::after(self, files.clone(), cx.host.now())
+                    .map_err(|error| error.at(self.action("replace")))?
+            }
         };
         observed
             .directory

@@ -73,7 +73,7 @@ impl Authority {
         };
         let parsed = files.other().parse(|pem| Certificate::parse(&path, pem));
         let parsed = parsed.transpose();
-        if let Some(other) = parsed.map_err(|problem| precious(name, &path, &problem))? {
+        if let Some(other) = parsed.map_err(|problem| irreplaceable(name, &path, &problem))? {
             let pem = files.other().bytes().unwrap_or_default();
             its.pem = trusted((&its.certificate, &its.pem), (&other, pem));
             its.predecessor = (its.stage == Stage::Switched).then_some(other);
@@ -96,7 +96,7 @@ impl Authority {
                 until: show(its.facts().not_after),
             }),
             Some(its) if its.can_sign() => Ok(()),
-            _ => Err(precious(
+            _ => Err(irreplaceable(
                 name,
                 &authority_paths(name).next_key,
                 "the successor's key is not there",
@@ -112,14 +112,15 @@ impl Authority {
     ) -> Result<Option<Self>, PkiError> {
         let paths = authority_paths(name);
         let key = Self::parse_key(name, key)?;
-        let precious = |path: &Path, problem: &str| precious(name, path, problem);
+        let irreplaceable = |path: &Path, problem: &str| irreplaceable(name, path, problem);
         let parse = |pem: &[u8]| Certificate::parse(&paths.certificate, pem);
         let parsed = certificate.parse(parse).transpose();
-        let Some(parsed) = parsed.map_err(|problem| precious(&paths.certificate, &problem))? else {
+        let Some(parsed) = parsed.map_err(|problem| irreplaceable(&paths.certificate, &problem))?
+        else {
             return Ok(None);
         };
         if !parsed.is_authority() {
-            return Err(precious(
+            return Err(irreplaceable(
                 &paths.certificate,
                 "its certificate may not sign other certificates",
             ));
@@ -128,7 +129,7 @@ impl Authority {
             .as_ref()
             .is_some_and(|pair| keys::public(pair) != parsed.public_key)
         {
-            return Err(precious(
+            return Err(irreplaceable(
                 &paths.key,
                 "its key does not match the certificate beside it",
             ));
@@ -148,7 +149,7 @@ impl Authority {
         key: &Content,
     ) -> Result<Option<KeyPair>, PkiError> {
         let parsed = key.parse(keys::parse).transpose();
-        parsed.map_err(|problem| precious(name, &authority_paths(name).key, &problem))
+        parsed.map_err(|problem| irreplaceable(name, &authority_paths(name).key, &problem))
     }
 
     /// The facts of its certificate.
@@ -219,7 +220,7 @@ impl Authority {
 }
 
 /// A problem with a file of an authority that only an operator can solve.
-pub(in crate::resource::pki) fn precious(name: &str, path: &Path, problem: &str) -> PkiError {
+pub(in crate::resource::pki) fn irreplaceable(name: &str, path: &Path, problem: &str) -> PkiError {
     PkiError::Precious {
         problem: format!("{}: {problem}", path.display()),
         help: format!(

@@ -1,17 +1,17 @@
 //! The state of an authority according to its record or, without a record, to the certificates on disk.
 
 use super::evidence::Evidence;
-use super::signer::precious;
+use super::signer::irreplaceable;
 use crate::host::Host;
 use crate::resource::pki::authority::files::{CERTIFICATE, Files, KEY, NEXT_CERTIFICATE, PREVIOUS};
 use crate::resource::pki::certificate::facts::Certificate;
-use crate::resource::pki::keys::record::{KeptFiles, KeyRecord, Stands};
+use crate::resource::pki::keys::record::{KeptFiles, KeyRecord, RecordMatch};
 use crate::resource::pki::stored::Content;
 use crate::resource::pki::{Authority, PkiError, authority_paths, authority_record};
 use crate::resource::{ResourceError, ResourceResult};
 
 /// The state of an authority.
-pub(in crate::resource::pki) enum Standing {
+pub(in crate::resource::pki) enum AuthorityState {
     /// There is no authority, and no record of one.
     Nothing,
     /// A key without a certificate. The key is the only file.
@@ -28,7 +28,7 @@ pub(in crate::resource::pki) enum Standing {
 }
 
 /// Without the content of its files, which include keys.
-impl std::fmt::Debug for Standing {
+impl std::fmt::Debug for AuthorityState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Nothing => "Nothing",
@@ -38,7 +38,7 @@ impl std::fmt::Debug for Standing {
     }
 }
 
-impl Standing {
+impl AuthorityState {
     /// The state of the authority of this name.
     ///
     /// # Errors
@@ -52,7 +52,7 @@ impl Standing {
         if record.names(CERTIFICATE) {
             Self::recorded(name, files, record, host).await
         } else {
-            Self::on_first_sight(name, files, host).await
+            Self::without_record(name, files, host).await
         }
     }
 
@@ -68,22 +68,22 @@ impl Standing {
         for file in crate::resource::pki::authority::files::NAMES {
             let content = files.content(file);
             match record.judge(file, content) {
-                Stands::AsRecorded => {
+                RecordMatch::AsRecorded => {
                     let live = || content.bytes().unwrap_or_default().to_vec();
                     wanted.insert(file, record.copy(file).unwrap_or_else(live));
                 }
-                Stands::Restorable { problem, copy } => {
+                RecordMatch::Restorable { problem, copy } => {
                     wanted.insert(file, copy);
                     lost.push((file, problem));
                 }
-                Stands::Lost { problem } => {
+                RecordMatch::Lost { problem } => {
                     let problem = format!("it is {problem}, and there is no intact copy of it");
                     return Err(unusable(name, file, &problem));
                 }
-                Stands::Unrecorded if !files.has(file) => {}
+                RecordMatch::Unrecorded if !files.has(file) => {}
                 // The imported key of an authority of which this host had only the certificate.
-                Stands::Unrecorded if file == KEY => imported = content.bytes(),
-                Stands::Unrecorded => strays.push(file),
+                RecordMatch::Unrecorded if file == KEY => imported = content.bytes(),
+                RecordMatch::Unrecorded => strays.push(file),
             }
         }
         if let Some(key) = imported {
@@ -127,7 +127,7 @@ impl Standing {
     }
 
     /// The state on a host without a record.
-    async fn on_first_sight(name: &str, files: &Files, host: &dyn Host) -> ResourceResult<Self> {
+    async fn without_record(name: &str, files: &Files, host: &dyn Host) -> ResourceResult<Self> {
         let authority = Authority::of(name, files).map_err(|error| at(name, error))?;
         let key =
             Authority::parse_key(name, files.content(KEY)).map_err(|error| at(name, error))?;
@@ -173,7 +173,7 @@ impl Standing {
 
 fn unusable(name: &str, file: &str, problem: &str) -> ResourceError {
     let path = authority_paths(name).directory.join(file);
-    at(name, precious(name, &path, problem))
+    at(name, irreplaceable(name, &path, problem))
 }
 
 fn at(name: &str, error: PkiError) -> ResourceError {

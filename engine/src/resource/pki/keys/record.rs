@@ -67,7 +67,7 @@ impl Copy {
     }
 
     /// The content of the copy, if its identity is the recorded one.
-    fn whole(&self, name: &str) -> Option<Vec<u8>> {
+    fn intact_copy(&self, name: &str) -> Option<Vec<u8>> {
         let (is, content) = self.content(name)?;
         (is == self.identity).then_some(content)
     }
@@ -97,7 +97,7 @@ impl std::fmt::Debug for KeyRecord {
 }
 
 /// The state of a file compared with its record.
-pub(in crate::resource::pki) enum Stands {
+pub(in crate::resource::pki) enum RecordMatch {
     /// The file is as recorded.
     AsRecorded,
     /// It is missing or another one, and the copy is intact.
@@ -171,26 +171,26 @@ impl KeyRecord {
     }
 
     /// Compares the file of this name with the record.
-    pub(in crate::resource::pki) fn judge(&self, name: &str, content: &Content) -> Stands {
+    pub(in crate::resource::pki) fn judge(&self, name: &str, content: &Content) -> RecordMatch {
         let Some(recorded) = self.known.as_ref().and_then(|files| files.get(name)) else {
-            return Stands::Unrecorded;
+            return RecordMatch::Unrecorded;
         };
         let is = content.parse(|bytes| identity(name, bytes));
         let problem = match is {
-            Some(Ok(is)) if recorded.is(name, &is) => return Stands::AsRecorded,
+            Some(Ok(is)) if recorded.is(name, &is) => return RecordMatch::AsRecorded,
             Some(Ok(_)) => format!("another {}", kind(name)),
             Some(Err(problem)) => format!("unreadable: {problem}"),
             None => "missing".to_owned(),
         };
-        match recorded.whole(name) {
-            Some(copy) => Stands::Restorable { problem, copy },
-            None => Stands::Lost { problem },
+        match recorded.intact_copy(name) {
+            Some(copy) => RecordMatch::Restorable { problem, copy },
+            None => RecordMatch::Lost { problem },
         }
     }
 
     /// The copy of a file, if it is intact.
     pub(in crate::resource::pki) fn copy(&self, name: &str) -> Option<Vec<u8>> {
-        self.known.as_ref()?.get(name)?.whole(name)
+        self.known.as_ref()?.get(name)?.intact_copy(name)
     }
 
     /// Notes how the record differs from the one that these files should have.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::record::{KeptFiles, KeyRecord, Stands};
+use super::record::{KeptFiles, KeyRecord, RecordMatch};
 use crate::host::Host;
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
@@ -79,7 +79,7 @@ impl std::fmt::Debug for Pair {
 
 impl Pair {
     fn new(pem: Vec<u8>, lost: Option<String>) -> ResourceResult<Self> {
-        let parsed = keys::parse(&pem).map_err(|problem| precious(KeyFile::Key, &problem))?;
+        let parsed = keys::parse(&pem).map_err(|problem| irreplaceable(KeyFile::Key, &problem))?;
         Ok(Self {
             public: parsed.public_key_pem(),
             files: KeptFiles::from([(KEY, pem)]),
@@ -200,33 +200,35 @@ async fn pair(
 ) -> ResourceResult<Option<Pair>> {
     let live = || key.bytes().unwrap_or_default().to_vec();
     match record.judge(KEY, key) {
-        Stands::AsRecorded => {
+        RecordMatch::AsRecorded => {
             return Pair::new(record.copy(KEY).unwrap_or_else(live), None).map(Some);
         }
         // The record may be the wrong one: key and public half match each other, and only the record differs.
-        Stands::Restorable { .. } if is_pair(key, public) => {
+        RecordMatch::Restorable { .. } if is_pair(key, public) => {
             let problem = format!(
                 "it matches the public half beside it, but {} records another key; if the record is wrong, move it away",
                 service_account_record().display()
             );
-            return Err(precious(KeyFile::Key, &problem));
+            return Err(irreplaceable(KeyFile::Key, &problem));
         }
-        Stands::Restorable { problem, copy } => return Pair::new(copy, Some(problem)).map(Some),
-        Stands::Lost { problem } => {
+        RecordMatch::Restorable { problem, copy } => {
+            return Pair::new(copy, Some(problem)).map(Some);
+        }
+        RecordMatch::Lost { problem } => {
             let problem = format!("it is {problem}, and there is no intact copy of it");
-            return Err(precious(KeyFile::Key, &problem));
+            return Err(irreplaceable(KeyFile::Key, &problem));
         }
-        Stands::Unrecorded => {}
+        RecordMatch::Unrecorded => {}
     }
     match (key, public) {
         (Content::Missing, Content::Missing) => return Ok(None),
         (Content::Missing, _) => {
-            return Err(precious(
+            return Err(irreplaceable(
                 KeyFile::Key,
                 "it is missing, but its public half is there",
             ));
         }
-        (Content::Unfit(problem), _) => return Err(precious(KeyFile::Key, problem)),
+        (Content::Unfit(problem), _) => return Err(irreplaceable(KeyFile::Key, problem)),
         (Content::Bytes(_), _) => {}
     }
     let pair = Pair::new(live(), None)?;
@@ -239,7 +241,7 @@ async fn pair(
         }
     };
     if !proven {
-        return Err(precious(
+        return Err(irreplaceable(
             KeyFile::Public,
             "it is not the public half of the key beside it; which of the two the cluster uses is unknown",
         ));
@@ -261,7 +263,7 @@ enum KeyFile {
 }
 
 /// A problem of the pair that only an operator can solve.
-fn precious(file: KeyFile, problem: &str) -> ResourceError {
+fn irreplaceable(file: KeyFile, problem: &str) -> ResourceError {
     let (key, public) = service_account_paths();
     let (path, help) = match file {
         KeyFile::Key => (

@@ -13,7 +13,7 @@ fn certificate(host: &FakeHost) -> Certificate {
 }
 
 #[tokio::test]
-async fn a_new_authority_may_sign_and_stands_where_only_root_goes() {
+async fn a_new_authority_can_sign_and_is_readable_only_by_root() {
     let host = with_authority().await;
     let authority = certificate(&host);
     assert!(authority.is_authority());
@@ -160,7 +160,7 @@ async fn a_key_without_a_certificate_gets_one_and_stays() {
 }
 
 #[tokio::test]
-async fn a_certificate_without_a_key_is_left_alone_and_signs_nothing() {
+async fn a_certificate_without_its_key_is_kept_and_does_not_sign() {
     let host = with_certificate().await;
     forget(&host);
     host.with_world_mut(|world| world.remove(CA_KEY));

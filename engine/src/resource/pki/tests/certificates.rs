@@ -39,7 +39,7 @@ async fn a_new_certificate_is_what_was_asked_for() {
 }
 
 #[tokio::test]
-async fn what_will_be_is_described() {
+async fn future_actions_are_described() {
     let host = with_authority().await;
     assert_eq!(
         reasons(&host, &apiserver()).await,
@@ -313,7 +313,7 @@ async fn links_are_followed_and_directories_are_not_ours_to_remove() {
 }
 
 #[tokio::test]
-async fn specifications_that_cannot_stand_are_refused() {
+async fn invalid_specifications_are_refused() {
     let with = |change: fn(&mut CertificateSpec)| {
         let mut spec = apiserver();
         change(&mut spec);

@@ -64,7 +64,7 @@ async fn a_key_is_made_once_in_the_form_that_the_api_server_reads() {
 }
 
 #[tokio::test]
-async fn lost_and_damaged_files_are_written_again_from_one_that_is_left() {
+async fn lost_and_damaged_files_are_restored_from_the_remaining_copy() {
     for left in ALL {
         for damage in [None, Some(""), Some("garbage"), Some("cut")] {
             let host = with_keys().await;
@@ -217,8 +217,8 @@ async fn a_retired_key_that_is_lost_or_damaged_is_written_again_from_its_copy() 
                 None => host.with_world_mut(|world| world.remove(file)),
                 Some(text) => put(&host, file, text, 0o600),
             }
-            let told = problem(&host).await.expect("it is told");
-            assert!(told.contains(file.as_str()), "{told}");
+            let message = problem(&host).await.expect("it is told");
+            assert!(message.contains(file.as_str()), "{message}");
             apply(&host, &HOLD).await.expect("a change");
             assert_eq!(texts(&host), before, "{file}: {damage:?}");
             assert_eq!(problem(&host).await, None);
@@ -235,10 +235,10 @@ async fn a_retired_key_that_is_lost_or_damaged_is_written_again_from_its_copy() 
     apply(&host, &HOLD)
         .await
         .expect("the other key has a copy again");
-    let told = problem(&host).await.expect("it is told");
+    let message = problem(&host).await.expect("it is told");
     assert!(
-        told.contains(&files[0]) && told.contains("there is no copy"),
-        "{told}"
+        message.contains(&files[0]) && message.contains("there is no copy"),
+        "{message}"
     );
     assert_eq!(text(&host, &files[0]), "no key\n");
     let absent = run(&rotated, &HOLD, true, &mut Receipt::default()).await;

@@ -97,7 +97,7 @@ async fn effects(start: &FakeHost, spec: &Spec) -> usize {
 }
 
 #[tokio::test]
-async fn a_failure_anywhere_leaves_a_way_back_to_the_start() {
+async fn a_failure_at_each_call_can_be_cleaned() {
     for (name, start, spec) in cases().await {
         for n in 1..=effects(&start, &spec).await {
             for plan in [
@@ -137,7 +137,7 @@ async fn after_a_crash_anywhere_the_next_run_converges() {
                 run_spec(&host, &spec, false, &mut receipt)
                     .await
                     .expect_err("the program ends");
-                host.revive();
+                host.end_crash();
                 run_spec(&host, &spec, false, &mut Receipt::default())
                     .await
                     .expect("it converges");

@@ -38,7 +38,7 @@ async fn read(host: &FakeHost) -> Authority {
 }
 
 #[tokio::test]
-async fn what_is_lost_of_an_authority_is_restored() {
+async fn lost_files_of_an_authority_are_restored() {
     let (start, other) = (with_certificate().await, with_certificate().await);
     for (path, name) in [(CA, "ca.crt"), (CA_KEY, "ca.key")] {
         for content in damages(&start, &other, path) {
@@ -106,7 +106,7 @@ async fn a_file_beside_the_authority_is_not_trusted_and_goes() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_restored_is_told_by_name_and_nothing_is_changed() {
+async fn unrecoverable_keys_are_named_and_nothing_changes() {
     let (start, other) = (with_certificate().await, with_certificate().await);
     let record = authority_record("cluster");
     let json = start

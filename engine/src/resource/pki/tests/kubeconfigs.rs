@@ -35,7 +35,7 @@ async fn the_admins_has_its_contexts_and_all_it_needs_inside() {
 }
 
 #[tokio::test]
-async fn a_components_has_one_context() {
+async fn a_component_kubeconfig_has_one_context() {
     let host = with_kubeconfig().await;
     let spec = KubeconfigSpec {
         name: "kubelet".to_owned(),
@@ -123,7 +123,7 @@ async fn it_is_removed_when_it_should_be_absent() {
 }
 
 #[tokio::test]
-async fn specifications_that_cannot_stand_are_refused() {
+async fn invalid_specifications_are_refused() {
     for (spec, field) in [
         (
             KubeconfigSpec {
@@ -179,7 +179,7 @@ fn a_record_of_an_earlier_version_is_read() {
 
 /// A client that reads the files again finds the renewed ones; the kubeconfig itself does not change.
 #[tokio::test]
-async fn by_path_it_names_the_files_and_outlives_a_renewal() {
+async fn a_kubeconfig_with_paths_survives_a_renewal() {
     let host = with_kubeconfig().await;
     let spec = KubeconfigSpec {
         by_path: true,

@@ -15,7 +15,7 @@ async fn all_are_listed_with_their_users_and_no_key() {
         0o644,
     );
     let listing = listing(&host).await.expect("it can be read");
-    let told: Vec<String> = listing
+    let lines: Vec<String> = listing
         .certificates
         .iter()
         .map(|one| {
@@ -24,7 +24,7 @@ async fn all_are_listed_with_their_users_and_no_key() {
         })
         .collect();
     assert_eq!(
-        told,
+        lines,
         [
             "Authority cluster 3651 None",
             "Certificate admin 89 Some(\"admin\")",

@@ -61,7 +61,7 @@ async fn all_certificates_are_found_and_none_that_cannot_be_read_is_passed_over(
 }
 
 #[tokio::test]
-async fn its_bounds_are_told() {
+async fn the_scan_reports_its_limits() {
     let host = with_authority().await;
     let authority = text(&host, CA);
     put(&host, "/srv/1/2/3/4/5/deep.crt", &authority, 0o644);

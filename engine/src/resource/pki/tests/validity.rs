@@ -42,7 +42,7 @@ async fn an_expired_one_is_issued_again() {
 
 /// A certificate cannot be valid longer than its authority, and is not issued again and again shortly before that ends.
 #[tokio::test]
-async fn near_the_end_of_the_authority_nothing_is_renewed_in_vain() {
+async fn nothing_is_renewed_near_the_end_of_the_authority() {
     let host = with_authority().await;
     let authority_end = end(&host, CA);
     advance(&host, DAY * 3650);
@@ -66,7 +66,7 @@ async fn near_the_end_of_the_authority_nothing_is_renewed_in_vain() {
 
 /// A component whose clock is a day behind accepts the API server's certificate that was made a moment ago.
 #[tokio::test]
-async fn a_clock_that_is_a_day_behind_is_no_matter() {
+async fn a_clock_one_day_behind_does_not_prevent_issuing() {
     let later = with_certificate().await;
     let behind = later.now() - DAY;
     for path in [CA, CRT] {
@@ -102,7 +102,7 @@ async fn a_clock_that_is_far_behind_issues_nothing() {
 
 /// A certificate that was made while the clock was ahead does not block a host whose clock is right again: an operator removes it.
 #[tokio::test]
-async fn what_a_clock_that_was_ahead_has_issued_is_made_anew_once_it_is_removed() {
+async fn a_certificate_from_a_fast_clock_is_issued_again_after_removal() {
     let host = with_authority().await;
     let ahead = FakeHost::new();
     for path in [CA, CA_KEY] {
@@ -143,7 +143,7 @@ async fn due_is_a_change_of_its_own_kind() {
 }
 
 #[tokio::test]
-async fn a_life_of_minutes_is_one_of_minutes() {
+async fn short_lifetimes_are_shown_in_minutes() {
     let host = with_authority().await;
     let minute = Duration::from_secs(60);
     let short = CertificateSpec {
@@ -161,10 +161,10 @@ async fn a_life_of_minutes_is_one_of_minutes() {
     assert_eq!(action(&host, &short).await, Some(Action::Renew));
     assert_eq!(leaf.facts.near_its_end(host.now()), None);
     advance(&host, minute * 25 - due);
-    let told = leaf.facts.near_its_end(host.now()).expect("it is told");
+    let message = leaf.facts.near_its_end(host.now()).expect("it is told");
     assert!(
-        told.contains("apiserver/request.crt ends in 4m 59s"),
-        "{told}"
+        message.contains("apiserver/request.crt ends in 4m 59s"),
+        "{message}"
     );
 }
 
@@ -181,7 +181,7 @@ async fn action(host: &FakeHost, spec: &CertificateSpec) -> Option<Action> {
 }
 
 #[test]
-fn a_life_is_said_in_a_plan_as_people_say_it() {
+fn a_plan_shows_lifetimes_in_readable_units() {
     for (life, text) in [(DAY * 365, "365 days"), (DAY / 48, "30m")] {
         let spec = CertificateSpec {
             life,

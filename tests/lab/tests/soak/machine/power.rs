@@ -66,7 +66,7 @@ fn vm_power_is_cut_at_ten_points_of_a_bring_up() {
         );
         master.host().kill().expect("the emulator is killed");
         master.host().start().expect("the machine boots");
-        nothing_is_half(&master);
+        assert_complete_files(&master);
         println!("cut {number}: {begun} of {steps} steps had been begun");
     }
     // The daemon's status is written with its next pass.
@@ -147,7 +147,7 @@ fn reach(master: &Master, steps: usize) -> usize {
 }
 
 /// After a cut, each file is complete or missing.
-fn nothing_is_half(master: &Master) {
+fn assert_complete_files(master: &Master) {
     let _ = master.nodelet(&["history", "--json"]).exits(0);
     let status = master.sh("cat /var/opt/pf9/kube_status 2>/dev/null || echo '{}'");
     let status: Result<serde_json::Value, _> = serde_json::from_str(&status);

@@ -69,7 +69,7 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
 
     // After the cause is removed, the next attempt repairs the phase.
     master.restore_phase("kube-proxy");
-    watch.calm(Duration::from_secs(180));
+    watch.wait_until_healthy(Duration::from_secs(180));
     let verbs: Vec<Verb> = watch
         .recorded()
         .iter()
@@ -96,7 +96,7 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
     drop(watch);
     master.nodelet(&["diff", "--rebuild"]).exits(0);
     master.sh("docker rm --force proxy");
-    master.squat(PROXY_HEALTH);
+    master.occupy_port(PROXY_HEALTH);
     master
         .nodelet(&["diff", "--rebuild"])
         .exits(1)

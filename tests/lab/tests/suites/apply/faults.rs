@@ -20,12 +20,12 @@ fn fails(master: &Master, cause: &Cause) -> Vec<String> {
     master.configure(cause.settings);
     master.sh(cause.breaks);
     if let Some(port) = cause.port {
-        master.squat(port);
+        master.occupy_port(port);
     }
     let before = listing(master);
 
     let run = master.nodelet(&["apply", "--only", cause.phase]).exits(1);
-    let mut wrong = badly_told(&run, cause);
+    let mut wrong = missing_in_message(&run, cause);
     if !wrong.is_empty() {
         println!("{}: {}\n{}\n", cause.phase, cause.about, run.text());
     }
@@ -34,7 +34,7 @@ fn fails(master: &Master, cause: &Cause) -> Vec<String> {
         left.into_iter()
             .map(|line| format!("not taken back: {line}")),
     );
-    master.sh(cause.mend);
+    master.sh(cause.fix);
     master.configure(&[]);
     master.restore_phase(cause.phase);
     if let Some(earlier) = earlier(cause.phase) {
@@ -52,13 +52,13 @@ fn fails(master: &Master, cause: &Cause) -> Vec<String> {
 }
 
 /// What the message lacks of phase, place, causes, next step and rollback.
-fn badly_told(run: &Run, cause: &Cause) -> Vec<String> {
+fn missing_in_message(run: &Run, cause: &Cause) -> Vec<String> {
     let text = run.text();
     let place = format!("✗ {0} failed at phases/{0}.rhai:", cause.phase);
-    let Some((_, told)) = text.split_once(&place) else {
+    let Some((_, message)) = text.split_once(&place) else {
         return vec![format!("`{place}` is missing")];
     };
-    let mut position = told
+    let mut position = message
         .split([':', ' '])
         .map(|number| number.parse::<u32>().is_ok());
     let placed = position.next() == Some(true) && position.next() == Some(true);
@@ -70,12 +70,13 @@ fn badly_told(run: &Run, cause: &Cause) -> Vec<String> {
     ]
     .iter()
     .chain(cause.says)
-    .filter(|wanted| !told.contains(**wanted))
+    .filter(|wanted| !message.contains(**wanted))
     .map(|wanted| format!("`{wanted}` is missing in the message"))
     .collect();
     wrong.extend((!placed).then(|| "no line and column".to_owned()));
     wrong.extend(
-        told.lines()
+        message
+            .lines()
             .filter(|line| line.contains("could not take back"))
             .map(str::to_owned),
     );

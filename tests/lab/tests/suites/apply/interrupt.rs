@@ -51,8 +51,8 @@ impl<'a> Background<'a> {
 }
 
 /// Asserts that a run ended at a safe point in one of these phases, said so, and did not begin the phase that waits for the node.
-fn interrupted(told: &(String, String), phases: &[&str]) {
-    let (code, text) = told;
+fn interrupted(streams: &(String, String), phases: &[&str]) {
+    let (code, text) = streams;
     assert_eq!(code, "2", "{text}");
     let events: Vec<Value> = text
         .lines()
@@ -80,7 +80,7 @@ fn interrupted(told: &(String, String), phases: &[&str]) {
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn one_apply_at_a_time_and_every_cut_is_taken_up_again() {
+fn applies_are_exclusive_and_continue_after_interruption() {
     let master = Master::create("cut", Image::Bare, false);
 
     // The phases of images run in parallel, and etcd beside them. How far the run is when the signal comes depends on the machine;

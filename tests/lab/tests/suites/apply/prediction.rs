@@ -4,7 +4,7 @@ use lab_suites::{FAULTS, SCALED, Watch, predicted_repair, prediction, shared};
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_lost_container_is_foretold() {
+fn the_loss_of_a_container_is_predicted() {
     let master = shared();
     master.sh("docker rm --force etcd");
     let fidelity = prediction(&master);
@@ -22,7 +22,7 @@ fn a_lost_container_is_foretold() {
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn repairs_are_foretold() {
+fn repairs_are_predicted() {
     let master = shared();
     master.configure(SCALED);
     master.apply(&[]).exits(0);

@@ -26,15 +26,15 @@ const MEND: &str = r#"
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn an_unfit_host_is_told_everything_and_left_alone_then_mended_and_brought_up_without_docker() {
+fn an_unfit_host_gets_all_problems_and_comes_up_after_they_are_fixed() {
     let master = Master::create("unfit", Image::NoDocker, false);
     assert!(
         !master.try_sh("command -v dockerd").status.success(),
         "this host has no docker"
     );
     master.sh(SPOIL);
-    master.squat(443);
-    master.squat(2380);
+    master.occupy_port(443);
+    master.occupy_port(2380);
     master.configure(&[
         ("MASTER_VIP_ENABLED", "true"),
         ("MASTER_VIP_IFACE", "eth9"),

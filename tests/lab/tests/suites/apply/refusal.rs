@@ -10,9 +10,9 @@ fn only_root_may_apply_and_stop() {
         let run = master.try_sh(&format!(
             "setpriv --reuid=65534 --regid=65534 --clear-groups nodelet {verb}"
         ));
-        let told = String::from_utf8_lossy(&run.stderr).into_owned();
-        assert_eq!(run.status.code(), Some(1), "{told}");
-        assert!(told.contains("only root can"), "{told}");
+        let message = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert_eq!(run.status.code(), Some(1), "{message}");
+        assert!(message.contains("only root can"), "{message}");
     }
 }
 
@@ -48,9 +48,9 @@ fn a_role_that_another_user_can_change_is_refused() {
     );
     master.sh("cd /tmp/others; nodelet check --role pf9-kube");
     let run = master.try_sh("cd /tmp/others; nodelet check --role ./roles/pf9-kube");
-    let told = String::from_utf8_lossy(&run.stderr).into_owned();
-    assert_eq!(run.status.code(), Some(1), "{told}");
-    assert!(told.contains("it belongs to user 65534"), "{told}");
+    let message = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert_eq!(run.status.code(), Some(1), "{message}");
+    assert!(message.contains("it belongs to user 65534"), "{message}");
     master.sh("rm -r /tmp/others");
 }
 
@@ -86,7 +86,7 @@ fn wrong_settings_are_refused_with_their_place() {
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn what_the_host_stands_with_is_refused_with_the_way_out() {
+fn changes_of_the_installed_identity_are_refused_with_a_next_step() {
     let master = shared();
     for (key, value, way_out) in [
         ("ROLE", "none", "remove the role first: `nodelet clean`"),

@@ -1,18 +1,22 @@
 //! A second apply: nothing changes, nothing restarts, no file is written; and a setting that cannot change is refused.
 
-use lab_suites::{Standing, changes, listing, shared};
+use lab_suites::{RunningInstances, changes, listing, shared};
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_second_apply_leaves_everything_as_it_was() {
     let master = shared();
-    let (before, running) = (listing(&master), Standing::of(&master));
+    let (before, running) = (listing(&master), RunningInstances::of(&master));
     let written = "find /etc/pf9 /etc/docker /etc/cni /etc/systemd /var/opt/pf9 -newer /tmp/mark -type f -not -path '*/etcd/data/*'";
     master.sh("touch /tmp/mark");
 
     master.apply(&[]).exits(0).changes_nothing();
 
-    assert_eq!(Standing::of(&master), running, "nothing was restarted");
+    assert_eq!(
+        RunningInstances::of(&master),
+        running,
+        "nothing was restarted"
+    );
     assert_eq!(changes(&before, &listing(&master)), Vec::<String>::new());
     assert_eq!(master.sh(written), "", "no file was written again");
 }
@@ -38,7 +42,7 @@ fn kube_env_is_for_the_group_and_for_shells() {
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn without_a_virtual_ip_keepalived_is_not_even_installed() {
+fn without_a_virtual_ip_keepalived_is_not_installed() {
     let master = shared();
     assert!(
         !master
@@ -65,8 +69,8 @@ fn settings_that_cannot_change_are_refused_by_prediction_and_apply_alike() {
         master.configure(&[(key, value)]);
         let stands = format!("use {key}={value} on this host: it was set up with");
         for verb in ["diff", "plan", "apply"] {
-            let told = master.nodelet(&[verb, "--role", "pf9-kube"]).exits(1);
-            let _ = told.says(&[&stands]);
+            let refused = master.nodelet(&[verb, "--role", "pf9-kube"]).exits(1);
+            let _ = refused.says(&[&stands]);
         }
     }
     master.configure(&[]);

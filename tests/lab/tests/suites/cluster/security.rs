@@ -7,7 +7,7 @@ const STORED: &str = "docker exec -e ETCDCTL_API=3 etcd etcdctl --endpoints http
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_secret_is_encrypted_and_who_asked_for_it_is_logged() {
+fn secrets_are_encrypted_and_reads_are_audited() {
     let master = shared();
     master.kubectl("create secret generic sesame --from-literal=word=swordfish");
     let stored = master.sh(&format!(
@@ -48,7 +48,7 @@ fn a_secret_is_encrypted_and_who_asked_for_it_is_logged() {
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_container_of_the_control_plane_sees_its_own_directories_alone() {
+fn control_plane_containers_mount_only_their_own_directories() {
     let master = shared();
     let mounts = |container: &str| {
         let of = format!("docker ps -q --filter label=io.kubernetes.container.name={container}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab_suites::{CLIENT, Run, Standing, ready_with_vip};
+use lab_suites::{CLIENT, Run, RunningInstances, ready_with_vip};
 
 /// The role's name.
 const ROLE: &str = "pf9-kube";
@@ -74,10 +74,10 @@ fn the_api_answers_on_the_virtual_ip() {
         "{node:?}"
     );
 
-    let running = Standing::of(&master);
+    let running = RunningInstances::of(&master);
     master.apply(&[]).exits(0).changes_nothing();
     assert_eq!(
-        Standing::of(&master),
+        RunningInstances::of(&master),
         running,
         "nothing was restarted, not even keepalived"
     );
@@ -85,12 +85,12 @@ fn the_api_answers_on_the_virtual_ip() {
     // An interface that does not exist is refused, and the node goes on.
     master.configure(&[("MASTER_VIP_IFACE", "none0")]);
     for verb in ["diff", "apply"] {
-        let told = master.nodelet(&[verb, "--role", ROLE]).exits(1);
-        let _ = told.says(&["there is no link none0", "MASTER_VIP_IFACE"]);
+        let refused = master.nodelet(&[verb, "--role", ROLE]).exits(1);
+        let _ = refused.says(&["there is no link none0", "MASTER_VIP_IFACE"]);
     }
     master.configure(&[]);
     assert_eq!(
-        Standing::of(&master),
+        RunningInstances::of(&master),
         running,
         "the refused settings have changed nothing"
     );

@@ -131,7 +131,7 @@ fn a_node_port_answers_outside_the_host() {
 /// On a master that nodeletd only watches, nodes get no pod subnets. No pod runs on such a node, and the status names it.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_node_without_a_pod_subnet_is_named_where_nothing_may_be_changed() {
+fn a_node_without_a_pod_subnet_is_named_if_changes_are_not_allowed() {
     const LIMIT: Duration = Duration::from_secs(60);
     let master = shared();
     master.configure(&[SCALED, &[("KUBE_SERVICE_STATE", "ignore")]].concat());
@@ -147,5 +147,5 @@ fn a_node_without_a_pod_subnet_is_named_where_nothing_may_be_changed() {
         format!("{kubectl} get node/other --output jsonpath='{{.spec.podCIDR}}' | grep -q ^10.20.");
     master.wait_for("the node has its pod subnet", &given, LIMIT);
     master.kubectl("delete node/other");
-    watch.calm(LIMIT);
+    watch.wait_until_healthy(LIMIT);
 }

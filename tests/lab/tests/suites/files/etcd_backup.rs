@@ -18,14 +18,14 @@ const SERVES: &str =
     "docker inspect --format '{{.Path}}' pf9-etcd-proof 2>/dev/null | grep -qx etcd";
 
 /// A command that pauses the container of a proof, on the host itself, when `at` holds.
-fn held_at(at: &str, seconds: u32) -> String {
+fn pause_proof_when(at: &str, seconds: u32) -> String {
     format!(
         "timeout {seconds} sh -c \"until {at} && docker pause pf9-etcd-proof 2>/dev/null; do sleep 0.02; done\""
     )
 }
 
 /// Waits, on the host itself, until a proof runs: it is over within two seconds.
-fn until_at_work(seconds: u32) -> String {
+fn wait_for_proof(seconds: u32) -> String {
     format!(
         "timeout {seconds} sh -c \"until docker ps --format '{{{{.Names}}}}' | grep -q '^pf9-etcd-proof$'; do sleep 0.05; done\""
     )

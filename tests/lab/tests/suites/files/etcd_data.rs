@@ -27,11 +27,11 @@ fn etcd_starts_on_no_other_data_than_its_own() {
             ),
         ),
     ] {
-        watch.calm(LIMIT);
+        watch.wait_until_healthy(LIMIT);
         master.sh(&format!(
             "docker stop --time 5 etcd; mv {DATA} {DATA}.before; {exchange}"
         ));
-        let told = |view: &serde_json::Value| {
+        let is_reported = |view: &serde_json::Value| {
             let phases = view["phases"].as_array().cloned().unwrap_or_default();
             let conditions = phases
                 .iter()
@@ -42,7 +42,7 @@ fn etcd_starts_on_no_other_data_than_its_own() {
             })
         };
         watch.until(&format!("{how}: it is reported"), LIMIT, || {
-            watch.view().is_some_and(|view| told(&view))
+            watch.view().is_some_and(|view| is_reported(&view))
         });
         watch.passes(3, LIMIT);
         if how == "emptied" {
@@ -60,7 +60,7 @@ fn etcd_starts_on_no_other_data_than_its_own() {
             word.stdout == b"swordfish"
         });
     }
-    watch.calm(LIMIT);
+    watch.wait_until_healthy(LIMIT);
     drop(watch);
     master.configure(&[]);
     master.apply(&[]).exits(0);

@@ -43,8 +43,8 @@ fn images_of_an_operator_are_verified_and_loaded() {
     master.sh(&format!(
         "cp /tmp/builds/2.tar {DIRECTORY}/toolbox.tar; {SUMS}"
     ));
-    let told = master.check(&["--only", "user-images"]).exits(2);
-    told.says(&["archive toolbox.tar"]);
+    let failed_run = master.check(&["--only", "user-images"]).exits(2);
+    failed_run.says(&["archive toolbox.tar"]);
     master.apply(&[]).exits(0);
     let second = id(&master);
     assert!(!second.is_empty() && second != first);
@@ -56,8 +56,8 @@ fn images_of_an_operator_are_verified_and_loaded() {
         "docker image rm {TOOLBOX_IMAGE} > /dev/null; echo damaged >> {DIRECTORY}/toolbox.tar"
     ));
     let before = master.sh("docker ps --quiet");
-    let told = master.apply(&[]).exits(1);
-    told.says(&["toolbox.tar: its checksum is not the one in checksum/sha256sums.txt"]);
+    let failed_run = master.apply(&[]).exits(1);
+    failed_run.says(&["toolbox.tar: its checksum is not the one in checksum/sha256sums.txt"]);
     assert_eq!(id(&master), "");
     assert_eq!(master.sh("docker ps --quiet"), before);
 

@@ -22,8 +22,8 @@ fn certificates_are_renewed_and_repaired_under_load() {
     master.configure(&[("CERTIFICATE_LIFE", "40m"), ("KUBE_SERVICE_STATE", "true")]);
     let leaves = Leaves::plant(&master);
     master.apply(&[]).exits(0);
-    let standing = "docker ps --no-trunc --quiet --filter 'name=^/etcd$' --filter name=k8s_kube-apiserver | sort";
-    let before = master.sh(standing);
+    let list_running = "docker ps --no-trunc --quiet --filter 'name=^/etcd$' --filter name=k8s_kube-apiserver | sort";
+    let before = master.sh(list_running);
 
     // All are due at once, as on a host that was brought up in one go.
     for path in leaves.paths() {
@@ -49,12 +49,12 @@ fn certificates_are_renewed_and_repaired_under_load() {
     // Servers read their files once a minute. Until then the renewal goes on, though all conditions hold; a certificate that is
     // replaced before its end is repaired after it.
     let watch = Watch::of(&master);
-    watch.calm(RENEWED);
+    watch.wait_until_healthy(RENEWED);
     let seen = load.so_far();
     println!("renewal: {seen}");
     seen.is_steady();
     assert_eq!(
-        master.sh(standing),
+        master.sh(list_running),
         before,
         "etcd and the API server went on"
     );
@@ -64,9 +64,9 @@ fn certificates_are_renewed_and_repaired_under_load() {
         leaves.replace(path, AGE * 2, LIFE);
     }
     master.wait_for("none has expired", "nodelet certs", REPAIRED);
-    watch.calm(REPAIRED);
+    watch.wait_until_healthy(REPAIRED);
     assert_eq!(
-        master.sh(standing),
+        master.sh(list_running),
         before,
         "etcd and the API server went on"
     );
@@ -149,12 +149,12 @@ fn authorities_are_replaced() {
         assert!(asks_etcd("/etc/pf9/kube.d/certs/etcdctl/etcd"), "{step}");
     }
     // Roots that are read for each request: nothing restarts.
-    let standing = "docker ps --no-trunc --quiet | sort";
-    let containers = master.sh(standing);
+    let list_running = "docker ps --no-trunc --quiet | sort";
+    let containers = master.sh(list_running);
     for step in ["begin", "switch", "finish"] {
         rotate("front-proxy", &[step]).exits(0);
         settled();
     }
-    assert_eq!(master.sh(standing), containers);
+    assert_eq!(master.sh(list_running), containers);
     master.nodelet(&["history"]).says(&["rotate"]);
 }

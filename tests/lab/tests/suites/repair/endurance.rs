@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab_suites::{Fault, Image, Master, SCALED, Standing, Watch, restarted};
+use lab_suites::{Fault, Image, Master, RunningInstances, SCALED, Watch, restarted};
 
 const CALM: Duration = Duration::from_secs(120);
 const BROUGHT_UP: Duration = Duration::from_secs(400);
@@ -27,15 +27,15 @@ fn shift(master: &Master, days: &str) {
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_healthy_node_outlives_what_befalls_its_keeper() {
+fn a_healthy_node_survives_faults_of_the_daemon() {
     let master = Master::create("endurance", Image::Bare, false);
     master.configure(SCALED);
     // nodeletd brings the host up by itself, without a command of an operator.
     let watch = Watch::start_within(&master, BROUGHT_UP);
 
-    settings_that_the_host_cannot_go_on_with(&master, &watch);
-    what_it_is_bound_to_is_lost(&master, &watch);
-    another_way_out(&master, &watch);
+    unusable_settings_are_refused(&master, &watch);
+    a_lost_identity_file_is_rebuilt_from_the_host(&master, &watch);
+    tunnel_with_default_route(&master, &watch);
     it_is_the_only_one(&master);
     impossible_arguments(&master, &watch);
     killed_in_the_middle(&master, &watch);
@@ -44,7 +44,7 @@ fn a_healthy_node_outlives_what_befalls_its_keeper() {
     restarted_quickly(&master, &watch);
     another_host_name(&master, &watch);
     a_role_that_is_invalid(&master, &watch);
-    what_cannot_be_written(&master, &watch);
+    an_unwritable_file_stops_nothing(&master, &watch);
     a_clock_that_is_wrong(&master, &watch);
     assert_eq!(cleans(&master), 0, "nothing was ever cleaned");
     without_its_ledger(&master, &watch);
@@ -54,14 +54,14 @@ fn a_healthy_node_outlives_what_befalls_its_keeper() {
 fn it_is_the_only_one(master: &Master) {
     let second = master.try_sh("timeout 30 /opt/pf9/nodelet/nodeletd --once 2>&1");
     assert_eq!(second.status.code(), Some(1), "{second:?}");
-    let told = String::from_utf8_lossy(&second.stdout).into_owned();
-    assert!(told.contains("another nodeletd does it already"), "{told}");
+    let text = String::from_utf8_lossy(&second.stdout).into_owned();
+    assert!(text.contains("another nodeletd does it already"), "{text}");
     master.sh("systemctl is-active --quiet pf9-nodeletd && nodelet status > /dev/null");
 }
 
 fn impossible_arguments(master: &Master, watch: &Watch<'_>) {
     // The drain is refused before anything is evicted: nodeletd would bring the node back before the time is over.
-    let drain = master.nodelet(&["drain", "--lasting", "8d"]).exits(1);
+    let drain = master.nodelet(&["drain", "--duration", "8d"]).exits(1);
     drain.says(&["a pause takes 1 to 604800 seconds"]);
     let view = watch.view().expect("nodeletd answers");
     assert!(view["paused_until"].is_null(), "{view:#}");
@@ -75,13 +75,13 @@ fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {
     watch.record();
     let fault = Fault::named("nodeletd-killed").expect("it is a fault");
     fault
-        .strike(master.host(), &master.vip())
+        .cause(master.host(), &master.vip())
         .expect("it happens");
     let history = master.sh("nodelet history --json --last 1");
     let history: serde_json::Value = serde_json::from_str(&history).expect("it is JSON");
     let last = &history["runs"][0];
     assert!(last["outcome"].is_null(), "it had ended: {last:#}");
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     master.check(&[]).exits(0);
     let restarted = restarted(&watch.recorded()).join(" ");
     assert_eq!(restarted, "etcd api-ready node-role kubernetes-ready drain");
@@ -91,25 +91,25 @@ fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {
 fn restarted_quickly(master: &Master, watch: &Watch<'_>) {
     master.sh("for n in 1 2 3 4 5 6; do systemctl restart pf9-nodeletd; done");
     master.sh("systemctl is-active --quiet pf9-nodeletd");
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 }
 
 /// nodeletd sees the new host name as `nodelet check` does, and also that the old one is back.
 fn another_host_name(master: &Master, watch: &Watch<'_>) {
-    let before = Standing::of(master);
+    let before = RunningInstances::of(master);
     let name = master.sh("hostname").trim().to_owned();
     master.sh("hostname another-name");
     watch.tells("SettingsAllowed", "another-name", CALM);
     master.check(&[]).exits(1).says(&["another-name"]);
     master.sh(&format!("hostname {name}"));
-    watch.calm(CALM);
-    assert_eq!(Standing::of(master), before);
+    watch.wait_until_healthy(CALM);
+    assert_eq!(RunningInstances::of(master), before);
 }
 
 /// An invalid role is reported at once with the place of the mistake, and what is down is started from the last good role.
 fn a_role_that_is_invalid(master: &Master, watch: &Watch<'_>) {
     const ROLE: &str = "$(readlink -f /opt/pf9/roles/pf9-kube/current)";
-    for (what, spoil, told) in [
+    for (what, spoil, text) in [
         ("role.yaml", "truncate --size=200 role.yaml", "role.yaml:"),
         (
             "phases/kubelet.rhai",
@@ -118,20 +118,20 @@ fn a_role_that_is_invalid(master: &Master, watch: &Watch<'_>) {
         ),
     ] {
         master.sh(&format!("cd {ROLE}; cp {what} /root/spoilt; {spoil}"));
-        watch.tells("RoleValid", told, CALM);
+        watch.tells("RoleValid", text, CALM);
         master.sh("systemctl stop pf9-kubelet; docker rm --force etcd");
         let back = "systemctl is-active --quiet pf9-kubelet && [ $(docker inspect --format '{{.State.Running}}' etcd) = true ]";
         master.wait_for("kubelet and etcd are back", back, CALM);
         master.sh(&format!("cd {ROLE}; cp /root/spoilt {what}"));
-        watch.calm(CALM);
+        watch.wait_until_healthy(CALM);
     }
 }
 
 /// A kubelet that works is not stopped for a file that cannot be written, and the host is not cleaned for it.
-fn what_cannot_be_written(master: &Master, watch: &Watch<'_>) {
+fn an_unwritable_file_stops_nothing(master: &Master, watch: &Watch<'_>) {
     const CONFIG: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
     master.configure(&[SCALED, &[("FULL_RETRY_COUNT", "2")]].concat());
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     let kubelet = || master.sh("systemctl show --value --property InvocationID pf9-kubelet");
     let before = kubelet();
     master.sh(&format!("echo '# edited' >> {CONFIG}; chattr +i {CONFIG}"));
@@ -143,10 +143,10 @@ fn what_cannot_be_written(master: &Master, watch: &Watch<'_>) {
     watch.passes(5, CALM);
     assert_eq!(kubelet(), before);
     master.sh(&format!("chattr -i {CONFIG}"));
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     assert_ne!(kubelet(), before, "kubelet has read its configuration");
     master.configure(SCALED);
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 }
 
 /// At a stop, a running change reaches a safe point, and its outcome is recorded. A client that listens to events does not keep the
@@ -166,21 +166,24 @@ fn stopped_in_the_middle(master: &Master, watch: &Watch<'_>) {
     let last = &history["runs"][0];
     assert!(last["outcome"].is_string(), "it was interrupted: {last:#}");
     master.sh("systemctl start pf9-nodeletd");
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 }
 
 /// nodeletd makes its socket again, though a client still listens to events over the old one.
 fn without_its_socket(master: &Master, watch: &Watch<'_>) {
     watch.record();
     master.sh("rm /run/pf9/nodeletd.sock");
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     master.sh("systemctl is-active --quiet nodelet-suite-events");
 }
 
 /// The next pass writes the file again, from what is installed on the host and not from settings that were changed meanwhile.
-fn what_it_is_bound_to_is_lost(master: &Master, watch: &Watch<'_>) {
+fn a_lost_identity_file_is_rebuilt_from_the_host(master: &Master, watch: &Watch<'_>) {
     const IDENTITY: &str = "/var/opt/pf9/nodelet/identity.json";
-    let (before, was) = (Standing::of(master), master.sh(&format!("cat {IDENTITY}")));
+    let (before, was) = (
+        RunningInstances::of(master),
+        master.sh(&format!("cat {IDENTITY}")),
+    );
     master.sh(&format!("systemctl stop pf9-nodeletd; rm {IDENTITY}"));
     let otherwise = ("CONTAINERS_CIDR", "10.99.0.0/16");
     master.configure(&[SCALED, &[otherwise]].concat());
@@ -191,20 +194,20 @@ fn what_it_is_bound_to_is_lost(master: &Master, watch: &Watch<'_>) {
     master.sh("systemctl start pf9-nodeletd");
     watch.refuses(otherwise.0, otherwise.1, CALM);
     master.configure(SCALED);
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     assert_eq!(master.sh(&format!("cat {IDENTITY}")), was);
     // A directory in place of the file counts as no file, and does not prevent passes.
     master.sh(&format!("rm {IDENTITY}; mkdir {IDENTITY}"));
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     master.sh(&format!("rmdir {IDENTITY}"));
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     assert_eq!(master.sh(&format!("cat {IDENTITY}")), was);
-    assert_eq!(Standing::of(master), before);
+    assert_eq!(RunningInstances::of(master), before);
 }
 
 /// A tunnel that takes the default route does not change the node's address.
-fn another_way_out(master: &Master, watch: &Watch<'_>) {
-    let before = Standing::of(master);
+fn tunnel_with_default_route(master: &Master, watch: &Watch<'_>) {
+    let before = RunningInstances::of(master);
     let certificates = master.sh(FILES);
     let repairs = || watch.view().unwrap_or_default()["counters"]["repairs"].clone();
     let repaired = repairs();
@@ -214,21 +217,21 @@ fn another_way_out(master: &Master, watch: &Watch<'_>) {
          ip route prepend default via 10.98.0.1 dev tunnel0
          head -2 /proc/net/route | grep -q '^tunnel0'",
     );
-    watch.calm(CALM);
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
+    watch.wait_until_healthy(CALM);
     assert_eq!(repairs(), repaired);
-    assert_eq!(Standing::of(master), before);
+    assert_eq!(RunningInstances::of(master), before);
     assert_eq!(master.sh(FILES), certificates);
     master.nodelet(&["diff"]).exits(0);
     master.sh("ip link delete tunnel0");
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 }
 
 /// Without its ledger the role is left as it is. Once the ledger is recovered from what is on the host, the role is stopped, as the
 /// settings say. This is the last test on this host.
 fn without_its_ledger(master: &Master, watch: &Watch<'_>) {
     master.sh("rm /var/opt/pf9/nodelet/ledger*");
-    let before = Standing::of(master);
+    let before = RunningInstances::of(master);
     master.configure(&[SCALED, &[("KUBE_SERVICE_STATE", "false")]].concat());
     watch.until("nodeletd reports it", CALM, || {
         let view = watch.view().unwrap_or_default();
@@ -237,7 +240,7 @@ fn without_its_ledger(master: &Master, watch: &Watch<'_>) {
             |one: &serde_json::Value| one["name"] == "LedgerValid" && one["status"] == "False";
         view["desired"] == "false" && conditions.iter().any(lost)
     });
-    assert_eq!(Standing::of(master), before);
+    assert_eq!(RunningInstances::of(master), before);
     master.nodelet(&["recover"]).exits(0);
     let down = "! systemctl is-active --quiet pf9-kubelet && ! docker ps --format '{{.Names}}' | grep -qx etcd";
     master.wait_for("the role is down", down, CALM);
@@ -249,8 +252,8 @@ fn without_its_ledger(master: &Master, watch: &Watch<'_>) {
 }
 
 /// These settings are valid, but not for this host: they are reported, and the host is held at the last good ones.
-fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) {
-    let before = Standing::of(master);
+fn unusable_settings_are_refused(master: &Master, watch: &Watch<'_>) {
+    let before = RunningInstances::of(master);
     master.sh("touch /root/a-file; mkdir -m 0700 /root/backups; ln -s backups /root/a-link");
     for (key, value) in [
         ("ROLE", "worker"),
@@ -268,19 +271,19 @@ fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) 
     ] {
         master.configure(&[SCALED, &[(key, value)]].concat());
         watch.refuses(key, value, CALM);
-        assert_eq!(Standing::of(master), before, "{key}={value}");
+        assert_eq!(RunningInstances::of(master), before, "{key}={value}");
     }
     // The last wrong setting is still in the file.
     master.sh("systemctl stop pf9-kubelet");
     let back = "systemctl is-active --quiet pf9-kubelet";
     master.wait_for("kubelet is back", back, CALM);
     master.configure(SCALED);
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     master.check(&[]).exits(0);
 }
 
 fn a_clock_that_is_wrong(master: &Master, watch: &Watch<'_>) {
-    let before = Standing::of(master);
+    let before = RunningInstances::of(master);
     let certificates = master.sh(FILES);
     for days in ["+1", "-1"] {
         shift(master, days);
@@ -294,10 +297,14 @@ fn a_clock_that_is_wrong(master: &Master, watch: &Watch<'_>) {
         });
         let view = watch.view().expect("nodeletd answers");
         assert_eq!(view["counters"]["repairs"], 0, "{days} days: {view:#}");
-        assert_eq!(Standing::of(master), before, "{days} days off");
+        assert_eq!(RunningInstances::of(master), before, "{days} days off");
         assert_eq!(master.sh(FILES), certificates, "{days} days off");
     }
     master.sh("rm -r /run/systemd/system/pf9-nodeletd.service.d; systemctl daemon-reload; systemctl restart pf9-nodeletd");
-    watch.calm(CALM);
-    assert_eq!(Standing::of(master), before, "the clock is right again");
+    watch.wait_until_healthy(CALM);
+    assert_eq!(
+        RunningInstances::of(master),
+        before,
+        "the clock is right again"
+    );
 }

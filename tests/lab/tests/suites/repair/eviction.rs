@@ -47,42 +47,42 @@ fn a_cordon_of_an_operator_survives_and_ours_is_lifted() {
         let now = master.try_sh("docker inspect --format '{{.State.StartedAt}}' proxy");
         now.status.success() && String::from_utf8_lossy(&now.stdout).trim() != before
     });
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     assert!(is_cordoned(&master), "a repair leaves it");
     // A drain of a node that an operator has cordoned leaves the cordon to the operator.
-    master.nodelet(&["drain", "--lasting", "10m"]).exits(0);
+    master.nodelet(&["drain", "--duration", "10m"]).exits(0);
     master.sh("nodelet resume");
     watch.passes(3, CALM);
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     assert!(is_cordoned(&master), "`resume` leaves it");
     master.apply(&[]).exits(0);
     assert!(is_cordoned(&master), "an apply leaves it");
     master.host().reboot().expect("the host reboots");
     assert_api_server_ended_first(&master);
     master.sh("systemctl start pf9-nodeletd");
-    watch.calm(2 * CALM);
+    watch.wait_until_healthy(2 * CALM);
     watch.passes(2, CALM);
     assert!(is_cordoned(&master), "a reboot leaves it");
     master.kubectl("uncordon master-1");
 
     // Our cordon is lifted even if all of our own state is lost, because its mark is on the node.
-    master.nodelet(&["drain", "--lasting", "10m"]).exits(0);
+    master.nodelet(&["drain", "--duration", "10m"]).exits(0);
     assert!(is_cordoned(&master));
     let mark = "get node/master-1 --output jsonpath='{.metadata.annotations.KubeStackShutDown}'";
     assert_eq!(master.kubectl(mark), "true");
     master.sh("systemctl stop pf9-nodeletd; rm -f /var/opt/pf9/nodelet/nodeletd.json; systemctl start pf9-nodeletd");
     watch.until("it takes pods again", CALM, || !is_cordoned(&master));
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     assert_eq!(master.kubectl(mark), "");
     assert!(!status(&master).contains("cordoned"));
 
     // If an operator lifts our cordon and sets another one, that one is the operator's, even if our mark was left behind.
-    master.nodelet(&["drain", "--lasting", "10m"]).exits(0);
+    master.nodelet(&["drain", "--duration", "10m"]).exits(0);
     master.kubectl("uncordon master-1");
     master.kubectl("cordon master-1");
     master.sh("nodelet resume");
     watch.passes(3, CALM);
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     assert!(is_cordoned(&master), "it is the operator's");
     assert_eq!(master.kubectl(mark), "");
     master.kubectl("uncordon master-1");
@@ -264,7 +264,7 @@ fn a_drain_evicts_what_it_can_and_names_what_stays() {
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_pod_of_a_tenant_with_the_names_of_the_control_plane_is_not_taken_for_it() {
+fn a_tenant_pod_with_control_plane_names_is_not_matched() {
     let master = shared();
     master.load_toolbox();
     let pods = Pods::on(&master);
@@ -300,8 +300,8 @@ fn a_pod_of_a_tenant_with_the_names_of_the_control_plane_is_not_taken_for_it() {
     master.sh(&format!("mv {manifest} /root/k8s-master.yaml"));
     let gone = format!("test -z \"$({})\"", of("kube-system"));
     master.wait_for("the control plane is gone", &gone, Duration::from_secs(60));
-    let told = master.check(&["--only", "api-ready"]);
-    told.says(&["container kube-apiserver of pod k8s-master does not run"]);
+    let checked = master.check(&["--only", "api-ready"]);
+    checked.says(&["container kube-apiserver of pod k8s-master does not run"]);
     master.sh(&format!("mv /root/k8s-master.yaml {manifest}"));
     master.apply(&[]).exits(0);
     assert_eq!(master.sh(&of("eviction")), tenants);

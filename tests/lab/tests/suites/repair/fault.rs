@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lab_suites::{
-    FAULTS, Fault, Master, SCALED, Standing, Watch, ready_with_vip, restarted, shared,
+    FAULTS, Fault, Master, RunningInstances, SCALED, Watch, ready_with_vip, restarted, shared,
 };
 
 /// Time limit of a repair.
@@ -117,7 +117,7 @@ fn every_fault_is_repaired(part: usize) {
     let watch = Watch::start(&master);
     let mut wrong = Vec::new();
     for fault in FAULTS.iter().skip(part).step_by(PARTS) {
-        wrong.extend(strikes(&master, &watch, fault));
+        wrong.extend(check_fault(&master, &watch, fault));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -134,16 +134,16 @@ fn another_interface_is_refused_and_keepalived_keeps_the_address() {
 
 /// An interface that does not exist is reported, and keepalived keeps the address where it is.
 fn another_interface(master: &Master, watch: &Watch<'_>) {
-    let before = Standing::of(master);
+    let before = RunningInstances::of(master);
     let otherwise = ("MASTER_VIP_IFACE", "none0");
     master.configure(&[SCALED, &[otherwise]].concat());
     watch.refuses(otherwise.0, otherwise.1, CALM);
     let vip = master.vip();
     master.sh(&format!("ip -o address show dev eth0 | grep -qw {vip}"));
-    assert_eq!(Standing::of(master), before);
+    assert_eq!(RunningInstances::of(master), before);
     master.configure(SCALED);
-    watch.calm(CALM);
-    assert_eq!(Standing::of(master), before);
+    watch.wait_until_healthy(CALM);
+    assert_eq!(RunningInstances::of(master), before);
 }
 
 /// Passes are so rare that none begins by itself during the test.
@@ -171,7 +171,7 @@ const TAINT: &str = "node-role.kubernetes.io/master";
 /// Only the events can start a pass: the next one by itself is minutes away.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn what_is_watched_is_repaired_long_before_the_next_pass() {
+fn watched_resources_are_repaired_at_once() {
     let master = shared();
     master.configure(SELDOM);
     master.apply(&[]).exits(0);
@@ -182,15 +182,15 @@ fn what_is_watched_is_repaired_long_before_the_next_pass() {
     for (name, hint) in TOLD {
         let fault = Fault::named(name).expect("it is a fault");
         fault.prepare(master.host(), &vip).expect("it can happen");
-        is_told_and_repaired(
+        check_report_and_repair(
             &master,
             &watch,
             (name, hint),
-            || fault.strike(master.host(), &vip).expect("it happens"),
+            || fault.cause(master.host(), &vip).expect("it happens"),
             || fault.is_whole(master.host(), &vip).unwrap_or(false),
         );
     }
-    is_told_and_repaired(
+    check_report_and_repair(
         &master,
         &watch,
         ("taint-removed", r#""node [^"]+: taints""#),
@@ -208,21 +208,25 @@ fn what_is_watched_is_repaired_long_before_the_next_pass() {
 }
 
 /// Causes a fault on a host at rest: the event is in nodeletd's view, and the host becomes healthy again.
-fn is_told_and_repaired(
+fn check_report_and_repair(
     master: &Master,
     watch: &Watch<'_>,
     (name, hint): (&str, &str),
-    strike: impl FnOnce(),
+    cause: impl FnOnce(),
     is_whole: impl FnMut() -> bool,
 ) {
     at_rest(master, watch);
-    strike();
+    cause();
     let began = Instant::now();
     // The event is in the view only until the pass after the repair, so the view is read again and again.
-    let told = format!(
+    let message = format!(
         "for n in $(seq 20); do nodelet status --json | grep -qE '{hint}' && exit 0; done; exit 1"
     );
-    master.wait_for(&format!("nodeletd got the event of {name}"), &told, WATCHED);
+    master.wait_for(
+        &format!("nodeletd got the event of {name}"),
+        &message,
+        WATCHED,
+    );
     watch.until(name, WATCHED, is_whole);
     println!("{name:<24} {:>5.1} s", began.elapsed().as_secs_f64());
 }
@@ -237,7 +241,7 @@ fn at_rest(master: &Master, watch: &Watch<'_>) {
         };
         let now: i64 = master.sh("date +%s").parse().expect("a time");
         let time = |name: &str| view[name].as_i64().unwrap_or(now);
-        Watch::is_calm(&view)
+        Watch::is_healthy(&view)
             && now - time("last_pass") >= QUIET
             && time("next_pass") - now > MINUTES
     });
@@ -246,31 +250,31 @@ fn at_rest(master: &Master, watch: &Watch<'_>) {
 /// The identity of the status file: nodeletd writes it again at once, and without an event.
 const WRITTEN: &str = "stat --format '%i %w %z' /var/opt/pf9/kube_status";
 
-fn strikes(master: &Master, watch: &Watch, fault: &Fault) -> Option<String> {
+fn check_fault(master: &Master, watch: &Watch, fault: &Fault) -> Option<String> {
     let vip = master.vip();
     fault.prepare(master.host(), &vip).expect("it can happen");
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     watch.record();
     let written = master.sh(WRITTEN);
-    fault.strike(master.host(), &vip).expect("it happens");
+    fault.cause(master.host(), &vip).expect("it happens");
     let began = Instant::now();
-    let whole = || {
+    let is_repaired = || {
         fault
             .is_whole(master.host(), &vip)
             .expect("the host answers")
     };
     // Either the host is broken now, or nodeletd was quicker than this look and already repairs it.
     assert!(
-        !whole()
+        !is_repaired()
             || WAITED_OUT.contains(&fault.name)
             || !watch.recorded().is_empty()
             || fault.name.starts_with("status-") && master.sh(WRITTEN) != written,
         "{}: the host is broken now",
         fault.name
     );
-    watch.until(fault.name, MENDED, whole);
+    watch.until(fault.name, MENDED, is_repaired);
     let took = began.elapsed();
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
     let restarted = restarted(&watch.recorded()).join(" ");
     println!(
         "{:<24} {:>5.1} s  {restarted}",

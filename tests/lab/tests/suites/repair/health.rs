@@ -47,7 +47,7 @@ fn check_names_what_is_wrong_within_bounded_time() {
 /// A check by hand costs no more than one in a status pass, and what a repair starts must not inherit the limits of its checks.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_look_by_hand_is_limited_and_a_repair_leaves_the_limits() {
+fn manual_checks_are_limited_and_repairs_are_not() {
     let master = shared();
     // The control group of the process, each time it changes, until the process has ended.
     let groups = |words: &str| {
@@ -75,7 +75,7 @@ fn a_look_by_hand_is_limited_and_a_repair_leaves_the_limits() {
 /// Whether ports are taken is asked before an apply, and not in each pass.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_pass_asks_nothing_about_preconditions_that_were_met() {
+fn a_pass_does_not_check_met_preconditions_again() {
     let master = shared();
     // This directory is the first one on the path.
     let started = master.sh(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab_suites::{Master, SCALED, Standing, Watch, shared};
+use lab_suites::{Master, RunningInstances, SCALED, Watch, shared};
 
 const CALM: Duration = Duration::from_secs(90);
 /// Holds the lock while a command that needs it is tried.
@@ -24,20 +24,20 @@ fn takes_pods(master: &Master) -> bool {
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_held_host_is_drained_asked_and_not_cleaned() {
+fn a_paused_host_can_be_drained_and_is_not_cleaned() {
     let master = shared();
     master.configure(&[SCALED, &[("METRICS_PORT", "9753")]].concat());
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 
     // A clean is refused: nodeletd would bring the host up again before the operator could work on it.
-    let before = Standing::of(&master);
+    let before = RunningInstances::of(&master);
     master
         .nodelet(&["clean"])
         .exits(1)
         .says(&["nodeletd holds it", "systemctl stop pf9-nodeletd"]);
-    assert_eq!(Standing::of(&master), before);
+    assert_eq!(RunningInstances::of(&master), before);
 
     // A nodeletd that does not answer does not count as none, either.
     master.sh("rm /run/pf9/nodeletd.sock; mkdir /run/pf9/nodeletd.sock");
@@ -45,10 +45,10 @@ fn a_held_host_is_drained_asked_and_not_cleaned() {
         let refused = master.nodelet(&[verb]).exits(1);
         refused.says(&["it runs, and makes its socket again"]);
     }
-    assert_eq!(Standing::of(&master), before);
+    assert_eq!(RunningInstances::of(&master), before);
     assert!(takes_pods(&master));
     master.sh("rmdir /run/pf9/nodeletd.sock");
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 
     // A drain that cannot begin does not pause nodeletd.
     let refused = master.try_sh(&format!("{LOCKED}; nodelet drain"));
@@ -65,16 +65,16 @@ fn a_held_host_is_drained_asked_and_not_cleaned() {
     assert_eq!(view["paused_because"], "a look at the rack", "{view:#}");
     master.sh(&format!("docker unpause {server}"));
     master.sh("nodelet resume");
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 
-    master.nodelet(&["drain", "--lasting", "10m"]).exits(0);
+    master.nodelet(&["drain", "--duration", "10m"]).exits(0);
     assert!(is_paused(&watch));
     let seen = passes(&watch);
     watch.until("two passes more", CALM, || passes(&watch) > seen + 2);
     assert!(!takes_pods(&master), "it stays drained");
     master.sh("nodelet resume");
     watch.until("it takes pods again", CALM, || takes_pods(&master));
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 
     let metrics = master.sh("curl -sf --max-time 5 http://127.0.0.1:9753/metrics");
     assert!(metrics.contains("nodeletd_resident_bytes"), "{metrics}");
@@ -89,7 +89,7 @@ fn a_held_host_is_drained_asked_and_not_cleaned() {
         let now = master.try_sh(proxy);
         now.status.success() && String::from_utf8_lossy(&now.stdout).trim() != before
     });
-    watch.calm(CALM);
+    watch.wait_until_healthy(CALM);
 
     master.sh("systemctl stop pf9-nodeletd");
     master.configure(&[]);

@@ -61,7 +61,7 @@ async fn attempts_are_counted_on_by_the_next_daemon() {
 
 /// Right after a boot all results are unknown.
 #[tokio::test(start_paused = true)]
-async fn a_boot_ends_no_row_of_attempts() {
+async fn attempts_are_counted_across_a_boot() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     beside(&host, directory.path(), async |_| attempts(&host, 8).await).await;
@@ -108,7 +108,7 @@ async fn a_host_that_is_refused_is_never_cleaned() {
 
 /// At the tenth attempt a precondition no longer holds: no full clean is made, because the host could not come up again.
 #[tokio::test(start_paused = true)]
-async fn nothing_is_cleaned_that_could_not_be_brought_up_again() {
+async fn no_clean_starts_if_the_role_could_not_be_applied_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     beside(&host, directory.path(), async |_outside| {
@@ -128,7 +128,7 @@ async fn nothing_is_cleaned_that_could_not_be_brought_up_again() {
 
 /// Nine failures from before the daemon's start: of an older program, or before a boot.
 #[tokio::test(start_paused = true)]
-async fn a_daemon_tries_for_itself_before_it_cleans() {
+async fn a_restarted_daemon_repairs_before_it_cleans() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     beside(&host, directory.path(), async |_| attempts(&host, 9).await).await;
@@ -177,7 +177,7 @@ async fn a_requested_attempt_never_cleans_a_host() {
 
 /// A change that is interrupted or never began does not count as an attempt.
 #[tokio::test(start_paused = true)]
-async fn what_did_not_come_to_its_end_or_never_began_is_not_counted() {
+async fn unfinished_attempts_are_not_counted() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.interrupts.store(true, Ordering::Relaxed);
@@ -203,7 +203,7 @@ async fn what_did_not_come_to_its_end_or_never_began_is_not_counted() {
 
 /// Killed, for example because memory was short: it is unknown whether the repair would have helped, and it may be killed again.
 #[tokio::test(start_paused = true)]
-async fn a_repair_that_is_killed_is_no_failed_attempt_and_no_hot_loop() {
+async fn a_killed_repair_is_not_counted_and_is_retried_with_a_pause() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.interrupts.store(true, Ordering::Relaxed);
@@ -220,21 +220,21 @@ async fn a_repair_that_is_killed_is_no_failed_attempt_and_no_hot_loop() {
         attempts(&host, tried.len() + 1).await;
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
-        let told = || condition(outside, "ChangesComplete");
-        let (status, reason) = told().expect("it is a condition");
+        let condition_now = || condition(outside, "ChangesComplete");
+        let (status, reason) = condition_now().expect("it is a condition");
         assert_eq!(status, Status::False);
         assert!(reason.starts_with("`nodelet repair"), "{reason}");
         host.interrupts.store(false, Ordering::Relaxed);
         host.broken.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(600)).await;
-        assert_eq!(told().expect("it is a condition").0, Status::True);
+        assert_eq!(condition_now().expect("it is a condition").0, Status::True);
     })
     .await;
 }
 
 /// A change that does not end in time at the daemon's shutdown is killed, and says nothing about the host.
 #[tokio::test(start_paused = true)]
-async fn what_is_cut_short_by_the_daemons_own_end_is_not_counted() {
+async fn runs_interrupted_by_a_daemon_stop_are_not_counted() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.interrupts.store(true, Ordering::Relaxed);
@@ -251,7 +251,7 @@ async fn what_is_cut_short_by_the_daemons_own_end_is_not_counted() {
 
 /// For example, an operator has restarted it by hand between the pass and the lock.
 #[tokio::test(start_paused = true)]
-async fn what_is_well_again_is_not_restarted_but_for_once() {
+async fn a_phase_that_is_healthy_at_repair_time_is_restarted_at_most_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.comes_and_goes.store(true, Ordering::Relaxed);
@@ -279,7 +279,7 @@ async fn what_is_well_again_is_not_restarted_but_for_once() {
 
 /// Nine repairs did not help, and before the tenth an operator has fixed it by hand.
 #[tokio::test(start_paused = true)]
-async fn what_is_well_again_is_not_cleaned() {
+async fn recovered_phases_are_not_cleaned() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     beside(&host, directory.path(), async |_outside| {
@@ -297,7 +297,7 @@ async fn what_is_well_again_is_not_cleaned() {
 /// Each pass gets the counts of failures of the one before. A check that has not failed often enough yet does not end a row of attempts.
 /// This is so after a start of the daemon, which counts failures from 0.
 #[tokio::test(start_paused = true)]
-async fn failures_that_do_not_count_yet_go_from_pass_to_pass() {
+async fn failure_counts_pass_from_pass_to_pass() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     beside(&host, directory.path(), async |_| {
@@ -318,18 +318,18 @@ async fn failures_that_do_not_count_yet_go_from_pass_to_pass() {
 /// For example a masked unit: the full clean of the tenth attempt cannot fix it, so the twentieth is a repair. If another phase fails as
 /// well, a full clean is made again.
 #[tokio::test(start_paused = true)]
-async fn a_clean_that_was_in_vain_is_not_made_again_for_the_same_phases() {
+async fn a_useless_full_clean_is_not_repeated_for_the_same_phases() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     beside(&host, directory.path(), async |outside| {
-        let told = || condition(outside, "FullCleanHelps");
+        let condition_now = || condition(outside, "FullCleanHelps");
         attempts(&host, 9).await;
-        assert_eq!(told(), Some((Status::True, String::new())));
+        assert_eq!(condition_now(), Some((Status::True, String::new())));
         attempts(&host, 25).await;
         assert_eq!(host.cleans(), 1, "only the tenth");
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 25);
         tokio::time::sleep(Duration::from_secs(10)).await;
-        let (status, reason) = told().expect("it is a condition");
+        let (status, reason) = condition_now().expect("it is a condition");
         assert_eq!(status, Status::False);
         assert!(
             reason.contains("attempt 10 did not repair etcd"),
@@ -358,7 +358,7 @@ async fn a_clean_that_was_in_vain_is_not_made_again_for_the_same_phases() {
 
 /// If hints during a refused attempt were dropped, the daemon would see the change only a minute later.
 #[tokio::test(start_paused = true)]
-async fn what_happens_during_a_refused_attempt_is_looked_at_soon_and_in_no_hot_loop() {
+async fn hints_during_a_refused_attempt_trigger_a_delayed_pass() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.refuses.store(true, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use crate::nodeletd::status::kube_status::NodeState;
 
 /// Failures are reported, but not repaired: a repair that is recorded nowhere could not be rolled back.
 #[tokio::test(start_paused = true)]
-async fn without_its_ledger_a_host_is_watched_and_not_changed_and_never_ok() {
+async fn a_host_without_its_ledger_is_only_watched_and_not_ok() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
@@ -50,7 +50,7 @@ async fn without_its_ledger_a_host_is_watched_and_not_changed_and_never_ok() {
 
 /// For example a pause: the next daemon would not know of it.
 #[tokio::test(start_paused = true)]
-async fn what_the_daemon_remembers_is_written_anew_where_the_file_was_changed() {
+async fn a_changed_state_file_is_written_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("nodeletd.json");
     let host = Broken::new();

@@ -4,7 +4,7 @@ use super::*;
 
 /// A phase that fails for months must not keep the certificates of other components from renewal.
 #[tokio::test(start_paused = true)]
-async fn certificates_are_renewed_beside_a_phase_that_never_succeeds() {
+async fn certificates_are_renewed_while_another_phase_fails() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     *host.due.lock().expect("no test panicked") = ["etcd", "kubelet"].map(str::to_owned).into();
@@ -31,7 +31,7 @@ async fn certificates_are_renewed_beside_a_phase_that_never_succeeds() {
 
 /// A component whose renewal fails is tried again with growing pauses. The failure is reported, and does not block other renewals.
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_fails_holds_up_no_other() {
+async fn a_failed_renewal_does_not_block_others() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
@@ -54,10 +54,10 @@ async fn a_renewal_that_fails_holds_up_no_other() {
             .is_some_and(|last| (3600..3700).contains(&last.as_secs()));
         assert!(growing && hourly, "{pauses:?}");
         let view = outside.view.borrow().clone().expect("it looks");
-        let told = view.conditions.iter().any(|condition| {
+        let is_reported = view.conditions.iter().any(|condition| {
             condition.status == Status::False && condition.reason.contains("etcd")
         });
-        assert!(told, "{:?}", view.conditions);
+        assert!(is_reported, "{:?}", view.conditions);
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
         host.unrenewable.lock().expect("no test panicked").clear();
         tokio::time::sleep(Duration::from_secs(24 * 3600)).await;

@@ -15,7 +15,7 @@ pub(crate) struct Cause {
     /// What the message must say.
     pub(crate) says: &'static [&'static str],
     /// Shell on the host that removes the cause.
-    pub(crate) mend: &'static str,
+    pub(crate) fix: &'static str,
 }
 
 /// The defaults of the other causes.
@@ -27,7 +27,7 @@ const NONE: Cause = Cause {
     settings: &[],
     hurry: "",
     says: &[],
-    mend: "",
+    fix: "",
 };
 
 /// Shortens every timeout of a check and the tries of a step, but not the timeout of the phase.
@@ -39,7 +39,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "a directory is in the place of a link",
         breaks: "mkdir -p /usr/local/bin/kubectl/full",
         says: &["/usr/local/bin/kubectl a link: a directory is there", "move it away"],
-        mend: "rm -r /usr/local/bin/kubectl",
+        fix: "rm -r /usr/local/bin/kubectl",
         ..NONE
     },
     Cause {
@@ -47,7 +47,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "the disk is full",
         breaks: "mkdir -p /etc/pf9/kube.d/certs; mount -t tmpfs -o size=40k none /etc/pf9/kube.d/certs",
         says: &["No space left on device", "make room"],
-        mend: "umount /etc/pf9/kube.d/certs; rmdir /etc/pf9/kube.d/certs",
+        fix: "umount /etc/pf9/kube.d/certs; rmdir /etc/pf9/kube.d/certs",
         ..NONE
     },
     Cause {
@@ -55,7 +55,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "the file system is read-only",
         breaks: "mkdir /etc/pf9/kube.d/kubeconfigs; cd /etc/pf9/kube.d; mount --bind kubeconfigs kubeconfigs; mount -o remount,bind,ro kubeconfigs",
         says: &["Read-only file system", "for writing"],
-        mend: "umount /etc/pf9/kube.d/kubeconfigs; rmdir /etc/pf9/kube.d/kubeconfigs",
+        fix: "umount /etc/pf9/kube.d/kubeconfigs; rmdir /etc/pf9/kube.d/kubeconfigs",
         ..NONE
     },
     Cause {
@@ -63,7 +63,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "the payload lacks docker's packages",
         breaks: "mount -t tmpfs -o mode=755 none /opt/pf9/roles/pf9-kube/1.20.2/payload/debs",
         says: &["docker.io.list", "install the role's package again"],
-        mend: "umount /opt/pf9/roles/pf9-kube/1.20.2/payload/debs",
+        fix: "umount /opt/pf9/roles/pf9-kube/1.20.2/payload/debs",
         ..NONE
     },
     Cause {
@@ -71,7 +71,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "one of docker's packages is broken",
         breaks: "cd /opt/pf9/roles/pf9-kube/1.20.2/payload/debs; echo rubbish > /tmp/rubbish; mount --bind /tmp/rubbish $(ls docker.io_*.deb)",
         says: &["docker.io_", "it is damaged", "install the role's package again"],
-        mend: "cd /opt/pf9/roles/pf9-kube/1.20.2/payload/debs; umount $(ls docker.io_*.deb)",
+        fix: "cd /opt/pf9/roles/pf9-kube/1.20.2/payload/debs; umount $(ls docker.io_*.deb)",
         ..NONE
     },
     Cause {
@@ -82,7 +82,7 @@ pub(crate) const CAUSES: &[Cause] = &[
             printf '[Service]\\nExecStart=\\nExecStart=/usr/sbin/dockerd -H fd:// --log-driver=journald\\n' > /etc/systemd/system/docker.service.d/own.conf
             systemctl daemon-reload",
         says: &["log-driver", "docker.service"],
-        mend: "rm /etc/systemd/system/docker.service.d/own.conf; systemctl daemon-reload",
+        fix: "rm /etc/systemd/system/docker.service.d/own.conf; systemctl daemon-reload",
         ..NONE
     },
     Cause {
@@ -112,7 +112,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         port: Some(4001),
         hurry: HURRY,
         says: &["address already in use", "127.0.0.1:4001", "ss -ltnp"],
-        mend: "systemctl stop squatter-4001",
+        fix: "systemctl stop squatter-4001",
         ..NONE
     },
     Cause {
@@ -124,7 +124,7 @@ pub(crate) const CAUSES: &[Cause] = &[
             install -d -m 0700 /var/opt/pf9/kube/etcd/data/member; mv /tmp/nodelet-data-id /var/opt/pf9/kube/etcd/data/member/",
         hurry: HURRY,
         says: &["no space left on device", "make room"],
-        mend: "umount /var/opt/pf9/kube/etcd/data",
+        fix: "umount /var/opt/pf9/kube/etcd/data",
         ..NONE
     },
     Cause {
@@ -134,7 +134,7 @@ pub(crate) const CAUSES: &[Cause] = &[
             openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=stranger -keyout /dev/null -out ca.crt 2>/dev/null",
         hurry: HURRY,
         says: &["BadCertificate", "certificate signed by unknown authority", "openssl verify"],
-        mend: "cp -a /tmp/ca.crt /etc/pf9/kube.d/certs/etcd/client/ca.crt",
+        fix: "cp -a /tmp/ca.crt /etc/pf9/kube.d/certs/etcd/client/ca.crt",
         ..NONE
     },
     Cause {
@@ -142,7 +142,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "a file is in the place of the manifests' directory",
         breaks: "touch /etc/pf9/kube.d/manifests",
         says: &["/etc/pf9/kube.d/manifests", "move it away"],
-        mend: "rm /etc/pf9/kube.d/manifests",
+        fix: "rm /etc/pf9/kube.d/manifests",
         ..NONE
     },
     Cause {
@@ -150,7 +150,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "a directory is in the place of the configuration",
         breaks: "mkdir -p /etc/cni/net.d/10-bridge.conflist",
         says: &["/etc/cni/net.d/10-bridge.conflist", "move it away"],
-        mend: "rm -r /etc/cni",
+        fix: "rm -r /etc/cni",
         ..NONE
     },
     Cause {
@@ -168,7 +168,7 @@ pub(crate) const CAUSES: &[Cause] = &[
             docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs --no-run-if-empty docker kill > /dev/null",
         hurry: HURRY,
         says: &["container kube-apiserver exited", "127.0.0.1:4001", "certificate signed by unknown authority", "openssl verify"],
-        mend: "cp -a /tmp/ca.crt /etc/pf9/kube.d/certs/apiserver/etcd/ca.crt; systemctl restart pf9-kubelet",
+        fix: "cp -a /tmp/ca.crt /etc/pf9/kube.d/certs/apiserver/etcd/ca.crt; systemctl restart pf9-kubelet",
         ..NONE
     },
     Cause {
@@ -177,7 +177,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         breaks: "systemctl stop pf9-kubelet; kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml delete node/master-1 > /dev/null",
         hurry: HURRY,
         says: &["kubelet has not registered it", "journalctl -u pf9-kubelet"],
-        mend: "systemctl start pf9-kubelet",
+        fix: "systemctl start pf9-kubelet",
         ..NONE
     },
     Cause {
@@ -192,7 +192,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "its image is gone",
         breaks: "docker rmi --force k8s.gcr.io/kube-proxy:v1.20.2 > /dev/null",
         says: &["No such image", "k8s.gcr.io/kube-proxy:v1.20.2", "bring the image back"],
-        mend: "nodelet apply --only kube-proxy-image > /dev/null",
+        fix: "nodelet apply --only kube-proxy-image > /dev/null",
         ..NONE
     },
     Cause {
@@ -201,7 +201,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         breaks: "rm /etc/cni/net.d/10-bridge.conflist; systemctl restart pf9-kubelet",
         hurry: HURRY,
         says: &["is not Ready", "cni"],
-        mend: "nodelet apply --only cni > /dev/null; systemctl restart pf9-kubelet",
+        fix: "nodelet apply --only cni > /dev/null; systemctl restart pf9-kubelet",
         ..NONE
     },
     Cause {
@@ -209,7 +209,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "its unit is masked",
         breaks: "ln -s /dev/null /etc/systemd/system/keepalived.service; systemctl daemon-reload",
         says: &["keepalived.service", "masked", "systemctl unmask"],
-        mend: "rm /etc/systemd/system/keepalived.service; systemctl daemon-reload",
+        fix: "rm /etc/systemd/system/keepalived.service; systemctl daemon-reload",
         ..NONE
     },
     Cause {
@@ -217,7 +217,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "a file is in the place of its directory",
         breaks: "touch /etc/pf9/etcd-backup",
         says: &["/etc/pf9/etcd-backup", "a file is there", "move it away"],
-        mend: "rm /etc/pf9/etcd-backup",
+        fix: "rm /etc/pf9/etcd-backup",
         ..NONE
     },
     Cause {
@@ -225,7 +225,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "an archive is not named in the checksums",
         breaks: "mkdir -p /var/opt/pf9/images/checksum; cd /var/opt/pf9/images; : > checksum/sha256sums.txt; echo junk > app.tar",
         says: &["app.tar: checksum/sha256sums.txt does not name it", "put the archive there again"],
-        mend: "rm -r /var/opt/pf9/images",
+        fix: "rm -r /var/opt/pf9/images",
         ..NONE
     },
 ];

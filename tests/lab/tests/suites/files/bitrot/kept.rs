@@ -15,11 +15,11 @@ fn a_foreign_and_a_lost_key_come_from_their_copies() {
     make_place(&master);
     let secrets = SecretFiles::note(&master);
     let watch = Watch::start(&master);
-    let struck = [
+    let damaged_files = [
         (Damage::Replace, SIGNS.to_owned()),
         (Damage::Delete, AUTHORITY.to_owned()),
     ];
-    let wrong = secrets.strike(&watch, &struck, &["certs"], &["kube-apiserver"]);
+    let wrong = secrets.damage_and_repair(&watch, &damaged_files, &["certs"], &["kube-apiserver"]);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     drop(watch);
     master.sh(&format!("rm -rf {PLACE}"));

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use lab_suites::{
-    Damage, Master, PLACE, PayloadCopy, REPORTED, ROLE, Standing, Target, Watch, are_reported,
-    is_reported, make_place, shared, until_reported,
+    Damage, Master, PLACE, PayloadCopy, REPORTED, ROLE, RunningInstances, Target, Watch,
+    are_reported, is_reported, make_place, shared, until_reported,
 };
 
 /// Time limit until a stopped unit runs again.
@@ -25,7 +25,7 @@ fn on_a_held_master(part: impl FnOnce(&Master, &Watch<'_>)) {
     make_place(&master);
     let watch = Watch::start(&master);
     part(&master, &watch);
-    watch.calm(REPORTED);
+    watch.wait_until_healthy(REPORTED);
     drop(watch);
     master.sh(&format!("rm -rf {PLACE}"));
     master.configure(&[]);
@@ -72,18 +72,18 @@ fn scripts_templates_and_descriptions_are_reported_by_name() {
         for damage in Damage::ALL {
             for kind in kinds() {
                 let what = format!("{} {damage:?}", kind[0].path);
-                let before = Standing::of(master);
+                let before = RunningInstances::of(master);
                 are_reported(master, watch, damage, &kind, || {
-                    assert_eq!(Standing::of(master), before, "{what}");
+                    assert_eq!(RunningInstances::of(master), before, "{what}");
                     if damage == Damage::Delete {
                         kubelet_is_started_again(master, &what);
                     }
                 });
                 if damage != Damage::Delete {
-                    assert_eq!(Standing::of(master), before, "{what}");
+                    assert_eq!(RunningInstances::of(master), before, "{what}");
                 }
                 // The report of one damage may name another one, so no damage may remain.
-                watch.calm(REPORTED);
+                watch.wait_until_healthy(REPORTED);
             }
         }
     });
@@ -95,7 +95,7 @@ fn scripts_templates_and_descriptions_are_reported_by_name() {
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn valid_variants_of_all_scripts_and_templates_are_reported_by_name() {
     on_a_held_master(|master, watch| {
-        let before = Standing::of(master);
+        let before = RunningInstances::of(master);
         let script = "phases/kubelet.rhai";
         let template = "phases/templates/kubelet/config.yaml.tmpl";
         for (file, another, words) in [
@@ -123,15 +123,15 @@ fn valid_variants_of_all_scripts_and_templates_are_reported_by_name() {
                 let _ = master.nodelet(&[verb]).exits(1).says(&[words]);
             }
             until_reported(watch, &what, &[words]);
-            assert_eq!(Standing::of(master), before, "{what}");
+            assert_eq!(RunningInstances::of(master), before, "{what}");
             master.sh(&format!("cp -p {PLACE}/original {path}"));
-            watch.calm(REPORTED);
-            assert_eq!(Standing::of(master), before, "{what}, repaired");
+            watch.wait_until_healthy(REPORTED);
+            assert_eq!(RunningInstances::of(master), before, "{what}, repaired");
         }
         let targets = texts(master);
         are_reported(master, watch, Damage::Replace, &targets, || {});
-        watch.calm(REPORTED);
-        assert_eq!(Standing::of(master), before, "all of them");
+        watch.wait_until_healthy(REPORTED);
+        assert_eq!(RunningInstances::of(master), before, "all of them");
     });
 }
 
@@ -167,12 +167,12 @@ fn a_unit_is_started_again_but_never_with_a_damaged_program() {
             ("bin/kubelet", "replaced", "cat payload/bin/kubectl"),
         ] {
             let (what, file) = (format!("{program} {damage}"), format!("payload/{program}"));
-            let before = Standing::of(master);
+            let before = RunningInstances::of(master);
             master.sh(&format!(
                 "cd {ROLE}; {other} > {PLACE}/program; chmod 0755 {PLACE}/program; mount --bind {PLACE}/program {file}"
             ));
             until_reported(watch, &what, &[&file]);
-            assert_eq!(Standing::of(master), before, "{what}");
+            assert_eq!(RunningInstances::of(master), before, "{what}");
             let is_kubelet = program == "bin/kubelet";
             if is_kubelet {
                 let invocation = "systemctl show --value --property InvocationID pf9-kubelet";
@@ -196,7 +196,7 @@ fn a_unit_is_started_again_but_never_with_a_damaged_program() {
             }
             // A pass may be reading it at this moment.
             master.sh(&format!("umount --lazy {ROLE}/{file}"));
-            watch.calm(STARTED);
+            watch.wait_until_healthy(STARTED);
         }
     });
 }
@@ -208,7 +208,7 @@ fn a_unit_is_started_again_but_never_with_a_damaged_program() {
 fn files_of_the_payload_are_reported_by_name() {
     on_a_held_master(|master, watch| {
         let copy = PayloadCopy::mount(master);
-        watch.calm(REPORTED);
+        watch.wait_until_healthy(REPORTED);
         let files = copy.files();
         let first = |beginning: &str, end: &str| {
             let mut its = files.iter();
@@ -222,10 +222,10 @@ fn files_of_the_payload_are_reported_by_name() {
             first("debs/", ".list"),
         ];
         let kinds = kinds.map(|file| copy.target(file));
-        let before = Standing::of(master);
+        let before = RunningInstances::of(master);
         for damage in Damage::ALL {
             are_reported(master, watch, damage, &kinds, || {});
-            assert_eq!(Standing::of(master), before, "{damage:?}");
+            assert_eq!(RunningInstances::of(master), before, "{damage:?}");
         }
         // A program that is as packed and cannot be run.
         let program = format!("{ROLE}/payload/bin/kubectl");
@@ -236,7 +236,7 @@ fn files_of_the_payload_are_reported_by_name() {
             &["payload/bin/kubectl cannot be run"],
         );
         master.sh(&format!("chmod 0755 {program}"));
-        watch.calm(REPORTED);
-        assert_eq!(Standing::of(master), before);
+        watch.wait_until_healthy(REPORTED);
+        assert_eq!(RunningInstances::of(master), before);
     });
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use lab_suites::{
-    After, Damage, Image, Master, PLACE, SCALED, STATE, Slate, Standing, Watch, make_place,
+    After, Damage, Image, Master, PLACE, RunningInstances, SCALED, STATE, Slate, Watch, make_place,
     restarted, shared,
 };
 
@@ -30,7 +30,7 @@ fn node_state(master: &Master) -> String {
 /// A lost ledger, and everything that must not happen then.
 fn the_ledger(master: &Master, watch: &Watch<'_>) {
     let ledger = format!("{STATE}/ledger.jsonl");
-    let before = Standing::of(master);
+    let before = RunningInstances::of(master);
     for (how, damage) in [
         ("deleted", format!("rm {ledger}")),
         ("emptied", format!(": > {ledger}")),
@@ -72,13 +72,13 @@ fn the_ledger(master: &Master, watch: &Watch<'_>) {
             "nodelet recover",
         ]);
         master.sh("nodelet resume");
-        assert_eq!(Standing::of(master), before, "{how}");
+        assert_eq!(RunningInstances::of(master), before, "{how}");
         let shown = master.nodelet(&["recover", "--dry-run"]).exits(0);
         let _ = shown.says(&["nothing is missing", "nothing was written"]);
         let _ = master.nodelet(&["recover"]).exits(0);
-        watch.calm(CALM);
+        watch.wait_until_healthy(CALM);
         assert_eq!(node_state(master), "ok", "{how}");
-        assert_eq!(Standing::of(master), before, "{how}");
+        assert_eq!(RunningInstances::of(master), before, "{how}");
         let _ = master.nodelet(&["recover"]).exits(1);
     }
 }
@@ -179,7 +179,7 @@ fn the_other_files(master: &Master, watch: &Watch<'_>) {
     master.sh(&format!(
         "cp -a {STATE} {BEFORE}; cp -p {STATE}/../kube_status {PLACE}"
     ));
-    let before = Standing::of(master);
+    let before = RunningInstances::of(master);
     let records = records(master);
     let mut all: Vec<(String, String)> = RESTORED
         .iter()
@@ -206,9 +206,9 @@ fn the_other_files(master: &Master, watch: &Watch<'_>) {
         }
         master.sh(&script);
         watch.passes(3, CALM);
-        watch.calm(CALM);
+        watch.wait_until_healthy(CALM);
         let how = format!("{damage:?}");
-        assert_eq!(Standing::of(master), before, "{how}");
+        assert_eq!(RunningInstances::of(master), before, "{how}");
         assert_eq!(node_state(master), "ok", "{how}");
         for Own { name, mark, .. } in &RESTORED {
             let script = format!("grep -qF '{mark}' {STATE}/{name}");
@@ -303,7 +303,7 @@ fn a_previous_content_is_reported_by_name_and_a_timer_is_repaired() {
          [ \"$(ls {STATE}/timers)\" = etcd-backup.json ]; cp -p {timer} {PLACE}/timer"
     ));
     let watch = Watch::start(&master);
-    let before = Standing::of(&master);
+    let before = RunningInstances::of(&master);
     let look = |path: &str, copy: &str| {
         format!(
             "cmp {path} {PLACE}/{copy} && [ \"$(stat -c '%a %U:%G' {path})\" = '600 root:root' ]"
@@ -334,9 +334,9 @@ fn a_previous_content_is_reported_by_name_and_a_timer_is_repaired() {
                 "rm -f {content}; cp -p {PLACE}/previous {content}"
             ));
         }
-        watch.calm(CALM);
+        watch.wait_until_healthy(CALM);
         master.wait_for(&what, &look(&content, "previous"), CALM);
-        assert_eq!(Standing::of(&master), before, "{what}");
+        assert_eq!(RunningInstances::of(&master), before, "{what}");
         assert_eq!(node_state(&master), "ok", "{what}");
     }
     drop(watch);
@@ -364,16 +364,16 @@ fn a_role_without_any_record_is_recovered_and_cleaned() {
     master.sh(&format!("rm -r {STATE}"));
     let refused = master.nodelet(&["clean", "--purge"]).exits(1);
     let _ = refused.says(&["nothing was taken back", "container etcd"]);
-    let stands = Standing::of(&master);
+    let stands = RunningInstances::of(&master);
     let refused = master.apply(&[]).exits(1);
     let _ = refused.says(&["ledger.jsonl", "nodelet recover"]);
-    assert_eq!(Standing::of(&master), stands);
+    assert_eq!(RunningInstances::of(&master), stands);
     let recovered = master.nodelet(&["recover"]).exits(0);
     let recovered = recovered.says(&[
         "from the plan and from what is on this host",
         "net.ipv4.ip_forward",
     ]);
-    let told = recovered.text();
+    let recovered_text = recovered.text();
     let _ = master.apply(&[]).exits(0);
     // When the known container is gone, another container with our label appears that the ledger does not know: the clean does not
     // report success.
@@ -387,6 +387,6 @@ fn a_role_without_any_record_is_recovered_and_cleaned() {
     // The recovery has named what could not be known.
     let _ = before.assert_same_but(&master, After::Purge, "recovered and cleaned", |line| {
         line.split([' ', '=', '/'])
-            .any(|word| word.len() > 4 && told.contains(word))
+            .any(|word| word.len() > 4 && recovered_text.contains(word))
     });
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lab_suites::{Master, shared};
 
-use super::{DIRECTORY, ETCDCTL, SERVES, held_at, nothing_left, proven, without_backups};
+use super::{DIRECTORY, ETCDCTL, SERVES, nothing_left, pause_proof_when, proven, without_backups};
 
 /// Holds at any container of a proof.
 const ANY: &str = "true";
@@ -12,17 +12,17 @@ const ANY: &str = "true";
 /// is over before a test could interrupt it.
 fn begin(master: &Master, config: &str, at: &str) {
     master.sh("docker rm --force pf9-etcd-proof 2>/dev/null || true");
-    let held = held_at(at, 30);
+    let pause = pause_proof_when(at, 30);
     master.sh(&format!(
         "systemctl reset-failed backup 2>/dev/null || true; rm -f /run/backup.err
         systemd-run --quiet --unit=backup --property=StandardError=file:/run/backup.err nodelet etcd backup --config {config}
-        {held}"
+        {pause}"
     ));
 }
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_cut_leaves_older_backups_and_no_half_one() {
+fn a_crash_keeps_older_backups_and_leaves_no_partial_one() {
     let master = shared();
     without_backups(&master);
     master.nodelet(&["etcd", "backup"]).exits(0);
@@ -60,7 +60,7 @@ fn a_cut_leaves_older_backups_and_no_half_one() {
 /// A large store takes longer to restore than the API server lets etcd keep a revision.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn what_is_compacted_during_the_proof_is_proven_all_the_same() {
+fn compaction_during_the_proof_does_not_fail_it() {
     let master = shared();
     without_backups(&master);
     begin(&master, "/etc/pf9/nodelet", SERVES);
@@ -194,7 +194,7 @@ fn a_directory_that_hangs_blocks_no_command() {
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_schedule_that_never_comes_and_a_place_that_does_not_last_are_refused_and_the_node_untouched() {
+fn an_impossible_schedule_and_a_temporary_directory_are_refused() {
     let master = shared();
     for (schedule, why) in [
         ("0 0 30 2 *", "it never comes"),

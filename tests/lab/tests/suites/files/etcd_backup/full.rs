@@ -11,7 +11,7 @@ const LEAST: u64 = 64 << 20;
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_full_store_is_a_condition_and_no_reason_to_restart_etcd() {
+fn a_full_store_is_reported_and_does_not_restart_etcd() {
     let master = shared();
     let size = master.sh("stat --format %s /var/opt/pf9/kube/etcd/data/member/snap/db");
     let size: u64 = size.parse().expect("a size");

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use lab_suites::{Master, shared};
 
-use super::{DIRECTORY, SERVES, held_at, nothing_left, proven, until_at_work, without_backups};
+use super::{
+    DIRECTORY, SERVES, nothing_left, pause_proof_when, proven, wait_for_proof, without_backups,
+};
 
 /// Waits until there are so many backups.
 fn wait_for(master: &Master, number: usize, limit: Duration) {
@@ -63,7 +65,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     );
     master.sh(&format!(
         "{missed}; {}; systemctl kill --signal KILL pf9-nodeletd",
-        until_at_work(80)
+        wait_for_proof(80)
     ));
     assert_eq!(proven(&master).len(), 2);
     wait_for(&master, 3, Duration::from_secs(120));
@@ -72,7 +74,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     master.nodelet(&["etcd", "verify"]).exits(0);
 
     // A pause ends a backup of the daemon, and a backup by an operator then has the host to itself.
-    master.sh(&format!("{missed}; {}", held_at(SERVES, 80)));
+    master.sh(&format!("{missed}; {}", pause_proof_when(SERVES, 80)));
     let limits =
         "docker inspect --format '{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}}' pf9-etcd-proof";
     assert_eq!(

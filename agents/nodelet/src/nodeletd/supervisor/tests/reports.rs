@@ -4,7 +4,7 @@ use super::*;
 
 /// Changes of the longest duration, and a day without events.
 #[tokio::test(start_paused = true)]
-async fn a_daemon_that_changes_or_waits_for_long_is_well() {
+async fn a_daemon_that_changes_or_waits_is_healthy() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     *host.silent.lock().expect("no test panicked") = CHANGE + GRACE;
@@ -18,7 +18,7 @@ async fn a_daemon_that_changes_or_waits_for_long_is_well() {
 
 /// Other processes read kube_status, and may damage it.
 #[tokio::test(start_paused = true)]
-async fn what_others_write_into_the_status_file_counts_for_nothing() {
+async fn foreign_content_of_the_status_file_is_ignored() {
     for number in ["9", "4294967295"] {
         let directory = tempfile::tempdir().expect("a directory");
         let status = format!("{{\"pf9_kube_start_attempt\": {number}}}");
@@ -32,7 +32,7 @@ async fn what_others_write_into_the_status_file_counts_for_nothing() {
 
 /// After three failed passes the status file no longer reports the old state. The host is not changed for this.
 #[tokio::test(start_paused = true)]
-async fn the_third_pass_that_sees_nothing_is_told() {
+async fn three_failed_passes_are_reported() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
@@ -60,7 +60,7 @@ async fn the_third_pass_that_sees_nothing_is_told() {
 
 /// A check that can never be made is no reason for a repair, but the host must not be reported as healthy.
 #[tokio::test(start_paused = true)]
-async fn what_is_not_known_for_three_intervals_is_told_and_repairs_nothing() {
+async fn results_unknown_for_three_intervals_are_reported_without_a_repair() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
@@ -103,7 +103,7 @@ async fn the_status_file_shows_what_the_daemon_has_counted() {
 
 /// After a boot, for example after a power cut, the file still has the state from before.
 #[tokio::test(start_paused = true)]
-async fn nothing_is_up_after_a_boot_before_it_is_seen_to_be() {
+async fn services_are_not_up_after_a_boot_before_they_are_observed() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path();
     let state = path.join("nodeletd.json");
@@ -146,7 +146,7 @@ async fn nothing_is_up_after_a_boot_before_it_is_seen_to_be() {
 
 /// A role that was up before may have been removed by hand, or by a setting.
 #[tokio::test(start_paused = true)]
-async fn a_host_with_nothing_on_it_has_nothing_to_come_up_after_a_boot() {
+async fn a_bare_host_expects_nothing_after_a_boot() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path();
     let state = path.join("nodeletd.json");
@@ -172,28 +172,28 @@ async fn a_host_with_nothing_on_it_has_nothing_to_come_up_after_a_boot() {
 
 /// Otherwise readers of the file would take its old content for the present state.
 #[tokio::test(start_paused = true)]
-async fn a_status_file_that_cannot_be_written_is_told() {
+async fn an_unwritable_status_file_is_reported() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
     let in_its_place = directory.path().join("kube_status/other");
     std::fs::create_dir_all(&in_its_place).expect("a directory in its place");
     beside(&host, directory.path(), async |outside| {
-        let told = || condition(outside, "StateWritten");
+        let condition_now = || condition(outside, "StateWritten");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let (status, reason) = told().expect("it is a condition");
+        let (status, reason) = condition_now().expect("it is a condition");
         assert_eq!(status, Status::False);
         assert!(reason.contains("kube_status"), "{reason}");
         std::fs::remove_dir_all(directory.path().join("kube_status")).expect("it goes");
         tokio::time::sleep(Duration::from_secs(61)).await;
-        assert_eq!(told(), Some((Status::True, String::new())));
+        assert_eq!(condition_now(), Some((Status::True, String::new())));
     })
     .await;
 }
 
 /// A pause that ended while the disk was full must not be in force for a later daemon.
 #[tokio::test(start_paused = true)]
-async fn what_could_not_be_remembered_is_written_once_it_can_be() {
+async fn state_is_written_as_soon_as_the_disk_accepts_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
@@ -226,7 +226,7 @@ async fn what_could_not_be_remembered_is_written_once_it_can_be() {
 
 /// No attempt will ever be made on this host.
 #[tokio::test(start_paused = true)]
-async fn an_unassigned_host_does_not_converge_for_ever() {
+async fn an_unassigned_host_does_not_stay_converging() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.cluster.lock().expect("no test panicked").clear();
@@ -244,7 +244,7 @@ async fn an_unassigned_host_does_not_converge_for_ever() {
 
 /// An operator starts a stopped role by hand: it is stopped again, because the settings still ask for that.
 #[tokio::test(start_paused = true)]
-async fn a_role_that_is_to_be_down_is_held_there() {
+async fn a_role_that_must_be_down_is_kept_stopped() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
@@ -270,14 +270,14 @@ async fn a_role_that_is_to_be_down_is_held_there() {
 
 /// A condition says that a role that is to be down does not stop, until it has stopped.
 #[tokio::test(start_paused = true)]
-async fn a_role_that_does_not_stop_is_told() {
+async fn a_role_that_does_not_stop_is_reported() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     *host.wanted.lock().expect("no test panicked") = ServiceState::False;
     beside(&host, directory.path(), async |outside| {
-        let told = || condition(outside, "RoleStops");
+        let condition_now = || condition(outside, "RoleStops");
         tokio::time::sleep(Duration::from_secs(90)).await;
-        let (status, reason) = told().expect("it is a condition");
+        let (status, reason) = condition_now().expect("it is a condition");
         assert_eq!(status, Status::False);
         assert_eq!(reason, "etcd: it does not end");
         let state = || kept(directory.path()).pf9_kube_node_state;
@@ -285,7 +285,7 @@ async fn a_role_that_does_not_stop_is_told() {
         assert!(host.done().len() >= 2, "it is tried again");
         host.broken.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(150)).await;
-        assert_eq!(told().expect("it is a condition").0, Status::True);
+        assert_eq!(condition_now().expect("it is a condition").0, Status::True);
         assert_eq!(state(), NodeState::Ok);
         let done = host.done().len();
         tokio::time::sleep(Duration::from_secs(600)).await;
@@ -296,7 +296,7 @@ async fn a_role_that_does_not_stop_is_told() {
 
 /// A disk stalls for a minute, also during a change: the daemon goes on, answers requests, and reports this.
 #[tokio::test(start_paused = true)]
-async fn a_disk_that_stalls_holds_up_nothing_and_is_told() {
+async fn a_stalled_disk_is_reported_and_blocks_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut host = Broken::new();
     let (stalls, stalled) = watch::channel(false);
@@ -335,7 +335,7 @@ async fn a_disk_that_stalls_holds_up_nothing_and_is_told() {
 
 /// The role was applied by hand, without a CLUSTER_ID, and is to be kept.
 #[tokio::test(start_paused = true)]
-async fn a_role_that_stands_is_repaired_without_a_cluster_id_and_that_is_told() {
+async fn an_applied_role_without_a_cluster_id_is_repaired_and_reported() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.cluster.lock().expect("no test panicked").clear();
@@ -344,10 +344,13 @@ async fn a_role_that_stands_is_repaired_without_a_cluster_id_and_that_is_told() 
         let view = outside.view.borrow().clone().expect("it looks");
         assert_ne!(view.node_state, NodeState::Ok);
         let mut conditions = view.conditions.iter();
-        let told = conditions.find(|one| one.name == "ClusterIdSet");
-        let told = told.expect("it is a condition");
-        assert_eq!(told.status, Status::False);
-        assert!(told.reason.starts_with("CLUSTER_ID is not set"), "{told:?}");
+        let condition_now = conditions.find(|one| one.name == "ClusterIdSet");
+        let condition_now = condition_now.expect("it is a condition");
+        assert_eq!(condition_now.status, Status::False);
+        assert!(
+            condition_now.reason.starts_with("CLUSTER_ID is not set"),
+            "{condition_now:?}"
+        );
     })
     .await;
 }
@@ -370,9 +373,12 @@ async fn while_the_role_is_invalid_units_are_repaired_and_nothing_is_cleaned() {
         let view = outside.view.borrow().clone().expect("it looks");
         assert!(view.keeps_last_good);
         let mut conditions = view.conditions.iter();
-        let told = conditions.find(|one| one.name == "RoleValid");
-        let told = told.expect("it is a condition");
-        assert!(told.reason.contains("phases/etcd.rhai:3:5"), "{told:?}");
+        let condition_now = conditions.find(|one| one.name == "RoleValid");
+        let condition_now = condition_now.expect("it is a condition");
+        assert!(
+            condition_now.reason.contains("phases/etcd.rhai:3:5"),
+            "{condition_now:?}"
+        );
         // Once the role is valid again, the full clean has its turn.
         host.role_problems.lock().expect("no test panicked").clear();
         attempts(&host, 30).await;
@@ -400,12 +406,12 @@ async fn a_host_that_is_refused_with_its_settings_is_not_ok() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_known_of_subnets_is_not_told_as_good() {
+async fn unknown_subnets_are_not_reported_as_healthy() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
     beside(&host, directory.path(), async |outside| {
-        let told = async || {
+        let condition_now = async || {
             tokio::time::sleep(Duration::from_secs(120)).await;
             let view = outside.view.borrow().clone().expect("it looks");
             let mut conditions = view.conditions.iter();
@@ -413,14 +419,14 @@ async fn what_is_not_known_of_subnets_is_not_told_as_good() {
             let found = found.expect("it is a condition");
             (found.status, found.reason.clone())
         };
-        assert_eq!(told().await, (Status::True, String::new()));
+        assert_eq!(condition_now().await, (Status::True, String::new()));
         let look =
             |look: WithoutSubnet| *host.without_subnet.lock().expect("no test panicked") = look;
         look(WithoutSubnet {
             unknown: "the API server did not answer".to_owned(),
             ..WithoutSubnet::default()
         });
-        let (status, reason) = told().await;
+        let (status, reason) = condition_now().await;
         assert_eq!(status, Status::Unknown);
         assert!(reason.contains("did not answer"), "{reason}");
         look(WithoutSubnet {
@@ -428,14 +434,14 @@ async fn what_is_not_known_of_subnets_is_not_told_as_good() {
             more: 2,
             ..WithoutSubnet::default()
         });
-        let (status, reason) = told().await;
+        let (status, reason) = condition_now().await;
         assert_eq!(status, Status::False);
         assert!(reason.contains("worker-1 and 2 more"), "{reason}");
         // On a host that assigns them.
         look(WithoutSubnet::default());
         let used_up = "no subnet is left in 10.20.0.0/16".to_owned();
         *host.subnet_problem.lock().expect("no test panicked") = used_up.clone();
-        assert_eq!(told().await, (Status::False, used_up));
+        assert_eq!(condition_now().await, (Status::False, used_up));
     })
     .await;
 }
@@ -468,7 +474,7 @@ async fn the_status_file_shows_what_is_looked_at_and_what_is_done() {
 
 /// A restart would not bring the key back, and its checks only warn; all the same the host is not `ok`.
 #[tokio::test(start_paused = true)]
-async fn a_host_that_has_lost_a_key_that_it_keeps_is_never_ok_and_not_repaired() {
+async fn a_host_with_a_lost_kept_key_is_not_ok_and_not_repaired() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);

@@ -6,9 +6,9 @@ use crate::master::Master;
 
 /// What runs: container ids with their start times, and the units' invocations.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing(String);
+pub struct RunningInstances(String);
 
-impl Standing {
+impl RunningInstances {
     /// As it is now.
     #[must_use]
     pub fn of(master: &Master) -> Self {

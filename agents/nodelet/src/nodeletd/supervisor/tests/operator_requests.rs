@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_daemon_looks_and_touches_nothing() {
+async fn a_paused_daemon_makes_passes_and_changes_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     beside(&host, directory.path(), async |outside| {
@@ -27,7 +27,7 @@ async fn a_paused_daemon_looks_and_touches_nothing() {
 
 /// The interval between two passes does not make a short pause longer.
 #[tokio::test(start_paused = true)]
-async fn what_broke_during_a_pause_is_repaired_at_its_end() {
+async fn failures_during_a_pause_are_repaired_after_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
@@ -133,7 +133,7 @@ async fn a_pause_ends_with_its_time() {
 
 /// A pass under way may have made its checks before the request, so another pass is made.
 #[tokio::test(start_paused = true)]
-async fn a_look_that_is_asked_for_during_a_pass_is_another_pass() {
+async fn a_pass_requested_during_a_pass_runs_afterwards() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
@@ -168,7 +168,7 @@ async fn a_second_repair_that_is_asked_for_does_not_replace_the_first() {
 
 /// A requested repair is dropped if passes fail, and is not made hours later.
 #[tokio::test(start_paused = true)]
-async fn what_was_asked_before_passes_failed_is_not_done_after_them() {
+async fn requests_from_before_failed_passes_are_dropped() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
