@@ -10,8 +10,7 @@ use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _, pi
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitStatus;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ pub use duct::{Expression, cmd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 pub use crate::tail::Tail;
@@ -56,7 +56,7 @@ pub fn start(program: &Expression) -> io::Result<Running> {
     let group = Group {
         leader: leader.ok_or(ErrorKind::NotFound)?,
         handle,
-        held: AtomicBool::new(true),
+        held: Mutex::new(true),
     };
     Ok(Running {
         guard: Guard(Arc::new(group)),
@@ -122,18 +122,17 @@ impl Running {
         mut sinks: [Sink<'_>; 2],
     ) -> io::Result<Option<ExitStatus>> {
         let deadline = Instant::now() + limit.min(LONGEST);
-        let (mut until, mut status, mut pause) = (deadline, None, SOON);
+        let (mut until, mut has_ended, mut pause) = (deadline, false, SOON);
         loop {
-            if status.is_none() {
-                status = self.guard.status()?;
-                if let (Some(_), Some(linger)) = (status, linger) {
+            if !has_ended && self.guard.has_ended()? {
+                has_ended = true;
+                if let Some(linger) = linger {
                     until = deadline.min(Instant::now() + linger);
                 }
             }
             let closed = self.stdin.is_none() && self.outputs.iter().all(Option::is_none);
-            if closed && status.is_some() {
-                self.guard.0.held.store(false, Ordering::Relaxed);
-                return Ok(status);
+            if closed && has_ended {
+                return self.guard.release();
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || !self.guard.holds() {
@@ -149,6 +148,7 @@ impl Running {
         self.guard.kill();
         let killed = Instant::now();
         // Reap it, so that the caller finds no trace of it.
+        let mut status = self.guard.status()?;
         while status.is_none() && killed.elapsed() < REAP {
             thread::sleep(SOON);
             status = self.guard.status()?;
@@ -202,8 +202,8 @@ pub struct Guard(Arc<Group>);
 struct Group {
     handle: duct::Handle,
     leader: u32,
-    /// False once it was killed, or left alone: from then on the kernel may reuse the process id.
-    held: AtomicBool,
+    /// False once it was killed, or left alone. Before that, the leader is not reaped, so the kernel does not reuse its process id.
+    held: Mutex<bool>,
 }
 
 impl Guard {
@@ -216,13 +216,29 @@ impl Guard {
     /// Whether it would still kill the group.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.0.held.load(Ordering::Relaxed)
+        *self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kill(&self) {
-        if self.0.held.swap(false, Ordering::Relaxed) {
+        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut *held) {
             kill_group(self.0.leader);
         }
+    }
+
+    /// Whether the child has ended. It is not reaped.
+    fn has_ended(&self) -> io::Result<bool> {
+        let leader = i32::try_from(self.0.leader).map_err(io::Error::other)?;
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let state = waitid(Id::Pid(Pid::from_raw(leader)), flags)?;
+        Ok(state != WaitStatus::StillAlive)
+    }
+
+    /// Leaves the group alone, and reaps the child.
+    fn release(&self) -> io::Result<Option<ExitStatus>> {
+        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = false;
+        self.status()
     }
 
     fn status(&self) -> io::Result<Option<ExitStatus>> {

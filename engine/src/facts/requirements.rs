@@ -56,14 +56,14 @@ pub(crate) fn programs(facts: &Facts, wanted: &[String]) -> Verdict {
         .filter(|name| !there.contains(*name))
         .map(String::as_str)
         .collect();
+    let (unknown, missing): (Vec<&str>, Vec<&str>) = missing
+        .into_iter()
+        .partition(|name| facts.unknown.contains_key(*name));
     if missing.is_empty() {
-        return Verdict::Met;
-    }
-    if let Some(name) = missing
-        .iter()
-        .find(|name| facts.unknown.contains_key(**name))
-    {
-        return Verdict::unknown(facts, "programs", &[name]);
+        return match unknown.first() {
+            Some(name) => Verdict::unknown(facts, "programs", &[name]),
+            None => Verdict::Met,
+        };
     }
     Verdict::not_met(
         format!(

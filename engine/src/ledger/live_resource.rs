@@ -361,8 +361,32 @@ pub(super) fn left_by_rollback(records: &[Record], name: &PhaseName) -> BTreeSet
     all
 }
 
-/// Things that could not be taken back because something on the host uses them. A thing that was made again since is not
-/// among them.
+/// The places of the records that say what rollbacks left of phases that have not been completed since. A record that
+/// repeats what an earlier one says is left out: a phase may fail again and again.
+fn places_of_left(records: &[Record]) -> BTreeSet<usize> {
+    let mut known: BTreeSet<(&PhaseName, &String)> = BTreeSet::new();
+    let mut places: BTreeMap<usize, &PhaseName> = BTreeMap::new();
+    for (place, record) in records.iter().enumerate() {
+        match record {
+            Record::Reverted { phase, left, .. } => {
+                let before = known.len();
+                known.extend(left.iter().map(|thing| (phase, thing)));
+                if known.len() > before {
+                    places.insert(place, phase);
+                }
+            }
+            Record::Stands { phase, .. } => {
+                known.retain(|(its, _)| *its != phase);
+                places.retain(|_, its| *its != phase);
+            }
+            _ => {}
+        }
+    }
+    places.into_keys().collect()
+}
+
+/// Things that could not be taken back because something on the host uses them. A thing that was made again, or that is
+/// in a plan again, is not among them.
 fn left_in_use(records: &[Record]) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for record in records {
@@ -378,6 +402,27 @@ fn left_in_use(records: &[Record]) -> BTreeSet<String> {
         }
     }
     all
+}
+
+/// The records that say of live things that they are in use: the last one of each thing, in their order.
+fn marks_in_use(records: &[Record], live_records: &[Record]) -> Vec<Record> {
+    let live: BTreeSet<String> = live_records.iter().filter_map(about).collect();
+    let mut unmarked = left_in_use(records);
+    unmarked.retain(|thing| live.contains(thing));
+    let mut marks = Vec::new();
+    for record in records.iter().rev() {
+        if let Record::Withdrawn {
+            thing,
+            in_use: true,
+            ..
+        } = record
+            && unmarked.remove(thing)
+        {
+            marks.push(record.clone());
+        }
+    }
+    marks.reverse();
+    marks
 }
 
 /// Every thing that was changed and not taken back, in the order of the first change.
@@ -451,7 +496,8 @@ fn present_id(step: &PlannedStep, phase: &PhaseName) -> StepId {
     }
 }
 
-/// The header, the records of the last runs, which operators may ask about, and one record per live thing.
+/// The header, the records of the last runs, which operators may ask about, and one record per live thing. Also what
+/// earlier runs said of things that are in use, and of directories that a rollback left.
 pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
     let runs: BTreeSet<RunId> = records.iter().filter_map(Record::run).collect();
     let first = runs
@@ -462,6 +508,8 @@ pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
         .copied()
         .unwrap_or(0);
     let live_records = LiveRecords::of(records).into_records(records);
+    let marks = marks_in_use(records, &live_records);
+    let left = places_of_left(records);
     let mut kept = vec![Record::Header {
         version: VERSION,
         id: id_of(records),
@@ -469,11 +517,16 @@ pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
     // An operator may ask which line of a script made a thing, for as long as the thing is on the host.
     let mut older: BTreeMap<&StepId, &Record> = BTreeMap::new();
     let mut recent = Vec::new();
-    for record in records {
+    for (place, record) in records.iter().enumerate() {
         match record {
-            Record::Header { .. } | Record::Undo { .. } | Record::CleanLane { .. } => {}
+            Record::Header { .. }
+            | Record::Undo { .. }
+            | Record::CleanLane { .. }
+            | Record::Withdrawn { in_use: true, .. } => {}
             // The number of the next run is one more than the highest: at least one record of the last run stays.
-            record if record.run() >= Some(first) => recent.push(record),
+            record if record.run() >= Some(first) || left.contains(&place) => {
+                recent.push(record);
+            }
             Record::Intent { step, .. } => {
                 older.insert(step, record);
             }
@@ -488,8 +541,10 @@ pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
     let owed = older.into_iter().filter(|(step, _)| stands(step));
     kept.extend(owed.map(|(_, record)| record.clone()));
     kept.extend(recent.into_iter().cloned());
-    // Live records come last: no record after them may say that they were taken back.
+    // Live records come behind these: no record after them may say that they were taken back.
     kept.extend(live_records);
+    // An undo ends the mark of its thing, so the marks come last.
+    kept.extend(marks);
     kept
 }
 

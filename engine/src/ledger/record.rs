@@ -41,7 +41,8 @@ pub enum Record {
         /// Names of the fields that differ; values stay out, some may be secret.
         fields: Vec<String>,
     },
-    /// The inverse of an effect that is about to happen.
+    /// The inverse of an effect that is about to happen. Or, with the run that noted it first, the inverse of one that
+    /// counted as in use and that a plan has again.
     Undo {
         run: RunId,
         phase: PhaseName,
@@ -85,7 +86,7 @@ pub enum Record {
         left: Vec<String>,
     },
     /// A thing was taken back: it is as it was before the role. With `in_use` it was not: something on the host uses it.
-    /// Then its undo still counts, and only a clean carries it out.
+    /// Then its undo still counts, and only a clean carries it out, until the undo is noted again.
     Withdrawn {
         run: RunId,
         phase: PhaseName,

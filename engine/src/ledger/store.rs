@@ -348,6 +348,22 @@ impl<'a> Ledger<'a> {
         .await
     }
 
+    /// Notes the undo of a thing again, with the run that noted it first: a plan has the thing again, so it no longer
+    /// counts as in use. The present run is not named, because a rollback of it would take the thing back.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub async fn note_again(&self, live: &LiveUndo) -> Result<(), LedgerError> {
+        self.append(Record::Undo {
+            run: live.run,
+            phase: live.phase.clone(),
+            step: live.step.clone(),
+            keep: live.keep,
+            undo: live.undo.clone(),
+        })
+        .await
+    }
+
     /// Notes that the clean lane of a phase was carried out, or this step of it.
     ///
     /// # Errors

@@ -181,6 +181,78 @@ async fn what_is_in_use_counts_until_it_is_taken_back() {
     assert_eq!(live(&host).await, []);
 }
 
+/// Otherwise each apply would try to take back what is in use, and a directory that a rollback left would count as a
+/// phase that was applied.
+#[tokio::test]
+async fn marks_of_old_runs_outlive_compaction() {
+    let host = FakeHost::new();
+    let ledger = Ledger::open(&host).await.unwrap();
+    let phase = "etcd".parse().unwrap();
+    let directory = Undo::RemoveDirectory { path: "/d".into() };
+    let left = vec![directory.about()];
+    for _ in 0..3 {
+        let run = note(&ledger, directory.clone()).await;
+        let reverted = ledger.reverted(run, &phase, None, left.clone()).await;
+        reverted.unwrap();
+    }
+    let module = Undo::UnloadModule {
+        name: "ip_vs".to_owned(),
+        stay: Vec::new(),
+    };
+    let run = note(&ledger, module.clone()).await;
+    let (id, about) = (step("/a").id, module.about());
+    let thing = (&id, about.as_str());
+    ledger.withdrawn(run, &phase, thing, true).await.unwrap();
+    for _ in 0..60 {
+        let run = note(&ledger, removal("/a")).await;
+        ledger.end(run, Outcome::Converged, (1, 0)).await.unwrap();
+    }
+    for _ in 0..2 {
+        ledger.compact().await.unwrap();
+        let named: Vec<String> = ledger.left_by_rollback(&phase).await.into_iter().collect();
+        assert_eq!(named, left);
+        let mut things = ledger.things().await;
+        things.retain(|thing| thing.in_use);
+        assert_eq!(things.len(), 1, "{things:?}");
+        assert_eq!(things[0].undo.undo, module);
+    }
+    // The copy and the tip fit the compacted ledger.
+    drop(ledger);
+    assert!(!Ledger::renew_copies(&host).await.unwrap());
+    let records = Ledger::read(&host).await.unwrap();
+    let reverted = |record: &&Record| matches!(record, Record::Reverted { .. });
+    assert_eq!(records.iter().filter(reverted).count(), 1);
+    // The phase is complete later: nothing of it is left by a rollback.
+    let ledger = Ledger::open(&host).await.unwrap();
+    ledger.record_complete(run + 61, &phase).await.unwrap();
+    ledger.compact().await.unwrap();
+    assert!(ledger.left_by_rollback(&phase).await.is_empty());
+}
+
+/// The plan wants the thing again: if a later plan has it no longer, it is taken back.
+#[tokio::test]
+async fn a_thing_that_is_noted_again_is_not_in_use() {
+    let host = FakeHost::new();
+    let ledger = Ledger::open(&host).await.unwrap();
+    let phase = "etcd".parse().unwrap();
+    let module = Undo::UnloadModule {
+        name: "ip_vs".to_owned(),
+        stay: Vec::new(),
+    };
+    let run = note(&ledger, module.clone()).await;
+    let (id, about) = (step("/a").id, module.about());
+    let thing = (&id, about.as_str());
+    ledger.withdrawn(run, &phase, thing, true).await.unwrap();
+    let before = ledger.live().await;
+    ledger.note_again(&before[0]).await.unwrap();
+    assert_eq!(ledger.live().await, before, "its undo stays the same");
+    let things = ledger.things().await;
+    assert!(things.iter().all(|thing| !thing.in_use), "{things:?}");
+    // A later run that is rolled back has not noted it.
+    let later = [run + 1].into();
+    assert_eq!(ledger.noted_by(&later, &phase).await, []);
+}
+
 /// Otherwise the apply after an interrupted clean would record the role's own value as the one from before the role.
 #[tokio::test]
 async fn a_step_of_an_older_clean_lane_is_known_by_its_present_id() {

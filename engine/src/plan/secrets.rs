@@ -3,12 +3,12 @@
 //! A script names a file by its path, and a step of another phase may make it. So this is decided when all phases are known. The mode of a
 //! copy whose source no step makes is decided on the host ([`FileSource::GuardedCopy`]).
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use super::{PlannedPhase, PlannedStep};
 use crate::model::Diagnostic;
-use crate::resource::{FileSource, Secrecy, Spec, TOO_OPEN};
+use crate::resource::{FileSource, Secrecy, Spec, TOO_OPEN, is_read_by_systemd};
 
 /// Mode of a copy of a secret for which the script gives no mode.
 const PRIVATE: u32 = 0o600;
@@ -23,9 +23,44 @@ pub(crate) fn guard_secrets(phases: &mut [PlannedPhase]) -> Vec<Diagnostic> {
     while inherit(phases, &files) {
         files = files_of(phases);
     }
+    let doubtful = doubtful(phases);
     let phases = phases.iter().filter(|phase| phase.skipped.is_none());
     let steps = phases.flat_map(steps_of);
-    steps.filter_map(|step| problem(step, &files)).collect()
+    steps
+        .filter_map(|step| problem(step, &files, &doubtful))
+        .collect()
+}
+
+/// The copies of files that no step makes. Whether these contain a secret is known on the host only.
+fn doubtful(phases: &[PlannedPhase]) -> BTreeSet<PathBuf> {
+    let steps = phases.iter().flat_map(steps_of);
+    let made: BTreeSet<PathBuf> = steps.flat_map(|step| step.spec.paths()).collect();
+    let mut doubtful = BTreeSet::new();
+    loop {
+        let steps = phases.iter().flat_map(steps_of);
+        let copies = steps.filter_map(|step| match &step.spec {
+            Spec::File(file) => Some((&file.path, copied_from(&file.source)?)),
+            _ => None,
+        });
+        let more: Vec<PathBuf> = copies
+            .filter(|(path, source)| {
+                let is_new = !doubtful.contains(*path);
+                is_new && (doubtful.contains(*source) || !made.contains(*source))
+            })
+            .map(|(path, _)| path.clone())
+            .collect();
+        if more.is_empty() {
+            return doubtful;
+        }
+        doubtful.extend(more);
+    }
+}
+
+fn copied_from(source: &FileSource) -> Option<&PathBuf> {
+    match source {
+        FileSource::Copy(source) | FileSource::GuardedCopy(source) => Some(source),
+        FileSource::Text(_) | FileSource::Payload(_) => None,
+    }
 }
 
 /// The steps of a phase that make something.
@@ -42,7 +77,26 @@ fn files_of(phases: &[PlannedPhase]) -> Files {
         let strictest = files.entry(path).or_insert(secrecy);
         *strictest = secrecy.max(*strictest);
     }
+    // A link is as private as its target. A link may lead to a link.
+    let links = phases.iter().flat_map(steps_of);
+    let links: Vec<_> = links.filter_map(|step| link(&step.spec)).collect();
+    for _ in 0..links.len() {
+        for (path, target) in &links {
+            if let Some(secrecy) = files.get(target).copied() {
+                files.insert(path.clone(), secrecy);
+            }
+        }
+    }
     files
+}
+
+/// The path of a link, and its target.
+fn link(spec: &Spec) -> Option<(PathBuf, PathBuf)> {
+    let Spec::Symlink(link) = spec else {
+        return None;
+    };
+    let directory = link.path.parent().unwrap_or(Path::new("/"));
+    Some((link.path.clone(), directory.join(&link.target)))
 }
 
 /// Makes copies as private as their sources; returns whether a copy changed.
@@ -83,12 +137,22 @@ fn inherits(step: &mut PlannedStep, files: &Files) -> bool {
 }
 
 /// A finding if the step would show a secret.
-fn problem(step: &PlannedStep, files: &Files) -> Option<Diagnostic> {
+fn problem(step: &PlannedStep, files: &Files, doubtful: &BTreeSet<PathBuf>) -> Option<Diagnostic> {
     match &step.spec {
         Spec::File(file) => {
-            let FileSource::Copy(source) = &file.source else {
-                return None;
-            };
+            let source = copied_from(&file.source)?;
+            if is_read_by_systemd(&file.path)
+                && files.get(source).is_some_and(|one| *one > Secrecy::Open)
+            {
+                let message = format!(
+                    "`{}` is a copy of `{}`, which contains a secret: systemd shows the settings of units to all users",
+                    file.path.display(),
+                    source.display()
+                );
+                return Some(Diagnostic::new("P0343", step.span.clone(), message).help(
+                    "let the unit read the secret from its file, for example with EnvironmentFile=",
+                ));
+            }
             let mode = file.attributes.mode;
             let is_secret = files.get(source) == Some(&Secrecy::Private);
             (is_secret && mode & TOO_OPEN != 0).then(|| {
@@ -107,14 +171,20 @@ fn problem(step: &PlannedStep, files: &Files) -> Option<Diagnostic> {
             })
         }
         Spec::Container(container) => {
-            let is_secret = |path: &&PathBuf| {
-                let secrecy = files.get(*path);
+            let is_secret = |path: &PathBuf| {
+                let secrecy = files.get(path);
                 secrecy.is_some_and(|secrecy| *secrecy > Secrecy::Open)
             };
-            let path = container.env_files.iter().find(is_secret)?;
+            let unfit = |path: &&PathBuf| is_secret(path) || doubtful.contains(*path);
+            let path = container.env_files.iter().find(unfit)?;
             let message = format!(
-                "`.env_from` adds `{}`, which contains a secret: the container runtime shows the environment of a container, and nodelet records it",
-                path.display()
+                "`.env_from` adds `{}`, which {}: the container runtime shows the environment of a container, and nodelet records it",
+                path.display(),
+                if is_secret(path) {
+                    "contains a secret"
+                } else {
+                    "is a copy of a file that no step makes and may contain a secret"
+                }
             );
             Some(Diagnostic::new("P0349", step.span.clone(), message).help(
                 "mount the directory of the file with .mount_read_only(…), and let the program read the file",
@@ -126,13 +196,11 @@ fn problem(step: &PlannedStep, files: &Files) -> Option<Diagnostic> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::host::Attributes;
     use crate::model::{SecretRef, Span, StepId, Text, Value};
     use crate::plan::StepPolicy;
-    use crate::resource::{EnvFileSpec, FileSpec, Owner};
+    use crate::resource::{EnvFileSpec, FileSpec, Owner, SymlinkSpec};
 
     fn file(path: &str, source: FileSource, mode: u32, secret: bool) -> Spec {
         Spec::File(FileSpec {
@@ -237,5 +305,34 @@ mod tests {
         let told: Vec<(&str, usize)> = told.iter().map(|one| (one.code, one.span.line)).collect();
         assert_eq!(told, [("P0348", 7)]);
         assert!(made(&phases, "/etc/narrow").2, "it is not shown");
+    }
+    #[test]
+    fn a_link_to_a_secret_is_as_private_as_the_secret() {
+        let link = Spec::Symlink(SymlinkSpec {
+            path: "/etc/link".into(),
+            target: "token.env".to_owned(),
+        });
+        let source = FileSource::Copy("/etc/link".into());
+        let wide = file("/etc/wide", source, 0o644, false);
+        let mut phases = [phase("a", vec![with_secret("/etc/token.env"), link, wide])];
+        let problems = guard_secrets(&mut phases);
+        let codes: Vec<&str> = problems.iter().map(|problem| problem.code).collect();
+        assert_eq!(codes, ["P0348"]);
+    }
+
+    #[test]
+    fn a_copy_of_a_file_that_no_step_makes_is_doubtful_and_so_is_its_copy() {
+        let text = FileSource::Text(Text::Known("a\n".to_owned()));
+        let phases = [phase(
+            "a",
+            vec![
+                copy("/etc/second", "/etc/first"),
+                copy("/etc/first", "/root/database.env"),
+                copy("/etc/private-copy", "/etc/private"),
+                file("/etc/private", text, 0o600, false),
+            ],
+        )];
+        let expected = ["/etc/first", "/etc/second"].map(PathBuf::from);
+        assert_eq!(doubtful(&phases), expected.into());
     }
 }

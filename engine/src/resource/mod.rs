@@ -42,7 +42,7 @@ pub use kubernetes::pods::PodsSpec;
 pub use pki::{
     AuthoritySpec, CertificateSpec, EncryptionKeysSpec, KubeconfigSpec, ServiceAccountKeySpec,
 };
-pub(crate) use secrecy::{Secrecy, TOO_OPEN};
+pub(crate) use secrecy::{Secrecy, TOO_OPEN, is_read_by_systemd};
 pub use system::command::CommandStep;
 pub use system::group::GroupSpec;
 pub use system::packages::PackagesSpec;

@@ -9,6 +9,20 @@ use super::{FileSource, Spec};
 /// Permission bits that let others read a secret, or a group replace it.
 pub(crate) const TOO_OPEN: u32 = 0o027;
 
+/// Whether systemd reads units or drop-ins from a directory above `path`. It shows their settings to all users.
+pub(crate) fn is_read_by_systemd(path: &Path) -> bool {
+    let directories = [
+        "/etc/systemd/system",
+        "/run/systemd/system",
+        "/usr/local/lib/systemd/system",
+        "/usr/lib/systemd/system",
+        "/lib/systemd/system",
+    ];
+    directories
+        .iter()
+        .any(|directory| path.starts_with(directory))
+}
+
 /// Who may see the content of a file. The later ones are stricter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Secrecy {

@@ -246,9 +246,8 @@ fn a_failed_undo_fails_the_run_and_blocks_no_other_undo() {
     );
 }
 
-/// A run takes back what the plan no longer has before its phases end what uses a module.
-#[test]
-fn a_module_in_use_stays_until_a_clean() {
+/// A plan with the module `ip_vs`, the same without it, and what uses the module.
+fn module_of_a_plan() -> (Bringup, Bringup, VirtualService) {
     let planned = |steps: &str| {
         let header = r#"phase("example").about("A phase of a test.").nodes(["master"]);"#;
         let script = format!("{header}\n{steps}");
@@ -256,14 +255,20 @@ fn a_module_in_use_stays_until_a_clean() {
     };
     let file = r#"file("/etc/ours").content("x");"#;
     let had = planned(&format!(r#"kernel_module("ip_vs"); {file}"#));
-    let has = planned(file);
-    let host = FakeHost::new();
-    let run = had.apply(&host);
-    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
     let uses = VirtualService {
         transport: Transport::Udp,
         at: "192.0.2.1:53".parse().expect("an address"),
     };
+    (had, planned(file), uses)
+}
+
+/// A run takes back what the plan no longer has before its phases end what uses a module.
+#[test]
+fn a_module_in_use_stays_until_a_clean() {
+    let (had, has, uses) = module_of_a_plan();
+    let host = FakeHost::new();
+    let run = had.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
     host.with_world_mut(|world| world.balance(&uses));
     let loaded = || block_on(host.module_loaded("ip_vs")).expect("the kernel answers");
     let run = has.apply(&host);
@@ -284,6 +289,30 @@ fn a_module_in_use_stays_until_a_clean() {
     let clean = Bringup::clean(&host, false);
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
     assert!(!loaded(), "{}", clean.text());
+}
+
+/// The module is still loaded when the plan has it again, so no step loads it and notes its undo.
+#[test]
+fn a_module_that_was_in_use_and_is_in_the_plan_again_is_taken_back_later() {
+    let (had, has, uses) = module_of_a_plan();
+    let host = FakeHost::new();
+    let apply = |bringup: &Bringup| {
+        let run = bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    };
+    let loaded = || block_on(host.module_loaded("ip_vs")).expect("the kernel answers");
+    apply(&had);
+    host.with_world_mut(|world| world.balance(&uses));
+    apply(&has);
+    assert!(loaded(), "it is in use");
+    apply(&had);
+    // The mark ends only once.
+    let records = Bringup::records(&host);
+    apply(&had);
+    assert_eq!(Bringup::records(&host), records);
+    block_on(host.remove_virtual_service(&uses)).expect("it goes");
+    apply(&has);
+    assert!(!loaded(), "nothing uses it");
 }
 
 /// The role on the host, if `nodelet` would refuse to apply this one.

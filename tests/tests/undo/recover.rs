@@ -389,6 +389,42 @@ fn a_ledger_is_not_recovered_as_that_of_another_role() {
     recover(&other, &host, true).expect("the host has no role");
 }
 
+/// A lost run may have replaced the role, so the older records are no evidence against the role that is named.
+#[test]
+fn records_that_lack_the_last_run_refuse_no_role() {
+    let bringup = Bringup::of("cp-1");
+    let mut other = Bringup::of("cp-1");
+    other.plan.role = "other 1".to_owned();
+    let host = bringup.bare_host();
+    let run = bringup.apply_only(&host, &["node-config"]);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let older = text(&host, "ledger.backup.jsonl");
+    let run = other.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    host.with_world_mut(|world| {
+        world.remove(at("ledger.jsonl"));
+        world.file(at("ledger.backup.jsonl"), &older);
+    });
+    let doubts = |recovered: &Recovered| {
+        let lines = recovered.unknown.iter();
+        let its = lines.filter(|line| line.starts_with("role "));
+        its.cloned().collect::<Vec<String>>()
+    };
+    let recovered = recover(&bringup, &host, true).expect("it can be shown");
+    assert_eq!(doubts(&recovered), [""; 0], "the records name this role");
+    let recovered = recover(&other, &host, false).expect("it can be recovered");
+    assert!(
+        matches!(&recovered.source, RecoveredFrom::Part { run: 1, .. }),
+        "{recovered:?}"
+    );
+    let doubts = doubts(&recovered);
+    assert_eq!(doubts.len(), 1, "{recovered:#?}");
+    for named in [bringup.plan.role.as_str(), "other 1", "run 1", "run 2"] {
+        assert!(doubts[0].contains(named), "{named}: {}", doubts[0]);
+    }
+    assert!(lost(&other, &host).is_none());
+}
+
 /// The files beside the ledger can be made again, so their loss is no loss of data.
 #[test]
 fn a_lost_tip_or_copy_is_written_again() {

@@ -34,7 +34,7 @@ use damage::damaged;
 pub(crate) use desired::{Desired, ServiceState};
 pub(crate) use progress::Progress;
 use progress::tell_progress;
-use state::{has_another_role, keep, lacks_backup, ledger, protect_state, remember};
+use state::{has_no_other_role, keep, lacks_backup, ledger, protect_state, remember};
 use verdict::{Verdict, blockers};
 pub(crate) use watch_list::WatchList;
 
@@ -133,7 +133,7 @@ impl Pass {
                     }
                     (verdict, _) => {
                         // The last good settings and the last good role are those of the role that is on this host.
-                        if verdict == Verdict::Good && !has_another_role(&inputs, host).await {
+                        if verdict == Verdict::Good && has_no_other_role(&inputs, host).await {
                             keep(args, &settings, &inputs);
                         }
                         (settings, inputs, Vec::new())

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use engine::env::KubeEnv;
-use engine::exec::{PhaseHealth, Recording, Runner, Status};
+use engine::exec::{AnotherRole, PhaseHealth, Recording, Runner, Status};
 use engine::host::live::LiveHost;
 use engine::kubernetes::etcd_backup::ClusterIdentity;
 use engine::ledger::Ledger;
 use engine::model::STATE;
+use engine::resource::ResourceResult;
 
 use super::PATIENCE;
 use crate::cli::RoleArgs;
@@ -66,12 +67,17 @@ pub(super) async fn lacks_backup(settings: &KubeEnv) -> bool {
     matches!(tokio::time::timeout(PATIENCE, look).await, Ok(Ok(true)))
 }
 
-/// Whether the ledger says that another role than that of the plan is on the host. If the ledger cannot be read, this is not known, and a
+/// Whether the ledger says that no other role than that of the plan is on the host. If the ledger cannot be read, this is not known, and a
 /// condition reports it.
-pub(super) async fn has_another_role(inputs: &Inputs, host: &LiveHost) -> bool {
+pub(super) async fn has_no_other_role(inputs: &Inputs, host: &LiveHost) -> bool {
     let ignored_events = Recording::default();
     let runner = inputs.runner(host, &ignored_events);
-    matches!(runner.another_role().await, Ok(Some(_)))
+    is_certainly_none(&runner.another_role().await)
+}
+
+/// Whether it is known that there is no other role.
+fn is_certainly_none(another: &ResourceResult<Option<AnotherRole>>) -> bool {
+    matches!(another, Ok(None))
 }
 
 /// Saves the settings and the role in use as the last good ones, for when the files become wrong.
@@ -92,5 +98,27 @@ pub(super) fn remember(observed: &Identity, health: &[PhaseHealth]) {
     let renewed = Identity::renewed(Identity::recorded().as_ref(), observed, well);
     if let Some(Err(error)) = renewed.map(|renewed| renewed.write()) {
         tracing::warn!("{}: {error:#}", Identity::NOT_NOTED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::resource::ResourceError;
+
+    use super::*;
+
+    #[test]
+    fn an_unreadable_ledger_does_not_rule_out_another_role() {
+        let another = AnotherRole {
+            installed_role: "a 1".to_owned(),
+            planned: "b 1".to_owned(),
+            removed: Vec::new(),
+        };
+        let unreadable = ResourceError::Missing {
+            what: "read the ledger".to_owned(),
+        };
+        assert!(is_certainly_none(&Ok(None)));
+        assert!(!is_certainly_none(&Ok(Some(another))));
+        assert!(!is_certainly_none(&Err(unreadable)));
     }
 }

@@ -148,7 +148,7 @@ mod tests {
         ];
         let files = files.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec()));
         let settings = KubeEnv::resolve(files.to_vec()).expect("they are good");
-        for (why, about, blockers_now) in [
+        for (why, about, place) in [
             (
                 "/root/afile is no directory",
                 "backups have a place that lasts (ETCD_BACKUP_DIR)",
@@ -158,11 +158,8 @@ mod tests {
             ("pause.tar is empty", "the payload is complete", ""),
         ] {
             let said = blocker(why, about).at_its_place(&settings);
-            assert!(
-                said.starts_with(blockers_now) && said.ends_with(why),
-                "{said}"
-            );
-            assert_eq!(blockers_now.is_empty(), said == why, "{said}");
+            assert!(said.starts_with(place) && said.ends_with(why), "{said}");
+            assert_eq!(place.is_empty(), said == why, "{said}");
         }
     }
 }

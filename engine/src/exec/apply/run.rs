@@ -55,6 +55,7 @@ impl Runner<'_> {
                 Mode::Apply => Session::begin(self.host, verb, self.plan).await?,
                 Mode::DryRun => Session::simulated(),
             };
+            session.end_marks_in_use().await?;
             let (withdrawn, all_gone) = self.withdraw(&leftovers, &session).await?;
             totals.0 = withdrawn;
             let outcome = match (self.schedule(&phases, &session, &mut totals).await, mode) {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 use crate::exec::Mode;
+use crate::exec::undo::orphans::planned_again;
 use crate::exec::undo::partial_files::sweep;
 use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError, RunId};
@@ -197,6 +198,19 @@ impl<'a> Session<'a> {
                 let log = session.ledger.step_log(session.run().await?, phase, step);
                 log.note(&thing.undo.undo).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Ends the marks of things that count as in use and that the plan has again. If a later plan has them no longer,
+    /// they are taken back.
+    pub(in crate::exec) async fn end_marks_in_use(&self) -> ResourceResult<()> {
+        let Some(session) = &self.session else {
+            return Ok(());
+        };
+        for live in planned_again(session.ledger.things().await, session.plan) {
+            session.run().await?;
+            session.ledger.note_again(&live).await?;
         }
         Ok(())
     }

@@ -69,8 +69,8 @@ impl Runner<'_> {
     /// Recovers the ledger; with `dry_run` says what would be recovered and writes nothing.
     ///
     /// # Errors
-    /// The ledger is not lost: it knows what the role has made here. Or what remains of it names another role than the
-    /// plan. Or the host cannot be read.
+    /// The ledger is not lost: it knows what the role has made here. Or what remains of it reaches to the last run and
+    /// names another role than the plan. Or the host cannot be read.
     pub async fn recover(&self, dry_run: bool) -> ResourceResult<Recovered> {
         if self.lost_ledger().await.is_none() {
             return Err(ResourceError::Unmet {
@@ -83,7 +83,7 @@ impl Runner<'_> {
             });
         }
         let from = Ledger::recoverable(self.host).await?;
-        self.is_role_of(&from)?;
+        let doubt = self.doubt_about_role(&from)?;
         let run = from.last_run.max(1) + 1;
         let Rebuilt {
             mut result,
@@ -97,6 +97,9 @@ impl Runner<'_> {
             }
             _ => self.rebuild(&from, run).await?,
         };
+        if let Some(doubt) = doubt {
+            result.note(doubt);
+        }
         let changed = result.recorded.len();
         result.unused_contents = Ledger::unused_contents(self.host, &records).await?;
         for thing in self.unrecorded(&records).await {
@@ -112,14 +115,25 @@ impl Runner<'_> {
 
     /// Refuses a plan of another role than the one that the remains of the ledger name. Its ledger would call this host
     /// its own: the next apply would remove what only the other role has, without `--replace-role`.
-    fn is_role_of(&self, from: &Recoverable) -> ResourceResult<()> {
-        let records = from.part.as_ref().map(|(_, records)| records.as_slice());
-        let Some(standing) = records.and_then(role_of) else {
-            return Ok(());
+    ///
+    /// If later runs are lost, one of them may have replaced the role. Then returns a sentence about this.
+    fn doubt_about_role(&self, from: &Recoverable) -> ResourceResult<Option<String>> {
+        let Some((_, records)) = &from.part else {
+            return Ok(None);
+        };
+        let Some(standing) = role_of(records) else {
+            return Ok(None);
         };
         let planned = &self.plan.role;
         if name(&standing) == name(planned) {
-            return Ok(());
+            return Ok(None);
+        }
+        let (last, known) = (last_run(records), from.last_run);
+        if last < known {
+            return Ok(Some(format!(
+                "role {planned}: what remains of the ledger names the role {standing}, but it ends with run {last}, and run {known} \
+                 was the last one; the next `nodelet apply` removes what only {standing} has, and `nodelet plan` shows what that is"
+            )));
         }
         Err(ResourceError::Unmet {
             what: format!(
@@ -149,10 +163,9 @@ impl Runner<'_> {
     async fn rebuild(&self, from: &Recoverable, run: RunId) -> ResourceResult<Rebuilt> {
         let mut rebuilt = match &from.part {
             Some((path, records)) => {
-                let last = records.iter().filter_map(Record::run).max().unwrap_or(0);
                 let mut rebuilt = Recovered::of(RecoveredFrom::Part {
                     path: path.clone(),
-                    run: last,
+                    run: last_run(records),
                 });
                 rebuilt.records.clone_from(records);
                 rebuilt
@@ -496,6 +509,11 @@ fn role_of(records: &[Record]) -> Option<String> {
     let is_clean = |record: &Record| matches!(record, Record::Cleaned { .. });
     let since = records.iter().rposition(is_clean).map_or(0, |at| at + 1);
     Ledger::role_in(&records[since..])
+}
+
+/// The number of the last run in these records; 0 if there is none.
+fn last_run(records: &[Record]) -> RunId {
+    records.iter().filter_map(Record::run).max().unwrap_or(0)
 }
 
 /// A recovery in progress.

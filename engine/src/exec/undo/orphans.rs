@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::exec::Selection;
 use crate::host::Host;
-use crate::ledger::{Ledger, LiveResource, Record};
+use crate::ledger::{Ledger, LiveResource, LiveUndo, Record};
 use crate::model::{PhaseName, Span, StepId};
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::docker::container_runtime;
@@ -148,6 +148,15 @@ fn of(records: &[Record], plan: &Plan) -> Vec<Leftover> {
     left
 }
 
+/// The undos of things that an earlier plan had no longer and that were in use then, if this plan has them again.
+pub(in crate::exec) fn planned_again(things: Vec<LiveResource>, plan: &Plan) -> Vec<LiveUndo> {
+    let wanted = Wanted::of(plan);
+    let again = things
+        .into_iter()
+        .filter(|thing| thing.in_use && wanted.has(thing));
+    again.map(|thing| thing.undo).collect()
+}
+
 /// What the steps of the plan are about.
 struct Wanted<'a> {
     phases: BTreeSet<&'a PhaseName>,
@@ -184,14 +193,20 @@ impl<'a> Wanted<'a> {
         }
     }
 
+    /// Whether a thing stays.
     fn wants(&self, thing: &LiveResource) -> bool {
-        let undo = &thing.undo.undo;
         thing.undo.keep
             // A clean takes it back, when what uses it is gone.
             || thing.in_use
             // It belongs to no step alone: taking back a unit's file loads the units again anyway.
-            || *undo == Undo::ReloadUnits
-            || thing.steps.iter().any(|step| self.steps.contains(step))
+            || thing.undo.undo == Undo::ReloadUnits
+            || self.has(thing)
+    }
+
+    /// Whether the plan has a thing.
+    fn has(&self, thing: &LiveResource) -> bool {
+        let undo = &thing.undo.undo;
+        thing.steps.iter().any(|step| self.steps.contains(step))
             || self.things.contains(&undo.about())
             || match undo {
                 Undo::PurgePackages { names } => {
@@ -200,7 +215,9 @@ impl<'a> Wanted<'a> {
                         .any(|name| self.packages.contains(name.as_str()))
                         || (self.containers && container_runtime::is_engine(names))
                 }
-                Undo::RemoveTree { path } | Undo::ClearDirectory { path, .. } => self.has_below(path),
+                Undo::RemoveTree { path } | Undo::ClearDirectory { path, .. } => {
+                    self.has_below(path)
+                }
                 _ => false,
             }
     }

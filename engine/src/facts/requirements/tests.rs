@@ -203,6 +203,14 @@ fn programs() {
         &Requirement::Programs(words(&["socat"])),
         "unknown: programs: socat: permission denied",
     );
+    // A program that is missing is not hidden by one that is unknown.
+    facts.programs = Some(BTreeSet::new());
+    let verdict = Requirement::Programs(words(&["socat", "iptables"])).check(&facts);
+    let text = verdict.to_string();
+    assert!(
+        text.starts_with("a program is missing: iptables;"),
+        "{text}"
+    );
 }
 
 #[test]

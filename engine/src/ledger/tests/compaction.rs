@@ -1,12 +1,14 @@
 //! Compaction of any sequence of records: operators and a clean get the same answers as before.
 
+use std::collections::BTreeMap;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{live as live_on, removal, step};
 use crate::host::fake::FakeHost;
 use crate::ledger::hash_chain::Chain;
-use crate::ledger::live_resource::{RUNS_KEPT, compacted, live, span_of};
+use crate::ledger::live_resource::{RUNS_KEPT, compacted, left_by_rollback, live, span_of, things};
 use crate::ledger::{History, Ledger, Record, RunId, VERSION};
 use crate::model::{Failure, Outcome, PhaseName, STATE, Span, StepId, Verb};
 use crate::plan::PlannedStep;
@@ -20,9 +22,10 @@ enum Operation {
     Receipt(usize, usize),
     Lane(usize, Vec<bool>),
     Failed(usize),
-    Reverted(usize),
+    Stands(usize),
+    Reverted(usize, Vec<usize>),
     Cleaned(bool),
-    Withdrawn(usize, usize),
+    Withdrawn(usize, usize, bool),
     LaneWithdrawn(usize),
 }
 
@@ -35,11 +38,12 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Operation::Intent(p, t)),
         6 => (phase.clone(), thing.clone(), any::<bool>()).prop_map(|(p, t, k)| Operation::Undo(p, t, k)),
         2 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Operation::Receipt(p, t)),
-        1 => (phase.clone(), thing).prop_map(|(p, t)| Operation::Withdrawn(p, t)),
+        2 => (phase.clone(), thing.clone(), any::<bool>()).prop_map(|(p, t, u)| Operation::Withdrawn(p, t, u)),
         1 => phase.clone().prop_map(Operation::LaneWithdrawn),
         2 => (phase.clone(), vec(any::<bool>(), 1..3)).prop_map(|(p, k)| Operation::Lane(p, k)),
         1 => phase.clone().prop_map(Operation::Failed),
-        2 => phase.prop_map(Operation::Reverted),
+        1 => phase.clone().prop_map(Operation::Stands),
+        2 => (phase, vec(thing, 0..3)).prop_map(|(p, l)| Operation::Reverted(p, l)),
         1 => any::<bool>().prop_map(Operation::Cleaned),
     ]
 }
@@ -134,18 +138,22 @@ fn record(run: RunId, operation: &Operation) -> Record {
                 next: String::new(),
             },
         },
-        Operation::Reverted(place) => Record::Reverted {
+        Operation::Stands(place) => Record::Stands {
+            run,
+            phase: phase(place),
+        },
+        Operation::Reverted(place, left) => Record::Reverted {
             run,
             phase: phase(place),
             thing: None,
-            left: Vec::new(),
+            left: left.iter().map(|thing| format!("file /{thing}")).collect(),
         },
-        Operation::Withdrawn(place, thing) => Record::Withdrawn {
+        Operation::Withdrawn(place, thing, in_use) => Record::Withdrawn {
             run,
             phase: phase(place),
             step: id(place, thing),
             thing: format!("file /{thing}"),
-            in_use: false,
+            in_use: *in_use,
         },
         Operation::LaneWithdrawn(place) => Record::LaneWithdrawn {
             run,
@@ -174,6 +182,19 @@ fn live_state(records: &[Record]) -> impl PartialEq + std::fmt::Debug + use<> {
     )
 }
 
+/// What the next apply uses: which things are marked as in use, and what rollbacks of each phase left.
+fn marks(records: &[Record]) -> impl PartialEq + std::fmt::Debug + use<> {
+    let in_use: BTreeMap<String, bool> = things(records)
+        .into_iter()
+        .map(|thing| (thing.undo.undo.about(), thing.in_use))
+        .collect();
+    let left = PHASES.map(|phase| {
+        let phase: PhaseName = phase.parse().unwrap();
+        left_by_rollback(records, &phase)
+    });
+    (in_use, left)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 200,
@@ -187,6 +208,7 @@ proptest! {
         let before = ledger(records(&runs, 1));
         let after = compacted(&before);
         prop_assert_eq!(live_state(&after), live_state(&before));
+        prop_assert_eq!(marks(&after), marks(&before));
         for live in live(&before) {
             prop_assert_eq!(span_of(&after, &live.step), span_of(&before, &live.step));
         }
@@ -204,6 +226,7 @@ proptest! {
         let plain = [before.clone(), later.clone()].concat();
         let compacted = [compacted(&before), later].concat();
         prop_assert_eq!(live_state(&compacted), live_state(&plain));
+        prop_assert_eq!(marks(&compacted), marks(&plain));
     }
 
     #[test]

@@ -256,7 +256,11 @@ impl FileSpec {
 
     fn digest(&self, observed: &Observed) -> Option<String> {
         let desired = observed.desired.as_ref().ok()?;
-        let is_secret = self.is_secret() || observed.private_source;
+        // The content of a file that is kept is not from the plan.
+        let entry = observed.entry.as_ref();
+        let was_private = entry.is_some_and(|entry| is_private(entry.attributes.mode));
+        let is_kept = self.create_only && was_private;
+        let is_secret = self.is_secret() || observed.private_source || is_kept;
         (!is_secret).then(|| content_digest(desired))
     }
 

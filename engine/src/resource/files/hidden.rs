@@ -43,6 +43,9 @@ pub(in crate::resource) async fn is_private_file(
 ) -> ResourceResult<bool> {
     let mut at = path.to_path_buf();
     for _ in 0..LINKS {
+        if is_in_private_directory(host, &at).await? {
+            return Ok(true);
+        }
         let Some(entry) = host.entry(&at).await? else {
             break;
         };
@@ -52,6 +55,19 @@ pub(in crate::resource) async fn is_private_file(
         at = at.parent().unwrap_or(Path::new("/")).join(target);
     }
     Ok(true)
+}
+
+/// Whether a directory above `path` lets no other user in. Cancel safe.
+async fn is_in_private_directory(host: &dyn Host, path: &Path) -> ResourceResult<bool> {
+    for directory in path.ancestors().skip(1) {
+        if let Some(entry) = host.entry(directory).await?
+            && entry.kind == EntryKind::Directory
+            && entry.attributes.mode & 0o001 == 0
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -120,6 +136,19 @@ mod tests {
             assert_eq!(text.before, shown, "{mode:o}");
             assert_eq!(text.after, "a = 1\npassword =\n", "{mode:o}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_copy_from_a_private_directory_is_private() {
+        let host = FakeHost::new();
+        host.with_world_mut(|world| {
+            world.directory_with_mode("/root/app", 0o700);
+            world.file_with_mode("/root/app/token", "hunter2\n", 0o644);
+        });
+        let source = FileSource::GuardedCopy("/root/app/token".into());
+        let change = converge(&host, source).await.expect("it is not there");
+        assert_eq!(mode(&host, "/etc/b").await, Some(0o600));
+        assert!(change.text.is_none() && change.digest.is_none());
     }
 
     #[tokio::test]

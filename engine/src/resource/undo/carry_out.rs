@@ -72,8 +72,14 @@ impl Undo {
                 if entry.attributes == *attributes {
                     return Ok(());
                 }
+                let there = EntryType::of(&entry.kind);
+                let is_the_same = match kind {
+                    Some(kind) => there == *kind,
+                    // The record does not contain the type. Attributes of links were rarely changed.
+                    None => there != EntryType::Link,
+                };
                 // An entry that has replaced it has its own attributes.
-                if EntryType::of(&entry.kind) == *kind {
+                if is_the_same {
                     host.set_attributes(path, *attributes).await?;
                 } else {
                     let path = path.display();
@@ -247,10 +253,12 @@ mod tests {
             kind,
         };
         for (kind, standing, restored) in [
-            (EntryType::Directory, "directory", true),
-            (EntryType::Directory, "link", false),
-            (EntryType::Directory, "file", false),
-            (EntryType::File, "file", true),
+            (Some(EntryType::Directory), "directory", true),
+            (None, "directory", true),
+            (Some(EntryType::Directory), "link", false),
+            (None, "link", false),
+            (Some(EntryType::Directory), "file", false),
+            (Some(EntryType::File), "file", true),
         ] {
             let mut host = FakeHost::new().with_directory("/etc/cron.d");
             host = match standing {

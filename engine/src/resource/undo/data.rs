@@ -83,8 +83,9 @@ pub enum Undo {
         path: PathBuf,
         /// As they were.
         attributes: Attributes,
-        /// The type of the entry that had them.
-        kind: EntryType,
+        /// The type of the entry that had them. Records of earlier versions do not contain it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kind: Option<EntryType>,
     },
     /// A container was created.
     RemoveContainer {
@@ -282,7 +283,7 @@ impl Undo {
         Self::RestoreAttributes {
             path: path.to_path_buf(),
             attributes: entry.attributes,
-            kind: EntryType::of(&entry.kind),
+            kind: Some(EntryType::of(&entry.kind)),
         }
     }
 
@@ -315,5 +316,17 @@ impl Undo {
             Self::StartUnit { .. } | Self::RestartUnit { .. } => Some(1),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_an_earlier_version_is_read() {
+        let record = r#"{"undo":"restore_attributes","path":"/a","attributes":{"mode":493,"uid":0,"gid":0}}"#;
+        let undo: Undo = serde_json::from_str(record).expect("it is understood");
+        assert!(matches!(undo, Undo::RestoreAttributes { kind: None, .. }));
     }
 }

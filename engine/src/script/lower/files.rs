@@ -10,6 +10,7 @@ use crate::host::Attributes;
 use crate::model::{Diagnostic, Text, Value};
 use crate::resource::{
     DirectorySpec, EnvFileSpec, FileSource, FileSpec, Owner, Spec, SymlinkSpec, TOO_OPEN,
+    is_read_by_systemd,
 };
 use crate::script::lower::context::ScriptContext;
 use crate::script::lower::options::Options;
@@ -129,17 +130,6 @@ fn no_single_source(call: &Call, options: &Options<'_>) -> Diagnostic {
 
 /// The directory of unit files and their drop-ins.
 const UNITS: &str = "/etc/systemd/system";
-
-/// Whether systemd reads units or drop-ins from a directory above `path`.
-fn is_read_by_systemd(path: &Path) -> bool {
-    let others = [
-        "/run/systemd/system",
-        "/usr/local/lib/systemd/system",
-        "/usr/lib/systemd/system",
-        "/lib/systemd/system",
-    ];
-    path.starts_with(UNITS) || others.iter().any(|directory| path.starts_with(directory))
-}
 
 /// Who may read and write what a step makes.
 struct Access {

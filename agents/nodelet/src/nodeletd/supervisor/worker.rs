@@ -393,11 +393,11 @@ fn error_text(errors: &str) -> String {
     }
     let last = errors.trim().lines().last().unwrap_or_default();
     match serde_json::from_str::<ErrorObject>(last) {
-        Ok(message_of) => {
-            let next = message_of
+        Ok(object) => {
+            let next = object
                 .next
                 .map_or_else(String::new, |next| format!("; {next}"));
-            format!("could not {}{next}", message_of.error.join(": "))
+            format!("could not {}{next}", object.error.join(": "))
         }
         Err(_) => errors.trim().to_owned(),
     }

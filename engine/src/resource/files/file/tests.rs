@@ -95,3 +95,31 @@ async fn a_source_that_is_not_there_or_not_known_is_waited_for() {
     let error = copy(&host).await.expect_err("not known").to_string();
     assert!(error.contains("/etc/a is known after apply"), "{error}");
 }
+
+#[tokio::test]
+async fn a_kept_private_file_has_no_digest_in_a_change() {
+    let host = FakeHost::new();
+    host.with_world_mut(|world| world.file_with_mode("/etc/a", "hunter2", 0o600));
+    let outputs = Outputs::default();
+    let cx = Context {
+        host: &host,
+        outputs: &outputs,
+        secrets: &NoSecrets,
+        absent: false,
+    };
+    let file = FileSpec {
+        path: "/etc/a".into(),
+        source: FileSource::Text(Text::Known(String::new())),
+        attributes: Attributes::root(0o640),
+        owner: Owner::default(),
+        create_only: true,
+        secret: false,
+        unit: false,
+    };
+    let observed = file.observe(&cx).await.expect("it is there");
+    let change = file.diff(&observed).expect("another mode");
+    assert!(
+        change.text.is_none() && change.digest.is_none(),
+        "{change:?}"
+    );
+}
