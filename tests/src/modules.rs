@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use syn::visit::{self, Visit};
-use syn::{Attribute, Item, UseTree, Visibility};
+use syn::{Attribute, Expr, Item, UseTree, Visibility};
 
 /// The path of a module in its crate; empty for the crate itself.
 pub type Module = Vec<String>;
@@ -187,6 +187,9 @@ fn source(
         modules,
         tests,
         source: Source::default(),
+        named: BTreeSet::new(),
+        called: BTreeSet::new(),
+        variables: BTreeSet::new(),
     };
     for item in &file.items {
         if let Some(name) = name_of(item) {
@@ -194,6 +197,7 @@ fn source(
         }
         visitor.visit_item(item);
     }
+    visitor.use_exports();
     visitor.source
 }
 
@@ -220,6 +224,12 @@ struct Visitor<'a> {
     /// Modules for tests: a statement with `#[cfg(test)]` may name them.
     tests: &'a [Module],
     source: Source,
+    /// First names of the paths in the file.
+    named: BTreeSet<String>,
+    /// First names of the paths that are called.
+    called: BTreeSet<String>,
+    /// Names of variables.
+    variables: BTreeSet<String>,
 }
 
 impl Visitor<'_> {
@@ -251,12 +261,26 @@ impl Visitor<'_> {
     }
 
     fn uses(&mut self, path: &[String]) {
+        self.named.extend(path.first().cloned());
         if path.len() > 1
             && let Some(path) = self.absolute(path)
             && !self.tests.iter().any(|test| path.starts_with(test))
         {
             self.source.used.push(path);
         }
+    }
+
+    /// Adds the names that the file exports again and also uses itself: these are imports, too. A variable may have the name of a
+    /// function that is exported; such a name counts only if it is called.
+    fn use_exports(&mut self) {
+        let is_used = |name: &String| {
+            let is_variable = self.variables.contains(name);
+            self.called.contains(name) || (self.named.contains(name) && !is_variable)
+        };
+        let exported = self.source.exported.iter();
+        let used = exported.filter(|(name, _)| is_used(name));
+        let used: Vec<Module> = used.map(|(_, path)| path.clone()).collect();
+        self.source.used.extend(used);
     }
 
     fn tree(&mut self, tree: &UseTree, before: &[String], is_exported: bool) {
@@ -287,13 +311,22 @@ impl Visitor<'_> {
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let mut colons = 0;
+        let mut dots = 0;
         for token in tokens {
+            // The name after one dot is a field or a method. Two dots are a range.
+            let is_member = dots == 1;
+            dots = match &token {
+                TokenTree::Punct(sign) if sign.as_char() == '.' => dots + 1,
+                _ => 0,
+            };
             match token {
                 TokenTree::Ident(name) => {
                     if colons != 2 {
                         self.uses(&std::mem::take(&mut path));
                     }
-                    path.push(name.to_string());
+                    if !is_member {
+                        path.push(name.to_string());
+                    }
                     colons = 0;
                     continue;
                 }
@@ -301,7 +334,12 @@ impl Visitor<'_> {
                     colons += 1;
                     continue;
                 }
-                TokenTree::Group(group) => self.tokens(group.stream()),
+                TokenTree::Group(group) => {
+                    if group.delimiter() == Delimiter::Parenthesis {
+                        self.called.extend(path.first().cloned());
+                    }
+                    self.tokens(group.stream());
+                }
                 TokenTree::Punct(_) | TokenTree::Literal(_) => {}
             }
             self.uses(&std::mem::take(&mut path));
@@ -349,6 +387,25 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
             .collect();
         self.uses(&parts);
         visit::visit_path(self, path);
+    }
+
+    fn visit_expr_call(&mut self, it: &'ast syn::ExprCall) {
+        if let Expr::Path(function) = &*it.func {
+            let first = function.path.segments.first();
+            self.called.extend(first.map(|it| it.ident.to_string()));
+        }
+        visit::visit_expr_call(self, it);
+    }
+
+    fn visit_pat_ident(&mut self, it: &'ast syn::PatIdent) {
+        let name = it.ident.to_string();
+        // A capital letter begins the name of a constant or of a variant.
+        if name.starts_with(char::is_uppercase) {
+            self.named.insert(name);
+        } else {
+            self.variables.insert(name);
+        }
+        visit::visit_pat_ident(self, it);
     }
 
     fn visit_macro(&mut self, it: &'ast syn::Macro) {

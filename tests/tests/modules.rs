@@ -104,6 +104,37 @@ fn no_import_cycle_crosses_a_module_or_is_longer_than_three_files() {
 }
 
 #[test]
+fn a_name_that_a_file_exports_and_uses_is_an_import() {
+    // The variable `listed` has the name of an exported function, which is not called.
+    let library = "
+        pub use calls::called;
+        pub use kind::Kind;
+        pub use list::listed;
+        pub struct All(Kind);
+        fn all(listed: u8) {
+            assert!(called(listed) && listed > 0);
+        }
+    ";
+    let files = [
+        ("lib.rs", library),
+        ("calls.rs", "pub fn called() {}"),
+        ("kind.rs", "pub struct Kind(Box<crate::All>);"),
+        ("list.rs", "pub fn listed() {}"),
+    ];
+    let root = tempfile::tempdir().expect("a temporary directory");
+    for (name, text) in files {
+        fs::write(root.path().join(name), text).expect("it can be written");
+    }
+    let imports = Imports::of(root.path());
+    let of_crate = imports.edges[&Module::new()].iter();
+    let of_crate: Vec<String> = of_crate.map(named).collect();
+    assert_eq!(of_crate, ["calls", "kind"]);
+    let cycles = imports.cycles();
+    let files: Vec<usize> = cycles.iter().map(BTreeSet::len).collect();
+    assert_eq!(files, [2], "{cycles:?}");
+}
+
+#[test]
 fn no_directory_has_more_than_twelve_source_files() {
     for root in SOURCES {
         let crowded = crowded(&repository().join(root), FILES);

@@ -1,6 +1,8 @@
-//! Which phases of a plan a run is about.
+//! Which phases of a plan a run is about, and which due certificates it renews.
 
-use crate::model::PhaseName;
+use std::collections::BTreeSet;
+
+use crate::model::{PhaseName, StepId};
 use crate::plan::{Plan, PlannedPhase};
 
 /// A range of phases, or one; all by default.
@@ -89,5 +91,30 @@ impl Selection {
         *self == Self::default()
             || self.only.iter().any(|name| name == phase.as_str())
             || self.phases(plan).iter().any(|its| its.name == *phase)
+    }
+}
+
+/// Which due certificates a run renews.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewals {
+    /// All of them.
+    All,
+    /// Those of these steps.
+    Only(BTreeSet<StepId>),
+}
+
+impl Renewals {
+    /// None.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::Only(BTreeSet::new())
+    }
+
+    /// Whether a step's certificate is among them.
+    pub(in crate::exec) fn include(&self, step: &StepId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(steps) => steps.contains(step),
+        }
     }
 }

@@ -6,6 +6,8 @@ use engine::host::{ClusterAccess, Host};
 use engine::kubernetes::SubnetPool;
 use serde::{Deserialize, Serialize};
 
+use super::timeouts::PATIENCE;
+
 /// Where subnets come from, and how the API server is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Allocation {
@@ -46,7 +48,7 @@ const NAMED_NODES: usize = 5;
 /// The nodes that have no pod subnet.
 pub(super) async fn nodes_without_subnet(host: &dyn Host, kubeconfig: PathBuf) -> WithoutSubnet {
     let access = ClusterAccess { kubeconfig };
-    let asked = tokio::time::timeout(super::PATIENCE, host.subnet_nodes(&access)).await;
+    let asked = tokio::time::timeout(PATIENCE, host.subnet_nodes(&access)).await;
     let unknown = |why: String| WithoutSubnet {
         unknown: why,
         ..WithoutSubnet::default()

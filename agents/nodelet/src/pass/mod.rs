@@ -9,19 +9,15 @@ mod allocation;
 mod damage;
 mod desired;
 mod progress;
+mod result;
 mod state;
+mod timeouts;
 mod verdict;
 mod watch_list;
 
-use std::time::Duration;
-
 use anyhow::Result;
-use engine::exec::{
-    FailureCounts, PhaseHealth, Recording, failed_phases, left_over_phases, restart_set,
-};
+use engine::exec::{FailureCounts, Recording, failed_phases, left_over_phases, restart_set};
 use engine::host::live::LiveHost;
-use engine::model::PhaseName;
-use serde::{Deserialize, Serialize};
 use tokio::time::error::Elapsed;
 
 use crate::cli::RoleArgs;
@@ -34,67 +30,13 @@ use damage::damaged;
 pub(crate) use desired::{Desired, ServiceState};
 pub(crate) use progress::Progress;
 use progress::tell_progress;
+pub(crate) use result::Pass;
 use state::{has_no_other_role, keep, lacks_backup, ledger, protect_state, remember};
+use timeouts::{PATIENCE, SETTLE};
 use verdict::{Verdict, blockers};
 pub(crate) use watch_list::WatchList;
 
-/// What nodeletd has to know after a pass.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Pass {
-    pub(crate) desired: Desired,
-    /// Why the settings in use are the last good ones and not those that stand in the files; empty if they are.
-    pub(crate) settings_problems: Vec<String>,
-    /// Why the role in use is the last good one and not the one that is installed; empty if it is that one.
-    #[serde(default)]
-    pub(crate) role_problems: Vec<String>,
-    /// Why this host may not be worked on with these settings.
-    pub(crate) refused: Option<String>,
-    /// Why nothing may be changed before the ledger is recovered; empty if the ledger is good.
-    #[serde(default)]
-    pub(crate) ledger_lost: String,
-    /// What is wrong with other data that a clean needs, such as saved contents of files; empty if nothing is.
-    #[serde(default)]
-    pub(crate) ledger_problem: String,
-    /// Digest of the plan.
-    pub(crate) digest: String,
-    /// Conditions of all phases, in the plan's order.
-    pub(crate) health: Vec<PhaseHealth>,
-    /// Phases with a condition that does not hold.
-    pub(crate) failed: Vec<PhaseName>,
-    /// The phases that a repair would restart, and those of which it would take something back.
-    pub(crate) restart_set: Vec<PhaseName>,
-    /// Components with a certificate that is good and due for renewal, in the order in which they are renewed.
-    pub(crate) due: Vec<String>,
-    /// What the role has on the host: nodeletd watches it.
-    pub(crate) interests: WatchList,
-    /// Whether anything of ours is on this host that a clean would remove.
-    pub(crate) stands: bool,
-    /// Whether anything of the role's own runs, if that is known; looked at only if the role is to be down.
-    #[serde(default)]
-    pub(crate) runs: Option<bool>,
-    /// Backups are enabled, but their directory has no proven backup of this cluster.
-    #[serde(default)]
-    pub(crate) lacks_backup: bool,
-    /// Phases with damage that no restart of them repairs: a lost key, a refused token, a damaged package. Nothing is restarted because
-    /// of it.
-    #[serde(default)]
-    pub(crate) damaged: Vec<PhaseName>,
-    /// Nodes of the cluster without a pod subnet. Filled only if this host may not change anything, and so assigns no subnets.
-    #[serde(default)]
-    pub(crate) without_subnet: WithoutSubnet,
-}
-
-/// Timeout for the directory of backups, the container engine or the API server to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Time for the other checks to end after one has failed: enough for those that answer at all.
-const SETTLE: Duration = Duration::from_millis(250);
-
 impl Pass {
-    /// Whether commands that change the host use the last good settings, and the last good role if the installed one cannot be used.
-    pub(crate) fn uses_last_good(&self) -> bool {
-        !self.settings_problems.is_empty() || !self.role_problems.is_empty()
-    }
-
     /// Reads the settings, or takes the last good ones; plans; makes every check once. `before` has the failures in a row before this
     /// pass.
     ///

@@ -10,7 +10,7 @@ use engine::ledger::Ledger;
 use engine::model::STATE;
 use engine::resource::ResourceResult;
 
-use super::PATIENCE;
+use super::timeouts::PATIENCE;
 use crate::cli::RoleArgs;
 use crate::etcd::{self, Backups};
 use crate::inputs::identity::Identity;

@@ -5,6 +5,7 @@
 //!
 //! Start with `status`; `probe` makes the single observations.
 
+pub(in crate::exec) mod checks_in_progress;
 pub(in crate::exec) mod damaged;
 pub(in crate::exec) mod failure_counts;
 pub(in crate::exec) mod probe;

@@ -4,7 +4,6 @@
 pub(in crate::exec::check) mod tests;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -136,30 +135,6 @@ impl PhaseHealth {
     #[must_use]
     pub fn all_conditions_hold(&self) -> bool {
         self.conditions.iter().all(|c| c.status == Status::True)
-    }
-}
-
-/// The phases whose checks are running, in the plan's order. Clones share the same list.
-#[derive(Debug, Clone, Default)]
-pub struct ChecksInProgress(Arc<Mutex<Vec<PhaseName>>>);
-
-impl ChecksInProgress {
-    /// The first of them.
-    #[must_use]
-    pub fn first(&self) -> Option<PhaseName> {
-        self.lock().first().cloned()
-    }
-
-    fn begin(&self, phase: &PhaseName) {
-        self.lock().push(phase.clone());
-    }
-
-    fn end(&self, phase: &PhaseName) {
-        self.lock().retain(|other| other != phase);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<PhaseName>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -10,21 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::exec::event::Event;
-use crate::exec::{Mode, Runner, Selection};
-use crate::model::{Outcome, StepId, Verb};
+use crate::exec::{Mode, Renewals, Runner, Selection};
+use crate::model::{Outcome, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
 use crate::resource::pki::{self, ReloadMode, uses_of};
 use crate::resource::{Action, ResourceError, ResourceResult, Spec};
-
-/// Which due certificates a run renews.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Renewals {
-    /// All of them.
-    All,
-    /// Those of these steps.
-    Only(BTreeSet<StepId>),
-}
 
 /// Static pod of the control plane.
 const CONTROL_PLANE: &str = "k8s-master";
@@ -35,22 +26,6 @@ const GRACE: Duration = Duration::from_secs(10);
 /// If an old certificate ends sooner than this after its container will have looked for a new one, the container is
 /// ended.
 const MARGIN: Duration = Duration::from_secs(60);
-
-impl Renewals {
-    /// None.
-    #[must_use]
-    pub fn none() -> Self {
-        Self::Only(BTreeSet::new())
-    }
-
-    /// Whether a step's certificate is among them.
-    pub(in crate::exec) fn include(&self, step: &StepId) -> bool {
-        match self {
-            Self::All => true,
-            Self::Only(steps) => steps.contains(step),
-        }
-    }
-}
 
 /// What is due for renewal.
 #[derive(Debug, Default)]
