@@ -8,7 +8,7 @@ mod context;
 mod fields;
 
 pub use context::node_name;
-pub use fields::{CLUSTER_FIELDS, HOST_FIELDS};
+pub use fields::{CLUSTER_FIELDS, HOST_FIELDS, kube_table};
 
 use std::collections::BTreeMap;
 

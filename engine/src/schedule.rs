@@ -47,7 +47,7 @@ pub enum ScheduleError {
         found: usize,
     },
     /// An unknown nickname.
-    #[error("`{nickname}` is no nickname; use @hourly, @daily, @weekly, @monthly or @yearly")]
+    #[error("`{nickname}` is not a nickname; use @hourly, @daily, @weekly, @monthly or @yearly")]
     Nickname {
         /// What was written.
         nickname: String,
@@ -235,7 +235,7 @@ impl Field {
                 .parse::<usize>()
                 .ok()
                 .filter(|number| (1..=60).contains(number) && !step.starts_with('+'))
-                .ok_or_else(|| format!("`{step}` is no step; use 1 to 60"))?,
+                .ok_or_else(|| format!("`{step}` is not a step; use 1 to 60"))?,
         };
         set.extend((first..=last).step_by(step));
         Ok(())
@@ -331,12 +331,12 @@ mod tests {
             ("* * * * 8", "`8` is not from 0 to 7"),
             ("* * * * monday", "`monday` is not from 0 to 7"),
             ("20-10 * * * *", "20 comes after 10"),
-            ("*/0 * * * *", "no step"),
+            ("*/0 * * * *", "not a step"),
             ("5/10 * * * *", "a step follows"),
             ("+5 * * * *", "`+5`"),
-            ("*/+5 * * * *", "no step"),
+            ("*/+5 * * * *", "not a step"),
             ("1,,2 * * * *", "``"),
-            ("@reboot", "no nickname"),
+            ("@reboot", "not a nickname"),
             ("every night at three o'clock", "5 fields"),
         ] {
             let Err(error) = Schedule::from_str(expression) else {

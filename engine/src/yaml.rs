@@ -1,4 +1,7 @@
 //! Checks of all YAML from outside (settings, facts, `role.yaml`) before the parser reads it.
+//!
+//! It finds nesting that is too deep, a byte order mark and a second document. Not here: parsing, and what the documents mean; that is in
+//! `env::source`, `facts::fixture` and `role::manifest`. Start with `too_deep`.
 
 /// Deepest nesting of brackets that is passed to the parser: the parser's work grows with the square of the depth.
 pub(crate) const MAX_BRACKETS: usize = 32;

@@ -2,7 +2,7 @@
 //! and the comparison of a prediction with what was done.
 //!
 //! Every test file in `tests/` is one boundary: `plans` the plans that a role makes for hosts, `diagnostics` the messages about an
-//! author's mistakes, `phases` how phases behave when things go wrong, `rollback` what a failed phase may touch, `cuts` the run
+//! author's mistakes, `phases` how phases behave when things go wrong, `rollback` what a failed phase may touch, `crashes` the run
 //! after an interrupted one, `properties` what holds of any plan, `cli` how the program answers.
 
 mod bringup;

@@ -236,7 +236,7 @@ fn wrong_inputs_end_with_1_and_are_named() {
         (ROLE, &right, &no_file, "none is not there"),
         (ROLE, &right, &facts, "line 3"),
         (ROLE, &right, &newer, "they are of version 2"),
-        (ROLE, &right, &bytes, "bytes.yaml is no text"),
+        (ROLE, &right, &bytes, "bytes.yaml is not text"),
     ] {
         let arguments = ["plan", "--role", role, "--config", config, "--facts", facts];
         let answer = Program::nodelet(&arguments).answer();

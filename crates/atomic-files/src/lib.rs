@@ -1,6 +1,8 @@
 //! Files that are replaced atomically and read with a limit: one implementation for the engine, the daemons and the lab.
 //!
 //! After a crash a file has its old content or its new content, never a part of it.
+//!
+//! Not here: deadlines and fences against writes that hang (`host::live::files` of the engine). Start with [`replace`].
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};

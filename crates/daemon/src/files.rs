@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+pub use atomic_files::sync_directory;
+
 /// Longer than any write takes: for [`sweep`] in a directory that other processes may be writing to.
 pub const ABANDONED: Duration = Duration::from_secs(600);
 
@@ -189,7 +191,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("pipe");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
-        let error = read(&path, 10).expect_err("it is no file");
+        let error = read(&path, 10).expect_err("it is not a file");
         let error = format!("{error:#}");
         assert!(error.contains("it is not a regular file"), "{error}");
     }

@@ -36,7 +36,7 @@ impl TryFrom<String> for Filter {
     fn try_from(text: String) -> Result<Self, String> {
         match EnvFilter::try_new(&text) {
             Ok(_) => Ok(Self(text)),
-            Err(error) => Err(format!("`{text}` is no filter of the log: {error}")),
+            Err(error) => Err(format!("`{text}` is not a filter of the log: {error}")),
         }
     }
 }
@@ -104,7 +104,7 @@ mod tests {
         let log = read("filter: warn,nodelet=debug\nformat: json\n").expect("it is right");
         assert_eq!(log.format, Format::Json);
         let wrong = read("filter: nodelet=loud\n").expect_err("no such level");
-        assert!(wrong.contains("is no filter of the log"), "{wrong}");
+        assert!(wrong.contains("is not a filter of the log"), "{wrong}");
         assert!(read("format: xml\n").is_err());
     }
 

@@ -68,7 +68,7 @@ const TABLE: &[Key] = table! {
         CONTROLLER_MANAGER_FLAGS: FlagList => Value(""),
             "Further flags of the controller-manager.";
         TERMINATED_POD_GC_THRESHOLD: Integer { min: 1, max: 1_000_000 } => Value("2000"),
-            "How many finished pods the cluster keeps; the controller-manager removes the oldest beyond that.";
+            "How many finished pods the cluster keeps; the controller-manager removes the oldest ones above this number.";
         SCHEDULER_FLAGS: FlagList => Value(""),
             "Further flags of the scheduler.";
     }
@@ -197,7 +197,7 @@ const TABLE: &[Key] = table! {
         LOOP_INTERVAL: Duration { min: 1, max: 86_400 } => Value("60s"),
             "Time from the end of one status pass to the start of the next.";
         FULL_RETRY_COUNT: Integer { min: 2, max: 1_000 } => Value("10"),
-            "When repairs fail in a row, every attempt whose number is a multiple of this one cleans the role and brings it up anew.";
+            "When repairs fail in a row, every attempt whose number is a multiple of this one cleans the role and starts it again from the first phase.";
         USE_CGROUPS: Bool => Value("true"),
             "Run status checks in a cgroup with a CPU limit. On a host with cgroup v2, the checks of a `nodelet repair` that an operator runs have lowered priority instead.";
         CPU_LIMIT: Integer { min: 1, max: 100 } => Value("40"),

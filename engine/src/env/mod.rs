@@ -6,6 +6,9 @@
 //! prints `kube.env.template`. Settings of the role's parameters ([`ROLE_PREFIX`]) are kept as text; the planner checks them,
 //! because only `role.yaml` knows their types. The agents and the script evaluator call it. The module neither reads files nor touches
 //! a host: callers pass contents and get text back, so tests need only values.
+//!
+//! Not here: the declarations of parameters (`role`) and what scripts read as `kube` (`planner::context`). Start with `keys` (the
+//! table), then `kube_env` (how settings are merged).
 
 mod check;
 mod error;

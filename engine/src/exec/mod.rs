@@ -3,6 +3,9 @@
 //! Everything here is a reading of one immutable [`Plan`](crate::plan::Plan) against one
 //! [`Host`](crate::host::Host). Everything that happens is reported as [`Event`]s; text, JSON and progress are made from these alone
 //! (`report`).
+//!
+//! Not here: how one resource is changed or reverted (`resource`), the calls of the host (`host`), and when the daemon acts
+//! (`nodeletd::supervisor` of the agent). Start with `runner`, then `apply::run` and `apply::step`.
 
 mod apply;
 mod check;

@@ -159,7 +159,9 @@ pub async fn gather_with(host: &dyn Host, interests: &FactQuery) -> HostResult<F
         .and_then(|way| global_address(facts.link(&way.link)?));
     facts.unknown = asking.unknown.into_inner().unwrap_or_default();
     for item in unasked(interests) {
-        facts.unknown.insert(item, "it was not asked".to_owned());
+        facts
+            .unknown
+            .insert(item, "it was not collected".to_owned());
     }
     Ok(facts)
 }
@@ -216,7 +218,7 @@ impl Asking<'_> {
     async fn parsed<T>(&self, path: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         let parsed = parse(&self.text(path).await?);
         if parsed.is_none() {
-            self.note(path, "its content makes no sense");
+            self.note(path, "its content cannot be parsed");
         }
         parsed
     }

@@ -232,7 +232,7 @@ mod tests {
             Requirement::MinMemory(1),
             Requirement::MinCpus(1),
             Requirement::MinDisk {
-                path: path(),
+                path: text("/var/lib/docker"),
                 bytes: 1,
             },
             Requirement::PersistentDirectory {

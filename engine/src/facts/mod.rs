@@ -4,6 +4,9 @@
 //! holds them as a fixture, `FakeHost::from_facts` builds a world from them, and [`Requirement`]s are checked against
 //! them as pure functions. Nothing here changes a host, and nothing fails as a whole because one item is missing:
 //! what could not be learnt is listed under `unknown` with its reason.
+//!
+//! Not here: how a host is read (`host::live`), and what scripts see of the facts (`planner::context`). Start with `model`, then
+//! `gather`; `preflight` has the requirements, and `requirements` compares them with the facts.
 
 mod fixture;
 mod gather;

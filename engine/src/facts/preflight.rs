@@ -13,7 +13,8 @@ use super::requirements as judge;
 pub enum Requirement {
     /// No swap is on.
     NoSwap {
-        /// Whether swap is accepted after all (`ALLOW_SWAP`).
+        /// Whether swap is accepted after all (`ALLOW_SWAP`). Scripts always say false: the phase leaves the requirement out instead.
+        // The record of preconditions has the digest of this form, as for `PersistentDirectory`. To be removed at the first release.
         allowed: bool,
     },
     /// No process listens on these TCP ports.

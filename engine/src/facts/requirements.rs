@@ -1,4 +1,7 @@
 //! How each preflight requirement judges the facts. Every message says what is wrong, with numbers, and what to try.
+//!
+//! Pure: facts and a requirement in, a verdict out. `network` has addresses, ports and interfaces. Not here: the types of requirements
+//! (`preflight`), and how facts are taken (`gather`).
 
 use super::interests::FactQuery;
 use super::model::{Disk, Facts, VIRTUAL_SERVICES};
@@ -145,13 +148,25 @@ pub(crate) fn persistent_directory(facts: &Facts, path: &str, wanted: u64) -> Ve
             format!("name another directory, or close this one with `chmod 0700 {path}`"),
         );
     }
-    min_disk(facts, path, wanted)
+    room(disk, path, wanted)
 }
 
 pub(crate) fn min_disk(facts: &Facts, path: &str, wanted: u64) -> Verdict {
-    let Some(disk) = disk_of(facts, path) else {
-        return Verdict::unknown(facts, &format!("room below {path}"), &[path]);
+    // Another file system may be mounted between the path and a directory above it. The facts of a live host list the path itself.
+    let Some(disk) = facts.disks.iter().find(|disk| disk.path == path) else {
+        let what = format!("room below {path}");
+        if facts.disks.is_empty() || facts.unknown.contains_key(path) {
+            return Verdict::unknown(facts, &what, &[path]);
+        }
+        return Verdict::Unknown {
+            reason: format!("{what}: the facts do not list {path}; add it to `disks`"),
+        };
     };
+    room(disk, path, wanted)
+}
+
+/// Whether this disk has enough room for a path on it.
+fn room(disk: &Disk, path: &str, wanted: u64) -> Verdict {
     if disk.free >= wanted {
         return Verdict::Met;
     }
@@ -283,9 +298,7 @@ pub(crate) fn host_name_valid(facts: &Facts) -> Verdict {
         return wrong("the host has no name".to_owned());
     }
     if name == "localhost" || name.starts_with("localhost.") {
-        return wrong(format!(
-            "the host's name is `{name}`, as every other host's could be"
-        ));
+        return wrong(format!("the host's name is `{name}`, which is not unique"));
     }
     if name.len() > LONGEST_LABEL {
         return wrong(format!(
@@ -400,7 +413,7 @@ pub(crate) fn clock_sane(facts: &Facts) -> Verdict {
         .and_then(|year| year.parse::<u32>().ok())
     {
         None => Verdict::Unknown {
-            reason: format!("clock: `{clock}` is no time"),
+            reason: format!("clock: `{clock}` is not a time"),
         },
         Some(year) if year >= FIRST_YEAR => Verdict::Met,
         Some(_) => Verdict::not_met(

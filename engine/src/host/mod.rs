@@ -4,6 +4,9 @@
 //! traits gathered by [`Host`]: facts and small verbs, typed errors, a deadline passed in where a call can
 //! wait. [`live`] is the machine we run on; [`fake`] is a small stateful world for tests and dry runs.
 //! Policy (what should be, in which order, how often to try) lives above, in `resource` and `exec`.
+//!
+//! Not here: what a change means and how it is taken back (`resource`), and what a run records (`ledger`). Start with the traits in
+//! `traits`, for example `traits::files`; then compare `live::files` with `fake::files`.
 
 mod error;
 pub mod fake;

@@ -84,6 +84,25 @@ pub fn name_of(file: &str) -> Option<&str> {
     shown.then_some(name)
 }
 
+/// Why the newest proven backup in `directory` is too old, and what to do: its age has reached `limit`, or there is none. `None` if it is
+/// younger.
+#[must_use]
+pub fn too_old(newest: Option<Duration>, limit: Duration, directory: &Path) -> Option<String> {
+    let directory = directory.display();
+    let next = "`nodelet etcd backup` makes one or says what is wrong";
+    let text = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
+    let Some(age) = newest else {
+        return Some(format!("there is no proven backup in {directory}; {next}"));
+    };
+    (age >= limit).then(|| {
+        format!(
+            "the newest proven backup in {directory} is {} old, but the limit is {}; {next}",
+            text(age),
+            text(limit)
+        )
+    })
+}
+
 impl BackupManifest {
     /// The manifest at `path` with this content, if it proves a snapshot of `size` bytes.
     ///
@@ -97,7 +116,7 @@ impl BackupManifest {
             serde_json::from_slice(content).map_err(|error| not_understood(error.to_string()))?;
         if manifest.version > VERSION {
             return Err(not_understood(format!(
-                "it has form {}, and this nodelet knows {VERSION}",
+                "its format version is {}, this nodelet supports {VERSION}",
                 manifest.version
             )));
         }

@@ -156,7 +156,7 @@ fn parse_into(contents: &mut LedgerContents, path: &Path, bytes: &[u8]) -> Resul
         let number = number + 1;
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let text = std::str::from_utf8(line)
-            .map_err(|_| corrupt(path, number, "it is no text".to_owned()))?;
+            .map_err(|_| corrupt(path, number, "it is not text".to_owned()))?;
         if let Some(other) = other_version(path, text) {
             return Err(other);
         }

@@ -29,7 +29,7 @@ pub enum LedgerError {
         free: u64,
     },
     /// It was written by a newer program.
-    #[error("read the ledger {}: its form has version {found}, this program knows {known}; use a newer nodelet", path.display())]
+    #[error("read the ledger {}: its format has version {found}, this program knows {known}; use a newer nodelet", path.display())]
     Newer {
         /// The file.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum LedgerError {
         known: u32,
     },
     /// It was written by an older program, in a form that was never released.
-    #[error("read the ledger {}: its form has version {found}, this program reads version {known} only; {RECOVER}", path.display())]
+    #[error("read the ledger {}: its format has version {found}, this program reads version {known} only; {RECOVER}", path.display())]
     Older {
         /// The file.
         path: PathBuf,

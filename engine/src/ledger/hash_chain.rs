@@ -52,14 +52,14 @@ impl Chain {
             // A record that is not in the chain was not written by the engine.
             if !matches!(record, Record::Header { .. }) {
                 return Err(format!(
-                    "it has no number, but should have {}",
+                    "the line has no number, expected {}",
                     self.number + 1
                 ));
             }
             *self = Self::begun_by(line);
             return Ok(record);
         }
-        let (number, sum, text) = parts(line).ok_or("it is no line of a ledger")?;
+        let (number, sum, text) = parts(line).ok_or("it is not a line of a ledger")?;
         if self.sum.is_empty() {
             return Err("the header before it is missing".to_owned());
         }
@@ -68,15 +68,15 @@ impl Chain {
             let what = if number > wanted {
                 "lines before it are missing"
             } else {
-                "it was there before"
+                "the line is repeated"
             };
             return Err(format!(
-                "its number is {number}, but should be {wanted}: {what}"
+                "the line has number {number}, expected {wanted}: {what}"
             ));
         }
         let next = self.next(text);
         if sum != next.sum {
-            return Err("its sum does not fit: it, or a line before it, was changed".to_owned());
+            return Err("its checksum is wrong: it, or a line before it, was changed".to_owned());
         }
         let record = parse(text)?;
         *self = next;

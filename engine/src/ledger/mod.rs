@@ -6,8 +6,11 @@
 //!
 //! Previous content of files is stored beside it, under its hash, readable only by root. The runner is the only
 //! writer; it holds the host's lock. Reading needs no lock: a last line that is half written counts as not written. Any
-//! other problem with the file is an error that names the line (`seal`): half a ledger would take half a role off the
+//! other problem with the file is an error that names the line (`hash_chain`): half a ledger would take half a role off the
 //! host.
+//!
+//! Not here: how an undo is carried out (`resource::undo`), and when (`exec::undo`). Start with `record` (one line of the file), then
+//! `store` (reading and writing); `live_resource` says which records still count.
 
 mod contents;
 mod error;

@@ -21,7 +21,7 @@ impl PhaseName {
 
 /// The text is no phase name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no phase name: use lower-case letters, digits and dashes, at most 63")]
+#[error("`{0}` is not a phase name: use lower-case letters, digits and dashes, at most 63")]
 pub struct InvalidPhaseName(String);
 
 impl FromStr for PhaseName {

@@ -3,6 +3,9 @@
 //! Scripts are evaluated into a plan once; diff, apply, check and stop only read it. A plan leaves no decision to its
 //! execution, contains no time and no path of the machine on which it was made, and does not depend on the script
 //! language.
+//!
+//! Not here: how a plan is made (`planner`, `script`), how it is shown (`report::plan`), and how it is carried out (`exec`). Start with
+//! [`Plan`], then `order`.
 
 mod digest;
 mod order;

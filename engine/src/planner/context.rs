@@ -229,7 +229,7 @@ fn variable(role: &RolePackage, key: &str, value: &env::Value) -> Value {
 mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
-    use crate::planner::fields::{CLUSTER_FIELDS, HOST_FIELDS};
+    use crate::planner::fields::{CLUSTER_FIELDS, HOST_FIELDS, kube_type};
     use crate::role::{Field, ROLE_FIELDS};
 
     const MANIFEST: &str = "version: 1
@@ -275,6 +275,24 @@ payload: []
             let is: BTreeSet<&str> = is.keys().map(String::as_str).collect();
             let documented: BTreeSet<&str> = documented.iter().map(|field| field.name).collect();
             assert_eq!(is, documented);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_table_of_settings_has_their_types() {
+        let its = context_with(&[]).await;
+        for key in env::KEYS {
+            let value = &its.kube[key.name];
+            let fits = match (kube_type(key), value) {
+                ("bool", Value::Bool(_))
+                | ("integer", Value::Integer(_))
+                | ("list of texts", Value::List(_))
+                | ("text", Value::Text(_)) => true,
+                // An empty setting.
+                ("integer" | "secret", Value::Text(text)) => text.is_empty(),
+                _ => false,
+            };
+            assert!(fits, "{}: {value:?}", key.name);
         }
     }
 

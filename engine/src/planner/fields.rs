@@ -1,6 +1,9 @@
-//! The fields of `host` and `cluster` that scripts read, as `docs/role.md` lists them. A test of `context.rs` keeps these tables equal to
-//! what scripts get.
+//! The fields of `host`, `cluster` and `kube` that scripts read, as `docs/role.md` lists them. Tests of `context.rs` keep these tables
+//! equal to what scripts get.
 
+use std::fmt::Write as _;
+
+use crate::env::{DefaultValue, KEYS, Key, Kind};
 use crate::role::Field;
 
 /// The fields of `host`.
@@ -72,3 +75,35 @@ pub const CLUSTER_FIELDS: &[Field] = &[
         "The masters without this host; for now empty.",
     ),
 ];
+
+/// The fields of `kube` as a table in Markdown: one for each setting, with its default.
+#[must_use]
+pub fn kube_table() -> String {
+    let mut text = "| name | type | default | meaning |\n|---|---|---|---|\n".to_owned();
+    for key in KEYS {
+        let default = match key.default {
+            DefaultValue::Required => "required".to_owned(),
+            DefaultValue::Value("") => "empty".to_owned(),
+            DefaultValue::Value(value) | DefaultValue::Derived(value) => format!("`{value}`"),
+        };
+        let _ = writeln!(
+            text,
+            "| `kube.{}` | {} | {default} | {} |",
+            key.name,
+            kube_type(key),
+            key.doc
+        );
+    }
+    text
+}
+
+/// The type that a setting has in a script.
+pub(super) fn kube_type(key: &Key) -> &'static str {
+    match key.kind {
+        _ if key.secret => "secret",
+        Kind::Bool => "bool",
+        Kind::Integer { .. } | Kind::Port => "integer",
+        Kind::FlagList | Kind::UrlList => "list of texts",
+        _ => "text",
+    }
+}

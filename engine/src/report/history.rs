@@ -24,9 +24,9 @@ pub fn history(history: &History) -> String {
                 .map(|f| format!("{}: {}", f.span, f.what))
                 .unwrap_or_default();
             let reverted = if done.reverted {
-                "taken back"
+                "reverted"
             } else {
-                "not wholly taken back"
+                "only partly reverted"
             };
             let _ = writeln!(text, "       {phase} failed at {failure}; {reverted}");
         }
@@ -48,7 +48,7 @@ pub fn run_in_full(run: &Run) -> String {
         let _ = writeln!(
             text,
             "  {phase}{}",
-            if done.reverted { " (taken back)" } else { "" }
+            if done.reverted { " (reverted)" } else { "" }
         );
         steps(&mut text, &done.steps);
         if let Some(failure) = &done.failure {
@@ -73,7 +73,7 @@ pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
     if why.causes.is_empty() {
         let _ = writeln!(
             text,
-            "nothing of {} is on this host: what was done has been taken back",
+            "nothing of {} is on this host: what was done has been reverted",
             why.thing
         );
     }
@@ -91,7 +91,7 @@ pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
         );
     }
     for attempt in &why.attempts {
-        let reverted = if attempt.reverted { ", taken back" } else { "" };
+        let reverted = if attempt.reverted { ", reverted" } else { "" };
         let _ = writeln!(
             text,
             "run {} at {}, phase {}{reverted}",
@@ -131,9 +131,7 @@ fn unknown(text: &mut String, thing: &str, planned: Option<&[Planned]>) {
         let how = match (&planned.skipped, planned.as_planned) {
             (Some(reason), _) => format!("but it is skipped on this host: {reason}"),
             (None, Some(true)) => "and it was like that before the role".to_owned(),
-            (None, Some(false)) => {
-                "and was not applied yet: `nodelet apply` brings it about".to_owned()
-            }
+            (None, Some(false)) => "and was not applied yet: `nodelet apply` makes it".to_owned(),
             (None, None) => {
                 "and was not applied yet, as far as the ledger says; its present state is not known"
                     .to_owned()

@@ -81,7 +81,7 @@ impl<'a> Page<'a> {
                 self.fails = true;
                 let _ = writeln!(
                     self.body,
-                    "  ✗ {thing} would not be taken back: could not {error}"
+                    "  ✗ {thing} would not be reverted: could not {error}"
                 );
             }
             _ => {}

@@ -167,17 +167,17 @@ pub fn render(event: &Event, detail: Detail) -> String {
             let _ = if errors.is_empty() {
                 writeln!(
                     text,
-                    "  {phase} was rolled back: {effects} taken back; earlier phases stand"
+                    "  {phase} was rolled back: {effects} reverted; earlier phases stay applied"
                 )
             } else {
                 writeln!(
                     text,
-                    "  {phase} was not wholly rolled back ({} of {effects} taken back); earlier phases stand, and the next run or a clean tries the rest again",
+                    "  {phase} was only partly rolled back ({} of {effects} reverted); earlier phases stay applied, and the next run or a clean tries the rest again",
                     reverted.saturating_sub(errors.len())
                 )
             };
             for error in errors {
-                let _ = writeln!(text, "    could not take back: {error}");
+                let _ = writeln!(text, "    could not revert: {error}");
             }
             Ok(())
         }
@@ -257,11 +257,11 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 "refused: preconditions do not hold, nothing was touched"
             ),
             Outcome::Cleaned if *changed == 0 => {
-                writeln!(text, "clean: nothing of the role is left to take back")
+                writeln!(text, "clean: nothing of the role is left on this host")
             }
             Outcome::Cleaned => writeln!(
                 text,
-                "clean: {} taken back{}",
+                "clean: {} reverted{}",
                 count(*changed, "thing"),
                 time(milliseconds)
             ),

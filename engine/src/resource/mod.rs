@@ -3,6 +3,10 @@
 //! A resource has four verbs: `observe` reads the host, `diff` compares (pure: values in, values out), `converge` brings
 //! the host to the desired state and fills a [`Receipt`], and the receipt's [`Undo`]s revert it. All access to the host
 //! goes through [`Host`](crate::host::Host); the runner (`exec`) is responsible for order, retries, deadlines and rollback.
+//!
+//! Each kind of resource has one file, in a directory for its topic (`files`, `kernel`, `system`, `docker`, `kubernetes`, `pki`). Undos
+//! are in `undo`. Not here: how a script describes a resource (`script`), the order of steps (`exec`), and the calls of the host
+//! (`host`). Start with the trait [`Resource`] in `contract`, then `files::file` as an example.
 
 mod change;
 mod contract;

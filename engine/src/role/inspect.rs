@@ -13,7 +13,7 @@ const NODE_KINDS: [&str; 2] = ["master", "worker"];
 /// Finds mistakes that the manifest's types allow.
 pub(super) fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) {
     if !is_name(&manifest.name) {
-        let message = format!("`{}` is no name of a role", manifest.name);
+        let message = format!("`{}` is not the name of a role", manifest.name);
         findings.push(
             Diagnostic::new("P0616", place(text, "name"), message).help(
                 "it is the name of a directory in /opt/pf9/roles: use at most 64 letters, digits, `-`, `_` and `.`, and begin with a letter or digit",
@@ -22,7 +22,7 @@ pub(super) fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Di
     }
     for (node, names) in &manifest.nodes {
         if !NODE_KINDS.contains(&node.as_str()) {
-            let message = format!("`{node}` is no node kind");
+            let message = format!("`{node}` is not a node kind");
             let help = match closest(node, NODE_KINDS) {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("node kinds are {}", NODE_KINDS.join(" and ")),
@@ -62,7 +62,7 @@ pub(super) fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Di
             .components()
             .any(|part| !matches!(part, Component::Normal(_)))
         {
-            let message = format!("`{path}` is no path within the payload");
+            let message = format!("`{path}` is not a path within the payload");
             findings.push(
                 Diagnostic::new("P0610", place(text, path), message)
                     .help("write it relative to the payload, without `..`"),

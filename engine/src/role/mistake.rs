@@ -43,12 +43,23 @@ fn explained(text: &str) -> (String, Option<String>) {
         let message = format!("{path}the value `{value}` is not possible here");
         return (message, Some(one_of(value, known)));
     }
-    (text.to_owned(), None)
+    let lost = "if the end of the file is lost, install the role's package again";
+    let help = if let Some((path, _)) = text.split_once("invalid type: ") {
+        let key = path.trim_end_matches(": ");
+        example(key).map(|example| format!("write it as in `{example}`"))
+    } else if text.contains("could not find expected ':'") {
+        Some(format!("write a key as `KEY: VALUE`; {lost}"))
+    } else if text.contains("unexpected end of stream") {
+        Some(format!("close the bracket or the quote; {lost}"))
+    } else {
+        None
+    };
+    (text.to_owned(), help)
 }
 
-/// How a missing key is written.
-fn addition(key: &str) -> String {
-    let example = match key {
+/// How a key is written.
+fn example(key: &str) -> Option<&'static str> {
+    Some(match key {
         "version" => "version: 1",
         "name" => "name: chrony",
         "release" => "release: 1.0.0",
@@ -57,7 +68,14 @@ fn addition(key: &str) -> String {
         "payload" => "payload: []",
         "type" => "type: text",
         "doc" => "doc: What the parameter decides.",
-        _ => return format!("add `{key}: …`"),
+        _ => return None,
+    })
+}
+
+/// How a missing key is written.
+fn addition(key: &str) -> String {
+    let Some(example) = example(key) else {
+        return format!("add `{key}: …`");
     };
     // `payload` is the last key, so a file that has lost its end has lost it.
     let lost = if key == "payload" {
@@ -113,7 +131,10 @@ mod tests {
             let expected = (message.to_owned(), Some(help.to_owned()));
             assert_eq!(explained(text), expected);
         }
-        let other = "nodes: invalid type: sequence, expected a map";
+        let list = "nodes: invalid type: sequence, expected a map";
+        let help = "write it as in `nodes: {master: [my-phase]}`";
+        assert_eq!(explained(list), (list.to_owned(), Some(help.to_owned())));
+        let other = "nodes.master: invalid type: string \"a\", expected a sequence";
         assert_eq!(explained(other), (other.to_owned(), None));
     }
 }

@@ -3,6 +3,9 @@
 //! A role package is a directory with `role.yaml`, `phases/` and `payload/`. In a checkout the phases are
 //! shared by all roles and are two levels up. An installed package also has `SHA256SUMS`, which names each file in `phases/` and
 //! `payload/`. `docs/role.md` describes all of it for authors.
+//!
+//! Not here: evaluation of the scripts (`script`), the plan (`planner`), and whether another role is on the host (`exec::undo`). Start
+//! with `package` (reading), then `manifest`, `parameter` and `parameters`.
 
 mod fields;
 mod inspect;

@@ -202,7 +202,7 @@ impl RolePackage {
         names.dedup();
         for name in names {
             if name.parse::<crate::model::PhaseName>().is_err() {
-                let message = format!("`{name}` is no phase name");
+                let message = format!("`{name}` is not a phase name");
                 findings.push(Diagnostic::new("P0603", place(&text, name), message).help(
                     "use lower-case letters, digits and `-`, at most 63: the file of the phase is phases/NAME.rhai",
                 ));

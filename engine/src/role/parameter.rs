@@ -108,7 +108,7 @@ impl Parameter {
             (ParameterKind::Text, Json::String(text)) => Value::Text(text.clone()),
             (ParameterKind::Bool, Json::Bool(b)) => Value::Bool(*b),
             (ParameterKind::Integer, Json::Number(number)) => {
-                let n = number.as_i64().ok_or("`default` is no whole number")?;
+                let n = number.as_i64().ok_or("`default` is not a whole number")?;
                 if !self.holds(n) {
                     return Err(format!(
                         "`default` is {n}, which `least` and `most` exclude"
@@ -121,7 +121,7 @@ impl Parameter {
                 .map(|item| {
                     item.as_str()
                         .map(Value::from)
-                        .ok_or_else(|| format!("`default` has the item {item}, which is no text"))
+                        .ok_or_else(|| format!("`default` has the item {item}, which is not text"))
                 })
                 .collect::<Result<_, _>>()
                 .map(Value::List)?,

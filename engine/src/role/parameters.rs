@@ -19,7 +19,7 @@ pub(super) fn declared(
     for (name, parameter) in &manifest.parameters {
         let at = || parameter_place(text, name);
         if !is_parameter_name(name) {
-            let message = format!("`{name}` is no name of a parameter");
+            let message = format!("`{name}` is not the name of a parameter");
             findings.push(Diagnostic::new("P0619", at(), message).help(
                 "use at most 64 lower-case letters, digits and `_`, and begin with a letter: the setting of the parameter has the same name in upper case",
             ));

@@ -1,4 +1,7 @@
 //! Turns Rhai's errors into findings: the innermost position, a message in our words, and what to do.
+//!
+//! `syntax` has mistakes that the parser finds. Not here: findings about arguments and modifiers (`recorder`, `lower`), and the layout of
+//! a finding (`model::diagnostic`). Start with this file.
 
 mod syntax;
 
@@ -9,6 +12,9 @@ use rhai::{EvalAltResult, Position};
 use super::vocabulary::{Arg, FUNCTIONS, Param, Word};
 use super::words::WORDS;
 use crate::model::{Diagnostic, Span, closest};
+
+/// What a script is told if the first argument of `output` is something else.
+pub(super) const OUTPUT_OF_NO_STEP: &str = "the first argument of `output` must be a step";
 
 /// A function that a script defines.
 #[derive(Debug)]
@@ -143,7 +149,14 @@ pub(super) fn evaluation(
         )
         .help("a text has at most 256 KiB, a list 4096 items, a map 1024 keys; write a long text as a template or as a file of the payload"),
         E::ErrorRuntime(message, position) => {
-            Diagnostic::new("P0204", at(position), message.to_string())
+            let message = message.to_string();
+            let is_output = message == OUTPUT_OF_NO_STEP;
+            let finding = Diagnostic::new("P0204", at(position), message);
+            if is_output {
+                finding.help("name the step with `let`, and pass that name: let made = node(…); and output(made, \"pod_cidr\")")
+            } else {
+                finding
+            }
         }
         E::ErrorNonPureMethodCallOnConstant(name, position)
         | E::ErrorAssignmentToConstant(name, position) => {

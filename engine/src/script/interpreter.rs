@@ -1,4 +1,7 @@
 //! The script engine: Rhai with our words, tight limits, and no function that reaches the host.
+//!
+//! `unknown` finds names that do not exist. Not here: what a word does (`recorder`), and the run of one script (`evaluation`). Start with
+//! `engine`.
 
 mod unknown;
 
@@ -143,7 +146,7 @@ fn register_late(engine: &mut Engine, tape: &SharedRecorder) {
     });
     let types = [TypeId::of::<Dynamic>(), TypeId::of::<ImmutableString>()];
     engine.register_raw_fn("output", types, |_, args| {
-        let step = step_of(args[0]).ok_or("the first argument of `output` must be a step: let made = node(…); and output(made, \"pod_cidr\")")?;
+        let step = step_of(args[0]).ok_or(errors::OUTPUT_OF_NO_STEP)?;
         // The step has no id before it is lowered.
         Ok(Late(Value::Output(OutputRef {
             step: StepId::placeholder(step),

@@ -3,6 +3,9 @@
 //! Evaluation is synchronous, bounded and changes nothing on a host: words record their arguments (`recorder`), `lower` gives
 //! the recording its meaning, and only typed, thread-safe values leave this module. Findings of all scripts are
 //! returned together.
+//!
+//! Not here: the order of phases (`plan::order`), the constants that scripts read (`planner::context`), and what a resource does
+//! (`resource`). Start with [`ScriptSet::evaluate`], then `recorder`, `words` and `lower`.
 
 mod comparison;
 mod errors;

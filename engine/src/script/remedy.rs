@@ -23,6 +23,13 @@ pub(super) fn remedy(name: &str, param: &Param, argument: &Argument) -> Option<S
         (Arg::Text | Arg::AnyText, Value::Integer(number)) if name != "phase" => {
             Some(format!("write it in quotes: \"{number}\""))
         }
+        (Arg::Text | Arg::AnyText, Value::Integer(_)) => {
+            Some("write the name of the file without `.rhai`, in quotes".to_owned())
+        }
+        (Arg::Text | Arg::AnyText | Arg::Path, Value::List(items)) => Some(match items.len() {
+            1 => "remove the brackets: one text is expected, not a list".to_owned(),
+            _ => "write one text; a `for` loop repeats the word for each item of a list".to_owned(),
+        }),
         (Arg::Texts, Value::Text(text)) if is_command(param, text) => {
             Some(format!("write {}", split_command(name, text)))
         }
@@ -41,12 +48,19 @@ pub(super) fn remedy(name: &str, param: &Param, argument: &Argument) -> Option<S
         (Arg::Bool, Value::Text(text)) if text == "true" || text == "false" => {
             Some(format!("write it without quotes: {text}"))
         }
+        (Arg::Bool, Value::Text(_) | Value::Integer(_)) => Some(
+            "write true, false or a comparison, for example kube.KUBE_PROXY_MODE == \"ipvs\""
+                .to_owned(),
+        ),
         (Arg::Duration, Value::Text(text)) if parse_duration(text).is_some() => {
             Some("it must be longer than zero".to_owned())
         }
         (Arg::Duration, Value::Text(text)) if text.parse::<u32>().is_ok() => {
             Some(format!("write it with its unit, for example \"{text}s\""))
         }
+        (Arg::Duration, Value::Text(_)) => Some(
+            "write a number with one of the units ms, s, m and h, for example \"30s\"".to_owned(),
+        ),
         (Arg::Duration, Value::Integer(number)) if *number > 0 => Some(format!(
             "write it in quotes and with its unit, for example \"{number}s\""
         )),
@@ -69,7 +83,7 @@ pub(super) fn remedy(name: &str, param: &Param, argument: &Argument) -> Option<S
 /// What to write instead of digits that are no mode.
 fn mode(text: &str) -> String {
     match text.chars().find(|c| !c.is_digit(8)) {
-        Some(digit) => format!("{digit} is no octal digit: each digit is from 0 to 7"),
+        Some(digit) => format!("{digit} is not an octal digit: each digit is from 0 to 7"),
         None if matches!(text.len(), 3 | 4) && !text.starts_with('0') => {
             format!("write it with a leading zero: \"0{text}\"")
         }
@@ -185,7 +199,7 @@ mod tests {
     #[test]
     fn modes_and_sizes_are_suggested_in_the_form_that_is_accepted() {
         assert_eq!(mode("755"), "write it with a leading zero: \"0755\"");
-        assert!(mode("0888").starts_with("8 is no octal digit"));
+        assert!(mode("0888").starts_with("8 is not an octal digit"));
         assert_eq!(size("2GB"), "write \"2G\"");
         assert_eq!(size("512 m"), "write \"512M\"");
         for text in ["2", "G", "1.5G", "99999999999999999999G", ""] {

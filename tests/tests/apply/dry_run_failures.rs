@@ -268,7 +268,7 @@ fn an_impossible_undo_fails_a_dry_run_too() {
     let (run, text) = predicted_failure(&has, &host);
     assert_eq!(run.outcome, Outcome::Failed, "{text}");
     assert!(
-        text.contains("would not be taken back: could not find the previous content in"),
+        text.contains("would not be reverted: could not find the previous content in"),
         "{text}"
     );
     assert!(

@@ -279,7 +279,7 @@ compared with it either: a prediction lists actions, and contains no description
 names the steps that change, not that each detail of the host will be as predicted.
 
 Three shares are given for real hosts: how many of the predicted changes were done as predicted; how many of the changes that were done had been
-predicted so; and on how many of all steps both agree. Each must be at least 99 %. If nothing was predicted or nothing was done,
+predicted; and on how many of all steps both agree. Each must be at least 99 %. If nothing was predicted or nothing was done,
 there is no share, and the line says so.
 
 If the API server does not answer, the prediction takes the state of its objects from nodelet's own records: if a run of the same plan has converged

@@ -7,7 +7,7 @@ use engine::env::KubeEnv;
 use engine::facts::Facts;
 use engine::host::live::LiveHost;
 use engine::plan::Plan;
-use engine::planner::{self, CLUSTER_FIELDS, HOST_FIELDS};
+use engine::planner::{self, CLUSTER_FIELDS, HOST_FIELDS, kube_table};
 use engine::report;
 use engine::role::{Field, MANIFEST_KEYS, PARAMETER_KEYS, ROLE_FIELDS, RolePackage};
 
@@ -91,6 +91,7 @@ fn the_page_has_the_example_and_the_tables() {
     ] {
         checked_in_part(PAGE, name, &Field::table(fields, before));
     }
+    checked_in_part(PAGE, "kube", &kube_table());
     let page = text(repository().join(PAGE));
     assert!(page.contains("kube.env.template"), "it names all settings");
 }

@@ -89,7 +89,7 @@ fn a_clean_is_incomplete_while_the_engine_does_not_answer() {
     let clean = Bringup::clean(&host, false);
     assert_eq!(clean.outcome, Outcome::Failed, "{}", clean.text());
     for wanted in [
-        "✗ container proxy: could not take back container proxy: docker does not answer, so it may still be there",
+        "✗ container proxy: could not revert container proxy: docker does not answer, so it may still be there",
         "✗ container etcd: could not",
         "remove docker while containers may still be in it",
     ] {

@@ -381,7 +381,7 @@ fn a_met_precondition_is_not_checked_again() {
 }
 
 #[test]
-fn preconditions_count_wherever_a_run_begins() {
+fn preconditions_count_also_if_a_run_begins_later() {
     let scripts = with_phase(
         phase("first", "", r#"require("much memory").memory("9000G");"#),
         "second",

@@ -99,11 +99,11 @@ impl Peer {
             "--property=FragmentPath",
             OUR_UNIT,
         ])?;
-        let unit = String::from_utf8(host.get(&path)?).context("our kubelet's unit is no text")?;
+        let unit = String::from_utf8(host.get(&path)?).context("our kubelet's unit is not text")?;
         let configuration = String::from_utf8(host.get(OUR_CONFIGURATION)?)
-            .context("our kubelet's configuration is no text")?;
+            .context("our kubelet's configuration is not text")?;
         let pod =
-            String::from_utf8(host.get(OUR_POD)?).context("our static pod's file is no text")?;
+            String::from_utf8(host.get(OUR_POD)?).context("our static pod's file is not text")?;
         Self::derived(&unit, &configuration, &pod)
             .context("cannot give kubeadm's kubelet the settings of ours")
     }

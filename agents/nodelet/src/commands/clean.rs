@@ -110,10 +110,10 @@ async fn has_ledger_to_clean(inputs: &Inputs, host: &LiveHost) -> Result<()> {
     };
     let stands = installed(inputs, host, true).await;
     Err(lost.context(if stands.is_empty() {
-        "clean this host: nothing was taken back".to_owned()
+        "clean this host: nothing was reverted".to_owned()
     } else {
         format!(
-            "clean this host: nothing was taken back, and this is on it: {}",
+            "clean this host: nothing was reverted, and this is on it: {}",
             stands.join(", ")
         )
     }))
@@ -124,7 +124,7 @@ async fn has_ledger_to_clean(inputs: &Inputs, host: &LiveHost) -> Result<()> {
 async fn has_all_to_clean(records: &[Record], host: &dyn Host) -> Result<()> {
     match Ledger::contradicted_by_host(host, records).await {
         Some(lost) => Err(anyhow::Error::from(lost).context(
-            "clean this host: nothing was taken back; bring back this host's settings and role package first, a recovery needs them",
+            "clean this host: nothing was reverted; restore this host's settings and role package first, because a recovery needs them",
         )),
         None => Ok(()),
     }
@@ -137,7 +137,7 @@ async fn is_gone(inputs: &Inputs, host: &LiveHost) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "clean this host: what the ledger knows was taken back, but it did not know {}, which are still there; {RECOVER}, then clean again",
+        "clean this host: what the ledger knows was reverted, but it did not know {}, which are still there; {RECOVER}, then clean again",
         left.join(", ")
     );
 }

@@ -8,7 +8,7 @@ use chrono::SecondsFormat;
 use engine::exec::room_for_backup;
 use engine::host::Files as _;
 use engine::host::live::LiveHost;
-use engine::kubernetes::etcd_backup::{ClusterIdentity, SNAPSHOT, TIMER};
+use engine::kubernetes::etcd_backup::{ClusterIdentity, SNAPSHOT, TIMER, too_old};
 use engine::model::count;
 
 use crate::cli::{EtcdBackupArgs, EtcdCommand, EtcdListArgs, EtcdVerifyArgs, RoleArgs};
@@ -200,7 +200,10 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
     let age = newest.map(|(_, age)| age);
     let store = etcd.as_ref().map(|etcd| etcd.size);
     let host = LiveHost::new();
-    let mut problems = own_problems(&backups, age);
+    let mut problems = Vec::new();
+    if backups.enabled {
+        problems.extend(too_old(age, backups.max_age, &backups.directory));
+    }
     if let Some(store) = store {
         problems.extend(room_for_backup(&host, &backups.directory, store).await?);
     }
@@ -246,7 +249,7 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
 }
 
 /// What etcd reports about itself.
-struct PendingRequest {
+struct EtcdReport {
     /// The size of its store, in bytes.
     size: u64,
     /// The UID of its namespace kube-system.
@@ -255,7 +258,7 @@ struct PendingRequest {
     alarms: Vec<String>,
 }
 
-async fn ask() -> Result<PendingRequest> {
+async fn ask() -> Result<EtcdReport> {
     let etcd = Etcd::member().await?;
     let alarms = etcd.alarms().await?.into_iter().map(|alarm| {
         if alarm.starts_with("NOSPACE") {
@@ -264,27 +267,11 @@ async fn ask() -> Result<PendingRequest> {
             format!("{alarm}: see `etcdctl alarm list`")
         }
     });
-    Ok(PendingRequest {
+    Ok(EtcdReport {
         size: etcd.status().await?.size,
         cluster: etcd.cluster().await?,
         alarms: alarms.collect(),
     })
-}
-
-fn own_problems(backups: &Backups, age: Option<Duration>) -> Vec<String> {
-    let mut problems = Vec::new();
-    if backups.enabled {
-        match age {
-            None => problems.push("there is no proven backup; `nodelet etcd backup` makes one".to_owned()),
-            Some(age) if age > backups.max_age => problems.push(format!(
-                "the newest proven backup is {} old, but the limit is {}; `nodelet etcd backup` says what is wrong",
-                span(age),
-                span(backups.max_age)
-            )),
-            Some(_) => {}
-        }
-    }
-    problems
 }
 
 fn screen(status: &EtcdBackupStatus, number: usize, now: SystemTime) -> String {

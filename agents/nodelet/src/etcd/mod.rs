@@ -6,6 +6,8 @@
 //!
 //! `backup` takes all of these steps, `verify` proves and compares a stored backup again; both run as `nodelet etcd …`, in a process of
 //! their own. Timers decide when (`nodeletd/timers`). Restoring a member is not part of this module.
+//!
+//! Whether a backup is too old is decided in the engine (`kubernetes::etcd_backup`). Start with `backup`, then `restore_test` and `store`.
 
 mod backup;
 mod client;

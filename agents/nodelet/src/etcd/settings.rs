@@ -37,11 +37,11 @@ impl Backups {
         let text = |name: &str| anyhow::Ok(value(name)?.to_string());
         let span = |name: &str| match value(name)? {
             Value::Duration(span) => Ok(*span),
-            other => anyhow::bail!("understand the setting {name}: {other} is no duration"),
+            other => anyhow::bail!("understand the setting {name}: {other} is not a duration"),
         };
         let count = match value("ETCD_BACKUP_COUNT")? {
             Value::Integer(count) => usize::try_from(*count).unwrap_or(1).max(1),
-            other => anyhow::bail!("understand ETCD_BACKUP_COUNT: {other} is no number"),
+            other => anyhow::bail!("understand ETCD_BACKUP_COUNT: {other} is not a number"),
         };
         let role = text("ROLE")?;
         if role != "master" {

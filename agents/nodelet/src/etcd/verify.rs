@@ -95,7 +95,7 @@ async fn here() -> Option<String> {
 async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Result<Vec<String>> {
     // Reading a pipe or a device might never end.
     if !std::fs::symlink_metadata(&one.path).is_ok_and(|said| said.is_file()) {
-        return Ok(vec!["it is no regular file".to_owned()]);
+        return Ok(vec!["it is not a regular file".to_owned()]);
     }
     let path = one.path.clone();
     let inspected = tokio::task::spawn_blocking(move || snapshot::inspect(&path)).await;

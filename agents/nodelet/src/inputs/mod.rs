@@ -436,7 +436,7 @@ async fn read_facts(path: &Path, host: &LiveHost) -> Result<Facts> {
         .context("read facts")?
         .with_context(|| format!("read facts: {} is not there", path.display()))?;
     let text = String::from_utf8(content)
-        .with_context(|| format!("read facts: {} is no text", path.display()))?;
+        .with_context(|| format!("read facts: {} is not text", path.display()))?;
     Facts::from_yaml(&text).with_context(|| format!("read facts from {}", path.display()))
 }
 

@@ -9,6 +9,9 @@
 //! The daemon is small and changes nothing by itself: `worker` runs `nodelet pass`, `repair`, `apply`, `clean` and `stop`,
 //! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs
 //! backups, and `pod_subnets` gives nodes of the cluster their pods' subnets.
+//!
+//! Not here: how a pass is made (`pass`), and what a change does (`commands`, and the engine). Start with `supervisor`: its loop uses all
+//! other parts.
 
 pub(crate) mod api;
 mod single_instance;

@@ -259,7 +259,7 @@ impl Runner<'_> {
                     if facts.not_before > now {
                         return Err(ResourceError::Unmet {
                             what: format!(
-                                "judge {} by the clock: it is not valid yet",
+                                "check {}: it is not valid yet by this host's clock",
                                 facts.path.display()
                             ),
                             next: "set the clock".to_owned(),

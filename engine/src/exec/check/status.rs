@@ -117,11 +117,8 @@ impl PhaseHealth {
     /// The worst of its conditions, without those that only warn. True if there are none.
     #[must_use]
     pub fn status(&self) -> Status {
-        let needs_no_repair = self.conditions.iter().filter(|c| !c.advisory);
-        needs_no_repair
-            .map(|c| c.status)
-            .max()
-            .unwrap_or(Status::True)
+        let counting = self.conditions.iter().filter(|c| !c.advisory);
+        counting.map(|c| c.status).max().unwrap_or(Status::True)
     }
 
     /// Whether every condition whose failure would cause a restart is known to hold.

@@ -39,7 +39,7 @@ pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String
     }
 }
 
-/// Causes with the same remedy wherever they occur. The first match wins, so causes that explain others come first.
+/// Causes that have the same remedy in all places. The first match wins, so causes that explain others come first.
 const KNOWN: &[(&[&[&str]], &str)] = &[
     (
         &[&["no space left on device"]],

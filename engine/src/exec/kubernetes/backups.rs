@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::host::{EntryKind, Host};
 use crate::kubernetes::etcd_backup::{
-    BackupManifest, ClusterIdentity, MANIFEST, MANIFEST_LIMIT, TIMER, name_of,
+    BackupManifest, ClusterIdentity, MANIFEST, MANIFEST_LIMIT, TIMER, name_of, too_old,
 };
 use crate::model::STATE;
 use crate::resource::{ResourceError, ResourceResult, timer_path};
@@ -33,29 +33,17 @@ pub(in crate::exec) async fn younger_than(
         let age = manifest.and_then(|manifest| manifest.age(cluster, host.now(), limit));
         newest = newest.into_iter().chain(age).min();
     }
-    let text = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
-    let next = "`nodelet etcd backup` makes one or says what is wrong";
-    if let Some(age) = newest {
-        return Ok((age >= limit).then(|| {
-            format!(
-                "the newest proven backup in {} is {} old, but the limit is {}; {next}",
-                directory.display(),
-                text(age),
-                text(limit)
-            )
-        }));
+    if newest.is_none() {
+        let timer = host.entry(&timer_path(TIMER)).await?;
+        let young = timer.is_some_and(|timer| {
+            let age = host.now().duration_since(timer.modified);
+            age.unwrap_or_default() < limit
+        });
+        if young {
+            return Ok(None);
+        }
     }
-    let timer = host.entry(&timer_path(TIMER)).await?;
-    let young = timer.is_some_and(|timer| {
-        let age = host.now().duration_since(timer.modified);
-        age.unwrap_or_default() < limit
-    });
-    Ok((!young).then(|| {
-        format!(
-            "there is no proven backup in {}; {next}",
-            directory.display()
-        )
-    }))
+    Ok(too_old(newest, limit, directory))
 }
 
 /// The manifest of the snapshot at `path`. `None` if the snapshot was not proven, or differs from what was proven.
@@ -85,7 +73,7 @@ pub(in crate::exec) async fn room_beside(
         Some(EntryKind::File(size)) => size,
         _ => {
             return Err(ResourceError::Missing {
-                what: format!("see how large {} is: it is no file", file.display()),
+                what: format!("see how large {} is: it is not a file", file.display()),
             });
         }
     };

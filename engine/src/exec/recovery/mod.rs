@@ -1,6 +1,8 @@
 //! A lost ledger: how it is noticed, and how it is made again from what is on the host.
 //!
 //! Start with `recover`; `installed` says whether the ledger knows what the role has made.
+//!
+//! Not here: how damage of a ledger is noticed (`ledger`), and the removal of what was found (`undo`).
 
 pub(in crate::exec) mod installed;
 pub(in crate::exec) mod recover;

@@ -68,7 +68,7 @@ impl<'a> Executor<'a> {
         {
             return Undone::Failed(error);
         }
-        let action = format!("take back {}", undo.about());
+        let action = format!("revert {}", undo.about());
         match within(undo.patience(), action, self.carry_out(undo)).await {
             // Not in a prune: nodeletd tries again what has failed, and each try would restart the unit.
             Ok(true)
@@ -177,7 +177,7 @@ pub(in crate::exec) async fn remove(host: &dyn Host, step: &PlannedStep) -> Reso
             host.pause(step.policy.backoff).await;
         }
     };
-    let action = format!("take back {}", name_of(step));
+    let action = format!("revert {}", name_of(step));
     within(step.policy.timeout, action, removal).await
 }
 
@@ -196,7 +196,7 @@ async fn remove_once<R: Resource>(resource: &R, cx: &Context<'_>) -> ResourceRes
         return Ok(true);
     }
     let label = resource.label();
-    let what = format!("remove {label}: it is still there, or there again");
+    let what = format!("remove {label}: it still exists, or another program created it again");
     Err(ResourceError::NotConverged { what })
 }
 

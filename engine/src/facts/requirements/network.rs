@@ -135,7 +135,7 @@ pub(crate) fn virtual_ip(facts: &Facts, address: IpAddr, interface: &str) -> Ver
         format!(
             "MASTER_IP: {address} lies outside of every network of {interface} (MASTER_VIP_IFACE), which {networks}"
         ),
-        "choose an address in one of its networks, or the interface that is in the address's",
+        "choose an address in one of its networks, or an interface in the network of this address",
     )
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn cidrs_disjoint(facts: &Facts, named: &[NamedCidr]) -> Verdict {
     let mut networks: Vec<(&str, IpNet)> = Vec::new();
     for one in named {
         let Ok(network) = one.cidr.parse::<IpNet>() else {
-            let problem = format!("{} is no network: `{}`", one.name, one.cidr);
+            let problem = format!("{} is not a network: `{}`", one.name, one.cidr);
             return Verdict::not_met(
                 problem,
                 format!("write it as in `{}: 10.20.0.0/16`", one.name),

@@ -226,19 +226,28 @@ fn memory_processors_and_disk() {
         "the host has 1 processor and needs 2; give the host more processors",
     );
     let requirement = Requirement::MinDisk {
-        path: "/var/lib/docker".to_owned(),
+        path: "/var".to_owned(),
         bytes: 10 * GIB,
     };
     assert_unmet_after(
         &requirement,
         |facts| facts.disks = vec![disk("/", 50), disk("/var", 9)],
-        "/var/lib/docker has 9 GiB free of 100 GiB and needs 10 GiB; \
+        "/var has 9 GiB free of 100 GiB and needs 10 GiB; \
          make room (`du -xh --max-depth=2 /var | sort -h` shows where it went) or add a disk",
     );
     unknown(
         &requirement,
         "x",
-        "unknown: room below /var/lib/docker: the facts do not say",
+        "unknown: room below /var: the facts do not say",
+    );
+    let below = Requirement::MinDisk {
+        path: "/var/lib/docker".to_owned(),
+        bytes: 1,
+    };
+    check(
+        &good(),
+        &below,
+        "unknown: room below /var/lib/docker: the facts do not list /var/lib/docker; add it to `disks`",
     );
     unknown(
         &Requirement::MinMemory(1),
@@ -439,7 +448,7 @@ fn host_names() {
         ("", "the host has no name"),
         (
             "localhost",
-            "the host's name is `localhost`, as every other host's could be",
+            "the host's name is `localhost`, which is not unique",
         ),
         (
             "Bad_Host",
@@ -505,7 +514,7 @@ fn networks() {
         (
             "10.20.0.0",
             "10.21.0.0/16",
-            "CONTAINERS_CIDR is no network: `10.20.0.0`; write it as in `CONTAINERS_CIDR: 10.20.0.0/16`",
+            "CONTAINERS_CIDR is not a network: `10.20.0.0`; write it as in `CONTAINERS_CIDR: 10.20.0.0/16`",
         ),
     ];
     for (pods, services, expected) in cases {

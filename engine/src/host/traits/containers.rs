@@ -28,10 +28,13 @@ pub struct ContainerConfig {
     /// Shares the host's network.
     pub host_network: bool,
     /// Shares the host's process ids.
+    // No script sets this. It stays until the first release: the digest of a container has this form, and another form would restart the
+    // containers of a running host.
     pub host_pid: bool,
     /// All capabilities and devices.
     pub privileged: bool,
     /// Capabilities added to the engine's default set.
+    // No script sets this; it stays for the same reason as `host_pid`.
     pub capabilities: Vec<String>,
     /// User the process runs as, `uid[:gid]`; empty means what the image says.
     pub user: String,
@@ -85,6 +88,7 @@ pub struct Mount {
     /// Whether the container may not write there.
     pub read_only: bool,
     /// Whether mounts made later on the host appear in it (`rslave`).
+    // No script sets this; it stays for the same reason as `ContainerConfig::host_pid`.
     pub propagated: bool,
 }
 

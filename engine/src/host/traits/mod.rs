@@ -1,6 +1,8 @@
 //! The capabilities of a host, one trait per file, with the plain data that their calls take and return.
 //!
 //! No implementation is here: `live` has the machine, `fake` the simulated host, `overlay` the host of a dry run.
+//!
+//! Start with `files`.
 
 pub(in crate::host) mod cluster;
 pub(in crate::host) mod containers;

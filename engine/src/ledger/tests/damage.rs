@@ -116,7 +116,7 @@ async fn the_refusal_names_the_line_and_a_next_step() {
     host.with_world_mut(|world| world.file(file(), lines.join("\n") + "\n"));
     let error = Ledger::open(&host).await.err().unwrap().to_string();
     assert!(
-        error.contains("ledger.jsonl:3: its number is 3, but should be 2"),
+        error.contains("ledger.jsonl:3: the line has number 3, expected 2"),
         "{error}"
     );
     assert!(error.contains("`nodelet recover`"), "{error}");
@@ -132,7 +132,7 @@ async fn an_older_format_is_refused_with_a_next_step() {
     let error = Ledger::open(&host).await.err().unwrap();
     assert!(matches!(error, LedgerError::Older { .. }), "{error}");
     let wanted = format!(
-        "ledger.jsonl: its form has version {older}, this program reads version {VERSION} only; `nodelet recover"
+        "ledger.jsonl: its format has version {older}, this program reads version {VERSION} only; `nodelet recover"
     );
     assert!(error.to_string().contains(&wanted), "{error}");
     assert_eq!(text(&host).await, content, "what is refused is not touched");

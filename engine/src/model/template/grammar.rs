@@ -50,12 +50,11 @@ fn chains(source: &str) -> Result<(), (u16, String)> {
             _ => words += 1,
         }
         if words > WORDS {
-            let problem =
-                format!("a tag of more than {WORDS} words: compute the value in the script");
+            let problem = format!("a tag of more than {WORDS} words");
             return Err((span.start_line, problem));
         }
         if elifs > ELIFS {
-            let problem = format!("more than {ELIFS} `elif`: choose the value in the script");
+            let problem = format!("more than {ELIFS} `elif`");
             return Err((span.start_line, problem));
         }
     }
@@ -65,12 +64,7 @@ fn chains(source: &str) -> Result<(), (u16, String)> {
 type Checked = Result<(), (u16, String)>;
 
 fn no(line: u16, what: &str) -> Checked {
-    Err((
-        line,
-        format!(
-            "templates cannot use {what}: compute the value in the script and pass it with `.vars`"
-        ),
-    ))
+    Err((line, format!("templates cannot use {what}")))
 }
 
 fn statements(all: &[Stmt<'_>], shape: &mut Shape) -> Checked {
@@ -125,10 +119,7 @@ fn expression(one: &Expr<'_>) -> Checked {
                 BinOpKind::Concat => "~",
                 _ => return expressions([&op.left, &op.right]),
             };
-            let problem = format!(
-                "`{sign}` is no operator of templates: compute the value in the script, or join a list (`[a, b]|join`)"
-            );
-            Err((line, problem))
+            Err((line, format!("`{sign}` is not an operator of templates")))
         }
         Expr::Compare(compare) => {
             expression(&compare.expr)?;

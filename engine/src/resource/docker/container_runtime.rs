@@ -89,7 +89,7 @@ pub(crate) async fn is_there(host: &dyn Host, thing: &str) -> ResourceResult<boo
         return Ok(false);
     }
     Err(ResourceError::Host(HostError::service(
-        format!("take back {thing}: docker does not answer, so it may still be there"),
+        format!("revert {thing}: docker does not answer, so it may still be there"),
         error,
     )))
 }
@@ -224,7 +224,7 @@ mod tests {
         host.with_world_mut(|world| world.engine_without_unit = false);
         assert_eq!(result_of(&host).await, Ok(false));
 
-        let silent = "take back container etcd: docker does not answer, so it may still be there";
+        let silent = "revert container etcd: docker does not answer, so it may still be there";
         host.with_world_mut(|world| world.file(MASK, ""));
         assert_eq!(result_of(&host).await, Err(silent.to_owned()), "masked");
 

@@ -1,6 +1,8 @@
 //! docker: its own service, images and containers.
 //!
 //! Start with `container`; `container_runtime` is docker itself.
+//!
+//! Not here: containers of pods (`kubernetes`), and docker's packages and unit as such (`system`).
 
 pub(in crate::resource) mod container;
 pub(crate) mod container_runtime;

@@ -76,7 +76,7 @@ impl FileState {
                 let id = parse(&content).filter(|id| is_id(id));
                 id.ok_or("damaged or cut short")
             }
-            Some(_) => Err("no file of ours"),
+            Some(_) => Err("not written by nodelet"),
         };
         Ok(Self { entry, id })
     }

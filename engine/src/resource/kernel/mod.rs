@@ -1,6 +1,8 @@
 //! The kernel: settings, modules, control groups, links, packet filter, address sets and virtual services.
 //!
 //! Start with `settings`.
+//!
+//! Not here: what the kernel can do, which is a precondition (`facts::kernel`).
 
 pub(in crate::resource) mod cgroup;
 pub(crate) mod firewall;

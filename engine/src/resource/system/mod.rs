@@ -1,6 +1,8 @@
 //! The system: packages, units, groups, timers and commands.
 //!
 //! Start with `service`.
+//!
+//! Not here: files (`files`), docker itself (`docker`), and the running of timers, which nodeletd does.
 
 pub(in crate::resource) mod command;
 pub(in crate::resource) mod group;

@@ -26,7 +26,7 @@ pub(crate) async fn revert_each<'u>(
 ) -> Vec<(&'u Undo, ResourceResult<()>)> {
     let mut all = Vec::new();
     for undo in in_order(undos) {
-        let action = format!("take back {}", undo.about());
+        let action = format!("revert {}", undo.about());
         let result = within(undo.patience(), action, undo.carry_out(host)).await;
         all.push((undo, result));
     }

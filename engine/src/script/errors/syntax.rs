@@ -66,6 +66,8 @@ pub(in crate::script) fn parse(file: &str, text: &str, error: &ParseError) -> Sy
     let mut finding = Diagnostic::new("P0101", span(file, error.position()), message);
     if unit_after_number(text, error.position()) {
         finding = finding.help("put number and unit in quotes, for example \"5m\"");
+    } else if matches!(error.err_type(), ParseErrorType::ExprTooDeep) {
+        finding = finding.help("give a part of the expression a name: let part = …");
     } else if wants_more(text, error) {
         finding = finding.help(INCOMPLETE);
     } else if matches!(error.err_type(), ParseErrorType::MissingToken(..)) {

@@ -51,7 +51,7 @@ pub(super) fn lower(
                         Diagnostic::new(
                             "P0314",
                             options.span("taint"),
-                            format!("`{effect}` is no effect of a taint"),
+                            format!("`{effect}` is not an effect of a taint"),
                         )
                         .help(match closest(effect, EFFECTS) {
                             Some(meant) => format!("did you mean \"{meant}\"?"),

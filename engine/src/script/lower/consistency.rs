@@ -70,7 +70,7 @@ pub(super) fn order(calls: &[Call]) -> Vec<Diagnostic> {
         }
         match (call.word.role, lane_word(call.lane)) {
             (WordKind::Check | WordKind::Requirement, Some(lane)) => {
-                let message = format!("`{}` in `{lane}` is no step", call.word.name);
+                let message = format!("`{}` in `{lane}` is not a step", call.word.name);
                 findings.push(
                     Diagnostic::new("P0422", call.span.clone(), message)
                         .help(format!("move it out of `{lane}`, which runs only steps")),

@@ -72,7 +72,7 @@ fn container(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>)
                 Diagnostic::new(
                     "P0313",
                     options.span("restart"),
-                    format!("`{other}` is no restart policy"),
+                    format!("`{other}` is not a restart policy"),
                 )
                 .help("it is always, unless-stopped or no"),
             );

@@ -85,7 +85,7 @@ pub(super) fn lower(
                 } else {
                     UNIT_LETTERS.to_owned()
                 };
-                let message = format!("`{}` is no unit name", name.escape_debug());
+                let message = format!("`{}` is not a unit name", name.escape_debug());
                 findings.push(Diagnostic::new("P0305", call.span.clone(), message).help(help));
                 return None;
             }
@@ -208,7 +208,7 @@ fn account(
         }
         None => "write a name without blanks, or a number from 0 to 4294967294".to_owned(),
     };
-    let problem = format!("`{text}` is no name of a {kind}");
+    let problem = format!("`{text}` is not the name of a {kind}");
     findings.push(Diagnostic::new("P0342", options.span(modifier), problem).help(help));
     None
 }

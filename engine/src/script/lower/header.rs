@@ -106,7 +106,7 @@ pub(super) fn lower(
                 Diagnostic::new(
                     "P0304",
                     options.span("nodes"),
-                    format!("`{kind}` is no node kind"),
+                    format!("`{kind}` is not a node kind"),
                 )
                 .help(match closest(kind, ["master", "worker"]) {
                     Some(meant) => format!("did you mean \"{meant}\"?"),

@@ -1,4 +1,8 @@
 //! From recorded words to the typed phase: what each word and modifier means.
+//!
+//! One file per topic, as in `script::words`. `options` reads arguments and modifiers; `consistency` has the rules about several words.
+//! Not here: the recording (`recorder`), and mistakes that need other phases or the host (`planner`, `facts`). Start with this file, then
+//! `files`.
 
 mod checks;
 mod cluster;

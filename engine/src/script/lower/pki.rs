@@ -77,7 +77,7 @@ pub(super) fn lower(
                         Diagnostic::new(
                             "P0316",
                             options.span("usage"),
-                            format!("`{other}` is no usage of a certificate"),
+                            format!("`{other}` is not a usage of a certificate"),
                         )
                         .help(
                             match closest(other, ["server", "client", "peer"]) {

@@ -146,7 +146,7 @@ pub(super) fn unit_name(
             Diagnostic::new(
                 "P0305",
                 span,
-                format!("`{}` is no unit name", name.escape_debug()),
+                format!("`{}` is not a unit name", name.escape_debug()),
             )
             .help(UNIT_LETTERS),
         );

@@ -93,12 +93,12 @@ pub(super) const POD_CONTAINER: Word = word(
         repeatable(
             "restart_on",
             &[p("steps", Arg::Steps)],
-            "Steps of this phase whose content it reads at its start: a change ends it, and kubelet starts it anew.",
+            "Steps of this phase whose content it reads at its start: a change ends it, and kubelet starts a new one.",
         ),
         modifier(
             "reads",
             &[p("paths", Arg::Paths)],
-            "Files of other phases that it reads at its start: a change ends it, and kubelet starts it anew.",
+            "Files of other phases that it reads at its start: a change ends it, and kubelet starts a new one.",
         ),
     ],
     "A container of a static pod that kubelet runs. If it started before the files that it reads were written, it is ended, and kubelet starts a new one.",

@@ -1,6 +1,8 @@
 //! Every word of the language: its name, parameters, modifiers and documentation, by topic.
 //!
 //! A word's meaning is in `lower`, what it makes in `engine::resource`. `reference` writes `phases/REFERENCE.md` from this table.
+//!
+//! Start with `files`.
 
 mod docker;
 mod files;

@@ -244,7 +244,7 @@ pub(super) const REQUIRE: Word = word(
         modifier(
             "disk",
             &[p("path", Arg::Path), p("size", Arg::Size)],
-            "At least this much free space for a path, on the file system that holds it. If the path does not exist yet, this is the file system of its nearest parent directory. Facts in a file (`--facts`) list few directories: there, the nearest listed one above the path counts.",
+            "At least this much free space for a path, on the file system that holds it. If the path does not exist yet, this is the file system of its nearest parent directory. If facts in a file (`--facts`) do not list the path in `disks`, the requirement is unknown.",
         ),
         modifier(
             "persistent_directory",

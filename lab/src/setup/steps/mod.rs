@@ -1,4 +1,6 @@
 //! The steps of the set-up, one file each, and the facts about Debian they share.
+//!
+//! Not here: the order of the steps (`setup`), and the hosts that are made of their results (`topology`). Start with `host_image`.
 
 pub(crate) mod host_image;
 pub(crate) mod images;

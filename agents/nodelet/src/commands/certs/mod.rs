@@ -1,4 +1,7 @@
 //! `nodelet certs`: every certificate with its end and its users; `nodelet certs renew`: renew what is due.
+//!
+//! `rotate` replaces authorities. Not here: when a certificate is due, and how it is made (`resource::pki` of the engine), and renewals
+//! during a run (`exec::kubernetes`). Start with `certs`.
 
 pub(in crate::commands) mod rotate;
 

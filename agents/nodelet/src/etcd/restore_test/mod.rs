@@ -1,5 +1,8 @@
 //! The proof of a snapshot: etcd's own program restores it into a temporary directory, a temporary etcd starts on that copy, and its
 //! keys are counted.
+//!
+//! `scratch_container` runs etcd in containers that are removed afterwards. Not here: the comparison with the cluster (`verify`). Start
+//! with this file.
 
 pub(in crate::etcd) mod scratch_container;
 

@@ -7,7 +7,7 @@
 pub(in crate::etcd) mod directory;
 pub(in crate::etcd) mod snapshot;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -100,8 +100,7 @@ pub(super) fn keep(directory: &Path, name: &str, manifest: &BackupManifest) -> R
         return Err(error).with_context(keep);
     }
     // From here on it has its name, and its manifest stays with it.
-    let on_disk = File::open(directory).and_then(|directory| directory.sync_all());
-    on_disk.with_context(keep)?;
+    daemon::files::sync_directory(directory).with_context(keep)?;
     Ok(path)
 }
 
@@ -303,7 +302,7 @@ pub(super) mod tests {
             .collect();
         assert!(said[0].contains("no manifest"), "{said:?}");
         assert!(said[1].contains("understand"), "{said:?}");
-        assert!(said[2].contains("form 2"), "{said:?}");
+        assert!(said[2].contains("version is 2"), "{said:?}");
         assert!(said[3].contains("it has 1 bytes"), "{said:?}");
     }
 }

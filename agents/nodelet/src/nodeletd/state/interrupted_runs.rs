@@ -1,6 +1,9 @@
 //! Counts changes in a row that were interrupted, most often killed because memory was short. It is unknown whether they would have
 //! helped, so none counts as a failed attempt; but while this goes on nothing is repaired, so it is reported.
 
+use tokio::time::Instant;
+
+use super::retry::Retries;
 use crate::nodeletd::supervisor::worker::Change;
 
 /// So many in a row are reported.
@@ -9,17 +12,23 @@ const OFTEN: u32 = 3;
 /// Interrupted changes since the last one that finished.
 #[derive(Debug, Default)]
 pub(in crate::nodeletd) struct InterruptedRuns {
-    row: u32,
+    row: Retries,
     problem: String,
 }
 
 impl InterruptedRuns {
     /// Records how `nodelet` with these arguments ended, and its message.
-    pub(in crate::nodeletd) fn ended(&mut self, words: &str, change: Change, told: &str) {
+    pub(in crate::nodeletd) fn ended(
+        &mut self,
+        words: &str,
+        change: Change,
+        told: &str,
+        now: Instant,
+    ) {
         match change {
             Change::Interrupted => {
-                self.row = self.row.saturating_add(1);
-                if self.row >= OFTEN {
+                self.row.add(now);
+                if self.row.count >= OFTEN {
                     let why = if told.is_empty() {
                         "it was asked to end"
                     } else {
@@ -28,7 +37,7 @@ impl InterruptedRuns {
                     self.problem = format!(
                         "`nodelet {words}` was interrupted {} times in a row: {why}; see `journalctl -k` for processes that the kernel killed \
                          because memory was short, and `nodelet history`",
-                        self.row
+                        self.row.count
                     );
                 }
             }
@@ -55,17 +64,19 @@ mod tests {
     #[test]
     fn three_interrupted_runs_are_reported_until_one_finishes() {
         let mut cut = InterruptedRuns::default();
+        let now = Instant::now();
         for told in [false, false, false, true] {
             assert_eq!(!cut.problem().is_empty(), told);
-            cut.ended("repair", Change::Interrupted, "it was killed by signal 9");
-            cut.ended("repair", Change::Busy, "");
+            let killed = "it was killed by signal 9";
+            cut.ended("repair", Change::Interrupted, killed, now);
+            cut.ended("repair", Change::Busy, "", now);
         }
         assert!(
             cut.problem().contains("signal 9") && cut.problem().contains("journalctl -k"),
             "{}",
             cut.problem()
         );
-        cut.ended("repair", Change::Failed, "");
+        cut.ended("repair", Change::Failed, "", now);
         assert_eq!(cut.problem(), "");
     }
 }

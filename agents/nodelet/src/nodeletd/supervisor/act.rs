@@ -160,7 +160,7 @@ impl<H: HostOps> Supervisor<H> {
     }
 
     /// Removes what the plan does not contain. Nothing is restarted for this, and it does not count as an attempt.
-    pub(super) async fn prune_backoff(&mut self, pass: &Pass) -> Duration {
+    pub(super) async fn prune(&mut self, pass: &Pass) -> Duration {
         self.skip_backoff = false;
         tracing::info!("removing what the plan does not contain");
         let doing = "removing what the plan does not contain";
@@ -298,7 +298,8 @@ impl<H: HostOps> Supervisor<H> {
             tracing::info!("{}: {said}", words.join(" "));
             change = Change::Interrupted;
         }
-        self.cut_short.ended(&words.join(" "), change, &said);
+        self.cut_short
+            .ended(&words.join(" "), change, &said, Instant::now());
         if change == Change::Done && !said.is_empty() {
             // It succeeded, but printed warnings.
             tracing::warn!("{}: {said}", words.join(" "));

@@ -3,6 +3,9 @@
 //! `observe` records the results of a pass, `decide` chooses the next action (pure), `act` carries it out, `requests` handles the requests of operators, and
 //! `worker` runs `nodelet` for all of it, in processes of its own. The tests play the loop with another worker and a clock that they
 //! turn.
+//!
+//! Not here: how a pass finds out the state of the host (`pass`), what is remembered over restarts (`state`), and what wakes the loop
+//! early (`watch`). Start with `Supervisor::round` in this file, then `decide`.
 
 pub(in crate::nodeletd) mod decide;
 mod observe;
@@ -337,7 +340,7 @@ impl<H: HostOps> Supervisor<H> {
                 );
                 interval.min(left)
             }
-            Action::Prune => self.prune_backoff(&pass).await,
+            Action::Prune => self.prune(&pass).await,
             Action::Renew => {
                 let component = next.unwrap_or_default().to_owned();
                 self.renew(&pass, &component).await

@@ -17,6 +17,8 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 const SKEW: TimeDelta = TimeDelta::hours(1);
 
 /// What is remembered of a timer's runs. Times are seconds since 1970.
+///
+/// The counters are not `Retries`: a pause here is counted from the recorded time of the last run, because it must hold after a boot, too.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Runs {

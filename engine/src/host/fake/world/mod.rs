@@ -1,4 +1,7 @@
 //! Everything a fake host consists of.
+//!
+//! Data, and what the data does by itself (control files of a cgroup, links in paths). Not here: the calls of a host, which are in the
+//! files above, for example `files` and `services`. Start with `World` in this file, then `tree`.
 
 pub(in crate::host::fake) mod cgroups;
 pub(in crate::host::fake) mod firewall;

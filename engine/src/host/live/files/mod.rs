@@ -1,4 +1,7 @@
 //! Files, directories and links of the machine.
+//!
+//! `effects` changes files, `atomic` replaces them, `digests` remembers checksums, and `tree` removes directories. Not here: what a file
+//! should contain and who owns it (`resource::files`). Start with this file, then `effects`.
 
 pub(in crate::host::live) mod atomic;
 pub(in crate::host::live) mod digests;

@@ -1,4 +1,7 @@
 //! Settings and modules of the running kernel.
+//!
+//! `ipvs` has virtual services. Not here: control groups, which are files, and the packet filter, which programs change. Start with this
+//! file.
 
 pub(in crate::host::live) mod ipvs;
 
@@ -115,7 +118,7 @@ fn setting(key: &str) -> HostResult<PathBuf> {
     if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
         let source = io::Error::new(
             io::ErrorKind::InvalidInput,
-            "this is no name of a kernel setting",
+            "this is not the name of a kernel setting",
         );
         return Err(file_error("use kernel setting", Path::new(key))(source));
     }
@@ -234,7 +237,7 @@ fn is_built_in(name: &str) -> HostResult<bool> {
     if !plain {
         return Err(HostError::service(
             format!("look for module {name:?}"),
-            "this is no name of a module",
+            "this is not the name of a module",
         ));
     }
     if Path::new("/sys/module").join(name).is_dir() {

@@ -1,6 +1,8 @@
 //! The API server, as the kubeconfig files of this machine reach it.
 //!
 //! Start with `cluster`; `kubeconfig` makes the clients, `error_class` tells permanent errors from transient ones.
+//!
+//! Not here: the components on this host, which are units and containers, and what objects should be (`resource::kubernetes`).
 
 pub(in crate::host::live) mod cluster;
 pub(in crate::host::live) mod drain;

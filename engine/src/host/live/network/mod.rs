@@ -1,4 +1,6 @@
 //! Probes from the machine, and its links.
+//!
+//! `https` makes one GET. Not here: requests to the API server (`kubernetes`) and to docker (`docker`). Start with this file.
 
 pub(in crate::host::live) mod https;
 

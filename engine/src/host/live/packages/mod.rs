@@ -1,4 +1,6 @@
 //! The machine's packages.
+//!
+//! `dpkg_run` is one run of dpkg. Not here: which packages a role needs (`resource::system::packages`). Start with this file.
 
 pub(in crate::host::live) mod dpkg_run;
 
@@ -262,7 +264,7 @@ fn package(name: &str) -> HostResult<&str> {
     }
     Err(HostError::service(
         format!("name package {name:?}"),
-        "this is no name of a package",
+        "this is not the name of a package",
     ))
 }
 

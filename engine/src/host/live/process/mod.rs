@@ -1,4 +1,7 @@
 //! Commands on the machine.
+//!
+//! `age` tells when a process began, and `stopped` finds processes that do not run. Not here: how a child is started and killed
+//! (`crates/child-process`). Start with this file.
 
 pub(in crate::host::live) mod age;
 pub(in crate::host::live) mod stopped;

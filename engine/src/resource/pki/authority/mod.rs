@@ -1,4 +1,7 @@
 //! A certificate authority on this host.
+//!
+//! Not here: certificates that an authority signs (`certificate`), and when an authority is replaced (`exec::kubernetes`). Start with
+//! `spec`, then `state`; `rotation` has the stages of a replacement.
 
 pub(in crate::resource::pki) mod evidence;
 pub(in crate::resource::pki) mod files;

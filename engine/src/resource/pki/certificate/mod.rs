@@ -1,4 +1,7 @@
 //! A certificate with its key, signed by an authority of this host.
+//!
+//! Not here: authorities (`authority`) and private keys (`keys`). Start with `spec`; `reissue` says when a certificate is made again, and
+//! `consumers` which component uses it.
 
 pub(in crate::resource::pki) mod consumers;
 pub(in crate::resource::pki) mod facts;

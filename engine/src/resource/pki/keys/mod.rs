@@ -1,4 +1,7 @@
 //! Private keys: generated, parsed, and never shown.
+//!
+//! Not here: the keys of authorities and certificates as files (`authority`, `certificate`). Start with this file; `record` says which
+//! keys a host has.
 
 pub(in crate::resource::pki) mod encryption;
 pub(in crate::resource::pki) mod problem;

@@ -1,4 +1,6 @@
 //! Kubeconfigs that contain their certificate and key, or the paths of both.
+//!
+//! `kubeconfig_yaml` has the text. Not here: clients that use a kubeconfig (`host::live::kubernetes`). Start with this file.
 
 pub(in crate::resource::pki) mod kubeconfig_yaml;
 

@@ -85,7 +85,7 @@ async fn lost_and_damaged_files_are_restored_from_the_remaining_copy() {
 }
 
 #[tokio::test]
-async fn the_api_server_may_read_the_right_keys_whatever_another_copy_holds() {
+async fn the_api_server_may_read_the_right_keys_also_if_another_copy_differs() {
     let files = [CONFIG.into()];
     let other = text(&with_keys().await, CONFIG);
     for path in ALL {

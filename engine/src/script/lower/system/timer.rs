@@ -50,7 +50,7 @@ pub(in crate::script::lower) fn timer(
         return None;
     };
     if let Err(error) = schedule.parse::<Schedule>() {
-        let message = format!("`{schedule}` is no schedule: {error}");
+        let message = format!("`{schedule}` is not a schedule: {error}");
         findings.push(
             Diagnostic::new("P0324", options.span("schedule"), message).help(
                 "write five fields: minute, hour, day of month, month and day of week; \"0 3 * * *\" means each day at 3:00",

@@ -66,7 +66,7 @@ fn missing_in_message(run: &Run, cause: &Cause) -> Vec<String> {
         "      could not ",
         "      next: ",
         "was rolled back:",
-        "earlier phases stand",
+        "earlier phases stay applied",
     ]
     .iter()
     .chain(cause.says)
@@ -77,7 +77,7 @@ fn missing_in_message(run: &Run, cause: &Cause) -> Vec<String> {
     wrong.extend(
         message
             .lines()
-            .filter(|line| line.contains("could not take back"))
+            .filter(|line| line.contains("could not revert"))
             .map(str::to_owned),
     );
     wrong

@@ -114,8 +114,8 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
         ("etcd-foreign", "it is foreign: of cluster another-cluster"),
         ("etcd-foreign", "it has no manifest"),
         ("etcd-other", "its manifest was written for"),
-        ("etcd-pipe", "it is no regular file"),
-        ("etcd-device", "it is no regular file"),
+        ("etcd-pipe", "it is not a regular file"),
+        ("etcd-device", "it is not a regular file"),
     ] {
         let text = verified.text();
         let line = text

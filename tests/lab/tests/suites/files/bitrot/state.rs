@@ -66,11 +66,7 @@ fn the_ledger(master: &Master, watch: &Watch<'_>) {
         // A clean is refused because nodeletd holds the host. During a pause it is refused because of the ledger.
         master.sh("nodelet pause 10m --because 'a clean'");
         let refused = master.nodelet(&["clean"]).exits(1);
-        let _ = refused.says(&[
-            "nothing was taken back",
-            "container etcd",
-            "nodelet recover",
-        ]);
+        let _ = refused.says(&["nothing was reverted", "container etcd", "nodelet recover"]);
         master.sh("nodelet resume");
         assert_eq!(RunningInstances::of(master), before, "{how}");
         let shown = master.nodelet(&["recover", "--dry-run"]).exits(0);
@@ -363,7 +359,7 @@ fn a_role_without_any_record_is_recovered_and_cleaned() {
     let _ = master.apply(&[]).exits(0);
     master.sh(&format!("rm -r {STATE}"));
     let refused = master.nodelet(&["clean", "--purge"]).exits(1);
-    let _ = refused.says(&["nothing was taken back", "container etcd"]);
+    let _ = refused.says(&["nothing was reverted", "container etcd"]);
     let stands = RunningInstances::of(&master);
     let refused = master.apply(&[]).exits(1);
     let _ = refused.says(&["ledger.jsonl", "nodelet recover"]);
