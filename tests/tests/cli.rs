@@ -350,7 +350,7 @@ fn facts_of_a_host_at_its_role_are_warned_of() {
     let facts_of_master = folder.path().join("standing.yaml");
     std::fs::write(
         &facts_of_master,
-        format!("{facts}stands: pf9-kube 1.20.2\n"),
+        format!("{facts}installed_role: pf9-kube 1.20.2\n"),
     )
     .expect("a file in a directory of our own");
     let facts_of_master = facts_of_master.display().to_string();

@@ -113,7 +113,7 @@ impl Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EtcdCommand {
-    /// Take a snapshot, prove it by a restore into a temporary directory, and keep it.
+    /// Take a snapshot, verify it by a restore into a temporary directory, and keep it.
     ///
     /// Commands that change the host have priority: they end the backup, which leaves nothing (exit code 2). If nodeletd began the
     /// backup, it takes another one when no command changes the host.
@@ -124,7 +124,7 @@ pub(crate) enum EtcdCommand {
     ///
     /// Exit codes: 0 all are good; 1 some could not be verified, or the command was interrupted; 2 at least one is not good.
     Verify(EtcdVerifyArgs),
-    /// Show the state of backups: the newest proven one, free space, alarms of etcd.
+    /// Show the state of backups: the newest verified one, free space, alarms of etcd.
     Status(EtcdListArgs),
 }
 
@@ -207,7 +207,7 @@ pub(crate) struct RoleArgs {
 
     /// The settings are complete: kube_override.env has been merged into them already.
     #[arg(long, hide = true)]
-    pub(crate) settled: bool,
+    pub(crate) merged_settings: bool,
 }
 
 impl RoleArgs {
@@ -217,7 +217,7 @@ impl RoleArgs {
             role: "pf9-kube".to_owned(),
             config: PathBuf::from("/etc/pf9/nodelet"),
             json: false,
-            settled: false,
+            merged_settings: false,
         }
     }
 }

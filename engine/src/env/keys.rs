@@ -122,7 +122,7 @@ const TABLE: &[Key] = table! {
         ETCD_BACKUP_COUNT: Integer { min: 1, max: 1_000 } => Value("7"),
             "How many snapshots are kept.";
         ETCD_BACKUP_KEEP: Duration { min: 3_600, max: 315_360_000 } => Value("30d"),
-            "Age at which older snapshots are removed; the newest proven one always stays.";
+            "Age at which older snapshots are removed; the newest verified one always stays.";
         ETCD_BACKUP_MAX_AGE: Duration { min: 60, max: 31_536_000 } => Value("26h"),
             "Age of the newest snapshot at which the backup counts as failing.";
     }

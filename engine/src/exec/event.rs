@@ -87,7 +87,7 @@ pub enum Event {
     /// Something was restarted, or it was ended so that kubelet starts it again.
     ResourceRestarted {
         phase: PhaseName,
-        thing: String,
+        resource: String,
         reason: String,
     },
     /// Something could not be ended; the stop goes on.
@@ -104,25 +104,25 @@ pub enum Event {
         step: StepId,
         error: String,
     },
-    /// A thing is as it was before the role.
+    /// A resource is as it was before the role.
     ResourceRestored {
         phase: Option<PhaseName>,
-        thing: String,
+        resource: String,
     },
-    /// A thing was not taken back, which is no failure: it is elsewhere, or other programs use it by now.
+    /// A resource was not taken back, which is no failure: it is elsewhere, or other programs use it by now.
     ResourceLeft {
         phase: Option<PhaseName>,
-        thing: String,
+        resource: String,
         reason: String,
     },
-    /// A thing could not be taken back; the clean goes on.
+    /// A resource could not be taken back; the clean goes on.
     CleanFailed {
         phase: Option<PhaseName>,
-        thing: String,
+        resource: String,
         error: String,
     },
     /// What a clean leaves because it is marked as kept.
-    ThingsKept { things: Vec<String> },
+    ResourcesKept { resources: Vec<String> },
     /// A phase is over.
     PhaseFinished {
         phase: PhaseName,
@@ -160,7 +160,7 @@ impl Event {
             Self::RunStarted { .. }
             | Self::PreflightPassed { .. }
             | Self::PreflightFailed { .. }
-            | Self::ThingsKept { .. }
+            | Self::ResourcesKept { .. }
             | Self::RunFinished { .. } => None,
             Self::ResourceRestored { phase, .. }
             | Self::ResourceLeft { phase, .. }

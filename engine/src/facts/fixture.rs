@@ -3,6 +3,7 @@
 use super::interests::FactQuery;
 use super::model::Facts;
 use super::preflight::Requirement;
+use crate::model::old_records;
 use crate::yaml;
 
 /// Facts that could not be read or written.
@@ -54,13 +55,14 @@ impl Facts {
                 limit: yaml::MAX_BRACKETS,
             });
         }
-        let header: Header = serde_yaml::from_str(text).map_err(FactsError::Read)?;
+        let text = old_records::facts(text);
+        let header: Header = serde_yaml::from_str(&text).map_err(FactsError::Read)?;
         if header.version != Self::VERSION {
             return Err(FactsError::Version {
                 found: header.version,
             });
         }
-        serde_yaml::from_str(text).map_err(FactsError::Read)
+        serde_yaml::from_str(&text).map_err(FactsError::Read)
     }
 
     /// Writes facts as YAML, the same text for the same facts.

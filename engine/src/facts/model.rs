@@ -102,7 +102,7 @@ pub struct Facts {
     /// The role that was on the host when the facts were taken, according to its ledger. The facts leave out the files and containers of
     /// that role; its packages, units, links and ports are included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stands: Option<String>,
+    pub installed_role: Option<String>,
     /// What could not be learnt, and why.
     #[serde(default)]
     pub unknown: BTreeMap<String, String>,
@@ -148,7 +148,7 @@ impl Facts {
             virtual_services: Vec::new(),
             files: BTreeMap::new(),
             met_before: BTreeSet::new(),
-            stands: None,
+            installed_role: None,
             unknown: BTreeMap::new(),
         }
     }

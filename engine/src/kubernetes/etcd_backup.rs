@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::old_records::{self, OldRecord};
+
 /// The timer that makes backups.
 pub const TIMER: &str = "etcd-backup";
 /// The extension of a snapshot.
@@ -14,10 +16,10 @@ pub const SNAPSHOT: &str = "db";
 pub const MANIFEST: &str = "json";
 /// Maximum size of a manifest in bytes.
 pub const MANIFEST_LIMIT: u64 = 64 * 1024;
-/// The version of the format that is written. A newer one is refused, because this release does not know what it proves.
+/// The version of the format that is written. A newer one is refused, because this release does not know what its manifest says.
 pub const VERSION: u32 = 1;
 
-/// The manifest: what the snapshot is, and what was proven of it. Times are RFC 3339, in UTC.
+/// The manifest: what the snapshot is, and what was verified of it. Times are RFC 3339, in UTC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupManifest {
     /// The version of the format.
@@ -25,12 +27,12 @@ pub struct BackupManifest {
     /// When the snapshot was begun.
     pub taken: String,
     /// When a restore of it had succeeded.
-    pub proven: String,
+    pub verified: String,
     /// etcd's revision in the snapshot.
     pub revision: i64,
     /// Keys at that revision: as many in etcd as in the restored copy.
     pub keys: u64,
-    /// The snapshot that was proven.
+    /// The snapshot that was verified.
     pub content: Content,
     /// The cluster that it is of: the UID of the namespace kube-system.
     pub cluster: String,
@@ -62,7 +64,7 @@ pub struct Versions {
     pub etcd: String,
     /// Of nodelet.
     pub nodelet: String,
-    /// The image of etcd whose programs proved it and can restore it.
+    /// The image of etcd whose programs verified it and can restore it.
     pub image: String,
 }
 
@@ -84,7 +86,7 @@ pub fn name_of(file: &str) -> Option<&str> {
     shown.then_some(name)
 }
 
-/// Why the newest proven backup in `directory` is too old, and what to do: its age has reached `limit`, or there is none. `None` if it is
+/// Why the newest verified backup in `directory` is too old, and what to do: its age has reached `limit`, or there is none. `None` if it is
 /// younger.
 #[must_use]
 pub fn too_old(newest: Option<Duration>, limit: Duration, directory: &Path) -> Option<String> {
@@ -92,11 +94,13 @@ pub fn too_old(newest: Option<Duration>, limit: Duration, directory: &Path) -> O
     let next = "`nodelet etcd backup` makes one or says what is wrong";
     let text = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
     let Some(age) = newest else {
-        return Some(format!("there is no proven backup in {directory}; {next}"));
+        return Some(format!(
+            "there is no verified backup in {directory}; {next}"
+        ));
     };
     (age >= limit).then(|| {
         format!(
-            "the newest proven backup in {directory} is {} old, but the limit is {}; {next}",
+            "the newest verified backup in {directory} is {} old, but the limit is {}; {next}",
             text(age),
             text(limit)
         )
@@ -104,16 +108,16 @@ pub fn too_old(newest: Option<Duration>, limit: Duration, directory: &Path) -> O
 }
 
 impl BackupManifest {
-    /// The manifest at `path` with this content, if it proves a snapshot of `size` bytes.
+    /// The manifest at `path` with this content, if it says that a snapshot of `size` bytes was verified.
     ///
     /// # Errors
     /// Why it does not: there is none, it is no manifest or one of a newer format, or it is for another snapshot.
-    pub fn proven(path: &Path, content: Option<&[u8]>, size: u64) -> Result<Self, String> {
-        let content = content.ok_or("it has no manifest: it was not proven here")?;
+    pub fn verified(path: &Path, content: Option<&[u8]>, size: u64) -> Result<Self, String> {
+        let content = content.ok_or("it has no manifest: it was not verified here")?;
         let not_understood =
             |why: String| format!("could not understand {}: {why}", path.display());
-        let manifest: Self =
-            serde_json::from_slice(content).map_err(|error| not_understood(error.to_string()))?;
+        let manifest: Self = old_records::read(OldRecord::BackupManifest, content)
+            .map_err(|error| not_understood(error.to_string()))?;
         if manifest.version > VERSION {
             return Err(not_understood(format!(
                 "its format version is {}, this nodelet supports {VERSION}",
@@ -187,11 +191,12 @@ mod tests {
     #[test]
     fn backups_of_other_clusters_or_from_the_future_do_not_count() {
         const HOUR: Duration = Duration::from_secs(3600);
-        let written = r#"{"version":1,"taken":"2026-03-04T03:00:00Z","proven":"2026-03-04T03:00:09Z","revision":5,"keys":3,
+        let written = r#"{"version":1,"taken":"2026-03-04T03:00:00Z","verified":"2026-03-04T03:00:09Z","revision":5,"keys":3,
             "content":{"size":4,"sha256":""},"cluster":"u","cluster_id":"Lab","host":"h",
             "versions":{"etcd":"3.4.23","nodelet":"0","image":"etcd:3"}}"#;
-        let manifest = BackupManifest::proven(Path::new("/b/a.json"), Some(written.as_bytes()), 4)
-            .expect("it is a manifest");
+        let manifest =
+            BackupManifest::verified(Path::new("/b/a.json"), Some(written.as_bytes()), 4)
+                .expect("it is a manifest");
         let taken = manifest.taken().expect("a time");
         let (uid, id) = (ClusterIdentity::Uid("u"), ClusterIdentity::Id("lab"));
         for own in [uid, id] {

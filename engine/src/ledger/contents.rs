@@ -16,7 +16,8 @@ pub(super) fn path() -> PathBuf {
     Path::new(STATE).join("ledger.jsonl")
 }
 
-/// The path of the tip, which says what the ledger must contain.
+/// The path of the tip, which says what the ledger must contain. The file keeps its name, although its type is called [`LastRun`]: a
+/// running host has this file, and with another name a ledger that lacks its end would not be noticed there.
 pub(super) fn tip_path() -> PathBuf {
     Path::new(STATE).join("ledger.tip")
 }

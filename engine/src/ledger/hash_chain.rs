@@ -8,10 +8,14 @@
 //! against accidents only: a user who may write the file can write the sums as well. If whole lines are missing at the
 //! end, the file looks like one of a run that was cut there; the next run then reads the state of the host from the
 //! host.
+//!
+//! The sum is over the text on disk. So a line with old names stays in the chain: [`old_records`] changes the names only when the record is
+//! parsed.
 
 use sha2::Digest as _;
 
 use super::Record;
+use crate::model::old_records::{self, OldRecord};
 
 /// The end of the chain: number and sum of the last line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,7 +49,7 @@ impl Chain {
     /// What is wrong with it.
     pub(super) fn open(&mut self, line: &str) -> Result<Record, String> {
         let parse = |text: &str| -> Result<Record, String> {
-            serde_json::from_str(text).map_err(|error| error.to_string())
+            old_records::read(OldRecord::Ledger, text.as_bytes()).map_err(|error| error.to_string())
         };
         if line.starts_with("{\"r\":") {
             let record = parse(line)?;
@@ -111,4 +115,39 @@ fn sum(before: &str, number: u64, text: &str) -> String {
     let mut hex = crate::model::hex(&hash);
     hex.truncate(DIGITS);
     hex
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::VERSION;
+
+    #[test]
+    fn a_line_with_old_names_is_read_and_its_text_is_what_counts() {
+        let header = Record::Header {
+            version: VERSION,
+            id: None,
+        };
+        let mut begun = Chain::default();
+        let header = begun.seal(&header);
+        let text = r#"{"r":"stands","run":1,"phase":"etcd"}"#;
+        let end = begun.next(text);
+        let line = format!(
+            "{{\"n\":{},\"sum\":\"{}\",\"is\":{text}}}",
+            end.number, end.sum
+        );
+        let mut chain = Chain::default();
+        chain.open(header.trim_end()).expect("it is the header");
+        let mut other = chain.clone();
+        let record = chain.open(&line).expect("it is the next line");
+        assert!(
+            matches!(record, Record::PhaseApplied { run: 1, .. }),
+            "{record:?}"
+        );
+        assert_eq!(chain, end);
+        let changed = line.replace("stands", "phase_applied");
+        other
+            .open(&changed)
+            .expect_err("another text has another sum");
+    }
 }

@@ -52,11 +52,11 @@ pub struct RunPhase {
     pub reverted: bool,
 }
 
-/// The step that made a thing.
+/// The step that made a resource.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cause {
-    /// The thing, as the undo names it; or what a clean will do about it.
-    pub thing: String,
+    /// The resource, as the undo names it; or what a clean will do about it.
+    pub resource: String,
     /// The step that made it.
     pub step: StepId,
     /// Where the script says so.
@@ -136,8 +136,8 @@ impl History {
 /// What the ledger knows about a thing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Why {
-    /// The thing that was asked about.
-    pub thing: String,
+    /// What the question is about.
+    pub subject: String,
     /// The recorded changes of it that were not taken back.
     pub causes: Vec<Cause>,
     /// What was done to it, run by run, oldest first.
@@ -173,7 +173,7 @@ impl Why {
                     || live.phase.as_str() == thing
             })
             .map(|live| Cause {
-                thing: live.undo.about(),
+                resource: live.undo.about(),
                 span: span_of(records, &live.step),
                 step: live.step,
                 run: live.run,
@@ -207,7 +207,7 @@ impl Why {
             }
         }
         Self {
-            thing: thing.to_owned(),
+            subject: thing.to_owned(),
             causes,
             attempts,
         }
@@ -243,7 +243,7 @@ fn left_behind(records: &[Record], thing: &str) -> Vec<Cause> {
     }
     found.retain(|(begins, ..)| begins.is_none_or(|length| length == longest));
     let cause = |(_, run, step): (Option<usize>, RunId, PlannedStep)| Cause {
-        thing: format!(
+        resource: format!(
             "{} {}, left behind by a running component",
             step.spec.kind(),
             step.spec.label()

@@ -8,7 +8,7 @@ use super::{Record, RunId, VERSION};
 use crate::ledger::last_run::id_of;
 use crate::model::{Outcome, PhaseName, Span, StepId, Verb};
 use crate::plan::PlannedStep;
-use crate::resource::{Spec, Undo};
+use crate::resource::Undo;
 
 /// Runs whose records survive compaction.
 pub(super) const RUNS_KEPT: usize = 50;
@@ -57,7 +57,7 @@ struct Lane {
     phase: PhaseName,
     steps: Vec<PlannedStep>,
     /// Some steps of it have been carried out.
-    holes: bool,
+    partial: bool,
 }
 
 impl LiveRecords {
@@ -73,24 +73,24 @@ impl LiveRecords {
         for (place, record) in records.iter().enumerate() {
             match record {
                 Record::Undo { keep, .. } => live_records.undos.push((place, *keep)),
-                Record::CleanLane { .. } => live_records.lane(place, record),
+                Record::CleanupSteps { .. } => live_records.lane(place, record),
                 // A rollback has carried them out. What appears there afterwards may not be the role's.
                 Record::Reverted {
                     run,
                     phase,
-                    thing,
-                    left,
-                } => live_records.revert(records, (*run, phase), thing.as_deref(), left),
+                    resource,
+                    remaining,
+                } => live_records.revert(records, (*run, phase), resource.as_deref(), remaining),
                 Record::Cleaned { run, kept } => live_records.clean(records, *run, *kept),
-                Record::Withdrawn {
-                    thing,
+                Record::Pruned {
+                    resource,
                     in_use: false,
                     ..
-                } => live_records
-                    .undos
-                    .retain(|(place, _)| about(&records[*place]).is_some_and(|its| its != *thing)),
-                Record::LaneWithdrawn { phase, step, .. } => {
-                    live_records.withdraw_lane(phase, step.as_ref());
+                } => live_records.undos.retain(|(place, _)| {
+                    about(&records[*place]).is_some_and(|its| its != *resource)
+                }),
+                Record::CleanupDone { phase, step, .. } => {
+                    live_records.end_lane(phase, step.as_ref());
                 }
                 _ => {}
             }
@@ -99,13 +99,13 @@ impl LiveRecords {
     }
 
     /// The first lane of a phase counts: a later one could take for the role's what the first one found there. A lane
-    /// with holes takes the steps of a later one that it does not have.
+    /// that is partial takes the steps of a later one that it does not have.
     fn lane(&mut self, place: usize, record: &Record) {
-        let Record::CleanLane {
+        let Record::CleanupSteps {
             run,
             phase,
             steps,
-            holes,
+            partial,
         } = record
         else {
             return;
@@ -116,27 +116,26 @@ impl LiveRecords {
                 run: *run,
                 phase: phase.clone(),
                 steps: steps.clone(),
-                holes: *holes,
+                partial: *partial,
             });
             return;
         };
-        if known.holes {
+        if known.partial {
             for step in steps {
-                let id = present_id(step, phase);
-                if known.steps.iter().all(|its| present_id(its, phase) != id) {
+                if known.steps.iter().all(|its| its.id != step.id) {
                     known.steps.push(step.clone());
                 }
             }
-            known.holes = *holes;
+            known.partial = *partial;
         }
     }
 
-    fn withdraw_lane(&mut self, phase: &PhaseName, step: Option<&StepId>) {
+    fn end_lane(&mut self, phase: &PhaseName, step: Option<&StepId>) {
         let Some(at) = self.lanes.iter().position(|its| its.phase == *phase) else {
             return;
         };
         let its = &mut self.lanes[at];
-        its.holes = true;
+        its.partial = true;
         its.steps.retain(|one| match step {
             Some(step) => one.id != *step,
             None => one.policy.keep,
@@ -146,13 +145,13 @@ impl LiveRecords {
         }
     }
 
-    /// Drops what a run did in a phase, or only `thing`, except for what it `left`.
+    /// Drops what a run did in a phase, or only `resource`, except for the `remaining` ones.
     fn revert(
         &mut self,
         records: &[Record],
         (wanted, name): (RunId, &PhaseName),
-        thing: Option<&str>,
-        left: &[String],
+        resource: Option<&str>,
+        remaining: &[String],
     ) {
         self.undos.retain(|(place, _)| match &records[*place] {
             Record::Undo {
@@ -162,15 +161,15 @@ impl LiveRecords {
                 undo,
                 ..
             } => {
-                let meant = match thing {
-                    Some(thing) => undo.about() == thing,
-                    None => left.is_empty() || !left.contains(&undo.about()),
+                let meant = match resource {
+                    Some(resource) => undo.about() == resource,
+                    None => remaining.is_empty() || !remaining.contains(&undo.about()),
                 };
                 *keep || *run != wanted || phase != name || !meant
             }
             _ => false,
         });
-        if thing.is_none() {
+        if resource.is_none() {
             self.lanes
                 .retain(|lane| lane.run != wanted || lane.phase != *name);
         }
@@ -189,7 +188,7 @@ impl LiveRecords {
         self.undos = before;
         for lane in &mut self.lanes {
             lane.steps.retain(|step| kept && step.policy.keep);
-            lane.holes = true;
+            lane.partial = true;
         }
         self.lanes.retain(|lane| !lane.steps.is_empty());
     }
@@ -198,7 +197,7 @@ impl LiveRecords {
     pub(super) fn phases(self, records: &[Record]) -> Vec<PhaseName> {
         let mut phases = Vec::new();
         for record in self.into_records(records) {
-            if let Record::Undo { phase, .. } | Record::CleanLane { phase, .. } = record
+            if let Record::Undo { phase, .. } | Record::CleanupSteps { phase, .. } = record
                 && !phases.contains(&phase)
             {
                 phases.push(phase);
@@ -221,11 +220,11 @@ impl LiveRecords {
             .into_iter()
             .map(|(place, kept)| (place, with_keep(&records[place], kept)));
         let lanes = self.lanes.into_iter().map(|lane| {
-            let record = Record::CleanLane {
+            let record = Record::CleanupSteps {
                 run: lane.run,
                 phase: lane.phase,
                 steps: lane.steps,
-                holes: lane.holes,
+                partial: lane.partial,
             };
             (lane.place, record)
         });
@@ -327,9 +326,9 @@ pub(super) fn cut_runs(records: &[Record], digest: &str) -> BTreeMap<RunId, BTre
             } if its == digest => {
                 cut.insert(*run, BTreeSet::new());
             }
-            Record::Stands { phase, .. } => {
-                for stands in cut.values_mut() {
-                    stands.insert(phase.clone());
+            Record::PhaseApplied { phase, .. } => {
+                for applied in cut.values_mut() {
+                    applied.insert(phase.clone());
                 }
             }
             Record::End { outcome, run, .. } => match outcome {
@@ -351,10 +350,12 @@ pub(super) fn left_by_rollback(records: &[Record], name: &PhaseName) -> BTreeSet
     let mut all = BTreeSet::new();
     for record in records {
         match record {
-            Record::Reverted { phase, left, .. } if phase == name => {
-                all.extend(left.iter().cloned());
+            Record::Reverted {
+                phase, remaining, ..
+            } if phase == name => {
+                all.extend(remaining.iter().cloned());
             }
-            Record::Stands { phase, .. } if phase == name => all.clear(),
+            Record::PhaseApplied { phase, .. } if phase == name => all.clear(),
             _ => {}
         }
     }
@@ -368,14 +369,16 @@ fn places_of_left(records: &[Record]) -> BTreeSet<usize> {
     let mut places: BTreeMap<usize, &PhaseName> = BTreeMap::new();
     for (place, record) in records.iter().enumerate() {
         match record {
-            Record::Reverted { phase, left, .. } => {
+            Record::Reverted {
+                phase, remaining, ..
+            } => {
                 let before = known.len();
-                known.extend(left.iter().map(|thing| (phase, thing)));
+                known.extend(remaining.iter().map(|directory| (phase, directory)));
                 if known.len() > before {
                     places.insert(place, phase);
                 }
             }
-            Record::Stands { phase, .. } => {
+            Record::PhaseApplied { phase, .. } => {
                 known.retain(|(its, _)| *its != phase);
                 places.retain(|_, its| *its != phase);
             }
@@ -391,12 +394,12 @@ fn left_in_use(records: &[Record]) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for record in records {
         match record {
-            Record::Withdrawn {
-                thing,
+            Record::Pruned {
+                resource,
                 in_use: true,
                 ..
-            } => _ = all.insert(thing.clone()),
-            Record::Withdrawn { thing, .. } => _ = all.remove(thing),
+            } => _ = all.insert(resource.clone()),
+            Record::Pruned { resource, .. } => _ = all.remove(resource),
             Record::Undo { undo, .. } if !all.is_empty() => _ = all.remove(&undo.about()),
             _ => {}
         }
@@ -411,12 +414,12 @@ fn marks_in_use(records: &[Record], live_records: &[Record]) -> Vec<Record> {
     unmarked.retain(|thing| live.contains(thing));
     let mut marks = Vec::new();
     for record in records.iter().rev() {
-        if let Record::Withdrawn {
-            thing,
+        if let Record::Pruned {
+            resource,
             in_use: true,
             ..
         } = record
-            && unmarked.remove(thing)
+            && unmarked.remove(resource)
         {
             marks.push(record.clone());
         }
@@ -479,21 +482,12 @@ pub(super) fn clean_lanes_noted(records: &[Record]) -> Vec<(RunId, PhaseName, Ve
         .collect()
 }
 
-/// The steps of a phase's clean lane, and whether it has holes; `None` if it has none.
+/// The steps of a phase's clean lane, and whether some of the lane have been carried out; `None` if it has no lane.
 pub(super) fn clean_lane(records: &[Record], phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
     let mut lanes = LiveRecords::of(records).lanes.into_iter();
     let its = lanes.find(|lane| lane.phase == *phase)?;
-    let ids = its.steps.iter().map(|step| present_id(step, phase));
-    Some((ids.collect(), its.holes))
-}
-
-/// The id that a plan has for a step of a clean lane. Older records name the kind of one step differently
-/// (`sysctl_as_before`); to be removed at the first release.
-fn present_id(step: &PlannedStep, phase: &PhaseName) -> StepId {
-    match &step.spec {
-        Spec::SysctlSnapshot(_) => StepId::new(phase, step.spec.kind(), &step.spec.label()),
-        _ => step.id.clone(),
-    }
+    let ids = its.steps.iter().map(|step| step.id.clone());
+    Some((ids.collect(), its.partial))
 }
 
 /// The header, the records of the last runs, which operators may ask about, and one record per live thing. Also what
@@ -521,8 +515,8 @@ pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
         match record {
             Record::Header { .. }
             | Record::Undo { .. }
-            | Record::CleanLane { .. }
-            | Record::Withdrawn { in_use: true, .. } => {}
+            | Record::CleanupSteps { .. }
+            | Record::Pruned { in_use: true, .. } => {}
             // The number of the next run is one more than the highest: at least one record of the last run stays.
             record if record.run() >= Some(first) || left.contains(&place) => {
                 recent.push(record);

@@ -57,15 +57,16 @@ pub enum Record {
         step: StepId,
     },
     /// A phase is complete, its checks included, after this run, or one that it continued, changed something in it.
-    Stands { run: RunId, phase: PhaseName },
-    /// Steps that remove what a phase will leave behind; written before its first effect. `holes` says that some of
-    /// them have been carried out since; these are noted again when the phase is applied again.
-    CleanLane {
+    PhaseApplied { run: RunId, phase: PhaseName },
+    /// The clean lane of a phase: steps that remove what the phase will leave behind; written before its first effect.
+    /// `partial` says that some of them have been carried out since; these are noted again when the phase is applied
+    /// again.
+    CleanupSteps {
         run: RunId,
         phase: PhaseName,
         steps: Vec<PlannedStep>,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        holes: bool,
+        partial: bool,
     },
     /// A phase failed.
     Failed {
@@ -73,31 +74,31 @@ pub enum Record {
         phase: PhaseName,
         failure: Failure,
     },
-    /// What this run did in a phase has been taken back; or only `thing`, if not everything could be.
+    /// What this run did in a phase has been taken back; or only `resource`, if not everything could be.
     Reverted {
         run: RunId,
         phase: PhaseName,
         /// As [`Undo::about`] names it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        thing: Option<String>,
+        resource: Option<String>,
         /// Directories that stay because something else is in them, as [`Undo::about`] names them. Their undos still
         /// count.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        left: Vec<String>,
+        remaining: Vec<String>,
     },
-    /// A thing was taken back: it is as it was before the role. With `in_use` it was not: something on the host uses it.
+    /// A resource was taken back: it is as it was before the role. With `in_use` it was not: something on the host uses it.
     /// Then its undo still counts, and only a clean carries it out, until the undo is noted again.
-    Withdrawn {
+    Pruned {
         run: RunId,
         phase: PhaseName,
         step: StepId,
         /// As [`Undo::about`] names it.
-        thing: String,
+        resource: String,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         in_use: bool,
     },
     /// The clean lane of a phase was carried out, except for what is kept; or only this step of it.
-    LaneWithdrawn {
+    CleanupDone {
         run: RunId,
         phase: PhaseName,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,12 +126,12 @@ impl Record {
             | Self::Intent { run, .. }
             | Self::Undo { run, .. }
             | Self::Receipt { run, .. }
-            | Self::Stands { run, .. }
-            | Self::CleanLane { run, .. }
+            | Self::PhaseApplied { run, .. }
+            | Self::CleanupSteps { run, .. }
             | Self::Failed { run, .. }
             | Self::Reverted { run, .. }
-            | Self::Withdrawn { run, .. }
-            | Self::LaneWithdrawn { run, .. }
+            | Self::Pruned { run, .. }
+            | Self::CleanupDone { run, .. }
             | Self::Cleaned { run, .. }
             | Self::End { run, .. } => Some(*run),
         }

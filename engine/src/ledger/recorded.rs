@@ -78,7 +78,7 @@ impl Reading<'_> {
                 Record::Reverted {
                     run,
                     phase,
-                    thing: None,
+                    resource: None,
                     ..
                 } if step.id.phase() == Some(phase.as_str()) && !step.policy.keep => {
                     done.retain(|(by, _)| by != run);
@@ -89,9 +89,9 @@ impl Reading<'_> {
                 {
                     done.push((*run, None));
                 }
-                Record::Withdrawn { run, thing, .. } => {
+                Record::Pruned { run, resource, .. } => {
                     changed_here.clear();
-                    if things.remove(thing) {
+                    if things.remove(resource) {
                         if things.is_empty() {
                             done.clear();
                         } else {
@@ -99,7 +99,7 @@ impl Reading<'_> {
                         }
                     }
                 }
-                Record::LaneWithdrawn { .. } => changed_here.clear(),
+                Record::CleanupDone { .. } => changed_here.clear(),
                 Record::Cleaned { .. } => {
                     done.clear();
                     things.clear();
@@ -193,17 +193,17 @@ mod tests {
         Record::Reverted {
             run,
             phase,
-            thing: None,
-            left: Vec::new(),
+            resource: None,
+            remaining: Vec::new(),
         }
     }
 
-    fn withdrawn(run: RunId, name: &str) -> Vec<Record> {
-        let gone = Record::Withdrawn {
+    fn pruned(run: RunId, name: &str) -> Vec<Record> {
+        let gone = Record::Pruned {
             run,
             phase: phase(),
             step: id(name),
-            thing: format!("file {name}"),
+            resource: format!("file {name}"),
             in_use: false,
         };
         vec![intent(run, name), gone]
@@ -303,11 +303,11 @@ mod tests {
         let first = [begun(1, Verb::Apply, "another")];
         let old = did(1, "/gone");
         let second = [begun(2, Verb::Apply, "now")];
-        let gone = withdrawn(2, "/gone");
+        let gone = pruned(2, "/gone");
         let all = |last| recorded_of(&[&first, &old, &second, &gone, &[last]]);
         assert_eq!(all(end(2, 1, 1)), Recorded::Never, "one of two phases");
         assert_eq!(all(end(2, 1, 2)), Recorded::AsPlanned, "all of them");
-        let (was, gone) = (did(1, "/a"), withdrawn(2, "/a"));
+        let (was, gone) = (did(1, "/a"), pruned(2, "/a"));
         assert_eq!(recorded_of(&[&first, &was, &second]), Recorded::Open);
         assert_eq!(
             recorded_of(&[&first, &was, &second, &gone]),

@@ -327,22 +327,22 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes that a thing was taken back, or that it is in use and stays until a clean; `step` changed it first.
+    /// Notes that a resource was taken back, or that it is in use and stays until a clean; `step` changed it first.
     ///
     /// # Errors
     /// It could not be written.
-    pub async fn withdrawn(
+    pub async fn pruned(
         &self,
         run: RunId,
         phase: &PhaseName,
-        (step, thing): (&StepId, &str),
+        (step, resource): (&StepId, &str),
         in_use: bool,
     ) -> Result<(), LedgerError> {
-        self.append(Record::Withdrawn {
+        self.append(Record::Pruned {
             run,
             phase: phase.clone(),
             step: step.clone(),
-            thing: thing.to_owned(),
+            resource: resource.to_owned(),
             in_use,
         })
         .await
@@ -368,13 +368,13 @@ impl<'a> Ledger<'a> {
     ///
     /// # Errors
     /// It could not be written.
-    pub async fn lane_withdrawn(
+    pub async fn cleanup_done(
         &self,
         run: RunId,
         phase: &PhaseName,
         step: Option<&StepId>,
     ) -> Result<(), LedgerError> {
-        self.append(Record::LaneWithdrawn {
+        self.append(Record::CleanupDone {
             run,
             phase: phase.clone(),
             step: step.cloned(),
@@ -409,7 +409,7 @@ impl<'a> Ledger<'a> {
     /// It could not be written.
     pub async fn record_complete(&self, run: RunId, phase: &PhaseName) -> Result<(), LedgerError> {
         let phase = phase.clone();
-        self.append(Record::Stands { run, phase }).await
+        self.append(Record::PhaseApplied { run, phase }).await
     }
 
     /// All undos that these runs noted in a phase and that were not carried out, in their order, without those of kept
@@ -447,11 +447,11 @@ impl<'a> Ledger<'a> {
         phase: &PhaseName,
         steps: Vec<PlannedStep>,
     ) -> Result<(), LedgerError> {
-        self.append(Record::CleanLane {
+        self.append(Record::CleanupSteps {
             run,
             phase: phase.clone(),
             steps,
-            holes: false,
+            partial: false,
         })
         .await
     }
@@ -474,8 +474,8 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes that everything that a run did in a phase, or only `thing`, has been taken back, except for the directories
-    /// in `left`, in which something else is.
+    /// Notes that everything that a run did in a phase, or only `resource`, has been taken back, except for the
+    /// `remaining` directories, in which something else is.
     ///
     /// # Errors
     /// It could not be written.
@@ -483,14 +483,14 @@ impl<'a> Ledger<'a> {
         &self,
         run: RunId,
         phase: &PhaseName,
-        thing: Option<String>,
-        left: Vec<String>,
+        resource: Option<String>,
+        remaining: Vec<String>,
     ) -> Result<(), LedgerError> {
         self.append(Record::Reverted {
             run,
             phase: phase.clone(),
-            thing,
-            left,
+            resource,
+            remaining,
         })
         .await
     }

@@ -1,7 +1,7 @@
 //! Plain data that all modules share: names, values, positions, texts, findings, and how a run ended.
 //!
 //! Contains the types that stand in scripts, plans, events and the ledger, and pure functions over them. Nothing here reads a host or
-//! knows a kind of resource.
+//! knows a kind of resource; only `old_records` knows old names of some.
 //!
 //! Start with [`name`] (phases, steps, positions in scripts), then [`value`] (what a script can say) and [`template`].
 
@@ -10,6 +10,7 @@ mod diagnostic;
 mod error_chain;
 mod hex;
 mod name;
+pub mod old_records;
 mod paths;
 pub(crate) mod preflight_record;
 mod run;

@@ -328,7 +328,7 @@ pub enum Probe {
         /// Directory that is searched, to a bounded depth.
         directory: PathBuf,
     },
-    /// The newest proven backup of this cluster in a directory is young enough.
+    /// The newest verified backup of this cluster in a directory is young enough.
     BackupYoungerThan {
         /// Where backups are kept.
         directory: PathBuf,
@@ -338,7 +338,7 @@ pub enum Probe {
         /// The cluster's `CLUSTER_ID`, which must be in the backup's manifest.
         cluster: String,
     },
-    /// There is room for a backup of etcd, and in nodelet's own directory for the copy on which the backup is proven.
+    /// There is room for a backup of etcd, and in nodelet's own directory for the copy on which the backup is verified.
     RoomForBackup {
         /// Where backups are kept.
         directory: PathBuf,

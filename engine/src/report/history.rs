@@ -67,14 +67,14 @@ pub fn run_in_full(run: &Run) -> String {
 pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
     let mut text = String::new();
     if !why.is_known() {
-        unknown(&mut text, &why.thing, planned);
+        unknown(&mut text, &why.subject, planned);
         return text;
     }
     if why.causes.is_empty() {
         let _ = writeln!(
             text,
             "nothing of {} is on this host: what was done has been reverted",
-            why.thing
+            why.subject
         );
     }
     for cause in &why.causes {
@@ -87,7 +87,7 @@ pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
         let _ = writeln!(
             text,
             "{}: by {}{place} in run {}{keep}",
-            cause.thing, cause.step, cause.run
+            cause.resource, cause.step, cause.run
         );
     }
     for attempt in &why.attempts {

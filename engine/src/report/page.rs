@@ -77,11 +77,13 @@ impl<'a> Page<'a> {
                 self.fails = true;
                 self.body.push_str(&would_fail(phase.as_str(), failure));
             }
-            Event::CleanFailed { thing, error, .. } => {
+            Event::CleanFailed {
+                resource, error, ..
+            } => {
                 self.fails = true;
                 let _ = writeln!(
                     self.body,
-                    "  ✗ {thing} would not be reverted: could not {error}"
+                    "  ✗ {resource} would not be reverted: could not {error}"
                 );
             }
             _ => {}

@@ -208,20 +208,20 @@ pub fn render(event: &Event, detail: Detail) -> String {
             "  ✗ {} was stopped and could not be started again: {error}",
             short(step)
         ),
-        Event::ResourceRestored { thing, .. } => writeln!(text, "  - {thing}"),
-        Event::ResourceRestarted { thing, reason, .. } => {
-            writeln!(text, "  ↻ {thing} restarted: {reason}")
-        }
-        Event::ResourceLeft { thing, reason, .. } => {
-            writeln!(text, "  . {thing} is left: {reason}")
-        }
-        Event::CleanFailed { thing, error, .. } => {
-            writeln!(text, "  ✗ {thing}: could not {error}")
-        }
-        Event::ThingsKept { things } => {
+        Event::ResourceRestored { resource, .. } => writeln!(text, "  - {resource}"),
+        Event::ResourceRestarted {
+            resource, reason, ..
+        } => writeln!(text, "  ↻ {resource} restarted: {reason}"),
+        Event::ResourceLeft {
+            resource, reason, ..
+        } => writeln!(text, "  . {resource} is left: {reason}"),
+        Event::CleanFailed {
+            resource, error, ..
+        } => writeln!(text, "  ✗ {resource}: could not {error}"),
+        Event::ResourcesKept { resources } => {
             let _ = writeln!(text, "kept, until `nodelet clean --purge`:");
-            for thing in things {
-                let _ = writeln!(text, "    {thing}");
+            for resource in resources {
+                let _ = writeln!(text, "    {resource}");
             }
             Ok(())
         }
@@ -249,7 +249,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
             Outcome::Stopped => writeln!(
                 text,
                 "stopped: {} ended{}",
-                count(*changed, "thing"),
+                count(*changed, "resource"),
                 time(milliseconds)
             ),
             Outcome::Refused => writeln!(
@@ -262,7 +262,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
             Outcome::Cleaned => writeln!(
                 text,
                 "clean: {} reverted{}",
-                count(*changed, "thing"),
+                count(*changed, "resource"),
                 time(milliseconds)
             ),
             _ => writeln!(

@@ -79,8 +79,6 @@ kinds! { ($)
     Ipsets(IpsetsSpec) => "ipsets",
     IpvsServices(IpvsServicesSpec) => "ipvs_services",
     Cgroup(CgroupSpec) => "cgroup",
-    // `sysctl_before` in older records; to be removed at the first release.
-    #[serde(alias = "sysctl_before")]
     SysctlSnapshot(SysctlSnapshotSpec) => "restore_sysctl",
     Group(GroupSpec) => "group",
     Timer(TimerSpec) => "timer",

@@ -273,7 +273,7 @@ fn an_interrupted_last_step_does_not_revert_applied_phases() {
     let cuts = Cut::all(&host);
     let stands = |cut: &Cut| {
         let records = Bringup::records(&cut.host);
-        let its = |record: &Record| matches!(record, Record::Stands { phase, .. } if phase.as_str() == "etcd");
+        let its = |record: &Record| matches!(record, Record::PhaseApplied { phase, .. } if phase.as_str() == "etcd");
         records.iter().any(its)
     };
     // In the middle of the phase, and in the last phase.

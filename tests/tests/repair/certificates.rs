@@ -195,11 +195,11 @@ fn servers_that_would_reload_too_late_are_restarted() {
                 .events()
                 .into_iter()
                 .filter_map(|event| match event {
-                    Event::ResourceRestarted { thing, reason, .. }
-                        if thing.starts_with("container") =>
-                    {
+                    Event::ResourceRestarted {
+                        resource, reason, ..
+                    } if resource.starts_with("container") => {
                         assert!(reason.contains(one.certificate), "{reason}");
-                        Some(thing)
+                        Some(resource)
                     }
                     _ => None,
                 })

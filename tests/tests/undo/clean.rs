@@ -10,9 +10,9 @@ use engine::report;
 
 const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker", "cp-2-ipvs"];
 
-/// The proof of a backup was interrupted, for example by a power cut, and its container stayed. No ledger knows of it.
+/// The restore test of a backup was interrupted, for example by a power cut, and its container stayed. No ledger knows of it.
 #[test]
-fn clean_and_stop_remove_a_leftover_proof_container() {
+fn clean_and_stop_remove_a_leftover_restore_test_container() {
     assert_clean_result(Outcome::Cleaned, |_, host| Bringup::clean(host, true));
     assert_clean_result(Outcome::Stopped, Bringup::stop);
 }
@@ -108,7 +108,7 @@ fn a_purge_removes_what_a_clean_kept() {
         clean
             .events
             .iter()
-            .any(|event| matches!(event, Event::ThingsKept { .. }))
+            .any(|event| matches!(event, Event::ResourcesKept { .. }))
     );
     let purge = Bringup::clean(&host, true);
     assert_eq!(purge.outcome, Outcome::Cleaned, "{}", purge.text());
@@ -271,7 +271,7 @@ fn a_foreign_container_in_the_place_of_ours_stays() {
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
     let left = block_on(host.container("proxy")).expect("docker answers");
     assert!(left.is_some(), "{}", clean.text());
-    let is_reported = |event: &Event| matches!(event, Event::ResourceLeft { thing, .. } if thing == "container proxy");
+    let is_reported = |event: &Event| matches!(event, Event::ResourceLeft { resource, .. } if resource == "container proxy");
     assert!(clean.events.iter().any(is_reported), "{}", clean.text());
 }
 

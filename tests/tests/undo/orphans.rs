@@ -273,7 +273,7 @@ fn a_module_in_use_stays_until_a_clean() {
     let loaded = || block_on(host.module_loaded("ip_vs")).expect("the kernel answers");
     let run = has.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
-    let left = |event: &Event| matches!(event, Event::ResourceLeft { thing, .. } if thing == "module ip_vs");
+    let left = |event: &Event| matches!(event, Event::ResourceLeft { resource, .. } if resource == "module ip_vs");
     assert!(run.events.iter().any(left), "{}", run.text());
     assert!(loaded(), "it is in use");
     // It is no drift, and the next runs leave it alone.

@@ -63,7 +63,7 @@ async fn backup(args: &EtcdBackupArgs) -> Result<Exit> {
     }
     let manifest = &done.manifest;
     say(&format!(
-        "{}: proven, {} keys at revision {}, {} bytes\n",
+        "{}: verified, {} keys at revision {}, {} bytes\n",
         backups
             .directory
             .join(format!("{}.{SNAPSHOT}", done.name))
@@ -105,19 +105,22 @@ async fn list(args: &EtcdListArgs) -> Result<Exit> {
 fn line(one: &Stored) -> String {
     match &one.manifest {
         Ok(manifest) => format!(
-            "{}  {:>10} bytes  {:>8} keys  revision {}  proven {}  cluster {}{}\n",
+            "{}  {:>10} bytes  {:>8} keys  revision {}  verified {}  cluster {}{}\n",
             one.name,
             one.size,
             manifest.keys,
             manifest.revision,
-            manifest.proven,
+            manifest.verified,
             manifest.cluster,
             match manifest.encryption_keys.as_slice() {
                 [] => String::new(),
                 keys => format!("  needs encryption key {}", keys.join(" and ")),
             }
         ),
-        Err(why) => format!("{}  {:>10} bytes  not proven: {why}\n", one.name, one.size),
+        Err(why) => format!(
+            "{}  {:>10} bytes  not verified: {why}\n",
+            one.name, one.size
+        ),
     }
 }
 
@@ -163,7 +166,7 @@ struct EtcdBackupStatus {
     /// Runs of the timer that failed since the last good one, and why the last one failed.
     failures: u32,
     reason: String,
-    /// The newest proven backup.
+    /// The newest verified backup.
     newest: Option<String>,
     /// Its age in seconds.
     age: Option<u64>,
@@ -217,10 +220,10 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
             runs.failures, runs.reason
         ));
     }
-    if runs.given_way >= PATIENT {
+    if runs.preempted >= PATIENT {
         problems.push(format!(
             "the timer's last {} runs were ended by repairs of this host; repair what fails (`nodelet status`), or take a backup by hand after `nodelet pause 1h`",
-            runs.given_way
+            runs.preempted
         ));
     }
     let status = EtcdBackupStatus {
@@ -288,26 +291,26 @@ fn screen(status: &EtcdBackupStatus, number: usize, now: SystemTime) -> String {
     };
     let _ = writeln!(
         text,
-        "directory      {} ({})",
+        "directory        {} ({})",
         status.directory,
         count(number, "backup")
     );
-    let _ = writeln!(text, "schedule       {schedule}");
+    let _ = writeln!(text, "schedule         {schedule}");
     let next = match status.next.as_deref() {
         None => "unknown: there is no timer",
         // RFC 3339 in UTC sorts as text.
         Some(next) if next <= now.as_str() => "once nodeletd runs and the host is at rest",
         Some(next) => next,
     };
-    let _ = writeln!(text, "next at        {next}");
-    let _ = writeln!(text, "newest proven  {newest}");
+    let _ = writeln!(text, "next at          {next}");
+    let _ = writeln!(text, "newest verified  {newest}");
     let store = status.store.map_or_else(
         || "unknown".to_owned(),
         |store| format!("{} MiB", store >> 20),
     );
     let _ = writeln!(
         text,
-        "etcd's store   {store}; room for backups {} MiB",
+        "etcd's store     {store}; room for backups {} MiB",
         status.room >> 20
     );
     for problem in &status.problems {

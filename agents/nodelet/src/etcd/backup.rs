@@ -16,7 +16,7 @@ use crate::etcd::client::api::Etcd;
 use crate::etcd::restore_test::{self, RestoredSnapshot};
 use crate::etcd::store::{directory, snapshot};
 
-/// Timeout for taking and proving the snapshot.
+/// Timeout for taking and verifying the snapshot.
 const LIMIT: Duration = Duration::from_secs(1800);
 /// Timeout for the directory of backups to answer. A command that wants to change the host waits only 30 s for a backup to end.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -35,21 +35,21 @@ pub(crate) struct Done {
     pub(crate) removed: Vec<String>,
 }
 
-/// Takes a snapshot, proves it, gives it its name, and removes older ones that are too many. If anything fails, the older ones are
+/// Takes a snapshot, verifies it, gives it its name, and removes older ones that are too many. If anything fails, the older ones are
 /// unchanged, and neither a part of a snapshot nor a container stays.
 ///
 /// # Errors
 /// What failed, with the next thing to try where it is known; [`Interrupted`] when `cancel` was cancelled first.
 pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Result<Done> {
     on_disk(backups, "prepare the directory", directory::prepare).await?;
-    let proven = tokio::select! {
+    let verified = tokio::select! {
         () = cancel.cancelled() => Err(Interrupted.into()),
         made = tokio::time::timeout(LIMIT, make(backups)) => {
             made.with_context(|| format!("finish the backup within {} s", LIMIT.as_secs()))
                 .and_then(|made| made)
         }
     };
-    let (name, manifest) = match proven {
+    let (name, manifest) = match verified {
         Ok(made) => made,
         Err(error) => {
             if let Err(left) = clear(backups).await {
@@ -71,7 +71,7 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
         })
     });
     kept.await?;
-    // The backup is made and proven by now: a failure to remove older ones does not change that.
+    // The backup is made and verified by now: a failure to remove older ones does not change that.
     let (its, new) = (backups.clone(), manifest.clone());
     let thinned = on_disk(backups, "remove older backups", move |_| {
         prune_backups(&its, &new)
@@ -105,13 +105,13 @@ async fn on_disk<T: Send + 'static>(
     }
 }
 
-/// Removes an unfinished snapshot and the copy of a proof: our own after a failure, those of a killed run before the next backup.
+/// Removes an unfinished snapshot and the copy of a restore test: our own after a failure, those of a killed run before the next backup.
 async fn clear(backups: &Backups) -> Result<()> {
     on_disk(backups, "remove unfinished snapshots", store::sweep).await?;
     restore_test::sweep(&backups.image).await
 }
 
-/// Takes a snapshot and proves it; it has no name yet.
+/// Takes a snapshot and verifies it; it has no name yet.
 async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
     clear(backups).await?;
     let etcd = Etcd::member().await?;
@@ -140,15 +140,15 @@ async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
     // Counted before the restore, which may take longer than etcd keeps a revision.
     let revision = restore_test::revision(&part, &backups.image)
         .await
-        .context("prove the snapshot")?;
+        .context("verify the snapshot")?;
     let count = async |revision| {
         let keys = etcd.keys(revision).await;
         keys.context("compare the snapshot with etcd")
     };
     let mut keys = count(revision).await?;
-    let restored = restore_test::prove(&part, &backups.image)
+    let restored = restore_test::verify(&part, &backups.image)
         .await
-        .context("prove the snapshot")?;
+        .context("verify the snapshot")?;
     if restored.revision != revision {
         // If the last changes were deletions and were compacted away, no key in the file has the last revision. The restored etcd knows
         // that revision, but `etcdctl snapshot status` reports an older one.
@@ -159,7 +159,7 @@ async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
     let manifest = BackupManifest {
         version: VERSION,
         taken: time(taken),
-        proven: time(SystemTime::now()),
+        verified: time(SystemTime::now()),
         revision: restored.revision,
         keys: restored.keys,
         content,
@@ -183,14 +183,14 @@ async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
 fn compare(restored: &RestoredSnapshot, keys: u64, cluster: &str) -> Result<()> {
     if restored.keys != keys {
         bail!(
-            "prove the snapshot: restored, it has {} keys at revision {}, and etcd has {keys}",
+            "verify the snapshot: restored, it has {} keys at revision {}, and etcd has {keys}",
             restored.keys,
             restored.revision
         );
     }
     if restored.cluster.as_deref() != Some(cluster) {
         bail!(
-            "prove the snapshot: restored, it is of cluster {}, and this is {cluster}",
+            "verify the snapshot: restored, it is of cluster {}, and this is {cluster}",
             restored.cluster.as_deref().unwrap_or("none")
         );
     }
@@ -206,7 +206,7 @@ fn prune_backups(backups: &Backups, new: &BackupManifest) -> Result<Vec<String>>
         .iter()
         .map(|stored| Aged {
             taken: stored.taken(),
-            ours: stored.is_proven_of(cluster),
+            ours: stored.is_verified_of(cluster),
         })
         .collect();
     // The clock may have been set back since: the new backup must not count as one from the future.

@@ -1,10 +1,10 @@
-//! Backups of etcd: taken, proven by a restore, kept, and verified again.
+//! Backups of etcd: taken, verified by a restore, kept, and verified again.
 //!
 //! ```text
-//! place ──▶ snapshot ──▶ proof (throw-away containers) ──▶ compare with etcd ──▶ manifest, final name ──▶ retention
+//! place ──▶ snapshot ──▶ restore test (throw-away containers) ──▶ compare with etcd ──▶ manifest, final name ──▶ retention
 //! ```
 //!
-//! `backup` takes all of these steps, `verify` proves and compares a stored backup again; both run as `nodelet etcd …`, in a process of
+//! `backup` takes all of these steps, `verify` restores and compares a stored backup again; both run as `nodelet etcd …`, in a process of
 //! their own. Timers decide when (`nodeletd/timers`). Restoring a member is not part of this module.
 //!
 //! Whether a backup is too old is decided in the engine (`kubernetes::etcd_backup`). Start with `backup`, then `restore_test` and `store`.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Aged {
     pub(super) taken: SystemTime,
-    /// It was proven, and is of the cluster of this host.
+    /// It was verified, and is of the cluster of this host.
     pub(super) ours: bool,
 }
 

@@ -17,9 +17,9 @@ pub(crate) struct Backups {
     pub(crate) count: usize,
     /// How old one may become, unless it is the newest.
     pub(crate) keep: Duration,
-    /// Maximum age of the newest proven one; if it is older, something is wrong.
+    /// Maximum age of the newest verified one; if it is older, something is wrong.
     pub(crate) max_age: Duration,
-    /// The image of etcd; its programs prove the backups.
+    /// The image of etcd; its programs verify the backups.
     pub(crate) image: String,
     /// `CLUSTER_ID`.
     pub(crate) cluster_id: String,

@@ -24,7 +24,7 @@ pub(crate) struct Verdict {
 /// Verifies the named backups, or all, and passes each verdict to `verdict` as soon as it is known. Changes no backup.
 ///
 /// # Errors
-/// There is no backup of a name, docker does not answer, `cancel` was cancelled, or a proof could not run: it is not known then whether
+/// There is no backup of a name, docker does not answer, `cancel` was cancelled, or a restore test could not run: it is not known then whether
 /// those backups are good. In the last case all other backups have had their verdict.
 pub(crate) async fn verify(
     backups: &Backups,
@@ -71,7 +71,7 @@ pub(crate) async fn verify(
     }
     if !unknown.is_empty() {
         bail!(
-            "tell whether these are good, because the proof could not run: {}",
+            "tell whether these are good, because the restore test could not run: {}",
             unknown.join("; ")
         );
     }
@@ -91,7 +91,7 @@ async fn here() -> Option<String> {
 /// What is wrong with a backup.
 ///
 /// # Errors
-/// The proof could not run.
+/// The restore test could not run.
 async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Result<Vec<String>> {
     // Reading a pipe or a device might never end.
     if !std::fs::symlink_metadata(&one.path).is_ok_and(|said| said.is_file()) {
@@ -104,7 +104,7 @@ async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Result
         Ok(Err(error)) => return Ok(vec![format!("{error:#}")]),
         Err(error) => return Ok(vec![format!("it could not be read: {error}")]),
     };
-    let restored = match restore_test::prove(&one.path, &backups.image).await {
+    let restored = match restore_test::verify(&one.path, &backups.image).await {
         Ok(restored) => restored,
         Err(error) if error.downcast_ref::<Rejected>().is_some() => {
             return Ok(vec![format!("it does not restore: could not {error:#}")]);

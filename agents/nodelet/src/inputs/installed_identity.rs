@@ -24,14 +24,14 @@ pub(crate) async fn bound_to(args: &RoleArgs, host: &LiveHost) -> Result<Option<
     };
     let ignored_events = Recording::default();
     let runner = last.runner(host, &ignored_events);
-    let stands = !last.are_of_no_role() && stands(host, &runner).await;
+    let installed = !last.are_of_no_role() && is_installed(host, &runner).await;
     // The last good settings do not say with which address the host was set up.
-    Ok(stands.then(|| last.identity.without_address()))
+    Ok(installed.then(|| last.identity.without_address()))
 }
 
 /// Whether anything of ours is on the host, except what a clean keeps: by the ledger, or by what runs if the ledger was lost. A ledger
 /// that cannot be read counts as empty here, because a condition reports it already.
-pub(crate) async fn stands(host: &dyn Host, runner: &Runner<'_>) -> bool {
+pub(crate) async fn is_installed(host: &dyn Host, runner: &Runner<'_>) -> bool {
     let records = Ledger::read(host).await.unwrap_or_default();
     let live = Ledger::live_in(&records);
     live.iter().any(|live| !live.keep) || runner.has_role().await
@@ -63,16 +63,16 @@ mod tests {
     /// `KUBE_SERVICE_STATE: false` stops what runs even if no record says any more what started it.
     #[tokio::test(start_paused = true)]
     async fn a_host_without_its_ledger_is_recognised_by_its_processes() {
-        stands_by_what_runs("cp-1", "172.30.0.11").await;
+        is_installed_by_what_runs("cp-1", "172.30.0.11").await;
     }
 
     /// On this host docker is ours, and so is its socket.
     #[tokio::test(start_paused = true)]
     async fn a_host_without_an_earlier_docker_is_recognised_by_its_processes() {
-        stands_by_what_runs("cp-2-nodocker", "172.30.0.12").await;
+        is_installed_by_what_runs("cp-2-nodocker", "172.30.0.12").await;
     }
 
-    async fn stands_by_what_runs(host: &str, address: &str) {
+    async fn is_installed_by_what_runs(host: &str, address: &str) {
         let facts = repository(&format!("tests/fixtures/hosts/{host}.yaml"));
         let facts = std::fs::read_to_string(facts);
         let facts = Facts::from_yaml(&facts.expect("a fixture")).expect("facts");
@@ -86,20 +86,20 @@ mod tests {
             .with_kubernetes(|rules| rules.pod_cidr = "10.20.0.0/24".to_owned());
         let ignored_events = Recording::default();
         let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
-        assert!(!stands(&host, &runner).await, "it is bare");
+        assert!(!is_installed(&host, &runner).await, "it is bare");
         // The check does not wait for a container engine that hangs.
         let hangs = FaultPlan::none().stall("container", "*");
         host.set_faults(hangs.stall("container_engine", "*"));
-        let looked = tokio::time::timeout(Duration::from_secs(10), stands(&host, &runner));
+        let looked = tokio::time::timeout(Duration::from_secs(10), is_installed(&host, &runner));
         assert_eq!(looked.await, Ok(false));
         host.set_faults(FaultPlan::none());
         let outcome = runner.apply().await.expect("it is written down");
         assert_eq!(outcome, Outcome::Converged);
-        assert!(stands(&host, &runner).await);
+        assert!(is_installed(&host, &runner).await);
         assert_eq!(runner.runs().await, Some(true));
         let outcome = runner.stop().await.expect("it is written down");
         assert_eq!(outcome, Outcome::Stopped);
-        assert!(stands(&host, &runner).await, "its files are there");
+        assert!(is_installed(&host, &runner).await, "its files are there");
         assert_eq!(runner.runs().await, Some(false));
         for unit in ["docker.socket", "docker.service", "pf9-kubelet.service"] {
             host.start_unit(unit).await.expect("it starts");
@@ -114,6 +114,6 @@ mod tests {
         assert_eq!(runner.runs().await, None, "it is not known");
         host.set_faults(FaultPlan::none());
         host.with_world_mut(|world| world.remove(STATE));
-        assert!(stands(&host, &runner).await, "the ledger is lost");
+        assert!(is_installed(&host, &runner).await, "the ledger is lost");
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, Source, Value};
 use engine::host::live::LiveHost;
 use engine::model::STATE;
+use engine::model::old_records::{self, OldRecord};
 use engine::role::RolePackage;
 use serde::{Deserialize, Serialize};
 use tokio::time::error::Elapsed;
@@ -18,7 +19,7 @@ use crate::inputs::{Inputs, current};
 /// Bound on the file.
 const LIMIT: u64 = 1024 * 1024;
 
-/// The file with the last good settings; for `--config`, together with `--settled`.
+/// The file with the last good settings; for `--config`, together with `--merged-settings`.
 pub(crate) fn path() -> PathBuf {
     PathBuf::from(STATE).join("settings.yaml")
 }
@@ -41,13 +42,13 @@ pub(crate) fn keep(settings: &KubeEnv) -> Result<()> {
 /// Bound on the file with the role package: a thousand scripts and templates of usual size.
 const ROLE_LIMIT: u64 = 32 * 1024 * 1024;
 
-/// The last good role package, with the name or path by which it was asked for. Its payload is not copied: it stays where it is
+/// The last good role package, with the name or path by which it was requested. Its payload is not copied: it stays where it is
 /// installed.
 #[derive(Serialize, Deserialize)]
 struct KeptRole<'a> {
     /// Of this format.
     version: u32,
-    asked: Cow<'a, str>,
+    requested: Cow<'a, str>,
     role: Cow<'a, RolePackage>,
 }
 
@@ -56,15 +57,15 @@ fn role_path() -> PathBuf {
 }
 
 /// Keeps this role package; does nothing if it is kept already. There are no secrets in it.
-pub(crate) fn keep_role(asked: &str, role: &RolePackage) -> Result<()> {
+pub(crate) fn keep_role(requested: &str, role: &RolePackage) -> Result<()> {
     std::fs::create_dir_all(STATE).with_context(|| format!("make {STATE}"))?;
-    keep_role_at(&role_path(), asked, role)
+    keep_role_at(&role_path(), requested, role)
 }
 
-fn keep_role_at(path: &Path, asked: &str, role: &RolePackage) -> Result<()> {
+fn keep_role_at(path: &Path, requested: &str, role: &RolePackage) -> Result<()> {
     let kept = serde_json::to_vec(&KeptRole {
         version: 1,
-        asked: Cow::Borrowed(asked),
+        requested: Cow::Borrowed(requested),
         role: Cow::Borrowed(role),
     })?;
     let before = daemon::files::read(path, ROLE_LIMIT).ok().flatten();
@@ -74,14 +75,14 @@ fn keep_role_at(path: &Path, asked: &str, role: &RolePackage) -> Result<()> {
     daemon::files::replace(path, &kept, 0o600)
 }
 
-/// The last good role package, if it was asked for by this name or path; `None` if there is no copy, or it cannot be read.
-pub(crate) fn role(asked: &str) -> Option<RolePackage> {
-    role_at(&role_path(), asked)
+/// The last good role package, if it was requested by this name or path; `None` if there is no copy, or it cannot be read.
+pub(crate) fn role(requested: &str) -> Option<RolePackage> {
+    role_at(&role_path(), requested)
 }
 
-fn role_at(path: &Path, asked: &str) -> Option<RolePackage> {
+fn role_at(path: &Path, requested: &str) -> Option<RolePackage> {
     let kept = kept_at(path)?;
-    (kept.asked == asked).then(|| kept.role.into_owned())
+    (kept.requested == requested).then(|| kept.role.into_owned())
 }
 
 /// Whether the last good role package is the one of this name and named its checksums.
@@ -97,7 +98,7 @@ fn was_sealed_at(path: &Path, name: &str) -> bool {
 
 fn kept_at(path: &Path) -> Option<KeptRole<'static>> {
     let content = daemon::files::read(path, ROLE_LIMIT).ok().flatten()?;
-    let kept: KeptRole<'static> = serde_json::from_slice(&content).ok()?;
+    let kept: KeptRole<'static> = old_records::read(OldRecord::LastGoodRole, &content).ok()?;
     (kept.version == 1).then_some(kept)
 }
 
@@ -127,7 +128,7 @@ pub(crate) async fn last_good(args: &RoleArgs, host: &LiveHost) -> Result<(KubeE
         role: args.role.clone(),
         config: path(),
         json: args.json,
-        settled: true,
+        merged_settings: true,
     };
     current(&args, host).await
 }
@@ -170,27 +171,27 @@ mod tests {
     #[tokio::test]
     async fn a_kept_role_is_read_back_for_its_own_name() {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let asked = repository.join("roles/pf9-kube").display().to_string();
-        let role = RolePackage::load(&LiveHost::new(), &asked).await;
+        let requested = repository.join("roles/pf9-kube").display().to_string();
+        let role = RolePackage::load(&LiveHost::new(), &requested).await;
         let role = role.expect("the role");
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("role.json");
-        keep_role_at(&path, &asked, &role).expect("it is kept");
+        keep_role_at(&path, &requested, &role).expect("it is kept");
         let written = path.metadata().expect("it is there").modified();
-        assert_eq!(role_at(&path, &asked).as_ref(), Some(&role));
+        assert_eq!(role_at(&path, &requested).as_ref(), Some(&role));
         assert_eq!(role_at(&path, "another"), None);
         // A pass that finds it kept writes nothing.
-        keep_role_at(&path, &asked, &role).expect("it is kept");
+        keep_role_at(&path, &requested, &role).expect("it is kept");
         let again = path.metadata().expect("it is there").modified();
         assert_eq!(written.ok(), again.ok());
         assert!(!was_sealed_at(&path, "pf9-kube"));
         let mut sealed = role;
         sealed.manifest.checksums = Some("00".repeat(32));
-        keep_role_at(&path, &asked, &sealed).expect("it is kept");
+        keep_role_at(&path, &requested, &sealed).expect("it is kept");
         assert!(was_sealed_at(&path, "pf9-kube"));
         assert!(!was_sealed_at(&path, "another"));
         std::fs::write(&path, "{\"version\":1").expect("it is cut short");
-        assert_eq!(role_at(&path, &asked), None);
+        assert_eq!(role_at(&path, &requested), None);
         assert!(!was_sealed_at(&path, "pf9-kube"));
     }
 

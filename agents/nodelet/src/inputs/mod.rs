@@ -182,7 +182,7 @@ fn planned(
             }
             // With the last good settings, plan with the last good role package if the installed one is broken.
             let Some(last) = args
-                .settled
+                .merged_settings
                 .then(|| last_good_settings::role(&args.role))
                 .flatten()
             else {
@@ -347,7 +347,7 @@ async fn usable(
 
 /// Reads the settings of this host that `args` names.
 pub(crate) async fn settings(args: &RoleArgs, host: &LiveHost) -> Result<KubeEnv> {
-    settings_in(&args.config, !args.settled, host).await
+    settings_in(&args.config, !args.merged_settings, host).await
 }
 
 /// Reads the settings at this path; `with_override` also reads this host's own overrides of them.

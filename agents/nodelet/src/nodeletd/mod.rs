@@ -3,7 +3,7 @@
 //! ```text
 //!  settings ──▶ pass (a child, in the status cgroup) ──▶ decide ──▶ change (a child) ──▶ kube_status, events
 //!                 ▲                                        pure                              │
-//!                 └── time, or a hint (docker, systemd, files, links, node), or a request ◀──┘
+//!                 └── time, or an event (docker, systemd, files, links, node), or a request ◀──┘
 //! ```
 //!
 //! The daemon is small and changes nothing by itself: `worker` runs `nodelet pass`, `repair`, `apply`, `clean` and `stop`,

@@ -21,7 +21,7 @@ use engine::host::live::LiveHost;
 use tokio::time::error::Elapsed;
 
 use crate::cli::RoleArgs;
-use crate::inputs::installed_identity::{bound_to, stands};
+use crate::inputs::installed_identity::{bound_to, is_installed};
 use crate::inputs::last_good_settings::{last_good, last_good_if_any};
 use crate::inputs::{Role, current, problems_of, settings};
 use allocation::nodes_without_subnet;
@@ -105,7 +105,7 @@ impl Pass {
             Role::Installed(_) => Vec::new(),
         };
         let refused = bound
-            .and_then(|stands| stands.changed_by(&inputs.identity))
+            .and_then(|bound| bound.changed_by(&inputs.identity))
             .map(|changed| changed.to_string());
         let ignored_events = Recording::default();
         let runner = inputs.runner(host, &ignored_events);
@@ -124,8 +124,8 @@ impl Pass {
                 repaired.push(phase);
             }
         }
-        let stands = stands(host, &runner).await;
-        if stands && refused.is_none() && !inputs.are_of_no_role() {
+        let installed = is_installed(host, &runner).await;
+        if installed && refused.is_none() && !inputs.are_of_no_role() {
             remember(&inputs.identity, &health);
         }
         let (ledger_lost, ledger_problem) = match inputs.are_of_no_role() {
@@ -145,7 +145,7 @@ impl Pass {
         let mut without_subnet = WithoutSubnet::default();
         if (desired.service_state != ServiceState::True || refused.is_some())
             && let Some(allocation) = interests.allocation.take()
-            && stands
+            && installed
         {
             without_subnet = nodes_without_subnet(host, allocation.kubeconfig).await;
         }
@@ -164,7 +164,7 @@ impl Pass {
             without_subnet,
             due: due.components.into_iter().map(str::to_owned).collect(),
             health,
-            stands,
+            installed,
             runs,
             lacks_backup: lacks_backup(&settings).await,
         })

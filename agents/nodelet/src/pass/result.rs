@@ -38,11 +38,11 @@ pub(crate) struct Pass {
     /// What the role has on the host: nodeletd watches it.
     pub(crate) interests: WatchList,
     /// Whether anything of ours is on this host that a clean would remove.
-    pub(crate) stands: bool,
+    pub(crate) installed: bool,
     /// Whether anything of the role's own runs, if that is known; looked at only if the role is to be down.
     #[serde(default)]
     pub(crate) runs: Option<bool>,
-    /// Backups are enabled, but their directory has no proven backup of this cluster.
+    /// Backups are enabled, but their directory has no verified backup of this cluster.
     #[serde(default)]
     pub(crate) lacks_backup: bool,
     /// Phases with damage that no restart of them repairs: a lost key, a refused token, a damaged package. Nothing is restarted because

@@ -62,7 +62,7 @@ pub(super) async fn lacks_backup(settings: &KubeEnv) -> bool {
         let cluster = ClusterIdentity::Id(&backups.cluster_id);
         backups.enabled
             && etcd::stored(&backups.directory)
-                .is_ok_and(|stored| !stored.iter().any(|one| one.is_proven_of(cluster)))
+                .is_ok_and(|stored| !stored.iter().any(|one| one.is_verified_of(cluster)))
     });
     matches!(tokio::time::timeout(PATIENCE, look).await, Ok(Ok(true)))
 }

@@ -56,7 +56,7 @@ impl LedgerSession<'_> {
         let cut = self
             .cut
             .iter()
-            .filter(|(_, stands)| !stands.contains(phase));
+            .filter(|(_, applied)| !applied.contains(phase));
         cut.map(|(run, _)| *run).collect()
     }
 }
@@ -109,12 +109,12 @@ impl<'a> Session<'a> {
         Ok(Some((&session.ledger, session.run().await?)))
     }
 
-    /// The recorded steps of a phase's clean lane, if the lane is not recorded yet or has holes; `None` if it is
+    /// The recorded steps of a phase's clean lane, if the lane is not recorded yet or is partial; `None` if it is
     /// complete.
     pub(in crate::exec) async fn lacks_clean_lane(&self, phase: &PhaseName) -> Option<Vec<StepId>> {
         match self.session.as_ref()?.ledger.clean_lane_of(phase).await {
             None => Some(Vec::new()),
-            Some((known, holes)) => holes.then_some(known),
+            Some((known, partial)) => partial.then_some(known),
         }
     }
 
@@ -259,27 +259,24 @@ impl<'a> Session<'a> {
         ledger.receipt(run, phase, &step.id).await
     }
 
-    /// Records that a thing that the plan no longer has was taken back, or that it is in use and stays until a clean.
-    pub(in crate::exec) async fn withdrawn(
+    /// Records that a resource that the plan no longer has was taken back, or that it is in use and stays until a clean.
+    pub(in crate::exec) async fn pruned(
         &self,
         phase: &PhaseName,
-        (step, thing): (&StepId, &str),
+        (step, resource): (&StepId, &str),
         in_use: bool,
     ) -> Result<(), LedgerError> {
         let Some((ledger, run)) = self.record().await? else {
             return Ok(());
         };
-        ledger.withdrawn(run, phase, (step, thing), in_use).await
+        ledger.pruned(run, phase, (step, resource), in_use).await
     }
 
-    pub(in crate::exec) async fn lane_withdrawn(
-        &self,
-        phase: &PhaseName,
-    ) -> Result<(), LedgerError> {
+    pub(in crate::exec) async fn cleanup_done(&self, phase: &PhaseName) -> Result<(), LedgerError> {
         let Some((ledger, run)) = self.record().await? else {
             return Ok(());
         };
-        ledger.lane_withdrawn(run, phase, None).await
+        ledger.cleanup_done(run, phase, None).await
     }
 
     /// Records that a phase is complete, if anything was changed in it.

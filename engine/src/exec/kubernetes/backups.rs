@@ -1,5 +1,5 @@
 //! Checks etcd's backups by their files: whether a recent one exists, and whether there is room for the next. nodelet
-//! makes and proves them (`agents/nodelet/src/etcd`).
+//! makes and verifies them (`agents/nodelet/src/etcd`).
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::resource::{ResourceError, ResourceResult, timer_path};
 /// What a restored member needs besides its store: it allocates its log with 64 MiB at once.
 const LOG: u64 = 128 * 1024 * 1024;
 
-/// Why the newest proven backup of `cluster` is not younger than `limit`; `None` if it is. [`BackupManifest::age`] says
+/// Why the newest verified backup of `cluster` is not younger than `limit`; `None` if it is. [`BackupManifest::age`] says
 /// which backups count. If there is no backup yet, the age of the timer counts: a host younger than `limit` has not
 /// missed a backup.
 pub(in crate::exec) async fn younger_than(
@@ -29,7 +29,7 @@ pub(in crate::exec) async fn younger_than(
         if name_of(&file).is_none() {
             continue;
         }
-        let manifest = proven(host, &directory.join(file)).await?;
+        let manifest = verified(host, &directory.join(file)).await?;
         let age = manifest.and_then(|manifest| manifest.age(cluster, host.now(), limit));
         newest = newest.into_iter().chain(age).min();
     }
@@ -46,8 +46,8 @@ pub(in crate::exec) async fn younger_than(
     Ok(too_old(newest, limit, directory))
 }
 
-/// The manifest of the snapshot at `path`. `None` if the snapshot was not proven, or differs from what was proven.
-async fn proven(host: &dyn Host, path: &Path) -> ResourceResult<Option<BackupManifest>> {
+/// The manifest of the snapshot at `path`. `None` if the snapshot was not verified, or differs from what was verified.
+async fn verified(host: &dyn Host, path: &Path) -> ResourceResult<Option<BackupManifest>> {
     let entry = host.entry(path).await?;
     let Some(EntryKind::File(size)) = entry.map(|entry| entry.kind) else {
         return Ok(None);
@@ -60,7 +60,7 @@ async fn proven(host: &dyn Host, path: &Path) -> ResourceResult<Option<BackupMan
         return Ok(None);
     }
     let content = host.read(&beside, MANIFEST_LIMIT).await?;
-    Ok(BackupManifest::proven(&beside, content.as_deref(), size).ok())
+    Ok(BackupManifest::verified(&beside, content.as_deref(), size).ok())
 }
 
 /// Why there is no room for a backup of the store in `file`.
@@ -81,7 +81,7 @@ pub(in crate::exec) async fn room_beside(
 }
 
 /// Why there is no room for a backup of a store with `store` bytes. The snapshot needs room in `directory`, the copy
-/// that proves it in nodelet's own directory. If both are on one disk, it needs room for both.
+/// with which it is verified in nodelet's own directory. If both are on one disk, it needs room for both.
 ///
 /// # Errors
 /// The host does not say how much room there is.
@@ -98,7 +98,7 @@ pub async fn room_for_backup(
             directory,
             kept.free,
             store + copy,
-            "the next backup and its proof",
+            "the next backup and its restore test",
         )]
     } else {
         vec![
@@ -107,7 +107,7 @@ pub async fn room_for_backup(
                 Path::new(STATE),
                 work.free,
                 copy,
-                "the proof of the next backup",
+                "the restore test of the next backup",
             ),
         ]
     };
@@ -138,7 +138,7 @@ mod tests {
     fn manifest(host: &FakeHost, size: u64) -> String {
         let taken = humantime::format_rfc3339_seconds(crate::host::Clock::now(host));
         format!(
-            r#"{{"version":1,"taken":"{taken}","proven":"{taken}","revision":5,"keys":3,"content":{{"size":{size},"sha256":""}},"cluster":"u","cluster_id":"{CLUSTER}","host":"h","versions":{{"etcd":"3.4.23","nodelet":"0","image":"etcd:3"}}}}"#
+            r#"{{"version":1,"taken":"{taken}","verified":"{taken}","revision":5,"keys":3,"content":{{"size":{size},"sha256":""}},"cluster":"u","cluster_id":"{CLUSTER}","host":"h","versions":{{"etcd":"3.4.23","nodelet":"0","image":"etcd:3"}}}}"#
         )
     }
 
@@ -174,7 +174,10 @@ mod tests {
             &[],
         ] {
             let missing = said(none, 2 * DAY).await;
-            assert!(missing.contains("no proven backup"), "{none:?}: {missing}");
+            assert!(
+                missing.contains("no verified backup"),
+                "{none:?}: {missing}"
+            );
         }
     }
 
@@ -197,7 +200,7 @@ mod tests {
         };
         assert_eq!(said(DAY).await, "", "a clock that is a little behind");
         let ahead = said(5 * DAY).await;
-        assert!(ahead.contains("no proven backup"), "{ahead}");
+        assert!(ahead.contains("no verified backup"), "{ahead}");
     }
 
     #[tokio::test]
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn room_is_that_for_a_backup_and_its_proof() {
+    async fn room_is_that_for_a_backup_and_its_restore_test() {
         let space = |device, free| Space {
             free,
             total: 1 << 40,

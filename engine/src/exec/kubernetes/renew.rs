@@ -161,7 +161,7 @@ impl Runner<'_> {
         {
             self.events.emit(Event::ResourceRestarted {
                 phase: phase.name.clone(),
-                thing: format!("container {name}"),
+                resource: format!("container {name}"),
                 reason: reason.to_owned(),
             });
             self.host.stop_container(&container.name, GRACE).await?;

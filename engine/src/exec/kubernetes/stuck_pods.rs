@@ -66,7 +66,7 @@ impl Runner<'_> {
             match self.host.stop_container(&container.name, GRACE).await {
                 Ok(()) => self.events.emit(Event::ResourceRestarted {
                     phase: phase.name.clone(),
-                    thing: format!("container {}", container.name),
+                    resource: format!("container {}", container.name),
                     reason: format!(
                         "the phase waited {} without success; kubelet starts another container",
                         humantime::format_duration(Duration::from_secs(waited.as_secs()))
@@ -169,7 +169,7 @@ mod tests {
             assert_eq!(runs(&api), !ended, "after {waits:?}");
             assert!(runs(&other) && runs(tenants));
             let is_reported = heard.events().into_iter().any(|event| {
-                matches!(event, Event::ResourceRestarted { thing, .. } if thing.ends_with(&api))
+                matches!(event, Event::ResourceRestarted { resource, .. } if resource.ends_with(&api))
             });
             assert_eq!(is_reported, ended);
         }

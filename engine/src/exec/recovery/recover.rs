@@ -231,7 +231,7 @@ impl Runner<'_> {
                         Found::Unknown(why) => rebuilt.result.note(why),
                     }
                 }
-                Record::CleanLane {
+                Record::CleanupSteps {
                     phase, steps: all, ..
                 } if !lanes.contains(phase.as_str()) => {
                     let mut steps = Vec::new();
@@ -241,12 +241,12 @@ impl Runner<'_> {
                             None => steps.push(step),
                         }
                     }
-                    let holes = false;
-                    mapped.push(Record::CleanLane {
+                    let partial = false;
+                    mapped.push(Record::CleanupSteps {
                         run,
                         phase,
                         steps,
-                        holes,
+                        partial,
                     });
                 }
                 Record::Intent {
@@ -361,7 +361,7 @@ impl Runner<'_> {
         facts.met_before.clear();
         facts.earlier_clusters.clear();
         facts.virtual_services.clear();
-        facts.stands = None;
+        facts.installed_role = None;
         let planned: BTreeSet<PathBuf> = steps().flat_map(|step| step.spec.paths()).collect();
         let of_plan = |unit: &str| planned.iter().any(|path| path.ends_with(unit));
         facts.units.retain(|unit, _| !of_plan(unit));

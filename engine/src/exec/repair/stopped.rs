@@ -59,7 +59,7 @@ impl Runner<'_> {
             match ended.await {
                 Ok(()) => self.events.emit(Event::ResourceRestarted {
                     phase: phase.name.clone(),
-                    thing: format!("container {}", container.name),
+                    resource: format!("container {}", container.name),
                     reason: "its process was stopped by a signal; kubelet starts another"
                         .to_owned(),
                 }),
@@ -83,7 +83,7 @@ impl Runner<'_> {
         match self.host.restart_unit(container_runtime::UNIT).await {
             Ok(()) => self.events.emit(Event::ResourceRestarted {
                 phase: phase.name.clone(),
-                thing: container_runtime::UNIT.to_owned(),
+                resource: container_runtime::UNIT.to_owned(),
                 reason: "its process was stopped by a signal, and what runs in it is to be ended"
                     .to_owned(),
             }),
@@ -225,7 +225,7 @@ mod tests {
                 !ended
             );
             let is_reported = heard.events().into_iter().any(|event| {
-                matches!(event, Event::ResourceRestarted { thing, .. } if thing == format!("container {}", name(pod)))
+                matches!(event, Event::ResourceRestarted { resource, .. } if resource == format!("container {}", name(pod)))
             });
             assert_eq!(is_reported, ended);
         }
@@ -292,7 +292,7 @@ mod tests {
                 .any(|call| call.name == "restart_unit");
             assert_eq!(restarted, stopped);
             let is_reported = heard.events().into_iter().any(|event| {
-                matches!(event, Event::ResourceRestarted { thing, .. } if thing == container_runtime::UNIT)
+                matches!(event, Event::ResourceRestarted { resource, .. } if resource == container_runtime::UNIT)
             });
             assert_eq!(is_reported, stopped);
         }

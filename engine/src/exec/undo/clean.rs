@@ -105,8 +105,8 @@ pub async fn clean(
         }
     }
     if !purge && !work.kept.is_empty() {
-        events.emit(Event::ThingsKept {
-            things: work.kept.iter().map(Undo::about).collect(),
+        events.emit(Event::ResourcesKept {
+            resources: work.kept.iter().map(Undo::about).collect(),
         });
     }
     events.emit(Event::RunFinished {
@@ -259,7 +259,7 @@ impl Clean<'_, '_> {
             && let Some((ledger, run)) = self.book
         {
             for step in gone {
-                let written = ledger.lane_withdrawn(run, phase, Some(step)).await;
+                let written = ledger.cleanup_done(run, phase, Some(step)).await;
                 self.note_write_error(written);
             }
         }
@@ -300,7 +300,7 @@ impl Clean<'_, '_> {
         };
         self.events.emit(Event::ResourceLeft {
             phase: Some(phase.clone()),
-            thing: live.undo.about(),
+            resource: live.undo.about(),
             reason: format!("{reason}, so docker, its data and its configuration stay"),
         });
         true
@@ -326,7 +326,7 @@ impl Clean<'_, '_> {
             Undone::Done => {
                 if let Some((ledger, run)) = self.book {
                     let its = (&live.step, thing.as_str());
-                    let written = ledger.withdrawn(run, &live.phase, its, false);
+                    let written = ledger.pruned(run, &live.phase, its, false);
                     self.note_write_error(written.await);
                 }
                 self.took_back(phase, thing);
@@ -335,7 +335,7 @@ impl Clean<'_, '_> {
             Undone::Full => self.executor.later.push(live.clone()),
             Undone::Left(error) => self.events.emit(Event::ResourceLeft {
                 phase: phase.cloned(),
-                thing,
+                resource: thing,
                 reason: chain(&error).join(": "),
             }),
             Undone::Failed(error) => self.fail(phase, &thing, &error),
@@ -373,7 +373,7 @@ impl Clean<'_, '_> {
         self.undone += 1;
         self.events.emit(Event::ResourceRestored {
             phase: phase.cloned(),
-            thing,
+            resource: thing,
         });
     }
 
@@ -388,7 +388,7 @@ impl Clean<'_, '_> {
         }
         self.events.emit(Event::CleanFailed {
             phase: phase.cloned(),
-            thing: thing.to_owned(),
+            resource: thing.to_owned(),
             error: match error {
                 ResourceError::Unmet { next, .. } => format!("{}; {next}", chain(error).join(": ")),
                 _ => chain(error).join(": "),

@@ -165,7 +165,7 @@ impl Withdrawal<'_, '_, '_> {
             Undone::Left(error) => {
                 self.runner.events.emit(Event::ResourceLeft {
                     phase: Some(phase.clone()),
-                    thing: undo.about(),
+                    resource: undo.about(),
                     reason: chain(&error).join(": "),
                 });
                 // It is in use: it is not left over any more.
@@ -180,7 +180,7 @@ impl Withdrawal<'_, '_, '_> {
     async fn gone(&self, live: &LiveUndo, in_use: bool) -> ResourceResult<()> {
         let about = live.undo.about();
         let thing = (&live.step, about.as_str());
-        Ok(self.session.withdrawn(&live.phase, thing, in_use).await?)
+        Ok(self.session.pruned(&live.phase, thing, in_use).await?)
     }
 
     /// Removes the directories of a phase, the deepest first; those that are not empty wait.
@@ -229,7 +229,7 @@ impl Withdrawal<'_, '_, '_> {
             self.lane_step(&leftover.phase, step).await?;
         }
         if !leftover.lane.is_empty() && self.executor.failed == failed {
-            self.session.lane_withdrawn(&leftover.phase).await?;
+            self.session.cleanup_done(&leftover.phase).await?;
         }
         Ok(())
     }
@@ -266,7 +266,7 @@ impl Withdrawal<'_, '_, '_> {
         let reason = failure.chain.join(": ");
         self.runner.events.emit(Event::CleanFailed {
             phase: Some(phase.clone()),
-            thing: thing.to_owned(),
+            resource: thing.to_owned(),
             error: match error.is_permanent() {
                 true => format!("{reason}; next: {}", failure.next),
                 false => format!("{reason}; the next `nodelet apply` tries again"),

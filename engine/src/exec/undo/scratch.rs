@@ -8,7 +8,8 @@ use crate::host::{Host, ListedContainer};
 use crate::resource::ResourceError;
 use crate::resource::docker::container_runtime;
 
-/// Label and value on a temporary container: an etcd on which a backup is proven.
+/// Label and value on a temporary container: an etcd on which a backup is verified. The names of label, container and directory stay: a
+/// running host may have them from a backup that was cut before nodelet was updated.
 pub const LABEL: (&str, &str) = (container_runtime::OWNER, "etcd-proof");
 /// The directory that such a container works in. The copies in it are as secret as their originals.
 pub const DIRECTORY: &str = "/var/opt/pf9/nodelet/etcd-proof";

@@ -22,11 +22,11 @@ enum Operation {
     Receipt(usize, usize),
     Lane(usize, Vec<bool>),
     Failed(usize),
-    Stands(usize),
+    PhaseApplied(usize),
     Reverted(usize, Vec<usize>),
     Cleaned(bool),
-    Withdrawn(usize, usize, bool),
-    LaneWithdrawn(usize),
+    Pruned(usize, usize, bool),
+    CleanupDone(usize),
 }
 
 const PHASES: [&str; 4] = ["certs", "docker", "etcd", "kubelet"];
@@ -38,11 +38,11 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Operation::Intent(p, t)),
         6 => (phase.clone(), thing.clone(), any::<bool>()).prop_map(|(p, t, k)| Operation::Undo(p, t, k)),
         2 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Operation::Receipt(p, t)),
-        2 => (phase.clone(), thing.clone(), any::<bool>()).prop_map(|(p, t, u)| Operation::Withdrawn(p, t, u)),
-        1 => phase.clone().prop_map(Operation::LaneWithdrawn),
+        2 => (phase.clone(), thing.clone(), any::<bool>()).prop_map(|(p, t, u)| Operation::Pruned(p, t, u)),
+        1 => phase.clone().prop_map(Operation::CleanupDone),
         2 => (phase.clone(), vec(any::<bool>(), 1..3)).prop_map(|(p, k)| Operation::Lane(p, k)),
         1 => phase.clone().prop_map(Operation::Failed),
-        1 => phase.clone().prop_map(Operation::Stands),
+        1 => phase.clone().prop_map(Operation::PhaseApplied),
         2 => (phase, vec(thing, 0..3)).prop_map(|(p, l)| Operation::Reverted(p, l)),
         1 => any::<bool>().prop_map(Operation::Cleaned),
     ]
@@ -121,11 +121,11 @@ fn record(run: RunId, operation: &Operation) -> Record {
             phase: phase(place),
             step: id(place, thing),
         },
-        Operation::Lane(place, keeps) => Record::CleanLane {
+        Operation::Lane(place, keeps) => Record::CleanupSteps {
             run,
             phase: phase(place),
             steps: keeps.iter().map(kept).collect(),
-            holes: false,
+            partial: false,
         },
         Operation::Failed(place) => Record::Failed {
             run,
@@ -138,24 +138,24 @@ fn record(run: RunId, operation: &Operation) -> Record {
                 next: String::new(),
             },
         },
-        Operation::Stands(place) => Record::Stands {
+        Operation::PhaseApplied(place) => Record::PhaseApplied {
             run,
             phase: phase(place),
         },
         Operation::Reverted(place, left) => Record::Reverted {
             run,
             phase: phase(place),
-            thing: None,
-            left: left.iter().map(|thing| format!("file /{thing}")).collect(),
+            resource: None,
+            remaining: left.iter().map(|thing| format!("file /{thing}")).collect(),
         },
-        Operation::Withdrawn(place, thing, in_use) => Record::Withdrawn {
+        Operation::Pruned(place, thing, in_use) => Record::Pruned {
             run,
             phase: phase(place),
             step: id(place, thing),
-            thing: format!("file /{thing}"),
+            resource: format!("file /{thing}"),
             in_use: *in_use,
         },
-        Operation::LaneWithdrawn(place) => Record::LaneWithdrawn {
+        Operation::CleanupDone(place) => Record::CleanupDone {
             run,
             phase: phase(place),
             step: None,

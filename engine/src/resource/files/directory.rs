@@ -23,8 +23,7 @@ pub struct DirectorySpec {
     #[serde(default, skip_serializing_if = "Owner::is_unnamed")]
     pub owner: Owner,
     /// Whether everything in it is ours, regardless of which program writes it: its undo removes it with its content.
-    // `whole` in older records; to be removed at the first release.
-    #[serde(default, alias = "whole", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exclusive: bool,
     /// Names in the directory before the role was applied, if it existed. If it should be absent, everything else in it is removed and the
     /// directory stays.

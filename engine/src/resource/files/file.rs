@@ -29,8 +29,6 @@ pub struct FileSpec {
     #[serde(default, skip_serializing_if = "Owner::is_unnamed")]
     pub owner: Owner,
     /// Written only if it does not exist; never overwritten.
-    // `once` in older records; to be removed at the first release.
-    #[serde(alias = "once")]
     pub create_only: bool,
     /// Its content is never shown.
     pub secret: bool,

@@ -27,12 +27,7 @@ pub struct FirewallChainsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// Chains that existed before the role was applied stay; the others are removed.
-    // `spares_earlier` in older records; to be removed at the first release.
-    #[serde(
-        default,
-        alias = "spares_earlier",
-        skip_serializing_if = "std::ops::Not::not"
-    )]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_existing: bool,
     /// The chains that existed before the role was applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

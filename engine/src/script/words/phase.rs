@@ -182,12 +182,12 @@ pub(super) const CHECK: Word = word(
                 p("age", Arg::Duration),
                 p("cluster", Arg::AnyText),
             ],
-            "The newest proven backup of this cluster's etcd in a directory is younger than this. As long as there is no backup, the age of its timer counts.",
+            "The newest verified backup of this cluster's etcd in a directory is younger than this. As long as there is no backup, the age of its timer counts.",
         ),
         modifier(
             "room_for_backup",
             &[p("directory", Arg::Path), p("store", Arg::Path)],
-            "There is room in a directory for a backup of etcd's store, and in nodelet's own directory for the copy on which the backup is proven.",
+            "There is room in a directory for a backup of etcd's store, and in nodelet's own directory for the copy on which the backup is verified.",
         ),
         modifier(
             "token_accepted",

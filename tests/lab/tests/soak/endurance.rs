@@ -94,7 +94,7 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// A separate file system for nodelet's records, so that only this one is full or stalls. It has room for the proof of a backup,
+/// A separate file system for nodelet's records, so that only this one is full or stalls. It has room for the restore test of a backup,
 /// because a check warns without it.
 fn on_a_disk_of_its_own(master: &Master, watch: &Watch<'_>) {
     master.sh(&format!(

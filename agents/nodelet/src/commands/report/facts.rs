@@ -13,11 +13,11 @@ pub(crate) async fn facts() -> Result<Exit> {
     let host = LiveHost::new();
     let mut facts = inputs::learn(&host, &FactQuery::default()).await?;
     match Ledger::read(&host).await {
-        Ok(records) => facts.stands = Ledger::installed_role_in(&records),
+        Ok(records) => facts.installed_role = Ledger::installed_role_in(&records),
         // A user who may not read the ledger gets all other facts.
         Err(error) => {
             let why = engine::model::chain(&error).join(": ");
-            facts.unknown.insert("stands".to_owned(), why);
+            facts.unknown.insert("installed_role".to_owned(), why);
         }
     }
     // The content of files stays here: one of them may hold a proxy's password.

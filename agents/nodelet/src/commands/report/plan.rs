@@ -94,9 +94,9 @@ pub(in crate::commands) fn nothing(role: &RoleArgs) -> Exit {
 
 /// Warns of a facts file that was taken on a host with a role.
 fn warn_of_facts(target: &TargetArgs, inputs: &Inputs) {
-    if let (Some(path), Some(stands)) = (&target.facts, &inputs.facts.stands) {
+    if let (Some(path), Some(role)) = (&target.facts, &inputs.facts.installed_role) {
         tracing::warn!(
-            "{} was taken on a host with {stands}: it has the packages, units, links and ports of that host, but none of its files and \
+            "{} was taken on a host with {role}: it has the packages, units, links and ports of that host, but none of its files and \
              containers, so the prediction is true neither for that host nor for a bare one",
             path.display()
         );

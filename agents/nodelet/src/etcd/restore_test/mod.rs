@@ -1,4 +1,4 @@
-//! The proof of a snapshot: etcd's own program restores it into a temporary directory, a temporary etcd starts on that copy, and its
+//! The restore test of a snapshot: etcd's own program restores it into a temporary directory, a temporary etcd starts on that copy, and its
 //! keys are counted.
 //!
 //! `scratch_container` runs etcd in containers that are removed afterwards. Not here: the comparison with the cluster (`verify`). Start
@@ -44,7 +44,7 @@ pub(crate) struct RestoredSnapshot {
 /// take longer than the original etcd keeps a revision. The caller calls [`sweep`] afterwards.
 ///
 /// # Cancel safety
-/// As [`prove`].
+/// As [`verify`].
 pub(super) async fn revision(path: &Path, image: &str) -> Result<i64> {
     let throwaway = Throwaway::new(image)?;
     let (from, snapshot) = mounted(path)?;
@@ -90,7 +90,7 @@ fn mounted(path: &Path) -> Result<(Mounted, String)> {
 ///
 /// # Cancel safety
 /// When dropped, the container and the copy stay until [`sweep`].
-pub(super) async fn prove(path: &Path, image: &str) -> Result<RestoredSnapshot> {
+pub(super) async fn verify(path: &Path, image: &str) -> Result<RestoredSnapshot> {
     let throwaway = Throwaway::new(image)?;
     let work = PathBuf::from(WORK);
     let (from, snapshot) = mounted(path)?;
@@ -178,7 +178,7 @@ async fn count(throwaway: &Throwaway, socket: &Path) -> Result<RestoredSnapshot>
     }
 }
 
-/// Removes the container and the copy of a proof.
+/// Removes the container and the copy of a restore test.
 ///
 /// # Errors
 /// Docker does not answer, or a file cannot be removed.

@@ -61,7 +61,7 @@ impl Throwaway {
         })
     }
 
-    /// Removes the container if there is one: after a proof, and before one, because a killed run may have left it.
+    /// Removes the container if there is one: after a restore test, and before one, because a killed run may have left it.
     ///
     /// # Errors
     /// Docker cannot remove it, or a foreign container has the name.
@@ -70,7 +70,9 @@ impl Throwaway {
         let found = match self.docker.inspect_container(NAME, None).await {
             Ok(found) => found,
             Err(error) if status(&error) == Some(404) => return Ok(()),
-            Err(error) => return Err(error).context("look for a container of an earlier proof"),
+            Err(error) => {
+                return Err(error).context("look for a container of an earlier restore test");
+            }
         };
         let labels = found.config.and_then(|config| config.labels);
         if labels.and_then(|labels| labels.get(OWNER.0).cloned()) != Some(OWNER.1.to_owned()) {

@@ -1,7 +1,7 @@
 //! The directory of backups: its names, its content, and how a snapshot gets its final name.
 //!
-//! `etcd-TIME.db` is a proven snapshot and `etcd-TIME.json` its manifest. The manifest is written first and the snapshot is renamed last,
-//! so each snapshot with a final name has been proven and has its manifest. `.etcd-TIME.db.part` is an unfinished snapshot; one that a
+//! `etcd-TIME.db` is a verified snapshot and `etcd-TIME.json` its manifest. The manifest is written first and the snapshot is renamed last,
+//! so each snapshot with a final name has been verified and has its manifest. `.etcd-TIME.db.part` is an unfinished snapshot; one that a
 //! killed run left is removed by the next run.
 
 pub(in crate::etcd) mod directory;
@@ -41,8 +41,8 @@ impl Stored {
             .unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// Whether it was proven, and is of this cluster.
-    pub(crate) fn is_proven_of(&self, cluster: ClusterIdentity<'_>) -> bool {
+    /// Whether it was verified, and is of this cluster.
+    pub(crate) fn is_verified_of(&self, cluster: ClusterIdentity<'_>) -> bool {
         let manifest = self.manifest.as_ref();
         manifest.is_ok_and(|manifest| manifest.is_of(cluster))
     }
@@ -71,7 +71,7 @@ pub(crate) fn stored(directory: &Path) -> Result<Vec<Stored>> {
         let beside = path.with_extension(MANIFEST);
         let manifest = daemon::files::read(&beside, MANIFEST_LIMIT)
             .map_err(|error| format!("could not {error:#}"))
-            .and_then(|content| BackupManifest::proven(&beside, content.as_deref(), size));
+            .and_then(|content| BackupManifest::verified(&beside, content.as_deref(), size));
         all.push(Stored {
             name: name.to_owned(),
             size,
@@ -83,7 +83,7 @@ pub(crate) fn stored(directory: &Path) -> Result<Vec<Stored>> {
     Ok(all)
 }
 
-/// Gives a proven snapshot its final name, after its manifest.
+/// Gives a verified snapshot its final name, after its manifest.
 ///
 /// # Errors
 /// The name is taken, or the directory cannot be written; older backups are as they were.
@@ -183,7 +183,7 @@ pub(super) mod tests {
         BackupManifest {
             version: VERSION,
             taken: time.clone(),
-            proven: time,
+            verified: time,
             revision: 5,
             keys: 3,
             content: Content {

@@ -50,7 +50,8 @@ pub(crate) struct View {
     #[serde(default)]
     pub(crate) lacks_backup: bool,
     /// What woke the daemon before its last pass.
-    pub(crate) hints: Vec<String>,
+    #[serde(default)]
+    pub(crate) triggers: Vec<String>,
     pub(crate) counters: Counters,
 }
 
@@ -98,7 +99,7 @@ pub(in crate::nodeletd) struct Now<'a> {
     pub(in crate::nodeletd) attempts: &'a Attempts,
     /// Why the role does not stop although it is to be down; empty if it stops.
     pub(in crate::nodeletd) stop_error: &'a str,
-    pub(in crate::nodeletd) hints: &'a [String],
+    pub(in crate::nodeletd) triggers: &'a [String],
     pub(in crate::nodeletd) counters: Counters,
     /// Failed passes since the last successful one.
     pub(in crate::nodeletd) failed_in_a_row: u32,
@@ -134,7 +135,7 @@ impl Now<'_> {
                 pass.refused.clone().unwrap_or_default()
             }),
             condition_for("ClusterIdSet", &|pass| {
-                if pass.stands && pass.desired.lacks_cluster() {
+                if pass.installed && pass.desired.lacks_cluster() {
                     "CLUSTER_ID is not set in the settings, but a role is installed on this host and KUBE_SERVICE_STATE is true: nodeletd still repairs it, but its backups do not name their cluster; set CLUSTER_ID".to_owned()
                 } else {
                     String::new()
@@ -263,7 +264,7 @@ impl View {
             phases: pass.health.clone(),
             restart_set: pass.restart_set.clone(),
             lacks_backup: pass.lacks_backup,
-            hints: now.hints.to_vec(),
+            triggers: now.triggers.to_vec(),
             counters: now.counters,
         }
     }
@@ -305,7 +306,7 @@ impl View {
             phases: Vec::new(),
             restart_set: Vec::new(),
             lacks_backup: false,
-            hints: Vec::new(),
+            triggers: Vec::new(),
             counters: now.counters,
         };
         Self {
@@ -318,7 +319,7 @@ impl View {
             paused_because: now.paused_because.to_owned(),
             failed_in_a_row: now.failed_in_a_row,
             conditions,
-            hints: now.hints.to_vec(),
+            triggers: now.triggers.to_vec(),
             counters: now.counters,
             ..before.cloned().unwrap_or(blank)
         }
@@ -335,7 +336,7 @@ impl View {
             "paused_until": null, "paused_because": "",
             "conditions": [{"name": "SettingsValid", "status": "True", "reason": ""}],
             "phases": [{"phase": "etcd-backup", "skipped": null, "conditions": []}],
-            "restart_set": [], "hints": [],
+            "restart_set": [], "triggers": [],
             "counters": {"passes": 1, "failed_passes": 0, "repairs": 0, "failed_attempts": 0, "full_cleans": 0},
         });
         serde_json::from_value(view).expect("a view")
@@ -369,7 +370,7 @@ mod tests {
             unfit: "",
             attempts: &attempts,
             stop_error: "",
-            hints: &[],
+            triggers: &[],
             counters: Counters {
                 failed_passes: 7,
                 ..Counters::default()

@@ -17,7 +17,7 @@ use crate::pass::Pass;
 
 /// Pause between the renewals of two components.
 const AFTER_RENEWAL: Duration = Duration::from_secs(2);
-/// Pause after an attempt that was refused while hints arrived; it doubles with each such attempt in a row.
+/// Pause after an attempt that was refused while events arrived; it doubles with each such attempt in a row.
 const AFTER_REFUSAL: Duration = Duration::from_secs(5);
 /// Pause after another process was found changing the host.
 const BUSY: Duration = Duration::from_secs(5);
@@ -70,7 +70,7 @@ impl<H: HostOps> Supervisor<H> {
             self.unfit = unfit_for_clean.unwrap_or_default();
         }
         let ChangeResult { change, begun, .. } = carried;
-        // Hints of our own change are dropped. A refused attempt changes nothing, so hints during it come from other processes.
+        // Events of our own change are dropped. A refused attempt changes nothing, so events during it come from other processes.
         let heard = self.triggers.forget_our_own();
         self.refused_in_a_row = match change {
             Change::Refused if heard => self.refused_in_a_row.saturating_add(1),
@@ -356,8 +356,8 @@ impl ChangeResult {
     };
 }
 
-/// Pause after a refused attempt; `in_a_row` attempts were refused while hints arrived. The first hints are followed up soon, and a source
-/// that sends hints all the time causes no busy loop.
+/// Pause after a refused attempt; `in_a_row` attempts were refused while events arrived. The first events are followed up soon, and a source
+/// that sends events all the time causes no busy loop.
 fn after_refusal(in_a_row: u32, interval: Duration) -> Duration {
     match in_a_row {
         0 => interval,

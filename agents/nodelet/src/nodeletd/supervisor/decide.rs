@@ -19,7 +19,7 @@ pub(in crate::nodeletd) struct Situation<'a> {
     /// Something is on the host that the plan does not contain, and it is time to remove it.
     pub(in crate::nodeletd) left_over: bool,
     /// Something is on the host that a clean would remove.
-    pub(in crate::nodeletd) stands: bool,
+    pub(in crate::nodeletd) installed: bool,
     /// A stop has been carried out and nothing was started since.
     pub(in crate::nodeletd) stopped: bool,
     /// Rest of the pause before the next attempt.
@@ -66,8 +66,8 @@ pub(in crate::nodeletd) fn decide(s: &Situation<'_>) -> Action {
     }
     match s.desired.service_state {
         ServiceState::Ignore => Action::Nothing,
-        ServiceState::True if is_unassigned(s.desired, s.stands) => Action::Nothing,
-        ServiceState::False if s.stands && !s.stopped => Action::Stop,
+        ServiceState::True if is_unassigned(s.desired, s.installed) => Action::Nothing,
+        ServiceState::False if s.installed && !s.stopped => Action::Stop,
         ServiceState::False => Action::Nothing,
         // Leftovers are no failure of the node, so they never lead to a clean.
         ServiceState::True if !s.failing && s.left_over => Action::Prune,
@@ -94,19 +94,19 @@ pub(in crate::nodeletd) fn decide(s: &Situation<'_>) -> Action {
 
 /// Whether the host is not to be a node: its role is `none`, or nothing is installed and it has no cluster id. An installed role is kept
 /// up also without an id.
-fn is_unassigned(desired: &Desired, stands: bool) -> bool {
-    desired.node == "none" || desired.cluster_id.is_empty() && !stands
+fn is_unassigned(desired: &Desired, installed: bool) -> bool {
+    desired.node == "none" || desired.cluster_id.is_empty() && !installed
 }
 
 /// Whether a host is as desired without being a node: nothing is to run on it and nothing runs, or it is not assigned to a cluster.
 pub(in crate::nodeletd) fn at_desired_state(
     desired: &Desired,
-    stands: bool,
+    installed: bool,
     stopped: bool,
 ) -> bool {
     match desired.service_state {
-        ServiceState::True => is_unassigned(desired, stands),
-        ServiceState::False => !stands || stopped,
+        ServiceState::True => is_unassigned(desired, installed),
+        ServiceState::False => !installed || stopped,
         ServiceState::Ignore => false,
     }
 }
@@ -132,7 +132,7 @@ mod tests {
             failing: true,
             due: false,
             left_over: false,
-            stands: true,
+            installed: true,
             stopped: false,
             pause_left: Duration::ZERO,
             skip_backoff: false,
@@ -231,7 +231,7 @@ mod tests {
         };
         let mut s = situation(&unassigned);
         assert_eq!(decide(&s), Action::Repair, "an installed role is kept");
-        s.stands = false;
+        s.installed = false;
         assert_eq!(decide(&s), Action::Nothing);
     }
 
@@ -243,19 +243,19 @@ mod tests {
         s.stopped = true;
         assert_eq!(decide(&s), Action::Nothing);
         s.stopped = false;
-        s.stands = false;
+        s.installed = false;
         assert_eq!(decide(&s), Action::Nothing);
     }
 
     #[test]
     fn an_unassigned_host_is_at_its_desired_state_when_the_role_is_stopped() {
         let off = desired(ServiceState::False);
-        for (stands, stopped, is) in [
+        for (installed, stopped, is) in [
             (false, false, true),
             (true, true, true),
             (true, false, false),
         ] {
-            assert_eq!(at_desired_state(&off, stands, stopped), is);
+            assert_eq!(at_desired_state(&off, installed, stopped), is);
         }
         let unassigned = Desired {
             cluster_id: String::new(),

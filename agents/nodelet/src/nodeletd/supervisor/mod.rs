@@ -41,9 +41,9 @@ use crate::process::cgroup::StatusGroup;
 
 pub(super) use requests::{PendingRequest, Request};
 
-/// How long more hints are collected after the first one: one event usually causes several.
+/// How long more events are collected after the first one: one event usually causes several.
 const GATHER: Duration = Duration::from_millis(200);
-/// Shortest time between passes that hints start.
+/// Shortest time between passes that events start.
 const BETWEEN: Duration = Duration::from_secs(1);
 
 /// A pass leaves its decision to the next one if settings were written meanwhile, but only so many times in a row: the host must also be
@@ -117,7 +117,7 @@ pub(super) struct Supervisor<H> {
     prune_backoff: Retries,
     /// Why the last change was refused, for example a precondition that the host does not meet; empty if none was refused.
     unfit: String,
-    /// Attempts in a row that were refused while hints arrived.
+    /// Attempts in a row that were refused while events arrived.
     refused_in_a_row: u32,
     /// Why the role does not stop although it is to be down; empty if it stops.
     stop_error: String,
@@ -133,7 +133,8 @@ pub(super) struct Supervisor<H> {
     settings_in_use: u64,
     group: StatusGroup,
     counters: Counters,
-    hints: Vec<String>,
+    /// What triggered the last pass.
+    last_triggers: Vec<String>,
 }
 
 impl<H: HostOps> Supervisor<H> {
@@ -202,7 +203,7 @@ impl<H: HostOps> Supervisor<H> {
             settings_in_use: 0,
             group: StatusGroup::default(),
             counters: Counters::default(),
-            hints: Vec::new(),
+            last_triggers: Vec::new(),
         };
         if supervisor.state.has_booted() {
             // The status from before the boot says nothing about this boot, and the first pass may take a while.
@@ -244,7 +245,7 @@ impl<H: HostOps> Supervisor<H> {
         self.moved();
         let (wanted, limit) = (self.desired.use_cgroups, self.desired.cpu_limit);
         self.group.keep(wanted, limit, Instant::now());
-        self.hints = self.triggers.take();
+        self.last_triggers = self.triggers.take();
         // This pass answers all requests that came before it.
         self.again = false;
         let pass = match self.look().await {
@@ -262,7 +263,7 @@ impl<H: HostOps> Supervisor<H> {
         }
         // While it is unknown whether the role runs (`None`), it is neither stopped again nor reported as down.
         let down = self.state.is_stopped() && pass.runs == Some(false);
-        if decide::at_desired_state(&pass.desired, pass.stands, down) {
+        if decide::at_desired_state(&pass.desired, pass.installed, down) {
             self.at_desired_state(&pass);
         }
         // Last, because these override an `ok`: they report faults that prevent a repair, or that a repair does not fix.
@@ -286,7 +287,7 @@ impl<H: HostOps> Supervisor<H> {
             failing,
             due: next.is_some(),
             left_over: self.prune_is_due(&pass),
-            stands: pass.stands,
+            installed: pass.installed,
             stopped,
             pause_left: self.state.attempts.pause_left(
                 &pass.failed,
@@ -351,7 +352,7 @@ impl<H: HostOps> Supervisor<H> {
         }
     }
 
-    /// Waits for the next round: until its time, a hint, a request or a signal.
+    /// Waits for the next round: until its time, an event, a request or a signal.
     async fn wait(&mut self, longest: Duration) {
         let until = Instant::now() + longest;
         let listening_since = Instant::now();
@@ -366,7 +367,7 @@ impl<H: HostOps> Supervisor<H> {
             Some(asked) = self.requests.recv() => self.take_request(asked).await,
             () = async {
                 self.triggers.wait().await;
-                // One event causes several hints at once, and many hints must not cause many passes.
+                // One change causes several events at once, and many events must not cause many passes.
                 let earliest = (listening_since + BETWEEN).max(Instant::now() + GATHER);
                 tokio::time::sleep_until(earliest.min(until)).await;
             } => {}
@@ -395,7 +396,7 @@ impl<H: HostOps> Supervisor<H> {
             unfit: &self.unfit,
             attempts: &self.state.attempts,
             stop_error: &self.stop_error,
-            hints: &self.hints,
+            triggers: &self.last_triggers,
             counters: self.counters,
             failed_in_a_row: self.failed_passes_in_a_row,
         }

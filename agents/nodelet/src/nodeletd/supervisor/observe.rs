@@ -122,7 +122,7 @@ impl<H: HostOps> Supervisor<H> {
                 tracing::info!("healthy again after attempt {}", counted.count());
             }
             self.state.attempts.forget();
-            if pass.stands {
+            if pass.installed {
                 self.state.is_up();
             }
             // While something is left that the plan does not contain, the reason why it was not removed stays.
@@ -173,7 +173,7 @@ impl<H: HostOps> Supervisor<H> {
     /// The node is not `ok` if a key, a certificate authority or data that the host keeps was lost or replaced, if the API server refuses
     /// the cluster's tokens, or if the role's package is damaged. A restart of the phase would not fix this, so none is made.
     pub(super) fn tell_damage(&mut self, pass: &Pass) {
-        if let Some(phase) = pass.damaged.first().filter(|_| pass.stands) {
+        if let Some(phase) = pass.damaged.first().filter(|_| pass.installed) {
             self.is_not_ok(phase.as_str());
         }
     }
@@ -192,7 +192,7 @@ impl<H: HostOps> Supervisor<H> {
         self.status.pf9_kube_start_attempt = 0;
         self.stop_error.clear();
         self.unfit.clear();
-        if !pass.stands {
+        if !pass.installed {
             "false".clone_into(&mut self.status.pf9_kube_service_state);
             if self.state.is_gone() {
                 self.remember();

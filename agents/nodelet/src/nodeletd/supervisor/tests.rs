@@ -61,7 +61,7 @@ struct Broken {
     keyless: Arc<AtomicBool>,
     /// Phases that fail beside etcd while `broken`.
     others: Arc<Mutex<Vec<PhaseName>>>,
-    /// Whether a hint comes during each change.
+    /// Whether an event comes during each change.
     stirs: Arc<AtomicBool>,
     /// Why its ledger cannot be used; empty if it can.
     ledger_lost: Arc<Mutex<String>>,
@@ -86,7 +86,7 @@ struct Broken {
     went_by_last_good: Arc<AtomicBool>,
     /// Where the daemon writes.
     disk: Disk,
-    /// Where the daemon gets its hints.
+    /// Where the daemon gets its events.
     triggers: Arc<Mutex<Triggers>>,
     began: Instant,
     /// The changes, each with its time since the beginning.
@@ -142,7 +142,7 @@ impl Broken {
     fn is_to_be(&self, wanted: ServiceState) {
         *self.wanted.lock().expect("no test panicked") = wanted;
         let triggers = self.triggers.lock().expect("no test panicked");
-        triggers.hint_at_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
+        triggers.add_for_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
     }
 
     /// Each attempt that was made: when it began, and whether it was a full clean.
@@ -231,7 +231,7 @@ impl HostOps for Broken {
             restart_set: failed.clone(),
             failed,
             interests: WatchList::default(),
-            stands: !self.bare.load(Ordering::Relaxed),
+            installed: !self.bare.load(Ordering::Relaxed),
             runs: (!self.untold.load(Ordering::Relaxed)).then(|| self.runs.load(Ordering::Relaxed)),
             lacks_backup: false,
             without_subnet: self
@@ -257,7 +257,7 @@ impl HostOps for Broken {
         self.went_by_last_good.store(last_good, Ordering::Relaxed);
         if self.stirs.load(Ordering::Relaxed) {
             let triggers = self.triggers.lock().expect("no test panicked");
-            triggers.hint("unit pf9-kubelet.service".to_owned());
+            triggers.add("unit pf9-kubelet.service".to_owned());
         }
         if self.unable.load(Ordering::Relaxed) {
             bail!("run nodelet: no memory");

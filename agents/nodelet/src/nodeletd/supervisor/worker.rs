@@ -349,7 +349,7 @@ impl Worker {
         argv.extend(words.iter().map(|word| (*word).to_owned()));
         argv.extend(["--role".to_owned(), self.role.clone()]);
         argv.extend(["--config".to_owned(), config.display().to_string()]);
-        argv.extend(last_good.then(|| "--settled".to_owned()));
+        argv.extend(last_good.then(|| "--merged-settings".to_owned()));
         argv
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Runs {
     /// Runs since the last good one that failed or were killed.
     pub(crate) failures: u32,
     /// Runs in a row that were interrupted by a change, a pause or a shutdown.
-    pub(crate) given_way: u32,
+    pub(crate) preempted: u32,
     /// Why the last one failed; empty if it did not.
     pub(crate) reason: String,
     /// The reason of the run before, while a run is under way.
@@ -56,7 +56,7 @@ impl Runs {
 
     pub(super) fn failed(&mut self, now: DateTime<Utc>, reason: String) {
         self.last = Some(now.timestamp());
-        self.given_way = 0;
+        self.preempted = 0;
         self.reason = reason;
         self.before.clear();
     }
@@ -65,7 +65,7 @@ impl Runs {
     pub(super) fn preempted(&mut self, now: DateTime<Utc>) {
         self.last = Some(now.timestamp());
         self.failures = self.failures.saturating_sub(1);
-        self.given_way = self.given_way.saturating_add(1);
+        self.preempted = self.preempted.saturating_add(1);
         self.reason = std::mem::take(&mut self.before);
     }
 }
@@ -198,10 +198,10 @@ mod tests {
         for times in 1..4 {
             runs.begin(at("11T03:00"));
             runs.preempted(at("11T03:00"));
-            assert_eq!(runs.given_way, times);
+            assert_eq!(runs.preempted, times);
         }
         runs.begin(at("11T04:00"));
         runs.good(at("11T04:00"), at("11T04:00"));
-        assert_eq!(runs.given_way, 0);
+        assert_eq!(runs.preempted, 0);
     }
 }

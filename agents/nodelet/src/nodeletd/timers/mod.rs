@@ -18,6 +18,7 @@ use chrono::{DateTime, Local, SecondsFormat, Utc};
 use daemon::health::Beat;
 use engine::exec::{Condition, PhaseHealth, Status};
 use engine::model::STATE;
+use engine::model::old_records::{self, OldRecord};
 use engine::resource::{TIMERS, TimerCommand, TimerFile};
 use engine::schedule::Schedule;
 use tokio::sync::watch;
@@ -339,7 +340,7 @@ pub(crate) fn recorded(name: &str) -> Runs {
     daemon::files::read(&runs_path(name), LIMIT)
         .ok()
         .flatten()
-        .and_then(|content| serde_json::from_slice(&content).ok())
+        .and_then(|content| old_records::read(OldRecord::TimerRuns, &content).ok())
         .unwrap_or_default()
 }
 

@@ -30,7 +30,7 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
         if event.typ == Some(EventMessageTypeEnum::IMAGE) {
             // A removed image no longer has names. This is rare, so a pass may find out whether it was one of ours.
             let image = event.actor.and_then(|actor| actor.id).unwrap_or_default();
-            triggers.hint(format!(
+            triggers.add(format!(
                 "image {image}: {}",
                 event.action.unwrap_or_default()
             ));
@@ -44,7 +44,7 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
         // Ignores containers of others, and those of pods, which kubelet looks after.
         if interests.containers.contains(&name) {
             let what = event.action.unwrap_or_default();
-            triggers.hint(format!("container {name}: {what}"));
+            triggers.add(format!("container {name}: {what}"));
         }
     }
     Ok(())

@@ -67,13 +67,13 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
             // New directories are watched from now on. It is unknown what was changed in them before.
             _ = look.tick() => {
                 if watch(&mut missing, &mut watched) > 0 {
-                    triggers.hint("directories were made".to_owned());
+                    triggers.add("directories were made".to_owned());
                 }
                 continue;
             }
         };
         if event.mask.contains(EventMask::Q_OVERFLOW) {
-            triggers.hint("many files changed".to_owned());
+            triggers.add("many files changed".to_owned());
             continue;
         }
         let Some((_, directory)) = watched.iter().find(|(watch, _)| *watch == event.wd) else {
@@ -84,11 +84,11 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
             .intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED);
         let name = event.name.unwrap_or_default();
         if !is_ours_in_the_making(Path::new(&name)) {
-            let hint = format!("file {}", directory.join(&name).display());
+            let event = format!("file {}", directory.join(&name).display());
             if *directory == settings {
-                triggers.hint_at_settings(hint);
+                triggers.add_for_settings(event);
             } else {
-                triggers.hint(hint);
+                triggers.add(event);
             }
         }
         if gone {

@@ -47,13 +47,13 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
         });
         match read {
             Ok(Ok(length)) => {
-                for hint in links.observe(&buffer[..length.min(MESSAGE)]) {
-                    triggers.hint(hint);
+                for event in links.observe(&buffer[..length.min(MESSAGE)]) {
+                    triggers.add(event);
                 }
             }
             // The socket still works; events that did not fit are lost.
             Ok(Err(error)) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
-                triggers.hint("network events were lost".to_owned());
+                triggers.add("network events were lost".to_owned());
                 links = Links::of(&interests);
                 if lost_at.is_some_and(|lost| lost.elapsed() > LONGEST_PAUSE) {
                     pause = FIRST_PAUSE;
@@ -104,20 +104,20 @@ impl Links {
         }
     }
 
-    /// The hints from a datagram of messages. An invalid message ends the datagram.
+    /// The events from a datagram of messages. An invalid message ends the datagram.
     fn observe(&mut self, mut datagram: &[u8]) -> Vec<String> {
-        let mut hints = Vec::new();
+        let mut events = Vec::new();
         while let Some((kind, body, rest)) = message(datagram) {
-            let hint = match kind {
+            let event = match kind {
                 NEW_LINK | DELETED_LINK => self.link(kind, body),
                 DELETED_ADDRESS => self.address(body),
                 DELETED_ROUTE => self.route(body),
                 _ => None,
             };
-            hints.extend(hint);
+            events.extend(event);
             datagram = rest;
         }
-        hints
+        events
     }
 
     /// `struct ifinfomsg`: family, padding, type (2), index (4), flags (4), change (4).
@@ -242,7 +242,7 @@ mod tests {
             ..Watched::default()
         });
         let seen = links.observe(&link(NEW_LINK, CNI, "cni0-of-a-test", IFF_UP));
-        assert_eq!(seen, [""; 0], "a new link is no hint");
+        assert_eq!(seen, [""; 0], "a new link is no event");
         links
     }
 
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn removed_role_containers_are_hints_and_pods_are_not() {
+    fn removed_role_containers_are_events_and_pods_are_not() {
         const NEW_ADDRESS: u16 = 20;
         let name = "cni0-of-a-test";
         let cases: Vec<(&str, Vec<u8>, &[&str])> = vec![
@@ -352,8 +352,8 @@ mod tests {
             ("the local route of an address", route(CNI, 2, 0), &[]),
             ("another route", route(POD, RTN_UNICAST, 0), &[]),
         ];
-        for (what, datagram, hints) in cases {
-            assert_eq!(links().observe(&datagram), hints, "{what}");
+        for (what, datagram, events) in cases {
+            assert_eq!(links().observe(&datagram), events, "{what}");
         }
     }
 
@@ -364,8 +364,8 @@ mod tests {
         links.observe(&link(DELETED_LINK, CNI, name, 0));
         links.observe(&link(NEW_LINK, 12, name, IFF_UP));
         assert_eq!(links.observe(&route(CNI, RTN_UNICAST, 0)), [""; 0]);
-        let first_hint = links.observe(&route(12, RTN_UNICAST, 0));
-        assert_eq!(first_hint, ["route over cni0-of-a-test deleted"]);
+        let first_event = links.observe(&route(12, RTN_UNICAST, 0));
+        assert_eq!(first_event, ["route over cni0-of-a-test deleted"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Events that start a pass early: something that the role runs has ended, or a file that the role wrote has changed.
 //!
-//! An event is only a hint: a status pass finds out whether anything is wrong, and what. Passes also come at their interval, without a
-//! hint. Each source connects again by itself when it has lost its connection.
+//! An event only triggers a status pass, which finds out whether anything is wrong, and what. Passes also come at their interval, without an
+//! event. Each source connects again by itself when it has lost its connection.
 
 mod docker;
 mod files;
@@ -49,7 +49,7 @@ pub(super) fn listen(
     spawn(end, again(file, status::listen, status, triggers));
 }
 
-/// A source of hints.
+/// A source of events.
 #[derive(Debug, Clone, Copy)]
 struct Source {
     name: &'static str,
@@ -93,7 +93,7 @@ fn spawn(end: &CancellationToken, work: impl Future<Output = ()> + Send + 'stati
     });
 }
 
-/// Listens to a source again and again; failures are logged if the source always exists. The loss of a source after a while is a hint.
+/// Listens to a source again and again; failures are logged if the source always exists. The loss of a source after a while is an event, too.
 fn again<T, F>(
     source: Source,
     listen: impl Fn(T, Triggers) -> F + Send + 'static,
@@ -126,7 +126,7 @@ where
             tracing::debug!("not listening to {name}: {said}");
             if began.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
-                triggers.hint(format!("{name} went away"));
+                triggers.add(format!("{name} went away"));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(longest_pause);

@@ -35,17 +35,17 @@ fn tell(spec: &NodeSpec, event: NodeEvent, triggers: &Triggers) {
     match event {
         NodeEvent::Seen { name, node } if name == spec.name => {
             let differs = differences(spec, *node);
-            let hint = format!("node {name}: {}", differs.join(", "));
+            let event = format!("node {name}: {}", differs.join(", "));
             // The same differences are not reported again with each heartbeat of kubelet.
             if triggers.has_changed(&format!("node {name}"), differs.join(", "))
                 && !differs.is_empty()
             {
-                triggers.hint(hint);
+                triggers.add(event);
             }
         }
         NodeEvent::Gone { name } if name == spec.name => {
             triggers.has_changed(&format!("node {name}"), "deleted".to_owned());
-            triggers.hint(format!("node {name}: deleted"));
+            triggers.add(format!("node {name}: deleted"));
         }
         _ => {}
     }
@@ -84,7 +84,7 @@ mod tests {
             pod_subnets: None,
         };
         let triggers = Triggers::default();
-        let hints_for = |keys: &[&str]| {
+        let events_for = |keys: &[&str]| {
             let node = ClusterNode {
                 taints: keys.iter().map(|key| taint(key)).collect(),
                 pod_cidr: Some("10.20.0.0/24".to_owned()),
@@ -97,15 +97,15 @@ mod tests {
             tell(&spec, event, &triggers);
             triggers.take()
         };
-        assert_eq!(hints_for(&["master"]), [""; 0]);
-        assert_eq!(hints_for(&["theirs", "master"]), [""; 0]);
-        assert_eq!(hints_for(&["theirs"]), ["node cp-1: taints"]);
-        assert_eq!(hints_for(&["master"]), [""; 0]);
-        assert_eq!(hints_for(&["master", "unwanted"]), ["node cp-1: taints"]);
+        assert_eq!(events_for(&["master"]), [""; 0]);
+        assert_eq!(events_for(&["theirs", "master"]), [""; 0]);
+        assert_eq!(events_for(&["theirs"]), ["node cp-1: taints"]);
+        assert_eq!(events_for(&["master"]), [""; 0]);
+        assert_eq!(events_for(&["master", "unwanted"]), ["node cp-1: taints"]);
     }
 
     #[test]
-    fn a_removed_label_is_one_hint_and_a_heartbeat_is_none() {
+    fn a_removed_label_is_one_event_and_a_heartbeat_is_none() {
         let label = |value: &str| BTreeMap::from([("role".to_owned(), value.to_owned())]);
         let spec = NodeSpec {
             name: "cp-1".to_owned(),
@@ -126,27 +126,27 @@ mod tests {
             }),
         };
         let triggers = Triggers::default();
-        let hints_for = |event: NodeEvent| {
+        let events_for = |event: NodeEvent| {
             tell(&spec, event, &triggers);
             triggers.take()
         };
-        assert_eq!(hints_for(seen(label("master"), "1")), [""; 0]);
-        assert_eq!(hints_for(seen(label("master"), "2")), [""; 0]);
+        assert_eq!(events_for(seen(label("master"), "1")), [""; 0]);
+        assert_eq!(events_for(seen(label("master"), "2")), [""; 0]);
         assert_eq!(
-            hints_for(seen(BTreeMap::new(), "2")),
+            events_for(seen(BTreeMap::new(), "2")),
             ["node cp-1: label role"]
         );
-        assert_eq!(hints_for(seen(BTreeMap::new(), "3")), [""; 0]);
-        assert_eq!(hints_for(seen(label("master"), "3")), [""; 0]);
+        assert_eq!(events_for(seen(BTreeMap::new(), "3")), [""; 0]);
+        assert_eq!(events_for(seen(label("master"), "3")), [""; 0]);
         assert_eq!(
-            hints_for(seen(label("worker"), "3")),
+            events_for(seen(label("worker"), "3")),
             ["node cp-1: label role"]
         );
         let gone = |name: &str| NodeEvent::Gone {
             name: name.to_owned(),
         };
-        assert_eq!(hints_for(gone("cp-1")), ["node cp-1: deleted"]);
-        assert_eq!(hints_for(gone("cp-2")), [""; 0]);
-        assert_eq!(hints_for(NodeEvent::Listed), [""; 0]);
+        assert_eq!(events_for(gone("cp-1")), ["node cp-1: deleted"]);
+        assert_eq!(events_for(gone("cp-2")), [""; 0]);
+        assert_eq!(events_for(NodeEvent::Listed), [""; 0]);
     }
 }

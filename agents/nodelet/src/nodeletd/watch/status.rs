@@ -29,9 +29,9 @@ pub(super) async fn listen(file: StatusFile, triggers: Triggers) -> Result<()> {
         let gone = event
             .mask
             .intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED);
-        // Our own writes are no hint.
+        // Our own writes are no event.
         if (gone || event.name.as_deref() == path.file_name()) && !file.is_as_written() {
-            triggers.hint(format!("file {}", path.display()));
+            triggers.add(format!("file {}", path.display()));
         }
         if gone {
             // The next call watches the directory that is there then.

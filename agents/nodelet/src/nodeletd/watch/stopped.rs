@@ -23,14 +23,14 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
         let groups = tokio::task::spawn_blocking(stopped_processes).await;
         let groups = groups.context("look for stopped processes")?;
         let groups = groups.context("look for stopped processes")?;
-        for hint in new_hints(&groups, &interests.units, &mut known) {
-            triggers.hint(hint);
+        for event in new_events(&groups, &interests.units, &mut known) {
+            triggers.add(event);
         }
     }
 }
 
-/// Hints of what is stopped now and was not at the last check. A pass finds out whether a container is one of the role.
-fn new_hints(groups: &[String], units: &[String], known: &mut BTreeSet<String>) -> Vec<String> {
+/// Events of what is stopped now and was not at the last check. A pass finds out whether a container is one of the role.
+fn new_events(groups: &[String], units: &[String], known: &mut BTreeSet<String>) -> Vec<String> {
     let mut stopped = BTreeSet::new();
     for part in groups.iter().flat_map(|group| group.lines()) {
         let whose = part.rsplit('/').next().unwrap_or_default();
@@ -73,18 +73,18 @@ mod tests {
         let scope = format!("0::/system.slice/docker-{id}.scope\n");
         let other = "0::/user.slice/user-0.slice/session-1.scope\n".to_owned();
         let mut known = BTreeSet::new();
-        let mut hints_for = |groups: &[&String]| {
+        let mut events_for = |groups: &[&String]| {
             let groups: Vec<String> = groups.iter().map(|group| (*group).clone()).collect();
-            new_hints(&groups, &units, &mut known)
+            new_events(&groups, &units, &mut known)
         };
-        assert_eq!(hints_for(&[&other]), [""; 0]);
+        assert_eq!(events_for(&[&other]), [""; 0]);
         let of_docker = "a process of docker.service is stopped";
-        assert_eq!(hints_for(&[&docker, &other]), [of_docker]);
-        assert_eq!(hints_for(&[&docker]), [""; 0]);
+        assert_eq!(events_for(&[&docker, &other]), [of_docker]);
+        assert_eq!(events_for(&[&docker]), [""; 0]);
         let of_container = format!("a process of {id} is stopped");
-        assert_eq!(hints_for(&[&docker, &container]), [of_container]);
-        assert_eq!(hints_for(&[&scope]).len(), 1);
-        assert_eq!(hints_for(&[]), [""; 0]);
-        assert_eq!(hints_for(&[&docker]), [of_docker]);
+        assert_eq!(events_for(&[&docker, &container]), [of_container]);
+        assert_eq!(events_for(&[&scope]).len(), 1);
+        assert_eq!(events_for(&[]), [""; 0]);
+        assert_eq!(events_for(&[&docker]), [of_docker]);
     }
 }

@@ -72,7 +72,7 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
         if let Some(state) =
             state.filter(|state| !matches!(state.as_str(), "active" | "activating" | "reloading"))
         {
-            triggers.hint(format!("unit {unit}: {state}"));
+            triggers.add(format!("unit {unit}: {state}"));
         }
     }
     Ok(())

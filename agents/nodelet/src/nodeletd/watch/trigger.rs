@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::pass::Allocation;
 
-/// Hints that are remembered until the next pass, for people.
+/// Events that are remembered until the next pass, for people.
 const REMEMBERED: usize = 20;
 /// Most different warnings about what cannot be listened to.
 const TOLD: usize = 300;
@@ -36,14 +36,14 @@ pub(in crate::nodeletd) struct Watched {
     pub(in crate::nodeletd) settings: std::path::PathBuf,
 }
 
-/// Where hints arrive.
+/// Where events arrive.
 #[derive(Debug, Clone, Default)]
 pub(in crate::nodeletd) struct Triggers(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     notify: Notify,
-    hints: Mutex<Vec<String>>,
+    events: Mutex<Vec<String>>,
     settings: AtomicBool,
     told: Mutex<BTreeSet<String>>,
     /// The last known state by name, for sources that report the same state repeatedly.
@@ -52,19 +52,19 @@ struct Inner {
 
 impl Triggers {
     /// Records that something may have happened, and wakes the daemon.
-    pub(in crate::nodeletd) fn hint(&self, hint: String) {
-        let mut hints = self.hints();
-        if hints.len() < REMEMBERED && !hints.contains(&hint) {
-            hints.push(hint);
+    pub(in crate::nodeletd) fn add(&self, event: String) {
+        let mut events = self.events();
+        if events.len() < REMEMBERED && !events.contains(&event) {
+            events.push(event);
         }
-        drop(hints);
+        drop(events);
         self.0.notify.notify_one();
     }
 
     /// Records that settings were written, and wakes the daemon.
-    pub(in crate::nodeletd) fn hint_at_settings(&self, hint: String) {
+    pub(in crate::nodeletd) fn add_for_settings(&self, event: String) {
         self.0.settings.store(true, Ordering::Relaxed);
-        self.hint(hint);
+        self.add(event);
     }
 
     /// Whether settings were written since the last [`Triggers::take`].
@@ -72,30 +72,30 @@ impl Triggers {
         self.0.settings.load(Ordering::Relaxed)
     }
 
-    /// Waits for a hint that came since the last [`Triggers::take`].
+    /// Waits for an event that came since the last [`Triggers::take`].
     ///
     /// # Cancel safety
-    /// No hint is lost.
+    /// No event is lost.
     pub(in crate::nodeletd) async fn wait(&self) {
-        while self.hints().is_empty() {
+        while self.events().is_empty() {
             self.0.notify.notified().await;
         }
     }
 
-    /// Returns all hints so far, and forgets them.
+    /// Returns all events so far, and forgets them.
     pub(in crate::nodeletd) fn take(&self) -> Vec<String> {
         self.0.settings.store(false, Ordering::Relaxed);
-        std::mem::take(&mut self.hints())
+        std::mem::take(&mut self.events())
     }
 
-    /// Forgets the hints that came during a change of our own, but not that settings were written.
-    /// Returns whether there were any hints.
+    /// Forgets the events that came during a change of our own, but not that settings were written.
+    /// Returns whether there were any events.
     pub(in crate::nodeletd) fn forget_our_own(&self) -> bool {
-        let mut hints = self.hints();
-        let heard = !hints.is_empty();
-        hints.clear();
+        let mut events = self.events();
+        let heard = !events.is_empty();
+        events.clear();
         if self.settings_changed() {
-            hints.push("settings changed meanwhile".to_owned());
+            events.push("settings changed meanwhile".to_owned());
         }
         heard
     }
@@ -109,7 +109,7 @@ impl Triggers {
         before.unwrap_or_default() != state
     }
 
-    /// Logs once what cannot be listened to, and why. The pass at the next interval sees changes without a hint.
+    /// Logs once what cannot be listened to, and why. The pass at the next interval sees changes without an event.
     pub(super) fn warn_once(&self, deaf: String) {
         let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() < TOLD && !told.contains(&deaf) {
@@ -118,8 +118,8 @@ impl Triggers {
         }
     }
 
-    fn hints(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
-        self.0.hints.lock().unwrap_or_else(PoisonError::into_inner)
+    fn events(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.0.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -130,24 +130,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn hints_wait_until_they_are_taken() {
+    async fn events_wait_until_they_are_taken() {
         let triggers = Triggers::default();
-        triggers.hint("one".to_owned());
-        triggers.hint("one".to_owned());
+        triggers.add("one".to_owned());
+        triggers.add("one".to_owned());
         triggers.wait().await;
         assert_eq!(triggers.take(), ["one"]);
         let waited = tokio::time::timeout(Duration::from_millis(50), triggers.wait()).await;
-        assert!(waited.is_err(), "there is no hint left");
+        assert!(waited.is_err(), "there is no event left");
     }
 
     #[test]
-    fn hints_of_settings_are_not_forgotten_as_our_own() {
+    fn events_of_settings_are_not_forgotten_as_our_own() {
         let triggers = Triggers::default();
         assert!(!triggers.forget_our_own());
-        triggers.hint("unit pf9-kubelet.service".to_owned());
+        triggers.add("unit pf9-kubelet.service".to_owned());
         assert!(triggers.forget_our_own());
         assert_eq!(triggers.take(), [""; 0]);
-        triggers.hint_at_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
+        triggers.add_for_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
         triggers.forget_our_own();
         assert!(triggers.settings_changed());
         assert_eq!(triggers.take(), ["settings changed meanwhile"]);

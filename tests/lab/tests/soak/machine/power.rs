@@ -90,7 +90,7 @@ fn vm_power_is_cut_at_ten_points_of_a_bring_up() {
 /// The directory of backups.
 const BACKUPS: &str = "/etc/pf9/etcd-backup";
 
-/// The power is cut in the middle of backups on a machine that nodeletd holds at its role: older backups stay proven, and every
+/// The power is cut in the middle of backups on a machine that nodeletd holds at its role: older backups stay verified, and every
 /// file with a final name is complete.
 pub(crate) fn backups_outlive_cuts(master: &Master) {
     master.wait_for("a first backup", "nodelet etcd backup", ON_THE_WAY);
@@ -118,7 +118,7 @@ pub(crate) fn backups_outlive_cuts(master: &Master) {
         }
         master.nodelet(&["etcd", "verify"]).exits(0);
         println!(
-            "cut in a backup, once `{at}`: {} proven",
+            "cut in a backup, once `{at}`: {} verified",
             master.sh(&finals)
         );
     }

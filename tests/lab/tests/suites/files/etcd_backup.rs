@@ -1,4 +1,4 @@
-//! Backups of etcd: proven, on a schedule, distinguished from damaged ones, and complete after any interruption.
+//! Backups of etcd: verified, on a schedule, distinguished from damaged ones, and complete after any interruption.
 
 pub(crate) mod cuts;
 pub(crate) mod full;
@@ -17,14 +17,14 @@ const ETCDCTL: &str = "docker exec -i -e ETCDCTL_API=3 etcd etcdctl --endpoints 
 const SERVES: &str =
     "docker inspect --format '{{.Path}}' pf9-etcd-proof 2>/dev/null | grep -qx etcd";
 
-/// A command that pauses the container of a proof, on the host itself, when `at` holds.
+/// A command that pauses the container of a restore test, on the host itself, when `at` holds.
 fn pause_proof_when(at: &str, seconds: u32) -> String {
     format!(
         "timeout {seconds} sh -c \"until {at} && docker pause pf9-etcd-proof 2>/dev/null; do sleep 0.02; done\""
     )
 }
 
-/// Waits, on the host itself, until a proof runs: it is over within two seconds.
+/// Waits, on the host itself, until a restore test runs: it is over within two seconds.
 fn wait_for_proof(seconds: u32) -> String {
     format!(
         "timeout {seconds} sh -c \"until docker ps --format '{{{{.Names}}}}' | grep -q '^pf9-etcd-proof$'; do sleep 0.05; done\""
@@ -38,8 +38,8 @@ fn without_backups(master: &Master) {
     master.apply(&["--only", "etcd-backup"]).exits(0);
 }
 
-/// The names of proven backups, the oldest first.
-fn proven(master: &Master) -> Vec<String> {
+/// The names of verified backups, the oldest first.
+fn verified_backups(master: &Master) -> Vec<String> {
     let list = master.sh("nodelet etcd list --json");
     let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
     let all = list.as_array().expect("a list");
@@ -60,14 +60,14 @@ fn nothing_left(master: &Master) {
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn a_backup_is_proven_and_every_bad_one_is_named() {
+fn a_backup_is_verified_and_every_bad_one_is_named() {
     let master = shared();
     without_backups(&master);
     master.check(&["--only", "etcd-backup"]).exits(0);
 
     let done = master.nodelet(&["etcd", "backup", "--json"]).exits(0);
     nothing_left(&master);
-    let names = proven(&master);
+    let names = verified_backups(&master);
     let [good] = names.as_slice() else {
         panic!("one backup is expected: {names:?}\n{}", done.text());
     };
@@ -157,7 +157,7 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn etcd_stays_healthy_under_load_while_a_snapshot_is_proven() {
+fn etcd_stays_healthy_under_load_while_a_snapshot_is_verified() {
     let master = shared();
     without_backups(&master);
     // 20 MB of data, written again and again, and a look at etcd's health every 200 ms.

@@ -356,9 +356,9 @@ async fn a_useless_full_clean_is_not_repeated_for_the_same_phases() {
     .await;
 }
 
-/// If hints during a refused attempt were dropped, the daemon would see the change only a minute later.
+/// If events during a refused attempt were dropped, the daemon would see the change only a minute later.
 #[tokio::test(start_paused = true)]
-async fn hints_during_a_refused_attempt_trigger_a_delayed_pass() {
+async fn events_during_a_refused_attempt_trigger_a_delayed_pass() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.refuses.store(true, Ordering::Relaxed);
@@ -375,7 +375,7 @@ async fn hints_during_a_refused_attempt_trigger_a_delayed_pass() {
         let before = passes();
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert!((55..=65).contains(&(passes() - before)), "{}", passes());
-        // Once no hints come any more, passes are made at the usual interval again.
+        // Once no events come any more, passes are made at the usual interval again.
         host.stirs.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(125)).await;
         let before = passes();

@@ -47,7 +47,7 @@ async fn failures_during_a_pause_are_repaired_after_it() {
     .await;
 }
 
-/// A decision by the old settings is dropped, and settings written during a change are not forgotten with the hints of the change itself.
+/// A decision by the old settings is dropped, and settings written during a change are not forgotten with the events of the change itself.
 #[tokio::test(start_paused = true)]
 async fn settings_that_are_written_during_a_pass_or_a_change_are_read_before_anything_else_is_done()
 {

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use lab_suites::{Master, shared};
 
-use super::{DIRECTORY, ETCDCTL, SERVES, nothing_left, pause_proof_when, proven, without_backups};
+use super::{
+    DIRECTORY, ETCDCTL, SERVES, nothing_left, pause_proof_when, verified_backups, without_backups,
+};
 
-/// Holds at any container of a proof.
+/// Holds at any container of a restore test.
 const ANY: &str = "true";
-/// Starts a backup in the background, as a unit, and holds its proof at such a container: without that, the proof of a small store
+/// Starts a backup in the background, as a unit, and holds its restore test at such a container: without that, the restore test of a small store
 /// is over before a test could interrupt it.
 fn begin(master: &Master, config: &str, at: &str) {
     master.sh("docker rm --force pf9-etcd-proof 2>/dev/null || true");
@@ -26,13 +28,13 @@ fn a_crash_keeps_older_backups_and_leaves_no_partial_one() {
     let master = shared();
     without_backups(&master);
     master.nodelet(&["etcd", "backup"]).exits(0);
-    let older = proven(&master);
+    let older = verified_backups(&master);
 
     begin(&master, "/etc/pf9/nodelet", ANY);
     master.sh("systemctl kill --signal KILL backup");
     let over = "! systemctl is-active --quiet backup";
     master.wait_for("it is dead", over, Duration::from_secs(10));
-    assert_eq!(proven(&master), older);
+    assert_eq!(verified_backups(&master), older);
     assert_eq!(
         master.sh(&format!("ls {DIRECTORY} | grep -c 'db$'")),
         "1",
@@ -46,14 +48,14 @@ fn a_crash_keeps_older_backups_and_leaves_no_partial_one() {
     master.wait_for("the backup ended", over, Duration::from_secs(10));
     master.sh("grep -q 'asked to end, and left nothing' /run/backup.err");
     nothing_left(&master);
-    assert_eq!(proven(&master), older);
+    assert_eq!(verified_backups(&master), older);
 
     // A backup does not wait for a command that changes the host.
     master.sh("exec 9<>/run/pf9-nodelet.lock; flock 9; echo '`nodelet apply` (process 1, since now)' >&9; ! nodelet etcd backup 2>/run/backup.err; grep -q 'being worked on by `nodelet apply`' /run/backup.err");
 
     master.nodelet(&["etcd", "backup"]).exits(0);
     nothing_left(&master);
-    assert_eq!(proven(&master).len(), 2);
+    assert_eq!(verified_backups(&master).len(), 2);
     without_backups(&master);
 }
 
@@ -74,7 +76,7 @@ fn compaction_during_the_proof_does_not_fail_it() {
     let over = "! systemctl is-active --quiet backup";
     master.wait_for("it has ended", over, Duration::from_secs(60));
     assert_eq!(master.sh("cat /run/backup.err"), "");
-    assert_eq!(proven(&master).len(), 1);
+    assert_eq!(verified_backups(&master).len(), 1);
     nothing_left(&master);
     without_backups(&master);
 }

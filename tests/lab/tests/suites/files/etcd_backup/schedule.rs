@@ -5,7 +5,8 @@ use std::time::Duration;
 use lab_suites::{Master, shared};
 
 use super::{
-    DIRECTORY, SERVES, nothing_left, pause_proof_when, proven, wait_for_proof, without_backups,
+    DIRECTORY, SERVES, nothing_left, pause_proof_when, verified_backups, wait_for_proof,
+    without_backups,
 };
 
 /// Waits until there are so many backups.
@@ -34,7 +35,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     wait_for(&master, 2, Duration::from_secs(80));
     let times = master.sh(&format!(
         r#"cd {DIRECTORY}; for one in $(ls *.json | sort | head -2); do
-            for what in taken proven; do
+            for what in taken verified; do
                 date --date "$(sed -n -E "s/.*\"$what\": \"([^\"]*)\".*/\1/p" $one)" +%s
             done
         done"#
@@ -67,7 +68,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
         "{missed}; {}; systemctl kill --signal KILL pf9-nodeletd",
         wait_for_proof(80)
     ));
-    assert_eq!(proven(&master).len(), 2);
+    assert_eq!(verified_backups(&master).len(), 2);
     wait_for(&master, 3, Duration::from_secs(120));
     master.sh("systemctl stop pf9-nodeletd");
     nothing_left(&master);
@@ -86,7 +87,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     let gone = "! docker ps --all --format '{{.Names}}' | grep -qx pf9-etcd-proof";
     master.wait_for("it has ended", gone, Duration::from_secs(30));
     master.nodelet(&["etcd", "backup"]).exits(0);
-    assert_eq!(proven(&master).len(), 4);
+    assert_eq!(verified_backups(&master).len(), 4);
     master.sh("nodelet resume; systemctl stop pf9-nodeletd");
 
     master.configure(&[]);
