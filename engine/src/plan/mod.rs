@@ -273,10 +273,12 @@ pub enum Probe {
         /// Its containers.
         containers: Vec<String>,
     },
-    /// The node's condition Ready is true.
+    /// The node's condition Ready is true, and kubelet has reported it since its start.
     NodeReady {
         /// Node name.
         node: String,
+        /// Unit of kubelet.
+        kubelet: String,
         /// Kubeconfig to ask with.
         kubeconfig: PathBuf,
     },

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::exec::kubernetes::backups;
 use crate::exec::kubernetes::virtual_ip::VirtualIp;
@@ -141,21 +141,11 @@ impl Runner<'_> {
             }),
             Probe::ContainerEngine => self.engine_answers(PATIENCE).await,
             Probe::PodRunning { pod, containers } => pod_running(host, pod, containers).await,
-            Probe::NodeReady { node, kubeconfig } => {
-                let access = ClusterAccess {
-                    kubeconfig: kubeconfig.clone(),
-                };
-                Ok(match host.node(&access, node).await? {
-                    None => Some(format!("there is no node {node}")),
-                    Some(state) if state.ready == Some(true) => None,
-                    Some(state) if state.ready_message.is_empty() => {
-                        Some(format!("node {node} is not Ready"))
-                    }
-                    Some(state) => {
-                        Some(format!("node {node} is not Ready: {}", state.ready_message))
-                    }
-                })
-            }
+            Probe::NodeReady {
+                node,
+                kubelet,
+                kubeconfig,
+            } => node_ready(host, node, kubelet, kubeconfig).await,
             Probe::NodeWithoutPressure { node, kubeconfig } => {
                 let access = ClusterAccess {
                     kubeconfig: kubeconfig.clone(),
@@ -450,6 +440,56 @@ fn predicted_action(spec: &Spec, action: Action) -> &'static str {
     }
 }
 
+/// How long after kubelet's start its report has to be newer than the start. A limit, because a changed clock would make every later
+/// report look old until kubelet's next one, which may come five minutes later.
+const FIRST_REPORT: Duration = Duration::from_secs(60);
+
+/// The API server keeps the last report of the kubelet that ran before. kubelet's own first report may be that it is not ready.
+async fn node_ready(
+    host: &dyn Host,
+    node: &str,
+    kubelet: &str,
+    kubeconfig: &Path,
+) -> ResourceResult<Option<String>> {
+    let access = ClusterAccess {
+        kubeconfig: kubeconfig.to_owned(),
+    };
+    let Some(state) = host.node(&access, node).await? else {
+        return Ok(Some(format!("there is no node {node}")));
+    };
+    if state.ready != Some(true) {
+        let why = Some(&state.ready_message).filter(|message| !message.is_empty());
+        let why = why
+            .map(|message| format!(": {message}"))
+            .unwrap_or_default();
+        return Ok(Some(format!("node {node} is not Ready{why}")));
+    }
+    let started = host.unit(kubelet).await?.active_since;
+    if is_from_before(state.reported, started, host.now()) {
+        return Err(ResourceError::Missing {
+            what: format!(
+                "node {node} is not known to be Ready: {kubelet} has not reported since its start"
+            ),
+        });
+    }
+    Ok(None)
+}
+
+/// Whether a report with a time in whole seconds is older than kubelet's start, which was a short time ago.
+fn is_from_before(
+    reported: Option<SystemTime>,
+    started: Option<SystemTime>,
+    now: SystemTime,
+) -> bool {
+    let (Some(reported), Some(started)) = (reported, started) else {
+        return false;
+    };
+    let is_new = now
+        .duration_since(started)
+        .is_ok_and(|age| age < FIRST_REPORT);
+    is_new && reported + Duration::from_secs(1) <= started
+}
+
 async fn pod_running(
     host: &dyn Host,
     pod: &str,
@@ -475,5 +515,32 @@ fn shortened(text: &str) -> String {
         format!("{}…", line.chars().take(157).collect::<String>())
     } else {
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_from_before_the_start_of_kubelet_does_not_count_in_its_first_minute() {
+        let at = |millis: u64| Some(SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
+        let now = |millis: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        for (reported, started, asked, before, why) in [
+            (at(5_000), at(6_200), 6_900, true, "from an earlier second"),
+            (at(6_000), at(6_200), 6_900, false, "perhaps of this second"),
+            (at(7_000), at(6_200), 7_900, false, "later"),
+            (at(5_000), at(6_200), 66_199, true, "the end of the minute"),
+            (at(5_000), at(6_200), 66_200, false, "after the minute"),
+            (at(5_000), at(6_200), 1_000, false, "the clock went back"),
+            (None, at(6_200), 6_900, false, "no time in the report"),
+            (at(5_000), None, 6_900, false, "kubelet is not active"),
+        ] {
+            assert_eq!(
+                is_from_before(reported, started, now(asked)),
+                before,
+                "{why}"
+            );
+        }
     }
 }

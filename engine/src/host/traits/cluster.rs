@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,8 @@ pub struct ClusterNode {
     pub ready: Option<bool>,
     /// Reason and message of that condition.
     pub ready_message: String,
+    /// When kubelet reported that condition last (`lastHeartbeatTime`, whole seconds). kubelet reports at each of its starts.
+    pub reported: Option<SystemTime>,
     /// The conditions `MemoryPressure`, `DiskPressure` and `PIDPressure` that are true, each with its message.
     /// Source: <https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-conditions>.
     pub pressures: Vec<String>,

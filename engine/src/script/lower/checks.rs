@@ -204,10 +204,18 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 containers: containers.iter().map(ToString::to_string).collect(),
             }
         }
-        "node_ready" => Probe::NodeReady {
-            node: text()?,
-            kubeconfig: KUBELET.into(),
-        },
+        "node_ready" => {
+            let values = options.values(name);
+            let [node, kubelet] = values.as_slice() else {
+                return None;
+            };
+            let unit = kubelet.to_string();
+            Probe::NodeReady {
+                node: node.to_string(),
+                kubelet: super::system::unit_name(unit, options.span(name), findings)?,
+                kubeconfig: KUBELET.into(),
+            }
+        }
         "node_without_pressure" => Probe::NodeWithoutPressure {
             node: text()?,
             kubeconfig: KUBELET.into(),

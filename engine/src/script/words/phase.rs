@@ -113,8 +113,8 @@ pub(super) const CHECK: Word = word(
         ),
         modifier(
             "node_ready",
-            &[p("node", Arg::Text)],
-            "The node's condition Ready is true.",
+            &[p("node", Arg::Text), p("kubelet", Arg::Text)],
+            "The node's condition Ready is true. `kubelet` is kubelet's unit: in the first minute after its start, a report from before the start does not count.",
         ),
         modifier(
             "node_without_pressure",

@@ -250,6 +250,7 @@ pub(crate) fn key(object: &Value) -> HostResult<String> {
 fn version(node: &ClusterNode) -> String {
     let content = ClusterNode {
         version: String::new(),
+        reported: None,
         ..node.clone()
     };
     format!("{content:?}")

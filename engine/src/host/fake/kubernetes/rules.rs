@@ -201,6 +201,9 @@ impl World {
                 "KubeletReady: kubelet is posting ready status".to_owned(),
             )
         };
+        if self.unit_active(&self.kubernetes.kubelet_unit) {
+            node.reported = Some(self.now());
+        }
         Some(node)
     }
 

@@ -301,6 +301,9 @@ pub(in crate::host::live) fn node(object: Node) -> ClusterNode {
             _ => None,
         },
         ready_message: ready.as_ref().map(words).unwrap_or_default(),
+        reported: ready
+            .and_then(|condition| condition.last_heartbeat_time)
+            .map(|time| time.0.into()),
         pressures,
         unknown_pressures,
     }

@@ -44,6 +44,24 @@ fn check_names_what_is_wrong_within_bounded_time() {
     }
 }
 
+/// The API server keeps the last report of a kubelet that has ended.
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn a_report_of_the_kubelet_before_is_not_believed() {
+    let master = shared();
+    master.sh("systemctl restart pf9-kubelet; kill -STOP $(systemctl show -P MainPID pf9-kubelet)");
+    master.check(&[]).says(&[
+        "pf9-kubelet.service has not reported since its start",
+        "phases/kubernetes-ready.rhai:",
+    ]);
+    master.sh("kill -CONT $(systemctl show -P MainPID pf9-kubelet)");
+    master.wait_for(
+        "check finds the node healthy",
+        "nodelet check --role pf9-kube",
+        Duration::from_secs(30),
+    );
+}
+
 /// A check by hand costs no more than one in a status pass, and what a repair starts must not inherit the limits of its checks.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
