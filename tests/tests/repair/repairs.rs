@@ -6,8 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use behaviour::{Bringup, Case, block_on, fixtures};
-use engine::exec::{Event, EventSink, Recording, Runner, Status, failed_phases, restart_set};
+use behaviour::{Bringup, Case, Fidelity, Mismatch, StepResult, block_on, fixtures};
+use engine::exec::{
+    Event, EventSink, Recording, Runner, Status, failed_phases, overlay_host, restart_set,
+};
 use engine::host::fake::{FakeHost, FaultPlan, difference};
 use engine::host::{
     Attributes, Cluster as _, ClusterAccess, Containers as _, EntryKind, Files as _, Services as _,
@@ -808,6 +810,54 @@ fn an_engine_that_is_down_is_started_and_no_end_fails() {
         .iter()
         .filter(|event| matches!(event, Event::StopFailed { .. }));
     assert!(failures.next().is_none(), "{}", text(&reported));
+}
+
+/// What a docker has that is down is not known, so its containers are neither promised to stay nor to be created. The rest is
+/// predicted.
+#[test]
+fn the_repair_of_an_engine_that_is_down_is_predicted_without_a_guess() {
+    let (bringup, host) = applied_host();
+    // It has run here.
+    host.with_world_mut(|world| world.directory("/var/lib/docker/image"));
+    block_on(host.stop_unit("docker.service")).expect("it stops");
+    let set = restart_set(&bringup.plan, &failed(&bringup, &host));
+    let before = host.snapshot();
+    let predicted = Recording::default();
+    let outcome = block_on(async {
+        let overlay = overlay_host(&host, &bringup.plan).await;
+        let runner = Runner::new(
+            &bringup.plan,
+            &overlay,
+            &bringup.facts,
+            &MaskedSecrets,
+            &predicted,
+        );
+        runner.dry_restart(&set, &[]).await
+    });
+    let predicted = predicted.events();
+    assert_eq!(
+        outcome.ok(),
+        Some(Outcome::Predicted),
+        "{}",
+        text(&predicted)
+    );
+    assert_eq!(host.snapshot(), before);
+    let done = Recording::default();
+    let outcome = block_on(runner(&bringup, &host, &done).restart(&set, &[]));
+    assert_eq!(outcome.ok(), Some(Outcome::Converged));
+    let fidelity = Fidelity::of(&predicted, &done.events());
+    let shown: Vec<String> = fidelity.misses.iter().map(Mismatch::to_string).collect();
+    let mut misses = fidelity.misses.iter();
+    assert!(
+        misses.all(|miss| miss.predicted == Some(StepResult::Unknown)),
+        "{shown:#?}"
+    );
+    assert!(
+        shown
+            .iter()
+            .any(|miss| miss.starts_with("etcd/container:etcd: predicted known after apply")),
+        "{shown:#?}"
+    );
 }
 
 /// Damages something as soon as a thing is stopped.

@@ -1,4 +1,4 @@
-//! A status pass: what is wanted, how the host is, and what a repair would restart.
+//! A status pass: what is wanted, how the host is, and which phases fail. What a repair restarts is computed by the repair.
 //!
 //! `nodelet pass` makes one, as a process with limited CPU time and memory, and prints it as JSON for nodeletd. A pass changes nothing on
 //! the host, except that it renews copies of what it has read (last good settings, identity).
@@ -16,7 +16,7 @@ mod verdict;
 mod watch_list;
 
 use anyhow::Result;
-use engine::exec::{FailureCounts, Recording, failed_phases, left_over_phases, restart_set};
+use engine::exec::{FailureCounts, Recording, failed_phases};
 use engine::host::live::LiveHost;
 use tokio::time::error::Elapsed;
 
@@ -118,12 +118,6 @@ impl Pass {
             let problem = engine::model::chain(problem).join(": ");
             tracing::warn!("could not tell whether a certificate is due: {problem}");
         }
-        let mut repaired = restart_set(&inputs.plan, &failed);
-        for phase in left_over_phases(&health) {
-            if !repaired.contains(&phase) {
-                repaired.push(phase);
-            }
-        }
         let installed = is_installed(host, &runner).await;
         if installed && refused.is_none() && !inputs.are_of_no_role() {
             remember(&inputs.identity, &health);
@@ -158,7 +152,6 @@ impl Pass {
             ledger_problem,
             digest: inputs.plan.digest(),
             interests,
-            restart_set: repaired,
             failed: failed.into_iter().collect(),
             damaged: damaged(&inputs.plan, &health),
             without_subnet,

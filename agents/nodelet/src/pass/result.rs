@@ -31,8 +31,6 @@ pub(crate) struct Pass {
     pub(crate) health: Vec<PhaseHealth>,
     /// Phases with a condition that does not hold.
     pub(crate) failed: Vec<PhaseName>,
-    /// The phases that a repair would restart, and those of which it would take something back.
-    pub(crate) restart_set: Vec<PhaseName>,
     /// Components with a certificate that is good and due for renewal, in the order in which they are renewed.
     pub(crate) due: Vec<String>,
     /// What the role has on the host: nodeletd watches it.

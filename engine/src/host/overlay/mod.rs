@@ -80,11 +80,7 @@ enum Engine {
     Answers,
     /// There is none, or it has never run.
     Absent,
-    /// It does not run, and its data is known from its disk.
-    OnDisk,
-    /// It does not run, and its data cannot be known without starting it.
-    Stopped,
-    /// It runs, but it did not answer us.
+    /// What it has cannot be known now, and why: it runs and did not answer us, or it does not run and would have to be started.
     Unreadable(String),
 }
 

@@ -197,73 +197,32 @@ async fn commands_are_not_run_and_nothing_waits() {
 }
 
 #[tokio::test]
-async fn images_of_a_docker_that_does_not_run_are_not_guessed() {
+async fn images_and_containers_of_a_docker_that_does_not_run_are_not_guessed() {
     let stopped = || FakeHost::new().with_unit("docker.service", "[Service]\n");
     above(stopped(), async |host| {
         host.start_unit("docker.service").await.unwrap();
         let never = host.image("etcd:1").await.unwrap();
         assert_eq!(never, None, "one that has never run has none");
+        assert_eq!(host.container("etcd").await.unwrap(), None);
     })
     .await;
     let with_data = stopped().with_file("/var/lib/docker/image/overlay2/repositories.json", "{}");
     above(with_data, async |host| {
         host.start_unit("docker.service").await.unwrap();
-        let error = host.image("etcd:1").await.unwrap_err();
-        let told = crate::model::chain(&error).join(": ");
-        assert!(told.contains("known after apply"), "{told}");
-    })
-    .await;
-}
-
-/// Its images and containers are on its disk, as docker 20.10 writes them.
-#[tokio::test]
-async fn a_docker_that_does_not_run_is_known_from_its_disk() {
-    const ROOT: &str = "/var/lib/docker";
-    let container = |running: bool, stopped: bool| {
-        format!(
-            r#"{{"ID":"c0ffee","Name":"/etcd","State":{{"Running":{running},"Paused":false,"ExitCode":0,"Pid":7}},"RestartCount":1,
-            "HasBeenManuallyStopped":{stopped},"Config":{{"Image":"etcd:1","Labels":{{"a":"b"}},"Env":[]}}}}"#
-        )
-    };
-    let lower = |running, stopped| {
-        FakeHost::new()
-            .with_unit("docker.service", "[Service]\n")
-            .with_file(
-                format!("{ROOT}/image/overlay2/repositories.json"),
-                r#"{"Repositories":{"etcd":{"etcd:1":"sha256:1"}}}"#,
-            )
-            .with_directory(format!("{ROOT}/image/overlay2/imagedb"))
-            .with_file(
-                format!("{ROOT}/containers/c0ffee/config.v2.json"),
-                container(running, stopped),
-            )
-            .with_file(
-                format!("{ROOT}/containers/c0ffee/hostconfig.json"),
-                r#"{"NetworkMode":"host","RestartPolicy":{"Name":"unless-stopped","MaximumRetryCount":0}}"#,
-            )
-    };
-    for (running, stopped, comes_back) in [
-        (true, false, true),
-        (false, false, true),
-        (false, true, false),
-    ] {
-        above(lower(running, stopped), async |host| {
-            assert!(host.container_engine().await.is_err());
-            host.start_unit("docker.service").await.unwrap();
-            assert_eq!(host.image("etcd:1").await.unwrap().unwrap().id, "sha256:1");
-            assert_eq!(host.image("etcd:2").await.unwrap(), None);
-            let etcd = host.container("etcd").await.unwrap().expect("it is there");
-            assert_eq!((etcd.running, etcd.host_network), (comes_back, true));
-            assert_eq!(etcd.labels.get("a").map(String::as_str), Some("b"));
-            assert_eq!(host.container("proxy").await.unwrap(), None);
-        })
-        .await;
-    }
-    // If one container cannot be parsed, nothing is known of the others.
-    let odd = lower(true, false).with_file(format!("{ROOT}/containers/odd/config.v2.json"), "{}");
-    above(odd, async |host| {
-        host.start_unit("docker.service").await.unwrap();
-        assert!(host.image("etcd:1").await.is_err());
+        host.container_engine().await.unwrap();
+        // A container that is taken to be absent would be predicted to be created.
+        for error in [
+            host.image("etcd:1").await.unwrap_err(),
+            host.container("etcd").await.unwrap_err(),
+            host.containers(&BTreeMap::new()).await.unwrap_err(),
+            host.stop_container("etcd", Duration::ZERO)
+                .await
+                .unwrap_err(),
+        ] {
+            let told = crate::model::chain(&error).join(": ");
+            assert!(told.contains("docker does not run"), "{told}");
+            assert!(told.contains("known after apply"), "{told}");
+        }
     })
     .await;
 }

@@ -134,9 +134,9 @@ fn screen(view: &View, now: i64) -> String {
         let _ = writeln!(text, "{sign} {}: {}", condition.name, condition.reason);
     }
     text.push_str(&engine::report::conditions(&known_now(view)));
-    if !view.restart_set.is_empty() {
-        let names: Vec<&str> = view.restart_set.iter().map(|name| name.as_str()).collect();
-        let _ = writeln!(text, "\na repair touches: {}", names.join(", "));
+    if !view.failed.is_empty() {
+        let names: Vec<&str> = view.failed.iter().map(|name| name.as_str()).collect();
+        let _ = writeln!(text, "\nfailed phases: {}", names.join(", "));
     }
     text
 }
@@ -199,7 +199,7 @@ mod tests {
         view.doing = "attempt 1".to_owned();
         view.attempts = 1;
         view.node_state = serde_json::from_str("\"converging\"").expect("a state");
-        view.restart_set = vec!["etcd-backup".parse().expect("a name")];
+        view.failed = vec!["etcd-backup".parse().expect("a name")];
         let text = screen(&view, 203);
         assert!(
             text.starts_with("master converging, desired true; attempt 1\nattempts: 1\n"),
@@ -207,7 +207,7 @@ mod tests {
         );
         let expected = "last check 3m 22s ago, all below as it was then; the next is due\n";
         assert!(text.contains(expected), "{text}");
-        assert!(text.ends_with("a repair touches: etcd-backup\n"), "{text}");
+        assert!(text.ends_with("failed phases: etcd-backup\n"), "{text}");
     }
 
     /// For example with a broken role.yaml and no last good role.

@@ -44,8 +44,9 @@ pub(crate) struct View {
     /// Conditions of the daemon's own work.
     pub(crate) conditions: Vec<DaemonCondition>,
     pub(crate) phases: Vec<PhaseHealth>,
-    /// What a repair would restart now.
-    pub(crate) restart_set: Vec<PhaseName>,
+    /// Phases with a check that fails. A repair restarts these and the phases that need them.
+    #[serde(default)]
+    pub(crate) failed: Vec<PhaseName>,
     /// A backup is needed at once, because there is none.
     #[serde(default)]
     pub(crate) lacks_backup: bool,
@@ -262,7 +263,7 @@ impl View {
             failed_in_a_row: 0,
             conditions: now.conditions(Some(pass)),
             phases: pass.health.clone(),
-            restart_set: pass.restart_set.clone(),
+            failed: pass.failed.clone(),
             lacks_backup: pass.lacks_backup,
             triggers: now.triggers.to_vec(),
             counters: now.counters,
@@ -304,7 +305,7 @@ impl View {
             failed_in_a_row: 0,
             conditions: Vec::new(),
             phases: Vec::new(),
-            restart_set: Vec::new(),
+            failed: Vec::new(),
             lacks_backup: false,
             triggers: Vec::new(),
             counters: now.counters,
@@ -336,7 +337,7 @@ impl View {
             "paused_until": null, "paused_because": "",
             "conditions": [{"name": "SettingsValid", "status": "True", "reason": ""}],
             "phases": [{"phase": "etcd-backup", "skipped": null, "conditions": []}],
-            "restart_set": [], "triggers": [],
+            "failed": [], "triggers": [],
             "counters": {"passes": 1, "failed_passes": 0, "repairs": 0, "failed_attempts": 0, "full_cleans": 0},
         });
         serde_json::from_value(view).expect("a view")

@@ -59,8 +59,9 @@ impl<H: HostOps> Supervisor<H> {
             }
         }
         if carried.change == Change::Refused {
-            let names: Vec<&str> = pass.restart_set.iter().map(|name| name.as_str()).collect();
-            tracing::info!("{doing}: restarting {}", names.join(", "));
+            let failed = pass.failed.iter().map(|phase| phase.as_str());
+            let names: Vec<&str> = failed.chain(wanted.iter().map(String::as_str)).collect();
+            tracing::info!("{doing}: repairing {}", names.join(", "));
             let words = self.repair_words(pass, &wanted);
             carried = self.carry_out(&words, last_good).await;
             self.counters.repairs += u64::from(carried.begun);

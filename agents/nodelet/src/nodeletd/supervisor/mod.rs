@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use daemon::health::{Beat, Health};
 use daemon::systemd;
-use engine::exec::{FailureCounts, phases_renewed_with};
+use engine::exec::{FailureCounts, left_over_phases, phases_renewed_with};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -324,7 +324,8 @@ impl<H: HostOps> Supervisor<H> {
         match action {
             Action::Nothing => {
                 self.skip_backoff = self.again;
-                if pass.restart_set.is_empty() && pass.due.is_empty() {
+                let has_left_over = !left_over_phases(&pass.health).is_empty();
+                if pass.failed.is_empty() && pass.due.is_empty() && !has_left_over {
                     self.cut_short.forget();
                 }
                 // A requested restart that is not possible now is dropped; it must not be made hours later.

@@ -228,7 +228,6 @@ impl HostOps for Broken {
                     reason: String::new(),
                 }],
             }],
-            restart_set: failed.clone(),
             failed,
             interests: WatchList::default(),
             installed: !self.bare.load(Ordering::Relaxed),

@@ -384,9 +384,9 @@ mod tests {
         assert_eq!(last_good, Some(true));
         assert_eq!(changed(|view| "false".clone_into(&mut view.desired)), None);
         assert_eq!(changed(|view| view.paused_until = Some(9)), None);
-        for restarted in ["kube-proxy", "etcd"] {
-            let restarted = restarted.parse().expect("a name");
-            let beside = changed(|view| view.restart_set.push(restarted));
+        for failed in ["kube-proxy", "docker"] {
+            let failed = failed.parse().expect("a name");
+            let beside = changed(|view| view.failed.push(failed));
             assert_eq!(beside, Some(false), "it may last for months");
         }
         for (status, advisory, deferred, failed_passes, runs) in [

@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::host::fake::{FakeContainer, file_error};
-use crate::host::overlay::docker::docker_on_disk::{self, EngineData, Kept};
 use crate::host::overlay::services::DOCKER;
 use crate::host::overlay::{Engine, OverlayHost};
 use crate::host::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
     ListedContainer, RestartPolicy,
 };
+
+/// Why nothing is known of a docker that does not run. Its private files are not read: their format is docker's own.
+const STOPPED: &str =
+    "docker does not run: which images and containers it has is known after apply";
 
 #[async_trait::async_trait]
 impl Containers for OverlayHost<'_> {
@@ -161,13 +164,10 @@ impl OverlayHost<'_> {
         // Talking to the socket of a docker that does not run would start it.
         let engine = if docker.loaded && !docker.is_active() {
             let root = self.engine_root().await;
-            if !self.has_run(&root).await {
-                Engine::Absent
-            } else if let Some(data) = docker_on_disk::read(self.lower, &root).await {
-                self.take_over(data);
-                Engine::OnDisk
+            if self.has_run(&root).await {
+                Engine::Unreadable(STOPPED.to_owned())
             } else {
-                Engine::Stopped
+                Engine::Absent
             }
         } else {
             match self.lower.container_engine_version().await {
@@ -208,36 +208,10 @@ impl OverlayHost<'_> {
         !matches!(data, Ok(None))
     }
 
-    /// Takes the engine's images and containers into the upper world, as known.
-    fn take_over(&self, data: EngineData) {
-        self.upper
-            .with_world_mut(|world| world.images.extend(data.images.clone()));
-        for kept in data.containers {
-            let Kept {
-                state,
-                restart,
-                stopped,
-            } = kept;
-            let name = state.name.clone();
-            let container = FakeContainer {
-                config: ContainerConfig {
-                    restart,
-                    ..sketch(&state)
-                },
-                id: state.id.clone(),
-                running: runs(&state),
-                exit_code: state.exit_code,
-                started_at: state.started_at,
-                restarts: state.restarts,
-                stopped,
-            };
-            self.upper
-                .with_world_mut(|world| world.containers.insert(name.clone(), container));
-            self.known().containers.insert(name, Some(state));
-        }
-    }
-
     /// Whether there is anything to learn from the engine below.
+    ///
+    /// # Errors
+    /// What the engine has cannot be known now.
     fn engine_answers(&self) -> HostResult<bool> {
         match &self.known().engine {
             Some(Engine::Answers) => Ok(true),
@@ -245,19 +219,13 @@ impl OverlayHost<'_> {
                 "ask the container engine",
                 reason.clone(),
             )),
-            Some(Engine::Absent | Engine::OnDisk | Engine::Stopped) | None => Ok(false),
+            Some(Engine::Absent) | None => Ok(false),
         }
     }
 
     async fn learn_image(&self, reference: &str) -> HostResult<()> {
         self.learn_engine().await?;
         let known = self.known().images.contains(reference);
-        if !known && self.known().engine == Some(Engine::Stopped) {
-            return Err(HostError::service(
-                format!("ask docker for image {reference}"),
-                "docker does not run: which images it has is known after apply",
-            ));
-        }
         if !known && self.engine_answers()? {
             let image = self.lower.image(reference).await?;
             if let Some(image) = image {
