@@ -1,18 +1,19 @@
 //! Probes: the single observation that a check makes.
 //!
 //! `Ok(None)` means it holds, `Ok(Some(reason))` that it does not, an error that it could not be determined.
+//!
+//! Not here: observations of Kubernetes, etcd and keepalived (`exec::kubernetes`).
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use crate::exec::kubernetes::backups;
 use crate::exec::kubernetes::virtual_ip::VirtualIp;
+use crate::exec::kubernetes::{backups, probes};
 use crate::exec::{Mode, Runner};
-use crate::host::{ClusterAccess, CommandSpec, Host, HostError, HttpsRequest};
+use crate::host::{CommandSpec, Host, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::kernel::firewall;
-use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
 use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, pki};
 
 /// Bound on one observation.
@@ -140,54 +141,19 @@ impl Runner<'_> {
                 Some(_) => None,
             }),
             Probe::ContainerEngine => self.engine_answers(PATIENCE).await,
-            Probe::PodRunning { pod, containers } => pod_running(host, pod, containers).await,
+            Probe::PodRunning { pod, containers } => {
+                probes::pod_running(host, pod, containers).await
+            }
             Probe::NodeReady {
                 node,
                 kubelet,
                 kubeconfig,
-            } => node_ready(host, node, kubelet, kubeconfig).await,
+            } => probes::node_ready(host, node, kubelet, kubeconfig).await,
             Probe::NodeWithoutPressure { node, kubeconfig } => {
-                let access = ClusterAccess {
-                    kubeconfig: kubeconfig.clone(),
-                };
-                Ok(match host.node(&access, node).await? {
-                    None => Some(format!("there is no node {node}")),
-                    Some(state) if state.pressures.is_empty() => {
-                        if !state.unknown_pressures.is_empty() {
-                            return Err(ResourceError::Missing {
-                                what: format!(
-                                    "find {} of node {node}: kubelet has not reported it",
-                                    state.unknown_pressures.join(", ")
-                                ),
-                            });
-                        }
-                        None
-                    }
-                    Some(state) => Some(format!(
-                        "node {node} reports {}: kubelet evicts pods and admits few new ones until there is room again",
-                        state.pressures.join(", ")
-                    )),
-                })
+                probes::node_without_pressure(host, node, kubeconfig).await
             }
             Probe::ObjectExists { object, kubeconfig } => {
-                let access = ClusterAccess {
-                    kubeconfig: kubeconfig.clone(),
-                };
-                let there = host.object_exists(&access, object).await?;
-                let text = |pointer: &str| {
-                    object
-                        .pointer(pointer)
-                        .and_then(|v| v.as_str())
-                        .unwrap_or_default()
-                };
-                Ok((!there).then(|| {
-                    let (kind, namespace, name) = (
-                        text("/kind"),
-                        text("/metadata/namespace"),
-                        text("/metadata/name"),
-                    );
-                    format!("there is no {kind} {namespace}/{name}")
-                }))
+                probes::object_exists(host, object, kubeconfig).await
             }
             Probe::LinkUp(name) => Ok(match host.link(name).await? {
                 None => Some(format!("there is no interface {name}")),
@@ -283,20 +249,8 @@ impl Runner<'_> {
                 account,
                 kubeconfig,
             } => {
-                let access = ClusterAccess {
-                    kubeconfig: kubeconfig.clone(),
-                };
-                let whose = format!("service account {namespace}/{account}");
-                match host.accepts_token_of(&access, namespace, account).await? {
-                    Some(true) => Ok(None),
-                    Some(false) => no(format!(
-                        "the API server refuses the token of {whose}: it may have read another service-account key than the one that signed the token; {}",
-                        self.keys_in_use(host).await
-                    )),
-                    None => Err(ResourceError::Missing {
-                        what: format!("find a token of {whose}: the cluster has given it none yet"),
-                    }),
-                }
+                self.token_accepted(host, namespace, account, kubeconfig)
+                    .await
             }
             Probe::KeysKept => keys_kept(host, phase).await,
             Probe::PackageIntact { checksums: None } => Ok(None),
@@ -325,34 +279,6 @@ impl Runner<'_> {
             }
         }
         None
-    }
-
-    /// What to do if a token is refused: a program reads the service-account key only at its start. A wrong key must
-    /// not be read.
-    async fn keys_in_use(&self, host: &dyn Host) -> String {
-        let mut readers = BTreeSet::new();
-        for phase in &self.plan.phases {
-            for step in phase.steps.iter().filter(|step| !step.policy.absent) {
-                let Spec::PodContainer(container) = &step.spec else {
-                    continue;
-                };
-                if !pki::has_service_account_key(&container.inputs) {
-                    continue;
-                }
-                if let Err(error) = pki::may_be_read(host, &container.inputs).await {
-                    return format!("could not {}", crate::model::chain(&error).join(": "));
-                }
-                readers.insert(phase.name.as_str());
-            }
-        }
-        if readers.is_empty() {
-            return "see what the log of the API server says of it".to_owned();
-        }
-        let readers: Vec<&str> = readers.into_iter().collect();
-        format!(
-            "the keys on this host are the right ones, and a program reads them at its start: `nodelet repair {}`",
-            readers.join(" ")
-        )
     }
 
     /// Here, too, no answer counts as a failure: an engine that hangs ends and starts nothing.
@@ -440,74 +366,6 @@ fn predicted_action(spec: &Spec, action: Action) -> &'static str {
     }
 }
 
-/// How long after kubelet's start its report has to be newer than the start. A limit, because a changed clock would make every later
-/// report look old until kubelet's next one, which may come five minutes later.
-const FIRST_REPORT: Duration = Duration::from_secs(60);
-
-/// The API server keeps the last report of the kubelet that ran before. kubelet's own first report may be that it is not ready.
-async fn node_ready(
-    host: &dyn Host,
-    node: &str,
-    kubelet: &str,
-    kubeconfig: &Path,
-) -> ResourceResult<Option<String>> {
-    let access = ClusterAccess {
-        kubeconfig: kubeconfig.to_owned(),
-    };
-    let Some(state) = host.node(&access, node).await? else {
-        return Ok(Some(format!("there is no node {node}")));
-    };
-    if state.ready != Some(true) {
-        let why = Some(&state.ready_message).filter(|message| !message.is_empty());
-        let why = why
-            .map(|message| format!(": {message}"))
-            .unwrap_or_default();
-        return Ok(Some(format!("node {node} is not Ready{why}")));
-    }
-    let started = host.unit(kubelet).await?.active_since;
-    if is_from_before(state.reported, started, host.now()) {
-        return Err(ResourceError::Missing {
-            what: format!(
-                "node {node} is not known to be Ready: {kubelet} has not reported since its start"
-            ),
-        });
-    }
-    Ok(None)
-}
-
-/// Whether a report with a time in whole seconds is older than kubelet's start, which was a short time ago.
-fn is_from_before(
-    reported: Option<SystemTime>,
-    started: Option<SystemTime>,
-    now: SystemTime,
-) -> bool {
-    let (Some(reported), Some(started)) = (reported, started) else {
-        return false;
-    };
-    let is_new = now
-        .duration_since(started)
-        .is_ok_and(|age| age < FIRST_REPORT);
-    is_new && reported + Duration::from_secs(1) <= started
-}
-
-async fn pod_running(
-    host: &dyn Host,
-    pod: &str,
-    names: &[String],
-) -> ResourceResult<Option<String>> {
-    let all = host.containers(&of_pods()).await?;
-    let pods = StaticPods::among(&all);
-    for name in names {
-        let running = all
-            .iter()
-            .any(|container| container.running && pods.has(container, pod, name));
-        if !running {
-            return Ok(Some(format!("container {name} of pod {pod} does not run")));
-        }
-    }
-    Ok(None)
-}
-
 /// The start of a text, on one line.
 fn shortened(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -515,32 +373,5 @@ fn shortened(text: &str) -> String {
         format!("{}…", line.chars().take(157).collect::<String>())
     } else {
         line
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_from_before_the_start_of_kubelet_does_not_count_in_its_first_minute() {
-        let at = |millis: u64| Some(SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
-        let now = |millis: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
-        for (reported, started, asked, before, why) in [
-            (at(5_000), at(6_200), 6_900, true, "from an earlier second"),
-            (at(6_000), at(6_200), 6_900, false, "perhaps of this second"),
-            (at(7_000), at(6_200), 7_900, false, "later"),
-            (at(5_000), at(6_200), 66_199, true, "the end of the minute"),
-            (at(5_000), at(6_200), 66_200, false, "after the minute"),
-            (at(5_000), at(6_200), 1_000, false, "the clock went back"),
-            (None, at(6_200), 6_900, false, "no time in the report"),
-            (at(5_000), None, 6_900, false, "kubelet is not active"),
-        ] {
-            assert_eq!(
-                is_from_before(reported, started, now(asked)),
-                before,
-                "{why}"
-            );
-        }
     }
 }

@@ -1,4 +1,5 @@
 //! Builders for fake hosts. Each makes the parent directories it needs, and bypasses journal and faults.
+//! Those of docker and Kubernetes are in `docker::daemon` and `kubernetes::rules`.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -6,7 +7,6 @@ use std::path::Path;
 use super::world::World;
 use crate::host::Space;
 use crate::host::fake::fake_host::FakeHost;
-use crate::host::fake::kubernetes::state::KubernetesRules;
 use crate::host::fake::world::program::Program;
 
 /// Directories of a fresh Debian.
@@ -92,18 +92,6 @@ impl FakeHost {
         self.having(|world| world.directory(path))
     }
 
-    /// With a file that loads as these images.
-    #[must_use]
-    pub fn with_image_archive(self, path: impl AsRef<Path>, references: &[&str]) -> Self {
-        self.having(|world| world.file(path, format!("fake-image:{}", references.join(","))))
-    }
-
-    /// With an image already loaded.
-    #[must_use]
-    pub fn with_image(self, reference: &str) -> Self {
-        self.having(|world| world.image(reference))
-    }
-
     /// With a package file; `items` are `unit=…`, `program=…`, `file=…` and `directory=…`.
     #[must_use]
     pub fn with_package_file(
@@ -151,16 +139,6 @@ impl FakeHost {
         })
     }
 
-    /// With docker 20.10.24 installed and running, as a lab host has it.
-    #[must_use]
-    pub fn with_docker(self) -> Self {
-        self.with_package("docker.io", "20.10.24+dfsg1-1+deb12u1")
-            .with_active_unit(
-                "docker.service",
-                "[Service]\nExecReload=/bin/kill -s HUP $MAINPID\n",
-            )
-    }
-
     /// With an endpoint elsewhere, `host:port`, and what it answers to every request.
     #[must_use]
     pub fn with_endpoint(self, endpoint: &str, status: u16, body: &str) -> Self {
@@ -179,13 +157,7 @@ impl FakeHost {
         })
     }
 
-    /// With other rules for the parts of Kubernetes.
-    #[must_use]
-    pub fn with_kubernetes(self, change: impl FnOnce(&mut KubernetesRules)) -> Self {
-        self.having(|world| change(&mut world.kubernetes))
-    }
-
-    fn having(self, change: impl FnOnce(&mut World)) -> Self {
+    pub(in crate::host::fake) fn having(self, change: impl FnOnce(&mut World)) -> Self {
         self.with_world_mut(change);
         self
     }

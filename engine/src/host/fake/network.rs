@@ -125,7 +125,7 @@ impl World {
         self.directory(Path::new("/sys/class/net").join(name));
     }
 
-    /// All links with their addresses, including the one that keepalived holds.
+    /// All links with their addresses, including the virtual IP.
     fn links_with_virtual_ip(&self) -> Vec<Link> {
         let mut links: Vec<Link> = self.links.values().cloned().collect();
         if let Some((on, address)) = self.virtual_ip() {
@@ -181,20 +181,6 @@ impl World {
     pub fn remove_link(&mut self, name: &str) {
         self.links.remove(name);
         self.remove(Path::new("/sys/class/net").join(name));
-    }
-
-    /// The address that keepalived holds: the one in its configuration, while keepalived runs and the API server works.
-    fn virtual_ip(&self) -> Option<(String, IpAddr)> {
-        if !self.unit_active("keepalived.service") || !self.local_api_up() {
-            return None;
-        }
-        let text = self.text("/etc/keepalived/keepalived.conf")?;
-        let mut words = text
-            .split_whitespace()
-            .skip_while(|word| *word != "interface");
-        let link = words.nth(1)?.to_owned();
-        let mut words = words.skip_while(|word| *word != "virtual_ipaddress");
-        Some((link, words.nth(2)?.parse().ok()?))
     }
 
     /// Whether a host in a URL is this one.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::files::file_error;
 use super::world::World;
 use super::world::package::{InstalledPackage, PackageFile};
+use crate::host::fake::docker::daemon;
 use crate::host::fake::fake_host::FakeHost;
+use crate::host::fake::kubernetes;
 use crate::host::{HostError, HostResult, Packages};
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -73,14 +75,8 @@ impl FakeHost {
     pub fn package_items(name: &str) -> &'static [&'static str] {
         match name {
             "chrony" => &["unit=chrony.service", "program=/usr/sbin/chronyd"],
-            "containernetworking-plugins" => &["program=/usr/lib/cni/bridge"],
-            "docker.io" => &[
-                "unit=docker.service",
-                "unit=docker.socket",
-                "program=/usr/sbin/dockerd",
-            ],
-            "keepalived" => &["unit=keepalived.service", "program=/usr/sbin/keepalived"],
-            _ => &[],
+            daemon::PACKAGE => daemon::PACKAGE_ITEMS,
+            _ => kubernetes::package_items(name),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Units of a fake host.
 //!
 //! A unit is known once its file was loaded, stale when the file changed since, and active when a start found everything its file names.
-//! The work of a unit's process is not simulated, except for docker, which the containers need.
+//! The work of a unit's process is not simulated, except for docker (`docker::daemon`), which the containers need.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -208,9 +208,7 @@ impl World {
         } else {
             ("active".to_owned(), "running".to_owned(), Some(now))
         };
-        if name == "docker.service" {
-            self.engine_started();
-        }
+        self.unit_started(name);
         Ok(())
     }
 
@@ -226,8 +224,8 @@ impl World {
         if unit.text.is_none() {
             self.units.remove(name);
         }
-        if ran && name == "docker.service" {
-            self.engine_stopped();
+        if ran {
+            self.unit_stopped(name);
         }
     }
 
@@ -337,17 +335,7 @@ impl World {
         {
             return Err(format!("{file}: no such file (resources)"));
         }
-        if name == "docker.service"
-            && let Some(configuration) = self.tree.content(Path::new("/etc/docker/daemon.json"))
-            && self
-                .tree
-                .late(Path::new("/etc/docker/daemon.json"))
-                .is_none()
-            && serde_json::from_slice::<serde_json::Value>(configuration).is_err()
-        {
-            return Err("unable to configure the Docker daemon: daemon.json is no JSON".to_owned());
-        }
-        Ok(())
+        self.can_configure(name)
     }
 }
 

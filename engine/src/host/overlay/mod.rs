@@ -13,20 +13,19 @@ mod docker;
 mod files;
 mod kernel;
 mod kubernetes;
-mod ledger_hints;
 mod network;
 mod packages;
 mod processes;
 mod read_through;
 mod services;
 
-pub use ledger_hints::{LedgerHint, LedgerHints};
+pub use kubernetes::ledger_hints::{LedgerHint, LedgerHints};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::fake::{FakeHost, KubernetesRules, World};
+use super::fake::{FakeHost, World};
 use super::{ContainerState, Host};
 
 /// A host below, and what would be different on it.
@@ -107,21 +106,6 @@ impl<'a> OverlayHost<'a> {
     #[must_use]
     pub fn with_archive(mut self, archive: PathBuf, reference: String) -> Self {
         self.archives.entry(archive).or_default().push(reference);
-        self
-    }
-
-    /// Sets the rules by which Kubernetes works on this host.
-    #[must_use]
-    pub fn with_kubernetes(self, set: impl FnOnce(&mut KubernetesRules)) -> Self {
-        self.upper
-            .with_world_mut(|world| set(&mut world.kubernetes));
-        self
-    }
-
-    /// Sets our own records of a cluster whose API server does not answer now.
-    #[must_use]
-    pub fn with_hints(mut self, hints: LedgerHints) -> Self {
-        self.hints = hints;
         self
     }
 

@@ -6,9 +6,6 @@ use super::OverlayHost;
 use crate::host::fake::{UNIT_DIRECTORIES, Unit};
 use crate::host::{HostResult, Services, UnitState};
 
-/// The unit that the containers depend on.
-pub(super) const DOCKER: &str = "docker.service";
-
 #[async_trait::async_trait]
 impl Services for OverlayHost<'_> {
     async fn unit(&self, name: &str) -> HostResult<UnitState> {
@@ -106,12 +103,6 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    fn begins(&self, name: &str) {
-        if name != DOCKER {
-            self.known().ran = true;
-        }
-    }
-
     /// Learns what decides whether a unit starts, and what starts and ends with it.
     async fn before_start(&self, name: &str) -> HostResult<()> {
         self.changes();
@@ -119,11 +110,6 @@ impl OverlayHost<'_> {
         for path in self.upper.with_world(|world| world.unit_needs(name)) {
             self.learn(&path, true).await?;
         }
-        if name == DOCKER {
-            self.learn_content(Path::new("/etc/docker/daemon.json"))
-                .await?;
-            self.learn_all_containers().await?;
-        }
-        Ok(())
+        self.before_engine_start(name).await
     }
 }

@@ -1,10 +1,11 @@
-//! Kubernetes: objects in the API, this host's node, and the containers of pods on this host.
+//! Kubernetes: objects in the API, this host's node, the containers of pods on this host, and kubeconfigs.
 //!
 //! Start with `manifest`.
 //!
-//! Not here: certificates and kubeconfigs (`pki`), and the allocation of pod subnets (`engine::kubernetes`).
+//! Not here: keys and certificates (`resource::pki`), and the allocation of pod subnets (`engine::kubernetes`).
 
 pub(in crate::resource) mod manifest;
 pub(in crate::resource) mod node;
+pub(in crate::resource) mod pki;
 pub(crate) mod pod_container;
 pub(in crate::resource) mod pods;

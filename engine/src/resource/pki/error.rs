@@ -60,7 +60,7 @@ pub enum PkiError {
 
 impl PkiError {
     /// This error as the cause of a failed `action`.
-    pub(super) fn at(self, action: impl Into<String>) -> ResourceError {
+    pub(crate) fn at(self, action: impl Into<String>) -> ResourceError {
         ResourceError::Pki {
             action: action.into(),
             source: Box::new(self),

@@ -1,4 +1,4 @@
-//! Certificates, keys and kubeconfigs of the cluster.
+//! Certificates and keys of the cluster. Paths, kubeconfigs and what uses a certificate are in `resource::kubernetes::pki`.
 //!
 //! Three authorities (`cluster`, `etcd`, `front-proxy`) sign one certificate per purpose, as
 //! <https://kubernetes.io/docs/setup/best-practices/certificates/> asks for; a separate key signs service-account
@@ -16,18 +16,21 @@ mod authority;
 mod certificate;
 mod error;
 mod keys;
-mod kubeconfig;
-mod layout;
-mod stored;
-mod validate;
+pub(super) mod stored;
+pub(super) mod validate;
 
 #[cfg(test)]
 mod tests;
 
+pub use super::kubernetes::pki::consumers::{ReloadMode, USES, Use, components, uses_of};
+pub use super::kubernetes::pki::kubeconfig::KubeconfigSpec;
+pub use super::kubernetes::pki::layout::{
+    AuthorityPaths, BASE, CertificatePaths, RECORDS, authority_paths, authority_record,
+    certificate_paths, kubeconfig_path, service_account_paths, service_account_record,
+};
 pub use authority::rotation::Stage;
 pub use authority::signer::Authority;
 pub use authority::spec::{AuthoritySpec, Rotation};
-pub use certificate::consumers::{ReloadMode, USES, Use, components, uses_of};
 pub use certificate::facts::CertificateFacts;
 pub use certificate::inventory::{Kind, Listed, Listing, listing};
 pub use certificate::issue::Issued;
@@ -42,8 +45,3 @@ pub use keys::encryption::{
 pub use keys::problem::key_problem;
 pub(crate) use keys::problem::{has_service_account_key, may_be_read};
 pub use keys::service_account::ServiceAccountKeySpec;
-pub use kubeconfig::KubeconfigSpec;
-pub use layout::{
-    AuthorityPaths, BASE, CertificatePaths, RECORDS, authority_paths, authority_record,
-    certificate_paths, kubeconfig_path, service_account_paths, service_account_record,
-};

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::layout::directory_mode;
 use crate::host::{Attributes, Entry, EntryKind, Host};
 use crate::resource::change::{Differences, octal};
 use crate::resource::files::file::remember;
+use crate::resource::kubernetes::pki::layout::directory_mode;
 use crate::resource::{Receipt, ResourceResult, Undo, missing_parents};
 
 /// Maximum size of a file. Files of keys and certificates are far smaller.
@@ -16,13 +16,13 @@ pub(super) const PUBLIC: Attributes = Attributes::root(0o644);
 
 /// A file without its content, so that it can be part of an observation and printed.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     path: PathBuf,
     entry: Option<Entry>,
 }
 
 /// Content of a file. Has no `Debug`, because it may be a key.
-pub(super) enum Content {
+pub(crate) enum Content {
     /// There is no file.
     Missing,
     /// The entry cannot be one of our files, with the reason.
@@ -45,7 +45,7 @@ impl Content {
     }
 
     /// The bytes, if there are any.
-    pub(super) fn bytes(&self) -> Option<&[u8]> {
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
         match self {
             Self::Bytes(bytes) => Some(bytes),
             Self::Missing | Self::Unfit(_) => None,
@@ -55,7 +55,7 @@ impl Content {
 
 impl Stored {
     /// The current entry at `path`, with its content. Links are followed. Cancel safe.
-    pub(super) async fn read(host: &dyn Host, path: &Path) -> ResourceResult<(Self, Content)> {
+    pub(crate) async fn read(host: &dyn Host, path: &Path) -> ResourceResult<(Self, Content)> {
         let stored = Self::look(host, path).await?;
         let content = match stored.entry.as_ref().map(|entry| &entry.kind) {
             None => Content::Missing,
@@ -89,12 +89,12 @@ impl Stored {
     }
 
     /// Whether there is an entry.
-    pub(super) fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.entry.is_some()
     }
 
     /// Notes mode and owner if they differ. The mode of a link is ignored.
-    pub(super) fn compare(&self, differences: &mut Differences, should: Attributes) {
+    pub(crate) fn compare(&self, differences: &mut Differences, should: Attributes) {
         let Some(is) = self.attributes() else { return };
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let mode = |attributes: Attributes| format!("{name} {}", octal(attributes.mode & 0o7777));
@@ -105,7 +105,7 @@ impl Stored {
     }
 
     /// Sets mode and owner if they differ.
-    pub(super) async fn repair(
+    pub(crate) async fn repair(
         &self,
         host: &dyn Host,
         should: Attributes,
@@ -122,7 +122,7 @@ impl Stored {
     }
 
     /// Writes the file, and creates missing parent directories.
-    pub(super) async fn put(
+    pub(crate) async fn put(
         &self,
         host: &dyn Host,
         content: &[u8],
@@ -151,7 +151,7 @@ impl Stored {
     }
 
     /// Removes the file.
-    pub(super) async fn remove(
+    pub(crate) async fn remove(
         &self,
         host: &dyn Host,
         receipt: &mut Receipt<'_>,

@@ -24,7 +24,7 @@ const SHORTEST: Duration = Duration::from_secs(60);
 const MOST_YEARS: u32 = 100;
 
 /// One component of a path: lower-case letters, digits, `-`, `_` and dots, but no dot at its start.
-pub(super) fn component(field: &'static str, value: &str) -> Result<(), PkiError> {
+pub(crate) fn component(field: &'static str, value: &str) -> Result<(), PkiError> {
     let fits = !value.is_empty()
         && value.len() <= 63
         && !value.starts_with('.')
@@ -40,7 +40,7 @@ pub(super) fn component(field: &'static str, value: &str) -> Result<(), PkiError
 }
 
 /// A path of a certificate below `certs`.
-pub(super) fn path(field: &'static str, value: &str) -> Result<(), PkiError> {
+pub(crate) fn path(field: &'static str, value: &str) -> Result<(), PkiError> {
     let depth = value.split('/').count();
     check(
         depth <= DEPTH,
@@ -52,7 +52,7 @@ pub(super) fn path(field: &'static str, value: &str) -> Result<(), PkiError> {
 }
 
 /// A name of a subject.
-pub(super) fn name(field: &'static str, value: &str) -> Result<(), PkiError> {
+pub(crate) fn name(field: &'static str, value: &str) -> Result<(), PkiError> {
     let fits = !value.trim().is_empty()
         && value.len() <= LONGEST_NAME
         && !value.chars().any(char::is_control);
@@ -133,7 +133,7 @@ pub(super) fn years(field: &'static str, value: u32) -> Result<(), PkiError> {
 }
 
 /// The URL of an API server.
-pub(super) fn server(field: &'static str, value: &str) -> Result<(), PkiError> {
+pub(crate) fn server(field: &'static str, value: &str) -> Result<(), PkiError> {
     let fits = value
         .strip_prefix("https://")
         .is_some_and(|rest| !rest.is_empty())

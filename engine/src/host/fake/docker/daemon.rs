@@ -1,11 +1,27 @@
 //! What the container engine of a fake host does by itself: it answers while `docker.service` is active, its
-//! containers end with it, and it starts them again as their policy says.
+//! containers end with it, and it starts them again as their policy says. Also builders for hosts with docker and images.
+
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use crate::host::fake::docker::container::FakeContainer;
+use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::World;
 use crate::host::{ArchivedImage, ContainerConfig, HostError, HostResult, RestartPolicy};
+
+/// docker's unit.
+const UNIT: &str = "docker.service";
+/// Its configuration.
+const CONFIGURATION: &str = "/etc/docker/daemon.json";
+/// Its package.
+pub(in crate::host::fake) const PACKAGE: &str = "docker.io";
+/// What the package brings, as items of a fake package.
+pub(in crate::host::fake) const PACKAGE_ITEMS: &[&str] = &[
+    "unit=docker.service",
+    "unit=docker.socket",
+    "program=/usr/sbin/dockerd",
+];
 
 /// The content id of one build of an image.
 fn image_id(reference: &str, build: &str) -> String {
@@ -25,6 +41,28 @@ pub(in crate::host::fake) fn images_in(content: &str) -> Option<Vec<ArchivedImag
     Some(references.split(',').map(image).collect())
 }
 
+impl FakeHost {
+    /// With docker 20.10.24 installed and running, as a lab host has it.
+    #[must_use]
+    pub fn with_docker(self) -> Self {
+        let text = "[Service]\nExecReload=/bin/kill -s HUP $MAINPID\n";
+        self.with_package(PACKAGE, "20.10.24+dfsg1-1+deb12u1")
+            .with_active_unit(UNIT, text)
+    }
+
+    /// With a file that loads as these images.
+    #[must_use]
+    pub fn with_image_archive(self, path: impl AsRef<Path>, references: &[&str]) -> Self {
+        self.having(|world| world.file(path, format!("fake-image:{}", references.join(","))))
+    }
+
+    /// With an image already loaded.
+    #[must_use]
+    pub fn with_image(self, reference: &str) -> Self {
+        self.having(|world| world.image(reference))
+    }
+}
+
 impl World {
     /// Puts an image.
     pub fn image(&mut self, reference: &str) {
@@ -39,11 +77,11 @@ impl World {
 
     /// Starts docker as it is configured now, as the host's boot would.
     pub fn start_docker(&mut self) {
-        if self.unit_active("docker.service") {
-            self.stop_unit("docker.service");
+        if self.unit_active(UNIT) {
+            self.stop_unit(UNIT);
         }
         // The error is ignored: the test sees whether docker runs.
-        let _ = self.start_unit("docker.service");
+        let _ = self.start_unit(UNIT);
     }
 
     /// Makes the process of a container end at once whenever it starts, or ends that fault.
@@ -108,8 +146,8 @@ impl World {
 
     /// Fails unless the engine answers.
     pub(crate) fn engine(&self, action: &str) -> HostResult<()> {
-        let unit_known = self.units.contains_key("docker.service");
-        if self.unit_active("docker.service") || (!unit_known && self.engine_without_unit) {
+        let unit_known = self.units.contains_key(UNIT);
+        if self.unit_active(UNIT) || (!unit_known && self.engine_without_unit) {
             return Ok(());
         }
         Err(HostError::service(
@@ -142,8 +180,24 @@ impl World {
         running.map(|(name, _)| name.clone()).collect()
     }
 
-    /// What docker does when it starts: it makes its bridge, and starts containers again as their policy says.
-    pub(crate) fn engine_started(&mut self) {
+    /// Fails if the unit is docker's and docker cannot read its configuration.
+    pub(in crate::host::fake) fn can_configure(&self, unit: &str) -> Result<(), String> {
+        let path = Path::new(CONFIGURATION);
+        if unit == UNIT
+            && let Some(configuration) = self.tree.content(path)
+            && self.tree.late(path).is_none()
+            && serde_json::from_slice::<serde_json::Value>(configuration).is_err()
+        {
+            return Err("unable to configure the Docker daemon: daemon.json is no JSON".to_owned());
+        }
+        Ok(())
+    }
+
+    /// What docker does when its unit starts: it makes its bridge, and starts containers again as their policy says.
+    pub(in crate::host::fake) fn unit_started(&mut self, unit: &str) {
+        if unit != UNIT {
+            return;
+        }
         let without = self.engine_configuration()["bridge"] == "none";
         if !without && !self.links.contains_key("docker0") {
             self.link("docker0", true, &[([172, 17, 0, 1].into(), 16)]);
@@ -164,13 +218,13 @@ impl World {
     }
 
     pub(in crate::host::fake) fn engine_configuration(&self) -> serde_json::Value {
-        let text = self.tree.text("/etc/docker/daemon.json");
+        let text = self.tree.text(CONFIGURATION);
         serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default()
     }
 
-    /// What docker does when it stops: its containers end with it, unless live-restore is on.
-    pub(crate) fn engine_stopped(&mut self) {
-        if self.engine_configuration()["live-restore"] == true {
+    /// What docker does when its unit stops: its containers end with it, unless live-restore is on.
+    pub(in crate::host::fake) fn unit_stopped(&mut self, unit: &str) {
+        if unit != UNIT || self.engine_configuration()["live-restore"] == true {
             return;
         }
         for container in self.containers.values_mut() {

@@ -1,4 +1,4 @@
-//! Kubernetes on a fake host: the rules by which its components work, the API server, static pods and pod subnets.
+//! Kubernetes on a fake host: the rules by which its components and keepalived work, the API server, static pods and pod subnets.
 //!
 //! Start with `rules`; `state` is what the API server remembers.
 //!
@@ -9,3 +9,12 @@ pub(in crate::host::fake) mod pod_subnets;
 pub(in crate::host::fake) mod rules;
 pub(in crate::host::fake) mod state;
 pub(in crate::host::fake) mod static_pods;
+
+/// What a package of this name brings, as items of a fake package.
+pub(in crate::host::fake) fn package_items(name: &str) -> &'static [&'static str] {
+    match name {
+        "containernetworking-plugins" => &["program=/usr/lib/cni/bridge"],
+        "keepalived" => &["unit=keepalived.service", "program=/usr/sbin/keepalived"],
+        _ => &[],
+    }
+}

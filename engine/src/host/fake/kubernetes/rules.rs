@@ -1,5 +1,6 @@
 //! Behaviour of the Kubernetes components on a fake host, as rules over the world: which component answers on which port, when a node
-//! object appears, when it is ready. The cluster's state lives in etcd's data directory and is lost with it.
+//! object appears, when it is ready, when keepalived holds the virtual IP. The cluster's state lives in etcd's data directory and is lost
+//! with it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +10,8 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::state::ClusterState;
+use super::state::{ClusterState, KubernetesRules};
+use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::World;
 use crate::host::{ClusterNode, Transport, VirtualService};
 
@@ -40,6 +42,14 @@ const TOKENS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.pub";
 /// How often the control plane looks for a new certificate.
 const LOOKS: Duration = Duration::from_secs(60);
 
+impl FakeHost {
+    /// With other rules for the parts of Kubernetes.
+    #[must_use]
+    pub fn with_kubernetes(self, change: impl FnOnce(&mut KubernetesRules)) -> Self {
+        self.having(|world| change(&mut world.kubernetes))
+    }
+}
+
 impl World {
     /// Whether an API server that this host talks to is up.
     #[must_use]
@@ -56,6 +66,20 @@ impl World {
                 .content(&rules.manifests.join(&rules.control_plane))
                 .is_some()
             && self.container_runs(&rules.etcd_container)
+    }
+
+    /// The address that keepalived holds: the one in its configuration, while keepalived runs and the API server works.
+    pub(in crate::host::fake) fn virtual_ip(&self) -> Option<(String, IpAddr)> {
+        if !self.unit_active("keepalived.service") || !self.local_api_up() {
+            return None;
+        }
+        let text = self.text("/etc/keepalived/keepalived.conf")?;
+        let mut words = text
+            .split_whitespace()
+            .skip_while(|word| *word != "interface");
+        let link = words.nth(1)?.to_owned();
+        let mut words = words.skip_while(|word| *word != "virtual_ipaddress");
+        Some((link, words.nth(2)?.parse().ok()?))
     }
 
     /// Status and body that this host answers on a port; `None` refuses the connection.

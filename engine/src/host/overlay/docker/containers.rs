@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::host::fake::{FakeContainer, file_error};
-use crate::host::overlay::services::DOCKER;
 use crate::host::overlay::{Engine, OverlayHost};
 use crate::host::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
@@ -15,6 +14,10 @@ use crate::host::{
 /// Why nothing is known of a docker that does not run. Its private files are not read: their format is docker's own.
 const STOPPED: &str =
     "docker does not run: which images and containers it has is known after apply";
+/// docker's unit.
+const DOCKER: &str = "docker.service";
+/// docker's configuration.
+const CONFIGURATION: &str = "/etc/docker/daemon.json";
 
 #[async_trait::async_trait]
 impl Containers for OverlayHost<'_> {
@@ -190,9 +193,7 @@ impl OverlayHost<'_> {
 
     /// Where the engine below keeps its data.
     async fn engine_root(&self) -> PathBuf {
-        let daemon = self
-            .lower
-            .read(Path::new("/etc/docker/daemon.json"), 1 << 20);
+        let daemon = self.lower.read(Path::new(CONFIGURATION), 1 << 20);
         let daemon = daemon.await.ok().flatten().unwrap_or_default();
         let daemon: serde_json::Value = serde_json::from_slice(&daemon).unwrap_or_default();
         daemon["data-root"]
@@ -275,8 +276,19 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    /// Learns every container, before the engine ends or starts.
-    pub(in crate::host::overlay) async fn learn_all_containers(&self) -> HostResult<()> {
+    /// Marks that a unit is started, if it is not docker's: docker makes only its own files.
+    pub(in crate::host::overlay) fn begins(&self, unit: &str) {
+        if unit != DOCKER {
+            self.known().ran = true;
+        }
+    }
+
+    /// Learns docker's configuration and every container, before docker ends or starts with its unit.
+    pub(in crate::host::overlay) async fn before_engine_start(&self, unit: &str) -> HostResult<()> {
+        if unit != DOCKER {
+            return Ok(());
+        }
+        self.learn_content(Path::new(CONFIGURATION)).await?;
         self.learn_engine().await?;
         if matches!(self.known().engine, Some(Engine::Answers)) {
             self.learn_listed(&BTreeMap::new()).await?;
@@ -336,7 +348,7 @@ impl OverlayHost<'_> {
         })
     }
 
-    /// Learns the directories that a container is given, and whether one of them holds etcd's data.
+    /// Learns the directories that a container is given.
     pub(in crate::host::overlay) async fn learn_mounts(
         &self,
         config: &ContainerConfig,
@@ -344,8 +356,7 @@ impl OverlayHost<'_> {
         for mount in &config.mounts {
             let source = self.learn(&mount.source, true).await?;
             if !mount.read_only {
-                // An unreadable directory says nothing about what is in it; then etcd is taken to have data.
-                self.learn(&source.join("member"), true).await?;
+                self.learn_etcd_data(&source).await?;
             }
         }
         Ok(())

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::host::fake::key;
-use crate::host::overlay::{LedgerHint, OverlayHost};
+use crate::host::fake::{KubernetesRules, key};
+use crate::host::overlay::{LedgerHint, LedgerHints, OverlayHost};
 use crate::host::{
     Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult, RemainingPod,
 };
@@ -101,6 +101,21 @@ impl Cluster for OverlayHost<'_> {
 }
 
 impl OverlayHost<'_> {
+    /// Sets the rules by which Kubernetes works on this host.
+    #[must_use]
+    pub fn with_kubernetes(self, set: impl FnOnce(&mut KubernetesRules)) -> Self {
+        self.upper
+            .with_world_mut(|world| set(&mut world.kubernetes));
+        self
+    }
+
+    /// Sets our own records of a cluster whose API server does not answer now.
+    #[must_use]
+    pub fn with_hints(mut self, hints: LedgerHints) -> Self {
+        self.hints = hints;
+        self
+    }
+
     /// Learns what decides whether an API server is up, and whether the node is ready.
     async fn learn_servers(&self, access: &ClusterAccess) -> HostResult<()> {
         let rules = self.upper.with_world(|world| world.kubernetes.clone());
@@ -120,6 +135,11 @@ impl OverlayHost<'_> {
         // What was learned may have consequences: kubelet registers its node.
         self.upper.with_world_mut(|_| ());
         Ok(())
+    }
+
+    /// Learns whether a directory holds etcd's data. An unreadable directory says nothing about that; then etcd is taken to have data.
+    pub(in crate::host::overlay) async fn learn_etcd_data(&self, data: &Path) -> HostResult<()> {
+        self.learn(&data.join("member"), true).await.map(drop)
     }
 
     async fn learn_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::host::{EntryKind, Host};
 use crate::resource::ResourceResult;
+use crate::resource::pki::BASE;
 use crate::resource::pki::certificate::facts::Certificate;
-use crate::resource::pki::layout::BASE;
 use crate::resource::pki::stored::{Content, Stored};
 
 /// Maximum depth of directories below the first.

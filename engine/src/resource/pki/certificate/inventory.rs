@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::facts::{Certificate, rfc3339};
 use crate::host::{EntryKind, Host};
 use crate::resource::ResourceResult;
-use crate::resource::pki::kubeconfig::kubeconfig_yaml::Document;
+use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::Document;
 use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::pki::{BASE, CertificateFacts, certificates_in, uses_of};
 

@@ -1,9 +1,8 @@
 //! A certificate with its key, signed by an authority of this host.
 //!
-//! Not here: authorities (`authority`) and private keys (`keys`). Start with `spec`; `reissue` says when a certificate is made again, and
-//! `consumers` which component uses it.
+//! Not here: authorities (`authority`), private keys (`keys`), and which component uses a certificate (`kubernetes::pki::consumers`).
+//! Start with `spec`; `reissue` says when a certificate is made again.
 
-pub(in crate::resource::pki) mod consumers;
 pub(in crate::resource::pki) mod facts;
 pub(in crate::resource::pki) mod inventory;
 pub(in crate::resource::pki) mod issue;

@@ -2,18 +2,18 @@
 //!
 //! `kubeconfig_yaml` has the text. Not here: clients that use a kubeconfig (`host::live::kubernetes`). Start with this file.
 
-pub(in crate::resource::pki) mod kubeconfig_yaml;
+pub(in crate::resource) mod kubeconfig_yaml;
 
 use std::path::PathBuf;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, PkiError, certificate_paths, kubeconfig_path, validate};
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
-use crate::resource::pki::kubeconfig::kubeconfig_yaml::Document;
+use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::Document;
 use crate::resource::pki::stored::{Content, Stored};
+use crate::resource::pki::{Authority, PkiError, certificate_paths, kubeconfig_path, validate};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
 /// A kubeconfig: the address of the API server, the trusted authority and the client's identity. It is written again if its

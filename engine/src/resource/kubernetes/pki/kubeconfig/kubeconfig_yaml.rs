@@ -17,7 +17,7 @@ const CLUSTER: &str = "default-cluster";
 /// A kubeconfig. Has no `Debug`, because it contains a key.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::resource::pki) struct Document {
+pub(in crate::resource) struct Document {
     api_version: String,
     kind: String,
     clusters: Vec<NamedCluster>,
@@ -76,7 +76,7 @@ struct Context {
 
 impl Document {
     /// The kubeconfig of `spec` with the content of these PEM files.
-    pub(in crate::resource::pki) fn new(
+    pub(in crate::resource) fn new(
         spec: &KubeconfigSpec,
         authority: &[u8],
         certificate: &[u8],
@@ -135,18 +135,14 @@ impl Document {
     }
 
     /// The file's text.
-    pub(in crate::resource::pki) fn render(&self) -> Result<String, PkiError> {
+    pub(in crate::resource) fn render(&self) -> Result<String, PkiError> {
         // The library's error could quote a value.
         serde_yaml::to_string(self)
             .map_err(|_| PkiError::Build("the kubeconfig cannot be written as YAML".to_owned()))
     }
 
     /// Notes the fields that differ in the current file. Data is never shown.
-    pub(in crate::resource::pki) fn compare(
-        &self,
-        content: &Content,
-        differences: &mut Differences,
-    ) {
+    pub(in crate::resource) fn compare(&self, content: &Content, differences: &mut Differences) {
         let bytes = match content {
             Content::Missing => return,
             Content::Unfit(problem) => {
@@ -198,7 +194,7 @@ impl Document {
     }
 
     /// The client certificate in PEM; `None` if there is a path instead. The error says what is wrong with it.
-    pub(in crate::resource::pki) fn client_certificate(&self) -> Result<Option<Vec<u8>>, String> {
+    pub(in crate::resource) fn client_certificate(&self) -> Result<Option<Vec<u8>>, String> {
         let user = self.users.first().map(|user| &user.user);
         let data = user.and_then(|user| user.client_certificate_data.as_ref());
         data.map(|data| STANDARD.decode(data))

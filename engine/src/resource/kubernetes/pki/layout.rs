@@ -100,7 +100,7 @@ pub fn kubeconfig_path(name: &str) -> PathBuf {
 }
 
 /// Mode of a parent directory that has to be created for one of our files.
-pub(super) fn directory_mode(directory: &Path) -> u32 {
+pub(in crate::resource) fn directory_mode(directory: &Path) -> u32 {
     let mut named = PRIVATE.iter().map(|name| Path::new(BASE).join(name));
     let private =
         named.any(|private| directory.starts_with(private)) || directory.starts_with(STATE);

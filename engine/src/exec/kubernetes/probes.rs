@@ -1,0 +1,206 @@
+//! Observations that checks make of Kubernetes: nodes, pods, objects and tokens of service accounts.
+//!
+//! Not here: what the results mean, and all other observations (`check::probe`).
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+use crate::exec::Runner;
+use crate::host::{ClusterAccess, Host};
+use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
+use crate::resource::{ResourceError, ResourceResult, Spec, pki};
+
+/// How long after kubelet's start its report has to be newer than the start. A limit, because a changed clock would make every later
+/// report look old until kubelet's next one, which may come five minutes later.
+const FIRST_REPORT: Duration = Duration::from_secs(60);
+
+impl Runner<'_> {
+    /// Why the API server refuses the token of a service account.
+    pub(in crate::exec) async fn token_accepted(
+        &self,
+        host: &dyn Host,
+        namespace: &str,
+        account: &str,
+        kubeconfig: &Path,
+    ) -> ResourceResult<Option<String>> {
+        let whose = format!("service account {namespace}/{account}");
+        let access = access(kubeconfig);
+        match host.accepts_token_of(&access, namespace, account).await? {
+            Some(true) => Ok(None),
+            Some(false) => Ok(Some(format!(
+                "the API server refuses the token of {whose}: it may have read another service-account key than the one that signed the token; {}",
+                self.keys_in_use(host).await
+            ))),
+            None => Err(ResourceError::Missing {
+                what: format!("find a token of {whose}: the cluster has given it none yet"),
+            }),
+        }
+    }
+
+    /// What to do if a token is refused: a program reads the service-account key only at its start. A wrong key must
+    /// not be read.
+    async fn keys_in_use(&self, host: &dyn Host) -> String {
+        let mut readers = BTreeSet::new();
+        for phase in &self.plan.phases {
+            for step in phase.steps.iter().filter(|step| !step.policy.absent) {
+                let Spec::PodContainer(container) = &step.spec else {
+                    continue;
+                };
+                if !pki::has_service_account_key(&container.inputs) {
+                    continue;
+                }
+                if let Err(error) = pki::may_be_read(host, &container.inputs).await {
+                    return format!("could not {}", crate::model::chain(&error).join(": "));
+                }
+                readers.insert(phase.name.as_str());
+            }
+        }
+        if readers.is_empty() {
+            return "see what the log of the API server says of it".to_owned();
+        }
+        let readers: Vec<&str> = readers.into_iter().collect();
+        format!(
+            "the keys on this host are the right ones, and a program reads them at its start: `nodelet repair {}`",
+            readers.join(" ")
+        )
+    }
+}
+
+fn access(kubeconfig: &Path) -> ClusterAccess {
+    ClusterAccess {
+        kubeconfig: kubeconfig.to_owned(),
+    }
+}
+
+/// The API server keeps the last report of the kubelet that ran before. kubelet's own first report may be that it is not ready.
+pub(in crate::exec) async fn node_ready(
+    host: &dyn Host,
+    node: &str,
+    kubelet: &str,
+    kubeconfig: &Path,
+) -> ResourceResult<Option<String>> {
+    let Some(state) = host.node(&access(kubeconfig), node).await? else {
+        return Ok(Some(format!("there is no node {node}")));
+    };
+    if state.ready != Some(true) {
+        let why = Some(&state.ready_message).filter(|message| !message.is_empty());
+        let why = why
+            .map(|message| format!(": {message}"))
+            .unwrap_or_default();
+        return Ok(Some(format!("node {node} is not Ready{why}")));
+    }
+    let started = host.unit(kubelet).await?.active_since;
+    if is_from_before(state.reported, started, host.now()) {
+        return Err(ResourceError::Missing {
+            what: format!(
+                "node {node} is not known to be Ready: {kubelet} has not reported since its start"
+            ),
+        });
+    }
+    Ok(None)
+}
+
+/// Whether a report with a time in whole seconds is older than kubelet's start, which was a short time ago.
+fn is_from_before(
+    reported: Option<SystemTime>,
+    started: Option<SystemTime>,
+    now: SystemTime,
+) -> bool {
+    let (Some(reported), Some(started)) = (reported, started) else {
+        return false;
+    };
+    let is_new = now
+        .duration_since(started)
+        .is_ok_and(|age| age < FIRST_REPORT);
+    is_new && reported + Duration::from_secs(1) <= started
+}
+
+/// Which pressures a node reports.
+pub(in crate::exec) async fn node_without_pressure(
+    host: &dyn Host,
+    node: &str,
+    kubeconfig: &Path,
+) -> ResourceResult<Option<String>> {
+    Ok(match host.node(&access(kubeconfig), node).await? {
+        None => Some(format!("there is no node {node}")),
+        Some(state) if state.pressures.is_empty() => {
+            if !state.unknown_pressures.is_empty() {
+                return Err(ResourceError::Missing {
+                    what: format!(
+                        "find {} of node {node}: kubelet has not reported it",
+                        state.unknown_pressures.join(", ")
+                    ),
+                });
+            }
+            None
+        }
+        Some(state) => Some(format!(
+            "node {node} reports {}: kubelet evicts pods and admits few new ones until there is room again",
+            state.pressures.join(", ")
+        )),
+    })
+}
+
+/// Whether the API server has an object.
+pub(in crate::exec) async fn object_exists(
+    host: &dyn Host,
+    object: &Value,
+    kubeconfig: &Path,
+) -> ResourceResult<Option<String>> {
+    let there = host.object_exists(&access(kubeconfig), object).await?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok((!there).then(|| {
+        let (kind, metadata) = (text(&object["kind"]), &object["metadata"]);
+        let [namespace, name] = ["namespace", "name"].map(|key| text(&metadata[key]));
+        format!("there is no {kind} {namespace}/{name}")
+    }))
+}
+
+/// Why a container of a static pod does not run.
+pub(in crate::exec) async fn pod_running(
+    host: &dyn Host,
+    pod: &str,
+    names: &[String],
+) -> ResourceResult<Option<String>> {
+    let all = host.containers(&of_pods()).await?;
+    let pods = StaticPods::among(&all);
+    for name in names {
+        let running = all
+            .iter()
+            .any(|container| container.running && pods.has(container, pod, name));
+        if !running {
+            return Ok(Some(format!("container {name} of pod {pod} does not run")));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_from_before_the_start_of_kubelet_does_not_count_in_its_first_minute() {
+        let at = |millis: u64| Some(SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
+        let now = |millis: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        for (reported, started, asked, before, why) in [
+            (at(5_000), at(6_200), 6_900, true, "from an earlier second"),
+            (at(6_000), at(6_200), 6_900, false, "perhaps of this second"),
+            (at(7_000), at(6_200), 7_900, false, "later"),
+            (at(5_000), at(6_200), 66_199, true, "the end of the minute"),
+            (at(5_000), at(6_200), 66_200, false, "after the minute"),
+            (at(5_000), at(6_200), 1_000, false, "the clock went back"),
+            (None, at(6_200), 6_900, false, "no time in the report"),
+            (at(5_000), None, 6_900, false, "kubelet is not active"),
+        ] {
+            assert_eq!(
+                is_from_before(reported, started, now(asked)),
+                before,
+                "{why}"
+            );
+        }
+    }
+}
