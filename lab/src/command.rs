@@ -191,16 +191,20 @@ pub fn output(command: &Command, input: Option<&[u8]>, limit: Duration) -> Resul
 /// output.
 pub fn text(command: &Command, limit: Duration) -> Result<String> {
     let output = output(command, None, limit)?;
-    if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "{} failed ({}): {}",
-            describe(command),
-            output.status,
-            words.trim()
-        );
-    }
+    let status = output.status;
+    check(&output, || {
+        format!("{} failed ({status})", describe(command))
+    })?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Fails with `what` and the program's standard error if the program has failed.
+pub fn check(output: &Output, what: impl FnOnce() -> String) -> Result<()> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    bail!("{}: {}", what(), said.trim())
 }
 
 /// Runs `command` (called `what` in errors) with everything it prints in the file `log`, and the lock of its step as standard input.

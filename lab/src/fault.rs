@@ -4,8 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use crate::command;
 use crate::topology::host::Host;
 
 /// Time limit for causing a fault: one fault waits for two passes, which are a minute apart.
@@ -94,224 +95,149 @@ POD
 const POD_ANSWERS: &str =
     "ping -c 1 -W 1 $(kubectl get pod bridged --output jsonpath='{.status.podIP}') > /dev/null";
 
+/// Makes a list of faults of `"name": "what happens" { field: value, .. }`. The other fields are those of [`Fault::NONE`].
+macro_rules! faults {
+    ($($name:literal: $about:literal { $($field:ident: $value:expr,)* })*) => {
+        &[$(Fault {
+            name: $name,
+            about: $about,
+            $($field: $value,)*
+            ..NONE
+        }),*]
+    };
+}
+
 /// Faults of what runs or lies on the host: nodeletd restarts what broke, and nothing else.
-pub const FAULTS: &[Fault] = &[
-    Fault {
-        name: "docker-killed",
-        about: "dockerd dies",
+pub const FAULTS: &[Fault] = faults! {
+    "docker-killed": "dockerd dies" {
         breaks: "kill -9 $(pidof dockerd)",
         is_repaired: "docker version > /dev/null && api_is_ready && node_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "docker-stopped",
-        about: "an operator stops dockerd",
+    }
+    "docker-stopped": "an operator stops dockerd" {
         breaks: "systemctl stop docker.socket docker",
         is_repaired: "docker version > /dev/null && api_is_ready && node_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "docker-hung",
-        about: "dockerd does not answer any more (SIGSTOP)",
+    }
+    "docker-hung": "dockerd does not answer any more (SIGSTOP)" {
         breaks: "kill -STOP $(pidof dockerd)",
         // Without a timeout docker's client would wait for ever.
         is_repaired: "timeout 3 docker version > /dev/null && api_is_ready && node_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "daemon-json-edited",
-        about: "an operator edits daemon.json",
+    }
+    "daemon-json-edited": "an operator edits daemon.json" {
         breaks: "echo '{\"debug\": true}' > /etc/docker/daemon.json",
         is_repaired: "grep -q live-restore /etc/docker/daemon.json && docker info --format '{{.LiveRestoreEnabled}}' | grep -q true && api_is_ready && node_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "etcd-removed",
-        about: "etcd's container is removed",
+    }
+    "etcd-removed": "etcd's container is removed" {
         breaks: "docker rm --force etcd",
         is_repaired: "etcd_is_healthy && api_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "etcd-hung",
-        about: "etcd does not answer any more (SIGSTOP)",
+    }
+    "etcd-hung": "etcd does not answer any more (SIGSTOP)" {
         breaks: "kill -STOP $(docker inspect --format '{{.State.Pid}}' etcd)",
         is_repaired: "etcd_is_healthy && api_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "kubelet-stopped",
-        about: "an operator stops kubelet",
+    }
+    "kubelet-stopped": "an operator stops kubelet" {
         breaks: "systemctl stop pf9-kubelet",
         is_repaired: "curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && node_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "kubelet-config-edited",
-        about: "an operator edits kubelet's configuration",
+    }
+    "kubelet-config-edited": "an operator edits kubelet's configuration" {
         breaks: "sed -i 's/^maxPods:.*/maxPods: 3/' /etc/pf9/kube.d/kubelet/config.yaml; grep -q 'maxPods: 3$' /etc/pf9/kube.d/kubelet/config.yaml",
         is_repaired: "! grep -q 'maxPods: 3$' /etc/pf9/kube.d/kubelet/config.yaml && curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && node_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "manifest-deleted",
-        about: "the control plane's manifest is deleted",
+    }
+    "manifest-deleted": "the control plane's manifest is deleted" {
         breaks: "rm /etc/pf9/kube.d/manifests/k8s-master.yaml",
         is_repaired: "test -s /etc/pf9/kube.d/manifests/k8s-master.yaml && api_is_ready && node_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "api-hung",
-        about: "the API server does not answer any more (SIGSTOP)",
+    }
+    "api-hung": "the API server does not answer any more (SIGSTOP)" {
         breaks: "pkill -STOP -x kube-apiserver",
         is_repaired: "api_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "proxy-removed",
-        about: "kube-proxy's container is removed",
+    }
+    "proxy-removed": "kube-proxy's container is removed" {
         breaks: "docker rm --force proxy",
         is_repaired: "curl -sf --max-time 2 http://127.0.0.1:10256/healthz > /dev/null",
-        ..NONE
-    },
-    Fault {
-        name: "rules-flushed",
-        about: "kube-proxy's iptables chains are flushed",
+    }
+    "rules-flushed": "kube-proxy's iptables chains are flushed" {
         breaks: "iptables -w -t nat -F KUBE-SERVICES; iptables -w -t nat -F KUBE-POSTROUTING",
         is_repaired: "iptables -w -t nat -S KUBE-SERVICES | grep -q -- '-j KUBE-SVC-' && iptables -w -t nat -S KUBE-POSTROUTING | grep -q MASQUERADE",
-        ..NONE
-    },
-    Fault {
-        name: "jump-deleted",
-        about: "the jump from PREROUTING to kube-proxy's chain is deleted",
+    }
+    "jump-deleted": "the jump from PREROUTING to kube-proxy's chain is deleted" {
         breaks: "iptables -w -t nat -S PREROUTING | grep -- '-j KUBE-SERVICES' | sed 's/^-A/-D/' | while read -r rule; do eval iptables -w -t nat \"$rule\"; done
             ! iptables -w -t nat -S PREROUTING | grep -q KUBE-SERVICES",
         is_repaired: "iptables -w -t nat -S PREROUTING | grep -q -- '-j KUBE-SERVICES'",
-        ..NONE
-    },
-    Fault {
-        name: "docker-bridge-deleted",
-        about: "docker's bridge is deleted: containers with a network of their own cannot start",
+    }
+    "docker-bridge-deleted": "docker's bridge is deleted: containers with a network of their own cannot start" {
         breaks: "ip link delete docker0",
         is_repaired: "ip -4 -o address show dev docker0 | grep -q inet",
-        ..NONE
-    },
-    Fault {
-        name: "cni-deleted",
-        about: "the pods' network configuration is deleted",
+    }
+    "cni-deleted": "the pods' network configuration is deleted" {
         breaks: "rm /etc/cni/net.d/*",
         is_repaired: "test -s /etc/cni/net.d/10-bridge.conflist && node_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "kubeconfig-truncated",
-        about: "kubelet's kubeconfig is truncated",
+    }
+    "kubeconfig-truncated": "kubelet's kubeconfig is truncated" {
         breaks: "truncate --size 40 /etc/pf9/kube.d/kubeconfigs/kubelet.yaml",
         is_repaired: "command kubectl --request-timeout=3s --kubeconfig /etc/pf9/kube.d/kubeconfigs/kubelet.yaml get node --output name > /dev/null && node_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "certificate-expired",
-        about: "kubelet's client certificate is replaced by one that has expired",
+    }
+    "certificate-expired": "kubelet's client certificate is replaced by one that has expired" {
         breaks: "cd /etc/pf9/kube.d/certs/kubelet/apiserver
             openssl req -new -key request.key -subj '/O=system:nodes/CN=system:node:master-1' |
                 openssl x509 -req -CA ca.crt -CAkey /etc/pf9/kube.d/ca/cluster/ca.key -set_serial 4711 -days 0 -out /tmp/ended.crt
             cat /tmp/ended.crt > request.crt",
         is_repaired: "openssl x509 -in /etc/pf9/kube.d/certs/kubelet/apiserver/request.crt -noout -checkend 60 > /dev/null && api_is_ready && node_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "label-removed",
-        about: "the node's role label is removed",
+    }
+    "label-removed": "the node's role label is removed" {
         breaks: "kubectl label node --all node-role.kubernetes.io/master-",
         is_repaired: "kubectl get node --selector node-role.kubernetes.io/master --output name | grep -q node/",
-        ..NONE
-    },
-    Fault {
-        name: "keepalived-stopped",
-        about: "an operator stops keepalived",
+    }
+    "keepalived-stopped": "an operator stops keepalived" {
         breaks: "systemctl stop keepalived",
         is_repaired: "systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
         vip: true,
-        ..NONE
-    },
-    Fault {
-        name: "keepalived-edited",
-        about: "another interface is written to keepalived.conf, and keepalived restarted",
+    }
+    "keepalived-edited": "another interface is written to keepalived.conf, and keepalived restarted" {
         breaks: "sed -i 's/interface eth0/interface lo/' /etc/keepalived/keepalived.conf; grep -q 'interface lo' /etc/keepalived/keepalived.conf; systemctl restart keepalived || true",
         is_repaired: "grep -q 'interface eth0' /etc/keepalived/keepalived.conf && systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
         vip: true,
-        ..NONE
-    },
-    Fault {
-        name: "keepalived-uninstalled",
-        about: "keepalived's package is removed",
+    }
+    "keepalived-uninstalled": "keepalived's package is removed" {
         breaks: "DEBIAN_FRONTEND=noninteractive dpkg --purge --force-depends keepalived",
         is_repaired: "systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
         vip: true,
-        ..NONE
-    },
-    Fault {
-        name: "kube-env-deleted",
-        about: "kube.env is deleted",
+    }
+    "kube-env-deleted": "kube.env is deleted" {
         breaks: "rm /etc/pf9/kube.env",
         is_repaired: "test -s /etc/pf9/kube.env",
-        ..NONE
-    },
-    Fault {
-        name: "status-deleted",
-        about: "the status file is deleted",
+    }
+    "status-deleted": "the status file is deleted" {
         breaks: "rm /var/opt/pf9/kube_status",
         is_repaired: "grep -q '\"pf9_kube_node_state\": *\"ok\"' /var/opt/pf9/kube_status",
-        ..NONE
-    },
-    Fault {
-        name: "status-garbage",
-        about: "the status file is overwritten with rubbish",
+    }
+    "status-garbage": "the status file is overwritten with rubbish" {
         breaks: "head -c 3000 /dev/urandom > /var/opt/pf9/kube_status",
         is_repaired: "grep -q '\"pf9_kube_node_state\": *\"ok\"' /var/opt/pf9/kube_status",
-        ..NONE
-    },
-    Fault {
-        name: "image-deleted",
-        about: "an image is deleted",
+    }
+    "image-deleted": "an image is deleted" {
         breaks: "docker rmi --force $(docker inspect --format '{{.Config.Image}}' etcd)",
         is_repaired: "docker image inspect $(docker inspect --format '{{.Config.Image}}' etcd) > /dev/null 2>&1",
-        ..NONE
-    },
-    Fault {
-        name: "bridge-deleted",
-        about: "the pods' bridge is deleted under running pods",
+    }
+    "bridge-deleted": "the pods' bridge is deleted under running pods" {
         prepares: BRIDGED,
         breaks: "ip link delete cni0",
         is_repaired: POD_ANSWERS,
-        ..NONE
-    },
-    Fault {
-        name: "bridge-address-deleted",
-        about: "the address of the pods' bridge is deleted under running pods",
+    }
+    "bridge-address-deleted": "the address of the pods' bridge is deleted under running pods" {
         prepares: BRIDGED,
         breaks: "ip -4 address flush dev cni0",
         is_repaired: POD_ANSWERS,
-        ..NONE
-    },
-    Fault {
-        name: "bridge-route-deleted",
-        about: "the route to the pods' network is deleted under running pods",
+    }
+    "bridge-route-deleted": "the route to the pods' network is deleted under running pods" {
         prepares: BRIDGED,
         breaks: "ip -4 route flush dev cni0",
         is_repaired: POD_ANSWERS,
-        ..NONE
-    },
-    Fault {
-        name: "virtual-ip-deleted",
-        about: "the virtual IP is deleted from its interface",
+    }
+    "virtual-ip-deleted": "the virtual IP is deleted from its interface" {
         breaks: "ip address delete \"$VIP/32\" dev eth0",
         is_repaired: "ip -o address show dev eth0 | grep -qw \"$VIP\"",
         vip: true,
-        ..NONE
-    },
-];
+    }
+};
 
 /// Gives another clock to nodeletd and what it starts, and to no other process.
 macro_rules! clock {
@@ -348,10 +274,8 @@ const KUBELET_IS_BACK: &str = "systemctl is-active --quiet pf9-nodeletd && curl 
 
 /// Faults of what nodeletd depends on: its disk, its process, its boot, its clock. Each comes with something that nodeletd has to
 /// repair.
-pub const TRIALS: &[Fault] = &[
-    Fault {
-        name: "var-full",
-        about: "the disk of /var/opt/pf9, /var/lib/docker and /var/lib/kubelet is full while kubelet is stopped, and is freed (time from there)",
+pub const TRIALS: &[Fault] = faults! {
+    "var-full": "the disk of /var/opt/pf9, /var/lib/docker and /var/lib/kubelet is full while kubelet is stopped, and is freed (time from there)" {
         prepares: concat!(
             on_one_disk!(),
             "mountpoint -q /mnt/full || {
@@ -385,44 +309,31 @@ pub const TRIALS: &[Fault] = &[
             umount /mnt/full; rmdir /mnt/full; rm /full.ext4
             go_on"
         ),
-        ..NONE
-    },
-    Fault {
-        name: "nodeletd-killed",
-        about: "nodeletd and what it runs are killed in the middle of bringing back etcd",
+    }
+    "nodeletd-killed": "nodeletd and what it runs are killed in the middle of bringing back etcd" {
         // It has begun its first step by then.
         breaks: "begun() { grep -c '\"r\":\"intent\"' /var/opt/pf9/nodelet/ledger.jsonl; }
             before=$(begun); docker rm --force etcd
             for n in $(seq 3000); do [ $(begun) -gt $before ] && break; sleep 0.02; done
             [ $(begun) -gt $before ]; systemctl kill --signal KILL pf9-nodeletd",
         is_repaired: "systemctl is-active --quiet pf9-nodeletd && etcd_is_healthy && api_is_ready",
-        ..NONE
-    },
-    Fault {
-        name: "rebooted",
-        about: "the host is rebooted",
+    }
+    "rebooted": "the host is rebooted" {
         prepares: "systemctl enable pf9-nodeletd",
         boots: true,
         is_repaired: KUBELET_IS_BACK,
-        ..NONE
-    },
-    Fault {
-        name: "clock-ahead",
-        about: "kubelet is stopped while nodeletd's clock is a day ahead",
+    }
+    "clock-ahead": "kubelet is stopped while nodeletd's clock is a day ahead" {
         breaks: clock!("+1"),
         is_repaired: KUBELET_IS_BACK,
         clears: RIGHT_CLOCK,
-        ..NONE
-    },
-    Fault {
-        name: "clock-behind",
-        about: "kubelet is stopped while nodeletd's clock is a day behind",
+    }
+    "clock-behind": "kubelet is stopped while nodeletd's clock is a day behind" {
         breaks: clock!("-1"),
         is_repaired: KUBELET_IS_BACK,
         clears: RIGHT_CLOCK,
-        ..NONE
-    },
-];
+    }
+};
 
 impl Fault {
     /// All faults.
@@ -540,14 +451,10 @@ impl Fault {
     fn run(&self, host: &Host, vip: &str, script: &str) -> Result<String> {
         let script = self.script(vip, &format!("set -e -o pipefail\n{script}"));
         let output = host.exec_within(&["bash", "-c", &script], None, LIMIT)?;
-        if !output.status.success() {
-            bail!(
-                "the fault `{}` cannot happen on the host `{}`: {}",
-                self.name,
-                host.name(),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
+        command::check(&output, || {
+            let (fault, host) = (self.name, host.name());
+            format!("the fault `{fault}` cannot happen on the host `{host}`")
+        })?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 }

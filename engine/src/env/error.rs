@@ -1,10 +1,8 @@
-//! Every problem that settings can have, one variant for each. Callers print all problems at once.
+//! Every problem that settings can have, one variant for each; the rules between keys (`rules`) share one. Callers print all problems at
+//! once.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
-
-use ipnet::IpNet;
 
 use crate::env::source::place::Place;
 
@@ -92,125 +90,11 @@ pub enum EnvError {
     /// A required key that no file gives.
     #[error("{key}: required and not given; expected {expected}")]
     MissingRequired { key: &'static str, expected: String },
-    /// Two networks that share addresses.
-    #[error("{}{key}: {network} overlaps {other_key} {other}", at(.place))]
-    OverlappingNetworks {
-        key: &'static str,
-        network: IpNet,
-        other_key: &'static str,
-        other: IpNet,
-        place: Option<Place>,
-    },
-    /// An IPv4 and an IPv6 network side by side.
-    #[error("{}{key}: {network} and {other_key} {other} are of different IP versions", at(.place))]
-    MixedIpVersions {
-        key: &'static str,
-        network: IpNet,
-        other_key: &'static str,
-        other: IpNet,
-        place: Option<Place>,
-    },
-    /// A services network that Kubernetes cannot use.
-    #[error("{}{key}: expected a prefix length of {shortest} to {longest}, found {network}", at(.place))]
-    ServicesNetworkSize {
-        key: &'static str,
-        network: IpNet,
-        shortest: u8,
-        longest: u8,
-        place: Option<Place>,
-    },
-    /// A node's subnet that does not fit the pods' network.
-    #[error(
-        "{}{key}: expected {shortest} to {longest} so that nodes get subnets of {pods_key} {pods}, found {mask}",
-        at(.place)
-    )]
-    NodeSubnetSize {
-        key: &'static str,
-        mask: i64,
-        pods_key: &'static str,
-        pods: IpNet,
-        shortest: i64,
-        longest: i64,
-        place: Option<Place>,
-    },
-    /// A pods' network too small to be divided.
-    #[error("{}{key}: {network} is too small to be divided among nodes", at(.place))]
-    PodsNetworkSize {
-        key: &'static str,
-        network: IpNet,
-        place: Option<Place>,
-    },
-    /// A host's address inside the cluster's own networks.
-    #[error("{}{key}: {address} lies in {network_key} {network}", at(.place))]
-    AddressInNetwork {
-        key: &'static str,
-        address: IpAddr,
-        network_key: &'static str,
-        network: IpNet,
-        place: Option<Place>,
-    },
-    /// A network whose addresses have another meaning, such as multicast.
-    #[error("{}{key}: {network} {what}; choose a private network, for example 10.20.0.0/16", at(.place))]
-    UnusableNetwork {
-        key: &'static str,
-        network: IpNet,
-        what: &'static str,
-        place: Option<Place>,
-    },
-    /// An address that no other host can reach.
-    #[error("{}{key}: {address} is {what}, other hosts cannot reach it", at(.place))]
-    UnreachableAddress {
-        key: &'static str,
-        address: String,
-        what: &'static str,
-        place: Option<Place>,
-    },
-    /// Settings of a virtual IP that are incomplete or contradict each other.
+    /// Settings that contradict each other, or that have a value which a cluster cannot use. The rule writes the text.
     #[error("{}{key}: {problem}", at(.place))]
-    IncompleteVip {
+    BrokenRule {
         key: &'static str,
-        problem: &'static str,
-        place: Option<Place>,
-    },
-    /// A directory that the system, a package or nodelet uses, or that many programs share.
-    #[error("{}{key}: {path} {what}; name a directory of its own", at(.place))]
-    UnusableDirectory {
-        key: &'static str,
-        path: String,
-        what: String,
-        place: Option<Place>,
-    },
-    /// Two settings that name the same directory, or a directory inside the other's.
-    #[error("{}{key}: {path} and {other_key} ({other}) are the same directory or one contains the other; name separate directories", at(.place))]
-    NestedDirectories {
-        key: &'static str,
-        path: String,
-        other_key: &'static str,
-        other: String,
-        place: Option<Place>,
-    },
-    /// A port on which another part of the role listens, or which a Service may get.
-    #[error("{}{key}: {port} is the port of {by}; choose another", at(.place))]
-    PortInUse {
-        key: &'static str,
-        port: i64,
-        by: &'static str,
-        place: Option<Place>,
-    },
-    /// A CPU policy that kubelet refuses unless CPUs are reserved for the system.
-    #[error("{}{key}: `static` needs {cpus_key}: kubelet refuses this policy unless CPUs are reserved for the system", at(.place))]
-    NoReservedCpus {
-        key: &'static str,
-        cpus_key: &'static str,
-        place: Option<Place>,
-    },
-    /// An election that etcd would refuse.
-    #[error("{}{key}: expected at least {least}, five times {heartbeat_key}, found {timeout}", at(.place))]
-    ElectionTimeout {
-        key: &'static str,
-        timeout: i64,
-        least: i64,
-        heartbeat_key: &'static str,
+        problem: String,
         place: Option<Place>,
     },
 }
@@ -233,20 +117,7 @@ impl EnvError {
             | Self::NestedValue { place, .. }
             | Self::InvalidValue { place, .. }
             | Self::RoleSetting { place, .. }
-            | Self::OverlappingNetworks { place, .. }
-            | Self::MixedIpVersions { place, .. }
-            | Self::ServicesNetworkSize { place, .. }
-            | Self::NodeSubnetSize { place, .. }
-            | Self::PodsNetworkSize { place, .. }
-            | Self::AddressInNetwork { place, .. }
-            | Self::UnusableNetwork { place, .. }
-            | Self::UnreachableAddress { place, .. }
-            | Self::IncompleteVip { place, .. }
-            | Self::UnusableDirectory { place, .. }
-            | Self::NestedDirectories { place, .. }
-            | Self::PortInUse { place, .. }
-            | Self::NoReservedCpus { place, .. }
-            | Self::ElectionTimeout { place, .. } => place.as_ref(),
+            | Self::BrokenRule { place, .. } => place.as_ref(),
         }
     }
 

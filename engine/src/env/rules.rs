@@ -43,9 +43,14 @@ impl<'a> Settings<'a> {
         self.0.get(name)?.source.place().cloned()
     }
 
-    /// The position of the first of these keys that a file gives.
-    fn place_of(self, names: &[&str]) -> Option<Place> {
-        names.iter().find_map(|name| self.place(name))
+    /// A problem of this key. Its position is that of the key, or of the first of the other keys that the rule reads, if a file gives it.
+    fn broken(self, key: &'static str, others: &[&str], problem: impl Into<String>) -> EnvError {
+        let others = || others.iter().find_map(|name| self.place(name));
+        EnvError::BrokenRule {
+            key,
+            problem: problem.into(),
+            place: self.place(key).or_else(others),
+        }
     }
 
     fn network(self, name: &str) -> Option<IpNet> {
@@ -79,25 +84,14 @@ fn networks(settings: Settings<'_>) -> Option<EnvError> {
     };
     let network = settings.network(key)?;
     let other = settings.network(other_key)?;
-    let place = settings.place_of(&[key, other_key]);
-    if network.addr().is_ipv4() != other.addr().is_ipv4() {
-        return Some(EnvError::MixedIpVersions {
-            key,
-            network,
-            other_key,
-            other,
-            place,
-        });
-    }
-    (network.contains(&other) || other.contains(&network)).then_some(
-        EnvError::OverlappingNetworks {
-            key,
-            network,
-            other_key,
-            other,
-            place,
-        },
-    )
+    let problem = if network.addr().is_ipv4() != other.addr().is_ipv4() {
+        format!("{network} and {other_key} {other} are of different IP versions")
+    } else if network.contains(&other) || other.contains(&network) {
+        format!("{network} overlaps {other_key} {other}")
+    } else {
+        return None;
+    };
+    Some(settings.broken(key, &[other_key], problem))
 }
 
 /// Networks that cannot be used for pods and Services.
@@ -123,12 +117,9 @@ fn unusable_networks(settings: Settings<'_>) -> Vec<EnvError> {
             bad.contains(&network) || network.contains(&bad)
         });
         if let Some((_, what)) = bad {
-            problems.push(EnvError::UnusableNetwork {
-                key,
-                network,
-                what,
-                place: settings.place(key),
-            });
+            let problem =
+                format!("{network} {what}; choose a private network, for example 10.20.0.0/16");
+            problems.push(settings.broken(key, &[], problem));
         }
     }
     problems
@@ -143,12 +134,10 @@ fn services_size(settings: Settings<'_>) -> Option<EnvError> {
     } else {
         (108, 124)
     };
-    (!(shortest..=longest).contains(&network.prefix_len())).then(|| EnvError::ServicesNetworkSize {
-        key,
-        network,
-        shortest,
-        longest,
-        place: settings.place(key),
+    (!(shortest..=longest).contains(&network.prefix_len())).then(|| {
+        let problem =
+            format!("expected a prefix length of {shortest} to {longest}, found {network}");
+        settings.broken(key, &[], problem)
     })
 }
 
@@ -161,20 +150,14 @@ fn node_subnets(settings: Settings<'_>) -> Option<EnvError> {
     let shortest = prefix + 1;
     let longest = (i64::from(pods.max_prefix_len()) - 2).min(prefix + MAX_SUBNET_BITS);
     if shortest > longest {
-        return Some(EnvError::PodsNetworkSize {
-            key: pods_key,
-            network: pods,
-            place: settings.place(pods_key),
-        });
+        let problem = format!("{pods} is too small to be divided among nodes");
+        return Some(settings.broken(pods_key, &[], problem));
     }
-    (!(shortest..=longest).contains(&mask)).then(|| EnvError::NodeSubnetSize {
-        key,
-        mask,
-        pods_key,
-        pods,
-        shortest,
-        longest,
-        place: settings.place_of(&[key, pods_key]),
+    (!(shortest..=longest).contains(&mask)).then(|| {
+        let problem = format!(
+            "expected {shortest} to {longest} so that nodes get subnets of {pods_key} {pods}, found {mask}"
+        );
+        settings.broken(key, &[pods_key], problem)
     })
 }
 
@@ -182,25 +165,18 @@ fn node_subnets(settings: Settings<'_>) -> Option<EnvError> {
 fn addresses(settings: Settings<'_>) -> Vec<EnvError> {
     let mut problems = Vec::new();
     for key in ["MASTER_IP", "PUBLIC_IP"] {
-        let place = settings.place(key);
+        let cannot_be_reached = |address: &str, what: &str| {
+            let problem = format!("{address} is {what}, other hosts cannot reach it");
+            settings.broken(key, &[], problem)
+        };
         if settings.get(key) == Some(&Value::Text("localhost".to_owned())) {
-            problems.push(EnvError::UnreachableAddress {
-                key,
-                address: "localhost".to_owned(),
-                what: "this host only",
-                place: place.clone(),
-            });
+            problems.push(cannot_be_reached("localhost", "this host only"));
         }
         let Some(address) = settings.address(key) else {
             continue;
         };
         if let Some(what) = unreachable(address) {
-            problems.push(EnvError::UnreachableAddress {
-                key,
-                address: address.to_string(),
-                what,
-                place,
-            });
+            problems.push(cannot_be_reached(&address.to_string(), what));
             continue;
         }
         for network_key in ["CONTAINERS_CIDR", "SERVICES_CIDR"] {
@@ -208,13 +184,8 @@ fn addresses(settings: Settings<'_>) -> Vec<EnvError> {
                 continue;
             };
             if network.contains(&address) {
-                problems.push(EnvError::AddressInNetwork {
-                    key,
-                    address,
-                    network_key,
-                    network,
-                    place: settings.place_of(&[key, network_key]),
-                });
+                let problem = format!("{address} lies in {network_key} {network}");
+                problems.push(settings.broken(key, &[network_key], problem));
             }
         }
     }
@@ -244,40 +215,29 @@ fn virtual_ip(settings: Settings<'_>) -> Vec<EnvError> {
         return Vec::new();
     };
     let empty = |name: &str| settings.get(name).map(Value::is_empty);
-    let mut broken = Vec::new();
+    let mut problems = Vec::new();
+    let mut broken = |key, problem: &str| {
+        problems.push(settings.broken(key, &[enabled_key], problem));
+    };
     if *enabled {
-        if empty("MASTER_VIP_IFACE") == Some(true) {
-            broken.push((
-                "MASTER_VIP_IFACE",
-                "required because MASTER_VIP_ENABLED is `true`",
-            ));
-        }
-        if empty("MASTER_VIP_VROUTER_ID") == Some(true) {
-            broken.push((
-                "MASTER_VIP_VROUTER_ID",
-                "required because MASTER_VIP_ENABLED is `true`",
-            ));
+        for key in ["MASTER_VIP_IFACE", "MASTER_VIP_VROUTER_ID"] {
+            if empty(key) == Some(true) {
+                broken(key, "required because MASTER_VIP_ENABLED is `true`");
+            }
         }
         if matches!(settings.get("MASTER_IP"), Some(Value::Text(_))) {
-            broken.push((
+            broken(
                 "MASTER_IP",
                 "must be an IP address because MASTER_VIP_ENABLED is `true`",
-            ));
+            );
         }
     } else if empty("MASTER_VIP_IFACE") == Some(false) {
-        broken.push((
+        broken(
             "MASTER_VIP_IFACE",
             "chosen while MASTER_VIP_ENABLED is `false`; set both or neither",
-        ));
+        );
     }
-    broken
-        .into_iter()
-        .map(|(key, problem)| EnvError::IncompleteVip {
-            key,
-            problem,
-            place: settings.place_of(&[key, enabled_key]),
-        })
-        .collect()
+    problems
 }
 
 /// etcd refuses to start with an election timeout under five heartbeats.
@@ -285,12 +245,10 @@ fn election(settings: Settings<'_>) -> Option<EnvError> {
     let (key, heartbeat_key) = ("ETCD_ELECTION_TIMEOUT", "ETCD_HEARTBEAT_INTERVAL");
     let timeout = settings.integer(key)?;
     let least = settings.integer(heartbeat_key)?.saturating_mul(5);
-    (timeout < least).then(|| EnvError::ElectionTimeout {
-        key,
-        timeout,
-        least,
-        heartbeat_key,
-        place: settings.place_of(&[key, heartbeat_key]),
+    (timeout < least).then(|| {
+        let problem =
+            format!("expected at least {least}, five times {heartbeat_key}, found {timeout}");
+        settings.broken(key, &[heartbeat_key], problem)
     })
 }
 
@@ -372,22 +330,17 @@ fn directories(settings: Settings<'_>) -> Vec<EnvError> {
             None => None,
         };
         if let Some(what) = what {
-            problems.push(EnvError::UnusableDirectory {
-                key,
-                path: path.display().to_string(),
-                what,
-                place: settings.place(key),
-            });
+            let problem = format!("{} {what}; name a directory of its own", path.display());
+            problems.push(settings.broken(key, &[], problem));
         }
         for (other_key, other) in &chosen[at + 1..] {
             if path.starts_with(other) || other.starts_with(path) {
-                problems.push(EnvError::NestedDirectories {
-                    key,
-                    path: path.display().to_string(),
-                    other_key,
-                    other: other.display().to_string(),
-                    place: settings.place_of(&[key, other_key]),
-                });
+                let problem = format!(
+                    "{} and {other_key} ({}) are the same directory or one contains the other; name separate directories",
+                    path.display(),
+                    other.display()
+                );
+                problems.push(settings.broken(key, &[other_key], problem));
             }
         }
     }
@@ -423,11 +376,9 @@ fn ports(settings: Settings<'_>) -> Vec<EnvError> {
             None if key == "METRICS_PORT" && api == Some(port) => Some("the API server"),
             None => None,
         };
-        problems.extend(by.map(|by| EnvError::PortInUse {
-            key,
-            port,
-            by,
-            place: settings.place_of(&[key, "K8S_API_PORT"]),
+        problems.extend(by.map(|by| {
+            let problem = format!("{port} is the port of {by}; choose another");
+            settings.broken(key, &["K8S_API_PORT"], problem)
         }));
     }
     problems
@@ -438,9 +389,10 @@ fn reserved_cpus(settings: Settings<'_>) -> Option<EnvError> {
     let (key, cpus_key) = ("CPU_MANAGER_POLICY", "RESERVED_CPUS");
     let is_static = settings.get(key) == Some(&Value::Text("static".to_owned()));
     let reserved = settings.get(cpus_key)?;
-    (is_static && reserved.is_empty()).then(|| EnvError::NoReservedCpus {
-        key,
-        cpus_key,
-        place: settings.place_of(&[key, cpus_key]),
+    (is_static && reserved.is_empty()).then(|| {
+        let problem = format!(
+            "`static` needs {cpus_key}: kubelet refuses this policy unless CPUs are reserved for the system"
+        );
+        settings.broken(key, &[cpus_key], problem)
     })
 }

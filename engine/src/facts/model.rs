@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A description of one host. An absent optional item is unknown; `unknown` says why.
 ///
 /// Old readers refuse newer versions; a new optional item needs no new version, a changed meaning does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Facts {
     /// Version of this form, [`Facts::VERSION`].
@@ -121,35 +121,7 @@ impl Facts {
         Self {
             version: Self::VERSION,
             hostname: hostname.to_owned(),
-            architecture: None,
-            os: None,
-            kernel: None,
-            init: None,
-            uid: None,
-            clock: None,
-            cpus: None,
-            memory_bytes: None,
-            swaps: None,
-            address: None,
-            default_route: None,
-            links: None,
-            routes: None,
-            listening: None,
-            disks: Vec::new(),
-            programs: None,
-            cgroups: None,
-            kernel_features: BTreeMap::new(),
-            sysctls: BTreeMap::new(),
-            docker: None,
-            units: BTreeMap::new(),
-            packages: BTreeMap::new(),
-            images: BTreeSet::new(),
-            earlier_clusters: Vec::new(),
-            virtual_services: Vec::new(),
-            files: BTreeMap::new(),
-            met_before: BTreeSet::new(),
-            installed_role: None,
-            unknown: BTreeMap::new(),
+            ..Self::default()
         }
     }
 

@@ -20,10 +20,10 @@ use crate::ledger::live_resource::{
     LiveRecords, LiveResource, LiveUndo, clean_lane, clean_lanes, compacted, cut_runs,
     left_by_rollback, live, noted_by, things,
 };
-use crate::model::{Failure, Outcome, PhaseName, STATE, Span, StepId, Verb};
+use crate::model::{Outcome, PhaseName, STATE, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
-use crate::resource::{Change, ResourceResult, Undo, UndoLog, pki};
+use crate::resource::{ResourceResult, Undo, UndoLog, pki};
 
 /// Largest ledger that is read; compaction keeps it far below.
 pub(super) const LIMIT: u64 = 64 * 1024 * 1024;
@@ -305,83 +305,6 @@ impl<'a> Ledger<'a> {
         Ok(run)
     }
 
-    /// Notes that a step is about to converge, or that something that the plan no longer has is about to be taken back.
-    ///
-    /// # Errors
-    /// It could not be written; the step must not converge then, and nothing must be taken back.
-    pub async fn intent(
-        &self,
-        run: RunId,
-        phase: &PhaseName,
-        (step, span): (&StepId, &Span),
-        change: &Change,
-    ) -> Result<(), LedgerError> {
-        self.append(Record::Intent {
-            run,
-            phase: phase.clone(),
-            step: step.clone(),
-            span: span.clone(),
-            action: change.action,
-            fields: change.differences.iter().map(|d| d.field.clone()).collect(),
-        })
-        .await
-    }
-
-    /// Notes that a resource was taken back, or that it is in use and stays until a clean; `step` changed it first.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub async fn pruned(
-        &self,
-        run: RunId,
-        phase: &PhaseName,
-        (step, resource): (&StepId, &str),
-        in_use: bool,
-    ) -> Result<(), LedgerError> {
-        self.append(Record::Pruned {
-            run,
-            phase: phase.clone(),
-            step: step.clone(),
-            resource: resource.to_owned(),
-            in_use,
-        })
-        .await
-    }
-
-    /// Notes the undo of a thing again, with the run that noted it first: a plan has the thing again, so it no longer
-    /// counts as in use. The present run is not named, because a rollback of it would take the thing back.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub async fn note_again(&self, live: &LiveUndo) -> Result<(), LedgerError> {
-        self.append(Record::Undo {
-            run: live.run,
-            phase: live.phase.clone(),
-            step: live.step.clone(),
-            keep: live.keep,
-            undo: live.undo.clone(),
-        })
-        .await
-    }
-
-    /// Notes that the clean lane of a phase was carried out, or this step of it.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub async fn cleanup_done(
-        &self,
-        run: RunId,
-        phase: &PhaseName,
-        step: Option<&StepId>,
-    ) -> Result<(), LedgerError> {
-        self.append(Record::CleanupDone {
-            run,
-            phase: phase.clone(),
-            step: step.cloned(),
-        })
-        .await
-    }
-
     /// Whether one of these runs was about to converge anything in a phase.
     pub async fn has_intent(&self, runs: &BTreeSet<RunId>, name: &PhaseName) -> bool {
         let state = self.state.lock().await;
@@ -403,96 +326,11 @@ impl<'a> Ledger<'a> {
         cut_runs(&self.state.lock().await.records, digest)
     }
 
-    /// Notes that a phase in which a run changed something is complete.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub async fn record_complete(&self, run: RunId, phase: &PhaseName) -> Result<(), LedgerError> {
-        let phase = phase.clone();
-        self.append(Record::PhaseApplied { run, phase }).await
-    }
-
     /// All undos that these runs noted in a phase and that were not carried out, in their order, without those of kept
     /// things.
     pub async fn noted_by(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<Undo> {
         let noted = noted_by(&self.state.lock().await.records, runs, phase);
         noted.into_iter().map(|live| live.undo).collect()
-    }
-
-    /// Notes that a step has converged.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub async fn receipt(
-        &self,
-        run: RunId,
-        phase: &PhaseName,
-        step: &StepId,
-    ) -> Result<(), LedgerError> {
-        self.append(Record::Receipt {
-            run,
-            phase: phase.clone(),
-            step: step.clone(),
-        })
-        .await
-    }
-
-    /// Notes the steps that remove what a phase will leave behind.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub async fn clean_lane(
-        &self,
-        run: RunId,
-        phase: &PhaseName,
-        steps: Vec<PlannedStep>,
-    ) -> Result<(), LedgerError> {
-        self.append(Record::CleanupSteps {
-            run,
-            phase: phase.clone(),
-            steps,
-            partial: false,
-        })
-        .await
-    }
-
-    /// Notes a failure.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub async fn failed(
-        &self,
-        run: RunId,
-        phase: &PhaseName,
-        failure: &Failure,
-    ) -> Result<(), LedgerError> {
-        self.append(Record::Failed {
-            run,
-            phase: phase.clone(),
-            failure: failure.clone(),
-        })
-        .await
-    }
-
-    /// Notes that everything that a run did in a phase, or only `resource`, has been taken back, except for the
-    /// `remaining` directories, in which something else is.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub async fn reverted(
-        &self,
-        run: RunId,
-        phase: &PhaseName,
-        resource: Option<String>,
-        remaining: Vec<String>,
-    ) -> Result<(), LedgerError> {
-        self.append(Record::Reverted {
-            run,
-            phase: phase.clone(),
-            resource,
-            remaining,
-        })
-        .await
     }
 
     /// Directories that a rollback of a phase left, if the phase has not been completed since.
@@ -672,8 +510,9 @@ impl<'a> Ledger<'a> {
     }
 
     /// Appends a record. It is on disk when this returns. When it fails or is cancelled, the next one begins with a
-    /// repair: a record must never follow half a line.
-    async fn append(&self, record: Record) -> Result<(), LedgerError> {
+    /// repair: a record must never follow half a line. What a record announces must not be done if it could not be
+    /// written.
+    pub(crate) async fn append(&self, record: Record) -> Result<(), LedgerError> {
         // One writer at a time: records of phases that run in parallel must not mix within a line.
         let mut state = self.state.lock().await;
         self.repair(&mut state).await?;

@@ -7,14 +7,12 @@ mod old_names;
 
 use std::path::{Path, PathBuf};
 
-use super::{History, Ledger, LedgerError, Record, VERSION, Why};
+use super::{History, Ledger, LedgerError, Record, RunId, VERSION, Why};
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{Attributes, Files as _};
-use crate::model::{Outcome, STATE, Span, StepId, Verb};
+use crate::model::{Outcome, PhaseName, STATE, Span, StepId, Verb};
 use crate::plan::{PlannedStep, StepPolicy};
-use crate::resource::{
-    Action, Change, DirectorySpec, Owner, SavedContent, Spec, Undo, UndoLog as _,
-};
+use crate::resource::{Action, DirectorySpec, Owner, SavedContent, Spec, Undo, UndoLog as _};
 
 fn step(name: &str) -> PlannedStep {
     PlannedStep {
@@ -39,21 +37,88 @@ fn removal(path: &str) -> Undo {
     Undo::RemoveFile { path: path.into() }
 }
 
+/// What runs append to the ledger, in short.
+impl Ledger<'_> {
+    async fn reverted(
+        &self,
+        run: RunId,
+        phase: &PhaseName,
+        remaining: Vec<String>,
+    ) -> Result<(), LedgerError> {
+        self.append(Record::Reverted {
+            run,
+            phase: phase.clone(),
+            resource: None,
+            remaining,
+        })
+        .await
+    }
+
+    async fn pruned(
+        &self,
+        run: RunId,
+        phase: &PhaseName,
+        (step, resource): (&StepId, &str),
+        in_use: bool,
+    ) -> Result<(), LedgerError> {
+        self.append(Record::Pruned {
+            run,
+            phase: phase.clone(),
+            step: step.clone(),
+            resource: resource.to_owned(),
+            in_use,
+        })
+        .await
+    }
+
+    async fn clean_lane(
+        &self,
+        run: RunId,
+        phase: &PhaseName,
+        steps: Vec<PlannedStep>,
+    ) -> Result<(), LedgerError> {
+        self.append(Record::CleanupSteps {
+            run,
+            phase: phase.clone(),
+            steps,
+            partial: false,
+        })
+        .await
+    }
+
+    async fn record_complete(&self, run: RunId, phase: &PhaseName) -> Result<(), LedgerError> {
+        let phase = phase.clone();
+        self.append(Record::PhaseApplied { run, phase }).await
+    }
+}
+
 /// Notes an undo as a step of phase etcd in a run of its own.
 async fn note(ledger: &Ledger<'_>, undo: Undo) -> u64 {
     let run = ledger
         .begin(Verb::Apply, "pf9-kube 1.20.2", "0123456789abcdef")
         .await
         .unwrap();
-    let (phase, step) = ("etcd".parse().unwrap(), step("/a"));
-    let (place, change) = ((&step.id, &step.span), Change::new(Action::Create));
-    ledger.intent(run, &phase, place, &change).await.unwrap();
+    let (phase, step): (PhaseName, _) = ("etcd".parse().unwrap(), step("/a"));
+    let intent = Record::Intent {
+        run,
+        phase: phase.clone(),
+        step: step.id.clone(),
+        span: step.span.clone(),
+        action: Action::Create,
+        fields: Vec::new(),
+    };
+    ledger.append(intent).await.unwrap();
     ledger
         .step_log(run, &phase, &step)
         .note(&undo)
         .await
         .unwrap();
-    ledger.receipt(run, &phase, &step.id).await.unwrap();
+    let receipt = Record::Receipt {
+        run,
+        phase,
+        step: step.id,
+    };
+    ledger.append(receipt).await.unwrap();
     run
 }
 
@@ -110,7 +175,7 @@ async fn a_reverted_run_leaves_what_earlier_runs_did() {
     note(&ledger, removal("/a")).await;
     let run = note(&ledger, removal("/b")).await;
     ledger
-        .reverted(run, &"etcd".parse().unwrap(), None, Vec::new())
+        .reverted(run, &"etcd".parse().unwrap(), Vec::new())
         .await
         .unwrap();
     drop(ledger);
@@ -127,10 +192,10 @@ async fn a_reverted_run_loses_its_clean_lane() {
         let lane = vec![step("/left")];
         ledger.clean_lane(run, phase, lane).await.unwrap();
     }
-    let reverted = ledger.reverted(2, &docker, None, Vec::new()).await;
+    let reverted = ledger.reverted(2, &docker, Vec::new()).await;
     reverted.unwrap();
     assert_eq!(ledger.clean_lanes().await.len(), 2, "of another run");
-    let reverted = ledger.reverted(2, &etcd, None, Vec::new()).await;
+    let reverted = ledger.reverted(2, &etcd, Vec::new()).await;
     reverted.unwrap();
     let left = ledger.clean_lanes().await;
     assert_eq!(left, [(docker, vec![step("/left")])]);
@@ -149,7 +214,7 @@ async fn a_rollback_forgets_no_directory_that_it_left() {
         .await
         .unwrap();
     let left = vec![directory.about()];
-    let reverted = ledger.reverted(run, &phase, None, left.clone()).await;
+    let reverted = ledger.reverted(run, &phase, left.clone()).await;
     reverted.unwrap();
     let named: Vec<String> = ledger.left_by_rollback(&phase).await.into_iter().collect();
     assert_eq!(named, left);
@@ -192,7 +257,7 @@ async fn marks_of_old_runs_outlive_compaction() {
     let left = vec![directory.about()];
     for _ in 0..3 {
         let run = note(&ledger, directory.clone()).await;
-        let reverted = ledger.reverted(run, &phase, None, left.clone()).await;
+        let reverted = ledger.reverted(run, &phase, left.clone()).await;
         reverted.unwrap();
     }
     let module = Undo::UnloadModule {
@@ -244,7 +309,11 @@ async fn a_thing_that_is_noted_again_is_not_in_use() {
     let thing = (&id, about.as_str());
     ledger.pruned(run, &phase, thing, true).await.unwrap();
     let before = ledger.live().await;
-    ledger.note_again(&before[0]).await.unwrap();
+    ledger
+        .step_log(run, &phase, &step("/a"))
+        .note(&module)
+        .await
+        .unwrap();
     assert_eq!(ledger.live().await, before, "its undo stays the same");
     let things = ledger.things().await;
     assert!(things.iter().all(|thing| !thing.in_use), "{things:?}");
@@ -263,8 +332,12 @@ async fn a_partial_clean_lane_takes_only_steps_that_it_does_not_have() {
     let run = note(&ledger, removal("/a")).await;
     let lane = vec![stays.clone(), done.clone()];
     ledger.clean_lane(run, &phase, lane).await.unwrap();
-    let written = ledger.cleanup_done(run, &phase, Some(&done.id)).await;
-    written.unwrap();
+    let cleanup_done = Record::CleanupDone {
+        run,
+        phase: phase.clone(),
+        step: Some(done.id.clone()),
+    };
+    ledger.append(cleanup_done).await.unwrap();
     let known = ledger.clean_lane_of(&phase).await;
     assert_eq!(known, Some((vec![stays.id.clone()], true)));
     let again = vec![stays.clone(), done.clone()];
@@ -379,7 +452,7 @@ async fn compaction_crashed_at_each_call_loses_nothing() {
         }
         let run = note(&ledger, removal("/gone")).await;
         ledger
-            .reverted(run, &"etcd".parse().unwrap(), None, Vec::new())
+            .reverted(run, &"etcd".parse().unwrap(), Vec::new())
             .await
             .unwrap();
     }

@@ -230,7 +230,7 @@ mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
     use crate::planner::fields::{CLUSTER_FIELDS, HOST_FIELDS, kube_type};
-    use crate::role::{Field, ROLE_FIELDS};
+    use crate::role::{Field, ROLE_FIELDS, field_list};
 
     const MANIFEST: &str = "version: 1
 name: r
@@ -265,8 +265,8 @@ payload: []
     #[tokio::test]
     async fn the_tables_have_each_field() {
         let its = context_with(&[]).await;
-        let parameters = [Field::new("pace", "", ""), Field::new("token", "", "")];
-        let role = [ROLE_FIELDS, &parameters[..]].concat();
+        let parameters: &[Field] = field_list! { pace: "" => ""; token: "" => ""; };
+        let role = [ROLE_FIELDS, parameters].concat();
         for (is, documented) in [
             (&its.host, HOST_FIELDS),
             (&its.cluster, CLUSTER_FIELDS),

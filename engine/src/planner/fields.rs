@@ -4,77 +4,37 @@
 use std::fmt::Write as _;
 
 use crate::env::{DefaultValue, KEYS, Key, Kind};
-use crate::role::Field;
+use crate::role::{Field, field_list};
 
 /// The fields of `host`.
-pub const HOST_FIELDS: &[Field] = &[
-    Field::new(
-        "name",
-        "text",
-        "The name of this host as a node: its host name in lower case, or its address if `USE_HOSTNAME` is false.",
-    ),
-    Field::new("hostname", "text", "The host name as the host has it."),
-    Field::new(
-        "address",
-        "text",
-        "The address of this host on the link of its default route; IPv6 without brackets. There is no plan for a host without one.",
-    ),
-    Field::new(
-        "interface",
-        "text",
-        "The link of the default route, for example `eth0`; empty if there is none.",
-    ),
-    Field::new("cpus", "integer", "Processors; 1 if the number is unknown."),
-    Field::new(
-        "cgroup_driver",
-        "text",
-        "The driver for control groups that fits the host: `systemd` with cgroup v2, otherwise `cgroupfs`.",
-    ),
-];
+pub const HOST_FIELDS: &[Field] = field_list! {
+    name: "text" =>
+        "The name of this host as a node: its host name in lower case, or its address if `USE_HOSTNAME` is false.";
+    hostname: "text" => "The host name as the host has it.";
+    address: "text" =>
+        "The address of this host on the link of its default route; IPv6 without brackets. There is no plan for a host without one.";
+    interface: "text" =>
+        "The link of the default route, for example `eth0`; empty if there is none.";
+    cpus: "integer" => "Processors; 1 if the number is unknown.";
+    cgroup_driver: "text" =>
+        "The driver for control groups that fits the host: `systemd` with cgroup v2, otherwise `cgroupfs`.";
+};
 
 /// The fields of `cluster`.
-pub const CLUSTER_FIELDS: &[Field] = &[
-    Field::new(
-        "id",
-        "text",
-        "The setting `CLUSTER_ID`; `MASTER_IP` if it is empty.",
-    ),
-    Field::new(
-        "api_is_address",
-        "bool",
-        "Whether `MASTER_IP` is an address; otherwise it is a name.",
-    ),
-    Field::new(
-        "api_url",
-        "text",
-        "URL of the API server as other hosts reach it: `https://`, `MASTER_IP`, `K8S_API_PORT`.",
-    ),
-    Field::new(
-        "local_api_url",
-        "text",
-        "URL of the API server for this host's own programs: the one on this host on a master, otherwise as `api_url`.",
-    ),
-    Field::new(
-        "api_service_ip",
-        "text",
-        "Address of the API server inside the cluster: address 1 of `SERVICES_CIDR`.",
-    ),
-    Field::new(
-        "dns_service_ip",
-        "text",
-        "Address of the cluster's DNS: address 10 of `SERVICES_CIDR`.",
-    ),
-    Field::new(
-        "masters",
-        "list of maps",
-        "The masters, each with `name` and `address`; for now only this host.",
-    ),
-    Field::new(
-        "other_masters",
-        "list of maps",
-        "The masters without this host; for now empty.",
-    ),
-];
+pub const CLUSTER_FIELDS: &[Field] = field_list! {
+    id: "text" => "The setting `CLUSTER_ID`; `MASTER_IP` if it is empty.";
+    api_is_address: "bool" => "Whether `MASTER_IP` is an address; otherwise it is a name.";
+    api_url: "text" =>
+        "URL of the API server as other hosts reach it: `https://`, `MASTER_IP`, `K8S_API_PORT`.";
+    local_api_url: "text" =>
+        "URL of the API server for this host's own programs: the one on this host on a master, otherwise as `api_url`.";
+    api_service_ip: "text" =>
+        "Address of the API server inside the cluster: address 1 of `SERVICES_CIDR`.";
+    dns_service_ip: "text" => "Address of the cluster's DNS: address 10 of `SERVICES_CIDR`.";
+    masters: "list of maps" =>
+        "The masters, each with `name` and `address`; for now only this host.";
+    other_masters: "list of maps" => "The masters without this host; for now empty.";
+};
 
 /// The fields of `kube` as a table in Markdown: one for each setting, with its default.
 #[must_use]

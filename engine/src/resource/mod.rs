@@ -66,3 +66,37 @@ pub use undo::{EntryType, Receipt, SavedContent, Undo, UndoLog};
 pub(crate) use undo::{in_order, last_order, within};
 #[cfg(test)]
 pub(crate) use undo::{revert, revert_each};
+
+/// What the unit tests of resources share.
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+    use crate::host::Host;
+
+    /// A context on this host, without outputs and secrets, for a resource that has to be there.
+    pub(in crate::resource) fn context(host: &dyn Host) -> Context<'_> {
+        static OUTPUTS: LazyLock<Outputs> = LazyLock::new(Outputs::default);
+        Context {
+            host,
+            outputs: &OUTPUTS,
+            secrets: &NoSecrets,
+            absent: false,
+        }
+    }
+
+    /// Observes a resource, and converges it if it differs. Returns the change; the undos go to the receipt.
+    pub(in crate::resource) async fn apply_in<R: Resource>(
+        cx: &Context<'_>,
+        resource: &R,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<Option<Change>> {
+        let observed = resource.observe(cx).await?;
+        let change = resource.diff(&observed);
+        if let Some(change) = &change {
+            resource.converge(&observed, change, cx, receipt).await?;
+        }
+        Ok(change)
+    }
+}

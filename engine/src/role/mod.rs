@@ -16,6 +16,7 @@ mod packed;
 mod parameter;
 mod parameters;
 
+pub(crate) use fields::field_list;
 pub use fields::{Field, MANIFEST_KEYS, PARAMETER_KEYS, ROLE_FIELDS};
 pub use manifest::RoleManifest;
 pub use package::{RoleError, RolePackage};

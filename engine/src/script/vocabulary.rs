@@ -147,69 +147,76 @@ pub struct Modifier {
     pub repeatable: bool,
 }
 
+/// Makes a list of parameters of `name: Type, ..`; a type is a variant of [`Arg`].
+macro_rules! params {
+    ($($name:ident: $arg:ident $(($($bound:literal),+))?),*) => {
+        &[$($crate::script::vocabulary::Param {
+            name: stringify!($name),
+            arg: $crate::script::vocabulary::Arg::$arg $(($($bound),+))?,
+        }),*]
+    };
+}
+pub(super) use params;
+
+/// Makes a [`Modifier`] of `name(parameter: Type, ..) => "doc"`; `#repeatable` stands before one that may be repeated. A name alone is a
+/// constant that several words share.
+macro_rules! modifier {
+    (@repeatable repeatable) => {
+        true
+    };
+    (@repeatable) => {
+        false
+    };
+    ($shared:ident) => {
+        $shared
+    };
+    ($(#$mark:ident)? $name:ident($($params:tt)*) => $doc:literal) => {
+        $crate::script::vocabulary::Modifier {
+            name: stringify!($name),
+            params: $crate::script::vocabulary::params!($($params)*),
+            doc: $doc,
+            repeatable: $crate::script::vocabulary::modifier!(@repeatable $($mark)?),
+        }
+    };
+}
+pub(super) use modifier;
+
+/// Makes a list of modifiers, each followed by `;`.
+macro_rules! modifiers {
+    ($($(#$mark:ident)? $name:ident $(($($params:tt)*) => $doc:literal)?;)*) => {
+        &[$($crate::script::vocabulary::modifier!(
+            $(#$mark)? $name $(($($params)*) => $doc)?
+        )),*]
+    };
+}
+pub(super) use modifiers;
+
 /// Modifiers of every resource.
-pub static STEP_POLICY: &[Modifier] = &[
-    modifier(
-        "timeout",
-        &[p("duration", Arg::Duration)],
-        "Bound on one try. Default 2m.",
-    ),
-    modifier(
-        "retry",
-        &[
-            p("tries", Arg::Between(1, 100_000)),
-            p("every", Arg::Duration),
-        ],
-        "Number of tries, and the pause before the second one. Later pauses are longer, with jitter.",
-    ),
-    modifier(
-        "keep",
-        &[],
-        "A rollback and a clean leave what the step makes.",
-    ),
-    modifier("absent", &[], "The thing must not exist."),
-    modifier(
-        "when",
-        &[p("condition", Arg::Bool)],
-        "The step is left out when this is false.",
-    ),
-];
+pub static STEP_POLICY: &[Modifier] = modifiers! {
+    timeout(duration: Duration) => "Bound on one try. Default 2m.";
+    retry(tries: Between(1, 100_000), every: Duration) =>
+        "Number of tries, and the pause before the second one. Later pauses are longer, with jitter.";
+    keep() => "A rollback and a clean leave what the step makes.";
+    absent() => "The thing must not exist.";
+    when(condition: Bool) => "The step is left out when this is false.";
+};
 
 /// Modifiers of every check.
-pub static CHECK_POLICY: &[Modifier] = &[
-    modifier(
-        "every",
-        &[p("pause", Arg::Duration)],
-        "Pause between two tries while the phase starts, at most the timeout. Default 500ms.",
-    ),
-    modifier(
-        "timeout",
-        &[p("duration", Arg::Duration)],
-        "How long a starting phase waits for it. Default 60s.",
-    ),
-    modifier(
-        "failures",
-        &[p("count", Arg::Between(1, 1_000))],
-        "Failures in a row that make the phase unhealthy. Default 1.",
-    ),
-    modifier(
-        "advisory",
-        &[],
-        "If it fails, nodelet only reports it: the phase counts as working, and nothing is restarted.",
-    ),
-    modifier(
-        "when",
-        &[p("condition", Arg::Bool)],
-        "The check is left out when this is false.",
-    ),
-];
+pub static CHECK_POLICY: &[Modifier] = modifiers! {
+    every(pause: Duration) =>
+        "Pause between two tries while the phase starts, at most the timeout. Default 500ms.";
+    timeout(duration: Duration) => "How long a starting phase waits for it. Default 60s.";
+    failures(count: Between(1, 1_000)) =>
+        "Failures in a row that make the phase unhealthy. Default 1.";
+    advisory() =>
+        "If it fails, nodelet only reports it: the phase counts as working, and nothing is restarted.";
+    when(condition: Bool) => "The check is left out when this is false.";
+};
 
 /// Modifiers of every requirement.
-pub static REQUIREMENT_POLICY: &[Modifier] = &[modifier(
-    "when",
-    &[p("condition", Arg::Bool)],
-    "The requirement is left out when this is false.",
-)];
+pub static REQUIREMENT_POLICY: &[Modifier] = modifiers! {
+    when(condition: Bool) => "The requirement is left out when this is false.";
+};
 
 impl Word {
     /// Its own modifiers, then those that all words of its kind have.
@@ -234,58 +241,27 @@ impl Word {
 pub static FUNCTIONS: &[(&str, &[Param], &str)] = &[
     (
         "secret",
-        &[p("name", Arg::Text)],
+        params!(name: Text),
         "A secret by name; its value appears only while a step converges.",
     ),
     (
         "output",
-        &[p("step", Arg::Steps), p("field", Arg::Text)],
+        params!(step: Steps, field: Text),
         "What a step finds or makes. It is known only when the plan runs.",
     ),
     (
         "on_stop",
-        &[p("steps", Arg::Closure)],
+        params!(steps: Closure),
         "Steps that a stop runs, to end what the inverses of the phase's own steps do not end.",
     ),
     (
         "on_rollback",
-        &[p("steps", Arg::Closure)],
+        params!(steps: Closure),
         "Steps that a rollback runs, after it has reverted the phase's receipts.",
     ),
     (
         "on_clean",
-        &[p("steps", Arg::Closure)],
+        params!(steps: Closure),
         "Steps that a clean runs, to remove what the phase's programs leave behind; each has `.absent()`, except `restore_sysctl`. What existed before the phase's first change is not ours and stays.",
     ),
 ];
-
-/// Shorthand for a parameter.
-pub(super) const fn p(name: &'static str, arg: Arg) -> Param {
-    Param { name, arg }
-}
-
-/// Shorthand for a modifier that can be used once.
-pub(super) const fn modifier(
-    name: &'static str,
-    params: &'static [Param],
-    doc: &'static str,
-) -> Modifier {
-    Modifier {
-        name,
-        params,
-        doc,
-        repeatable: false,
-    }
-}
-
-/// Shorthand for a modifier that may be repeated.
-pub(super) const fn repeatable(
-    name: &'static str,
-    params: &'static [Param],
-    doc: &'static str,
-) -> Modifier {
-    Modifier {
-        repeatable: true,
-        ..modifier(name, params, doc)
-    }
-}

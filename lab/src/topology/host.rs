@@ -19,6 +19,8 @@ const BOOT: Duration = Duration::from_secs(120);
 const MACHINE_BOOT: Duration = Duration::from_secs(300);
 /// Where the container of a virtual machine mounts what the set-up made for it.
 pub(crate) const MACHINE: &str = "/machine";
+/// The program that leads from that container into the virtual machine.
+const GUEST_SHELL: &str = "/machine/exec";
 const COPY: Duration = Duration::from_secs(300);
 
 /// What is installed on a host before any role comes to it.
@@ -102,59 +104,37 @@ impl Host {
         let volume = format!("{}-docker", self.state.container);
         self.docker
             .text(&["volume", "create", "--label", label, &volume])?;
-        let mut words: Vec<String> = [
-            "run",
-            "--detach",
-            "--pull",
-            "never",
-            "--privileged",
-            "--cgroupns",
-            "private",
-        ]
-        .into_iter()
-        .chain([
-            "--stop-signal",
-            "SIGRTMIN+3",
-            "--label",
-            label,
-            "--network",
-            network,
-        ])
+        let mut words: Vec<String> = ["run", "--detach", "--privileged"]
+            .map(str::to_owned)
+            .into();
+        let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
+        option("--pull", "never".to_owned());
+        option("--cgroupns", "private".to_owned());
+        option("--stop-signal", "SIGRTMIN+3".to_owned());
+        option("--label", label.to_owned());
+        option("--network", network.to_owned());
         // As systemd mounts them on a machine; docker's own default would add noexec.
-        .chain([
-            "--tmpfs",
-            "/run:exec,mode=755",
-            "--tmpfs",
-            "/run/lock",
-            "--tmpfs",
-            "/tmp:exec,mode=1777",
-        ])
-        .map(str::to_owned)
-        .collect();
-        words.extend([
-            "--name".to_owned(),
-            self.state.container.clone(),
-            "--hostname".to_owned(),
-            self.state.name.clone(),
-        ]);
-        words.extend(["--ip".to_owned(), self.state.address.to_string()]);
+        for mount in ["/run:exec,mode=755", "/run/lock", "/tmp:exec,mode=1777"] {
+            option("--tmpfs", mount.to_owned());
+        }
+        option("--name", self.state.container.clone());
+        option("--hostname", self.state.name.clone());
+        option("--ip", self.state.address.to_string());
         // overlay2 cannot sit on overlay, so the inner docker's data is on the machine's own file system.
-        words.extend(["--volume".to_owned(), format!("{volume}:/var/lib/docker")]);
+        option("--volume", format!("{volume}:/var/lib/docker"));
         for mount in mounts {
-            words.extend([
-                "--volume".to_owned(),
-                format!("{}:{}:ro", mount.source.display(), mount.target.display()),
-            ]);
+            let (source, target) = (mount.source.display(), mount.target.display());
+            option("--volume", format!("{source}:{target}:ro"));
         }
         for (name, address) in known.iter().filter(|(name, _)| *name != self.state.name) {
-            words.extend(["--add-host".to_owned(), format!("{name}:{address}")]);
+            option("--add-host", format!("{name}:{address}"));
         }
         if self.is_machine() {
             let targets = mounts
                 .iter()
                 .map(|mount| mount.target.display().to_string());
             let seen: Vec<String> = targets.filter(|target| target != MACHINE).collect();
-            words.extend(["--env".to_owned(), format!("LAB_MOUNTS={}", seen.join(","))]);
+            option("--env", format!("LAB_MOUNTS={}", seen.join(",")));
         }
         words.push(self.state.image.reference());
         words.extend(self.is_machine().then(|| format!("{MACHINE}/run")));
@@ -168,9 +148,14 @@ impl Host {
         self.state.image == Image::Machine
     }
 
-    /// The program that leads from the container into a virtual machine; `None` if the container is the host.
-    fn guest_shell(&self) -> Option<String> {
-        self.is_machine().then(|| format!("{MACHINE}/exec"))
+    /// The arguments of docker's client that run a command in the host.
+    fn exec_words<'a>(&'a self, options: &[&'a str], words: &[&'a str]) -> Vec<&'a str> {
+        let mut all = vec!["exec"];
+        all.extend(options);
+        all.push(&self.state.container);
+        all.extend(self.is_machine().then_some(GUEST_SHELL));
+        all.extend(words);
+        all
     }
 
     fn boot_limit(&self) -> Duration {
@@ -184,11 +169,8 @@ impl Host {
     /// Waits until systemd has started everything.
     pub fn wait_until_running(&self) -> Result<()> {
         let mut last = String::new();
-        let guest_shell = self.guest_shell();
+        let words = self.exec_words(&[], &["systemctl", "is-system-running"]);
         let done = command::poll(self.boot_limit(), || {
-            let mut words = vec!["exec", &self.state.container];
-            words.extend(guest_shell.as_deref());
-            words.extend(["systemctl", "is-system-running"]);
             let output = self.docker.output(&words, None, SHORT);
             last = output.map_or_else(
                 |error| error.to_string(),
@@ -223,13 +205,9 @@ impl Host {
         limit: Duration,
     ) -> Result<Output> {
         let seconds = limit.as_secs().max(1).to_string();
-        let mut all = vec!["exec"];
-        all.extend(input.map(|_| "--interactive"));
-        all.push(&self.state.container);
-        let guest_shell = self.guest_shell();
-        all.extend(guest_shell.as_deref());
-        all.extend(["timeout", "--signal=KILL", &seconds]);
-        all.extend(words);
+        let interactive = input.map(|_| "--interactive");
+        let limited = [&["timeout", "--signal=KILL", &seconds][..], words].concat();
+        let all = self.exec_words(interactive.as_slice(), &limited);
         // The limit inside the host expires first; the one outside is for a docker that does not answer.
         self.docker
             .output(&all, input, limit + Duration::from_secs(5))
@@ -238,26 +216,16 @@ impl Host {
     /// Runs a command that must succeed and gives its trimmed standard output.
     pub fn text(&self, words: &[&str]) -> Result<String> {
         let output = self.exec(words)?;
-        if !output.status.success() {
-            let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            bail!(
-                "`{}` on the host `{}` failed ({}): {error}",
-                words.join(" "),
-                self.state.name,
-                output.status
-            );
-        }
+        command::check(&output, || {
+            let (words, host) = (words.join(" "), &self.state.name);
+            format!("`{words}` on the host `{host}` failed ({})", output.status)
+        })?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
     /// Runs a command in the host with our own standard streams; with a terminal if `tty`.
     pub fn exec_streaming(&self, words: &[&str], tty: bool) -> Result<ExitStatus> {
-        let mut all = vec!["exec", "--interactive"];
-        all.extend(tty.then_some("--tty"));
-        all.push(&self.state.container);
-        let guest_shell = self.guest_shell();
-        all.extend(guest_shell.as_deref());
-        all.extend(words);
+        let all = self.exec_words(streams(tty), words);
         self.docker
             .command(&all)
             .status()
@@ -268,14 +236,9 @@ impl Host {
     /// ended in the host too; docker's client would leave them running there. `None` if they were ended like this.
     pub fn enter(&self, words: &[&str], tty: bool) -> Result<Option<ExitStatus>> {
         let mark = format!("NODELET_LAB_ENTERED={}", command::unique());
-        let mut all = vec!["exec", "--interactive"];
-        all.extend(tty.then_some("--tty"));
-        all.push(&self.state.container);
-        let guest_shell = self.guest_shell();
-        all.extend(guest_shell.as_deref());
         // `env` and not docker's `--env`, because ssh into a virtual machine does not pass the environment on.
-        all.extend(["env", &mark]);
-        all.extend(words);
+        let marked = [&["env", &mark][..], words].concat();
+        let all = self.exec_words(streams(tty), &marked);
         let status = command::interruptible(&mut self.docker.command(&all))?;
         // A client that was killed (for example by a closed pipe) leaves the command running as well.
         if status.is_none_or(|status| status.code().is_none()) {
@@ -289,15 +252,10 @@ impl Host {
         let image =
             std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let output = self.exec_within(&["docker", "load", "--quiet"], Some(&image), COPY)?;
-        if !output.status.success() {
-            bail!(
-                "cannot load the image {} on the host `{}`: {}",
-                file.display(),
-                self.state.name,
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(())
+        command::check(&output, || {
+            let (file, host) = (file.display(), &self.state.name);
+            format!("cannot load the image {file} on the host `{host}`")
+        })
     }
 
     /// Writes a file in the host, atomically, with its parent directories.
@@ -326,39 +284,24 @@ impl Host {
             .arg(source)
             .args(["-cf", "-", "."]);
         let packed = command::output(&tar, None, COPY)?;
-        if !packed.status.success() {
-            bail!(
-                "cannot pack {}: {}",
-                source.display(),
-                String::from_utf8_lossy(&packed.stderr).trim()
-            );
-        }
+        command::check(&packed, || format!("cannot pack {}", source.display()))?;
         let output =
             self.exec_within(&["tar", "-C", path, "-xf", "-"], Some(&packed.stdout), COPY)?;
         self.copied(&output, path)
     }
 
     fn copied(&self, output: &Output, path: &str) -> Result<()> {
-        if output.status.success() {
-            return Ok(());
-        }
-        bail!(
-            "cannot write {path} on the host `{}`: {}",
-            self.state.name,
-            String::from_utf8_lossy(&output.stderr).trim()
-        )
+        command::check(output, || {
+            format!("cannot write {path} on the host `{}`", self.state.name)
+        })
     }
 
     /// Reads a file of the host.
     pub fn get(&self, path: &str) -> Result<Vec<u8>> {
         let output = self.exec_within(&["cat", path], None, COPY)?;
-        if !output.status.success() {
-            bail!(
-                "cannot read {path} on the host `{}`: {}",
-                self.state.name,
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
+        command::check(&output, || {
+            format!("cannot read {path} on the host `{}`", self.state.name)
+        })?;
         Ok(output.stdout)
     }
 
@@ -413,6 +356,15 @@ impl Host {
     pub fn start(&self) -> Result<()> {
         self.docker.text(&["start", &self.state.container])?;
         self.wait_until_running()
+    }
+}
+
+/// docker's options for a command that has our own standard streams.
+fn streams(tty: bool) -> &'static [&'static str] {
+    if tty {
+        &["--interactive", "--tty"]
+    } else {
+        &["--interactive"]
     }
 }
 

@@ -82,27 +82,19 @@ impl Samples {
     }
 
     /// The three moments of a bring-up, the parts of the first one, and what it cost.
-    fn bring_up(&mut self, host: &'static str, command_time: &CommandTime) {
-        self.add(host, Measurement::Kubelet, command_time.kubelet);
-        self.add(
-            host,
-            Measurement::Container,
-            command_time.container - command_time.kubelet,
-        );
-        self.add(
-            host,
-            Measurement::Answer,
-            command_time.answer - command_time.container,
-        );
-        self.add(
-            host,
-            Measurement::Report,
-            command_time.ready - command_time.answer,
-        );
-        self.add(host, Measurement::Ready, command_time.ready);
-        self.add(host, Measurement::Pod, command_time.pod);
-        self.add(host, Measurement::Command, command_time.wall);
-        self.add(host, Measurement::Processor, command_time.processor);
+    fn bring_up(&mut self, host: &'static str, its: &CommandTime) {
+        for (what, seconds) in [
+            (Measurement::Kubelet, its.kubelet),
+            (Measurement::Container, its.container - its.kubelet),
+            (Measurement::Answer, its.answer - its.container),
+            (Measurement::Report, its.ready - its.answer),
+            (Measurement::Ready, its.ready),
+            (Measurement::Pod, its.pod),
+            (Measurement::Command, its.wall),
+            (Measurement::Processor, its.processor),
+        ] {
+            self.add(host, what, seconds);
+        }
     }
 }
 

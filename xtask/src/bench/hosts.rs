@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use lab::package::{self, ROLE};
 use lab::topology::Mount;
-use lab::{Config, Host, HostSpec, Image, Lab, Setup, TOOLBOX_IMAGE};
+use lab::{Config, Host, HostSpec, Image, Lab, Setup, TOOLBOX_IMAGE, command};
 use serde_json::{Value, json};
 
 use crate::repository::checkout;
@@ -176,14 +176,9 @@ pub(super) enum Images {
 pub(super) fn prepare(setup: &Setup, host: &Host, images: Images) -> Result<()> {
     let prepared = |words: &[&str]| -> Result<()> {
         let output = host.exec_within(words, None, PREPARATION)?;
-        if !output.status.success() {
-            bail!(
-                "cannot prepare the host `{}`: {}",
-                host.name(),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(())
+        command::check(&output, || {
+            format!("cannot prepare the host `{}`", host.name())
+        })
     };
     prepared(&["bash", "-c", PREPARE, "prepare", &payload(setup), PACKAGES])?;
     if images == Images::Loaded {
@@ -331,14 +326,10 @@ pub(super) fn remove_first_pod(host: &Host, master: &Master) -> Result<()> {
 fn watched(host: &Host, command: &str, watch: &str) -> Result<CommandTime> {
     let words = ["bash", "-c", TIMED, "timed", command, watch];
     let output = host.exec_within(&words, None, LIMIT)?;
-    if !output.status.success() {
-        bail!(
-            "`{command}` on the host `{}` failed ({}): {}",
-            host.name(),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
+    command::check(&output, || {
+        let (host, status) = (host.name(), output.status);
+        format!("`{command}` on the host `{host}` failed ({status})")
+    })?;
     CommandTime::parse(&String::from_utf8_lossy(&output.stdout))
 }
 

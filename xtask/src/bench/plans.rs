@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use std::{env, fs, process};
 
 use anyhow::{Context, Result};
 use lab::command;
@@ -20,25 +19,6 @@ const SIZES: [usize; 3] = [250, 500, 1000];
 /// Above this exponent growth is more than noise around linear.
 const LINEAR: f64 = 1.15;
 
-/// A folder that goes with its owner.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn create() -> Result<Self> {
-        let path = env::temp_dir().join(format!("nodelet-bench-{}", process::id()));
-        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("cannot remove {}: {error}", self.0.display());
-        }
-    }
-}
-
 /// One way to plan a synthetic role.
 struct Reading {
     name: &'static str,
@@ -51,10 +31,10 @@ struct Reading {
 
 /// Measures so many repetitions of everything, interleaved.
 pub(super) fn measure(nodelet: &Path, repetitions: usize) -> Result<Vec<Figure>> {
-    let scratch = Scratch::create()?;
+    let scratch = tempfile::tempdir().context("cannot create a temporary directory")?;
     let roles = SIZES
         .iter()
-        .map(|&size| synthetic::write(&scratch.0, size))
+        .map(|&size| synthetic::write(scratch.path(), size))
         .collect::<Result<Vec<PathBuf>>>()?;
     let role = checkout().join("roles/pf9-kube");
     let (mut plan, mut memory) = (Vec::new(), Vec::new());

@@ -334,15 +334,9 @@ impl<'a> Daemon<'a> {
             .chain([NODELETD])
             .collect();
         let output = self.host.exec_within(&words, None, DAEMON)?;
-        if !output.status.success() {
-            bail!(
-                "`{}` failed on {}: {}",
-                words.join(" "),
-                self.host.name(),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(())
+        command::check(&output, || {
+            format!("`{}` failed on {}", words.join(" "), self.host.name())
+        })
     }
 }
 

@@ -10,9 +10,9 @@ use crate::exec::Mode;
 use crate::exec::undo::orphans::planned_again;
 use crate::exec::undo::partial_files::sweep;
 use crate::host::Host;
-use crate::ledger::{Ledger, LedgerError, RunId};
+use crate::ledger::{Ledger, LedgerError, Record, RunId};
 use crate::model::{Failure, Outcome, PhaseName, Span, StepId, Verb};
-use crate::plan::{Plan, PlannedPhase, PlannedStep};
+use crate::plan::{Plan, PlannedStep};
 use crate::resource::{Change, Receipt, ResourceResult, Undo, UndoLog};
 
 /// A run in progress.
@@ -101,12 +101,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The ledger, and this run in it, which begins now if it has not begun yet; `None` in a dry run.
-    async fn record(&self) -> Result<Option<(&Ledger<'a>, RunId)>, LedgerError> {
+    /// Appends a record of this run, which begins now if it has not begun yet; nothing in a dry run.
+    async fn append(&self, record: impl FnOnce(RunId) -> Record) -> Result<(), LedgerError> {
         let Some(session) = &self.session else {
-            return Ok(None);
+            return Ok(());
         };
-        Ok(Some((&session.ledger, session.run().await?)))
+        session.ledger.append(record(session.run().await?)).await
     }
 
     /// The recorded steps of a phase's clean lane, if the lane is not recorded yet or is partial; `None` if it is
@@ -136,10 +136,13 @@ impl<'a> Session<'a> {
         phase: &PhaseName,
         steps: Vec<PlannedStep>,
     ) -> Result<(), LedgerError> {
-        let Some((ledger, run)) = self.record().await? else {
-            return Ok(());
-        };
-        ledger.clean_lane(run, phase, steps).await
+        self.append(|run| Record::CleanupSteps {
+            run,
+            phase: phase.clone(),
+            steps,
+            partial: false,
+        })
+        .await
     }
 
     /// The clean lane of a phase, if this run has recorded it: the phase had never been applied before.
@@ -210,7 +213,15 @@ impl<'a> Session<'a> {
         };
         for live in planned_again(session.ledger.things().await, session.plan) {
             session.run().await?;
-            session.ledger.note_again(&live).await?;
+            // With the run that noted it first: a rollback of the present run must not take the thing back.
+            let record = Record::Undo {
+                run: live.run,
+                phase: live.phase,
+                step: live.step,
+                keep: live.keep,
+                undo: live.undo,
+            };
+            session.ledger.append(record).await?;
         }
         Ok(())
     }
@@ -239,13 +250,18 @@ impl<'a> Session<'a> {
     pub(in crate::exec) async fn intent(
         &self,
         phase: &PhaseName,
-        place: (&StepId, &Span),
+        (step, span): (&StepId, &Span),
         change: &Change,
     ) -> Result<(), LedgerError> {
-        let Some((ledger, run)) = self.record().await? else {
-            return Ok(());
-        };
-        ledger.intent(run, phase, place, change).await
+        self.append(|run| Record::Intent {
+            run,
+            phase: phase.clone(),
+            step: step.clone(),
+            span: span.clone(),
+            action: change.action,
+            fields: change.differences.iter().map(|d| d.field.clone()).collect(),
+        })
+        .await
     }
 
     pub(in crate::exec) async fn converged(
@@ -253,10 +269,9 @@ impl<'a> Session<'a> {
         phase: &PhaseName,
         step: &PlannedStep,
     ) -> Result<(), LedgerError> {
-        let Some((ledger, run)) = self.record().await? else {
-            return Ok(());
-        };
-        ledger.receipt(run, phase, &step.id).await
+        let (phase, step) = (phase.clone(), step.id.clone());
+        self.append(|run| Record::Receipt { run, phase, step })
+            .await
     }
 
     /// Records that a resource that the plan no longer has was taken back, or that it is in use and stays until a clean.
@@ -266,17 +281,20 @@ impl<'a> Session<'a> {
         (step, resource): (&StepId, &str),
         in_use: bool,
     ) -> Result<(), LedgerError> {
-        let Some((ledger, run)) = self.record().await? else {
-            return Ok(());
-        };
-        ledger.pruned(run, phase, (step, resource), in_use).await
+        self.append(|run| Record::Pruned {
+            run,
+            phase: phase.clone(),
+            step: step.clone(),
+            resource: resource.to_owned(),
+            in_use,
+        })
+        .await
     }
 
     pub(in crate::exec) async fn cleanup_done(&self, phase: &PhaseName) -> Result<(), LedgerError> {
-        let Some((ledger, run)) = self.record().await? else {
-            return Ok(());
-        };
-        ledger.cleanup_done(run, phase, None).await
+        let (phase, step) = (phase.clone(), None);
+        self.append(|run| Record::CleanupDone { run, phase, step })
+            .await
     }
 
     /// Records that a phase is complete, if anything was changed in it.
@@ -284,15 +302,11 @@ impl<'a> Session<'a> {
         &self,
         phase: &PhaseName,
     ) -> Result<(), LedgerError> {
-        match &self.session {
-            Some(session) if self.has_begun(phase).await => {
-                session
-                    .ledger
-                    .record_complete(session.run().await?, phase)
-                    .await
-            }
-            _ => Ok(()),
+        if !self.has_begun(phase).await {
+            return Ok(());
         }
+        let phase = phase.clone();
+        self.append(|run| Record::PhaseApplied { run, phase }).await
     }
 
     pub(in crate::exec) async fn failed(
@@ -300,42 +314,34 @@ impl<'a> Session<'a> {
         phase: &PhaseName,
         failure: &Failure,
     ) -> Result<(), LedgerError> {
-        let Some((ledger, run)) = self.record().await? else {
-            return Ok(());
-        };
-        ledger.failed(run, phase, failure).await
+        self.append(|run| Record::Failed {
+            run,
+            phase: phase.clone(),
+            failure: failure.clone(),
+        })
+        .await
     }
 
-    /// Records that one thing that was done in a phase has been taken back.
+    /// Records that everything that was done in a phase has been taken back, except for the directories in `remaining`; or only
+    /// `resource`.
     pub(in crate::exec) async fn reverted(
         &self,
-        phase: &PlannedPhase,
-        thing: &str,
+        phase: &PhaseName,
+        resource: Option<&str>,
+        remaining: &[String],
     ) -> Result<(), LedgerError> {
         let Some(session) = &self.session else {
             return Ok(());
         };
         session.run().await?;
-        for run in session.own(&phase.name) {
-            let (ledger, thing) = (&session.ledger, Some(thing.to_owned()));
-            ledger.reverted(run, &phase.name, thing, Vec::new()).await?;
-        }
-        Ok(())
-    }
-
-    /// Records that everything that was done in a phase has been taken back, except for the directories in `left`.
-    pub(in crate::exec) async fn rolled_back(
-        &self,
-        phase: &PlannedPhase,
-        left: &[String],
-    ) -> Result<(), LedgerError> {
-        let Some(session) = &self.session else {
-            return Ok(());
-        };
-        session.run().await?;
-        for run in session.own(&phase.name) {
-            let (ledger, left) = (&session.ledger, left.to_vec());
-            ledger.reverted(run, &phase.name, None, left).await?;
+        for run in session.own(phase) {
+            let record = Record::Reverted {
+                run,
+                phase: phase.clone(),
+                resource: resource.map(str::to_owned),
+                remaining: remaining.to_vec(),
+            };
+            session.ledger.append(record).await?;
         }
         Ok(())
     }

@@ -39,115 +39,62 @@ pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String
     }
 }
 
+/// Makes rows of `[[sign, ..], ..] => remedy;`: the remedy fits if all signs of a group are in the text.
+macro_rules! known {
+    ($([$([$($sign:literal),+]),+] => $remedy:literal;)*) => {
+        &[$((&[$(&[$($sign),+]),+], $remedy)),*]
+    };
+}
+
 /// Causes that have the same remedy in all places. The first match wins, so causes that explain others come first.
-const KNOWN: &[(&[&[&str]], &str)] = &[
-    (
-        &[&["no space left on device"]],
-        "make room on the file system that the message names (`df -h`, `df -i`)",
-    ),
-    (
-        &[&["read-only file system"]],
-        "mount the file system that the message names for writing (`findmnt --target PATH` shows it)",
-    ),
-    (
-        &[&["permission denied"], &["operation not permitted"]],
-        "run as root, and see what protects the path that the message names (`lsattr`, `findmnt --target PATH`)",
-    ),
-    (
-        &[&["is a directory"], &["not a directory"]],
-        "something else is at the path that the message names, or at a directory above it (`namei -l PATH`): move it away",
-    ),
-    (
-        &[&["too many levels of symbolic links"]],
-        "the links on the path that the message names lead in a circle (`namei -l PATH`): remove one of them",
-    ),
-    (
-        &[&["too many open files"]],
-        "see which program has so many files open (`lsof | awk '{print $1}' | sort | uniq -c | sort -n`), and raise its limit",
-    ),
-    (
-        &[&["cannot allocate memory"], &["out of memory"]],
-        "free memory on this host (`free -m`, `ps aux --sort -rss | head`)",
-    ),
-    (
-        &[&["address already in use"]],
-        "find the program that holds the port (`ss -ltnp`) and stop it, or choose another port",
-    ),
-    (
-        &[&["is masked"]],
-        "unmask the unit that the message names (`systemctl unmask UNIT`)",
-    ),
-    (
-        &[
-            &["certificate", "expired"],
-            &["certificate", "not valid yet"],
-        ],
-        "compare the host's clock with the certificate's dates (`date -u`, `openssl x509 -noout -dates -in FILE`)",
-    ),
-    (
-        &[&["not valid for name"], &["certificate is valid for"]],
-        "compare the names in the certificate with the one that is asked for (`openssl x509 -noout -ext subjectAltName -in FILE`); `nodelet apply --only certs` makes what is missing",
-    ),
-    (
-        &[&["certificate"], &["unknownissuer"], &["unknown ca"]],
-        "see whether certificate and root belong together (`openssl verify -CAfile ROOT FILE`); removing the certificate makes a new one",
-    ),
-    (
-        &[
-            &["unknown flag"],
-            &["flag provided but not defined"],
-            &["invalid argument", " for \"--"],
-        ],
-        "the program refuses one of its flags: correct the setting that adds it (those that end in _FLAGS, RUNTIME_CONFIG)",
-    ),
-    (
-        &[&["bind source path does not exist"]],
-        "make the directory that the message names, or correct the script or setting that names it",
-    ),
-    (
-        &[&["no such image"]],
-        "bring the image back (`nodelet apply`), or name one that is there (`docker images`)",
-    ),
-    (
-        &[
-            &["name or service not known"],
-            &["temporary failure in name resolution"],
-        ],
-        "see whether this host can resolve the name (`getent hosts NAME`, /etc/resolv.conf), or give an address",
-    ),
-    (
-        &[&["(status 401)"], &["answers 401"]],
-        "the server does not accept the client's certificate: check whether the kubeconfig's certificate and the server's client root belong together (`openssl verify`), or move the certificate away and run `nodelet apply --only certs`",
-    ),
-    (
-        &[&["(status 403)"], &["answers 403"]],
-        "the server accepts the client, but forbids the request: see the roles of that user (`kubectl auth can-i --list`)",
-    ),
-    (
-        &[&["no route to host"], &["network is unreachable"]],
-        "see the host's routes and links (`ip route`, `ip link`)",
-    ),
-    (
-        &[&["dpkg was interrupted"]],
-        "finish what dpkg was doing (`dpkg --configure -a`)",
-    ),
-    (
-        &[&["dpkg's lock"]],
-        "wait for the other package manager to end, or stop it (`fuser -v /var/lib/dpkg/lock-frontend`)",
-    ),
-    (
-        &[&["dependency problems"]],
-        "see what is missing for the packages on this host (`apt-get --fix-broken --dry-run install`)",
-    ),
-    (
-        &[&["/etc/passwd has no user"], &["/etc/group has no group"]],
-        "install the package that makes the account in an earlier step, or correct the name in `.owner` or `.group` (`getent passwd`, `getent group`; an account of LDAP or SSSD needs its number)",
-    ),
-    (
-        &[&["in the role's payload"], &["the role's payload has no"]],
-        "install the role's package again, or name what its payload has",
-    ),
-];
+const KNOWN: &[(&[&[&str]], &str)] = known! {
+    [["no space left on device"]] =>
+        "make room on the file system that the message names (`df -h`, `df -i`)";
+    [["read-only file system"]] =>
+        "mount the file system that the message names for writing (`findmnt --target PATH` shows it)";
+    [["permission denied"], ["operation not permitted"]] =>
+        "run as root, and see what protects the path that the message names (`lsattr`, `findmnt --target PATH`)";
+    [["is a directory"], ["not a directory"]] =>
+        "something else is at the path that the message names, or at a directory above it (`namei -l PATH`): move it away";
+    [["too many levels of symbolic links"]] =>
+        "the links on the path that the message names lead in a circle (`namei -l PATH`): remove one of them";
+    [["too many open files"]] =>
+        "see which program has so many files open (`lsof | awk '{print $1}' | sort | uniq -c | sort -n`), and raise its limit";
+    [["cannot allocate memory"], ["out of memory"]] =>
+        "free memory on this host (`free -m`, `ps aux --sort -rss | head`)";
+    [["address already in use"]] =>
+        "find the program that holds the port (`ss -ltnp`) and stop it, or choose another port";
+    [["is masked"]] => "unmask the unit that the message names (`systemctl unmask UNIT`)";
+    [["certificate", "expired"], ["certificate", "not valid yet"]] =>
+        "compare the host's clock with the certificate's dates (`date -u`, `openssl x509 -noout -dates -in FILE`)";
+    [["not valid for name"], ["certificate is valid for"]] =>
+        "compare the names in the certificate with the one that is asked for (`openssl x509 -noout -ext subjectAltName -in FILE`); `nodelet apply --only certs` makes what is missing";
+    [["certificate"], ["unknownissuer"], ["unknown ca"]] =>
+        "see whether certificate and root belong together (`openssl verify -CAfile ROOT FILE`); removing the certificate makes a new one";
+    [["unknown flag"], ["flag provided but not defined"], ["invalid argument", " for \"--"]] =>
+        "the program refuses one of its flags: correct the setting that adds it (those that end in _FLAGS, RUNTIME_CONFIG)";
+    [["bind source path does not exist"]] =>
+        "make the directory that the message names, or correct the script or setting that names it";
+    [["no such image"]] =>
+        "bring the image back (`nodelet apply`), or name one that is there (`docker images`)";
+    [["name or service not known"], ["temporary failure in name resolution"]] =>
+        "see whether this host can resolve the name (`getent hosts NAME`, /etc/resolv.conf), or give an address";
+    [["(status 401)"], ["answers 401"]] =>
+        "the server does not accept the client's certificate: check whether the kubeconfig's certificate and the server's client root belong together (`openssl verify`), or move the certificate away and run `nodelet apply --only certs`";
+    [["(status 403)"], ["answers 403"]] =>
+        "the server accepts the client, but forbids the request: see the roles of that user (`kubectl auth can-i --list`)";
+    [["no route to host"], ["network is unreachable"]] =>
+        "see the host's routes and links (`ip route`, `ip link`)";
+    [["dpkg was interrupted"]] => "finish what dpkg was doing (`dpkg --configure -a`)";
+    [["dpkg's lock"]] =>
+        "wait for the other package manager to end, or stop it (`fuser -v /var/lib/dpkg/lock-frontend`)";
+    [["dependency problems"]] =>
+        "see what is missing for the packages on this host (`apt-get --fix-broken --dry-run install`)";
+    [["/etc/passwd has no user"], ["/etc/group has no group"]] =>
+        "install the package that makes the account in an earlier step, or correct the name in `.owner` or `.group` (`getent passwd`, `getent group`; an account of LDAP or SSSD needs its number)";
+    [["in the role's payload"], ["the role's payload has no"]] =>
+        "install the role's package again, or name what its payload has";
+};
 
 fn by_words(all: &str) -> Option<&'static str> {
     let fits = |signs: &[&str]| signs.iter().all(|sign| all.contains(sign));

@@ -17,7 +17,7 @@ use crate::exec::undo::executor::{
 };
 use crate::exec::undo::partial_files::sweep;
 use crate::host::Host;
-use crate::ledger::{Ledger, LedgerError, LiveUndo, Record, RunId};
+use crate::ledger::{Ledger, LiveUndo, Record, RunId};
 use crate::model::{Failure, Outcome, PhaseName, STATE, Verb, chain};
 use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
@@ -96,7 +96,13 @@ pub async fn clean(
             Outcome::Cleaned
         };
         for (phase, failure) in &clean.failures {
-            ledger.failed(run, phase, failure).await?;
+            let (phase, failure) = (phase.clone(), failure.clone());
+            let record = Record::Failed {
+                run,
+                phase,
+                failure,
+            };
+            ledger.append(record).await?;
         }
         ledger.end(run, outcome, (clean.undone, 0)).await?;
         if outcome == Outcome::Cleaned {
@@ -255,12 +261,11 @@ impl Clean<'_, '_> {
             }
         }
         // A component that could not be ended may create these things again.
-        if self.executor.failed == failed
-            && let Some((ledger, run)) = self.book
-        {
+        if self.executor.failed == failed {
             for step in gone {
-                let written = ledger.cleanup_done(run, phase, Some(step)).await;
-                self.note_write_error(written);
+                let (phase, step) = (phase.clone(), Some(step.clone()));
+                self.record(|run| Record::CleanupDone { run, phase, step })
+                    .await;
             }
         }
         self.finished(phase, started, (undone, failed));
@@ -324,11 +329,14 @@ impl Clean<'_, '_> {
         let thing = live.undo.about();
         match self.executor.undo(&live.undo).await {
             Undone::Done => {
-                if let Some((ledger, run)) = self.book {
-                    let its = (&live.step, thing.as_str());
-                    let written = ledger.pruned(run, &live.phase, its, false);
-                    self.note_write_error(written.await);
-                }
+                self.record(|run| Record::Pruned {
+                    run,
+                    phase: live.phase.clone(),
+                    step: live.step.clone(),
+                    resource: thing.clone(),
+                    in_use: false,
+                })
+                .await;
                 self.took_back(phase, thing);
             }
             Undone::Again => self.took_back(phase, thing),
@@ -354,9 +362,11 @@ impl Clean<'_, '_> {
         removed.is_ok()
     }
 
-    /// A record that cannot be written is reported as a failure; the clean continues.
-    fn note_write_error(&mut self, written: Result<(), LedgerError>) {
-        if let Err(error) = written {
+    /// Appends a record of this run. If it cannot be written, that is reported as a failure; the clean continues.
+    async fn record(&mut self, record: impl FnOnce(RunId) -> Record) {
+        if let Some((ledger, run)) = self.book
+            && let Err(error) = ledger.append(record(run)).await
+        {
             self.fail(None, "ledger", &error.into());
         }
     }

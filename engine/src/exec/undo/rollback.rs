@@ -63,12 +63,13 @@ impl Runner<'_> {
         // rest later is not the role's.
         let mut written = None;
         if errors.is_empty() {
-            written = session.rolled_back(phase, &full).await.err();
+            written = session.reverted(&phase.name, None, &full).await.err();
         } else {
             stuck.extend(full);
             for thing in back.difference(&stuck) {
                 if written.is_none() {
-                    written = session.reverted(phase, thing).await.err();
+                    let reverted = session.reverted(&phase.name, Some(thing.as_str()), &[]);
+                    written = reverted.await.err();
                 }
             }
         }

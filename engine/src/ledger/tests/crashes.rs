@@ -131,7 +131,7 @@ async fn a_ledger_truncated_at_each_byte_can_be_continued() {
         .clean_lane(1, &phase, vec![step("/a")])
         .await
         .unwrap();
-    let reverted = ledger.reverted(1, &phase, None, Vec::new()).await;
+    let reverted = ledger.reverted(1, &phase, Vec::new()).await;
     reverted.unwrap();
     ledger.end(1, Outcome::Failed, (0, 0)).await.unwrap();
     ledger.cleaned(1, true, &[]).await.unwrap();

@@ -392,7 +392,7 @@ async fn read_env_file(
 mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
-    use crate::resource::{NoSecrets, Outputs};
+    use crate::resource::tests::{apply_in, context};
 
     #[tokio::test]
     async fn a_container_is_not_removed_if_its_configuration_is_missing() {
@@ -413,18 +413,9 @@ mod tests {
             restart: RestartPolicy::Always,
             inputs: Vec::new(),
         };
-        let outputs = Outputs::default();
-        let cx = Context {
-            host: &host,
-            outputs: &outputs,
-            secrets: &NoSecrets,
-            absent: false,
-        };
-        let observed = spec.observe(&cx).await.unwrap();
-        let change = spec.diff(&observed).unwrap();
-        let mut receipt = Receipt::default();
-        let made = spec.converge(&observed, &change, &cx, &mut receipt).await;
-        made.unwrap();
+        let cx = context(&host);
+        let made = apply_in(&cx, &spec, &mut Receipt::default()).await;
+        made.unwrap().expect("it is not there");
         host.with_world_mut(|world| world.remove("/etc/app.env"));
         let error = spec.observe(&cx).await.unwrap_err();
         assert_eq!(error.to_string(), "find the environment file /etc/app.env");

@@ -307,7 +307,7 @@ mod tests {
     use super::*;
     use crate::host::Services as _;
     use crate::host::fake::FakeHost;
-    use crate::resource::{NoSecrets, Outputs};
+    use crate::resource::tests::{apply_in, context};
 
     const ARCHIVE: &str = "/opt/images/app.tar";
 
@@ -326,17 +326,11 @@ mod tests {
             archive: ARCHIVE.into(),
             checksums: None,
         };
-        let outputs = Outputs::default();
-        let cx = Context {
-            host,
-            outputs: &outputs,
-            secrets: &NoSecrets,
-            absent: false,
-        };
-        let observed = image.observe(&cx).await.expect("docker answers");
-        let change = image.diff(&observed).expect("it differs");
         let mut receipt = Receipt::default();
-        let result = image.converge(&observed, &change, &cx, &mut receipt).await;
+        let result = apply_in(&context(host), &image, &mut receipt).await;
+        if let Ok(change) = &result {
+            assert!(change.is_some(), "it differs");
+        }
         (result.err(), receipt.undos)
     }
 
@@ -370,17 +364,7 @@ mod tests {
             }),
         };
         let before = host.snapshot();
-        let outputs = Outputs::default();
-        let cx = Context {
-            host: &host,
-            outputs: &outputs,
-            secrets: &NoSecrets,
-            absent: false,
-        };
-        let observed = image.observe(&cx).await.expect("docker answers");
-        let change = image.diff(&observed).expect("it is not there");
-        let mut receipt = Receipt::default();
-        let result = image.converge(&observed, &change, &cx, &mut receipt).await;
+        let result = apply_in(&context(&host), &image, &mut Receipt::default()).await;
         let error = result.expect_err("it is refused").to_string();
         assert!(
             error.contains("app.tar of the role's package: it is damaged"),
@@ -407,13 +391,7 @@ mod tests {
                 sha256: crate::model::hex(&sha2::Sha256::digest(&sums)),
             }),
         };
-        let outputs = Outputs::default();
-        let cx = Context {
-            host: &host,
-            outputs: &outputs,
-            secrets: &NoSecrets,
-            absent: false,
-        };
+        let cx = context(&host);
         let observed = image.observe(&cx).await.expect("docker answers");
         assert_eq!((image.diff(&observed), image.note(&observed)), (None, None));
         host.with_world_mut(|world| world.file(ARCHIVE, "fake-image:app:1\nbuild 2"));
@@ -512,13 +490,8 @@ mod tests {
             archive: ARCHIVE.into(),
             checksums: None,
         };
-        let cx = Context {
-            host,
-            outputs: &Outputs::default(),
-            secrets: &NoSecrets,
-            absent: false,
-        };
-        let observed = image.observe(&cx).await.expect("docker answers");
+        let observed = image.observe(&context(host)).await;
+        let observed = observed.expect("docker answers");
         (image.diff(&observed), image.note(&observed))
     }
 

@@ -333,7 +333,8 @@ mod tests {
 
     use super::*;
     use crate::host::fake::FakeHost;
-    use crate::resource::{NoSecrets, Outputs, Undo};
+    use crate::resource::Undo;
+    use crate::resource::tests::context;
 
     const DIRECTORY: &str = "/var/opt/pf9/images";
 
@@ -355,12 +356,7 @@ mod tests {
             path: DIRECTORY.into(),
             except: vec!["role:1".to_owned()],
         };
-        let cx = Context {
-            host,
-            outputs: &Outputs::default(),
-            secrets: &NoSecrets,
-            absent: false,
-        };
+        let cx = context(host);
         let observed = spec.observe(&cx).await.expect("the host answers");
         let mut receipt = Receipt::default();
         let Some(change) = spec.diff(&observed) else {

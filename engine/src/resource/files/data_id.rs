@@ -275,7 +275,7 @@ mod tests {
     use super::*;
     use crate::host::Files as _;
     use crate::host::fake::FakeHost;
-    use crate::resource::{NoSecrets, Outputs};
+    use crate::resource::tests::{apply_in, context};
 
     const FILE: &str = "/data/member/id";
     const RECORD: &str = "/var/opt/pf9/nodelet/kept/data-etcd.json";
@@ -289,20 +289,7 @@ mod tests {
     }
 
     async fn apply(host: &FakeHost) -> ResourceResult<Option<Change>> {
-        let cx = Context {
-            host,
-            outputs: &Outputs::default(),
-            secrets: &NoSecrets,
-            absent: false,
-        };
-        let observed = spec().observe(&cx).await?;
-        let change = spec().diff(&observed);
-        if let Some(change) = &change {
-            spec()
-                .converge(&observed, change, &cx, &mut Receipt::default())
-                .await?;
-        }
-        Ok(change)
+        apply_in(&context(host), &spec(), &mut Receipt::default()).await
     }
 
     fn text(host: &FakeHost, path: &str) -> Option<String> {

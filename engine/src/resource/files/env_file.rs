@@ -231,13 +231,21 @@ mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
     use crate::model::SecretRef;
-    use crate::resource::{Outputs, SecretStore};
+    use crate::resource::SecretStore;
+    use crate::resource::tests::context;
 
     struct Secrets;
 
     impl SecretStore for Secrets {
         fn get(&self, _: &SecretRef) -> Option<String> {
             Some("hunter2".to_owned())
+        }
+    }
+
+    fn with_secrets(host: &FakeHost) -> Context<'_> {
+        Context {
+            secrets: &Secrets,
+            ..context(host)
         }
     }
 
@@ -249,15 +257,10 @@ mod tests {
             attributes: Attributes::root(0o640),
             owner: Owner::default(),
         };
-        let (host, outputs) = (
-            FakeHost::new().with_file("/etc/a.env", "A=1\n"),
-            Outputs::default(),
-        );
+        let host = FakeHost::new().with_file("/etc/a.env", "A=1\n");
         let cx = Context {
-            host: &host,
-            outputs: &outputs,
-            secrets: &Secrets,
             absent: true,
+            ..with_secrets(&host)
         };
         let text = || host.with_world(|world| world.text("/etc/a.env"));
         let observed = file.observe(&cx).await.expect("it can be observed");
@@ -284,14 +287,9 @@ mod tests {
             attributes: Attributes::root(mode),
             owner: Owner::default(),
         };
-        let (host, outputs) = (FakeHost::new(), Outputs::default());
+        let host = FakeHost::new();
         host.with_world_mut(|world| world.file_with_mode("/etc/a.env", before, mode));
-        let cx = Context {
-            host: &host,
-            outputs: &outputs,
-            secrets: &Secrets,
-            absent: false,
-        };
+        let cx = with_secrets(&host);
         let observed = file.observe(&cx).await.expect("it can be observed");
         let change = file.diff(&observed).expect("it differs");
         let differences = change.differences.into_iter();
@@ -349,13 +347,8 @@ mod tests {
             attributes: Attributes::root(0o640),
             owner: Owner::default(),
         };
-        let (host, outputs) = (FakeHost::new(), Outputs::default());
-        let cx = Context {
-            host: &host,
-            outputs: &outputs,
-            secrets: &Secrets,
-            absent: false,
-        };
+        let host = FakeHost::new();
+        let cx = with_secrets(&host);
         let observed = file.observe(&cx).await.expect("it can be observed");
         let change = file.diff(&observed).expect("it is not there");
         let text = change.text.expect("it is told").after;

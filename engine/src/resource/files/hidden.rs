@@ -76,9 +76,8 @@ mod tests {
     use crate::host::fake::FakeHost;
     use crate::host::{Attributes, Files as _};
     use crate::model::Text;
-    use crate::resource::{
-        Change, Context, FileSource, FileSpec, NoSecrets, Outputs, Owner, Receipt, Resource as _,
-    };
+    use crate::resource::tests::{apply_in, context};
+    use crate::resource::{Change, FileSource, FileSpec, Owner, Receipt};
 
     /// Converges `/etc/b` with the default mode; returns the change.
     async fn converge(host: &FakeHost, source: FileSource) -> Option<Change> {
@@ -91,21 +90,8 @@ mod tests {
             secret: false,
             unit: false,
         };
-        let outputs = Outputs::default();
-        let cx = Context {
-            host,
-            outputs: &outputs,
-            secrets: &NoSecrets,
-            absent: false,
-        };
-        let observed = file.observe(&cx).await.expect("it is seen");
-        let change = file.diff(&observed);
-        if let Some(change) = &change {
-            let mut receipt = Receipt::default();
-            let made = file.converge(&observed, change, &cx, &mut receipt).await;
-            made.expect("it is made");
-        }
-        change
+        let made = apply_in(&context(host), &file, &mut Receipt::default()).await;
+        made.expect("it is made")
     }
 
     async fn mode(host: &FakeHost, path: &str) -> Option<u32> {

@@ -144,9 +144,8 @@ mod tests {
     use crate::host::Files as _;
     use crate::host::fake::FakeHost;
     use crate::model::Text;
-    use crate::resource::{
-        Action, Context, FileSource, FileSpec, NoSecrets, Outputs, Receipt, Resource as _,
-    };
+    use crate::resource::tests::{apply_in, context};
+    use crate::resource::{Action, FileSource, FileSpec, Receipt};
 
     const PASSWD: &str =
         "root:x:0:0:root:/root:/bin/bash\nchrony:x:105:111::/var/lib/chrony:/bin/false\n";
@@ -170,19 +169,8 @@ mod tests {
 
     /// Converges the file; returns the change and what it takes to undo it.
     async fn converge(host: &FakeHost) -> ResourceResult<(Option<Change>, Receipt<'static>)> {
-        let (file, outputs) = (file(), Outputs::default());
-        let cx = Context {
-            host,
-            outputs: &outputs,
-            secrets: &NoSecrets,
-            absent: false,
-        };
         let mut receipt = Receipt::default();
-        let observed = file.observe(&cx).await?;
-        let change = file.diff(&observed);
-        if let Some(change) = &change {
-            file.converge(&observed, change, &cx, &mut receipt).await?;
-        }
+        let change = apply_in(&context(host), &file(), &mut receipt).await?;
         Ok((change, receipt))
     }
 

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
     use crate::host::{Attributes, Files};
-    use crate::resource::{NoSecrets, Outputs};
+    use crate::resource::tests::{apply_in, context};
 
     #[tokio::test]
     async fn a_tree_goes_from_all_hierarchies() {
@@ -144,16 +144,11 @@ mod tests {
             name: "kubepods".to_owned(),
         };
         let cx = Context {
-            host: &host,
-            outputs: &Outputs::default(),
-            secrets: &NoSecrets,
             absent: true,
+            ..context(&host)
         };
-        let observed = spec.observe(&cx).await.unwrap();
-        let change = spec.diff(&observed).unwrap();
-        spec.converge(&observed, &change, &cx, &mut Receipt::default())
-            .await
-            .unwrap();
+        let removed = apply_in(&cx, &spec, &mut Receipt::default()).await;
+        removed.unwrap().expect("it is there");
         assert_eq!(host.snapshot(), before);
     }
 }

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
     use crate::host::fake::{FakeHost, World};
     use crate::host::{Clock as _, ContainerConfig, Containers as _, Network as _};
-    use crate::resource::{NoSecrets, Outputs};
+    use crate::resource::tests::{apply_in, context};
 
     const GATEWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 20, 0, 1));
 
@@ -183,21 +183,10 @@ mod tests {
             name: "cni0".to_owned(),
             carries_pods: true,
         };
-        let outputs = Outputs::default();
-        let cx = Context {
-            host,
-            outputs: &outputs,
-            secrets: &NoSecrets,
-            absent: false,
-        };
+        let cx = context(host);
         let field = |change: &Change| change.differences[0].field.clone();
-        let before = link.observe(&cx).await.expect("it can be told");
-        let change = link.diff(&before);
-        if let Some(change) = &change {
-            let mut receipt = Receipt::default();
-            let done = link.converge(&before, change, &cx, &mut receipt).await;
-            done.expect("it is done");
-        }
+        let change = apply_in(&cx, &link, &mut Receipt::default()).await;
+        let change = change.expect("it is done");
         let after = link.observe(&cx).await.expect("it can be told");
         (
             change.as_ref().map(field),

@@ -374,7 +374,7 @@ mod tests {
     use super::*;
     use crate::host::Cluster as _;
     use crate::host::fake::{FakeHost, FaultPlan};
-    use crate::resource::{NoSecrets, Outputs};
+    use crate::resource::tests::context;
 
     const KUBECONFIG: &str = "/etc/kubeconfig";
 
@@ -405,12 +405,7 @@ mod tests {
         resource: &R,
         host: &FakeHost,
     ) -> ResourceResult<(Vec<String>, Vec<Undo>, Option<String>)> {
-        let cx = Context {
-            host,
-            outputs: &Outputs::default(),
-            secrets: &NoSecrets,
-            absent: false,
-        };
+        let cx = context(host);
         let observed = resource.observe(&cx).await?;
         let mut receipt = Receipt::default();
         let mut fields = Vec::new();
@@ -476,12 +471,7 @@ mod tests {
             taints: vec![taint("ours")],
             ..spec()
         };
-        let cx = Context {
-            host: &host,
-            outputs: &Outputs::default(),
-            secrets: &NoSecrets,
-            absent: false,
-        };
+        let cx = context(&host);
         let seen = tainted.observe(&cx).await.unwrap();
         let change = tainted.diff(&seen).expect("the taint is missing");
         let theirs = json!({ "spec": { "taints": [{ "key": "theirs", "effect": "NoSchedule" }] } });

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
     use crate::host::{Containers as _, Services as _};
-    use crate::resource::{NoSecrets, Outputs};
+    use crate::resource::tests::{apply_in, context};
 
     const TRUST: &str = "/etc/pf9/kube.d/certs/apiserver/ca.crt";
 
@@ -149,20 +149,8 @@ mod tests {
             container: "kube-apiserver".to_owned(),
             inputs: vec![TRUST.into()],
         };
-        let cx = Context {
-            host,
-            outputs: &Outputs::default(),
-            secrets: &NoSecrets,
-            absent: false,
-        };
-        let observed = spec.observe(&cx).await.unwrap();
-        let change = spec.diff(&observed);
-        if let Some(change) = &change {
-            spec.converge(&observed, change, &cx, &mut Receipt::default())
-                .await
-                .unwrap();
-        }
-        change
+        let applied = apply_in(&context(host), &spec, &mut Receipt::default()).await;
+        applied.unwrap()
     }
 
     #[tokio::test]

@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::host::fake::FakeHost;
-    use crate::resource::{NoSecrets, Outputs};
+    use crate::resource::tests::{apply_in, context};
 
     const FILE: &str = "/opt/r/payload/debs/tool_1.deb";
     const LIST: &str = "/opt/r/payload/debs/tool.list";
@@ -207,19 +207,9 @@ mod tests {
     }
 
     async fn converge(host: &FakeHost, packages: &PackagesSpec) -> ResourceResult<()> {
-        let outputs = Outputs::default();
-        let cx = Context {
-            host,
-            outputs: &outputs,
-            secrets: &NoSecrets,
-            absent: false,
-        };
-        let observed = packages.observe(&cx).await?;
-        let change = packages.diff(&observed).expect("it is not installed");
-        let mut receipt = Receipt::default();
-        packages
-            .converge(&observed, &change, &cx, &mut receipt)
-            .await
+        let change = apply_in(&context(host), packages, &mut Receipt::default()).await?;
+        change.expect("it is not installed");
+        Ok(())
     }
 
     /// A valid package that differs from the packed one only in its checksum.

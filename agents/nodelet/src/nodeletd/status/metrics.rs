@@ -8,6 +8,13 @@ use engine::exec::Status;
 use super::kube_status::NodeState;
 use super::view::View;
 
+/// Calls `$one` with name, kind, help and value of each `kind name = value, help;`.
+macro_rules! metrics {
+    ($one:ident $($kind:ident $name:ident = $value:expr, $help:literal;)*) => {
+        $($one(stringify!($name), stringify!($kind), $help, $value);)*
+    };
+}
+
 /// All metrics. They are few and flat, so the text is written by hand: name, help, type, value.
 pub(in crate::nodeletd) fn text(view: Option<&View>) -> String {
     let mut text = String::new();
@@ -18,96 +25,48 @@ pub(in crate::nodeletd) fn text(view: Option<&View>) -> String {
             "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
         );
     };
-    one(
-        "nodeletd_cpu_seconds_total",
-        "counter",
-        "CPU time of nodeletd.",
-        usage.cpu.as_secs_f64(),
-    );
-    one(
-        "nodeletd_children_cpu_seconds_total",
-        "counter",
-        "CPU time of its passes and changes.",
-        usage.children_cpu.as_secs_f64(),
-    );
+    metrics! { one
+        counter nodeletd_cpu_seconds_total = usage.cpu.as_secs_f64(), "CPU time of nodeletd.";
+        counter nodeletd_children_cpu_seconds_total = usage.children_cpu.as_secs_f64(),
+            "CPU time of its passes and changes.";
+    }
     #[expect(
         clippy::cast_precision_loss,
         reason = "a metric is a float, and these are small"
     )]
     {
-        one(
-            "nodeletd_resident_bytes",
-            "gauge",
-            "Resident memory of nodeletd.",
-            usage.resident as f64,
-        );
-        one(
-            "nodeletd_children_peak_resident_bytes",
-            "gauge",
-            "Largest resident memory of one of its passes and changes.",
-            usage.children_peak as f64,
-        );
-        one(
-            "nodeletd_open_fds",
-            "gauge",
-            "Open file descriptors of nodeletd.",
-            usage.descriptors as f64,
-        );
+        metrics! { one
+            gauge nodeletd_resident_bytes = usage.resident as f64, "Resident memory of nodeletd.";
+            gauge nodeletd_children_peak_resident_bytes = usage.children_peak as f64,
+                "Largest resident memory of one of its passes and changes.";
+            gauge nodeletd_open_fds = usage.descriptors as f64,
+                "Open file descriptors of nodeletd.";
+        }
         if let Some(view) = view {
             let counters = &view.counters;
-            one(
-                "nodelet_passes_total",
-                "counter",
-                "Status passes.",
-                counters.passes as f64,
-            );
-            one(
-                "nodelet_failed_passes_total",
-                "counter",
-                "Status passes that failed.",
-                counters.failed_passes as f64,
-            );
-            one(
-                "nodelet_repairs_total",
-                "counter",
-                "Partial restarts.",
-                counters.repairs as f64,
-            );
-            one(
-                "nodelet_failed_attempts_total",
-                "counter",
-                "Attempts that failed.",
-                counters.failed_attempts as f64,
-            );
-            one(
-                "nodelet_full_cleans_total",
-                "counter",
-                "Attempts that began with a full clean.",
-                counters.full_cleans as f64,
-            );
-            one(
-                "nodelet_last_pass_timestamp_seconds",
-                "gauge",
-                "End of the last status pass.",
-                view.last_pass.unwrap_or(0) as f64,
-            );
+            metrics! { one
+                counter nodelet_passes_total = counters.passes as f64, "Status passes.";
+                counter nodelet_failed_passes_total = counters.failed_passes as f64,
+                    "Status passes that failed.";
+                counter nodelet_repairs_total = counters.repairs as f64, "Partial restarts.";
+                counter nodelet_failed_attempts_total = counters.failed_attempts as f64,
+                    "Attempts that failed.";
+                counter nodelet_full_cleans_total = counters.full_cleans as f64,
+                    "Attempts that began with a full clean.";
+                gauge nodelet_last_pass_timestamp_seconds = view.last_pass.unwrap_or(0) as f64,
+                    "End of the last status pass.";
+            }
         }
     }
     let Some(view) = view else {
         return text;
     };
-    one(
-        "nodelet_attempts",
-        "gauge",
-        "Attempts since the node was last healthy.",
-        f64::from(view.attempts),
-    );
-    one(
-        "nodelet_node_ok",
-        "gauge",
-        "1 if the node is as desired.",
-        f64::from(u8::from(view.node_state == NodeState::Ok)),
-    );
+    metrics! { one
+        gauge nodelet_attempts = f64::from(view.attempts),
+            "Attempts since the node was last healthy.";
+        gauge nodelet_node_ok = f64::from(u8::from(view.node_state == NodeState::Ok)),
+            "1 if the node is as desired.";
+    }
     text.push_str("# HELP nodelet_phase_healthy 1 if all conditions of a phase hold, 0 if one does not, -1 if that is not known.\n# TYPE nodelet_phase_healthy gauge\n");
     for phase in view.phases.iter().filter(|phase| phase.skipped.is_none()) {
         let value = match phase.status() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::host::Files as _;
 use crate::host::fake::FakeHost;
-use crate::resource::{NoSecrets, Outputs};
+use crate::resource::tests::{apply_in, context};
 
 /// Converges a copy of `/etc/a`; returns the change.
 async fn copy(host: &FakeHost) -> ResourceResult<Option<Change>> {
@@ -18,20 +18,7 @@ async fn copy(host: &FakeHost) -> ResourceResult<Option<Change>> {
         secret: true,
         unit: false,
     };
-    let outputs = Outputs::default();
-    let cx = Context {
-        host,
-        outputs: &outputs,
-        secrets: &NoSecrets,
-        absent: false,
-    };
-    let observed = file.observe(&cx).await?;
-    let change = file.diff(&observed);
-    if let Some(change) = &change {
-        let mut receipt = Receipt::default();
-        file.converge(&observed, change, &cx, &mut receipt).await?;
-    }
-    Ok(change)
+    apply_in(&context(host), &file, &mut Receipt::default()).await
 }
 
 /// A service that stops leaves its socket file.
@@ -42,12 +29,10 @@ async fn a_socket_goes_and_a_pipe_stays() {
     drop(std::os::unix::net::UnixListener::bind(&socket).expect("it is made"));
     let pipe = directory.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("it is made");
-    let (host, outputs) = (crate::host::live::LiveHost::new(), Outputs::default());
+    let host = crate::host::live::LiveHost::new();
     let cx = Context {
-        host: &host,
-        outputs: &outputs,
-        secrets: &NoSecrets,
         absent: true,
+        ..context(&host)
     };
     for (path, stays) in [(socket, false), (pipe, true)] {
         let file = FileSpec {
@@ -59,10 +44,9 @@ async fn a_socket_goes_and_a_pipe_stays() {
             secret: false,
             unit: false,
         };
-        let observed = file.observe(&cx).await.expect("it is seen");
-        let change = file.diff(&observed).expect("it is to go");
         let mut receipt = Receipt::default();
-        let converged = file.converge(&observed, &change, &cx, &mut receipt).await;
+        let converged = apply_in(&cx, &file, &mut receipt).await;
+        assert_ne!(converged.as_ref().ok(), Some(&None), "it is to go");
         assert_eq!(converged.is_err(), stays, "{converged:?}");
         assert_eq!(file.path.exists(), stays);
         assert!(receipt.undos.is_empty());
@@ -100,13 +84,6 @@ async fn a_source_that_is_not_there_or_not_known_is_waited_for() {
 async fn a_kept_private_file_has_no_digest_in_a_change() {
     let host = FakeHost::new();
     host.with_world_mut(|world| world.file_with_mode("/etc/a", "hunter2", 0o600));
-    let outputs = Outputs::default();
-    let cx = Context {
-        host: &host,
-        outputs: &outputs,
-        secrets: &NoSecrets,
-        absent: false,
-    };
     let file = FileSpec {
         path: "/etc/a".into(),
         source: FileSource::Text(Text::Known(String::new())),
@@ -116,7 +93,7 @@ async fn a_kept_private_file_has_no_digest_in_a_change() {
         secret: false,
         unit: false,
     };
-    let observed = file.observe(&cx).await.expect("it is there");
+    let observed = file.observe(&context(&host)).await.expect("it is there");
     let change = file.diff(&observed).expect("another mode");
     assert!(
         change.text.is_none() && change.digest.is_none(),
