@@ -274,7 +274,7 @@ const KUBELET_IS_BACK: &str = "systemctl is-active --quiet pf9-nodeletd && curl 
 
 /// Faults of what nodeletd depends on: its disk, its process, its boot, its clock. Each comes with something that nodeletd has to
 /// repair.
-pub const TRIALS: &[Fault] = faults! {
+pub const DEPENDENCY_FAULTS: &[Fault] = faults! {
     "var-full": "the disk of /var/opt/pf9, /var/lib/docker and /var/lib/kubelet is full while kubelet is stopped, and is freed (time from there)" {
         prepares: concat!(
             on_one_disk!(),
@@ -338,7 +338,7 @@ pub const TRIALS: &[Fault] = faults! {
 impl Fault {
     /// All faults.
     pub fn all() -> impl Iterator<Item = &'static Self> {
-        FAULTS.iter().chain(TRIALS)
+        FAULTS.iter().chain(DEPENDENCY_FAULTS)
     }
 
     /// The fault of this name.
@@ -467,7 +467,7 @@ mod tests {
     #[test]
     fn names_are_one_each_and_found() {
         let names: BTreeSet<&str> = Fault::all().map(|fault| fault.name).collect();
-        assert_eq!(names.len(), FAULTS.len() + TRIALS.len());
+        assert_eq!(names.len(), FAULTS.len() + DEPENDENCY_FAULTS.len());
         for fault in Fault::all() {
             assert_eq!(
                 Fault::named(fault.name).expect("it is there").about,

@@ -29,7 +29,7 @@ pub mod topology;
 pub use cache::Cache;
 pub use config::Config;
 pub use docker::Docker;
-pub use fault::{FAULTS, Fault, TRIALS};
+pub use fault::{DEPENDENCY_FAULTS, FAULTS, Fault};
 pub use micro::{Machine, Micro};
 pub use setup::Setup;
 pub use setup::steps::images::TOOLBOX_IMAGE;

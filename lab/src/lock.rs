@@ -16,7 +16,7 @@ use child_process::kill_group;
 use crate::command::poll;
 
 /// How long one set-up waits for the same step of another.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A held lock; dropping it frees it.
 pub struct Lock {
@@ -46,7 +46,7 @@ impl Lock {
     pub fn acquire(path: &Path, waiting: impl FnOnce(u32)) -> Result<Self> {
         let mut waiting = Some(waiting);
         let mut file = open(path)?;
-        let held = poll(PATIENCE, || match file.try_lock() {
+        let held = poll(TIMEOUT, || match file.try_lock() {
             Ok(()) if is_at(&file, path) => Some(Ok(())),
             // Its last owner removed the file while we waited: our lock is on a file that is not at `path` any more.
             Ok(()) => match open(path) {
@@ -143,9 +143,9 @@ fn open(path: &Path) -> Result<File> {
 
 /// Whether this open file is the one at `path`.
 fn is_at(file: &File, path: &Path) -> bool {
-    let stands = fs::metadata(path).map(|there| (there.dev(), there.ino()));
+    let on_disk = fs::metadata(path).map(|there| (there.dev(), there.ino()));
     let ours = file.metadata().map(|ours| (ours.dev(), ours.ino()));
-    stands.is_ok_and(|stands| ours.is_ok_and(|ours| ours == stands))
+    on_disk.is_ok_and(|on_disk| ours.is_ok_and(|ours| ours == on_disk))
 }
 
 #[cfg(test)]

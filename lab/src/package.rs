@@ -48,7 +48,7 @@ pub fn install(host: &Host, checkout: &Path, nodelet: &Path) -> Result<()> {
     .context("cannot install the role")?;
     host.put_directory(&checkout.join("phases"), &inside("phases"))
         .context("cannot install the phases")?;
-    seal(host, &target).context("cannot seal the package")?;
+    write_checksums(host, &target).context("cannot write the checksums of the package")?;
     let current = Path::new(ROLES).join(ROLE).join("current");
     host.text(&["ln", "-sfn", VERSION, &current.to_string_lossy()])?;
     host.put_file(nodelet, NODELET, 0o755)?;
@@ -76,7 +76,7 @@ struct PayloadFile {
 }
 
 /// Writes the package's checksums, and the checksum of those into its `role.yaml`. A package without a payload gets none.
-fn seal(host: &Host, target: &Path) -> Result<()> {
+fn write_checksums(host: &Host, target: &Path) -> Result<()> {
     let manifest = target.join("payload/manifest.json");
     let manifest = manifest.to_string_lossy();
     if !host.exec(&["test", "-e", &manifest])?.status.success() {
@@ -90,7 +90,7 @@ fn seal(host: &Host, target: &Path) -> Result<()> {
         &sums.to_string_lossy(),
         0o644,
     )?;
-    host.text(&["sh", "-c", &seal_again(&target.to_string_lossy())])
+    host.text(&["sh", "-c", &checksum_script(&target.to_string_lossy())])
         .map(drop)
 }
 
@@ -106,7 +106,7 @@ fn payload_sums(manifest: &PayloadManifest) -> String {
 /// A shell script that writes the checksums of the package in `directory` again, after its scripts or templates were changed on
 /// purpose. The payload and its checksums stay. It does nothing to a package without checksums.
 #[must_use]
-pub fn seal_again(directory: &str) -> String {
+pub fn checksum_script(directory: &str) -> String {
     format!(
         r#"(
 set -e; cd {directory}; [ -e SHA256SUMS ] || exit 0
@@ -135,9 +135,9 @@ mod tests {
 
     use super::*;
 
-    /// Seals the package in `directory` as a host does, and gives the content of its two files.
-    fn sealed(directory: &Path) -> (String, String) {
-        let script = seal_again(&directory.to_string_lossy());
+    /// Writes the checksums of the package in `directory` as a host does, and gives the content of its two files.
+    fn with_checksums(directory: &Path) -> (String, String) {
+        let script = checksum_script(&directory.to_string_lossy());
         let output = Command::new("sh").args(["-c", &script]).output();
         let output = output.expect("a shell");
         assert!(output.status.success(), "{output:?}");
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_package_names_its_payload_its_phases_and_their_checksums() {
+    fn checksums_name_the_payload_and_the_phases_of_a_package() {
         let manifest =
             serde_json::from_str(r#"{"files": {"bin/a": {"sha256": "00ff", "size": 1}}}"#);
         let sums = payload_sums(&manifest.expect("a manifest"));
@@ -162,17 +162,17 @@ mod tests {
         write("phases/templates/a.tmpl", "a");
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let a = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
-        let (sums, role) = sealed(directory.path());
+        let (sums, role) = with_checksums(directory.path());
         let expected =
             format!("00ff  payload/bin/a\n{empty}  phases/b.rhai\n{a}  phases/templates/a.tmpl\n");
         assert_eq!(sums, expected);
         let (begins, ends) = ("name: r\nchecksums: ", "\npayload:\n  - bin/a\n");
         let digest = role.strip_prefix(begins).and_then(|r| r.strip_suffix(ends));
         assert!(digest.is_some_and(|digest| digest.len() == 64), "{role}");
-        assert_eq!(sealed(directory.path()), (sums, role.clone()));
+        assert_eq!(with_checksums(directory.path()), (sums, role.clone()));
         // A changed text has another digest.
         write("phases/b.rhai", "a");
-        let (sums, other) = sealed(directory.path());
+        let (sums, other) = with_checksums(directory.path());
         assert!(sums.contains(&format!("{a}  phases/b.rhai\n")), "{sums}");
         assert_ne!(other, role);
         assert_eq!(other.matches("checksums:").count(), 1, "{other}");

@@ -1,6 +1,6 @@
 //! Everything about a host that a role may change, as text, so that two moments can be compared.
 //!
-//! One script runs in the host and prints one thing per line; nothing is installed there. The script leaves out what changes by
+//! One script runs in the host and prints one item per line; nothing is installed there. The script leaves out what changes by
 //! itself. [`EXCEPTIONS`] lists what may differ, and why. Not compared: extended attributes, and the content of packages' own files
 //! below /usr.
 
@@ -98,7 +98,7 @@ pub const KEPT: &[&str] = &[
     "/var/opt/pf9/kube/etcd/data",
 ];
 
-/// A host at one moment: its things by section.
+/// A host at one moment: its items by section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostSnapshot {
     sections: BTreeMap<String, Section>,
@@ -106,7 +106,7 @@ pub struct HostSnapshot {
     may_appear: Vec<String>,
 }
 
-/// The things of one section, in the order of the script.
+/// The items of one section, in the order of the script.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Section {
     lines: Vec<String>,
@@ -181,8 +181,8 @@ impl HostSnapshot {
 /// Two moments of a host, compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comparison {
-    /// How many things the host had before.
-    pub things: usize,
+    /// How many items the host had before.
+    pub items: usize,
     /// What is different now, a line each: `+` new, `-` gone.
     pub differences: Vec<String>,
     /// Sections that were empty both times, with the reason if they could not be read: nothing was compared there.
@@ -198,13 +198,13 @@ pub fn compare(before: &HostSnapshot, after: &HostSnapshot) -> Comparison {
         .keys()
         .chain(after.sections.keys())
         .collect();
-    let (mut things, mut differences, mut empty) = (0, Vec::new(), Vec::new());
+    let (mut items, mut differences, mut empty) = (0, Vec::new(), Vec::new());
     for name in names {
         let (old, new) = (
             before.sections.get(name).unwrap_or(&none),
             after.sections.get(name).unwrap_or(&none),
         );
-        things += old.lines.len();
+        items += old.lines.len();
         if old.lines.is_empty() && new.lines.is_empty() {
             empty.push(match old.unread.as_slice() {
                 [] => name.clone(),
@@ -218,8 +218,8 @@ pub fn compare(before: &HostSnapshot, after: &HostSnapshot) -> Comparison {
             ));
         }
         let (gone, mut added) = (
-            surplus(&old.lines, &new.lines),
-            surplus(&new.lines, &old.lines),
+            only_in(&old.lines, &new.lines),
+            only_in(&new.lines, &old.lines),
         );
         added.retain(|line| !is_way_to_what_may_appear(name, line, before, after));
         if gone.is_empty() && added.is_empty() && ORDERED.contains(&name.as_str()) {
@@ -236,26 +236,26 @@ pub fn compare(before: &HostSnapshot, after: &HostSnapshot) -> Comparison {
         differences.extend(added.iter().map(|line| format!("{name}: + {line}")));
     }
     Comparison {
-        things,
+        items,
         differences,
         empty,
     }
 }
 
 /// The lines of `these` that `those` do not have, or not as often.
-fn surplus(these: &[String], those: &[String]) -> Vec<String> {
+fn only_in(these: &[String], those: &[String]) -> Vec<String> {
     let mut left: BTreeMap<&str, usize> = BTreeMap::new();
     for line in those {
         *left.entry(line).or_default() += 1;
     }
-    let mut surplus = Vec::new();
+    let mut extra = Vec::new();
     for line in these {
         match left.get_mut(line.as_str()) {
             Some(count) if *count > 0 => *count -= 1,
-            _ => surplus.push(line.clone()),
+            _ => extra.push(line.clone()),
         }
     }
-    surplus
+    extra
 }
 
 /// The path that a line is about, in the sections that list paths.
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_name_section_and_thing_and_exceptions_stay_out() {
+    fn differences_name_section_and_item_and_exceptions_stay_out() {
         let before = HostSnapshot::parse(
             "#files\nregular file 644 0:0 /etc/a\n#units\nunit x active\n#end\n",
         );
@@ -327,7 +327,7 @@ mod tests {
                 "files: + regular file 600 0:0 /etc/a"
             ]
         );
-        assert_eq!(compared.things, 2);
+        assert_eq!(compared.items, 2);
     }
 
     #[test]

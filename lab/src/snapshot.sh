@@ -1,4 +1,4 @@
-# Prints everything about this host that a role may change, one thing a line, in the sections that are named as arguments. Run in the host as root.
+# Prints everything about this host that a role may change, one item a line, in the sections that are named as arguments. Run in the host as root.
 # A line that begins with `!` says why a section cannot be read.
 export LC_ALL=C
 

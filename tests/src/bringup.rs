@@ -171,7 +171,7 @@ impl Bringup {
         };
         host.snapshot()
             .without_path(engine::model::STATE)
-            .things()
+            .resources()
             .filter(|(name, _)| !name.starts_with("object "))
             .map(|(name, full)| format!("{name}: {}", state(full)))
             .collect()

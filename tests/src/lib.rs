@@ -8,7 +8,7 @@
 mod bringup;
 mod case;
 mod corpus;
-mod cut;
+mod crash_point;
 mod fidelity;
 mod generated;
 pub mod modules;
@@ -20,7 +20,7 @@ use std::time::Duration;
 pub use bringup::{Bringup, Run};
 pub use case::{CASES, Case};
 pub use corpus::{Scripts, folders};
-pub use cut::{Cut, differences, sample, soaks, try_each};
+pub use crash_point::{CrashPoint, differences, sample, soaks, try_each};
 pub use fidelity::{Fidelity, Mismatch, StepResult};
 pub use generated::{Generated, foreign_container, generated};
 pub use program::{Answer, Program};

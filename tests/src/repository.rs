@@ -62,9 +62,9 @@ pub fn checked_in(path: &str, generated: &str) {
     if std::env::var_os("UPDATE_GENERATED").is_some() {
         fs::write(&file, generated).unwrap_or_else(|error| panic!("{path}: {error}"));
     }
-    let stands = fs::read_to_string(&file).unwrap_or_default();
+    let on_disk = fs::read_to_string(&file).unwrap_or_default();
     assert!(
-        stands == generated,
+        on_disk == generated,
         "{path} is not what the table of words generates; run this test with UPDATE_GENERATED=1"
     );
 }

@@ -47,7 +47,7 @@ fn a_role_that_another_user_can_change_is_planned_for_another_host() {
 
 /// An installed package names its checksums.
 #[test]
-fn the_payload_of_a_sealed_role_is_verified() {
+fn the_payload_of_a_role_with_checksums_is_verified() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     copy(&repository().join("phases"), &folder.path().join("phases"));
     let role = folder.path().join("roles/pf9-kube");
@@ -55,8 +55,9 @@ fn the_payload_of_a_sealed_role_is_verified() {
     let (file, digest) = (role.join("role.yaml"), "0f".repeat(32));
     let plan = |checksums: &str| {
         let text = text(repository().join("roles/pf9-kube/role.yaml"));
-        let sealed = text.replace("\npayload:", &format!("\nchecksums: {checksums}\npayload:"));
-        std::fs::write(&file, sealed).expect("a file of our own");
+        let with_checksums =
+            text.replace("\npayload:", &format!("\nchecksums: {checksums}\npayload:"));
+        std::fs::write(&file, with_checksums).expect("a file of our own");
         let (role, settings, facts) = (
             role.display().to_string(),
             fixtures("settings/cp-1.yaml").display().to_string(),

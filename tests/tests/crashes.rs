@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use behaviour::{Bringup, Cut, Run, differences, sample, soaks, try_each};
+use behaviour::{Bringup, CrashPoint, Run, differences, sample, soaks, try_each};
 use engine::host::fake::{FakeHost, WorldSnapshot};
 use engine::ledger::Record;
 use engine::model::Outcome;
@@ -35,9 +35,9 @@ impl Work<'_> {
     }
 
     /// Runs a new program on a host where this was interrupted; gives what is wrong afterwards.
-    fn after(&self, cut: &Cut, shape: &[String]) -> Vec<String> {
+    fn after(&self, point: &CrashPoint, shape: &[String]) -> Vec<String> {
         let mut problems = Vec::new();
-        let host = cut.host.fork();
+        let host = point.host.fork();
         let next = self.apply(&host);
         if next.outcome != Outcome::Converged {
             problems.push(format!("the next apply: {}", next.text()));
@@ -57,21 +57,21 @@ impl Work<'_> {
                 ));
             }
         }
-        problems.extend(self.cleaned(&cut.host));
-        self.named(&cut.place, problems)
+        problems.extend(self.cleaned(&point.host));
+        self.named(&point.place, problems)
     }
 
     /// What the interrupted run did in the phase and a failing next run has not taken back.
-    fn returned(&self, cut: &Cut, doomed: &Bringup) -> Option<String> {
+    fn returned(&self, point: &CrashPoint, doomed: &Bringup) -> Option<String> {
         let phase = self.phase.as_ref()?;
         let ended = |record: &Record| matches!(record, Record::End { .. });
-        let records = Bringup::records(&cut.host);
+        let records = Bringup::records(&point.host);
         let before = Bringup::records(&self.before).len();
         if records.iter().skip(before).any(ended) {
             // It was interrupted after its end: the phase has converged.
             return None;
         }
-        let host = cut.host.fork();
+        let host = point.host.fork();
         let run = doomed.apply_phase(&host, phase);
         let mut left = Bringup::left_behind(phase, &self.before.snapshot(), &host);
         // The phase cni takes back what kubelet's plugins leave.
@@ -103,7 +103,7 @@ fn a_phase_crashed_at_each_call_converges_or_is_rolled_back() {
         let run = work.apply(&whole);
         assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
         let shape = Bringup::shape(&whole);
-        try_each(&Cut::all(&whole), |cut| work.after(cut, &shape));
+        try_each(&CrashPoint::all(&whole), |point| work.after(point, &shape));
     });
 }
 
@@ -121,13 +121,13 @@ fn a_rollback_crashed_at_each_call_is_continued_by_the_next_run() {
         let run = doomed.apply_phase(&failing, phase);
         assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
         // Until its check fails, the run does what was interrupted above.
-        let all = Cut::all(&failing);
-        try_each(&all, |cut| {
-            let left = work.returned(cut, &doomed);
-            work.named(&cut.place, left.into_iter().collect())
+        let all = CrashPoint::all(&failing);
+        try_each(&all, |point| {
+            let left = work.returned(point, &doomed);
+            work.named(&point.place, left.into_iter().collect())
         });
-        let cuts: Vec<Cut> = all.into_iter().skip(forward).collect();
-        try_each(&cuts, |cut| work.after(cut, &shape));
+        let points: Vec<CrashPoint> = all.into_iter().skip(forward).collect();
+        try_each(&points, |point| work.after(point, &shape));
     });
 }
 
@@ -149,8 +149,8 @@ fn a_role_crashed_at_each_call_converges_or_is_rolled_back() {
         assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
         let shape = Bringup::shape(&whole);
         // A prime number, so that the sample is not in step with calls that recur for each step.
-        let cuts = sample(Cut::all(&whole), 13);
-        try_each(&cuts, |cut| work.after(cut, &shape));
+        let points = sample(CrashPoint::all(&whole), 13);
+        try_each(&points, |point| work.after(point, &shape));
     }
 }
 
@@ -176,16 +176,16 @@ fn a_stop_or_clean_crashed_at_each_call_is_finished_by_the_next_clean() {
         );
         let _ = bringup.stop(&stopped);
         let _ = Bringup::clean(&cleaned, false);
-        let cuts = [Cut::all(&stopped), Cut::all(&cleaned)].concat_all();
-        try_each(&cuts, |cut| {
-            let mut problems: Vec<String> = work.cleaned(&cut.host).into_iter().collect();
+        let points = [CrashPoint::all(&stopped), CrashPoint::all(&cleaned)].concat_all();
+        try_each(&points, |point| {
+            let mut problems: Vec<String> = work.cleaned(&point.host).into_iter().collect();
             if soaks() {
-                let next = work.apply(&cut.host);
+                let next = work.apply(&point.host);
                 if next.outcome != Outcome::Converged {
                     problems.push(format!("the next apply: {}", next.text()));
                 }
             }
-            work.named(&cut.place, problems)
+            work.named(&point.place, problems)
         });
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The same cases every time, unless `NODELET_SOAK=1`: then many more, from a new seed.
 
-use behaviour::{Bringup, Cut, Fidelity, Generated, Run, differences, generated, soaks};
+use behaviour::{Bringup, CrashPoint, Fidelity, Generated, Run, differences, generated, soaks};
 use engine::host::fake::{FakeHost, difference};
 use engine::model::Outcome;
 use proptest::prelude::*;
@@ -91,18 +91,18 @@ proptest! {
         let whole = start.fork().with_history();
         let run = bringup.apply(&whole);
         prop_assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
-        let mut cuts = Cut::all(&whole);
-        prop_assume!(!cuts.is_empty());
-        let cut = cuts.swap_remove(place.index(cuts.len()));
-        let clean = Bringup::clean(&cut.host.fork(), false);
-        prop_assert_eq!(clean.outcome, Outcome::Cleaned, "{:?}: {}", cut, clean.text());
-        let cleaned = cut.host.fork();
+        let mut points = CrashPoint::all(&whole);
+        prop_assume!(!points.is_empty());
+        let point = points.swap_remove(place.index(points.len()));
+        let clean = Bringup::clean(&point.host.fork(), false);
+        prop_assert_eq!(clean.outcome, Outcome::Cleaned, "{:?}: {}", point, clean.text());
+        let cleaned = point.host.fork();
         let clean = Bringup::clean(&cleaned, true);
         let left = bringup.not_cleaned(&start.snapshot(), &cleaned, true);
-        prop_assert_eq!(left, Vec::<String>::new(), "{:?}: {}", cut, clean.text());
-        let (host, _) = applied(&bringup, &cut.host)?;
+        prop_assert_eq!(left, Vec::<String>::new(), "{:?}: {}", point, clean.text());
+        let (host, _) = applied(&bringup, &point.host)?;
         let differs = differences(&Bringup::shape(&whole), &Bringup::shape(&host));
-        prop_assert_eq!(differs, Vec::<String>::new(), "{:?}", cut);
+        prop_assert_eq!(differs, Vec::<String>::new(), "{:?}", point);
     }
 
     #[test]

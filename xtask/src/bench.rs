@@ -120,7 +120,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         refuse_changes()?;
     }
     if arguments.measures(Part::Hosts) || arguments.measures(Part::Repairs) {
-        look_for_labs(arguments.write)?;
+        find_labs(arguments.write)?;
     }
     let nodelet = nodelet::build(Profile::Release)?;
     let repetitions = usize::from(arguments.repetitions);
@@ -151,7 +151,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Other labs slow the bench. With `quiet`, there must be none.
-fn look_for_labs(quiet: bool) -> Result<()> {
+fn find_labs(quiet: bool) -> Result<()> {
     let others: Vec<String> = down::labs(&Cache::locate()?)?.into_iter().collect();
     if !others.is_empty() {
         if quiet {

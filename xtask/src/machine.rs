@@ -14,7 +14,7 @@ use crate::repository::checkout;
 /// The load average over a minute below which a machine is quiet.
 const QUIET: f64 = 0.5;
 /// How long to wait until the machine is quiet: an earlier build keeps the load average high for minutes.
-const PATIENCE: Duration = Duration::from_secs(10 * 60);
+const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// The machine, the commit and the day of a measurement, for the head of a page.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ pub(crate) fn wait_until_quiet() -> Result<()> {
         if load.parse().is_ok_and(|load: f64| load < QUIET) {
             return Ok(());
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > TIMEOUT {
             bail!(
                 "the machine is busy: its load average is {load} and not below {QUIET}; end what runs beside the measurement"
             );

@@ -19,7 +19,7 @@ use crate::temporary_lab::{suites, with_labs};
 /// The page that `--write` writes.
 const PAGE: &str = "docs/clean-slate.md";
 /// The soaks whose figures are on that page.
-const SLATES: &[&str] = &["clean_slate", "ten_cuts"];
+const SLATES: &[&str] = &["clean_slate", "ten_kills"];
 /// The variable that describes the machine and the commit to suites that write sections of pages.
 const MEASURED_ON: &str = "NODELET_MEASURED_ON";
 /// Time limit of one cargo command; all soaks together take less.
@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     /// Run only the soaks whose name contains one of these; all soaks if none is given.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Write the results to docs/clean-slate.md (if all of `clean_slate` and `ten_cuts` are run), docs/fidelity.md and
+    /// Write the results to docs/clean-slate.md (if all of `clean_slate` and `ten_kills` are run), docs/fidelity.md and
     /// docs/benchmarks.md.
     #[arg(long)]
     write: bool,
@@ -137,7 +137,7 @@ fn render(machine: &str, record: &Path) -> Result<String> {
     let lines =
         fs::read_to_string(record).with_context(|| format!("cannot read {}", record.display()))?;
     let mut text = format!(
-        "# Clean slate\n\n{INTRODUCTION}\n{machine}\n| scenario | things compared | differences |\n|---|---:|---:|\n"
+        "# Clean slate\n\n{INTRODUCTION}\n{machine}\n| scenario | items compared | differences |\n|---|---:|---:|\n"
     );
     let mut empty = BTreeSet::new();
     for line in lines.lines() {
@@ -149,7 +149,7 @@ fn render(machine: &str, record: &Path) -> Result<String> {
         let _ = writeln!(
             text,
             "| {scenario} | {} | {} |",
-            value["things"], value["differences"]
+            value["items"], value["differences"]
         );
         let sections = value["empty"].as_array().into_iter().flatten();
         empty.extend(sections.filter_map(|section| section.as_str().map(str::to_owned)));
@@ -207,7 +207,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("soak-page-{}", std::process::id()));
         fs::create_dir_all(&directory).expect("made");
         let record = directory.join("record.jsonl");
-        fs::write(&record, "{\"scenario\": \"bare\", \"things\": 7, \"differences\": 2, \"empty\": [\"modules\"]}\n").expect("written");
+        fs::write(&record, "{\"scenario\": \"bare\", \"items\": 7, \"differences\": 2, \"empty\": [\"modules\"]}\n").expect("written");
         let text = render("- machine: m\n", &record).expect("rendered");
         fs::remove_dir_all(directory).expect("removed");
         assert!(

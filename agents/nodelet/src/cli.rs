@@ -491,7 +491,7 @@ pub(crate) struct WhyArgs {
     pub(crate) role: RoleArgs,
 
     /// A phase, a step, a path, or the name of a container, unit, image, package or kernel setting.
-    pub(crate) thing: String,
+    pub(crate) resource: String,
 }
 
 #[derive(Debug, Args)]

@@ -39,11 +39,11 @@ fn a_daemon_that_hangs_or_exits_is_restarted() {
     assert_eq!(values("Service", "Restart"), ["always"]);
     // The daemon ends its own workers in order first, and what is left of the group is killed.
     assert_eq!(values("Service", "KillMode"), ["mixed"]);
-    let [patience] = values("Service", "TimeoutStopSec")[..] else {
+    let [timeout] = values("Service", "TimeoutStopSec")[..] else {
         panic!("a change in progress is cut");
     };
     assert!(
-        seconds(patience) >= 120,
+        seconds(timeout) >= 120,
         "a change reaches its next safe point in 90 s"
     );
 }

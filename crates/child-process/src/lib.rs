@@ -27,7 +27,7 @@ pub use crate::tail::Tail;
 /// The clock cannot tell every deadline beyond this.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Longest pause until the end of a child is noticed if its pipes stay open.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// First pause between two looks at a child without open pipes: it usually closes them when it ends.
 const SOON: Duration = Duration::from_micros(500);
 /// How long a killed child is waited for. A process that is stuck in the kernel is left behind.
@@ -140,9 +140,9 @@ impl Running {
             }
             if closed {
                 thread::sleep(pause.min(left));
-                pause = (pause * 2).min(LOOK);
+                pause = (pause * 2).min(POLL_INTERVAL);
             } else {
-                self.transfer(&mut input, left.min(LOOK), &mut sinks);
+                self.transfer(&mut input, left.min(POLL_INTERVAL), &mut sinks);
             }
         }
         self.guard.kill();

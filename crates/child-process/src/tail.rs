@@ -31,8 +31,8 @@ impl Tail {
         self.bytes.extend_from_slice(more);
         // Cut only now and then, so that a long stream is not moved byte by byte.
         if self.bytes.len() > self.limit.saturating_mul(2) {
-            let surplus = self.bytes.len() - self.limit;
-            self.bytes.drain(..surplus);
+            let excess = self.bytes.len() - self.limit;
+            self.bytes.drain(..excess);
             self.cut = true;
         }
     }

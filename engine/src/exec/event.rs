@@ -74,7 +74,7 @@ pub enum Event {
         reverted: usize,
         errors: Vec<String>,
     },
-    /// A phase was cut at a safe point; `failure` is what went wrong at the same time.
+    /// A phase was interrupted at a safe point; `failure` is what went wrong at the same time.
     PhaseInterrupted {
         phase: PhaseName,
         done: usize,

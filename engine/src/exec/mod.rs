@@ -33,7 +33,7 @@ pub use kubernetes::backups::room_for_backup;
 pub use kubernetes::renew::{Due, phases_renewed_with};
 pub use kubernetes::rotate::{authorities, rotating};
 pub use recovery::recover::{Recovered, RecoveredFrom};
-pub use repair::restart::{failed_phases, left_over_phases, restart_set};
+pub use repair::restart::{failed_phases, phases_with_orphans, restart_set};
 pub use runner::{Mode, Runner};
 pub use selection::{Renewals, Selection, SelectionError};
 pub use undo::another_role::AnotherRole;

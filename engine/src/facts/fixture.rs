@@ -1,6 +1,6 @@
 //! Facts as a YAML file.
 
-use super::interests::FactQuery;
+use super::fact_query::FactQuery;
 use super::model::Facts;
 use super::preflight::Requirement;
 use crate::model::old_records;

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use futures::join;
 use ipnet::IpNet;
 
-use super::interests::FactQuery;
+use super::fact_query::FactQuery;
 use super::kernel::{FEATURES, Signs, cgroups, filesystem_of, unified_mount};
 use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts, VIRTUAL_SERVICES};
 use super::parse;
@@ -23,11 +23,11 @@ use crate::host::{CommandSpec, Entry, EntryKind, Host, HostError, HostResult};
 const SYSTEM_FILE: u64 = 64 << 20;
 /// Bound for files whose content goes into the facts.
 const FILE_OF_INTEREST: u64 = 64 << 10;
-/// How long gathering waits for the container engine or a file system. If one of them hangs, all other facts are still gathered, and no
+/// How long gathering waits for the container runtime or a file system. If one of them hangs, all other facts are still gathered, and no
 /// plan depends on its answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Takes the facts with the default interests.
+/// Takes the facts with the default query.
 ///
 /// # Errors
 /// The host's name cannot be learnt; every other failure is an entry of `unknown`.
@@ -35,11 +35,11 @@ pub async fn gather(host: &dyn Host) -> HostResult<Facts> {
     gather_with(host, &FactQuery::default()).await
 }
 
-/// Takes the facts, asking for what `interests` lists; what it leaves out is unknown. Cancel safe.
+/// Takes the facts, asking for what `query` lists; what it leaves out is unknown. Cancel safe.
 ///
 /// # Errors
 /// The host's name cannot be learnt; every other failure is an entry of `unknown`.
-pub async fn gather_with(host: &dyn Host, interests: &FactQuery) -> HostResult<Facts> {
+pub async fn gather_with(host: &dyn Host, query: &FactQuery) -> HostResult<Facts> {
     let asking = Asking {
         host,
         unknown: Mutex::default(),
@@ -80,14 +80,14 @@ pub async fn gather_with(host: &dyn Host, interests: &FactQuery) -> HostResult<F
                 routes.map_or((None, None), |(way, rest)| (way, Some(rest)));
         },
         async {
-            if interests.listeners {
+            if query.listeners {
                 facts.listening = ask.listening().await;
             }
         },
-        async { facts.disks = ask.disks(&interests.disks, &mount_table).await },
+        async { facts.disks = ask.disks(&query.disks, &mount_table).await },
         async {
-            if !interests.programs.is_empty() {
-                let there = ask.names(&interests.programs, |name| host.has_program(name));
+            if !query.programs.is_empty() {
+                let there = ask.names(&query.programs, |name| host.has_program(name));
                 facts.programs = Some(there.await);
             }
         },
@@ -99,44 +99,44 @@ pub async fn gather_with(host: &dyn Host, interests: &FactQuery) -> HostResult<F
             facts.cgroups = cgroups(&mount_table, unified.as_deref());
         },
         async {
-            if interests.kernel_features {
+            if query.kernel_features {
                 facts.kernel_features = ask.features().await;
             }
         },
-        async { facts.sysctls = ask.values(&interests.sysctls, |key| host.sysctl(key)).await },
+        async { facts.sysctls = ask.values(&query.sysctls, |key| host.sysctl(key)).await },
         async {
-            if interests.engine {
+            if query.container_runtime {
                 let version = within_deadline(
                     "ask docker for its version",
-                    host.container_engine_version(),
+                    host.container_runtime_version(),
                 );
                 facts.docker = ask.answer("docker", version).await;
             }
-            // Without an engine there is nothing to ask about images.
+            // Without a runtime there is nothing to ask about images.
             if facts.docker.is_some() {
                 let present = |name| async move {
                     let image = within_deadline("ask docker for an image", host.image(name));
                     Ok(image.await?.is_some())
                 };
-                facts.images = ask.names(&interests.images, present).await;
+                facts.images = ask.names(&query.images, present).await;
             }
         },
-        async { facts.units = ask.units(&interests.units).await },
+        async { facts.units = ask.units(&query.units).await },
         async {
             facts.packages = ask
-                .values(&interests.packages, |name| host.package_version(name))
+                .values(&query.packages, |name| host.package_version(name))
                 .await
         },
         async {
             let exists = |path| async move { Ok(host.entry(Path::new(path)).await?.is_some()) };
             facts.earlier_clusters = ask
-                .names(&interests.earlier_clusters, exists)
+                .names(&query.earlier_clusters, exists)
                 .await
                 .into_iter()
                 .collect();
         },
         async {
-            if interests.virtual_services {
+            if query.virtual_services {
                 let services = ask.answer(VIRTUAL_SERVICES, host.virtual_services()).await;
                 let services = services.unwrap_or_default();
                 facts.virtual_services = services.iter().map(ToString::to_string).collect();
@@ -149,7 +149,7 @@ pub async fn gather_with(host: &dyn Host, interests: &FactQuery) -> HostResult<F
         },
         async {
             facts.files = ask
-                .values(&interests.files, |path| ask.file_of_interest(path))
+                .values(&query.files, |path| ask.file_of_interest(path))
                 .await
         },
     );
@@ -158,7 +158,7 @@ pub async fn gather_with(host: &dyn Host, interests: &FactQuery) -> HostResult<F
         .as_ref()
         .and_then(|way| global_address(facts.link(&way.link)?));
     facts.unknown = asking.unknown.into_inner().unwrap_or_default();
-    for item in unasked(interests) {
+    for item in unasked(query) {
         facts
             .unknown
             .insert(item, "it was not collected".to_owned());
@@ -167,17 +167,17 @@ pub async fn gather_with(host: &dyn Host, interests: &FactQuery) -> HostResult<F
 }
 
 /// Items that were not asked for and whose absence from the facts would otherwise mean "not there".
-fn unasked(interests: &FactQuery) -> Vec<String> {
+fn unasked(query: &FactQuery) -> Vec<String> {
     let usual = FactQuery::default();
     let mut unasked = Vec::new();
     for (all, asked) in [
-        (usual.units, &interests.units),
-        (usual.earlier_clusters, &interests.earlier_clusters),
+        (usual.units, &query.units),
+        (usual.earlier_clusters, &query.earlier_clusters),
     ] {
         let asked: BTreeSet<&String> = asked.iter().collect();
         unasked.extend(all.into_iter().filter(|item| !asked.contains(item)));
     }
-    if !interests.virtual_services {
+    if !query.virtual_services {
         unasked.push(VIRTUAL_SERVICES.to_owned());
     }
     unasked
@@ -489,16 +489,16 @@ fn name_of(kind: &EntryKind) -> &'static str {
     }
 }
 
-/// Asks the container engine or a file system. No answer within [`PATIENCE`] is an error, so the item becomes unknown.
+/// Asks the container runtime or a file system. No answer within [`TIMEOUT`] is an error, so the item becomes unknown.
 async fn within_deadline<T>(
     action: &str,
     question: impl Future<Output = HostResult<T>>,
 ) -> HostResult<T> {
     let silent = |_| HostError::Deadline {
         action: action.to_owned(),
-        after: PATIENCE,
+        after: TIMEOUT,
     };
-    tokio::time::timeout(PATIENCE, question)
+    tokio::time::timeout(TIMEOUT, question)
         .await
         .map_err(silent)?
 }
@@ -558,8 +558,8 @@ mod tests {
             ("/srv/file", Some("a file")),
             ("/srv/file/below/it", Some("a file (/srv/file)")),
         ];
-        let interests = FactQuery::default().and_disks(paths.map(|(path, _)| path.to_owned()));
-        let facts = gather_with(&host, &interests).await.unwrap();
+        let query = FactQuery::default().and_disks(paths.map(|(path, _)| path.to_owned()));
+        let facts = gather_with(&host, &query).await.unwrap();
         for (path, taken_by) in paths {
             let disk = facts.disks.iter().find(|disk| disk.path == path);
             assert_eq!(disk.expect(path).taken_by.as_deref(), taken_by, "{path}");
@@ -567,8 +567,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hanging_engine_is_unknown_and_other_facts_are_reported() {
-        let hangs = FaultPlan::none().stall("container_engine", "*");
+    async fn a_hanging_runtime_is_unknown_and_other_facts_are_reported() {
+        let hangs = FaultPlan::none().stall("container_runtime", "*");
         let host = FakeHost::new().with_docker().with_faults(hangs);
         // `nodeletd` and the commands wait this long for the facts.
         let gathering = tokio::time::timeout(Duration::from_secs(30), gather(&host));

@@ -8,18 +8,18 @@
 //! Not here: how a host is read (`host::live`), and what scripts see of the facts (`planner::context`). Start with `model`, then
 //! `gather`; `preflight` has the requirements, and `requirements` compares them with the facts.
 
+mod fact_query;
 mod fixture;
 mod gather;
-mod interests;
 pub(crate) mod kernel;
 mod model;
 mod parse;
 mod preflight;
 mod requirements;
 
+pub use fact_query::FactQuery;
 pub use fixture::FactsError;
 pub use gather::{gather, gather_with};
-pub use interests::FactQuery;
 pub use model::{
     CgroupVersion, Cgroups, DefaultRoute, Disk, Facts, LinkFacts, Listener, OperatingSystem, Route,
     Swap, UnitFacts,

@@ -3,7 +3,7 @@
 //! Pure: facts and a requirement in, a verdict out. `network` has addresses, ports and interfaces. Not here: the types of requirements
 //! (`preflight`), and how facts are taken (`gather`).
 
-use super::interests::FactQuery;
+use super::fact_query::FactQuery;
 use super::model::{Disk, Facts, VIRTUAL_SERVICES};
 use super::preflight::{SupportedSystem, Verdict};
 
@@ -11,7 +11,7 @@ mod network;
 
 pub(crate) use network::{cidrs_disjoint, interface, ports_free, virtual_ip};
 
-/// Units of software with its own kubelet or its own container engine, and the name to show.
+/// Units of software with its own kubelet or its own container runtime, and the name to show.
 const FOREIGN_UNITS: [(&str, &str); 9] = [
     ("crio.service", "CRI-O"),
     ("k0scontroller.service", "k0s"),

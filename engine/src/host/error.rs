@@ -129,7 +129,7 @@ pub enum HostError {
     /// Something that has to exist does not.
     #[error("find {what}")]
     Missing {
-        /// The thing.
+        /// The resource.
         what: String,
     },
     /// A fault that a test injected.

@@ -363,7 +363,7 @@ mod tests {
             "find role `r`: looked in /opt/pf9/roles/r/current"
         );
         for named in ["./roles/r", "roles/r", ".", ".."] {
-            assert_eq!(RolePackage::place(named), Path::new(named));
+            assert_eq!(RolePackage::directory(named), Path::new(named));
         }
     }
 }

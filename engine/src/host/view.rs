@@ -83,9 +83,9 @@ macro_rules! pass_on {
 }
 
 pass_on!(Containers {
-    to_read container_engine_within(patience: Duration) -> ();
-    to_read container_engine_version() -> String;
-    to_read container_engine_root() -> PathBuf;
+    to_read container_runtime_within(timeout: Duration) -> ();
+    to_read container_runtime_version() -> String;
+    to_read container_runtime_root() -> PathBuf;
     to_read image(reference: &str) -> Option<ImageState>;
     to_read archived_images(archive: &Path) -> Option<Vec<ArchivedImage>>;
     to_change tag_image(id: &str, reference: &str) -> ();
@@ -243,12 +243,12 @@ mod tests {
             .with_docker()
             .with_program("count", Program::ends(0, "1\n"));
         let labels = BTreeMap::new();
-        let look = CommandSpec::new(["count"]).cached_per_pass();
+        let count = CommandSpec::new(["count"]).cached_per_pass();
         for number in 1..=2 {
             let view = View::of(&host);
             for _ in 0..3 {
                 view.containers(&labels).await.unwrap();
-                view.run(&look).await.unwrap();
+                view.run(&count).await.unwrap();
                 view.run(&CommandSpec::new(["count"])).await.unwrap();
             }
             assert_eq!(calls(&host, "containers"), number);
@@ -269,7 +269,7 @@ mod tests {
         host.set_faults(FaultPlan::none().fail("containers", "*"));
         view.containers(&labels)
             .await
-            .expect_err("the engine fails");
+            .expect_err("the runtime fails");
         host.set_faults(FaultPlan::none());
         assert_eq!(view.containers(&labels).await.unwrap(), []);
     }

@@ -57,7 +57,7 @@ pub enum LedgerError {
         /// What shows that there was one.
         evidence: Vec<String>,
     },
-    /// It does not know things on this host that the role has made.
+    /// It does not know resources on this host that the role has made.
     #[error("use the ledger {}: it does not know {}, which the role made on this host; {RECOVER}", path.display(), evidence.join(", "))]
     Incomplete {
         /// The file.

@@ -29,7 +29,7 @@ const DIGITS: usize = 16;
 
 impl Chain {
     /// The line for a record, with its newline.
-    pub(super) fn seal(&mut self, record: &Record) -> String {
+    pub(super) fn next_line(&mut self, record: &Record) -> String {
         let text =
             serde_json::to_string(record).expect("a record holds nothing that JSON cannot say");
         if let Record::Header { .. } = record {
@@ -129,7 +129,7 @@ mod tests {
             id: None,
         };
         let mut begun = Chain::default();
-        let header = begun.seal(&header);
+        let header = begun.next_line(&header);
         let text = r#"{"r":"stands","run":1,"phase":"etcd"}"#;
         let end = begun.next(text);
         let line = format!(

@@ -1,12 +1,12 @@
 //! Answers of the ledger for operators: which runs there were, what they changed, what failed, and which step made a
-//! thing.
+//! resource.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::{Record, RunId};
-use crate::ledger::live_resource::{clean_lanes_noted, live, span_of};
+use crate::ledger::live_resource::{cleanup_steps_noted, live, span_of};
 use crate::model::{Failure, Outcome, PhaseName, Span, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::{Action, Spec};
@@ -31,7 +31,7 @@ pub struct Run {
     pub digest: String,
     /// When it began.
     pub at: String,
-    /// How it ended; `None` if it was cut.
+    /// How it ended; `None` if it was interrupted.
     pub outcome: Option<Outcome>,
     /// How many steps changed something.
     pub changed: usize,
@@ -133,7 +133,7 @@ impl History {
     }
 }
 
-/// What the ledger knows about a thing.
+/// What the ledger knows about a resource.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Why {
     /// What the question is about.
@@ -144,7 +144,7 @@ pub struct Why {
     pub attempts: Vec<Attempt>,
 }
 
-/// What one run did to a thing.
+/// What one run did to a resource.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Attempt {
     /// The run, and when it began.
@@ -162,18 +162,18 @@ pub struct Attempt {
 }
 
 impl Why {
-    /// What these records know about `thing`: a phase, a step, a path, the name of a container, unit …
+    /// What these records know about `resource`: a phase, a step, a path, the name of a container, unit …
     #[must_use]
-    pub fn of(records: &[Record], thing: &str) -> Self {
+    pub fn of(records: &[Record], resource: &str) -> Self {
         let mut causes: Vec<Cause> = live(records)
             .into_iter()
             .filter(|live| {
-                is_about(&live.undo.about(), thing)
-                    || is_step(&live.step, thing)
-                    || live.phase.as_str() == thing
+                is_about(&live.undo.key(), resource)
+                    || is_step(&live.step, resource)
+                    || live.phase.as_str() == resource
             })
             .map(|live| Cause {
-                resource: live.undo.about(),
+                resource: live.undo.key(),
                 span: span_of(records, &live.step),
                 step: live.step,
                 run: live.run,
@@ -181,18 +181,20 @@ impl Why {
                 left: false,
             })
             .collect();
-        causes.extend(left_behind(records, thing));
+        causes.extend(left_behind(records, resource));
         let mut attempts = Vec::new();
         for run in History::of(records).runs {
             for (phase, mut done) in run.phases {
-                let whole = phase.as_str() == thing;
+                let whole = phase.as_str() == resource;
                 done.steps.retain(|(step, ..)| {
-                    whole || is_step(step, thing) || causes.iter().any(|cause| cause.step == *step)
+                    whole
+                        || is_step(step, resource)
+                        || causes.iter().any(|cause| cause.step == *step)
                 });
                 let failed_here = done
                     .failure
                     .as_ref()
-                    .is_some_and(|failure| whole || failed_at(failure, thing));
+                    .is_some_and(|failure| whole || failed_at(failure, resource));
                 if done.steps.is_empty() && !failed_here {
                     continue;
                 }
@@ -207,7 +209,7 @@ impl Why {
             }
         }
         Self {
-            subject: thing.to_owned(),
+            subject: resource.to_owned(),
             causes,
             attempts,
         }
@@ -222,21 +224,25 @@ impl Why {
 
 /// What a phase leaves behind although no step has made it: kernel settings, chains, interfaces and other traces. If
 /// several prefixes match, the longest one counts.
-fn left_behind(records: &[Record], thing: &str) -> Vec<Cause> {
+fn left_behind(records: &[Record], resource: &str) -> Vec<Cause> {
     let mut found = Vec::new();
     let mut longest = 0;
-    for (run, phase, steps) in clean_lanes_noted(records) {
+    for (run, phase, steps) in cleanup_steps_noted(records) {
         for step in steps {
             let label = step.spec.label();
             let begins = match &step.spec {
-                Spec::FirewallChains(its) => its.is_ours(thing),
-                Spec::Ipsets(its) => thing.starts_with(&its.prefix),
+                Spec::FirewallChains(its) => its.is_ours(resource),
+                Spec::Ipsets(its) => resource.starts_with(&its.prefix),
                 _ => false,
             };
             if begins {
                 longest = longest.max(label.len());
             }
-            if begins || label == thing || is_step(&step.id, thing) || phase.as_str() == thing {
+            if begins
+                || label == resource
+                || is_step(&step.id, resource)
+                || phase.as_str() == resource
+            {
                 found.push((begins.then_some(label.len()), run, step));
             }
         }
@@ -258,26 +264,26 @@ fn left_behind(records: &[Record], thing: &str) -> Vec<Cause> {
 }
 
 /// Whether a failure was in a step or check of this name.
-fn failed_at(failure: &Failure, thing: &str) -> bool {
+fn failed_at(failure: &Failure, resource: &str) -> bool {
     let about = failure.what.strip_prefix("taking back ");
     let about = about.unwrap_or(&failure.what);
     let label = about.split_once(' ').map_or(about, |(_, label)| label);
-    label.trim_matches('"') == thing || is_about(about, thing)
+    label.trim_matches('"') == resource || is_about(about, resource)
 }
 
 /// `file /etc/x` is about `/etc/x`; `packages a b` is about `a`; `running unit docker.service` about `docker`.
-pub(crate) fn is_about(about: &str, thing: &str) -> bool {
-    about == thing
+pub(crate) fn is_about(about: &str, resource: &str) -> bool {
+    about == resource
         || about
             .split(' ')
             .skip(1)
-            .any(|word| word == thing || word.strip_suffix(".service") == Some(thing))
+            .any(|word| word == resource || word.strip_suffix(".service") == Some(resource))
 }
 
 /// A step by its id, or by its id without the phase, or by its label alone.
-pub(crate) fn is_step(step: &StepId, thing: &str) -> bool {
+pub(crate) fn is_step(step: &StepId, resource: &str) -> bool {
     let id = step.as_str();
     let rest = id.split_once('/').map_or(id, |(_, rest)| rest);
     let label = rest.split_once(':').map_or(rest, |(_, label)| label);
-    id == thing || rest == thing || label == thing
+    id == resource || rest == resource || label == resource
 }

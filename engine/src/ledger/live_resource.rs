@@ -1,4 +1,4 @@
-//! Which records count: undos that have not been carried out, clean lanes, and what compaction keeps.
+//! Which records count: undos that have not been carried out, cleanup steps, and what compaction keeps.
 //!
 //! Pure: records in, records out.
 
@@ -28,10 +28,10 @@ pub struct LiveUndo {
     pub undo: Undo,
 }
 
-/// A thing that was changed and not taken back, and every step that noted an undo of it.
+/// A resource that was changed and not taken back, and every step that noted an undo of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LiveResource {
-    /// The oldest undo, which leads back to the state before the role. The thing is kept if any of its undos is.
+    /// The oldest undo, which leads back to the state before the role. The resource is kept if any of its undos is.
     pub undo: LiveUndo,
     /// The steps that noted an undo of it, oldest first.
     pub steps: Vec<StepId>,
@@ -45,13 +45,13 @@ pub struct LiveResource {
 /// The records that count, by their places among all.
 #[derive(Default)]
 pub(super) struct LiveRecords {
-    /// The oldest undo of each thing that was neither taken back nor cleaned; and whether a clean leaves the thing.
+    /// The oldest undo of each resource that was neither taken back nor cleaned; and whether a clean leaves the resource.
     undos: Vec<(usize, bool)>,
-    lanes: Vec<Lane>,
+    cleanups: Vec<Cleanup>,
 }
 
-/// A clean lane with the steps that are left of it.
-struct Lane {
+/// The cleanup steps of a phase that are left.
+struct Cleanup {
     place: usize,
     run: RunId,
     phase: PhaseName,
@@ -67,13 +67,13 @@ impl LiveRecords {
         live_records
     }
 
-    /// The same with all undos of a thing.
+    /// The same with all undos of a resource.
     fn with_all_undos(records: &[Record]) -> Self {
         let mut live_records = Self::default();
         for (place, record) in records.iter().enumerate() {
             match record {
                 Record::Undo { keep, .. } => live_records.undos.push((place, *keep)),
-                Record::CleanupSteps { .. } => live_records.lane(place, record),
+                Record::CleanupSteps { .. } => live_records.cleanup(place, record),
                 // A rollback has carried them out. What appears there afterwards may not be the role's.
                 Record::Reverted {
                     run,
@@ -87,10 +87,10 @@ impl LiveRecords {
                     in_use: false,
                     ..
                 } => live_records.undos.retain(|(place, _)| {
-                    about(&records[*place]).is_some_and(|its| its != *resource)
+                    key_of(&records[*place]).is_some_and(|its| its != *resource)
                 }),
                 Record::CleanupDone { phase, step, .. } => {
-                    live_records.end_lane(phase, step.as_ref());
+                    live_records.end_cleanup(phase, step.as_ref());
                 }
                 _ => {}
             }
@@ -98,9 +98,9 @@ impl LiveRecords {
         live_records
     }
 
-    /// The first lane of a phase counts: a later one could take for the role's what the first one found there. A lane
+    /// The first record of a phase counts: a later one could take for the role's what the first one found there. A record
     /// that is partial takes the steps of a later one that it does not have.
-    fn lane(&mut self, place: usize, record: &Record) {
+    fn cleanup(&mut self, place: usize, record: &Record) {
         let Record::CleanupSteps {
             run,
             phase,
@@ -110,8 +110,8 @@ impl LiveRecords {
         else {
             return;
         };
-        let Some(known) = self.lanes.iter_mut().find(|known| known.phase == *phase) else {
-            self.lanes.push(Lane {
+        let Some(known) = self.cleanups.iter_mut().find(|known| known.phase == *phase) else {
+            self.cleanups.push(Cleanup {
                 place,
                 run: *run,
                 phase: phase.clone(),
@@ -130,18 +130,18 @@ impl LiveRecords {
         }
     }
 
-    fn end_lane(&mut self, phase: &PhaseName, step: Option<&StepId>) {
-        let Some(at) = self.lanes.iter().position(|its| its.phase == *phase) else {
+    fn end_cleanup(&mut self, phase: &PhaseName, step: Option<&StepId>) {
+        let Some(at) = self.cleanups.iter().position(|its| its.phase == *phase) else {
             return;
         };
-        let its = &mut self.lanes[at];
+        let its = &mut self.cleanups[at];
         its.partial = true;
         its.steps.retain(|one| match step {
             Some(step) => one.id != *step,
             None => one.policy.keep,
         });
         if its.steps.is_empty() {
-            self.lanes.remove(at);
+            self.cleanups.remove(at);
         }
     }
 
@@ -162,16 +162,16 @@ impl LiveRecords {
                 ..
             } => {
                 let meant = match resource {
-                    Some(resource) => undo.about() == resource,
-                    None => remaining.is_empty() || !remaining.contains(&undo.about()),
+                    Some(resource) => undo.key() == resource,
+                    None => remaining.is_empty() || !remaining.contains(&undo.key()),
                 };
                 *keep || *run != wanted || phase != name || !meant
             }
             _ => false,
         });
         if resource.is_none() {
-            self.lanes
-                .retain(|lane| lane.run != wanted || lane.phase != *name);
+            self.cleanups
+                .retain(|cleanup| cleanup.run != wanted || cleanup.phase != *name);
         }
     }
 
@@ -181,16 +181,16 @@ impl LiveRecords {
             .undos
             .iter()
             .partition(|(place, _)| records[*place].run() == Some(cleaning));
-        // A younger undo of a thing is not needed: the thing is as it was before the role.
+        // A younger undo of a resource is not needed: the resource is as it was before the role.
         keep_oldest(records, &mut before);
         before.extend(left);
         before.retain(|(_, keep)| kept && *keep);
         self.undos = before;
-        for lane in &mut self.lanes {
-            lane.steps.retain(|step| kept && step.policy.keep);
-            lane.partial = true;
+        for cleanup in &mut self.cleanups {
+            cleanup.steps.retain(|step| kept && step.policy.keep);
+            cleanup.partial = true;
         }
-        self.lanes.retain(|lane| !lane.steps.is_empty());
+        self.cleanups.retain(|cleanup| !cleanup.steps.is_empty());
     }
 
     /// Phases that have something on the host, in the order in which they were first applied.
@@ -206,11 +206,15 @@ impl LiveRecords {
         phases
     }
 
-    /// The clean lane of a phase, if one of these runs has recorded it.
-    pub(super) fn lane_of(self, runs: &BTreeSet<RunId>, name: &PhaseName) -> Vec<PlannedStep> {
-        let mut lanes = self.lanes.into_iter();
-        let own = lanes.find(|lane| runs.contains(&lane.run) && lane.phase == *name);
-        own.map(|lane| lane.steps).unwrap_or_default()
+    /// The cleanup steps of a phase, if one of these runs has recorded them.
+    pub(super) fn cleanup_steps_of_runs(
+        self,
+        runs: &BTreeSet<RunId>,
+        name: &PhaseName,
+    ) -> Vec<PlannedStep> {
+        let mut cleanups = self.cleanups.into_iter();
+        let own = cleanups.find(|cleanup| runs.contains(&cleanup.run) && cleanup.phase == *name);
+        own.map(|cleanup| cleanup.steps).unwrap_or_default()
     }
 
     /// Its records, in the order in which they were written.
@@ -219,44 +223,44 @@ impl LiveRecords {
             .undos
             .into_iter()
             .map(|(place, kept)| (place, with_keep(&records[place], kept)));
-        let lanes = self.lanes.into_iter().map(|lane| {
+        let cleanups = self.cleanups.into_iter().map(|cleanup| {
             let record = Record::CleanupSteps {
-                run: lane.run,
-                phase: lane.phase,
-                steps: lane.steps,
-                partial: lane.partial,
+                run: cleanup.run,
+                phase: cleanup.phase,
+                steps: cleanup.steps,
+                partial: cleanup.partial,
             };
-            (lane.place, record)
+            (cleanup.place, record)
         });
-        let mut all: Vec<(usize, Record)> = undos.chain(lanes).collect();
+        let mut all: Vec<(usize, Record)> = undos.chain(cleanups).collect();
         all.sort_by_key(|(place, _)| *place);
         all.into_iter().map(|(_, record)| record).collect()
     }
 }
 
-/// Keeps the oldest undo of each thing, which leads back to the state before the role. The thing is kept if any of its
+/// Keeps the oldest undo of each resource, which leads back to the state before the role. The resource is kept if any of its
 /// undos says so.
 fn keep_oldest(records: &[Record], undos: &mut Vec<(usize, bool)>) {
-    let named = |(place, keep): &(usize, bool)| Some((about(&records[*place])?, *keep));
+    let named = |(place, keep): &(usize, bool)| Some((key_of(&records[*place])?, *keep));
     let kept: BTreeSet<String> = undos
         .iter()
         .filter_map(named)
-        .filter_map(|(thing, keep)| keep.then_some(thing))
+        .filter_map(|(resource, keep)| keep.then_some(resource))
         .collect();
     let mut seen = BTreeSet::new();
     undos.retain_mut(|(place, keep)| {
-        let Some(thing) = about(&records[*place]) else {
+        let Some(resource) = key_of(&records[*place]) else {
             return false;
         };
-        *keep = kept.contains(&thing);
-        seen.insert(thing)
+        *keep = kept.contains(&resource);
+        seen.insert(resource)
     });
 }
 
-/// The thing that an undo is about.
-fn about(record: &Record) -> Option<String> {
+/// The resource that an undo is about.
+fn key_of(record: &Record) -> Option<String> {
     match record {
-        Record::Undo { undo, .. } => Some(undo.about()),
+        Record::Undo { undo, .. } => Some(undo.key()),
         _ => None,
     }
 }
@@ -290,7 +294,7 @@ fn live_undo(record: &Record) -> Option<LiveUndo> {
     }
 }
 
-/// Undos that count: the oldest undo of each thing that was neither taken back nor cleaned.
+/// Undos that count: the oldest undo of each resource that was neither taken back nor cleaned.
 pub(super) fn live(records: &[Record]) -> Vec<LiveUndo> {
     let undos = LiveRecords::of(records).undos.into_iter();
     undos
@@ -299,7 +303,7 @@ pub(super) fn live(records: &[Record]) -> Vec<LiveUndo> {
 }
 
 /// All undos that these runs noted in a phase and that were not taken back, in their order, without those of kept
-/// things.
+/// resources.
 pub(super) fn noted_by(
     records: &[Record],
     runs: &BTreeSet<RunId>,
@@ -312,10 +316,13 @@ pub(super) fn noted_by(
         .collect()
 }
 
-/// Runs that applied this plan and were cut, with the phases that they completed. The next apply of the plan continues
+/// Runs that applied this plan and were interrupted, with the phases that they completed. The next apply of the plan continues
 /// them, unless a run has converged since.
-pub(super) fn cut_runs(records: &[Record], digest: &str) -> BTreeMap<RunId, BTreeSet<PhaseName>> {
-    let mut cut: BTreeMap<RunId, BTreeSet<PhaseName>> = BTreeMap::new();
+pub(super) fn interrupted_runs(
+    records: &[Record],
+    digest: &str,
+) -> BTreeMap<RunId, BTreeSet<PhaseName>> {
+    let mut interrupted: BTreeMap<RunId, BTreeSet<PhaseName>> = BTreeMap::new();
     for record in records {
         match record {
             Record::Run {
@@ -324,24 +331,24 @@ pub(super) fn cut_runs(records: &[Record], digest: &str) -> BTreeMap<RunId, BTre
                 digest: its,
                 ..
             } if its == digest => {
-                cut.insert(*run, BTreeSet::new());
+                interrupted.insert(*run, BTreeSet::new());
             }
             Record::PhaseApplied { phase, .. } => {
-                for applied in cut.values_mut() {
+                for applied in interrupted.values_mut() {
                     applied.insert(phase.clone());
                 }
             }
             Record::End { outcome, run, .. } => match outcome {
-                Outcome::Converged | Outcome::Cleaned => cut.clear(),
+                Outcome::Converged | Outcome::Cleaned => interrupted.clear(),
                 Outcome::Interrupted => {}
                 _ => {
-                    cut.remove(run);
+                    interrupted.remove(run);
                 }
             },
             _ => {}
         }
     }
-    cut
+    interrupted
 }
 
 /// Directories that a rollback of a phase left because something else was in them, if the phase has not been completed
@@ -388,7 +395,7 @@ fn places_of_left(records: &[Record]) -> BTreeSet<usize> {
     places.into_keys().collect()
 }
 
-/// Things that could not be taken back because something on the host uses them. A thing that was made again, or that is
+/// Resources that could not be taken back because something on the host uses them. A resource that was made again, or that is
 /// in a plan again, is not among them.
 fn left_in_use(records: &[Record]) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
@@ -400,18 +407,18 @@ fn left_in_use(records: &[Record]) -> BTreeSet<String> {
                 ..
             } => _ = all.insert(resource.clone()),
             Record::Pruned { resource, .. } => _ = all.remove(resource),
-            Record::Undo { undo, .. } if !all.is_empty() => _ = all.remove(&undo.about()),
+            Record::Undo { undo, .. } if !all.is_empty() => _ = all.remove(&undo.key()),
             _ => {}
         }
     }
     all
 }
 
-/// The records that say of live things that they are in use: the last one of each thing, in their order.
+/// The records that say of live resources that they are in use: the last one of each resource, in their order.
 fn marks_in_use(records: &[Record], live_records: &[Record]) -> Vec<Record> {
-    let live: BTreeSet<String> = live_records.iter().filter_map(about).collect();
+    let live: BTreeSet<String> = live_records.iter().filter_map(key_of).collect();
     let mut unmarked = left_in_use(records);
-    unmarked.retain(|thing| live.contains(thing));
+    unmarked.retain(|resource| live.contains(resource));
     let mut marks = Vec::new();
     for record in records.iter().rev() {
         if let Record::Pruned {
@@ -428,10 +435,10 @@ fn marks_in_use(records: &[Record], live_records: &[Record]) -> Vec<Record> {
     marks
 }
 
-/// Every thing that was changed and not taken back, in the order of the first change.
-pub(super) fn things(records: &[Record]) -> Vec<LiveResource> {
+/// Every resource that was changed and not taken back, in the order of the first change.
+pub(super) fn resources(records: &[Record]) -> Vec<LiveResource> {
     let in_use = left_in_use(records);
-    let mut things: Vec<LiveResource> = Vec::new();
+    let mut resources: Vec<LiveResource> = Vec::new();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for (place, _) in LiveRecords::with_all_undos(records).undos {
         let Record::Undo {
@@ -444,16 +451,16 @@ pub(super) fn things(records: &[Record]) -> Vec<LiveResource> {
         else {
             continue;
         };
-        if let Some(known) = places.get(&undo.about()) {
-            let known = &mut things[*known];
+        if let Some(known) = places.get(&undo.key()) {
+            let known = &mut resources[*known];
             known.undo.keep |= keep;
             if !known.steps.contains(step) {
                 known.steps.push(step.clone());
             }
             continue;
         }
-        places.insert(undo.about(), things.len());
-        things.push(LiveResource {
+        places.insert(undo.key(), resources.len());
+        resources.push(LiveResource {
             undo: LiveUndo {
                 run: *run,
                 phase: phase.clone(),
@@ -463,35 +470,37 @@ pub(super) fn things(records: &[Record]) -> Vec<LiveResource> {
             },
             steps: vec![step.clone()],
             span: span_of(records, step),
-            in_use: in_use.contains(&undo.about()),
+            in_use: in_use.contains(&undo.key()),
         });
     }
-    things
+    resources
 }
 
-pub(super) fn clean_lanes(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
-    let lanes = LiveRecords::of(records).lanes.into_iter();
-    lanes.map(|lane| (lane.phase, lane.steps)).collect()
-}
-
-/// The same with the runs that recorded them.
-pub(super) fn clean_lanes_noted(records: &[Record]) -> Vec<(RunId, PhaseName, Vec<PlannedStep>)> {
-    let lanes = LiveRecords::of(records).lanes.into_iter();
-    lanes
-        .map(|lane| (lane.run, lane.phase, lane.steps))
+pub(super) fn all_cleanup_steps(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
+    let cleanups = LiveRecords::of(records).cleanups.into_iter();
+    cleanups
+        .map(|cleanup| (cleanup.phase, cleanup.steps))
         .collect()
 }
 
-/// The steps of a phase's clean lane, and whether some of the lane have been carried out; `None` if it has no lane.
-pub(super) fn clean_lane(records: &[Record], phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
-    let mut lanes = LiveRecords::of(records).lanes.into_iter();
-    let its = lanes.find(|lane| lane.phase == *phase)?;
+/// The same with the runs that recorded them.
+pub(super) fn cleanup_steps_noted(records: &[Record]) -> Vec<(RunId, PhaseName, Vec<PlannedStep>)> {
+    let cleanups = LiveRecords::of(records).cleanups.into_iter();
+    cleanups
+        .map(|cleanup| (cleanup.run, cleanup.phase, cleanup.steps))
+        .collect()
+}
+
+/// The cleanup steps of a phase, and whether some of them have been carried out; `None` if it has none.
+pub(super) fn cleanup_steps(records: &[Record], phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
+    let mut cleanups = LiveRecords::of(records).cleanups.into_iter();
+    let its = cleanups.find(|cleanup| cleanup.phase == *phase)?;
     let ids = its.steps.iter().map(|step| step.id.clone());
     Some((ids.collect(), its.partial))
 }
 
-/// The header, the records of the last runs, which operators may ask about, and one record per live thing. Also what
-/// earlier runs said of things that are in use, and of directories that a rollback left.
+/// The header, the records of the last runs, which operators may ask about, and one record per live resource. Also what
+/// earlier runs said of resources that are in use, and of directories that a rollback left.
 pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
     let runs: BTreeSet<RunId> = records.iter().filter_map(Record::run).collect();
     let first = runs
@@ -508,7 +517,7 @@ pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
         version: VERSION,
         id: id_of(records),
     }];
-    // An operator may ask which line of a script made a thing, for as long as the thing is on the host.
+    // An operator may ask which line of a script made a resource, for as long as the resource is on the host.
     let mut older: BTreeMap<&StepId, &Record> = BTreeMap::new();
     let mut recent = Vec::new();
     for (place, record) in records.iter().enumerate() {
@@ -527,17 +536,17 @@ pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
             _ => {}
         }
     }
-    let stands = |step: &StepId| {
+    let is_live = |step: &StepId| {
         let is_its =
             |record: &Record| matches!(record, Record::Undo { step: its, .. } if its == step);
         live_records.iter().any(is_its)
     };
-    let owed = older.into_iter().filter(|(step, _)| stands(step));
+    let owed = older.into_iter().filter(|(step, _)| is_live(step));
     kept.extend(owed.map(|(_, record)| record.clone()));
     kept.extend(recent.into_iter().cloned());
     // Live records come behind these: no record after them may say that they were taken back.
     kept.extend(live_records);
-    // An undo ends the mark of its thing, so the marks come last.
+    // An undo ends the mark of its resource, so the marks come last.
     kept.extend(marks);
     kept
 }

@@ -58,7 +58,7 @@ pub enum Record {
     },
     /// A phase is complete, its checks included, after this run, or one that it continued, changed something in it.
     PhaseApplied { run: RunId, phase: PhaseName },
-    /// The clean lane of a phase: steps that remove what the phase will leave behind; written before its first effect.
+    /// The cleanup steps of a phase: steps that remove what the phase will leave behind; written before its first effect.
     /// `partial` says that some of them have been carried out since; these are noted again when the phase is applied
     /// again.
     CleanupSteps {
@@ -78,10 +78,10 @@ pub enum Record {
     Reverted {
         run: RunId,
         phase: PhaseName,
-        /// As [`Undo::about`] names it.
+        /// As [`Undo::key`] names it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         resource: Option<String>,
-        /// Directories that stay because something else is in them, as [`Undo::about`] names them. Their undos still
+        /// Directories that stay because something else is in them, as [`Undo::key`] names them. Their undos still
         /// count.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         remaining: Vec<String>,
@@ -92,12 +92,12 @@ pub enum Record {
         run: RunId,
         phase: PhaseName,
         step: StepId,
-        /// As [`Undo::about`] names it.
+        /// As [`Undo::key`] names it.
         resource: String,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         in_use: bool,
     },
-    /// The clean lane of a phase was carried out, except for what is kept; or only this step of it.
+    /// The cleanup steps of a phase were carried out, except for what is kept; or only this step.
     CleanupDone {
         run: RunId,
         phase: PhaseName,

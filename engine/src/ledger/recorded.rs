@@ -37,7 +37,7 @@ impl Reading<'_> {
         // What runs did for the step and was not taken back, with the digest of the run's plan; `None` if the step was
         // cut or is partly taken back. The last entry counts.
         let mut done: Vec<(RunId, Option<&str>)> = Vec::new();
-        let mut things: BTreeSet<String> = BTreeSet::new();
+        let mut resources: BTreeSet<String> = BTreeSet::new();
         // The steps of the plan that the current run has changed.
         let mut changed_here: BTreeSet<&StepId> = BTreeSet::new();
         for record in self.records {
@@ -57,7 +57,7 @@ impl Reading<'_> {
                     }
                 }
                 Record::Undo { step: id, undo, .. } if *id == step.id => {
-                    things.insert(undo.about());
+                    resources.insert(undo.key());
                 }
                 Record::Receipt { run, step: id, .. } if *id == step.id => {
                     done.push((*run, plans.get(run).copied()));
@@ -74,7 +74,7 @@ impl Reading<'_> {
                 {
                     done.push((*run, Some(self.digest)));
                 }
-                // What earlier runs did is in force again. Kept things were not taken back.
+                // What earlier runs did is in force again. Kept resources were not taken back.
                 Record::Reverted {
                     run,
                     phase,
@@ -91,8 +91,8 @@ impl Reading<'_> {
                 }
                 Record::Pruned { run, resource, .. } => {
                     changed_here.clear();
-                    if things.remove(resource) {
-                        if things.is_empty() {
+                    if resources.remove(resource) {
+                        if resources.is_empty() {
                             done.clear();
                         } else {
                             done.push((*run, None));
@@ -102,7 +102,7 @@ impl Reading<'_> {
                 Record::CleanupDone { .. } => changed_here.clear(),
                 Record::Cleaned { .. } => {
                     done.clear();
-                    things.clear();
+                    resources.clear();
                 }
                 _ => {}
             }
@@ -227,12 +227,15 @@ mod tests {
     fn recorded_with_policy(parts: &[&[Record]], policy: StepPolicy) -> Recorded {
         let records = parts.concat();
         let (a, b) = (id("/a"), id("/b"));
-        let things = Ledger::live_resources_in(&records);
+        let resources = Ledger::live_resources_in(&records);
         let reading = Reading {
             records: &records,
             digest: "now",
             steps: [&a, &b].into(),
-            live_steps: things.iter().flat_map(|thing| &thing.steps).collect(),
+            live_steps: resources
+                .iter()
+                .flat_map(|resource| &resource.steps)
+                .collect(),
         };
         reading.of(&PlannedStep {
             id: a.clone(),

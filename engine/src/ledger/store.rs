@@ -17,8 +17,8 @@ use crate::ledger::contents::{
 use crate::ledger::hash_chain::Chain;
 use crate::ledger::last_run::{LastRun, id_of};
 use crate::ledger::live_resource::{
-    LiveRecords, LiveResource, LiveUndo, clean_lane, clean_lanes, compacted, cut_runs,
-    left_by_rollback, live, noted_by, things,
+    LiveRecords, LiveResource, LiveUndo, all_cleanup_steps, cleanup_steps, compacted,
+    interrupted_runs, left_by_rollback, live, noted_by, resources,
 };
 use crate::model::{Outcome, PhaseName, STATE, StepId, Verb};
 use crate::plan::PlannedStep;
@@ -31,10 +31,10 @@ pub(super) const LIMIT: u64 = 64 * 1024 * 1024;
 const COMPACT_BEYOND: usize = 2_000;
 
 /// How long the disk may take for one read or write of the engine's own records.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long the container engine may take to name the role's containers.
-const ENGINE: Duration = Duration::from_secs(10);
+/// How long the container runtime may take to name the role's containers.
+const RUNTIME: Duration = Duration::from_secs(10);
 
 pub(super) const FILE: Attributes = Attributes::root(0o600);
 /// What a run may have to write, in bytes, copies of files included; the role's largest run writes a tenth of it.
@@ -120,14 +120,14 @@ impl<'a> Ledger<'a> {
     }
 
     /// Why records with nothing to take back are not complete: this host has containers of a role or its
-    /// administrator's kubeconfig, or cannot say whether it has. Asks the container engine, if it answers; needs
+    /// administrator's kubeconfig, or cannot say whether it has. Asks the container runtime, if it answers; needs
     /// neither settings nor a role.
     pub async fn contradicted_by_host(host: &dyn Host, records: &[Record]) -> Option<LedgerError> {
         if live(records).iter().any(|live| !live.keep) {
             return None;
         }
         let listing = async {
-            host.container_engine().await.ok()?;
+            host.container_runtime().await.ok()?;
             // An agent's temporary container has another value there, and is in no ledger.
             let ours = (
                 container_runtime::OWNER.to_owned(),
@@ -135,13 +135,13 @@ impl<'a> Ledger<'a> {
             );
             host.containers(&BTreeMap::from([ours])).await.ok()
         };
-        let listed = tokio::time::timeout(ENGINE, listing).await.ok().flatten();
+        let listed = tokio::time::timeout(RUNTIME, listing).await.ok().flatten();
         let mut evidence: Vec<String> = listed
             .iter()
             .flatten()
             .map(|one| format!("container {}", one.name))
             .collect();
-        // An engine that is down or hangs does not name its containers. A clean removes this file; other files beside
+        // A runtime that is down or hangs does not name its containers. A clean removes this file; other files beside
         // it may be the operator's own.
         let kubeconfig = pki::kubeconfig_path("admin");
         match in_time(host.entry(&kubeconfig)).await {
@@ -184,7 +184,7 @@ impl<'a> Ledger<'a> {
     }
 
     /// Writes a ledger of these records in place of one that was lost. The last run in them is `run`, which changed
-    /// `changed` things. The damaged file is kept beside the ledger.
+    /// `changed` resources. The damaged file is kept beside the ledger.
     pub(crate) async fn recover(
         host: &'a dyn Host,
         mut records: Vec<Record>,
@@ -246,7 +246,7 @@ impl<'a> Ledger<'a> {
                     "{} is missing or damaged, so a clean cannot bring back the previous content of {}; bring it back from a backup of \
                      this host",
                     kept.path().display(),
-                    live.undo.about()
+                    live.undo.key()
                 ));
             }
         }
@@ -321,13 +321,13 @@ impl<'a> Ledger<'a> {
         matches!(last, Some(Record::Run { .. }))
     }
 
-    /// Runs that applied this plan and were cut, with the phases that they completed.
-    pub async fn cut_runs(&self, digest: &str) -> BTreeMap<RunId, BTreeSet<PhaseName>> {
-        cut_runs(&self.state.lock().await.records, digest)
+    /// Runs that applied this plan and were interrupted, with the phases that they completed.
+    pub async fn interrupted_runs(&self, digest: &str) -> BTreeMap<RunId, BTreeSet<PhaseName>> {
+        interrupted_runs(&self.state.lock().await.records, digest)
     }
 
     /// All undos that these runs noted in a phase and that were not carried out, in their order, without those of kept
-    /// things.
+    /// resources.
     pub async fn noted_by(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<Undo> {
         let noted = noted_by(&self.state.lock().await.records, runs, phase);
         noted.into_iter().map(|live| live.undo).collect()
@@ -338,8 +338,8 @@ impl<'a> Ledger<'a> {
         left_by_rollback(&self.state.lock().await.records, phase)
     }
 
-    /// Notes that everything has been taken back; `kept` says whether kept things stay. `directories` are still there
-    /// because kept things are in them; they are removed with these.
+    /// Notes that everything has been taken back; `kept` says whether kept resources stay. `directories` are still there
+    /// because kept resources are in them; they are removed with these.
     ///
     /// # Errors
     /// It could not be written.
@@ -385,7 +385,7 @@ impl<'a> Ledger<'a> {
         self.keep_copies(&mut state).await?;
         drop(state);
         // The next run may have to take back what an interrupted run did, and compaction keeps only the oldest undo of
-        // each thing.
+        // each resource.
         let carried_on = outcome == Outcome::Interrupted;
         if !carried_on && self.state.lock().await.records.len() > COMPACT_BEYOND {
             self.compact().await?;
@@ -393,7 +393,7 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
-    /// Undos that have not been carried out, oldest first: for each thing the one that leads back to the state before
+    /// Undos that have not been carried out, oldest first: for each resource the one that leads back to the state before
     /// the role.
     pub async fn live(&self) -> Vec<LiveUndo> {
         live(&self.state.lock().await.records)
@@ -405,32 +405,31 @@ impl<'a> Ledger<'a> {
         live(records)
     }
 
-    /// Every thing that was changed and not taken back, oldest first.
-    pub async fn things(&self) -> Vec<LiveResource> {
-        things(&self.state.lock().await.records)
+    /// Every resource that was changed and not taken back, oldest first.
+    pub async fn resources(&self) -> Vec<LiveResource> {
+        resources(&self.state.lock().await.records)
     }
 
     /// The same, from these records.
     #[must_use]
     pub fn live_resources_in(records: &[Record]) -> Vec<LiveResource> {
-        things(records)
+        resources(records)
     }
 
     /// Steps that remove what phases left behind, by phase, oldest first.
-    pub async fn clean_lanes(&self) -> Vec<(PhaseName, Vec<PlannedStep>)> {
-        clean_lanes(&self.state.lock().await.records)
+    pub async fn all_cleanup_steps(&self) -> Vec<(PhaseName, Vec<PlannedStep>)> {
+        all_cleanup_steps(&self.state.lock().await.records)
     }
 
-    /// The steps in the clean lane of a phase, and whether some have been carried out since; `None` if the phase has no
-    /// lane.
-    pub async fn clean_lane_of(&self, phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
-        clean_lane(&self.state.lock().await.records, phase)
+    /// The cleanup steps of a phase, and whether some have been carried out since; `None` if the phase has none.
+    pub async fn cleanup_steps_of(&self, phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
+        cleanup_steps(&self.state.lock().await.records, phase)
     }
 
-    /// Like [`Ledger::clean_lanes`], from these records.
+    /// Like [`Ledger::all_cleanup_steps`], from these records.
     #[must_use]
-    pub fn clean_lanes_in(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
-        clean_lanes(records)
+    pub fn all_cleanup_steps_in(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
+        all_cleanup_steps(records)
     }
 
     /// Phases that have something on the host, in the order in which they were first applied.
@@ -448,16 +447,20 @@ impl<'a> Ledger<'a> {
         })
     }
 
-    /// The role that is on the host, according to these records; none if only kept things are.
+    /// The role that is on the host, according to these records; none if only kept resources are.
     #[must_use]
     pub fn installed_role_in(records: &[Record]) -> Option<String> {
         let has_live = live(records).iter().any(|live| !live.keep);
         has_live.then(|| Self::role_in(records)).flatten()
     }
 
-    /// The clean lane of a phase, if one of these runs has recorded it.
-    pub async fn lane_of(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<PlannedStep> {
-        LiveRecords::of(&self.state.lock().await.records).lane_of(runs, phase)
+    /// The cleanup steps of a phase, if one of these runs has recorded them.
+    pub async fn cleanup_steps_of_runs(
+        &self,
+        runs: &BTreeSet<RunId>,
+        phase: &PhaseName,
+    ) -> Vec<PlannedStep> {
+        LiveRecords::of(&self.state.lock().await.records).cleanup_steps_of_runs(runs, phase)
     }
 
     /// The runs, for questions of operators.
@@ -465,7 +468,7 @@ impl<'a> Ledger<'a> {
         History::of(&self.state.lock().await.records)
     }
 
-    /// Rewrites the ledger to one record per live thing and the last runs, in one atomic step, and drops content that
+    /// Rewrites the ledger to one record per live resource and the last runs, in one atomic step, and drops content that
     /// nothing refers to any more.
     ///
     /// # Errors
@@ -518,7 +521,7 @@ impl<'a> Ledger<'a> {
         self.repair(&mut state).await?;
         state.tail_in_doubt = true;
         let mut chain = state.chain.clone();
-        let line = chain.seal(&record);
+        let line = chain.next_line(&record);
         let host = self.host;
         let append = async move { host.append(&path(), line.as_bytes(), FILE).await };
         state.in_flight = Some(Box::pin(append));
@@ -535,7 +538,7 @@ impl<'a> Ledger<'a> {
         let Some(write) = &mut state.in_flight else {
             return Ok(());
         };
-        match tokio::time::timeout(PATIENCE, write).await {
+        match tokio::time::timeout(TIMEOUT, write).await {
             Ok(written) => {
                 state.in_flight = None;
                 written
@@ -565,7 +568,10 @@ impl<'a> Ledger<'a> {
         records: Vec<Record>,
     ) -> Result<(), LedgerError> {
         let mut chain = Chain::default();
-        let text: String = records.iter().map(|record| chain.seal(record)).collect();
+        let text: String = records
+            .iter()
+            .map(|record| chain.next_line(record))
+            .collect();
         let written = self.write(state, path(), text.into_bytes()).await;
         if written.is_err() {
             state.tail_in_doubt = true;
@@ -654,14 +660,14 @@ pub(super) fn content_folder() -> PathBuf {
 pub(crate) async fn in_time<T>(
     work: impl Future<Output = Result<T, HostError>>,
 ) -> Result<T, HostError> {
-    let done = tokio::time::timeout(PATIENCE, work).await;
+    let done = tokio::time::timeout(TIMEOUT, work).await;
     done.map_err(|_| too_late())?
 }
 
 fn too_late() -> HostError {
     HostError::Deadline {
         action: "read or write the engine's own records".to_owned(),
-        after: PATIENCE,
+        after: TIMEOUT,
     }
 }
 

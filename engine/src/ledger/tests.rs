@@ -71,7 +71,7 @@ impl Ledger<'_> {
         .await
     }
 
-    async fn clean_lane(
+    async fn cleanup_steps(
         &self,
         run: RunId,
         phase: &PhaseName,
@@ -183,21 +183,21 @@ async fn a_reverted_run_leaves_what_earlier_runs_did() {
 }
 
 #[tokio::test]
-async fn a_reverted_run_loses_its_clean_lane() {
+async fn a_reverted_run_loses_its_cleanup_steps() {
     let host = FakeHost::new();
     let ledger = Ledger::open(&host).await.unwrap();
     let (docker, etcd) = ("docker".parse().unwrap(), "etcd".parse().unwrap());
     for (run, phase) in [(1, &docker), (2, &etcd)] {
         note(&ledger, removal("/a")).await;
-        let lane = vec![step("/left")];
-        ledger.clean_lane(run, phase, lane).await.unwrap();
+        let cleanup = vec![step("/left")];
+        ledger.cleanup_steps(run, phase, cleanup).await.unwrap();
     }
     let reverted = ledger.reverted(2, &docker, Vec::new()).await;
     reverted.unwrap();
-    assert_eq!(ledger.clean_lanes().await.len(), 2, "of another run");
+    assert_eq!(ledger.all_cleanup_steps().await.len(), 2, "of another run");
     let reverted = ledger.reverted(2, &etcd, Vec::new()).await;
     reverted.unwrap();
-    let left = ledger.clean_lanes().await;
+    let left = ledger.all_cleanup_steps().await;
     assert_eq!(left, [(docker, vec![step("/left")])]);
 }
 
@@ -213,7 +213,7 @@ async fn a_rollback_forgets_no_directory_that_it_left() {
         .note(&removal("/d/a"))
         .await
         .unwrap();
-    let left = vec![directory.about()];
+    let left = vec![directory.key()];
     let reverted = ledger.reverted(run, &phase, left.clone()).await;
     reverted.unwrap();
     let named: Vec<String> = ledger.left_by_rollback(&phase).await.into_iter().collect();
@@ -235,13 +235,16 @@ async fn what_is_in_use_counts_until_it_is_taken_back() {
     };
     let run = note(&ledger, undo.clone()).await;
     let phase = "etcd".parse().unwrap();
-    let (id, about) = (step("/a").id, undo.about());
-    let thing = (&id, about.as_str());
-    ledger.pruned(run, &phase, thing, true).await.unwrap();
-    let things = ledger.things().await;
-    assert!(things.iter().all(|thing| thing.in_use), "{things:?}");
-    assert_eq!(things.len(), 1);
-    ledger.pruned(run, &phase, thing, false).await.unwrap();
+    let (id, about) = (step("/a").id, undo.key());
+    let resource = (&id, about.as_str());
+    ledger.pruned(run, &phase, resource, true).await.unwrap();
+    let resources = ledger.resources().await;
+    assert!(
+        resources.iter().all(|resource| resource.in_use),
+        "{resources:?}"
+    );
+    assert_eq!(resources.len(), 1);
+    ledger.pruned(run, &phase, resource, false).await.unwrap();
     drop(ledger);
     assert_eq!(live(&host).await, []);
 }
@@ -254,7 +257,7 @@ async fn marks_of_old_runs_outlive_compaction() {
     let ledger = Ledger::open(&host).await.unwrap();
     let phase = "etcd".parse().unwrap();
     let directory = Undo::RemoveDirectory { path: "/d".into() };
-    let left = vec![directory.about()];
+    let left = vec![directory.key()];
     for _ in 0..3 {
         let run = note(&ledger, directory.clone()).await;
         let reverted = ledger.reverted(run, &phase, left.clone()).await;
@@ -265,9 +268,9 @@ async fn marks_of_old_runs_outlive_compaction() {
         stay: Vec::new(),
     };
     let run = note(&ledger, module.clone()).await;
-    let (id, about) = (step("/a").id, module.about());
-    let thing = (&id, about.as_str());
-    ledger.pruned(run, &phase, thing, true).await.unwrap();
+    let (id, about) = (step("/a").id, module.key());
+    let resource = (&id, about.as_str());
+    ledger.pruned(run, &phase, resource, true).await.unwrap();
     for _ in 0..60 {
         let run = note(&ledger, removal("/a")).await;
         ledger.end(run, Outcome::Converged, (1, 0)).await.unwrap();
@@ -276,10 +279,10 @@ async fn marks_of_old_runs_outlive_compaction() {
         ledger.compact().await.unwrap();
         let named: Vec<String> = ledger.left_by_rollback(&phase).await.into_iter().collect();
         assert_eq!(named, left);
-        let mut things = ledger.things().await;
-        things.retain(|thing| thing.in_use);
-        assert_eq!(things.len(), 1, "{things:?}");
-        assert_eq!(things[0].undo.undo, module);
+        let mut resources = ledger.resources().await;
+        resources.retain(|resource| resource.in_use);
+        assert_eq!(resources.len(), 1, "{resources:?}");
+        assert_eq!(resources[0].undo.undo, module);
     }
     // The copy and the tip fit the compacted ledger.
     drop(ledger);
@@ -294,9 +297,9 @@ async fn marks_of_old_runs_outlive_compaction() {
     assert!(ledger.left_by_rollback(&phase).await.is_empty());
 }
 
-/// The plan wants the thing again: if a later plan has it no longer, it is taken back.
+/// The plan wants the resource again: if a later plan has it no longer, it is taken back.
 #[tokio::test]
-async fn a_thing_that_is_noted_again_is_not_in_use() {
+async fn a_resource_that_is_noted_again_is_not_in_use() {
     let host = FakeHost::new();
     let ledger = Ledger::open(&host).await.unwrap();
     let phase = "etcd".parse().unwrap();
@@ -305,9 +308,9 @@ async fn a_thing_that_is_noted_again_is_not_in_use() {
         stay: Vec::new(),
     };
     let run = note(&ledger, module.clone()).await;
-    let (id, about) = (step("/a").id, module.about());
-    let thing = (&id, about.as_str());
-    ledger.pruned(run, &phase, thing, true).await.unwrap();
+    let (id, about) = (step("/a").id, module.key());
+    let resource = (&id, about.as_str());
+    ledger.pruned(run, &phase, resource, true).await.unwrap();
     let before = ledger.live().await;
     ledger
         .step_log(run, &phase, &step("/a"))
@@ -315,8 +318,11 @@ async fn a_thing_that_is_noted_again_is_not_in_use() {
         .await
         .unwrap();
     assert_eq!(ledger.live().await, before, "its undo stays the same");
-    let things = ledger.things().await;
-    assert!(things.iter().all(|thing| !thing.in_use), "{things:?}");
+    let resources = ledger.resources().await;
+    assert!(
+        resources.iter().all(|resource| !resource.in_use),
+        "{resources:?}"
+    );
     // A later run that is rolled back has not noted it.
     let later = [run + 1].into();
     assert_eq!(ledger.noted_by(&later, &phase).await, []);
@@ -324,25 +330,28 @@ async fn a_thing_that_is_noted_again_is_not_in_use() {
 
 /// Otherwise an apply after an interrupted clean would add a step a second time.
 #[tokio::test]
-async fn a_partial_clean_lane_takes_only_steps_that_it_does_not_have() {
+async fn partial_cleanup_steps_take_only_steps_that_are_missing() {
     let host = FakeHost::new();
     let ledger = Ledger::open(&host).await.unwrap();
     let phase = "etcd".parse().unwrap();
     let (stays, done) = (step("/stays"), step("/done"));
     let run = note(&ledger, removal("/a")).await;
-    let lane = vec![stays.clone(), done.clone()];
-    ledger.clean_lane(run, &phase, lane).await.unwrap();
+    let cleanup = vec![stays.clone(), done.clone()];
+    ledger.cleanup_steps(run, &phase, cleanup).await.unwrap();
     let cleanup_done = Record::CleanupDone {
         run,
         phase: phase.clone(),
         step: Some(done.id.clone()),
     };
     ledger.append(cleanup_done).await.unwrap();
-    let known = ledger.clean_lane_of(&phase).await;
+    let known = ledger.cleanup_steps_of(&phase).await;
     assert_eq!(known, Some((vec![stays.id.clone()], true)));
     let again = vec![stays.clone(), done.clone()];
-    ledger.clean_lane(run, &phase, again).await.unwrap();
-    assert_eq!(ledger.clean_lanes().await, [(phase, vec![stays, done])]);
+    ledger.cleanup_steps(run, &phase, again).await.unwrap();
+    assert_eq!(
+        ledger.all_cleanup_steps().await,
+        [(phase, vec![stays, done])]
+    );
 }
 
 #[tokio::test]
@@ -504,14 +513,14 @@ async fn why_names_the_script_line() {
     let ledger = Ledger::open(&host).await.unwrap();
     note(&ledger, removal("/etc/x")).await;
     let records = Ledger::read(&host).await.unwrap();
-    for thing in ["/etc/x", "etcd", "/a", "etcd/directory:/a"] {
-        let why = Why::of(&records, thing);
+    for resource in ["/etc/x", "etcd", "/a", "etcd/directory:/a"] {
+        let why = Why::of(&records, resource);
         assert_eq!(
             why.causes[0].span.as_ref().unwrap().to_string(),
             "phases/etcd.rhai:9:1",
-            "{thing}"
+            "{resource}"
         );
-        assert_eq!(why.attempts.len(), 1, "{thing}");
+        assert_eq!(why.attempts.len(), 1, "{resource}");
     }
     assert!(!Why::of(&records, "/etc/y").is_known());
     assert_eq!(History::of(&records).runs.len(), 1);

@@ -9,7 +9,7 @@ use super::STATE;
 
 /// The content of the record.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub(crate) struct PreflightRecord {
     /// Version of this form.
     pub(crate) version: u32,
     /// Digests of the requirements that were met.
@@ -23,13 +23,13 @@ pub(crate) fn path() -> PathBuf {
 
 /// Digests of the preconditions that were met, from the text of that file; empty if the text cannot be read.
 pub(crate) fn met(text: &str) -> BTreeSet<String> {
-    let record: Option<Record> = serde_json::from_str(text).ok();
+    let record: Option<PreflightRecord> = serde_json::from_str(text).ok();
     record.map(|record| record.met).unwrap_or_default()
 }
 
 /// The text of that file.
 pub(crate) fn text(met: &BTreeSet<String>) -> Vec<u8> {
-    serde_json::to_vec_pretty(&Record {
+    serde_json::to_vec_pretty(&PreflightRecord {
         version: 1,
         met: met.clone(),
     })

@@ -264,8 +264,10 @@ pub enum Probe {
     ServiceActive(String),
     /// A container runs.
     ContainerRunning(String),
-    /// The container engine answers.
-    ContainerEngine,
+    /// The container runtime answers.
+    // The digest of the plan contains this name.
+    #[serde(rename = "container_engine")]
+    ContainerRuntime,
     /// All containers of a static pod run: pod name (without the node's), container names.
     PodRunning {
         /// Pod name on this node.
@@ -378,7 +380,7 @@ impl Probe {
             | Self::Tcp(_)
             | Self::Run { .. }
             | Self::FirewallRule { .. }
-            | Self::ContainerEngine
+            | Self::ContainerRuntime
             | Self::PodRunning { .. }
             | Self::NodeReady { .. }
             | Self::NodeWithoutPressure { .. }

@@ -1,5 +1,5 @@
-//! Each thing on a host has one owner in a role: the step of one phase. If two phases had the same file, each apply would write it twice,
-//! and a rollback of one phase would take it from the other.
+//! Each resource on a host has one owner in a role: the step of one phase. If two phases had the same file, each apply would write it
+//! twice, and a rollback of one phase would take it from the other.
 //!
 //! Packages may be in several phases: they have no options that could differ, and only the phase that installed one takes it back.
 
@@ -8,17 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{PlannedPhase, PlannedStep};
 use crate::model::Diagnostic;
 
-/// A finding for each step about a thing that a step of an earlier phase is about, too. Phases that do nothing on this host do not count,
-/// so phases with opposite conditions may have the same things.
+/// A finding for each step about a resource that a step of an earlier phase is about, too. Phases that do nothing on this host do not
+/// count, so phases with opposite conditions may have the same resources.
 pub(crate) fn shared_resources(phases: &[PlannedPhase]) -> Vec<Diagnostic> {
     let mut owners: BTreeMap<String, (&PlannedPhase, &PlannedStep)> = BTreeMap::new();
     let mut findings = Vec::new();
     for phase in phases.iter().filter(|phase| phase.skipped.is_none()) {
         for step in &phase.steps {
-            // A step may have several things in common with another one.
+            // A step may have several resources in common with another one.
             let mut reported = BTreeSet::new();
-            for thing in step.spec.claims() {
-                let (owner, first) = *owners.entry(thing).or_insert((phase, step));
+            for resource in step.spec.keys() {
+                let (owner, first) = *owners.entry(resource).or_insert((phase, step));
                 if owner.name != phase.name && reported.insert(first.id.clone()) {
                     findings.push(shared((phase, step), (owner, first)));
                 }

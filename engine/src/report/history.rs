@@ -62,7 +62,7 @@ pub fn run_in_full(run: &Run) -> String {
     text
 }
 
-/// Why a thing is as it is. `planned` are the steps of the plan that are about it; `None` where there is no plan to look at.
+/// Why a resource is as it is. `planned` are the steps of the plan that are about it; `None` where there is no plan to look at.
 #[must_use]
 pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
     let mut text = String::new();
@@ -119,9 +119,9 @@ pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
     text
 }
 
-/// What the plan says of a thing that the ledger does not know.
-fn unknown(text: &mut String, thing: &str, planned: Option<&[Planned]>) {
-    let _ = write!(text, "the ledger has no change of {thing}: ");
+/// What the plan says of a resource that the ledger does not know.
+fn unknown(text: &mut String, resource: &str, planned: Option<&[Planned]>) {
+    let _ = write!(text, "the ledger has no change of {resource}: ");
     text.push_str(match planned {
         None => "it is not known whether it is the role's, because the plan could not be read\n",
         Some([]) => "no step of the plan is about it, so it is not the role's\n",

@@ -188,7 +188,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
             failure,
         } => {
             if let Some(failure) = failure {
-                text.push_str(&failed(phase.as_str(), "was cut", failure));
+                text.push_str(&failed(phase.as_str(), "was interrupted", failure));
             }
             writeln!(
                 text,

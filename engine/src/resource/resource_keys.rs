@@ -1,4 +1,4 @@
-//! Keys of the things that a step needs, in the form of [`Undo::about`]. Before a thing is removed, its key is compared
+//! Keys of the resources that a step needs, in the form of [`Undo::key`]. Before a resource is removed, its key is compared
 //! with these, because another step may need it now.
 //!
 //! Packages are left out: their undo names all packages that were installed together, so their names are compared instead.
@@ -9,9 +9,9 @@ use super::{Spec, Undo};
 use crate::resource::kubernetes::manifest::identity;
 
 impl Spec {
-    /// Keys of the things that this resource needs.
+    /// Keys of the resources that this resource needs.
     #[must_use]
-    pub(crate) fn claims(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         match self {
             Self::Directory(directory) => {
                 let path = directory.path.display();
@@ -23,12 +23,12 @@ impl Spec {
                 format!("running container {}", container.name),
             ],
             Self::Service(service) => {
-                let mut things = vec![
+                let mut resources = vec![
                     format!("running unit {}", service.unit),
                     format!("unit at boot {}", service.unit),
                 ];
-                things.extend(file(&service.stamp_path()));
-                things
+                resources.extend(file(&service.stamp_path()));
+                resources
             }
             Self::Sysctl(_) => vec![format!("sysctl {}", self.label())],
             Self::KernelModule(_) => vec![format!("module {}", self.label())],
@@ -42,7 +42,7 @@ impl Spec {
                         access: manifest.access(),
                         object: identity(&object),
                     }
-                    .about()
+                    .key()
                 })
                 .collect(),
             Self::Symlink(link) => file(&link.path).to_vec(),

@@ -99,7 +99,7 @@ impl From<OwnershipError> for RoleError {
 impl RolePackage {
     /// The directory of a role: a name means the installed role; a path contains a slash, or is `.` or `..`.
     #[must_use]
-    pub fn place(name: &str) -> PathBuf {
+    pub fn directory(name: &str) -> PathBuf {
         if name.contains('/') || matches!(name, "." | "..") {
             return PathBuf::from(name);
         }
@@ -119,7 +119,7 @@ impl RolePackage {
     /// # Errors
     /// It is not there, cannot be read, or has mistakes.
     pub async fn load(files: &(dyn Files + Sync), name: &str) -> Result<Self, RoleError> {
-        let place = Self::place(name);
+        let place = Self::directory(name);
         if files.entry(&place.join("role.yaml")).await?.is_some() {
             return Self::read(files, &place).await;
         }
@@ -135,7 +135,8 @@ impl RolePackage {
         let here = Path::new(name);
         // If this cannot be read, the error comes without the hint.
         let found = files.entry(here).await.ok().flatten();
-        Self::place(name) != here && found.is_some_and(|found| found.kind == EntryKind::Directory)
+        Self::directory(name) != here
+            && found.is_some_and(|found| found.kind == EntryKind::Directory)
     }
 
     /// As [`RolePackage::load`], for a role that nodelet executes on this host as root: only root can change the package, its payload
@@ -148,7 +149,7 @@ impl RolePackage {
         files: &(dyn Files + Sync),
         name: &str,
     ) -> Result<Self, RoleError> {
-        let place = Self::place(name);
+        let place = Self::directory(name);
         let mut ownership = Ownership::new(files);
         ownership.verify(&place).await?;
         ownership

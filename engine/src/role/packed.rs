@@ -94,7 +94,7 @@ mod tests {
     }
 
     /// An installed role with these checksums.
-    fn sealed(sums: &str) -> FakeHost {
+    fn with_checksums(sums: &str) -> FakeHost {
         let checksums = format!("checksums: {}\n", digest(sums));
         FakeHost::new()
             .with_file(format!("{ROLE}/role.yaml"), manifest(&checksums))
@@ -126,13 +126,13 @@ mod tests {
     /// A changed script can be valid and still make a plan, so only its checksum tells.
     #[tokio::test]
     async fn a_script_or_template_that_is_another_valid_one_is_named() {
-        let host = sealed(&sums());
+        let host = with_checksums(&sums());
         assert_eq!(problems(&host).await, [""; 0]);
         for (file, variant) in [
             ("phases/example.rhai", format!("// Changed.\n{SCRIPT}")),
             ("phases/templates/a/b.tmpl", TEMPLATE.replace("110", "250")),
         ] {
-            let host = sealed(&sums()).with_file(format!("{ROLE}/{file}"), variant);
+            let host = with_checksums(&sums()).with_file(format!("{ROLE}/{file}"), variant);
             let told = format!(
                 "{file}: P0615 it is damaged: its checksum is not the one of the package (install the role's package again)"
             );
@@ -144,7 +144,7 @@ mod tests {
 
     #[tokio::test]
     async fn files_without_a_checksum_are_not_part_of_the_package() {
-        let host = sealed(&format!("{}  payload/bin/a\n", digest("program")));
+        let host = with_checksums(&format!("{}  payload/bin/a\n", digest("program")));
         let told = problems(&host).await;
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(
@@ -155,7 +155,7 @@ mod tests {
 
     #[tokio::test]
     async fn damaged_or_missing_checksums_are_reported() {
-        let host = sealed(&sums());
+        let host = with_checksums(&sums());
         host.with_world_mut(|world| {
             world.file(format!("{ROLE}/SHA256SUMS"), format!("{}\n", sums()))
         });
@@ -172,7 +172,7 @@ mod tests {
     /// A role in a checkout has none.
     #[tokio::test]
     async fn a_role_without_checksums_is_accepted_unverified() {
-        let host = sealed(&sums()).with_file(format!("{ROLE}/role.yaml"), manifest(""));
+        let host = with_checksums(&sums()).with_file(format!("{ROLE}/role.yaml"), manifest(""));
         let host = host.with_file(format!("{ROLE}/phases/example.rhai"), format!("\n{SCRIPT}"));
         assert_eq!(problems(&host).await, [""; 0]);
     }

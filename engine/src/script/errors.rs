@@ -5,7 +5,7 @@
 
 mod syntax;
 
-pub(super) use syntax::{byte_order_mark, cut_short, parse};
+pub(super) use syntax::{byte_order_mark, parse, truncated};
 
 use rhai::{EvalAltResult, Position};
 

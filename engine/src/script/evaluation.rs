@@ -100,7 +100,7 @@ impl Script<'_> {
                 _ => return None,
             }
         };
-        if let Some(finding) = errors::cut_short(self.file, self.text) {
+        if let Some(finding) = errors::truncated(self.file, self.text) {
             faults.push(finding);
             return None;
         }

@@ -37,7 +37,7 @@ pub(super) struct Late(pub(super) Value);
 /// also count the time in which a busy host or the CPU limit of status passes keeps the script from running.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// The clock is read once in this many operations: reading it costs more than most operations.
-const OPERATIONS_BETWEEN_LOOKS: u64 = 64;
+const OPERATIONS_BETWEEN_CHECKS: u64 = 64;
 /// Bound on operations of one script; the largest of ours needs a few hundred.
 const OPERATIONS: u64 = 200_000;
 
@@ -85,8 +85,8 @@ pub(super) fn engine(tape: &SharedRecorder) -> Engine {
     engine.set_max_modules(0);
     let started = processor_time();
     engine.on_progress(move |operations| {
-        let look = operations % OPERATIONS_BETWEEN_LOOKS == 0;
-        let is_up = look && processor_time().saturating_sub(started) > TIME_LIMIT;
+        let is_due = operations % OPERATIONS_BETWEEN_CHECKS == 0;
+        let is_up = is_due && processor_time().saturating_sub(started) > TIME_LIMIT;
         is_up.then(|| Dynamic::from("time is up"))
     });
     engine.on_print(|_| {});

@@ -113,7 +113,7 @@ impl ScriptSet {
                     continue;
                 }
             }
-            let lowering = lower::context::ScriptContext {
+            let lowering = lower::context::LoweringContext {
                 templates: &self.templates,
                 listed_for: &self.listed_for,
                 phases: &self.phases,

@@ -197,7 +197,7 @@ pub static STEP_POLICY: &[Modifier] = modifiers! {
     retry(tries: Between(1, 100_000), every: Duration) =>
         "Number of tries, and the pause before the second one. Later pauses are longer, with jitter.";
     keep() => "A rollback and a clean leave what the step makes.";
-    absent() => "The thing must not exist.";
+    absent() => "The resource must not exist.";
     when(condition: Bool) => "The step is left out when this is false.";
 };
 

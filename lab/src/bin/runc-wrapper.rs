@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
-use lab::setup::oci::{Document, relax};
+use lab::setup::oci::{OciFile, relax};
 use serde_json::Value;
 
 /// Where the real runc may be: beside a diverted wrapper, or in its package's place when the wrapper lies elsewhere.
@@ -39,16 +39,14 @@ fn edit(path: &Path, part: impl FnOnce(&mut Value)) -> Result<()> {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match Document::of(&arguments) {
-        Document::Bundle(directory) => {
-            edit(&Path::new(&directory).join("config.json"), |config| {
-                if let Some(process) = config.get_mut("process") {
-                    relax(process);
-                }
-            })?
-        }
-        Document::Process(file) => edit(Path::new(&file), relax)?,
-        Document::None => {}
+    match OciFile::of(&arguments) {
+        OciFile::Bundle(directory) => edit(&Path::new(&directory).join("config.json"), |config| {
+            if let Some(process) = config.get_mut("process") {
+                relax(process);
+            }
+        })?,
+        OciFile::Process(file) => edit(Path::new(&file), relax)?,
+        OciFile::None => {}
     }
     let error = Command::new(real_runc()?)
         .args(std::env::args_os().skip(1))

@@ -10,7 +10,7 @@ const MISSING: &str = "CAP_SYS_RESOURCE";
 
 /// What a runc command line asks us to edit before runc reads it.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Document {
+pub enum OciFile {
     /// `config.json` of the bundle directory (`create`, `run`).
     Bundle(String),
     /// The process file of `exec --process FILE`.
@@ -19,7 +19,7 @@ pub enum Document {
     None,
 }
 
-impl Document {
+impl OciFile {
     /// Finds the document in runc's arguments (without the program name).
     pub fn of(arguments: &[String]) -> Self {
         let Some(command) = arguments
@@ -84,26 +84,26 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn document(line: &str) -> Document {
-        Document::of(&line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    fn oci_file(line: &str) -> OciFile {
+        OciFile::of(&line.split(' ').map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
-    fn finds_the_document_of_each_command() {
-        let bundle = |path: &str| Document::Bundle(path.to_owned());
+    fn finds_the_oci_file_of_each_command() {
+        let bundle = |path: &str| OciFile::Bundle(path.to_owned());
         assert_eq!(
-            document("--root /run/r --log x create --bundle /b id"),
+            oci_file("--root /run/r --log x create --bundle /b id"),
             bundle("/b")
         );
-        assert_eq!(document("run -b /b id"), bundle("/b"));
-        assert_eq!(document("create --bundle=/b id"), bundle("/b"));
-        assert_eq!(document("run id"), bundle("."));
+        assert_eq!(oci_file("run -b /b id"), bundle("/b"));
+        assert_eq!(oci_file("create --bundle=/b id"), bundle("/b"));
+        assert_eq!(oci_file("run id"), bundle("."));
         assert_eq!(
-            document("exec --process /p --detach id"),
-            Document::Process("/p".to_owned())
+            oci_file("exec --process /p --detach id"),
+            OciFile::Process("/p".to_owned())
         );
-        assert_eq!(document("exec id ls"), Document::None);
-        assert_eq!(document("--root /run/r delete --force id"), Document::None);
+        assert_eq!(oci_file("exec id ls"), OciFile::None);
+        assert_eq!(oci_file("--root /run/r delete --force id"), OciFile::None);
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl Host {
 
     /// Like [`Self::exec_streaming`], for a command that the user typed. If we are interrupted, the command and what it started are
     /// ended in the host too; docker's client would leave them running there. `None` if they were ended like this.
-    pub fn enter(&self, words: &[&str], tty: bool) -> Result<Option<ExitStatus>> {
+    pub fn shell(&self, words: &[&str], tty: bool) -> Result<Option<ExitStatus>> {
         let mark = format!("NODELET_LAB_ENTERED={}", command::unique());
         // `env` and not docker's `--env`, because ssh into a virtual machine does not pass the environment on.
         let marked = [&["env", &mark][..], words].concat();

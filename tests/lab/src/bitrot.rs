@@ -524,9 +524,9 @@ impl<'a> SecretFiles<'a> {
 fn restarts(events: &[Event]) -> BTreeSet<String> {
     let restarted = events.iter().filter_map(|event| match event {
         Event::StepChanged { step, .. } => {
-            let (kind, thing) = step.as_str().split_once('/')?.1.split_once(':')?;
+            let (kind, resource) = step.as_str().split_once('/')?.1.split_once(':')?;
             let runs = ["container", "pod_container", "service"].contains(&kind);
-            let name = thing.rsplit('/').next()?.trim_end_matches(".service");
+            let name = resource.rsplit('/').next()?.trim_end_matches(".service");
             runs.then(|| name.to_owned())
         }
         _ => None,

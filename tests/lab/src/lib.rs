@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod bitrot;
-mod leaves;
+mod leaf_certificates;
 mod load;
 mod master;
 mod prediction;
@@ -25,8 +25,8 @@ pub use bitrot::{
     Target, another, are_reported, is_reported, make_place, until_reported,
 };
 pub use lab::command::poll;
-pub use lab::{FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE, TRIALS};
-pub use leaves::Leaves;
+pub use lab::{DEPENDENCY_FAULTS, FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE};
+pub use leaf_certificates::LeafCertificates;
 pub use load::{Asker, Load, LoadResults};
 pub use master::{CLIENT, Master, ready_with_vip, shared};
 pub use prediction::{no_repair, predicted_repair, prediction};

@@ -52,10 +52,10 @@ pub fn shared() -> Master {
     let cache = Cache::locate().expect("the cache has a place");
     let place = suites.place(&cache, "shared", SHARED, TURN);
     let place = place.expect("a shared host becomes free");
-    let stands = Lab::exists(&cache, &format!("{}-{}", suites.run, place.name));
+    let is_there = Lab::exists(&cache, &format!("{}-{}", suites.run, place.name));
     let mut master = Master::open(&place.name, Image::Bare, false, &[]);
     master.shared = Some(place);
-    if stands {
+    if is_there {
         master.configure(&[]);
     } else {
         master.install(&[]);
@@ -152,13 +152,13 @@ impl Master {
         package::configure(&self.host, &config).expect("the settings are written");
     }
 
-    /// Seals the package of the installed role again after the suite has changed its scripts or templates, so that the changed role
+    /// Updates the checksums of the installed role's package after the suite has changed its scripts or templates, so that the changed role
     /// is a valid one.
-    pub fn seal_again(&self) {
-        self.sh(&package::seal_again(PACKAGE));
+    pub fn update_checksums(&self) {
+        self.sh(&package::checksum_script(PACKAGE));
     }
 
-    /// Puts a phase's script back as the checkout has it, and seals the package again.
+    /// Puts a phase's script back as the checkout has it, and updates the package's checksums.
     pub fn restore_phase(&self, phase: &str) {
         let name = format!("{phase}.rhai");
         let checkout = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -167,16 +167,16 @@ impl Master {
         self.host
             .put_file(&checkout, &format!("{PHASES}/{name}"), 0o644)
             .expect("the script is written");
-        self.seal_again();
+        self.update_checksums();
     }
 
-    /// Edits a phase's script with a sed expression, which must change it, and seals the package again.
+    /// Edits a phase's script with a sed expression, which must change it, and updates the package's checksums.
     pub fn edit_phase(&self, phase: &str, expression: &str) {
         let script = format!(
             "cd {PHASES} && cp {phase}.rhai /tmp/before && sed -i -E '{expression}' {phase}.rhai && ! cmp -s {phase}.rhai /tmp/before"
         );
-        let seal = package::seal_again(PACKAGE);
-        self.sh(&format!("{script}\n{seal}"));
+        let update = package::checksum_script(PACKAGE);
+        self.sh(&format!("{script}\n{update}"));
     }
 
     /// The host.

@@ -9,8 +9,8 @@ use lab::snapshot::Comparison;
 /// Records how a host compares with its state before. A scenario that fails panics earlier and records nothing.
 pub fn record(scenario: &str, compared: &Comparison) {
     println!(
-        "{scenario}: {} things compared, {} differences; empty both times: {}",
-        compared.things,
+        "{scenario}: {} items compared, {} differences; empty both times: {}",
+        compared.items,
         compared.differences.len(),
         compared.empty.join(", ")
     );
@@ -19,7 +19,7 @@ pub fn record(scenario: &str, compared: &Comparison) {
     };
     let line = serde_json::json!({
         "scenario": scenario,
-        "things": compared.things,
+        "items": compared.items,
         "differences": compared.differences.len(),
         "empty": compared.empty,
     });

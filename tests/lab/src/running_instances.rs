@@ -23,7 +23,7 @@ impl RunningInstances {
     }
 }
 
-/// Everything of a host that a phase may touch, one line for each thing.
+/// Everything of a host that a phase may touch, one line for each item.
 ///
 /// Data that other programs keep for themselves is left out: nodelet's records, docker's store, kubelet's pods, and CNI's
 /// directories, which containerd makes when it starts. Data that phases keep when they are rolled back is left out as well:

@@ -215,19 +215,22 @@ fn situations() -> Vec<Situation> {
     host.with_world_mut(|world| world.remove_container("etcd"));
     add("lost etcd container", bringup, host);
     for (name, share) in [
-        ("half-finished apply (cut at a quarter)", 4),
-        ("half-finished apply (cut at the half)", 2),
-        ("half-finished apply (cut near the end)", 1),
+        ("half-finished apply (interrupted at a quarter)", 4),
+        ("half-finished apply (interrupted at the half)", 2),
+        ("half-finished apply (interrupted near the end)", 1),
     ] {
         let bringup = Bringup::of("cp-1");
         let whole = bringup.bare_host();
         let _ = bringup.apply(&whole);
-        let cut = whole.mutations() / share - if share == 1 { 12 } else { 0 };
+        let crash_at = whole.mutations() / share - if share == 1 { 12 } else { 0 };
         let host = bringup
             .bare_host()
-            .with_faults(FaultPlan::none().crash_after(cut));
+            .with_faults(FaultPlan::none().crash_after(crash_at));
         let _ = bringup.apply(&host);
-        assert!(host.crashed(), "{name}: the cut at call {cut} was reached");
+        assert!(
+            host.crashed(),
+            "{name}: the crash at call {crash_at} was reached"
+        );
         host.end_crash();
         add(name, bringup, host);
     }
@@ -259,10 +262,11 @@ fn misses(fidelity: &Fidelity) -> String {
 
 /// The whole page; the part about real hosts stays as it is.
 fn page(table: &str) -> String {
-    let stands = std::fs::read_to_string(repository().join("docs/fidelity.md")).unwrap_or_default();
-    let real = stands
+    let on_disk =
+        std::fs::read_to_string(repository().join("docs/fidelity.md")).unwrap_or_default();
+    let real = on_disk
         .find(REAL)
-        .map_or(format!("{REAL}\n"), |at| stands[at..].to_owned());
+        .map_or(format!("{REAL}\n"), |at| on_disk[at..].to_owned());
     format!(
         "\
 # Fidelity
@@ -273,7 +277,7 @@ or random files (keys, certificates, kubeconfigs) have no digest: only their act
 prediction calls *known after apply* counts as a miss. `command` steps are counted separately: their effect cannot be known beforehand.
 The role has none.
 
-The action that counts as done is the one that `apply` announces before it converges a step. `apply` then observes the thing again and fails if it
+The action that counts as done is the one that `apply` announces before it converges a step. `apply` then observes the resource again and fails if it
 still differs from the plan; only applies that succeeded are compared. Mode, owner, image and flags are not compared with the prediction. The host is not
 compared with it either: a prediction lists actions, and contains no description of the whole host. So the shares below show that a prediction
 names the steps that change, not that each detail of the host will be as predicted.

@@ -1,4 +1,4 @@
-//! Things on a host that are not ours are not ended, not replaced and not removed, even if they have our names.
+//! Resources on a host that are not ours are not ended, not replaced and not removed, even if they have our names.
 
 use behaviour::{Bringup, block_on, foreign_container};
 use engine::exec::{Event, Recording, Runner, failed_phases, restart_set};
@@ -132,11 +132,11 @@ fn a_running_master_without_records_may_use_its_own_ports() {
             program: Some("kube-apiserver".to_owned()),
             cgroup: None,
         });
-        let stands = Bringup {
+        let bringup_here = Bringup {
             plan: bringup.plan.clone(),
             facts,
         };
-        let run = stands.apply(&host);
+        let run = bringup_here.apply(&host);
         if lost.contains(&"/var/opt/pf9/nodelet/ledger.jsonl") {
             // Without its ledger nothing on the host is changed, and the ports are not the reported reason.
             assert_eq!(run.outcome, Outcome::Failed, "{lost:?}: {}", run.text());
@@ -144,7 +144,7 @@ fn a_running_master_without_records_may_use_its_own_ports() {
             continue;
         }
         assert_eq!(run.outcome, Outcome::Converged, "{lost:?}: {}", run.text());
-        let fresh = stands.apply(&bringup.bare_host());
+        let fresh = bringup_here.apply(&bringup.bare_host());
         assert_eq!(
             fresh.outcome,
             Outcome::Refused,
@@ -174,7 +174,7 @@ fn a_running_master_is_not_refused_because_of_a_foreign_record() {
     facts
         .earlier_clusters
         .push("/etc/pf9/kube.d/manifests".to_owned());
-    let mut stands = Bringup {
+    let mut bringup_here = Bringup {
         plan: bringup.plan,
         facts,
     };
@@ -184,24 +184,24 @@ fn a_running_master_is_not_refused_because_of_a_foreign_record() {
     let mut older: serde_json::Value = serde_json::from_str(&met).expect("it is JSON");
     older["met"] = serde_json::json!(["0"]);
     host.with_world_mut(|world| world.file(RECORD, older.to_string()));
-    let run = stands.apply(&host);
+    let run = bringup_here.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
     assert_eq!(run.changes(), [""; 0]);
     // A record of older settings, which named another port: our own ports are not judged, all others are.
-    stands.facts.earlier_clusters.clear();
+    bringup_here.facts.earlier_clusters.clear();
     let met: serde_json::Value = serde_json::from_str(&met).expect("it is JSON");
     let met = met["met"].as_array().expect("a list");
     for (group, refused) in [
         ("/kubepods/burstable/podabc/def", 0),
         ("/system.slice/apache2.service", 1),
     ] {
-        stands.facts.listening = Some(vec![listens(group)]);
+        bringup_here.facts.listening = Some(vec![listens(group)]);
         let refusals = (0..met.len()).filter(|&left_out| {
             let mut others = met.clone();
             let _ = others.remove(left_out);
             older["met"] = others.into();
             host.with_world_mut(|world| world.file(RECORD, older.to_string()));
-            stands.apply(&host).outcome == Outcome::Refused
+            bringup_here.apply(&host).outcome == Outcome::Refused
         });
         assert_eq!(refusals.count(), refused, "{group}");
     }

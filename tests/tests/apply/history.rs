@@ -1,4 +1,4 @@
-//! What `nodelet history` and `nodelet why` say about failed runs, and about things that the ledger does not know.
+//! What `nodelet history` and `nodelet why` say about failed runs, and about resources that the ledger does not know.
 
 use behaviour::{Bringup, block_on};
 use engine::exec::{Planned, Recording, Runner};
@@ -57,7 +57,7 @@ fn a_clean_that_failed_says_why() {
     assert!(run_text.contains("remove /etc/pf9/kube.env"), "{run_text}");
 }
 
-fn why(bringup: &Bringup, host: &FakeHost, thing: &str) -> (Vec<Planned>, String) {
+fn why(bringup: &Bringup, host: &FakeHost, resource: &str) -> (Vec<Planned>, String) {
     let ignored_events = Recording::default();
     let runner = Runner::new(
         &bringup.plan,
@@ -66,8 +66,8 @@ fn why(bringup: &Bringup, host: &FakeHost, thing: &str) -> (Vec<Planned>, String
         &MaskedSecrets,
         &ignored_events,
     );
-    let planned = block_on(runner.planned(thing));
-    let text = report::why(&Why::of(&Bringup::records(host), thing), Some(&planned));
+    let planned = block_on(runner.planned(resource));
+    let text = report::why(&Why::of(&Bringup::records(host), resource), Some(&planned));
     (planned, text)
 }
 
@@ -75,16 +75,16 @@ fn why(bringup: &Bringup, host: &FakeHost, thing: &str) -> (Vec<Planned>, String
 fn planned_but_unapplied_resources_are_reported() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
-    for thing in ["/etc/pf9/kube.env", "etcd", "pf9-kubelet", "kubelet"] {
-        let (planned, text) = why(&bringup, &host, thing);
-        assert!(!planned.is_empty(), "{thing}");
+    for resource in ["/etc/pf9/kube.env", "etcd", "pf9-kubelet", "kubelet"] {
+        let (planned, text) = why(&bringup, &host, resource);
+        assert!(!planned.is_empty(), "{resource}");
         assert!(
             text.contains("it is planned by phase ")
                 && text.contains("phases/")
                 && text.contains("was not applied yet"),
-            "{thing}: {text}"
+            "{resource}: {text}"
         );
-        assert!(!text.contains("it is not ours"), "{thing}: {text}");
+        assert!(!text.contains("it is not ours"), "{resource}: {text}");
     }
     // A step that the plan skips is the role's, too.
     let (planned, text) = why(&bringup, &host, "ip_vs_rr");

@@ -48,7 +48,7 @@ fn repair(bringup: &Bringup, host: &FakeHost) -> BTreeSet<String> {
 
 /// The containers of the control plane, with the time of their start.
 fn started(host: &FakeHost) -> Vec<String> {
-    let things = host.snapshot();
+    let resources = host.snapshot();
     let names = [
         "kube-apiserver",
         "kube-controller-manager",
@@ -58,8 +58,8 @@ fn started(host: &FakeHost) -> Vec<String> {
     let its = |(name, state): (&str, &str)| format!("{name} {state}");
     let of_ours =
         |name: &str| name.starts_with("container ") && names.iter().any(|its| name.contains(its));
-    things
-        .things()
+    resources
+        .resources()
         .filter(|(name, _)| of_ours(name))
         .map(its)
         .collect()
@@ -360,7 +360,7 @@ fn the_keys_survive_a_clean_and_go_with_a_purge() {
         .filter(|pem| pem.contains("PRIVATE KEY"))
         .collect();
     let everything = host.snapshot();
-    for (name, state) in everything.things() {
+    for (name, state) in everything.resources() {
         assert!(
             !keys.iter().any(|pem| state.contains(pem.as_str())),
             "{name}"

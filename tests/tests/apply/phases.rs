@@ -162,7 +162,7 @@ fn stop_ends_everything_and_leaves_files() {
         let host = bringup.bare_host();
         let _ = bringup.apply(&host);
         let before = host.snapshot();
-        let state = |unit: &str| thing(&host, &format!("unit {unit}"));
+        let state = |unit: &str| resource(&host, &format!("unit {unit}"));
         let running = STOPPED
             .into_iter()
             .filter(|unit| state(unit).as_ref().is_some_and(runs));
@@ -177,7 +177,7 @@ fn stop_ends_everything_and_leaves_files() {
         ran.extend(running);
         let containers: Vec<String> = host
             .snapshot()
-            .things()
+            .resources()
             .filter(|(name, _)| name.starts_with("container "))
             .map(owned)
             .collect();
@@ -205,22 +205,22 @@ fn stop_ends_everything_and_leaves_files() {
 
 /// Containers cannot be ended before docker is: this is reported, delays nothing, and the containers go on.
 #[test]
-fn a_restart_ends_an_engine_that_hangs() {
+fn a_restart_ends_a_runtime_that_hangs() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     let _ = bringup.apply(&host);
-    let engine = || block_on(host.unit("docker.service")).map(|unit| unit.invocation);
+    let runtime = || block_on(host.unit("docker.service")).map(|unit| unit.invocation);
     let etcd = || block_on(host.container("etcd"));
-    let (engine_before, etcd_before) = (engine().expect("it runs"), etcd().expect("it runs"));
+    let (runtime_before, etcd_before) = (runtime().expect("it runs"), etcd().expect("it runs"));
     let ignored_events = Recording::default();
     let runner = |events| Runner::new(&bringup.plan, &host, &bringup.facts, &MaskedSecrets, events);
-    host.set_faults(FaultPlan::none().stall("container_engine", "*"));
+    host.set_faults(FaultPlan::none().stall("container_runtime", "*"));
     let health = block_on(runner(&ignored_events).check_until_failed(Duration::from_millis(250)));
     let set = restart_set(&bringup.plan, &failed_phases(&health));
     assert_eq!(set.first().map(PhaseName::as_str), Some("configure-docker"));
 
     // Before docker is ended, it is asked twice whether it answers. Its containers, etcd and kube-proxy, are left alone.
-    let hangs = FaultPlan::none().hang("container_engine", "*").times(2);
+    let hangs = FaultPlan::none().hang("container_runtime", "*").times(2);
     host.set_faults(hangs);
     let heard = Recording::default();
     let outcome = block_on(runner(&heard).restart(&set, &[])).expect("it is written down");
@@ -231,7 +231,7 @@ fn a_restart_ends_an_engine_that_hangs() {
     };
     let left: Vec<String> = heard.events().iter().filter_map(left).collect();
     assert_eq!(left.len(), 2, "{left:?}");
-    assert_ne!(engine().expect("it runs"), engine_before);
+    assert_ne!(runtime().expect("it runs"), runtime_before);
     assert_eq!(etcd().expect("it runs"), etcd_before);
     let health = bringup.check(&host);
     assert!(
@@ -383,11 +383,11 @@ fn each_phase_with_each_mutation(
     }
 }
 
-/// The state of one thing of a host.
-fn thing(host: &FakeHost, name: &str) -> Option<String> {
+/// The state of one resource of a host.
+fn resource(host: &FakeHost, name: &str) -> Option<String> {
     host.snapshot()
-        .things()
-        .find(|(thing, _)| *thing == name)
+        .resources()
+        .find(|(resource, _)| *resource == name)
         .map(|(_, state)| state.to_owned())
 }
 

@@ -1,7 +1,7 @@
-//! A host with many things of other owners: the role is applied, checked and removed as on any other host, touches nothing of
+//! A host with many resources of other owners: the role is applied, checked and removed as on any other host, touches nothing of
 //! theirs, and asks the host no more than on a host with nothing else.
 //!
-//! The test counts calls and measures no time: code that asks about each of ten thousand things makes too many calls.
+//! The test counts calls and measures no time: code that asks about each of ten thousand resources makes too many calls.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -107,7 +107,7 @@ fn pass(bringup: &Bringup, host: &FakeHost) -> Vec<PhaseHealth> {
     })
 }
 
-/// Asserts that each call is made hardly more often on a host with many things than on one with nothing else.
+/// Asserts that each call is made hardly more often on a host with many resources than on one with nothing else.
 fn assert_few_more_calls(what: &str, much: &Counts, little: &Counts) {
     for (name, count) in much {
         let usual = little.get(name).copied().unwrap_or(0);

@@ -1,7 +1,7 @@
 //! What others bring to a host before the role, while the role is on it, or between two cleans: a clean takes back what is ours,
 //! and nothing of theirs.
 
-use behaviour::{Bringup, Case, Cut, Run, block_on, foreign_container};
+use behaviour::{Bringup, Case, CrashPoint, Run, block_on, foreign_container};
 use engine::exec::{Event, Recording, Runner};
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{
@@ -61,7 +61,7 @@ fn resources_created_between_two_cleans_are_foreign() {
 }
 
 #[test]
-fn an_engine_with_foreign_containers_stays() {
+fn a_runtime_with_foreign_containers_stays() {
     let (_, host) = applied_host("cp-2-nodocker", |_| ());
     add_foreign_container(&host);
     let clean = cleaned(&host, true);
@@ -83,7 +83,7 @@ fn an_engine_with_foreign_containers_stays() {
 
 /// docker answers, but does not list its containers: it may still have containers of another owner.
 #[test]
-fn an_engine_with_unknown_containers_stays() {
+fn a_runtime_with_unknown_containers_stays() {
     let (_, host) = applied_host("cp-2-nodocker", |_| ());
     add_foreign_container(&host);
     host.set_faults(FaultPlan::none().fail("containers", "*"));
@@ -140,7 +140,7 @@ fn directories_that_were_there_stay_with_what_was_in_them() {
         assert!(!filled(dir), "{dir}");
         let snapshot = host.snapshot();
         let is_there = snapshot
-            .things()
+            .resources()
             .any(|(name, _)| name == format!("path {dir}"));
         assert!(is_there, "{dir}");
     }
@@ -161,7 +161,7 @@ fn a_foreign_chain_does_not_protect_our_chains() {
     let clean = cleaned(&host, false);
     let snapshot = host.snapshot();
     let chains: Vec<&str> = snapshot
-        .things()
+        .resources()
         .filter_map(|(name, _)| name.strip_prefix("chain "))
         .filter(|name| name.contains("KUBE-"))
         .collect();
@@ -264,23 +264,23 @@ fn an_interrupted_last_step_does_not_revert_applied_phases() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host().with_history();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
-    let ended = |cut: &Cut| {
-        let records = Bringup::records(&cut.host);
+    let ended = |point: &CrashPoint| {
+        let records = Bringup::records(&point.host);
         records
             .iter()
             .any(|record| matches!(record, Record::End { .. }))
     };
-    let cuts = Cut::all(&host);
-    let stands = |cut: &Cut| {
-        let records = Bringup::records(&cut.host);
+    let points = CrashPoint::all(&host);
+    let is_applied = |point: &CrashPoint| {
+        let records = Bringup::records(&point.host);
         let its = |record: &Record| matches!(record, Record::PhaseApplied { phase, .. } if phase.as_str() == "etcd");
         records.iter().any(its)
     };
     // In the middle of the phase, and in the last phase.
-    let midst = cuts.iter().rfind(|cut| !stands(cut));
+    let midst = points.iter().rfind(|point| !is_applied(point));
     let midst = midst.expect("it did not stand from the start").host.fork();
-    let cut = cuts.iter().rfind(|cut| !ended(cut));
-    let cut = cut.expect("it was not over from the start").host.fork();
+    let point = points.iter().rfind(|point| !ended(point));
+    let point = point.expect("it was not over from the start").host.fork();
     let phases = || bringup.plan.phases.iter();
     let etcd = phases().find(|phase| phase.name.as_str() == "etcd");
     let etcd = etcd.expect("a master has it");
@@ -289,14 +289,14 @@ fn an_interrupted_last_step_does_not_revert_applied_phases() {
         state.is_some()
     };
     // A failing run of another plan takes back only what it has done itself.
-    for other in [&midst, &cut] {
+    for other in [&midst, &point] {
         let other = other.fork();
         let run = bringup.with_failing_check(etcd).apply_phase(&other, etcd);
         assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
         assert!(runs(&other), "{}", run.text());
     }
     // A failing run of the same plan.
-    let same = cut.fork();
+    let same = point.fork();
     same.with_world_mut(|world| world.break_container("etcd", true));
     let run = bringup.apply_phase(&same, etcd);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());

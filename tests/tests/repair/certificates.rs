@@ -9,7 +9,7 @@ use behaviour::{Bringup, block_on, checked_in_part};
 use engine::exec::{Event, PhaseHealth, Recording, Runner, Status};
 use engine::host::fake::FakeHost;
 use engine::model::{Outcome, PhaseName};
-use engine::resource::pki::{ReloadMode, USES, components};
+use engine::resource::pki::{CONSUMERS, ReloadMode, components};
 use engine::resource::{NoSecrets, Spec};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -43,14 +43,14 @@ fn every_certificate_of_the_role_has_its_use() {
             _ => None,
         })
         .collect();
-    let used = USES.iter().map(|one| one.certificate).collect();
+    let used = CONSUMERS.iter().map(|one| one.certificate).collect();
     assert_eq!(planned, used);
 }
 
 #[test]
 fn the_page_has_the_table() {
     let mut table = "| certificate | renewed with | what for | a renewed one is taken up |\n|---|---|---|---|\n".to_owned();
-    for one in USES {
+    for one in CONSUMERS {
         let _ = writeln!(
             table,
             "| `{}` | {} | {} | {} |",
@@ -70,13 +70,13 @@ fn due_certificates_are_renewed_by_component_without_failures() {
     for component in components() {
         let due = block_on(runner(&bringup, &host, &events).due());
         assert_eq!(due.components.first(), Some(&component));
-        let before: Vec<String> = USES
+        let before: Vec<String> = CONSUMERS
             .iter()
             .map(|one| certificate(&host, one.certificate))
             .collect();
         let outcome = block_on(runner(&bringup, &host, &events).renew(component));
         assert_eq!(outcome.expect("it ends"), Outcome::Converged);
-        for (one, before) in USES.iter().zip(before) {
+        for (one, before) in CONSUMERS.iter().zip(before) {
             assert_eq!(
                 certificate(&host, one.certificate) != before,
                 one.component == component,
@@ -184,7 +184,7 @@ fn servers_that_would_reload_too_late_are_restarted() {
         let (bringup, host) = aged();
         let left = Duration::from_secs(left * 60);
         host.with_world_mut(|world| world.advance(DAY * 65 - left));
-        for one in USES {
+        for one in CONSUMERS {
             let ReloadMode::Reconnect { container, .. } = one.reload else {
                 continue;
             };

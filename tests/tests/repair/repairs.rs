@@ -336,13 +336,13 @@ fn a_deleted_permission_of_the_api_server_comes_back() {
         "kind": "ClusterRoleBinding",
         "metadata": { "name": "pf9:kube-apiserver-kubelet-client" },
     });
-    let stands = || block_on(host.object_exists(&access, &binding)).expect("the API answers");
-    assert!(stands());
+    let is_there = || block_on(host.object_exists(&access, &binding)).expect("the API answers");
+    assert!(is_there());
     block_on(host.delete_object(&access, &binding)).expect("it is deleted");
     assert_eq!(names(failed(&bringup, &host)), ["api-ready"]);
     let (outcome, reported) = repair(&bringup, &host);
     assert_eq!(outcome, Outcome::Converged, "{reported}");
-    assert!(stands());
+    assert!(is_there());
 }
 
 /// With this file, new pods would have another network, or none.
@@ -622,7 +622,7 @@ fn a_container_that_could_not_be_made_again_is_not_removed() {
             if stopped {
                 host.with_world_mut(|world| world.stop_process("/system.slice/docker.service"));
             }
-            host.set_faults(FaultPlan::none().hang("container_engine", "*").times(2));
+            host.set_faults(FaultPlan::none().hang("container_runtime", "*").times(2));
             let docker: Vec<PhaseName> = ["configure-docker", "docker", "etcd"]
                 .map(|name| name.parse().expect("a name"))
                 .into();
@@ -758,8 +758,8 @@ fn a_container_whose_configuration_cannot_be_read_is_not_ended() {
 
 /// Each request to docker takes until its deadline, and the role has many images.
 #[test]
-fn an_engine_that_hangs_is_asked_once_before_a_repair() {
-    const LOOKS: Duration = Duration::from_secs(10);
+fn a_runtime_that_hangs_is_asked_once_before_a_repair() {
+    const LONGEST: Duration = Duration::from_secs(10);
     let (bringup, host) = applied_host();
     let failed = failed(&bringup, &host);
     let all: BTreeSet<PhaseName> = bringup
@@ -771,8 +771,8 @@ fn an_engine_that_hangs_is_asked_once_before_a_repair() {
     assert!(failed.is_empty(), "{failed:?}");
     let mut hangs = FaultPlan::none();
     for call in [
-        "container_engine",
-        "container_engine_root",
+        "container_runtime",
+        "container_runtime_root",
         "image",
         "container",
     ] {
@@ -787,12 +787,12 @@ fn an_engine_that_hangs_is_asked_once_before_a_repair() {
     });
     assert!(problems.is_empty(), "{problems:?}");
     assert_eq!(set, restart_set(&bringup.plan, &all));
-    assert!(took <= LOOKS, "{took:?}");
+    assert!(took <= LONGEST, "{took:?}");
 }
 
 /// A docker that is down cannot say what runs in it, and there is nothing to stop.
 #[test]
-fn an_engine_that_is_down_is_started_and_no_end_fails() {
+fn a_runtime_that_is_down_is_started_and_no_end_fails() {
     let (bringup, host) = applied_host();
     block_on(host.stop_unit("docker.service")).expect("it stops");
     let set = restart_set(&bringup.plan, &failed(&bringup, &host));
@@ -815,7 +815,7 @@ fn an_engine_that_is_down_is_started_and_no_end_fails() {
 /// What a docker has that is down is not known, so its containers are neither promised to stay nor to be created. The rest is
 /// predicted.
 #[test]
-fn the_repair_of_an_engine_that_is_down_is_predicted_without_a_guess() {
+fn the_repair_of_a_runtime_that_is_down_is_predicted_without_a_guess() {
     let (bringup, host) = applied_host();
     // It has run here.
     host.with_world_mut(|world| world.directory("/var/lib/docker/image"));
@@ -860,7 +860,7 @@ fn the_repair_of_an_engine_that_is_down_is_predicted_without_a_guess() {
     );
 }
 
-/// Damages something as soon as a thing is stopped.
+/// Damages something as soon as a resource is stopped.
 struct DamagingSink<'a> {
     /// Part of the step's name.
     stopped: &'a str,
@@ -909,12 +909,12 @@ fn a_stopped_unit_was_not_restarted() {
             "exited with 1; see `docker logs etcd`",
         ),
     ];
-    for (thing, path, spoil, why) in ways {
+    for (resource, path, spoil, why) in ways {
         let host = applied_host.fork();
         edit(&host, path);
         host.set_faults(FaultPlan::none().fail("write", path));
         let sink = DamagingSink {
-            stopped: thing,
+            stopped: resource,
             spoil: &|| spoil(&host),
             events: Recording::default(),
         };
@@ -924,17 +924,19 @@ fn a_stopped_unit_was_not_restarted() {
         assert_eq!(outcome.ok(), Some(Outcome::Failed), "{reported}");
         let events = sink.events.events();
         let mut failures = events.iter().filter_map(|event| match event {
-            Event::StartFailed { step, error, .. } if step.as_str().contains(thing) => Some(error),
+            Event::StartFailed { step, error, .. } if step.as_str().contains(resource) => {
+                Some(error)
+            }
             _ => None,
         });
         assert!(
             failures.any(|error| error.contains(why)),
-            "{thing}: {reported}"
+            "{resource}: {reported}"
         );
         let claims = events.iter().any(|event| {
-            matches!(event, Event::StepStartedAgain { step, .. } if step.as_str().contains(thing))
+            matches!(event, Event::StepStartedAgain { step, .. } if step.as_str().contains(resource))
         });
-        assert!(!claims, "{thing}: {reported}");
+        assert!(!claims, "{resource}: {reported}");
     }
 }
 

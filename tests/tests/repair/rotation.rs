@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use behaviour::{Bringup, Cut, block_on, checked_in_part, differences};
+use behaviour::{Bringup, CrashPoint, block_on, checked_in_part, differences};
 use engine::exec::{
     Recording, Runner, authorities, failed_phases, overlay_host, restart_set, rotating,
 };
@@ -12,7 +12,7 @@ use engine::host::fake::FakeHost;
 use engine::model::{Outcome, STATE};
 use engine::plan::Plan;
 use engine::resource::pki::{
-    Authority, ENCRYPTION, Rotation, Stage, USES, certificate_in, certificate_paths,
+    Authority, CONSUMERS, ENCRYPTION, Rotation, Stage, certificate_in, certificate_paths,
     encryption_key_ids, encryption_stage,
 };
 use engine::resource::{NoSecrets, ResourceError};
@@ -85,7 +85,7 @@ fn read(host: &FakeHost, authority: &str) -> Authority {
 
 /// How many certificates are trusted beside each certificate of this authority.
 fn roots(host: &FakeHost, authority: &str) -> Vec<usize> {
-    let trusting = USES.iter().filter(|one| {
+    let trusting = CONSUMERS.iter().filter(|one| {
         let its = match one.certificate.split('/').next() {
             Some("aggregator") => "front-proxy",
             _ if one.certificate.contains("etcd") => "etcd",
@@ -144,7 +144,7 @@ fn the_page_says_what_each_step_restarts() {
                 .iter()
                 .filter_map(|id| id.split_once('/')?.1.split_once(':'))
                 .filter(|(kind, _)| ["container", "pod_container", "service"].contains(kind))
-                .map(|(_, thing)| thing)
+                .map(|(_, resource)| resource)
                 .collect();
             restarted.dedup();
             let _ = writeln!(table, "| {authority} | {name} | {} |", list(&restarted));
@@ -154,8 +154,8 @@ fn the_page_says_what_each_step_restarts() {
     checked_in_part("docs/certificates.md", "rotation", &table);
 }
 
-fn list(things: &[&str]) -> String {
-    match things {
+fn list(resources: &[&str]) -> String {
+    match resources {
         [] => "nothing".to_owned(),
         some => some.join(", "),
     }
@@ -285,39 +285,39 @@ fn cut_anywhere(authority: &str) {
         let outcome = block_on(runner(&bringup, &plan, &whole, &events).rotate());
         assert_eq!(outcome.expect("it ends"), Outcome::Converged);
         let shape = Bringup::shape(&whole);
-        let cuts = Cut::all(&whole);
-        assert!(cuts.len() > 5, "{cuts:?}");
-        for cut in cuts {
+        let points = CrashPoint::all(&whole);
+        assert!(points.len() > 5, "{points:?}");
+        for point in points {
             // nodeletd repairs what fails, without knowledge of the rotation, and then restarts the readers of the repaired files.
-            let watched = cut.host.fork();
+            let watched = point.host.fork();
             let mut failed = failed_phases(&bringup.check(&watched));
             for _ in 0..2 {
                 let set = restart_set(&bringup.plan, &failed);
                 let events = Recording::default();
                 let its = runner(&bringup, &bringup.plan, &watched, &events);
                 let outcome = block_on(its.restart(&set, &[]));
-                assert_eq!(outcome.expect("it ends"), Outcome::Converged, "{cut:?}");
+                assert_eq!(outcome.expect("it ends"), Outcome::Converged, "{point:?}");
                 failed = failed_phases(&bringup.check(&watched));
             }
-            assert!(failed.is_empty(), "{step:?}, {cut:?}: {failed:?}");
+            assert!(failed.is_empty(), "{step:?}, {point:?}: {failed:?}");
             // An apply repairs it as well.
-            let next = cut.host.fork();
+            let next = point.host.fork();
             let run = bringup.apply(&next);
-            assert_eq!(run.outcome, Outcome::Converged, "{cut:?}: {}", run.text());
+            assert_eq!(run.outcome, Outcome::Converged, "{point:?}: {}", run.text());
             let settled = bringup.apply(&next).changes();
-            assert_eq!(settled, Vec::<String>::new(), "{step:?}, {cut:?}");
+            assert_eq!(settled, Vec::<String>::new(), "{step:?}, {point:?}");
             // The same step is taken again.
-            let again = cut.host.fork();
+            let again = point.host.fork();
             let events = Recording::default();
             let outcome = block_on(runner(&bringup, &plan, &again, &events).rotate());
-            assert_eq!(outcome.expect("it ends"), Outcome::Converged, "{cut:?}");
+            assert_eq!(outcome.expect("it ends"), Outcome::Converged, "{point:?}");
             let differs = differences(&shape, &Bringup::shape(&again));
-            assert_eq!(differs, Vec::<String>::new(), "{step:?}, {cut:?}");
+            assert_eq!(differs, Vec::<String>::new(), "{step:?}, {point:?}");
             // A clean takes back all of it.
             let clean = Bringup::clean(&again, true);
             assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
             let left = bringup.not_cleaned(&bare, &again, true);
-            assert_eq!(left, Vec::<String>::new(), "{step:?}, {cut:?}");
+            assert_eq!(left, Vec::<String>::new(), "{step:?}, {point:?}");
         }
         take(&bringup, &host, authority, step);
         host.with_world_mut(|world| world.advance(10 * MINUTE));

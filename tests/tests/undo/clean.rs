@@ -250,10 +250,10 @@ fn newly_kept_data_is_kept() {
         assert_eq!(host.mutations(), 0, "{what}, once: {}", run.text());
         let clean = Bringup::clean(&host, false);
         assert_eq!(clean.outcome, Outcome::Cleaned, "{what}: {}", clean.text());
-        let stands = || host.with_world(|world| world.text("/var/lib/data/x").is_some());
-        assert!(stands(), "{what}: {}", clean.text());
+        let is_there = || host.with_world(|world| world.text("/var/lib/data/x").is_some());
+        assert!(is_there(), "{what}: {}", clean.text());
         let purge = Bringup::clean(&host, true);
-        assert!(!stands(), "{what}: {}", purge.text());
+        assert!(!is_there(), "{what}: {}", purge.text());
     }
 }
 
@@ -282,23 +282,23 @@ fn left_firewall_chains_have_a_ledger_line() {
     host.with_world_mut(|world| world.firewall_rule("iptables", "nat", "KUBE-THEIRS", "-j RETURN"));
     let _ = bringup.apply(&host);
     let records = Bringup::records(&host);
-    for (thing, phase) in [
+    for (resource, phase) in [
         ("KUBE-SVC-XGLOHA7QRQ3V22RZ", "kube-proxy"),
         ("KUBE-MARK-DROP", "kubelet"),
         ("net.ipv4.conf.all.route_localnet", "kube-proxy"),
         ("kernel.panic", "kubelet"),
         ("/var/lib/dockershim", "kubelet"),
     ] {
-        let why = Why::of(&records, thing);
+        let why = Why::of(&records, resource);
         let its = |cause: &Cause| cause.step.phase() == Some(phase) && cause.span.is_some();
-        assert!(why.causes.iter().any(its), "{thing}: {why:#?}");
+        assert!(why.causes.iter().any(its), "{resource}: {why:#?}");
         assert!(
             report::why(&why, None).contains("next: `nodelet clean` takes it back"),
-            "{thing}"
+            "{resource}"
         );
     }
-    let chains = |thing: &str| {
-        let why = Why::of(&records, thing);
+    let chains = |resource: &str| {
+        let why = Why::of(&records, resource);
         let of_chains = |cause: &&Cause| cause.step.kind() == Some("firewall_chains");
         why.causes.iter().filter(of_chains).count()
     };

@@ -1,5 +1,5 @@
 //! How runs end when something goes wrong that is not only the host's state: a signal at the same time, an error that waiting does
-//! not remove, a docker that does not answer when things are taken back.
+//! not remove, a docker that does not answer when resources are taken back.
 
 use std::path::Path;
 
@@ -67,7 +67,7 @@ fn an_error_at_a_signal_is_reported_with_its_cause() {
     assert_eq!(outcome, Outcome::Interrupted);
     let output_text = text(&sink.events.events());
     for wanted in [
-        "✗ etcd was cut at phases/etcd.rhai:",
+        "✗ etcd was interrupted at phases/etcd.rhai:",
         "could not create_container etcd (injected fault)",
         "next: ",
         "etcd was interrupted at a safe point",
@@ -80,7 +80,7 @@ fn an_error_at_a_signal_is_reported_with_its_cause() {
 }
 
 #[test]
-fn a_clean_is_incomplete_while_the_engine_does_not_answer() {
+fn a_clean_is_incomplete_while_the_runtime_does_not_answer() {
     let bringup = Bringup::of("cp-2-nodocker");
     let host = applied_host(&bringup);
     let before = host.snapshot();
@@ -100,7 +100,7 @@ fn a_clean_is_incomplete_while_the_engine_does_not_answer() {
         );
     }
     assert!(
-        before.things().any(|(name, _)| name == "container etcd"),
+        before.resources().any(|(name, _)| name == "container etcd"),
         "there was one"
     );
 
@@ -110,7 +110,7 @@ fn a_clean_is_incomplete_while_the_engine_does_not_answer() {
     assert_eq!(again.outcome, Outcome::Cleaned, "{}", again.text());
     let containers: Vec<String> = host
         .snapshot()
-        .things()
+        .resources()
         .filter(|(name, _)| name.starts_with("container ") || name.starts_with("image "))
         .map(|(name, _)| name.to_owned())
         .collect();
@@ -118,7 +118,7 @@ fn a_clean_is_incomplete_while_the_engine_does_not_answer() {
 }
 
 #[test]
-fn a_stopped_engine_is_started_to_take_things_back() {
+fn a_stopped_runtime_is_started_to_revert_resources() {
     let bringup = Bringup::of("cp-1");
     let host = applied_host(&bringup);
     block_on(host.stop_unit("docker.service")).expect("it stops");
@@ -128,7 +128,7 @@ fn a_stopped_engine_is_started_to_take_things_back() {
 
 /// docker's containers go on without it (`live-restore`), and only docker can end them.
 #[test]
-fn a_stop_ends_what_has_outlived_the_engine() {
+fn a_stop_ends_what_has_outlived_the_runtime() {
     let bringup = Bringup::of("cp-1");
     let host = applied_host(&bringup);
     let running = || {
@@ -165,7 +165,7 @@ fn a_stop_ends_what_has_outlived_the_engine() {
 }
 
 #[test]
-fn containers_of_a_removed_engine_count_as_removed() {
+fn containers_of_a_removed_runtime_count_as_removed() {
     let bringup = Bringup::of("cp-2-nodocker");
     let host = applied_host(&bringup);
     block_on(host.purge_packages(&["docker.io".to_owned()])).expect("it goes");

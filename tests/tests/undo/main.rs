@@ -1,4 +1,4 @@
-//! What takes things back: rollback, clean, the removal of orphans, and recovery of a ledger.
+//! What takes resources back: rollback, clean, the removal of orphans, and recovery of a ledger.
 
 mod clean;
 mod failures;

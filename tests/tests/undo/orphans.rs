@@ -2,8 +2,8 @@
 //! condition became false. Afterwards the host is like one that never had it.
 
 use behaviour::{
-    Bringup, Case, Cut, Fidelity, Mismatch, Scripts, block_on, differences, fixtures, sample, text,
-    try_each,
+    Bringup, Case, CrashPoint, Fidelity, Mismatch, Scripts, block_on, differences, fixtures,
+    sample, text, try_each,
 };
 use engine::exec::{AnotherRole, ConditionKind, Event, Recording, Runner, Status};
 use engine::host::fake::{FakeHost, FaultPlan};
@@ -119,11 +119,11 @@ fn an_interrupted_prune_is_continued_by_the_next_run() {
         let shape = Bringup::shape(&whole);
         let run = has.apply(&host);
         assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
-        // A prime number, so that the sample is not in step with calls that recur for each thing.
-        let cuts = sample(Cut::all(&host), 5);
-        try_each(&cuts, |cut| {
+        // A prime number, so that the sample is not in step with calls that recur for each resource.
+        let points = sample(CrashPoint::all(&host), 5);
+        try_each(&points, |point| {
             let mut problems = Vec::new();
-            let host = cut.host.fork();
+            let host = point.host.fork();
             let next = has.apply(&host);
             if next.outcome != Outcome::Converged {
                 problems.push(format!("the next apply: {}", next.text()));
@@ -141,7 +141,7 @@ fn an_interrupted_prune_is_continued_by_the_next_run() {
             }
             problems
                 .into_iter()
-                .map(|problem| format!("{name}, {}: {problem}", cut.place))
+                .map(|problem| format!("{name}, {}: {problem}", point.place))
                 .collect()
         });
     }

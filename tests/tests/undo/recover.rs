@@ -178,7 +178,8 @@ fn a_lost_ledger_is_rebuilt_from_the_host() {
             );
             let recovered = recover(&bringup, &host, false).expect("it can be recovered");
             assert_eq!(recovered.source, RecoveredFrom::Host, "{what}");
-            let told = |thing: &str| recovered.unknown.iter().any(|line| line.contains(thing));
+            let told =
+                |resource: &str| recovered.unknown.iter().any(|line| line.contains(resource));
             assert!(told("net.ipv4.ip_forward"), "{what}: {recovered:#?}");
             assert!(
                 recovered.recorded.contains(&"container etcd".to_owned()),
@@ -247,7 +248,7 @@ fn the_complete_lines_of_a_damaged_ledger_are_used() {
     assert!(lost(&bringup, &host).is_none());
     let clean = Bringup::clean(&host, true);
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
-    let told = |thing: &str| recovered.unknown.iter().any(|line| line.contains(thing));
+    let told = |resource: &str| recovered.unknown.iter().any(|line| line.contains(resource));
     let mut left = bringup.not_cleaned(&before, &host, true);
     left.retain(|line| {
         let mut words = line.split([' ', ':', '/']).filter(|word| word.len() > 4);

@@ -271,7 +271,7 @@ fn on_rollback_runs_again_where_a_rollback_left_a_directory() {
 }
 
 #[test]
-fn a_rollback_carries_the_clean_lane_out_only_where_the_phase_began() {
+fn a_rollback_carries_out_the_cleanup_steps_only_where_the_phase_began() {
     let scripts = |content: &str, check: &str| {
         phase(
             "traces",
@@ -427,8 +427,8 @@ fn an_unfinished_drain_is_repeated() {
     let cordon = |host: &FakeHost| {
         let snapshot = host.snapshot();
         let mut nodes = snapshot
-            .things()
-            .filter(|(thing, _)| thing.starts_with("node "));
+            .resources()
+            .filter(|(resource, _)| resource.starts_with("node "));
         let (_, state) = nodes.next().expect("there is a node");
         (state.contains("unschedulable: true"), state.contains(MARK))
     };

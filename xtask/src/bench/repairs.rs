@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lab::package::{self, ROLE};
-use lab::{Config, Fault, Host, Lab, Setup, TRIALS, command};
+use lab::{Config, DEPENDENCY_FAULTS, Fault, Host, Lab, Setup, command};
 use serde_json::Value;
 
 use super::bringup::MASTER;
@@ -181,7 +181,7 @@ impl Ours {
             fault.clear(&self.host, &self.vip)?;
         }
         // The daemon whose passes are counted may have restarted.
-        let restarted = TRIALS.iter().any(|trial| trial.name == name);
+        let restarted = DEPENDENCY_FAULTS.iter().any(|fault| fault.name == name);
         self.wait_until_healthy(if restarted { 0 } else { before })
             .with_context(|| format!("after the fault `{name}`"))?;
         Ok(seconds.as_secs_f64())

@@ -45,13 +45,13 @@ impl Shell {
         } else {
             strings(&self.command)
         };
-        enter(&host(&self.lab, self.host.as_deref())?, &words)
+        shell(&host(&self.lab, self.host.as_deref())?, &words)
     }
 }
 
 impl Kubectl {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        enter(
+        shell(
             &host(&self.lab, self.host.as_deref())?,
             &kubectl_words(&strings(&self.words)),
         )
@@ -85,8 +85,8 @@ pub(crate) fn host(lab: &str, name: Option<&str>) -> Result<Host> {
 
 /// Runs a command on the host with our standard streams, and returns its exit code. If we are interrupted, the command is ended as
 /// well.
-fn enter(host: &Host, words: &[&str]) -> Result<ExitCode> {
-    let status = host.enter(words, stdin().is_terminal() && stdout().is_terminal())?;
+fn shell(host: &Host, words: &[&str]) -> Result<ExitCode> {
+    let status = host.shell(words, stdin().is_terminal() && stdout().is_terminal())?;
     let Some(status) = status else {
         return Ok(ExitCode::from(INTERRUPTED));
     };

@@ -28,9 +28,9 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     let cancel = signals::cancel_on_signal()?;
     let sink = output::sink(args.role.json);
     let purpose = if args.purge {
-        Purpose::Purge
+        CleanPurpose::Purge
     } else {
-        Purpose::Leave
+        CleanPurpose::Leave
     };
     let outcome = remove_role(&args.role, &host, sink.as_ref(), &cancel, purpose).await?;
     cgroup::remove_unused(cgroup::MOUNT);
@@ -61,7 +61,7 @@ async fn refuse_if_reapplied() -> Result<()> {
 
 /// What a clean is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum CleanPurpose {
     /// The host may become something else afterwards.
     Leave,
     /// The cluster's data is removed as well, so the host may join any cluster.
@@ -77,7 +77,7 @@ pub(super) async fn remove_role(
     host: &LiveHost,
     sink: &dyn EventSink,
     cancel: &CancellationToken,
-    purpose: Purpose,
+    purpose: CleanPurpose,
 ) -> Result<Outcome> {
     let records = Ledger::read(host).await;
     let inputs = installed_inputs(role, host).await;
@@ -90,14 +90,14 @@ pub(super) async fn remove_role(
     if live.iter().any(|live| !live.keep) {
         stop(inputs.as_ref(), host, sink, cancel).await;
     }
-    let outcome = exec::clean(host, sink, cancel, purpose == Purpose::Purge).await?;
+    let outcome = exec::clean(host, sink, cancel, purpose == CleanPurpose::Purge).await?;
     if let (Outcome::Cleaned, Ok(inputs)) = (outcome, &inputs) {
         is_gone(inputs, host).await?;
     }
     match (outcome, purpose) {
         // Nothing of the cluster is left, so the host is bound to nothing.
-        (Outcome::Cleaned, Purpose::Purge) => Identity::forget()?,
-        (Outcome::Cleaned, Purpose::Leave) => Identity::release()?,
+        (Outcome::Cleaned, CleanPurpose::Purge) => Identity::forget()?,
+        (Outcome::Cleaned, CleanPurpose::Leave) => Identity::release()?,
         _ => {}
     }
     Ok(outcome)
@@ -108,13 +108,13 @@ async fn has_ledger_to_clean(inputs: &Inputs, host: &LiveHost) -> Result<()> {
     let Err(lost) = has_ledger(inputs, host).await else {
         return Ok(());
     };
-    let stands = installed(inputs, host, true).await;
-    Err(lost.context(if stands.is_empty() {
+    let remaining = installed(inputs, host, true).await;
+    Err(lost.context(if remaining.is_empty() {
         "clean this host: nothing was reverted".to_owned()
     } else {
         format!(
             "clean this host: nothing was reverted, and this is on it: {}",
-            stands.join(", ")
+            remaining.join(", ")
         )
     }))
 }

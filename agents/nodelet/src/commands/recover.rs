@@ -62,8 +62,8 @@ fn text(recovered: &Recovered, dry_run: bool) -> String {
             text,
             "recorded as the role's ({count}), a clean takes them back:"
         );
-        for thing in &recovered.recorded {
-            let _ = writeln!(text, "  + {thing}");
+        for resource in &recovered.recorded {
+            let _ = writeln!(text, "  + {resource}");
         }
     }
     if !recovered.unknown.is_empty() {

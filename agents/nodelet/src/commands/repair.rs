@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use engine::exec::{
-    Event, EventSink, PhaseHealth, Recording, Selection, failed_phases, left_over_phases,
+    Event, EventSink, PhaseHealth, Recording, Selection, failed_phases, phases_with_orphans,
     restart_set,
 };
 use engine::host::Host;
@@ -17,10 +17,10 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::clean::{Purpose, remove_role};
+use super::clean::{CleanPurpose, remove_role};
 use super::run::{exit, note_identity, prepare};
 use crate::cli::{RepairArgs, RoleArgs};
-use crate::inputs::installed_identity::bound_to;
+use crate::inputs::installed_identity::installed;
 use crate::inputs::{self, Inputs};
 use crate::output::exit::Exit;
 use crate::output::{self, say};
@@ -28,7 +28,7 @@ use crate::process::limits::Limits;
 use crate::process::signals;
 
 /// Timeout for a second check of the phases that a pass saw failing. A phase whose check hangs still counts as failing.
-const LOOK: Duration = Duration::from_secs(1);
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Time for the checks of the other phases, once one is found to fail still.
 pub(super) const SETTLE: Duration = Duration::from_millis(250);
 
@@ -39,15 +39,15 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         ..Selection::default()
     };
     let (inputs, _lock) = prepare("repair", &args.role, &named, &host).await?;
-    let looks = args.phases.is_empty() || !args.if_failing.is_empty();
-    let limits = looks.then(|| Limits::enter(&inputs.secrets.0));
-    let (failed, left_over) = if args.phases.is_empty() && args.if_failing.is_empty() {
+    let checks = args.phases.is_empty() || !args.if_failing.is_empty();
+    let limits = checks.then(|| Limits::enter(&inputs.secrets.0));
+    let (failed, with_orphans) = if args.phases.is_empty() && args.if_failing.is_empty() {
         // Check even if a pass has seen failures: the host may have recovered, or an operator may have repaired it, meanwhile.
         let ignored_events = Recording::default();
         let runner = inputs.runner(&host, &ignored_events);
         // This asks again what does not answer: a server that is busy for a moment is no reason to take anything off.
         let health = runner.check_until_failed(SETTLE).await;
-        (failed_phases(&health), left_over_phases(&health))
+        (failed_phases(&health), phases_with_orphans(&health))
     } else {
         let mut failed = still_failing(&inputs, &host, &args.if_failing).await;
         failed.extend(chosen(&inputs, &args.phases));
@@ -60,7 +60,7 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         true => Vec::new(),
         false => restart_set(&inputs.plan, &failed),
     };
-    if set.is_empty() && (left_over.is_empty() || args.rebuild) {
+    if set.is_empty() && (with_orphans.is_empty() || args.rebuild) {
         if !args.role.json {
             say("nothing to repair: every check holds or cannot be made\n");
         }
@@ -71,19 +71,19 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     let outcome = if args.rebuild {
         rebuild(&args.role, &inputs, &host, sink.as_ref(), &cancel).await?
     } else {
-        let restart = async |set: &[PhaseName], left_over: &[PhaseName]| {
+        let restart = async |set: &[PhaseName], with_orphans: &[PhaseName]| {
             let mut runner = inputs.runner(&host, sink.as_ref());
             runner.cancel = cancel.clone();
-            runner.restart(set, left_over).await
+            runner.restart(set, with_orphans).await
         };
-        let mut outcome = restart(&set, &left_over).await?;
+        let mut outcome = restart(&set, &with_orphans).await?;
         if outcome == Outcome::Refused {
             // A file that cannot be written prevents the repair of its own phase, but not of other phases.
             let runner = inputs.runner(&host, sink.as_ref());
             let (others, problems) = runner.restartable(&failed).await;
-            let nothing_else = others.is_empty() && left_over.is_empty();
+            let nothing_else = others.is_empty() && with_orphans.is_empty();
             if !problems.is_empty() && !nothing_else {
-                outcome = match restart(&others, &left_over).await? {
+                outcome = match restart(&others, &with_orphans).await? {
                     Outcome::Converged => Outcome::Refused,
                     outcome => outcome,
                 };
@@ -133,7 +133,7 @@ async fn still_failing(
 ) -> BTreeSet<PhaseName> {
     let seen_failing = chosen(inputs, seen_failing);
     let ignored_events = &Recording::default();
-    let mut looks: FuturesUnordered<_> = seen_failing
+    let mut checks: FuturesUnordered<_> = seen_failing
         .iter()
         .map(|phase| async move {
             let mut runner = inputs.runner(host, ignored_events);
@@ -150,8 +150,8 @@ async fn still_failing(
         .collect();
     let mut failing: BTreeSet<PhaseName> = seen_failing.iter().cloned().collect();
     let mut known = BTreeSet::new();
-    let mut until = Instant::now() + LOOK;
-    while let Ok(Some((phase, well))) = timeout_at(until, looks.next()).await {
+    let mut until = Instant::now() + FIRST_WAIT;
+    while let Ok(Some((phase, well))) = timeout_at(until, checks.next()).await {
         if well {
             failing.remove(phase);
         } else {
@@ -183,9 +183,9 @@ async fn rebuild(
         sink.emit(Event::PreflightFailed { problems });
         return Ok(Outcome::Refused);
     }
-    let bound = bound_to(role, host).await?;
+    let bound = installed(role, host).await?;
     // What could not be taken off has been reported; the apply is tried all the same.
-    if remove_role(role, host, sink, cancel, Purpose::Rebuild).await? == Outcome::Interrupted {
+    if remove_role(role, host, sink, cancel, CleanPurpose::Rebuild).await? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
     // The clean has changed the host, so its facts are read again.
@@ -268,7 +268,7 @@ mod tests {
     /// A phase whose check hangs still counts as failing, and delays the repair by a moment at most.
     #[tokio::test(start_paused = true)]
     async fn commands_do_not_wait_for_a_hanging_directory() {
-        for (beside, longest) in [("docker", LOOK), ("kubelet", SETTLE)] {
+        for (beside, longest) in [("docker", FIRST_WAIT), ("kubelet", SETTLE)] {
             let hangs = FaultPlan::none().stall("read", "/run/etcd");
             let host = FakeHost::new()
                 .with_file("/run/docker", "x")

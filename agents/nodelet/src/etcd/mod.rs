@@ -1,7 +1,7 @@
 //! Backups of etcd: taken, verified by a restore, kept, and verified again.
 //!
 //! ```text
-//! place ──▶ snapshot ──▶ restore test (throw-away containers) ──▶ compare with etcd ──▶ manifest, final name ──▶ retention
+//! place ──▶ snapshot ──▶ restore test (temporary containers) ──▶ compare with etcd ──▶ manifest, final name ──▶ retention
 //! ```
 //!
 //! `backup` takes all of these steps, `verify` restores and compares a stored backup again; both run as `nodelet etcd …`, in a process of

@@ -15,7 +15,7 @@ use crate::etcd::store::snapshot;
 
 /// What is wrong with a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Verdict {
+pub(crate) struct BackupVerdict {
     pub(crate) name: String,
     /// Empty if it restores to what its manifest says.
     pub(crate) problems: Vec<String>,
@@ -30,7 +30,7 @@ pub(crate) async fn verify(
     backups: &Backups,
     names: &[String],
     cancel: &CancellationToken,
-    mut verdict: impl FnMut(Verdict),
+    mut verdict: impl FnMut(BackupVerdict),
 ) -> Result<()> {
     let mut all = stored(&backups.directory)?;
     if let Some(unknown) = names
@@ -62,7 +62,7 @@ pub(crate) async fn verify(
         };
         restore_test::sweep(&backups.image).await?;
         match found {
-            Ok(problems) => verdict(Verdict {
+            Ok(problems) => verdict(BackupVerdict {
                 name: one.name.clone(),
                 problems,
             }),

@@ -15,7 +15,7 @@ use crate::inputs::last_good_settings::last_good_if_any;
 ///
 /// # Errors
 /// Gathering the facts of the host timed out.
-pub(crate) async fn bound_to(args: &RoleArgs, host: &LiveHost) -> Result<Option<Identity>> {
+pub(crate) async fn installed(args: &RoleArgs, host: &LiveHost) -> Result<Option<Identity>> {
     if let Some(recorded) = Identity::recorded() {
         return Ok(Some(recorded));
     }
@@ -87,9 +87,9 @@ mod tests {
         let ignored_events = Recording::default();
         let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
         assert!(!is_installed(&host, &runner).await, "it is bare");
-        // The check does not wait for a container engine that hangs.
+        // The check does not wait for a container runtime that hangs.
         let hangs = FaultPlan::none().stall("container", "*");
-        host.set_faults(hangs.stall("container_engine", "*"));
+        host.set_faults(hangs.stall("container_runtime", "*"));
         let looked = tokio::time::timeout(Duration::from_secs(10), is_installed(&host, &runner));
         assert_eq!(looked.await, Ok(false));
         host.set_faults(FaultPlan::none());

@@ -86,11 +86,11 @@ fn role_at(path: &Path, requested: &str) -> Option<RolePackage> {
 }
 
 /// Whether the last good role package is the one of this name and named its checksums.
-pub(crate) fn was_sealed(name: &str) -> bool {
-    was_sealed_at(&role_path(), name)
+pub(crate) fn had_checksums(name: &str) -> bool {
+    had_checksums_at(&role_path(), name)
 }
 
-fn was_sealed_at(path: &Path, name: &str) -> bool {
+fn had_checksums_at(path: &Path, name: &str) -> bool {
     kept_at(path).is_some_and(|kept| {
         kept.role.manifest.name == name && kept.role.manifest.checksums.is_some()
     })
@@ -184,15 +184,15 @@ mod tests {
         keep_role_at(&path, &requested, &role).expect("it is kept");
         let again = path.metadata().expect("it is there").modified();
         assert_eq!(written.ok(), again.ok());
-        assert!(!was_sealed_at(&path, "pf9-kube"));
-        let mut sealed = role;
-        sealed.manifest.checksums = Some("00".repeat(32));
-        keep_role_at(&path, &requested, &sealed).expect("it is kept");
-        assert!(was_sealed_at(&path, "pf9-kube"));
-        assert!(!was_sealed_at(&path, "another"));
+        assert!(!had_checksums_at(&path, "pf9-kube"));
+        let mut with_checksums = role;
+        with_checksums.manifest.checksums = Some("00".repeat(32));
+        keep_role_at(&path, &requested, &with_checksums).expect("it is kept");
+        assert!(had_checksums_at(&path, "pf9-kube"));
+        assert!(!had_checksums_at(&path, "another"));
         std::fs::write(&path, "{\"version\":1").expect("it is cut short");
         assert_eq!(role_at(&path, &requested), None);
-        assert!(!was_sealed_at(&path, "pf9-kube"));
+        assert!(!had_checksums_at(&path, "pf9-kube"));
     }
 
     #[test]

@@ -108,13 +108,13 @@ pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     let role = role(args, host).await;
     files_are_in_directories_of_root(&settings, host).await?;
     let usual = FactQuery::default().and_disks(settings.paths());
-    let facts = learn(host, &usual).await?;
+    let facts = gather_facts(host, &usual).await?;
     let mut inputs = planned(args, role, settings, facts)?;
     // A script can require other programs and disks than the usual ones.
     let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
     let asked = usual.clone().and_requirements(unmet);
     if asked != usual {
-        inputs.facts = learn(host, &asked).await?;
+        inputs.facts = gather_facts(host, &asked).await?;
     }
     Ok(inputs)
 }
@@ -149,12 +149,12 @@ pub(crate) async fn for_a_pass(
     host: &LiveHost,
 ) -> Result<Inputs> {
     let role = role(args, host).await;
-    let facts = learn(host, &FactQuery::for_a_plan()).await?;
+    let facts = gather_facts(host, &FactQuery::for_a_plan()).await?;
     let mut inputs = planned(args, role, settings, facts)?;
     let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
     let asked = FactQuery::for_a_plan().and_requirements(unmet);
     if asked != FactQuery::for_a_plan() {
-        inputs.facts = learn(host, &asked).await?;
+        inputs.facts = gather_facts(host, &asked).await?;
     }
     Ok(inputs)
 }
@@ -175,8 +175,8 @@ fn planned(
         Ok(planned) => planned,
         Err(error) => {
             // If a fixed setting changed, that is the better reason: report it instead.
-            if let Some(stands) = Identity::recorded()
-                && let Some(changed) = stands.changed_by(&identity)
+            if let Some(recorded) = Identity::recorded()
+                && let Some(changed) = recorded.changed_by(&identity)
             {
                 return Err(changed.into());
             }
@@ -225,14 +225,14 @@ pub(crate) fn problems_of(error: &anyhow::Error) -> Vec<String> {
 
 /// Gathers the facts of this host. Its address is the recorded one as long as one of its links has that, so a plan by an operator and one
 /// by nodeletd are the same.
-pub(crate) async fn learn(host: &LiveHost, interests: &FactQuery) -> Result<Facts> {
-    let gathering = facts::gather_with(host, interests);
+pub(crate) async fn gather_facts(host: &LiveHost, query: &FactQuery) -> Result<Facts> {
+    let gathering = facts::gather_with(host, query);
     let mut facts = tokio::time::timeout(LEARN, gathering)
         .await
         .context("learn about this host within 30s")?
         .context("learn about this host")?;
-    let stands = Identity::recorded();
-    if let Some(address_of_link) = stands.and_then(|stands| stands.address_in_use(&facts)) {
+    let recorded = Identity::recorded();
+    if let Some(address_of_link) = recorded.and_then(|recorded| recorded.address_in_use(&facts)) {
         facts.address = Some(address_of_link);
     }
     Ok(facts)
@@ -287,8 +287,8 @@ async fn directory_problems(
 }
 
 /// Refuses an installed role without checksums if the last good one had them: its files could no longer be verified.
-fn is_sealed_as_before(place: &Path, role: &RolePackage, was_sealed: bool) -> Result<()> {
-    if role.manifest.checksums.is_some() || !was_sealed || !place.starts_with(ROLES) {
+fn has_checksums_as_before(place: &Path, role: &RolePackage, had_checksums: bool) -> Result<()> {
+    if role.manifest.checksums.is_some() || !had_checksums || !place.starts_with(ROLES) {
         return Ok(());
     }
     bail!(
@@ -300,13 +300,13 @@ fn is_sealed_as_before(place: &Path, role: &RolePackage, was_sealed: bool) -> Re
 /// The role for this host. The scripts of a role decide what is done as root, so only root may own them.
 async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {
     let loaded = if nix::unistd::Uid::effective().is_root() {
-        let place = RolePackage::place(&args.role);
+        let place = RolePackage::directory(&args.role);
         let place = std::path::absolute(&place)
             .with_context(|| format!("find the directory {}", place.display()))?;
         let loaded = RolePackage::load_owned_by_root(host, &place.to_string_lossy()).await;
         if let Ok(role) = &loaded {
-            let was_sealed = last_good_settings::was_sealed(&role.manifest.name);
-            is_sealed_as_before(&place, role, was_sealed)?;
+            let had_checksums = last_good_settings::had_checksums(&role.manifest.name);
+            has_checksums_as_before(&place, role, had_checksums)?;
         }
         loaded
     } else {
@@ -501,7 +501,7 @@ mod tests {
             .with_file(place.join("role.yaml"), manifest)
             .with_file(place.join("phases/example.rhai"), "phase(\"example\");\n");
         let role = RolePackage::load(&host, "r").await.expect("a role");
-        let told = is_sealed_as_before(place, &role, true).expect_err("its checksums are gone");
+        let told = has_checksums_as_before(place, &role, true).expect_err("its checksums are gone");
         let told = told.to_string();
         let parts = [
             "/opt/pf9/roles/r/current/role.yaml names no checksums",
@@ -510,10 +510,10 @@ mod tests {
         assert!(parts.iter().all(|part| told.contains(part)), "{told}");
         // A checkout needs no checksums, and neither does a host whose last good role had none.
         let checkout = Path::new("/root/checkout/roles/r");
-        is_sealed_as_before(checkout, &role, true).expect("it is a checkout");
-        is_sealed_as_before(place, &role, false).expect("nothing is known of another one");
-        let mut sealed = role;
-        sealed.manifest.checksums = Some("00".repeat(32));
-        is_sealed_as_before(place, &sealed, true).expect("it has them");
+        has_checksums_as_before(checkout, &role, true).expect("it is a checkout");
+        has_checksums_as_before(place, &role, false).expect("nothing is known of another one");
+        let mut with_checksums = role;
+        with_checksums.manifest.checksums = Some("00".repeat(32));
+        has_checksums_as_before(place, &with_checksums, true).expect("it has them");
     }
 }

@@ -35,7 +35,7 @@ use serde::Deserialize;
 
 use status::kube_status::StatusFile;
 use supervisor::worker::Worker;
-use supervisor::{Memory, Supervisor};
+use supervisor::{StateFiles, Supervisor};
 
 pub(crate) use status::view::View;
 
@@ -125,12 +125,12 @@ async fn run(arguments: Arguments) -> Result<()> {
         warned: Arc::default(),
         subnet_problem: Arc::default(),
     };
-    let memory = Memory {
+    let state_files = StateFiles {
         status: StatusFile::at(PathBuf::from(status::kube_status::PATH)),
         state: state::path(),
         disk: state::disk::Disk::live(),
     };
-    for file in [memory.status.path(), memory.state.as_path()] {
+    for file in [state_files.status.path(), state_files.state.as_path()] {
         let directory = file.parent().filter(|directory| directory.is_dir());
         if let Some(Err(error)) =
             directory.map(|directory| daemon::files::sweep(directory, daemon::files::ABANDONED))
@@ -141,7 +141,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let health = Health::default();
     let (supervisor, outside) = Supervisor::new(
         worker.clone(),
-        memory,
+        state_files,
         signals.shutdown.clone(),
         signals.reload,
         &health,

@@ -16,7 +16,7 @@ const MOMENT: Duration = Duration::from_millis(50);
 const MOMENTS: u32 = 5;
 
 /// How often the lock's file is checked.
-const LOOK: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The lock, held for as long as this value lives.
 pub(super) struct InstanceLock {
@@ -39,7 +39,7 @@ impl InstanceLock {
     /// that this one runs.
     pub(super) async fn guard(mut self) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             match self.renew().await {
                 Ok(false) => {}
                 Ok(true) => {

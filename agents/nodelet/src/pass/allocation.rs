@@ -6,7 +6,7 @@ use engine::host::{ClusterAccess, Host};
 use engine::kubernetes::SubnetPool;
 use serde::{Deserialize, Serialize};
 
-use super::timeouts::PATIENCE;
+use super::timeouts::TIMEOUT;
 
 /// Where subnets come from, and how the API server is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ const NAMED_NODES: usize = 5;
 /// The nodes that have no pod subnet.
 pub(super) async fn nodes_without_subnet(host: &dyn Host, kubeconfig: PathBuf) -> WithoutSubnet {
     let access = ClusterAccess { kubeconfig };
-    let asked = tokio::time::timeout(PATIENCE, host.subnet_nodes(&access)).await;
+    let asked = tokio::time::timeout(TIMEOUT, host.subnet_nodes(&access)).await;
     let unknown = |why: String| WithoutSubnet {
         unknown: why,
         ..WithoutSubnet::default()

@@ -21,7 +21,7 @@ use engine::host::live::LiveHost;
 use tokio::time::error::Elapsed;
 
 use crate::cli::RoleArgs;
-use crate::inputs::installed_identity::{bound_to, is_installed};
+use crate::inputs::installed_identity::{installed, is_installed};
 use crate::inputs::last_good_settings::{last_good, last_good_if_any};
 use crate::inputs::{Role, current, problems_of, settings};
 use allocation::nodes_without_subnet;
@@ -32,8 +32,8 @@ pub(crate) use progress::Progress;
 use progress::tell_progress;
 pub(crate) use result::Pass;
 use state::{has_no_other_role, keep, lacks_backup, ledger, protect_state, remember};
-use timeouts::{PATIENCE, SETTLE};
-use verdict::{Verdict, blockers};
+use timeouts::{SETTLE, TIMEOUT};
+use verdict::{SettingsVerdict, blockers};
 pub(crate) use watch_list::WatchList;
 
 impl Pass {
@@ -52,7 +52,7 @@ impl Pass {
         if now.as_ref().is_err_and(anyhow::Error::is::<Elapsed>) {
             now = current(args, host).await;
         }
-        let bound = bound_to(args, host).await?;
+        let bound = installed(args, host).await?;
         let bound = bound.as_ref();
         let mut service_state = None;
         let (settings, inputs, settings_problems) = match now {
@@ -67,15 +67,17 @@ impl Pass {
                     None => None,
                 };
                 let another = bound.is_some_and(|b| b.changed_by(&inputs.identity).is_some());
-                match (Verdict::of(now, before.as_deref(), another), last) {
-                    (Verdict::Refused(worse), Some((good, last))) => {
+                match (SettingsVerdict::of(now, before.as_deref(), another), last) {
+                    (SettingsVerdict::Refused(worse), Some((good, last))) => {
                         let worse_problems = worse.iter().map(|one| one.at_its_place(&settings));
                         let worse_problems = worse_problems.collect();
                         (good, last, worse_problems)
                     }
                     (verdict, _) => {
                         // The last good settings and the last good role are those of the role that is on this host.
-                        if verdict == Verdict::Good && has_no_other_role(&inputs, host).await {
+                        if verdict == SettingsVerdict::Good
+                            && has_no_other_role(&inputs, host).await
+                        {
                             keep(args, &settings, &inputs);
                         }
                         (settings, inputs, Vec::new())
@@ -130,15 +132,15 @@ impl Pass {
         let mut desired = Desired::of(&settings);
         desired.service_state = service_state.unwrap_or(desired.service_state);
         let runs = if desired.service_state == ServiceState::False {
-            let looked = tokio::time::timeout(PATIENCE, runner.runs()).await;
-            looked.unwrap_or_default()
+            let answer = tokio::time::timeout(TIMEOUT, runner.runs()).await;
+            answer.unwrap_or_default()
         } else {
             None
         };
-        let mut interests = WatchList::of(&inputs.plan, &args.config);
+        let mut watch_list = WatchList::of(&inputs.plan, &args.config);
         let mut without_subnet = WithoutSubnet::default();
         if (desired.service_state != ServiceState::True || refused.is_some())
-            && let Some(allocation) = interests.allocation.take()
+            && let Some(allocation) = watch_list.allocation.take()
             && installed
         {
             without_subnet = nodes_without_subnet(host, allocation.kubeconfig).await;
@@ -151,7 +153,7 @@ impl Pass {
             ledger_lost,
             ledger_problem,
             digest: inputs.plan.digest(),
-            interests,
+            watch_list,
             failed: failed.into_iter().collect(),
             damaged: damaged(&inputs.plan, &health),
             without_subnet,

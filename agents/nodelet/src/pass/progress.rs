@@ -19,17 +19,17 @@ pub(crate) struct Progress {
     pub(crate) checking: PhaseName,
 }
 
-/// Reports the phase that `look` waits for, whenever it is another phase than before. If `look` ends quickly, nothing is reported.
+/// Reports the phase that `work` waits for, whenever it is another phase than before. If `work` ends quickly, nothing is reported.
 pub(super) async fn tell_progress<T>(
     in_progress: ChecksInProgress,
-    look: impl Future<Output = T>,
+    work: impl Future<Output = T>,
 ) -> T {
-    let mut look = std::pin::pin!(look);
+    let mut work = std::pin::pin!(work);
     let mut said = None;
     loop {
         let tick = tokio::time::sleep(TELL);
         tokio::select! {
-            looked = &mut look => return looked,
+            result = &mut work => return result,
             () = tick => {}
         }
         let Some(checking) = in_progress.first() else {

@@ -34,7 +34,9 @@ pub(crate) struct Pass {
     /// Components with a certificate that is good and due for renewal, in the order in which they are renewed.
     pub(crate) due: Vec<String>,
     /// What the role has on the host: nodeletd watches it.
-    pub(crate) interests: WatchList,
+    // A nodeletd that is older or younger than `nodelet pass` reads it under this name.
+    #[serde(rename = "interests")]
+    pub(crate) watch_list: WatchList,
     /// Whether anything of ours is on this host that a clean would remove.
     pub(crate) installed: bool,
     /// Whether anything of the role's own runs, if that is known; looked at only if the role is to be down.

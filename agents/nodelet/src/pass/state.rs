@@ -10,7 +10,7 @@ use engine::ledger::Ledger;
 use engine::model::STATE;
 use engine::resource::ResourceResult;
 
-use super::timeouts::PATIENCE;
+use super::timeouts::TIMEOUT;
 use crate::cli::RoleArgs;
 use crate::etcd::{self, Backups};
 use crate::inputs::identity::Identity;
@@ -58,13 +58,13 @@ pub(super) async fn lacks_backup(settings: &KubeEnv) -> bool {
     let Ok(backups) = Backups::of(settings) else {
         return false;
     };
-    let look = tokio::task::spawn_blocking(move || {
+    let work = tokio::task::spawn_blocking(move || {
         let cluster = ClusterIdentity::Id(&backups.cluster_id);
         backups.enabled
             && etcd::stored(&backups.directory)
                 .is_ok_and(|stored| !stored.iter().any(|one| one.is_verified_of(cluster)))
     });
-    matches!(tokio::time::timeout(PATIENCE, look).await, Ok(Ok(true)))
+    matches!(tokio::time::timeout(TIMEOUT, work).await, Ok(Ok(true)))
 }
 
 /// Whether the ledger says that no other role than that of the plan is on the host. If the ledger cannot be read, this is not known, and a

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Timeout for the directory of backups, the container engine or the API server to answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout for the directory of backups, the container runtime or the API server to answer.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the other checks to end after one has failed: enough for those that answer at all.
 pub(super) const SETTLE: Duration = Duration::from_millis(250);

@@ -33,7 +33,7 @@ impl Blocker {
 
 /// What is done with settings that could be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum SettingsVerdict {
     /// Used, and saved as the last good settings.
     Good,
     /// Used, but not saved as the last good settings: there are no better ones, or the last good ones have the same fault. Each command
@@ -43,7 +43,7 @@ pub(super) enum Verdict {
     Refused(Vec<Blocker>),
 }
 
-impl Verdict {
+impl SettingsVerdict {
     /// `now` has the obstacles of the current settings, `before` those of the last good ones, if there are any. `another` means that the
     /// current settings change the host's identity; then `now` has only that obstacle.
     pub(super) fn of(now: Vec<Blocker>, before: Option<&[Blocker]>, another: bool) -> Self {
@@ -76,10 +76,10 @@ pub(super) async fn blockers(
     inputs: &Inputs,
     host: &LiveHost,
 ) -> Result<Vec<Blocker>> {
-    let Some(stands) = bound else {
+    let Some(recorded) = bound else {
         return Ok(Vec::new());
     };
-    if let Some(changed) = stands.changed_by(&inputs.identity) {
+    if let Some(changed) = recorded.changed_by(&inputs.identity) {
         return Ok(vec![Blocker {
             why: changed.to_string(),
             about: String::new(),
@@ -126,13 +126,16 @@ mod tests {
     fn settings_without_new_problems_are_saved() {
         let all = || vec![blocker("pause.tar is empty", "")];
         let verdict = |now, before: Option<Vec<Blocker>>, another| {
-            Verdict::of(now, before.as_deref(), another)
+            SettingsVerdict::of(now, before.as_deref(), another)
         };
-        assert_eq!(verdict(Vec::new(), None, false), Verdict::Good);
-        assert_eq!(verdict(all(), Some(all()), false), Verdict::Good);
-        assert_eq!(verdict(all(), Some(all()), true), Verdict::Tolerated);
-        assert_eq!(verdict(all(), None, false), Verdict::Tolerated);
-        let refused = Verdict::Refused(all());
+        assert_eq!(verdict(Vec::new(), None, false), SettingsVerdict::Good);
+        assert_eq!(verdict(all(), Some(all()), false), SettingsVerdict::Good);
+        assert_eq!(
+            verdict(all(), Some(all()), true),
+            SettingsVerdict::Tolerated
+        );
+        assert_eq!(verdict(all(), None, false), SettingsVerdict::Tolerated);
+        let refused = SettingsVerdict::Refused(all());
         assert_eq!(verdict(all(), Some(Vec::new()), false), refused);
         assert_eq!(verdict(all(), Some(Vec::new()), true), refused);
     }

@@ -22,7 +22,7 @@ use crate::process::cgroup::{self, Leaf};
 use crate::process::priority;
 
 /// Timeout for systemd to make a scope.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Limits that this process has.
 pub(crate) struct Limits {
@@ -144,7 +144,7 @@ async fn transient_scope(cpu_limit: u32) -> Result<()> {
     ];
     let asking = Child {
         argv: words.concat().into_iter().map(str::to_owned).collect(),
-        limit: PATIENCE,
+        limit: TIMEOUT,
         grace: Duration::ZERO,
         cancel: CancellationToken::new(),
     };
@@ -156,7 +156,7 @@ async fn transient_scope(cpu_limit: u32) -> Result<()> {
         bail!("ask systemd for a scope: {}", ended.errors.trim());
     }
     // systemd moves this process later, in a job.
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     loop {
         let own = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
         if own.contains(&scope) {
@@ -165,7 +165,7 @@ async fn transient_scope(cpu_limit: u32) -> Result<()> {
         if Instant::now() >= until {
             bail!(
                 "ask systemd for a scope: it is not there within {} s",
-                PATIENCE.as_secs()
+                TIMEOUT.as_secs()
             );
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -29,7 +29,7 @@ pub(crate) struct Busy {
 /// Prefixes of the owners that end when they are asked to.
 const GIVE_WAY: [&str; 2] = ["`nodelet etcd ", "`nodelet timer "];
 /// Timeout for such an owner to end: it removes a container first.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Held until the process ends, which may be later than the command: a thread that hangs in a write keeps the process, and with it the
 /// lock. So no other command begins before that write has ended. A backup of etcd releases the lock when the command returns: only a
@@ -51,11 +51,11 @@ impl Drop for Lock {
 impl Lock {
     /// Takes the lock for `verb`; the error names the owner. If the owner is preemptible, asks it to end and waits, at most 30 s.
     pub(crate) fn take(verb: &str) -> Result<Self> {
-        Self::take_at(Path::new(PATH), verb, PATIENCE)
+        Self::take_at(Path::new(PATH), verb, TIMEOUT)
     }
 
-    fn take_at(path: &Path, verb: &str, patience: Duration) -> Result<Self> {
-        let until = Instant::now() + patience;
+    fn take_at(path: &Path, verb: &str, timeout: Duration) -> Result<Self> {
+        let until = Instant::now() + timeout;
         let mut pause = Duration::from_millis(20);
         let mut asked = None;
         let mut lock = loop {
@@ -166,20 +166,20 @@ mod tests {
     fn an_owner_that_does_not_give_way_refuses_at_once() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("lock");
-        let mut held = Lock::take_at(&path, "apply", PATIENCE).expect("it is free");
+        let mut held = Lock::take_at(&path, "apply", TIMEOUT).expect("it is free");
         let before = Instant::now();
-        let refused = Lock::take_at(&path, "repair", PATIENCE).expect_err("it is held");
+        let refused = Lock::take_at(&path, "repair", TIMEOUT).expect_err("it is held");
         assert!(refused.is::<Busy>(), "{refused}");
-        let refused = Lock::take_at(&path, "etcd backup", PATIENCE).expect_err("it is held");
+        let refused = Lock::take_at(&path, "etcd backup", TIMEOUT).expect_err("it is held");
         assert!(refused.to_string().contains("`nodelet apply`"), "{refused}");
-        assert!(before.elapsed() < PATIENCE);
+        assert!(before.elapsed() < TIMEOUT);
         drop(held.held.take());
-        let backup = Lock::take_at(&path, "etcd backup", PATIENCE).expect("it is free again");
+        let backup = Lock::take_at(&path, "etcd backup", TIMEOUT).expect("it is free again");
         drop(backup);
-        let repair = Lock::take_at(&path, "repair", PATIENCE).expect("a backup releases it");
+        let repair = Lock::take_at(&path, "repair", TIMEOUT).expect("a backup releases it");
         drop(repair);
         // A write of `repair` may still hang, so its lock stays until the process ends.
-        let refused = Lock::take_at(&path, "apply", PATIENCE).expect_err("it is held still");
+        let refused = Lock::take_at(&path, "apply", TIMEOUT).expect_err("it is held still");
         assert!(refused.is::<Busy>(), "{refused}");
     }
 }

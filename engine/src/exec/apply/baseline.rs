@@ -39,7 +39,7 @@ impl Runner<'_> {
     /// If the role owns the whole content of a directory (`exclusive`) and the directory already exists, notes the names in
     /// it: everything added later belongs to the role. The directory may be a separate disk for etcd's data. This is
     /// done once, before the role writes into it.
-    pub(in crate::exec) async fn claim(
+    pub(in crate::exec) async fn record_existing_names(
         &self,
         phase: &PlannedPhase,
         step: &PlannedStep,
@@ -57,7 +57,7 @@ impl Runner<'_> {
         };
         let path = its.path.clone();
         let undo = Undo::ClearDirectory { path, spared };
-        if session.has_undo_of(&undo.about()).await {
+        if session.has_undo_of(&undo.key()).await {
             return Ok(());
         }
         session.receipt(&phase.name, step, done).push(undo).await
@@ -65,7 +65,7 @@ impl Runner<'_> {
 
     /// Records once which steps will remove what this phase leaves behind. A step is left out if its resource exists
     /// before the phase's first effect: it is not the role's.
-    pub(in crate::exec) async fn note_clean_lane(
+    pub(in crate::exec) async fn record_cleanup_steps(
         &self,
         phase: &PlannedPhase,
         session: &Session<'_>,
@@ -73,7 +73,7 @@ impl Runner<'_> {
         if phase.on_clean.is_empty() {
             return Ok(());
         }
-        let Some(known) = session.lacks_clean_lane(&phase.name).await else {
+        let Some(known) = session.missing_cleanup_steps(&phase.name).await else {
             return Ok(());
         };
         let mut own_steps = Vec::new();
@@ -100,7 +100,7 @@ impl Runner<'_> {
                 own_steps.push(step);
             }
         }
-        Ok(session.clean_lane(&phase.name, own_steps).await?)
+        Ok(session.cleanup_steps(&phase.name, own_steps).await?)
     }
 }
 

@@ -19,7 +19,7 @@ pub(in crate::exec) struct PhaseResult {
     pub(in crate::exec) unchanged: usize,
 }
 
-/// How a phase was cut short.
+/// How a phase ended early.
 enum PhaseEnd {
     Failed(StepFailure),
     /// The run was asked to end; an error at the same time is reported as well.
@@ -73,7 +73,7 @@ impl Runner<'_> {
                 .record_rollback_steps(phase, session, &rollback_steps)
                 .await;
             noted.map_err(|error| {
-                self.cut(StepFailure {
+                self.end_of(StepFailure {
                     what: "on_rollback".to_owned(),
                     span: phase.span.clone(),
                     error,
@@ -82,9 +82,9 @@ impl Runner<'_> {
             self.steps_and_checks(phase, session, &done, &mut result)
                 .await
         };
-        let cut = match tokio::time::timeout(phase.timeout, run).await {
+        let end = match tokio::time::timeout(phase.timeout, run).await {
             Ok(Ok(())) => None,
-            Ok(Err(cut)) => Some(cut),
+            Ok(Err(end)) => Some(end),
             Err(_) => Some(PhaseEnd::Failed(StepFailure {
                 what: format!("phase {name}"),
                 span: phase.span.clone(),
@@ -94,7 +94,7 @@ impl Runner<'_> {
                 }),
             })),
         };
-        match cut {
+        match end {
             None => {
                 if let Err(error) = session.record_phase_complete(name).await {
                     // The phase is complete all the same. But a later failure would take back more than it needs to.
@@ -150,7 +150,7 @@ impl Runner<'_> {
     /// What went wrong, with what was found near it and the next thing to try.
     async fn failure(&self, phase: &PlannedPhase, failure: StepFailure, mode: Mode) -> Failure {
         let found = match mode {
-            Mode::Apply => advice::look_around(phase, self.host).await,
+            Mode::Apply => advice::nearby_findings(phase, self.host).await,
             // The state of a simulated host explains nothing.
             Mode::DryRun => Vec::new(),
         };
@@ -170,7 +170,7 @@ impl Runner<'_> {
         done: &Mutex<Vec<Undo>>,
         result: &mut PhaseResult,
     ) -> Result<(), PhaseEnd> {
-        self.note_clean_lane(phase, session)
+        self.record_cleanup_steps(phase, session)
             .await
             .map_err(|error| {
                 PhaseEnd::Failed(StepFailure {
@@ -185,7 +185,7 @@ impl Runner<'_> {
                 span: step.span.clone(),
                 error,
             };
-            self.claim(phase, step, session, done)
+            self.record_existing_names(phase, step, session, done)
                 .await
                 .map_err(|error| PhaseEnd::Failed(failure(error)))?;
             session
@@ -199,7 +199,7 @@ impl Runner<'_> {
             match self.step(&phase.name, step, session, &mut receipt).await {
                 Ok(Done::Changed) => result.changed += 1,
                 Ok(Done::Unchanged) => result.unchanged += 1,
-                Err(error) => return Err(self.cut(failure(error))),
+                Err(error) => return Err(self.end_of(failure(error))),
             }
         }
         for check in &phase.checks {
@@ -215,7 +215,7 @@ impl Runner<'_> {
                 continue;
             }
             if let Err(error) = self.wait_for(phase, check).await {
-                return Err(self.cut(StepFailure {
+                return Err(self.end_of(StepFailure {
                     what: format!("check \"{}\"", check.name),
                     span: check.span.clone(),
                     error,
@@ -226,7 +226,7 @@ impl Runner<'_> {
     }
 
     /// An error while the run is asked to end is no failure of the phase: nothing is taken back.
-    fn cut(&self, failure: StepFailure) -> PhaseEnd {
+    fn end_of(&self, failure: StepFailure) -> PhaseEnd {
         if self.cancel.is_cancelled() {
             PhaseEnd::Interrupted(Some(failure))
         } else {

@@ -11,12 +11,12 @@ use sha2::Digest as _;
 
 use crate::exec::diagnosis::remedy::remedy;
 use crate::exec::event::Event;
-use crate::exec::repair::write_trial::EngineState;
+use crate::exec::repair::write_trial::RuntimeState;
 use crate::exec::{Mode, Runner, Selection};
 use crate::facts::{Requirement, Verdict};
 use crate::host::{Attributes, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
-use crate::model::preflight_record::{self, Record};
+use crate::model::preflight_record::{self, PreflightRecord};
 use crate::model::{Problem, STATE, Span, chain};
 use crate::plan::{Plan, PlannedPhase, PlannedRequirement, PlannedStep};
 use crate::resource::{ResourceError, ResourceResult, Spec};
@@ -51,13 +51,13 @@ impl Runner<'_> {
     }
 
     /// What is wrong, how many requirements were evaluated for it, and which are met now.
-    async fn judge(&self, mode: Mode) -> ResourceResult<(Vec<Problem>, usize, Record)> {
+    async fn judge(&self, mode: Mode) -> ResourceResult<(Vec<Problem>, usize, PreflightRecord)> {
         let mut problems = Vec::new();
         let mut record = match self.read_record().await {
             // A dry run reports what it may not read, and continues.
             Err(error) if mode == Mode::DryRun => {
                 problems.push(unreadable(&error));
-                return Ok((problems, 0, Record::default()));
+                return Ok((problems, 0, PreflightRecord::default()));
             }
             record => record?,
         };
@@ -122,15 +122,15 @@ impl Runner<'_> {
                 });
             }
         }
-        let mut unfit = BTreeSet::new();
+        let mut unusable = BTreeSet::new();
         for path in self.needed_payload().await {
             if let Some(problem) = self.payload_problem(path, mode).await {
                 problems.push(problem);
-                unfit.insert(path.clone());
+                unusable.insert(path.clone());
             }
         }
         if self.rebuild {
-            problems.extend(self.damaged_for_rebuild(&unfit).await);
+            problems.extend(self.damaged_for_rebuild(&unusable).await);
             for one in self.unwritable_for_rebuild().await {
                 // A damaged program is found by both.
                 if problems.iter().all(|other| other.problem != one.problem) {
@@ -167,19 +167,19 @@ impl Runner<'_> {
             return self.plan.payload.iter().collect();
         }
         let phases = self.selection.phases(self.plan);
-        self.payload_of(&phases, &self.engine_state(&phases).await)
+        self.payload_of(&phases, &self.runtime_state(&phases).await)
     }
 
     /// The part of the payload that the steps of these phases name. An archive is needed only for an image that the
-    /// container engine says it lacks.
+    /// container runtime says it lacks.
     pub(in crate::exec) fn payload_of(
         &self,
         phases: &[&PlannedPhase],
-        engine: &EngineState,
+        runtime: &RuntimeState,
     ) -> Vec<&PathBuf> {
         let steps = phases.iter().flat_map(|phase| &phase.steps);
         let needs = |step: &&PlannedStep| match &step.spec {
-            Spec::Image(image) => engine.lacks(&image.reference),
+            Spec::Image(image) => runtime.lacks(&image.reference),
             _ => true,
         };
         let specs: Vec<String> = steps
@@ -194,7 +194,7 @@ impl Runner<'_> {
         self.plan.payload.iter().filter(named).collect()
     }
 
-    async fn read_record(&self) -> ResourceResult<Record> {
+    async fn read_record(&self) -> ResourceResult<PreflightRecord> {
         // A record that cannot be read is ignored: everything is evaluated again.
         let content = match in_time(self.host.read(&preflight_record::path(), 1024 * 1024)).await {
             Err(error) if is_damaged(&error) => {
@@ -209,7 +209,7 @@ impl Runner<'_> {
             .unwrap_or_default())
     }
 
-    async fn write_record(&self, record: &Record) -> ResourceResult<()> {
+    async fn write_record(&self, record: &PreflightRecord) -> ResourceResult<()> {
         let mut directory = PathBuf::from("/");
         for part in Path::new(STATE).iter().skip(1) {
             directory.push(part);

@@ -7,7 +7,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use super::session::Session;
 use super::step::millis;
 use crate::exec::event::Event;
-use crate::exec::undo::orphans::{Leftover, leftovers};
+use crate::exec::undo::orphans::{PhaseOrphans, orphans};
 use crate::exec::{Mode, Runner};
 use crate::ledger::LedgerError;
 use crate::model::{Outcome, PhaseName, Verb};
@@ -38,8 +38,8 @@ impl Runner<'_> {
     pub(in crate::exec) async fn run(&self, verb: Verb, mode: Mode) -> ResourceResult<Outcome> {
         let started = self.host.elapsed();
         let phases = self.selection.phases(self.plan);
-        let leftovers = self.leftovers(mode).await?;
-        let leaving = leftovers.iter().map(|leftover| leftover.phase.clone());
+        let orphans = self.orphans(mode).await?;
+        let leaving = orphans.iter().map(|orphan| orphan.phase.clone());
         let coming = phases.iter().map(|phase| phase.name.clone());
         self.events.emit(Event::RunStarted {
             verb,
@@ -56,8 +56,8 @@ impl Runner<'_> {
                 Mode::DryRun => Session::simulated(),
             };
             session.end_marks_in_use().await?;
-            let (withdrawn, all_gone) = self.withdraw(&leftovers, &session).await?;
-            totals.0 = withdrawn;
+            let (pruned, all_gone) = self.prune(&orphans, &session).await?;
+            totals.0 = pruned;
             let outcome = match (self.schedule(&phases, &session, &mut totals).await, mode) {
                 (Outcome::Converged, Mode::DryRun) if fits && all_gone => Outcome::Predicted,
                 (Outcome::Converged, Mode::DryRun) if fits => Outcome::Failed,
@@ -67,7 +67,7 @@ impl Runner<'_> {
                 (outcome, _) => outcome,
             };
             if let Err(error) = session.end(outcome, totals).await {
-                // All changes are recorded. Only the end of the run is not, so the next run treats this one as cut.
+                // All changes are recorded. Only the end of the run is not, so the next run treats this one as interrupted.
                 tracing::warn!("could not {}", crate::model::chain(&error).join(": "));
             }
             outcome
@@ -85,8 +85,8 @@ impl Runner<'_> {
 
     /// What is on the host but not in the plan. A dry run without permission to read the ledger continues without it;
     /// the preconditions report what cannot be read.
-    async fn leftovers(&self, mode: Mode) -> ResourceResult<Vec<Leftover>> {
-        match (leftovers(self.host, self.plan, &self.selection).await, mode) {
+    async fn orphans(&self, mode: Mode) -> ResourceResult<Vec<PhaseOrphans>> {
+        match (orphans(self.host, self.plan, &self.selection).await, mode) {
             (Err(ResourceError::Ledger(error)), Mode::DryRun)
                 if matches!(error.downcast_ref(), Some(LedgerError::Host { .. })) =>
             {

@@ -29,9 +29,9 @@ struct LedgerSession<'a> {
     verb: Verb,
     plan: &'a Plan,
     run: OnceCell<RunId>,
-    /// Earlier runs that were cut. This run continues them, so what they did counts as its own, except in the phases
+    /// Earlier runs that were interrupted. This run continues them, so what they did counts as its own, except in the phases
     /// that they completed.
-    cut: BTreeMap<RunId, BTreeSet<PhaseName>>,
+    interrupted: BTreeMap<RunId, BTreeSet<PhaseName>>,
 }
 
 impl LedgerSession<'_> {
@@ -53,11 +53,11 @@ impl LedgerSession<'_> {
     }
 
     fn carried_on(&self, phase: &PhaseName) -> BTreeSet<RunId> {
-        let cut = self
-            .cut
+        let interrupted = self
+            .interrupted
             .iter()
             .filter(|(_, applied)| !applied.contains(phase));
-        cut.map(|(run, _)| *run).collect()
+        interrupted.map(|(run, _)| *run).collect()
     }
 }
 
@@ -69,12 +69,12 @@ impl<'a> Session<'a> {
         plan: &'a Plan,
     ) -> ResourceResult<Self> {
         let ledger = Ledger::open(host).await?;
-        let cut = match verb {
-            Verb::Apply => ledger.cut_runs(&plan.digest()).await,
+        let interrupted = match verb {
+            Verb::Apply => ledger.interrupted_runs(&plan.digest()).await,
             _ => BTreeMap::new(),
         };
         let session = LedgerSession {
-            cut,
+            interrupted,
             ledger,
             verb,
             plan,
@@ -109,10 +109,13 @@ impl<'a> Session<'a> {
         session.ledger.append(record(session.run().await?)).await
     }
 
-    /// The recorded steps of a phase's clean lane, if the lane is not recorded yet or is partial; `None` if it is
+    /// The recorded cleanup steps of a phase, if they are not recorded yet or are partial; `None` if they are
     /// complete.
-    pub(in crate::exec) async fn lacks_clean_lane(&self, phase: &PhaseName) -> Option<Vec<StepId>> {
-        match self.session.as_ref()?.ledger.clean_lane_of(phase).await {
+    pub(in crate::exec) async fn missing_cleanup_steps(
+        &self,
+        phase: &PhaseName,
+    ) -> Option<Vec<StepId>> {
+        match self.session.as_ref()?.ledger.cleanup_steps_of(phase).await {
             None => Some(Vec::new()),
             Some((known, partial)) => partial.then_some(known),
         }
@@ -121,7 +124,7 @@ impl<'a> Session<'a> {
     /// What the runs that this one continues did in a phase.
     pub(in crate::exec) async fn done_before(&self, phase: &PhaseName) -> Vec<Undo> {
         match &self.session {
-            Some(session) if !session.cut.is_empty() => {
+            Some(session) if !session.interrupted.is_empty() => {
                 session
                     .ledger
                     .noted_by(&session.carried_on(phase), phase)
@@ -131,7 +134,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(in crate::exec) async fn clean_lane(
+    pub(in crate::exec) async fn cleanup_steps(
         &self,
         phase: &PhaseName,
         steps: Vec<PlannedStep>,
@@ -145,10 +148,15 @@ impl<'a> Session<'a> {
         .await
     }
 
-    /// The clean lane of a phase, if this run has recorded it: the phase had never been applied before.
-    pub(in crate::exec) async fn lane_begun_here(&self, phase: &PhaseName) -> Vec<PlannedStep> {
+    /// The cleanup steps of a phase, if this run has recorded them: the phase had never been applied before.
+    pub(in crate::exec) async fn new_cleanup_steps(&self, phase: &PhaseName) -> Vec<PlannedStep> {
         match &self.session {
-            Some(session) => session.ledger.lane_of(&session.own(phase), phase).await,
+            Some(session) => {
+                session
+                    .ledger
+                    .cleanup_steps_of_runs(&session.own(phase), phase)
+                    .await
+            }
             None => Vec::new(),
         }
     }
@@ -171,17 +179,17 @@ impl<'a> Session<'a> {
         let left = session.ledger.left_by_rollback(phase).await;
         let live = session.ledger.live().await;
         live.iter().any(|live| {
-            live.phase == *phase && !own.contains(&live.run) && !left.contains(&live.undo.about())
+            live.phase == *phase && !own.contains(&live.run) && !left.contains(&live.undo.key())
         })
     }
 
-    /// Whether the ledger has an undo of this thing.
-    pub(in crate::exec) async fn has_undo_of(&self, thing: &str) -> bool {
+    /// Whether the ledger has an undo of this resource.
+    pub(in crate::exec) async fn has_undo_of(&self, resource: &str) -> bool {
         let Some(session) = &self.session else {
             return false;
         };
         let live = session.ledger.live().await;
-        live.iter().any(|live| live.undo.about() == thing)
+        live.iter().any(|live| live.undo.key() == resource)
     }
 
     /// Records that what a step is about is to be kept, if that was decided after it was made.
@@ -193,27 +201,27 @@ impl<'a> Session<'a> {
         let Some(session) = self.session.as_ref().filter(|_| step.policy.keep) else {
             return Ok(());
         };
-        let claims = step.spec.claims();
-        for thing in session.ledger.things().await {
+        let keys = step.spec.keys();
+        for resource in session.ledger.resources().await {
             // Any step may have made it, under another name.
-            let its = thing.steps.contains(&step.id) || claims.contains(&thing.undo.undo.about());
-            if its && !thing.undo.keep {
+            let its = resource.steps.contains(&step.id) || keys.contains(&resource.undo.undo.key());
+            if its && !resource.undo.keep {
                 let log = session.ledger.step_log(session.run().await?, phase, step);
-                log.note(&thing.undo.undo).await?;
+                log.note(&resource.undo.undo).await?;
             }
         }
         Ok(())
     }
 
-    /// Ends the marks of things that count as in use and that the plan has again. If a later plan has them no longer,
+    /// Ends the marks of resources that count as in use and that the plan has again. If a later plan has them no longer,
     /// they are taken back.
     pub(in crate::exec) async fn end_marks_in_use(&self) -> ResourceResult<()> {
         let Some(session) = &self.session else {
             return Ok(());
         };
-        for live in planned_again(session.ledger.things().await, session.plan) {
+        for live in planned_again(session.ledger.resources().await, session.plan) {
             session.run().await?;
-            // With the run that noted it first: a rollback of the present run must not take the thing back.
+            // With the run that noted it first: a rollback of the present run must not take the resource back.
             let record = Record::Undo {
                 run: live.run,
                 phase: live.phase,
@@ -236,7 +244,7 @@ impl<'a> Session<'a> {
         done: &'s Mutex<Vec<Undo>>,
     ) -> Receipt<'s> {
         match &self.session {
-            Some(session) => Receipt::logged(Box::new(StepBook {
+            Some(session) => Receipt::logged(Box::new(StepUndoLog {
                 session,
                 phase,
                 step,
@@ -354,7 +362,7 @@ impl<'a> Session<'a> {
         let Some(session) = &self.session else {
             return Ok(());
         };
-        if !session.cut.is_empty() {
+        if !session.interrupted.is_empty() {
             // A run that finds everything done has completed the runs that it continues; the next run does not continue
             // them.
             session.run().await?;
@@ -367,7 +375,7 @@ impl<'a> Session<'a> {
 }
 
 /// Writes the undos of one step.
-struct StepBook<'s, 'a> {
+struct StepUndoLog<'s, 'a> {
     session: &'s LedgerSession<'a>,
     phase: &'s PhaseName,
     step: &'s PlannedStep,
@@ -375,7 +383,7 @@ struct StepBook<'s, 'a> {
 }
 
 #[async_trait]
-impl UndoLog for StepBook<'_, '_> {
+impl UndoLog for StepUndoLog<'_, '_> {
     async fn note(&self, undo: &Undo) -> ResourceResult<()> {
         let run = self.session.run().await?;
         let log = self.session.ledger.step_log(run, self.phase, self.step);

@@ -264,11 +264,11 @@ impl Spec {
     /// # Errors
     /// It cannot be observed.
     pub async fn pending(&self, cx: &Context<'_>) -> ResourceResult<Option<Change>> {
-        Ok(self.look(cx).await?.0)
+        Ok(self.inspect(cx).await?.0)
     }
 
     /// The same, and a note about the resource for operators, if there is one.
-    pub(in crate::exec) async fn look(
+    pub(in crate::exec) async fn inspect(
         &self,
         cx: &Context<'_>,
     ) -> ResourceResult<(Option<Change>, Option<String>)> {

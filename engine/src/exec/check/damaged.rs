@@ -205,9 +205,9 @@ mod tests {
         Path::new(PAYLOAD).join(name)
     }
 
-    /// A sealed package with programs, image archives and an unused file, of which docker already has one image; and
+    /// A package with checksums, programs, image archives and an unused file, of which docker already has one image; and
     /// the plan that uses the package.
-    fn sealed() -> (FakeHost, Plan) {
+    fn with_checksums() -> (FakeHost, Plan) {
         let files = [
             ("bin/kubelet", "kubelet"),
             ("bin/kubectl", "kubectl"),
@@ -274,7 +274,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_damaged_file_of_the_package_keeps_a_full_clean_from_beginning() {
-        let (host, plan) = sealed();
+        let (host, plan) = with_checksums();
         assert_eq!(failed_preconditions(&host, &plan, true).await, []);
         for damaged in [
             &["bin/kubelet"][..],
@@ -307,7 +307,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn missing_and_wrong_archives_are_reported_once() {
-        let (host, mut plan) = sealed();
+        let (host, mut plan) = with_checksums();
         let missing = host.fork();
         missing.with_world_mut(|world| world.remove(at("images/a.tar")));
         let reported = failed_preconditions(&missing, &plan, true).await;

@@ -17,18 +17,18 @@ impl FailureCounts {
     /// The failures in a row that these results have.
     #[must_use]
     pub fn of(health: &[PhaseHealth]) -> Self {
-        let mut streaks = Self::default();
+        let mut counts = Self::default();
         for phase in health {
             for its in phase
                 .conditions
                 .iter()
                 .filter(|its| its.failed_in_a_row > 0)
             {
-                let of_phase = streaks.0.entry(phase.phase.clone()).or_default();
+                let of_phase = counts.0.entry(phase.phase.clone()).or_default();
                 of_phase.insert(its.check.clone(), its.failed_in_a_row);
             }
         }
-        streaks
+        counts
     }
 
     /// Whether no such check has failed.

@@ -17,7 +17,7 @@ use crate::resource::kernel::firewall;
 use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, pki};
 
 /// Bound on one observation.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a unit may take to reach another state.
 const TRANSITION: Duration = Duration::from_secs(2);
 
@@ -42,7 +42,7 @@ impl Runner<'_> {
                     url: url.clone(),
                     ca: ca.clone(),
                     client: client.clone(),
-                    timeout: PATIENCE,
+                    timeout: TIMEOUT,
                 };
                 // No answer counts as a failure: the server is not there.
                 let response = match host.https_get(&request).await {
@@ -74,12 +74,12 @@ impl Runner<'_> {
                     )
                 }))
             }
-            Probe::Tcp(address) => match host.tcp_connect(*address, PATIENCE).await {
+            Probe::Tcp(address) => match host.tcp_connect(*address, TIMEOUT).await {
                 Ok(()) => Ok(None),
                 Err(error) => no(crate::model::chain(&error).join(": ")),
             },
             Probe::Run { argv, expect } => {
-                let mut command = CommandSpec::new(argv.iter().cloned()).timeout(PATIENCE);
+                let mut command = CommandSpec::new(argv.iter().cloned()).timeout(TIMEOUT);
                 if !expect.is_empty() {
                     command = command.complete_output();
                 }
@@ -140,7 +140,7 @@ impl Runner<'_> {
                 )),
                 Some(_) => None,
             }),
-            Probe::ContainerEngine => self.engine_answers(PATIENCE).await,
+            Probe::ContainerRuntime => self.runtime_answers(TIMEOUT).await,
             Probe::PodRunning { pod, containers } => {
                 probes::pod_running(host, pod, containers).await
             }
@@ -174,7 +174,7 @@ impl Runner<'_> {
                 target,
             } => {
                 let asked = (table.as_str(), chain.as_str(), target.as_str());
-                let leads = firewall::leads_to(host, asked, PATIENCE).await?;
+                let leads = firewall::leads_to(host, asked, TIMEOUT).await?;
                 let of = format!("chain {chain} of the table {table}");
                 Ok(match (leads, target.as_str()) {
                     (Some(true), _) => None,
@@ -206,12 +206,12 @@ impl Runner<'_> {
                 virtual_ip.problem_after_wait(host).await
             }
             Probe::CertificatesValid { directory } => {
-                let survey = pki::certificates_in(host, directory).await?;
-                if let Some((path, why)) = survey.unreadable.first() {
+                let scan = pki::certificates_in(host, directory).await?;
+                if let Some((path, why)) = scan.unreadable.first() {
                     return no(format!("{}: {why}", path.display()));
                 }
                 let now = host.now();
-                for facts in &survey.certificates {
+                for facts in &scan.certificates {
                     if facts.not_before > now {
                         return Err(ResourceError::Unmet {
                             what: format!(
@@ -225,7 +225,7 @@ impl Runner<'_> {
                         return no(near);
                     }
                 }
-                if survey.cut_short {
+                if scan.cut_short {
                     return Err(ResourceError::Missing {
                         what: format!(
                             "read every certificate in {}: there are too many",
@@ -233,7 +233,7 @@ impl Runner<'_> {
                         ),
                     });
                 }
-                Ok((survey.certificates.is_empty())
+                Ok((scan.certificates.is_empty())
                     .then(|| format!("there is no certificate in {}", directory.display())))
             }
             Probe::BackupYoungerThan {
@@ -274,26 +274,26 @@ impl Runner<'_> {
     /// lost its mode.
     async fn payload_problem_text(&self) -> Option<String> {
         for path in &self.plan.payload {
-            if let Some(unfit) = self.payload_problem(path, Mode::Apply).await {
-                return Some(format!("{}; {}", unfit.problem, unfit.remedy));
+            if let Some(damage) = self.payload_problem(path, Mode::Apply).await {
+                return Some(format!("{}; {}", damage.problem, damage.remedy));
             }
         }
         None
     }
 
-    /// Here, too, no answer counts as a failure: an engine that hangs ends and starts nothing.
-    pub(in crate::exec) async fn engine_answers(
+    /// Here, too, no answer counts as a failure: a runtime that hangs ends and starts nothing.
+    pub(in crate::exec) async fn runtime_answers(
         &self,
-        patience: Duration,
+        timeout: Duration,
     ) -> ResourceResult<Option<String>> {
         // Without this bound, the host may use a shorter one of its own.
-        let answer = self.host.container_engine_within(patience);
-        Ok(match tokio::time::timeout(patience, answer).await {
+        let answer = self.host.container_runtime_within(timeout);
+        Ok(match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(crate::model::chain(&error).join(": ")),
             Err(_) => Some(format!(
-                "the container engine does not answer within {} s",
-                patience.as_secs()
+                "the container runtime does not answer within {} s",
+                timeout.as_secs()
             )),
         })
     }
@@ -315,7 +315,7 @@ impl Runner<'_> {
                 host,
                 ..self.context(step.policy.absent)
             };
-            let (change, note) = step.spec.look(&cx).await?;
+            let (change, note) = step.spec.inspect(&cx).await?;
             notes.extend(note);
             // A certificate that is only due is as planned until it is renewed.
             if let Some(change) = change

@@ -16,7 +16,7 @@ use crate::exec::apply::permanent::PermanentErrors;
 use crate::exec::apply::step::{backoff, millis};
 use crate::exec::check::failure_counts::FailureCounts;
 use crate::exec::event::Event;
-use crate::exec::undo::orphans::leftovers;
+use crate::exec::undo::orphans::orphans;
 use crate::host::{Host, HostError, UnitState, View};
 use crate::model::{PhaseName, Span, chain};
 use crate::plan::{Graph, PlannedCheck, PlannedPhase, Probe};
@@ -40,7 +40,7 @@ pub enum ConditionKind {
     /// A check of the phase.
     #[default]
     Check,
-    /// What is on the host but not in the plan. A phase without such things does not have this condition.
+    /// What is on the host but not in the plan. A phase without such resources does not have this condition.
     Orphans,
 }
 
@@ -109,7 +109,7 @@ impl PhaseHealth {
 
     /// Whether the phase has something on the host that is not in the plan.
     #[must_use]
-    pub fn has_left_over(&self) -> bool {
+    pub fn has_orphans(&self) -> bool {
         let mut its = self.conditions.iter();
         its.any(|its| its.kind == ConditionKind::Orphans && its.status == Status::False)
     }
@@ -135,7 +135,7 @@ impl PhaseHealth {
     }
 }
 
-/// How many left-over things are named.
+/// How many orphans are named.
 const SHOWN: usize = 4;
 /// Bound on one observation.
 const BOUND: Duration = Duration::from_secs(10);
@@ -143,12 +143,12 @@ const BOUND: Duration = Duration::from_secs(10);
 const REST: Duration = Duration::from_secs(5);
 /// Pause before a failed check is made again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long the container engine may take to answer the second time. A restart of the engine restarts everything that
+/// How long the container runtime may take to answer the second time. A restart of the runtime restarts everything that
 /// it runs, so a host that is only slow, for example after a boot, gets this time.
-const ENGINE: Duration = Duration::from_secs(30);
+const RUNTIME: Duration = Duration::from_secs(30);
 
 /// How long to wait until the service manager has finished the starts in progress, as at boot. The bound is for all
-/// starts together: a pass has its own bound, and a pass that is cut reports nothing and repairs nothing.
+/// starts together: a pass has its own bound, and a pass that is interrupted reports nothing and repairs nothing.
 const STARTING: Duration = Duration::from_secs(45);
 
 /// The checks are repeated only if they took less than this: two rounds stay within the bound of a pass.
@@ -195,8 +195,8 @@ fn deferred(condition: &mut Condition) {
 }
 
 /// The condition that follows from the result of a probe.
-fn judged(check: &PlannedCheck, looked: ResourceResult<Option<String>>) -> Condition {
-    let (status, reason) = match looked {
+fn judged(check: &PlannedCheck, answer: ResourceResult<Option<String>>) -> Condition {
+    let (status, reason) = match answer {
         Ok(None) => (Status::True, String::new()),
         Ok(Some(reason)) => (Status::False, reason),
         // A server that refuses the request runs, but does not do its work.
@@ -220,14 +220,14 @@ fn judged(check: &PlannedCheck, looked: ResourceResult<Option<String>>) -> Condi
 /// A phase whose checks run, and the token that ends them.
 struct PhaseChecks {
     phase: PhaseName,
-    cut: CancellationToken,
+    cancel: CancellationToken,
 }
 
 impl PhaseChecks {
     fn at(phase: &PhaseName) -> Self {
         Self {
             phase: phase.clone(),
-            cut: CancellationToken::new(),
+            cancel: CancellationToken::new(),
         }
     }
 }
@@ -236,7 +236,7 @@ impl Runner<'_> {
     /// Makes every check of the selected phases once. Changes nothing. Each check has its bound, and phases are checked
     /// in parallel.
     pub async fn check(&self) -> Vec<PhaseHealth> {
-        self.look(None, None).await
+        self.check_all(None, None).await
     }
 
     /// The same for a caller that acts on failures. Once a check fails, phases that the failed one does not come after
@@ -244,13 +244,13 @@ impl Runner<'_> {
     /// repair. Phases that may be the cause are checked to the end. A check that got no answer is repeated once: a
     /// server that is busy for a moment causes no restart.
     pub async fn check_until_failed(&self, settle: Duration) -> Vec<PhaseHealth> {
-        self.look(Some(settle), None).await
+        self.check_all(Some(settle), None).await
     }
 
     /// The same for a caller that checks again and again. A check that may fail more than once fails only after that
     /// many failures in a row; `before` has the failures of the checks before.
     pub async fn check_again(&self, settle: Duration, before: &FailureCounts) -> Vec<PhaseHealth> {
-        self.look(Some(settle), Some(before)).await
+        self.check_all(Some(settle), Some(before)).await
     }
 
     /// Phases that come after one of `repaired` and are known not to be as planned. Right after a repair, these are
@@ -268,7 +268,7 @@ impl Runner<'_> {
             until: self.host.elapsed() + STARTING,
             before: None,
         };
-        let looks = phases.map(|phase| async move {
+        let all_running = phases.map(|phase| async move {
             for check in &phase.checks {
                 if matches!(check.probe, Probe::AsPlanned)
                     && !check.advisory
@@ -279,23 +279,23 @@ impl Runner<'_> {
             }
             None
         });
-        let outdated = futures::future::join_all(looks).await;
+        let outdated = futures::future::join_all(all_running).await;
         outdated.into_iter().flatten().collect()
     }
 
-    async fn look(
+    async fn check_all(
         &self,
         settle: Option<Duration>,
         before: Option<&FailureCounts>,
     ) -> Vec<PhaseHealth> {
-        let mut health = self.look_at_all(settle, before).await;
-        self.look_for_leftovers(&mut health).await;
+        let mut health = self.check_phases(settle, before).await;
+        self.check_orphans(&mut health).await;
         health
     }
 
     /// Adds a condition for each phase that has something on the host that is not in the plan, even if the plan no
     /// longer has the phase.
-    async fn look_for_leftovers(&self, health: &mut Vec<PhaseHealth>) {
+    async fn check_orphans(&self, health: &mut Vec<PhaseHealth>) {
         let condition = |phase: &PhaseName, status, reason| Condition {
             kind: ConditionKind::Orphans,
             check: "the host has nothing that the plan does not have".to_owned(),
@@ -306,7 +306,7 @@ impl Runner<'_> {
             failed_in_a_row: 0,
             deferred: false,
         };
-        let found = leftovers(self.host, self.plan, &self.selection);
+        let found = orphans(self.host, self.plan, &self.selection);
         let left = match tokio::time::timeout(BOUND, found).await {
             Ok(Ok(left)) => left,
             // It is not known which phase this is about, so the first phase gets the condition.
@@ -322,33 +322,33 @@ impl Runner<'_> {
                 return;
             }
         };
-        for leftover in left {
-            let things = leftover.things();
-            let shown = things.iter().take(SHOWN).cloned().collect::<Vec<_>>();
-            let more = match things.len().saturating_sub(SHOWN) {
+        for orphan in left {
+            let resources = orphan.resources();
+            let shown = resources.iter().take(SHOWN).cloned().collect::<Vec<_>>();
+            let more = match resources.len().saturating_sub(SHOWN) {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
             let reason = format!("{}{more}: `nodelet apply` takes it back", shown.join(", "));
-            let left_over = condition(&leftover.phase, Status::False, reason);
-            match health.iter_mut().find(|its| its.phase == leftover.phase) {
-                Some(its) => its.conditions.push(left_over),
+            let orphaned = condition(&orphan.phase, Status::False, reason);
+            match health.iter_mut().find(|its| its.phase == orphan.phase) {
+                Some(its) => its.conditions.push(orphaned),
                 None => health.push(PhaseHealth {
-                    phase: leftover.phase,
+                    phase: orphan.phase,
                     skipped: Some("the role does not have it any more".to_owned()),
-                    conditions: vec![left_over],
+                    conditions: vec![orphaned],
                 }),
             }
         }
     }
 
-    async fn look_at_all(
+    async fn check_phases(
         &self,
         settle: Option<Duration>,
         before: Option<&FailureCounts>,
     ) -> Vec<PhaseHealth> {
         let Some(settle) = settle else {
-            return self.look_once(Duration::ZERO, ProbeMode::Single).await;
+            return self.check_once(Duration::ZERO, ProbeMode::Single).await;
         };
         let began = self.host.elapsed();
         let mode = ProbeMode::Confirmed {
@@ -356,7 +356,7 @@ impl Runner<'_> {
             before,
         };
         let starting = self.units_where(UnitState::is_being_started).await;
-        let mut health = self.look_once(settle, mode).await;
+        let mut health = self.check_once(settle, mode).await;
         let fails = health.iter().any(|phase| phase.status() == Status::False);
         if !fails || starting.is_empty() {
             return health;
@@ -367,7 +367,7 @@ impl Runner<'_> {
         }
         // At boot etcd does not answer while docker is still starting. That is no failure.
         if self.host.elapsed().saturating_sub(began) < ONCE_MORE {
-            return self.look_once(settle, mode).await;
+            return self.check_once(settle, mode).await;
         }
         for condition in health.iter_mut().flat_map(|phase| &mut phase.conditions) {
             if condition.status == Status::False {
@@ -382,7 +382,7 @@ impl Runner<'_> {
     /// The units of the plan for which `so` is true. A unit whose state cannot be read is left out.
     async fn units_where(&self, so: fn(&UnitState) -> bool) -> BTreeSet<&str> {
         let steps = self.plan.phases.iter().flat_map(|phase| &phase.steps);
-        let looks = steps.map(|step| async move {
+        let all_running = steps.map(|step| async move {
             let Spec::Service(service) = &step.spec else {
                 return None;
             };
@@ -390,13 +390,13 @@ impl Runner<'_> {
             let state = tokio::time::timeout(AGAIN, self.host.unit(unit)).await;
             matches!(state, Ok(Ok(state)) if so(&state)).then_some(unit)
         });
-        let found = futures::future::join_all(looks).await;
+        let found = futures::future::join_all(all_running).await;
         found.into_iter().flatten().collect()
     }
 
-    async fn look_once(&self, settle: Duration, mode: ProbeMode<'_>) -> Vec<PhaseHealth> {
+    async fn check_once(&self, settle: Duration, mode: ProbeMode<'_>) -> Vec<PhaseHealth> {
         let phases = self.selection.phases(self.plan);
-        let looks: Vec<PhaseChecks> = phases
+        let all_running: Vec<PhaseChecks> = phases
             .iter()
             .map(|phase| PhaseChecks::at(&phase.name))
             .collect();
@@ -405,8 +405,8 @@ impl Runner<'_> {
         let all = futures::future::join_all(
             phases
                 .iter()
-                .zip(&looks)
-                .map(|(phase, look)| self.look_at(&view, phase, look, mode, &failed)),
+                .zip(&all_running)
+                .map(|(phase, running)| self.check_phase(&view, phase, running, mode, &failed)),
         );
         if matches!(mode, ProbeMode::Single) {
             return all.await;
@@ -421,10 +421,10 @@ impl Runner<'_> {
                 .iter()
                 .flat_map(|phase| graph.before(phase))
                 .collect();
-            for (look, phase) in looks.iter().zip(phases) {
+            for (running, phase) in all_running.iter().zip(phases) {
                 // A damaged package may be the cause of the other failures, so its check is always completed.
-                if !causes.contains(&look.phase) && !compares_the_package(phase) {
-                    look.cut.cancel();
+                if !causes.contains(&running.phase) && !compares_the_package(phase) {
+                    running.cancel.cancel();
                 }
             }
             std::future::pending::<()>().await;
@@ -435,11 +435,11 @@ impl Runner<'_> {
         }
     }
 
-    async fn look_at(
+    async fn check_phase(
         &self,
         view: &View<'_>,
         phase: &PlannedPhase,
-        look: &PhaseChecks,
+        running: &PhaseChecks,
         mode: ProbeMode<'_>,
         failed: &watch::Sender<BTreeSet<PhaseName>>,
     ) -> PhaseHealth {
@@ -449,7 +449,7 @@ impl Runner<'_> {
             for check in &phase.checks {
                 let condition = tokio::select! {
                     condition = self.confirmed(view, phase, check, mode) => condition,
-                    () = look.cut.cancelled() => {
+                    () = running.cancel.cancelled() => {
                         unknown(check, "the check was ended early: another phase failed".to_owned())
                     }
                 };
@@ -503,8 +503,8 @@ impl Runner<'_> {
             return condition;
         }
         self.host.pause(AGAIN).await;
-        if matches!(check.probe, Probe::ContainerEngine) {
-            return judged(check, self.engine_answers(ENGINE).await);
+        if matches!(check.probe, Probe::ContainerRuntime) {
+            return judged(check, self.runtime_answers(RUNTIME).await);
         }
         let mut condition = self.condition(self.host, phase, check).await;
         // At boot everything starts by itself and at once. It gets as much time as after a start by an apply.
@@ -557,14 +557,14 @@ impl Runner<'_> {
         check: &PlannedCheck,
     ) -> Condition {
         let mut notes = Vec::new();
-        let look = async {
+        let running = async {
             match &check.probe {
                 Probe::AsPlanned => self.as_planned(host, phase, &mut notes).await,
                 probe => self.probe(host, phase, probe).await,
             }
         };
-        let mut condition = match tokio::time::timeout(BOUND, look).await {
-            Ok(looked) => judged(check, looked),
+        let mut condition = match tokio::time::timeout(BOUND, running).await {
+            Ok(answer) => judged(check, answer),
             Err(_) => unknown(check, format!("no answer within {} s", BOUND.as_secs())),
         };
         if condition.status == Status::True {

@@ -22,7 +22,7 @@ const LINE: usize = 300;
 
 /// The states of a phase's containers, of its inactive units and of missing pod containers, with the log lines that
 /// explain them.
-pub(in crate::exec) async fn look_around(phase: &PlannedPhase, host: &dyn Host) -> Vec<String> {
+pub(in crate::exec) async fn nearby_findings(phase: &PlannedPhase, host: &dyn Host) -> Vec<String> {
     let mut found = Vec::new();
     for step in &phase.steps {
         match &step.spec {

@@ -306,9 +306,9 @@ impl World {
         for (name, version) in &facts.packages {
             self.package(name, version);
         }
-        self.engine_without_unit = facts.docker.is_some();
+        self.runtime_without_unit = facts.docker.is_some();
         if let Some(version) = &facts.docker {
-            self.engine_version.clone_from(version);
+            self.runtime_version.clone_from(version);
         }
         for reference in &facts.images {
             self.image(reference);
@@ -376,7 +376,7 @@ mod tests {
             let facts = fixture(name);
             let mut seen = gather(&FakeHost::from_facts(&facts)).await.unwrap();
             if facts.docker.is_none() {
-                // On a host without docker, an engine that does not answer is expected.
+                // On a host without docker, a runtime that does not answer is expected.
                 assert!(seen.unknown.remove("docker").is_some(), "{name}");
             }
             assert_eq!(seen.to_yaml().unwrap(), facts.to_yaml().unwrap(), "{name}");
@@ -387,13 +387,13 @@ mod tests {
     async fn the_world_behaves_as_described() {
         let host = FakeHost::from_facts(&fixture("cp-1.yaml"));
         assert_eq!(
-            host.container_engine_version().await.unwrap(),
+            host.container_runtime_version().await.unwrap(),
             "20.10.24+dfsg1"
         );
         host.stop_unit("docker.service").await.unwrap();
-        assert!(host.container_engine().await.is_err());
+        assert!(host.container_runtime().await.is_err());
         let without = FakeHost::from_facts(&fixture("cp-2-nodocker.yaml"));
-        assert!(without.container_engine().await.is_err());
+        assert!(without.container_runtime().await.is_err());
         let unfit = FakeHost::from_facts(&fixture("unfit.yaml"));
         let taken = unfit
             .tcp_connect(

@@ -44,12 +44,15 @@ async fn hints(lower: &dyn Host, plan: &Plan) -> LedgerHints {
     };
     // An unreadable ledger says nothing: the state is then known after apply.
     let records = Ledger::read(lower).await.unwrap_or_default();
-    let things = Ledger::live_resources_in(&records);
+    let resources = Ledger::live_resources_in(&records);
     let reading = Reading {
         records: &records,
         digest: &plan.digest(),
         steps: steps(plan).map(|step| &step.id).collect(),
-        live_steps: things.iter().flat_map(|thing| &thing.steps).collect(),
+        live_steps: resources
+            .iter()
+            .flat_map(|resource| &resource.steps)
+            .collect(),
     };
     for step in steps(plan) {
         if !matches!(step.spec, Spec::Node(_) | Spec::Manifest(_)) {

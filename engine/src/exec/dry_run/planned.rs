@@ -1,4 +1,4 @@
-//! What the plan says of a thing that an operator asks about, used if the ledger does not know the thing.
+//! What the plan says of a resource that an operator asks about, used if the ledger does not know the resource.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use crate::ledger::{is_about, is_step};
 use crate::model::{Span, StepId};
 use crate::plan::PlannedStep;
 
-/// A step of the plan that is about a thing.
+/// A step of the plan that is about a resource.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Planned {
     /// The step.
@@ -16,20 +16,20 @@ pub struct Planned {
     pub span: Span,
     /// Why it or its phase does nothing on this host, if so.
     pub skipped: Option<String>,
-    /// Whether the thing is as planned; `None` if that cannot be told.
+    /// Whether the resource is as planned; `None` if that cannot be told.
     pub as_planned: Option<bool>,
 }
 
 impl Runner<'_> {
-    /// The plan's steps about `thing`: a phase, a step, a path, the name of a container, unit … Reads only.
-    pub async fn planned(&self, thing: &str) -> Vec<Planned> {
+    /// The plan's steps about `resource`: a phase, a step, a path, the name of a container, unit … Reads only.
+    pub async fn planned(&self, resource: &str) -> Vec<Planned> {
         let mut found = Vec::new();
         for phase in &self.plan.phases {
-            let is_whole_phase = phase.name.as_str() == thing;
+            let is_whole_phase = phase.name.as_str() == resource;
             for step in phase
                 .steps
                 .iter()
-                .filter(|step| is_whole_phase || concerns(step, thing))
+                .filter(|step| is_whole_phase || concerns(step, resource))
             {
                 let cx = self.context(step.policy.absent);
                 let pending = match phase.skipped {
@@ -47,7 +47,7 @@ impl Runner<'_> {
                 phase
                     .skipped_words
                     .iter()
-                    .filter(|word| word.label == thing)
+                    .filter(|word| word.label == resource)
                     .map(|word| Planned {
                         step: StepId::new(&phase.name, &word.word, &word.label),
                         span: word.span.clone(),
@@ -60,7 +60,7 @@ impl Runner<'_> {
     }
 }
 
-fn concerns(step: &PlannedStep, thing: &str) -> bool {
-    let mut claims = step.spec.claims().into_iter();
-    is_step(&step.id, thing) || claims.any(|claim| is_about(&claim, thing))
+fn concerns(step: &PlannedStep, resource: &str) -> bool {
+    let mut keys = step.spec.keys().into_iter();
+    is_step(&step.id, resource) || keys.any(|key| is_about(&key, resource))
 }

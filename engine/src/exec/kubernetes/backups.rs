@@ -207,10 +207,10 @@ mod tests {
     async fn a_new_host_has_no_overdue_backup() {
         let host = FakeHost::new().with_file(timer_path(TIMER), "{}");
         let directory = Path::new("/b");
-        let look = || younger_than(&host, directory, DAY, CLUSTER);
-        assert_eq!(look().await.expect("it can be told"), None);
+        let answer = || younger_than(&host, directory, DAY, CLUSTER);
+        assert_eq!(answer().await.expect("it can be told"), None);
         crate::host::Clock::pause(&host, DAY).await;
-        assert!(look().await.expect("it can be told").is_some());
+        assert!(answer().await.expect("it can be told").is_some());
     }
 
     #[tokio::test]
@@ -246,18 +246,18 @@ mod tests {
         };
         let store = Path::new("/data/db");
         let host = || FakeHost::new().with_file(store, "four");
-        let look = async |kept: Space, work: Space| {
+        let answer = async |kept: Space, work: Space| {
             let host = host().with_space("/b", kept).with_space(STATE, work);
             let said = room_beside(&host, Path::new("/b"), store).await;
             said.expect("it can be told").unwrap_or_default()
         };
-        assert_eq!(look(space(1, 8 + LOG), space(1, 8 + LOG)).await, "");
-        let both = look(space(1, 7 + LOG), space(1, 7 + LOG)).await;
+        assert_eq!(answer(space(1, 8 + LOG), space(1, 8 + LOG)).await, "");
+        let both = answer(space(1, 7 + LOG), space(1, 7 + LOG)).await;
         assert!(both.contains("/b has"), "{both}");
-        assert_eq!(look(space(1, 4), space(2, 4 + LOG)).await, "");
-        let work = look(space(1, 4), space(2, 3 + LOG)).await;
+        assert_eq!(answer(space(1, 4), space(2, 4 + LOG)).await, "");
+        let work = answer(space(1, 4), space(2, 3 + LOG)).await;
         assert!(work.starts_with(STATE), "{work}");
-        let kept = look(space(1, 3), space(2, 4 + LOG)).await;
+        let kept = answer(space(1, 3), space(2, 4 + LOG)).await;
         assert!(kept.contains("/b has"), "{kept}");
         let nothing = room_beside(&FakeHost::new(), Path::new("/b"), store).await;
         assert!(nothing.is_err(), "unknown is unknown");

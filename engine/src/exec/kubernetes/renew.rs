@@ -14,7 +14,7 @@ use crate::exec::{Mode, Renewals, Runner, Selection};
 use crate::model::{Outcome, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
-use crate::resource::pki::{self, ReloadMode, uses_of};
+use crate::resource::pki::{self, ReloadMode, consumer_of};
 use crate::resource::{Action, ResourceError, ResourceResult, Spec};
 
 /// Static pod of the control plane.
@@ -65,7 +65,7 @@ impl Runner<'_> {
             .flat_map(|phase| &phase.steps)
             .filter_map(|step| match &step.spec {
                 Spec::Certificate(certificate) => {
-                    uses_of(&certificate.path).map(|its| (its.component, step))
+                    consumer_of(&certificate.path).map(|its| (its.component, step))
                 }
                 _ => None,
             })
@@ -120,7 +120,7 @@ impl Runner<'_> {
     /// so.
     async fn impatient(&self, certificate: &str) -> ResourceResult<Option<(&'static str, String)>> {
         let Some(ReloadMode::Reconnect { within, container }) =
-            uses_of(certificate).map(|its| its.reload)
+            consumer_of(certificate).map(|its| its.reload)
         else {
             return Ok(None);
         };

@@ -53,13 +53,13 @@ impl Runner<'_> {
         if authority == ENCRYPTION {
             return encryption_turn(step, encryption_stage(self.host).await?);
         }
-        let stands = Authority::read(self.host, authority).await?;
-        let stands = stands.ok_or_else(|| ResourceError::Unmet {
+        let current = Authority::read(self.host, authority).await?;
+        let current = current.ok_or_else(|| ResourceError::Unmet {
             what: format!("replace authority `{authority}`: it has not been made yet"),
             next: "run `nodelet apply` first".to_owned(),
         })?;
-        let next = match (step, stands.stage()) {
-            (Rotation::Begin, Stage::Settled) if !stands.can_sign() => {
+        let next = match (step, current.stage()) {
+            (Rotation::Begin, Stage::Settled) if !current.can_sign() => {
                 "do this on the master that holds the authority's key".to_owned()
             }
             (Rotation::Begin, Stage::Switched) => {
@@ -84,7 +84,7 @@ impl Runner<'_> {
         Err(ResourceError::Unmet {
             what: format!(
                 "replace authority `{authority}`: {} at present",
-                stands.stage()
+                current.stage()
             ),
             next,
         })
@@ -167,13 +167,13 @@ fn encryption_turn(step: Rotation, stage: Stage) -> ResourceResult<()> {
         }
         _ => return Ok(()),
     };
-    let stands = match stage {
+    let current = match stage {
         Stage::Settled => "there is one key",
         Stage::Begun => "the next key is read and does not encrypt yet",
         Stage::Switched => "the next key encrypts, and the previous one is still read",
     };
     Err(ResourceError::Unmet {
-        what: format!("replace the encryption key: {stands} at present"),
+        what: format!("replace the encryption key: {current} at present"),
         next: next.to_owned(),
     })
 }

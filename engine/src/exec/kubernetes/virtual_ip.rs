@@ -17,7 +17,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Bound on one answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A virtual address on one host.
 pub(in crate::exec) struct VirtualIp<'a> {
@@ -40,7 +40,7 @@ impl VirtualIp<'_> {
     ) -> ResourceResult<Option<String>> {
         let started = host.elapsed();
         loop {
-            let reason = self.look(host).await?;
+            let reason = self.observe(host).await?;
             if reason.is_none() || host.elapsed().saturating_sub(started) >= GRACE {
                 return Ok(reason);
             }
@@ -48,7 +48,7 @@ impl VirtualIp<'_> {
         }
     }
 
-    async fn look(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
+    async fn observe(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
         let (address, link) = (self.address, self.link);
         let Some(found) = host.link(link).await? else {
             return Ok(Some(format!("there is no interface {link}")));
@@ -77,7 +77,7 @@ impl VirtualIp<'_> {
             url: url.clone(),
             ca: Some(self.ca.to_path_buf()),
             client: None,
-            timeout: PATIENCE,
+            timeout: TIMEOUT,
         };
         match host.https_get(&request).await {
             Ok(response) if response.status == 200 => None,

@@ -16,8 +16,8 @@ use crate::resource::Spec;
 
 /// Directories that only the role and nodelet use. What is planned elsewhere may have been there before the role.
 pub(in crate::exec) const OURS: [&str; 3] = ["/etc/pf9", "/opt/pf9", "/var/opt/pf9"];
-/// How long the container engine may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the container runtime may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Runner<'_> {
     /// Why the ledger of this host cannot be relied on; `None` if it can. Reads only.
@@ -38,30 +38,30 @@ impl Runner<'_> {
         })
     }
 
-    /// What the role has on this host that is not in these records, in the words of `Undo::about`.
+    /// What the role has on this host that is not in these records, in the words of `Undo::key`.
     pub(in crate::exec) async fn unrecorded(&self, records: &[Record]) -> Vec<String> {
         let live = Ledger::live_in(records);
-        let known: BTreeSet<String> = live.iter().map(|live| live.undo.about()).collect();
+        let known: BTreeSet<String> = live.iter().map(|live| live.undo.key()).collect();
         let mut found = self.installed(live.iter().all(|live| live.keep)).await;
-        found.retain(|thing| !known.contains(thing));
+        found.retain(|resource| !known.contains(resource));
         found
     }
 
     /// What certainly belongs to the role on this host, without what a clean keeps. With `files`, also files as planned
     /// in the role's own directories.
     pub async fn installed(&self, files: bool) -> Vec<String> {
-        let engine = tokio::time::timeout(PATIENCE, self.host.container_engine()).await;
-        // The containers of an engine that does not answer are not known.
-        let engine = matches!(engine, Ok(Ok(())));
+        let runtime = tokio::time::timeout(TIMEOUT, self.host.container_runtime()).await;
+        // The containers of a runtime that does not answer are not known.
+        let runtime = matches!(runtime, Ok(Ok(())));
         let mut found = Vec::new();
         for step in self.plan.phases.iter().flat_map(|phase| &phase.steps) {
             if step.policy.keep || step.policy.absent {
                 continue;
             }
             match &step.spec {
-                Spec::Container(container) if engine => {
+                Spec::Container(container) if runtime => {
                     let exists = container.exists(self.host);
-                    if matches!(tokio::time::timeout(PATIENCE, exists).await, Ok(true)) {
+                    if matches!(tokio::time::timeout(TIMEOUT, exists).await, Ok(true)) {
                         found.push(format!("container {}", container.name));
                     }
                 }

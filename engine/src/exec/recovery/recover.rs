@@ -1,9 +1,9 @@
 //! Recovers a ledger that was lost or damaged on a host where the role runs.
 //!
 //! The copy of the ledger comes first: if the tip says that nothing was done since, the copy is the ledger. Otherwise
-//! the ledger is rebuilt: the plan is applied to a simulated host as this one was before the role, and each thing in
+//! the ledger is rebuilt: the plan is applied to a simulated host as this one was before the role, and each resource in
 //! the records of that apply is compared with this host. What is on this host is recorded as the role's. What the host
-//! had before the role is not known from this; each such thing is named.
+//! had before the role is not known from this; each such resource is named.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use crate::resource::{ResourceError, ResourceResult, Spec, Undo};
 pub struct Recovered {
     /// Where the records come from.
     pub source: RecoveredFrom,
-    /// Things that are recorded as the role's from now on, because this host has them as the role makes them.
+    /// Resources that are recorded as the role's from now on, because this host has them as the role makes them.
     pub recorded: Vec<String>,
     /// What could not be known, a sentence each.
     pub unknown: Vec<String>,
@@ -55,7 +55,7 @@ pub enum RecoveredFrom {
     Host,
 }
 
-/// What this host has of a thing in the records of the simulated apply.
+/// What this host has of a resource in the records of the simulated apply.
 enum Found {
     /// It is on this host, and this undo takes it back.
     Present(Undo),
@@ -102,9 +102,9 @@ impl Runner<'_> {
         }
         let changed = result.recorded.len();
         result.unused_contents = Ledger::unused_contents(self.host, &records).await?;
-        for thing in self.unrecorded(&records).await {
+        for resource in self.unrecorded(&records).await {
             result.note(format!(
-                "{thing}: it is on the host, but could not be recorded, so it stays"
+                "{resource}: it is on the host, but could not be recorded, so it stays"
             ));
         }
         if !dry_run {
@@ -159,7 +159,7 @@ impl Runner<'_> {
         }
     }
 
-    /// The records that an apply on this host before the role would have written, for the things that are on it now.
+    /// The records that an apply on this host before the role would have written, for the resources that are on it now.
     async fn rebuild(&self, from: &Recoverable, run: RunId) -> ResourceResult<Rebuilt> {
         let mut rebuilt = match &from.part {
             Some((path, records)) => {
@@ -173,9 +173,9 @@ impl Runner<'_> {
             None => Recovered::of(RecoveredFrom::Host),
         };
         let live = Ledger::live_in(&rebuilt.records);
-        let known: BTreeSet<String> = live.iter().map(|live| live.undo.about()).collect();
+        let known: BTreeSet<String> = live.iter().map(|live| live.undo.key()).collect();
         let on_top = live.iter().any(|live| !live.keep);
-        let lanes: BTreeSet<String> = Ledger::clean_lanes_in(&rebuilt.records)
+        let cleanups: BTreeSet<String> = Ledger::all_cleanup_steps_in(&rebuilt.records)
             .iter()
             .map(|(phase, _)| phase.to_string())
             .collect();
@@ -191,13 +191,13 @@ impl Runner<'_> {
         };
         let purged: BTreeSet<String> = live.iter().flat_map(|live| names(&live.undo)).collect();
         rebuilt.result.unknown.retain(|line| {
-            let (thing, _) = line.split_once(": ").unwrap_or((line, ""));
-            let package = thing.strip_prefix("package ");
-            !known.contains(thing) && !package.is_some_and(|name| purged.contains(name))
+            let (resource, _) = line.split_once(": ").unwrap_or((line, ""));
+            let package = resource.strip_prefix("package ");
+            !known.contains(resource) && !package.is_some_and(|name| purged.contains(name))
         });
         rebuilt.records.push(self.begins(run));
         let mut wanted: BTreeSet<StepId> = BTreeSet::new();
-        let mut things = BTreeSet::new();
+        let mut resources = BTreeSet::new();
         let mut mapped = Vec::new();
         for record in applied {
             match record {
@@ -208,15 +208,15 @@ impl Runner<'_> {
                     undo,
                     ..
                 } => {
-                    if known.contains(&undo.about()) || things.contains(&undo.about()) {
+                    if known.contains(&undo.key()) || resources.contains(&undo.key()) {
                         continue;
                     }
-                    things.insert(undo.about());
+                    resources.insert(undo.key());
                     match self.found(&undo, on_top).await? {
                         Found::Present(undo) => {
                             wanted.insert(step.clone());
                             if undo != Undo::ReloadUnits {
-                                rebuilt.result.recorded.push(undo.about());
+                                rebuilt.result.recorded.push(undo.key());
                             }
                             rebuilt.result.record_uncertain(&undo);
                             mapped.push(Record::Undo {
@@ -233,7 +233,7 @@ impl Runner<'_> {
                 }
                 Record::CleanupSteps {
                     phase, steps: all, ..
-                } if !lanes.contains(phase.as_str()) => {
+                } if !cleanups.contains(phase.as_str()) => {
                     let mut steps = Vec::new();
                     for step in all {
                         match self.possibly_foreign(&step.spec).await? {
@@ -281,9 +281,9 @@ impl Runner<'_> {
     }
 
     /// Why a clean must not remove something that the role leaves behind: it exists, and it may have been there before
-    /// the role. A container engine that was there before has everything in such a directory.
+    /// the role. A container runtime that was there before has everything in such a directory.
     async fn possibly_foreign(&self, left_behind: &Spec) -> ResourceResult<Option<String>> {
-        let stands = match left_behind {
+        let is_present = match left_behind {
             Spec::SysctlSnapshot(setting) => return Ok(Some(unknown_setting(&setting.key))),
             Spec::Directory(its) if !is_ours(&its.path) => {
                 let names = directory::names(self.host, &its.path).await?;
@@ -293,12 +293,12 @@ impl Runner<'_> {
             _ => false,
         };
         let (kind, name) = (left_behind.kind(), left_behind.label());
-        Ok(stands.then(|| {
+        Ok(is_present.then(|| {
             format!("{kind} {name}: whether it was there before the role is not known; it stays")
         }))
     }
 
-    /// Notes kernel settings and modules of the plan that are not among the `known` things: they stay as they are.
+    /// Notes kernel settings and modules of the plan that are not among the `known` resources: they stay as they are.
     async fn note_kernel(
         &self,
         known: &BTreeSet<String>,
@@ -345,7 +345,7 @@ impl Runner<'_> {
                 unknown.push(format!("package {}: {whose}; it stays", package.name));
             }
         }
-        // A container engine that stays keeps its images.
+        // A container runtime that stays keeps its images.
         for step in steps() {
             if let Spec::Image(image) = &step.spec
                 && self.facts.images.contains(&image.reference)
@@ -388,7 +388,7 @@ impl Runner<'_> {
                 Spec::Link(link) => Some(link.name.as_str()),
                 _ => None,
             })
-            // A container engine that stays keeps its link.
+            // A container runtime that stays keeps its link.
             .filter(|name| *name != container_runtime::LINK)
             .collect();
         if let Some(all) = &mut facts.links {
@@ -434,18 +434,18 @@ impl Runner<'_> {
         Ok(Ledger::read(&host).await?)
     }
 
-    /// What this host has of a thing in the records of the simulated apply. `on_top` says that saved records name other
-    /// things of the role: a thing that they do not name may have been there before the role.
+    /// What this host has of a resource in the records of the simulated apply. `on_top` says that saved records name other
+    /// resources of the role: a resource that they do not name may have been there before the role.
     async fn found(&self, undo: &Undo, on_top: bool) -> ResourceResult<Found> {
         let host = self.host;
-        let about = undo.about();
+        let about = undo.key();
         let not_named = |there: bool| match there {
             true => Found::Unknown(format!(
                 "{about}: it is on the host, but the saved records do not name it; it stays, because it may have been there before the role"
             )),
             false => Found::Nothing,
         };
-        let stands = |there: bool| match there {
+        let is_present = |there: bool| match there {
             true => Found::Present(undo.clone()),
             false => Found::Nothing,
         };
@@ -462,18 +462,18 @@ impl Runner<'_> {
                 let there = host.entry(path).await?.is_some();
                 match on_top && !is_ours(path) {
                     true => not_named(there),
-                    false => stands(there),
+                    false => is_present(there),
                 }
             }
             Undo::RemoveContainer { name } | Undo::StopContainer { name } => {
-                stands(container_runtime::has_ours(host, name).await?)
+                is_present(container_runtime::has_ours(host, name).await?)
             }
             Undo::RemoveImage { reference } => {
                 let there =
                     container_runtime::has(host).await? && host.image(reference).await?.is_some();
                 match on_top {
                     true => not_named(there),
-                    false => stands(there),
+                    false => is_present(there),
                 }
             }
             // `as_before` has noted each package.
@@ -482,10 +482,12 @@ impl Runner<'_> {
                 let loaded = host.unit(name).await?.loaded;
                 match on_top && container_runtime::is_unit(name) {
                     true => Found::Nothing,
-                    false => stands(loaded),
+                    false => is_present(loaded),
                 }
             }
-            Undo::SetUnitEnabled { name, .. } => stands(!on_top && host.unit(name).await?.loaded),
+            Undo::SetUnitEnabled { name, .. } => {
+                is_present(!on_top && host.unit(name).await?.loaded)
+            }
             Undo::ReloadUnits | Undo::DeleteObject { .. } | Undo::PatchNode { .. } => {
                 Found::Present(undo.clone())
             }

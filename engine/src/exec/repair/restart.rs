@@ -35,7 +35,7 @@ pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> 
 }
 
 /// The phases with a failed check. These conditions restart nothing: those that could not be determined, those that
-/// only warn (`.advisory()`), and things that are not in the plan, which are taken back while everything goes on running.
+/// only warn (`.advisory()`), and resources that are not in the plan, which are taken back while everything goes on running.
 #[must_use]
 pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
     let failed = health.iter().filter(|phase| {
@@ -47,8 +47,8 @@ pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
 
 /// The phases that have something on the host that is not in the plan. The plan need not have these phases.
 #[must_use]
-pub fn left_over_phases(health: &[PhaseHealth]) -> Vec<PhaseName> {
-    let left = health.iter().filter(|phase| phase.has_left_over());
+pub fn phases_with_orphans(health: &[PhaseHealth]) -> Vec<PhaseName> {
+    let left = health.iter().filter(|phase| phase.has_orphans());
     left.map(|phase| phase.phase.clone()).collect()
 }
 
@@ -62,9 +62,9 @@ impl Runner<'_> {
     /// Before anything is ended, the restart tries each file that the phases are going to write, and looks for the
     /// keys, data and images that they need. If a file cannot be written, or something is lost, nothing is touched and
     /// the outcome is [`Outcome::Refused`]. If the restart fails or is interrupted, it starts again, as they were, the
-    /// things that it ended and that do not run.
+    /// resources that it ended and that do not run.
     ///
-    /// In the phases in `left_over`, only what is not in the plan is removed; nothing of them is ended.
+    /// In the phases in `with_orphans`, only what is not in the plan is removed; nothing of them is ended.
     ///
     /// # Errors
     /// As [`Runner::apply`].
@@ -74,9 +74,9 @@ impl Runner<'_> {
     pub async fn restart(
         self,
         phases: &[PhaseName],
-        left_over: &[PhaseName],
+        with_orphans: &[PhaseName],
     ) -> ResourceResult<Outcome> {
-        self.stop_and_start(phases, left_over, Mode::Apply).await
+        self.stop_and_start(phases, with_orphans, Mode::Apply).await
     }
 
     /// Predicts what [`Runner::restart`] would do. The host must be a simulated one, as for [`Runner::dry_run`].
@@ -86,15 +86,16 @@ impl Runner<'_> {
     pub async fn dry_restart(
         self,
         phases: &[PhaseName],
-        left_over: &[PhaseName],
+        with_orphans: &[PhaseName],
     ) -> ResourceResult<Outcome> {
-        self.stop_and_start(phases, left_over, Mode::DryRun).await
+        self.stop_and_start(phases, with_orphans, Mode::DryRun)
+            .await
     }
 
     async fn stop_and_start(
         mut self,
         phases: &[PhaseName],
-        left_over: &[PhaseName],
+        with_orphans: &[PhaseName],
         mode: Mode,
     ) -> ResourceResult<Outcome> {
         let only = |phases: &[PhaseName]| Selection {
@@ -117,10 +118,10 @@ impl Runner<'_> {
             let mut containers = Containers::End;
             if mode == Mode::Apply {
                 let mut trial = self.unwritable(phases).await;
-                // Only an engine that answers can say what a container lacks.
+                // Only a runtime that answers can say what a container lacks.
                 if trial.found.is_empty()
-                    && !trial.engine_answers
-                    && self.restart_stopped_engine().await
+                    && !trial.runtime_answers
+                    && self.restart_stopped_runtime().await
                 {
                     trial = self.unwritable(phases).await;
                 }
@@ -129,7 +130,7 @@ impl Runner<'_> {
                     self.events.emit(Event::PreflightFailed { problems });
                     return Ok(Outcome::Refused);
                 }
-                if !trial.engine_answers {
+                if !trial.runtime_answers {
                     containers = Containers::Leave;
                 }
             }
@@ -139,7 +140,7 @@ impl Runner<'_> {
                 return quiesced;
             }
         }
-        self.selection = only(&[phases, left_over].concat());
+        self.selection = only(&[phases, with_orphans].concat());
         let outcome = self.run(verb, mode).await;
         if mode == Mode::Apply && !matches!(outcome, Ok(Outcome::Converged)) {
             self.start_again(ended).await;
@@ -254,7 +255,7 @@ mod tests {
             failed_in_a_row: 0,
             deferred: false,
         };
-        for (runs, left_over, works) in [
+        for (runs, with_orphans, works) in [
             (Status::True, Status::True, true),
             (Status::True, Status::False, true),
             (Status::Unknown, Status::True, false),
@@ -266,10 +267,14 @@ mod tests {
                 skipped: None,
                 conditions: vec![
                     condition(ConditionKind::Check, runs),
-                    condition(ConditionKind::Orphans, left_over),
+                    condition(ConditionKind::Orphans, with_orphans),
                 ],
             };
-            assert_eq!(health.needs_no_repair(), works, "{runs:?}, {left_over:?}");
+            assert_eq!(
+                health.needs_no_repair(),
+                works,
+                "{runs:?}, {with_orphans:?}"
+            );
         }
     }
 

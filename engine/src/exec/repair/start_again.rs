@@ -11,8 +11,8 @@ use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
 use crate::resource::{ResourceError, ResourceResult, Spec, Undo, within};
 
-/// How long the container engine may take to say how a container is configured.
-const LOOK: Duration = Duration::from_secs(10);
+/// How long the container runtime may take to say how a container is configured.
+const BOUND: Duration = Duration::from_secs(10);
 /// How long to wait until a start is judged: a program that refuses its configuration ends at once.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -48,7 +48,7 @@ impl Runner<'_> {
     /// container does not run.
     ///
     /// # Errors
-    /// The engine does not answer within [`LOOK`], or did not answer before, so it is not known whether the container
+    /// The runtime does not answer within [`BOUND`], or did not answer before, so it is not known whether the container
     /// could be brought back.
     pub(in crate::exec) async fn container_as_it_runs(
         &self,
@@ -59,8 +59,8 @@ impl Runner<'_> {
             return Ok(None);
         };
         if containers == Containers::Leave {
-            // An engine whose unit is down can end no container; this restart starts the engine.
-            let runs = tokio::time::timeout(LOOK, container_runtime::runs(self.host)).await;
+            // A runtime whose unit is down can end no container; this restart starts the runtime.
+            let runs = tokio::time::timeout(BOUND, container_runtime::runs(self.host)).await;
             if matches!(runs, Ok(Ok(false))) {
                 return Ok(None);
             }
@@ -73,20 +73,20 @@ impl Runner<'_> {
             });
         }
         let action = format!("tell how container {} runs", container.name);
-        within(LOOK, action, container.as_it_runs(self.host)).await
+        within(BOUND, action, container.as_it_runs(self.host)).await
     }
 
-    /// Starts what was stopped and does not run now, the thing that was stopped last comes first: what depends on a
-    /// thing was stopped before it. A failure is reported, and the others are started all the same. A thing that was
+    /// Starts what was stopped and does not run now, the resource that was stopped last comes first: what depends on a
+    /// resource was stopped before it. A failure is reported, and the others are started all the same. A resource that was
     /// started and does not run a moment later counts as a failure.
     pub(in crate::exec) async fn start_again(&self, ended: Vec<Ended>) {
         let mut started = Vec::new();
         for one in ended.into_iter().rev() {
-            let action = format!("start {}", one.start_undo.about());
+            let action = format!("start {}", one.start_undo.key());
             let start = self.start_unless_it_runs(&one.start_undo);
-            match within(one.start_undo.patience(), action, start).await {
+            match within(one.start_undo.timeout(), action, start).await {
                 Ok(None) => {}
-                Ok(Some(look)) => started.push((one, look)),
+                Ok(Some(observation)) => started.push((one, observation)),
                 Err(error) => self.start_failed(one, &chain(&error).join(": ")),
             }
         }
@@ -95,17 +95,17 @@ impl Runner<'_> {
         }
         self.host.pause(SETTLE).await;
         for (one, first) in started {
-            let action = format!("look at {}", one.start_undo.about());
-            match within(LOOK, action, self.observe_stopped(&one.start_undo)).await {
+            let action = format!("look at {}", one.start_undo.key());
+            match within(BOUND, action, self.observe_stopped(&one.start_undo)).await {
                 Ok(StoppedState { down: None, start }) if start == first.start => {
                     let Ended { phase, step, .. } = one;
                     self.events.emit(Event::StepStartedAgain { phase, step });
                 }
-                Ok(look) => {
-                    let why = look.down.or(first.down);
+                Ok(observation) => {
+                    let why = observation.down.or(first.down);
                     let why =
                         why.unwrap_or_else(|| "it ended, and was started once more".to_owned());
-                    let about = one.start_undo.about();
+                    let about = one.start_undo.key();
                     self.start_failed(one, &format!("start {about}: {why}"));
                 }
                 Err(error) => self.start_failed(one, &chain(&error).join(": ")),

@@ -17,10 +17,10 @@ use crate::resource::{Receipt, ResourceResult, Spec, Undo};
 
 /// What follows a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+enum StopPurpose {
     /// Nothing: `on_stop` steps are carried out.
     Stop,
-    /// A start. A thing that could not be started again is not ended.
+    /// A start. A resource that could not be started again is not ended.
     Restart(Containers),
 }
 
@@ -29,12 +29,12 @@ enum Purpose {
 pub(in crate::exec) enum Containers {
     /// They are ended.
     End,
-    /// They go on running: the engine did not say whether new ones could be made.
+    /// They go on running: the runtime did not say whether new ones could be made.
     Leave,
 }
 
-/// How long the container engine may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the container runtime may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether the ledger has anything of a phase. For a phase without steps: whether it has anything of any phase.
 fn is_written(phase: &PlannedPhase, begun: &BTreeSet<PhaseName>) -> bool {
@@ -54,7 +54,7 @@ impl Runner<'_> {
     pub async fn stop(&self) -> ResourceResult<Outcome> {
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
         let unused = &mut Vec::new();
-        self.stop_but(&session, &BTreeSet::new(), Purpose::Stop, unused)
+        self.stop_but(&session, &BTreeSet::new(), StopPurpose::Stop, unused)
             .await
     }
 
@@ -72,7 +72,7 @@ impl Runner<'_> {
                 _ => None,
             })
             .collect();
-        // An engine that has containers which are not the role's goes on running, even if the role has installed and
+        // A runtime that has containers which are not the role's goes on running, even if the role has installed and
         // started it.
         let lived_in = container_runtime::foreign_containers(self.host)
             .await
@@ -87,7 +87,7 @@ impl Runner<'_> {
             .filter(|unit| !ours.contains(unit) || stays(unit))
             .collect();
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
-        self.stop_but(&session, &theirs, Purpose::Stop, &mut Vec::new())
+        self.stop_but(&session, &theirs, StopPurpose::Stop, &mut Vec::new())
             .await
     }
 
@@ -99,7 +99,7 @@ impl Runner<'_> {
         containers: Containers,
         ended: &mut Vec<Ended>,
     ) -> ResourceResult<Outcome> {
-        let purpose = Purpose::Restart(containers);
+        let purpose = StopPurpose::Restart(containers);
         let session = match mode {
             Mode::Apply => Session::begin(self.host, Verb::Stop, self.plan).await?,
             Mode::DryRun => Session::simulated(),
@@ -112,7 +112,7 @@ impl Runner<'_> {
         &self,
         session: &Session<'_>,
         running: &BTreeSet<String>,
-        purpose: Purpose,
+        purpose: StopPurpose,
         all_ended: &mut Vec<Ended>,
     ) -> ResourceResult<Outcome> {
         let begun = self.begun().await?;
@@ -128,7 +128,7 @@ impl Runner<'_> {
         });
         let mut outcome = Outcome::Stopped;
         let mut stopped = 0;
-        let mut sweeps = purpose == Purpose::Stop;
+        let mut sweeps = purpose == StopPurpose::Stop;
         for phase in phases {
             if self.cancel.is_cancelled() {
                 outcome = Outcome::Interrupted;
@@ -199,8 +199,8 @@ impl Runner<'_> {
                 return true;
             }
         }
-        // The containers of an engine that hangs are not known, so it is not asked for each of them.
-        let answer = tokio::time::timeout(PATIENCE, self.host.container_engine()).await;
+        // The containers of a runtime that hangs are not known, so it is not asked for each of them.
+        let answer = tokio::time::timeout(TIMEOUT, self.host.container_runtime()).await;
         if !matches!(answer, Ok(Ok(_))) {
             return false;
         }
@@ -213,7 +213,7 @@ impl Runner<'_> {
     }
 
     /// Whether anything of the role's own runs: a unit that it brings or has started, or one of its containers. The
-    /// container engine alone does not count. `None` if nothing is known to run and not everything could be checked.
+    /// container runtime alone does not count. `None` if nothing is known to run and not everything could be checked.
     pub async fn runs(&self) -> Option<bool> {
         let mut told = true;
         let records = Ledger::read(self.host).await.unwrap_or_else(|_| {
@@ -245,7 +245,7 @@ impl Runner<'_> {
         }
         match self.host.unit(container_runtime::UNIT).await {
             Ok(state) if state.is_active() => {}
-            // An engine that is down runs nothing, and a request to its socket would start it.
+            // A runtime that is down runs nothing, and a request to its socket would start it.
             Ok(_) => return told.then_some(false),
             Err(_) => return None,
         }
@@ -299,14 +299,14 @@ impl Runner<'_> {
         reason = "they are what one stop shares among its phases"
     )]
     /// Ends the steps in reverse order, then runs the `on_stop` steps. The first phase with containers also removes
-    /// temporary containers (`sweeps`): everything in the engine still runs then.
+    /// temporary containers (`sweeps`): everything in the runtime still runs then.
     async fn stop_phase(
         &self,
         phase: &PlannedPhase,
         session: &Session<'_>,
         running: &BTreeSet<String>,
         begun: &BTreeSet<PhaseName>,
-        purpose: Purpose,
+        purpose: StopPurpose,
         sweeps: &mut bool,
         all_ended: &mut Vec<Ended>,
     ) -> (usize, bool) {
@@ -324,7 +324,7 @@ impl Runner<'_> {
             let left = scratch::remove_all(self.host).await;
             let left = left
                 .iter()
-                .map(|(thing, error)| format!("{thing}: {}", chain(error).join(": ")));
+                .map(|(resource, error)| format!("{resource}: {}", chain(error).join(": ")));
             for error in problems.into_iter().chain(left) {
                 failed = true;
                 why.get_or_insert_with(|| not_ended(step, &error, purpose));
@@ -342,8 +342,10 @@ impl Runner<'_> {
             let unused = Mutex::default();
             let mut receipt = session.receipt(&phase.name, step, &unused);
             let container = match purpose {
-                Purpose::Restart(containers) => self.container_as_it_runs(step, containers).await,
-                Purpose::Stop => Ok(None),
+                StopPurpose::Restart(containers) => {
+                    self.container_as_it_runs(step, containers).await
+                }
+                StopPurpose::Stop => Ok(None),
             };
             // A container that could not be brought back is not ended.
             let (container, quiesced) = match container {
@@ -389,7 +391,7 @@ impl Runner<'_> {
                 error,
             });
         }
-        let is_stop = purpose == Purpose::Stop;
+        let is_stop = purpose == StopPurpose::Stop;
         for step in phase.on_stop.iter().filter(|_| is_stop) {
             let mut receipt = Receipt::default();
             match self.step(&phase.name, step, session, &mut receipt).await {
@@ -419,11 +421,11 @@ impl Runner<'_> {
     }
 }
 
-/// What `nodelet history` says of a thing that could not be ended.
-fn not_ended(step: &PlannedStep, error: &str, purpose: Purpose) -> Failure {
+/// What `nodelet history` says of a resource that could not be ended.
+fn not_ended(step: &PlannedStep, error: &str, purpose: StopPurpose) -> Failure {
     let next = match purpose {
-        Purpose::Stop => "see what keeps it from ending, then `nodelet stop` again",
-        Purpose::Restart(_) => "see what keeps it from ending; the next repair tries again",
+        StopPurpose::Stop => "see what keeps it from ending, then `nodelet stop` again",
+        StopPurpose::Restart(_) => "see what keeps it from ending; the next repair tries again",
     };
     Failure {
         what: format!("stop {} {}", step.spec.kind(), step.spec.label()),

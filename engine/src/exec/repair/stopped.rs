@@ -2,7 +2,7 @@
 //!
 //! A slow process may answer the second time; a stopped process never answers. So a stopped process confirms a failure.
 //! A stopped container of a pod is ended when its phase starts: kubelet then starts another at once, while its own
-//! probes would take most of a minute. A stopped container engine is restarted before anything in it is ended.
+//! probes would take most of a minute. A stopped container runtime is restarted before anything in it is ended.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::resource::Spec;
 use crate::resource::docker::container_runtime;
 use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
 
-/// Bound on one answer: a stopped container engine gives none.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Bound on one answer: a stopped container runtime gives none.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Runner<'_> {
     /// Whether a process of this phase's units, containers or pods is stopped. No, if that cannot be determined.
@@ -30,7 +30,7 @@ impl Runner<'_> {
                 Spec::Service(service) if is_unit(&groups, &service.unit) => return true,
                 Spec::Container(container) => {
                     let state = self.host.container(&container.name);
-                    let state = tokio::time::timeout(PATIENCE, state).await;
+                    let state = tokio::time::timeout(TIMEOUT, state).await;
                     if let Ok(Ok(Some(state))) = state
                         && is_container(&groups, &state.id)
                     {
@@ -68,9 +68,9 @@ impl Runner<'_> {
         }
     }
 
-    /// Restarts a container engine of the selected phases whose process is stopped: its containers have to be ended
-    /// next, and only the engine can do that. Returns whether it was restarted.
-    pub(in crate::exec) async fn restart_stopped_engine(&self) -> bool {
+    /// Restarts a container runtime of the selected phases whose process is stopped: its containers have to be ended
+    /// next, and only the runtime can do that. Returns whether it was restarted.
+    pub(in crate::exec) async fn restart_stopped_runtime(&self) -> bool {
         let is_its = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if service.unit == container_runtime::UNIT);
         let phases = self.selection.phases(self.plan);
         let mut phases = phases.iter();
@@ -97,7 +97,7 @@ impl Runner<'_> {
     }
 
     async fn stopped_groups(&self) -> Vec<String> {
-        let groups = tokio::time::timeout(PATIENCE, self.host.stopped_processes()).await;
+        let groups = tokio::time::timeout(TIMEOUT, self.host.stopped_processes()).await;
         match groups {
             Ok(Ok(groups)) => groups,
             _ => Vec::new(),
@@ -114,7 +114,7 @@ impl Runner<'_> {
             return Vec::new();
         }
         let of_pods = of_pods();
-        let all = tokio::time::timeout(PATIENCE, self.host.containers(&of_pods)).await;
+        let all = tokio::time::timeout(TIMEOUT, self.host.containers(&of_pods)).await;
         let Ok(Ok(mut all)) = all else {
             return Vec::new();
         };
@@ -231,7 +231,7 @@ mod tests {
         }
     }
 
-    /// A second check costs a second, and half a minute more for the container engine.
+    /// A second check costs a second, and half a minute more for the container runtime.
     #[tokio::test(start_paused = true)]
     async fn a_stopped_service_is_checked_once() {
         for (stopped, quick) in [(true, true), (false, false)] {
@@ -239,10 +239,10 @@ mod tests {
             if stopped {
                 stop(&host, "k8s-master").await;
             }
-            let engine = check(Probe::ContainerEngine);
+            let runtime = check(Probe::ContainerRuntime);
             let mut plan = plan();
-            plan.phases[0].checks.push(engine);
-            host.set_faults(FaultPlan::none().stall("container_engine", "*"));
+            plan.phases[0].checks.push(runtime);
+            host.set_faults(FaultPlan::none().stall("container_runtime", "*"));
             let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
             let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
             let began = tokio::time::Instant::now();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stopped_engine_is_restarted_before_anything_is_ended() {
+    async fn a_stopped_runtime_is_restarted_before_anything_is_ended() {
         for stopped in [true, false] {
             let host = FakeHost::new().with_docker();
             if stopped {

@@ -24,11 +24,11 @@ use crate::resource::{
 /// Bound on one trial, and on finding out whether it is needed. A disk that does not store a small file in this time is
 /// not fit for a repair.
 const BOUND: Duration = Duration::from_secs(10);
-/// How long the container engine may take to answer at all.
+/// How long the container runtime may take to answer at all.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Bound on reading an archive of images.
 const READING: Duration = Duration::from_secs(5 * 60);
-/// The name of a file in the engine's directory. It stands for the files that a new container needs there.
+/// The name of a file in the runtime's directory. It stands for the files that a new container needs there.
 const TRIAL: &str = "nodelet-trial";
 /// Room for a configuration file, a certificate or a stamp, in bytes.
 const SMALL: u64 = 64 * 1024;
@@ -46,8 +46,8 @@ pub(in crate::exec) struct Unwritable {
 pub(in crate::exec) struct Found {
     /// What cannot be written, or is missing.
     pub(in crate::exec) found: Vec<Unwritable>,
-    /// Whether the container engine answered. If it did not, nothing is known of images and of room for containers.
-    pub(in crate::exec) engine_answers: bool,
+    /// Whether the container runtime answered. If it did not, nothing is known of images and of room for containers.
+    pub(in crate::exec) runtime_answers: bool,
 }
 
 /// What a trial is about, and what is known when it begins.
@@ -55,18 +55,18 @@ struct Trial<'a> {
     written: Written,
     /// All phases that run.
     run: &'a [&'a PlannedPhase],
-    engine: &'a EngineState,
+    runtime: &'a RuntimeState,
 }
 
-/// The container engine at the beginning of a trial.
+/// The container runtime at the beginning of a trial.
 #[derive(Debug, Default)]
-pub(in crate::exec) struct EngineState {
+pub(in crate::exec) struct RuntimeState {
     answers: bool,
     /// Images that it says it does not have.
     removed: BTreeSet<String>,
 }
 
-impl EngineState {
+impl RuntimeState {
     /// Whether it says that it does not have an image.
     pub(in crate::exec) fn lacks(&self, reference: &str) -> bool {
         self.removed.contains(reference)
@@ -80,14 +80,14 @@ impl Runner<'_> {
         found.extend(self.unwritable_record().await);
         let run = |phase: &&PlannedPhase| phases.contains(&phase.name) && phase.skipped.is_none();
         let run: Vec<&PlannedPhase> = self.plan.phases.iter().filter(run).collect();
-        let engine = self.engine_state(&run).await;
+        let runtime = self.runtime_state(&run).await;
         let trial = Trial {
             written: Written::Pending,
             run: &run,
-            engine: &engine,
+            runtime: &runtime,
         };
         for phase in &run {
-            for path in self.payload_of(&[phase], &engine) {
+            for path in self.payload_of(&[phase], &runtime) {
                 if let Some(problem) = self.payload_problem(path, Mode::Apply).await {
                     found.push(Unwritable {
                         phase: Some(phase.name.clone()),
@@ -99,7 +99,7 @@ impl Runner<'_> {
         }
         Found {
             found,
-            engine_answers: engine.answers,
+            runtime_answers: runtime.answers,
         }
     }
 
@@ -109,11 +109,11 @@ impl Runner<'_> {
         found.extend(self.unwritable_record().await);
         let phases = self.plan.phases.iter();
         let run: Vec<&PlannedPhase> = phases.filter(|phase| phase.skipped.is_none()).collect();
-        let engine = self.engine_state(&run).await;
+        let runtime = self.runtime_state(&run).await;
         let trial = Trial {
             written: Written::All,
             run: &run,
-            engine: &engine,
+            runtime: &runtime,
         };
         for phase in &run {
             self.unwritable_of(phase, &trial, &mut found).await;
@@ -179,7 +179,7 @@ impl Runner<'_> {
                 phase: Some(phase.name.clone()),
                 problem,
             }));
-            let files = self.files_of(step, trial.engine).await;
+            let files = self.files_of(step, trial.runtime).await;
             let kept = step.policy.keep;
             let due = match (&step.spec, trial.written) {
                 // The service is started again, and its stamp is written then.
@@ -247,7 +247,7 @@ impl Runner<'_> {
             // After a full clean each archive is needed. A damaged one is reported with the rest of the payload.
             Spec::Image(image) if trial.written == Written::Pending => (
                 "an image that is gone can be loaded",
-                self.can_be_loaded(image, trial.engine).await.err()?,
+                self.can_be_loaded(image, trial.runtime).await.err()?,
             ),
             spec => (
                 "keys and data are those that this host keeps",
@@ -303,17 +303,17 @@ impl Runner<'_> {
         }
     }
 
-    /// Whether the engine has an image, or the run loads it. If the engine does not answer, a restart ends no
+    /// Whether the runtime has an image, or the run loads it. If the runtime does not answer, a restart ends no
     /// container.
     async fn image_comes(&self, reference: &str, trial: &Trial<'_>) -> ResourceResult<()> {
-        if !trial.engine.lacks(reference) {
+        if !trial.runtime.lacks(reference) {
             return Ok(());
         }
         let mut directory = false;
         for step in trial.run.iter().flat_map(|phase| &phase.steps) {
             match &step.spec {
                 Spec::Image(image) if !step.policy.absent && image.is_named(reference) => {
-                    return self.can_be_loaded(image, trial.engine).await;
+                    return self.can_be_loaded(image, trial.runtime).await;
                 }
                 Spec::ImageDirectory(_) => directory = true,
                 _ => {}
@@ -332,8 +332,8 @@ impl Runner<'_> {
     }
 
     /// Whether the archive of an image can be loaded, if it is needed.
-    async fn can_be_loaded(&self, image: &ImageSpec, engine: &EngineState) -> ResourceResult<()> {
-        if !engine.lacks(&image.reference) {
+    async fn can_be_loaded(&self, image: &ImageSpec, runtime: &RuntimeState) -> ResourceResult<()> {
+        if !runtime.lacks(&image.reference) {
             return Ok(());
         }
         match tokio::time::timeout(READING, image.verify_archive(self.host)).await {
@@ -342,9 +342,9 @@ impl Runner<'_> {
         }
     }
 
-    /// What the container engine says of the images that these phases need. An engine that does not answer is not asked
+    /// What the container runtime says of the images that these phases need. A runtime that does not answer is not asked
     /// again: each request would wait for its deadline, and the repair with it.
-    pub(in crate::exec) async fn engine_state(&self, phases: &[&PlannedPhase]) -> EngineState {
+    pub(in crate::exec) async fn runtime_state(&self, phases: &[&PlannedPhase]) -> RuntimeState {
         let steps = phases.iter().flat_map(|phase| &phase.steps);
         let references = steps.filter_map(|step| match &step.spec {
             Spec::Image(image) => Some(&image.reference),
@@ -352,29 +352,29 @@ impl Runner<'_> {
             _ => None,
         });
         let references: BTreeSet<&String> = references.collect();
-        let mut engine = EngineState::default();
+        let mut runtime = RuntimeState::default();
         if references.is_empty() {
-            return engine;
+            return runtime;
         }
-        if !matches!(self.engine_answers(ANSWER).await, Ok(None)) {
-            // An engine that is still to be installed has no image. One that hangs may have all of them.
+        if !matches!(self.runtime_answers(ANSWER).await, Ok(None)) {
+            // A runtime that is still to be installed has no image. One that hangs may have all of them.
             let there =
                 tokio::time::timeout(BOUND, container_runtime::is_installed(self.host)).await;
             if matches!(there, Ok(Ok(false))) {
-                engine.removed = references.into_iter().cloned().collect();
+                runtime.removed = references.into_iter().cloned().collect();
             }
-            return engine;
+            return runtime;
         }
-        engine.answers = true;
+        runtime.answers = true;
         for reference in references {
             if self.is_gone(reference).await {
-                engine.removed.insert(reference.clone());
+                runtime.removed.insert(reference.clone());
             }
         }
-        engine
+        runtime
     }
 
-    /// Whether the engine says that it does not have an image.
+    /// Whether the runtime says that it does not have an image.
     async fn is_gone(&self, reference: &str) -> bool {
         let image = tokio::time::timeout(BOUND, self.host.image(reference)).await;
         matches!(image, Ok(Ok(None)))
@@ -391,15 +391,15 @@ impl Runner<'_> {
     }
 
     /// The files that a step writes, and the room for each.
-    async fn files_of(&self, step: &PlannedStep, engine: &EngineState) -> Vec<(PathBuf, u64)> {
+    async fn files_of(&self, step: &PlannedStep, runtime: &RuntimeState) -> Vec<(PathBuf, u64)> {
         match &step.spec {
             Spec::Directory(directory) => vec![(directory.path.clone(), 0)],
             Spec::Symlink(link) => vec![(link.path.clone(), 0)],
             Spec::Service(service) if service.started => vec![(service.stamp_path(), SMALL)],
-            // The engine writes the file. If it does not answer, a restart ends no container.
-            Spec::Container(_) if !engine.answers => Vec::new(),
+            // The runtime writes the file. If it does not answer, a restart ends no container.
+            Spec::Container(_) if !runtime.answers => Vec::new(),
             Spec::Container(_) => {
-                let root = tokio::time::timeout(BOUND, self.host.container_engine_root()).await;
+                let root = tokio::time::timeout(BOUND, self.host.container_runtime_root()).await;
                 let root = root.into_iter().flatten();
                 root.map(|root| (root.join(TRIAL), SMALL)).collect()
             }
@@ -476,7 +476,7 @@ impl Runner<'_> {
 enum Written {
     /// Those that would change something now.
     Pending,
-    /// All, except those of kept things that are as they should be.
+    /// All, except those of kept resources that are as they should be.
     All,
 }
 

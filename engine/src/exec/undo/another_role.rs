@@ -1,7 +1,7 @@
 //! Finds another role than that of the plan on the host, and what of it a run would remove. `nodelet` asks before it changes
 //! anything: otherwise a wrong `--role` would take the host's own role off.
 
-use crate::exec::undo::orphans::{LeftoverStep, leftovers};
+use crate::exec::undo::orphans::{OrphanStep, orphans};
 use crate::exec::{Runner, Selection};
 use crate::ledger::Ledger;
 use crate::model::StepId;
@@ -40,11 +40,11 @@ impl Runner<'_> {
             return Ok(None);
         }
         let mut removed = Vec::new();
-        for leftover in leftovers(self.host, self.plan, &Selection::default()).await? {
-            let steps = leftover.steps.into_iter();
-            let steps = steps.filter(|step: &LeftoverStep| !step.is_directories());
+        for orphan in orphans(self.host, self.plan, &Selection::default()).await? {
+            let steps = orphan.steps.into_iter();
+            let steps = steps.filter(|step: &OrphanStep| !step.is_directories());
             removed.extend(steps.map(|step| step.id));
-            removed.extend(leftover.lane.into_iter().map(|step| step.id));
+            removed.extend(orphan.cleanup.into_iter().map(|step| step.id));
         }
         Ok(Some(AnotherRole {
             installed_role,

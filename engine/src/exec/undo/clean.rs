@@ -13,7 +13,8 @@ use crate::exec::apply::step::millis;
 use crate::exec::event::{Event, EventSink};
 use crate::exec::scratch;
 use crate::exec::undo::executor::{
-    Executor, Purpose, Undone, brings_engine, failure, keeps_engine, name_of, needs_engine, remove,
+    Executor, UndoPurpose, Undone, brings_runtime, failure, keeps_runtime, name_of, needs_runtime,
+    remove,
 };
 use crate::exec::undo::partial_files::sweep;
 use crate::host::Host;
@@ -27,15 +28,15 @@ use crate::resource::{ResourceError, ResourceResult, Undo};
 struct Clean<'a, 'h> {
     host: &'a dyn Host,
     executor: Executor<'a>,
-    /// Where each removed thing is recorded. What appears in its place later is not the role's.
-    book: Option<(&'a Ledger<'h>, RunId)>,
+    /// Where each removed resource is recorded. What appears in its place later is not the role's.
+    recorded_in: Option<(&'a Ledger<'h>, RunId)>,
     events: &'a dyn EventSink,
     cancel: &'a CancellationToken,
     undone: usize,
     /// The first failure of each phase, to be recorded.
     failures: Vec<(PhaseName, Failure)>,
-    /// Names of containers that are not the role's, in an engine that the role installed: with such containers the
-    /// engine stays. `None` if they are not known.
+    /// Names of containers that are not the role's, in a runtime that the role installed: with such containers the
+    /// runtime stays. `None` if they are not known.
     foreign_containers: Option<Vec<String>>,
 }
 
@@ -67,8 +68,8 @@ pub async fn clean(
     let ledger;
     let mut clean = Clean {
         host,
-        executor: Executor::new(host, Purpose::Clean),
-        book: None,
+        executor: Executor::new(host, UndoPurpose::Clean),
+        recorded_in: None,
         events,
         cancel,
         undone: 0,
@@ -79,7 +80,7 @@ pub async fn clean(
     if !work.phases.is_empty() {
         ledger = Ledger::open(host).await?;
         let run = ledger.begin(Verb::Clean, &work.role, "").await?;
-        clean.book = Some((&ledger, run));
+        clean.recorded_in = Some((&ledger, run));
         if let Err(error) = sweep(host, &work.undos).await {
             clean.fail(None, "half-made files", &error);
         }
@@ -112,7 +113,7 @@ pub async fn clean(
     }
     if !purge && !work.kept.is_empty() {
         events.emit(Event::ResourcesKept {
-            resources: work.kept.iter().map(Undo::about).collect(),
+            resources: work.kept.iter().map(Undo::key).collect(),
         });
     }
     events.emit(Event::RunFinished {
@@ -130,7 +131,7 @@ struct Work {
     role: String,
     phases: Vec<PhaseName>,
     undos: Vec<LiveUndo>,
-    lanes: Vec<(PhaseName, Vec<PlannedStep>)>,
+    cleanups: Vec<(PhaseName, Vec<PlannedStep>)>,
     kept: Vec<Undo>,
 }
 
@@ -144,17 +145,17 @@ impl Work {
             .into_iter()
             .partition(|live| purge || !live.keep);
         work.kept = kept.into_iter().map(|live| live.undo).collect();
-        for (phase, mut steps) in Ledger::clean_lanes_in(records) {
+        for (phase, mut steps) in Ledger::all_cleanup_steps_in(records) {
             steps.retain(|step| purge || !step.policy.keep);
             if !steps.is_empty() {
-                work.lanes.push((phase, steps));
+                work.cleanups.push((phase, steps));
             }
         }
         // From the phase that was applied last to the first one.
         work.phases = Ledger::phases_in(records);
         work.phases.retain(|phase| {
             undos.iter().any(|live| live.phase == *phase)
-                || work.lanes.iter().any(|(lane, _)| lane == phase)
+                || work.cleanups.iter().any(|(cleanup, _)| cleanup == phase)
         });
         work.phases.reverse();
         work.undos = undos;
@@ -165,16 +166,16 @@ impl Work {
 
 impl Clean<'_, '_> {
     async fn everything(&mut self, work: &Work) {
-        let lane = work.lanes.iter().flat_map(|(_, steps)| steps);
-        if needs_engine(&work.undos, lane)
-            && let Some(error) = self.executor.ensure_engine_running().await
+        let cleanup = work.cleanups.iter().flat_map(|(_, steps)| steps);
+        if needs_runtime(&work.undos, cleanup)
+            && let Some(error) = self.executor.ensure_runtime_running().await
         {
-            self.fail(None, "container engine", &error);
+            self.fail(None, "container runtime", &error);
         }
-        for (thing, error) in scratch::remove_all(self.host).await {
-            self.fail(None, &thing, &error);
+        for (resource, error) in scratch::remove_all(self.host).await {
+            self.fail(None, &resource, &error);
         }
-        if work.undos.iter().any(|live| brings_engine(&live.undo)) {
+        if work.undos.iter().any(|live| brings_runtime(&live.undo)) {
             self.find_foreign_containers().await;
         }
         // Also those of phases that stay: the undo of a reload belongs to the first phase that changed a unit file.
@@ -197,9 +198,9 @@ impl Clean<'_, '_> {
         }
     }
 
-    /// Finds the containers that are not the role's, in the engine that the role installed. An engine that cannot be
+    /// Finds the containers that are not the role's, in the runtime that the role installed. A runtime that cannot be
     /// started runs nothing that another program could miss; whether it still has something of the role was checked
-    /// before. If an engine runs and does not answer, its containers are not known.
+    /// before. If a runtime runs and does not answer, its containers are not known.
     async fn find_foreign_containers(&mut self) {
         if container_runtime::start_if_installed(self.host)
             .await
@@ -212,19 +213,19 @@ impl Clean<'_, '_> {
             Ok(names) => self.foreign_containers = Some(names),
             Err(error) => {
                 self.foreign_containers = None;
-                self.fail(None, "container engine", &error);
+                self.fail(None, "container runtime", &error);
             }
         }
     }
 
-    /// Whether the engine that the role installed has, or may have, containers that are not the role's.
+    /// Whether the runtime that the role installed has, or may have, containers that are not the role's.
     fn is_shared(&self) -> bool {
         self.foreign_containers
             .as_ref()
             .is_none_or(|names| !names.is_empty())
     }
 
-    /// Whether an undo must not run because it would end an engine that has other containers, or remove what their
+    /// Whether an undo must not run because it would end a runtime that has other containers, or remove what their
     /// networks need.
     fn must_stay(&self, undo: &Undo) -> bool {
         self.is_shared() && (container_runtime::ends(undo) || container_runtime::needs(undo))
@@ -237,7 +238,7 @@ impl Clean<'_, '_> {
             phase: phase.clone(),
             about: "takes back what it did".to_owned(),
         });
-        if self.waits_for_engine(phase, work).await || self.keeps_engine_for_others(phase, work) {
+        if self.waits_for_runtime(phase, work).await || self.keeps_runtime_for_others(phase, work) {
             self.finished(phase, started, (undone, failed));
             return;
         }
@@ -249,18 +250,18 @@ impl Clean<'_, '_> {
                 self.undo(Some(phase), live).await;
             }
         }
-        let lane = work.lanes.iter().filter(|(lane, _)| lane == phase);
+        let cleanup = work.cleanups.iter().filter(|(cleanup, _)| cleanup == phase);
         let mut gone = Vec::new();
-        // If the engine keeps running, what it would leave behind is still in use.
+        // If the runtime keeps running, what it would leave behind is still in use.
         let mut its = work.undos.iter().filter(|live| live.phase == *phase);
         let goes_on = self.is_shared() && its.any(|live| container_runtime::ends(&live.undo));
-        let lane = lane.filter(|_| !goes_on);
-        for step in lane.flat_map(|(_, steps)| steps) {
+        let cleanup = cleanup.filter(|_| !goes_on);
+        for step in cleanup.flat_map(|(_, steps)| steps) {
             if !self.cancel.is_cancelled() && self.step(phase, step).await {
                 gone.push(&step.id);
             }
         }
-        // A component that could not be ended may create these things again.
+        // A component that could not be ended may create these resources again.
         if self.executor.failed == failed {
             for step in gone {
                 let (phase, step) = (phase.clone(), Some(step.clone()));
@@ -271,25 +272,25 @@ impl Clean<'_, '_> {
         self.finished(phase, started, (undone, failed));
     }
 
-    /// Whether a phase that installed the container engine must wait: the engine does not answer, and it still has
-    /// things that could not be removed and that only the engine can remove. Reports this as a failure.
-    async fn waits_for_engine(&mut self, phase: &PhaseName, work: &Work) -> bool {
+    /// Whether a phase that installed the container runtime must wait: the runtime does not answer, and it still has
+    /// resources that could not be removed and that only the runtime can remove. Reports this as a failure.
+    async fn waits_for_runtime(&mut self, phase: &PhaseName, work: &Work) -> bool {
         if !self.executor.containers_left {
             return false;
         }
         for live in work.undos.iter().filter(|live| live.phase == *phase) {
-            if let Some(error) = keeps_engine(&live.undo, self.host).await {
-                self.fail(Some(phase), &live.undo.about(), &error);
+            if let Some(error) = keeps_runtime(&live.undo, self.host).await {
+                self.fail(Some(phase), &live.undo.key(), &error);
                 return true;
             }
         }
         false
     }
 
-    /// Whether a phase installed a container engine that now has containers that are not the role's. The engine then
+    /// Whether a phase installed a container runtime that now has containers that are not the role's. The runtime then
     /// stays, with its configuration. Reports this.
-    fn keeps_engine_for_others(&self, phase: &PhaseName, work: &Work) -> bool {
-        let its = |live: &&LiveUndo| live.phase == *phase && brings_engine(&live.undo);
+    fn keeps_runtime_for_others(&self, phase: &PhaseName, work: &Work) -> bool {
+        let its = |live: &&LiveUndo| live.phase == *phase && brings_runtime(&live.undo);
         let Some(live) = work.undos.iter().find(its) else {
             return false;
         };
@@ -305,7 +306,7 @@ impl Clean<'_, '_> {
         };
         self.events.emit(Event::ResourceLeft {
             phase: Some(phase.clone()),
-            resource: live.undo.about(),
+            resource: live.undo.key(),
             reason: format!("{reason}, so docker, its data and its configuration stay"),
         });
         true
@@ -326,45 +327,45 @@ impl Clean<'_, '_> {
     }
 
     async fn undo(&mut self, phase: Option<&PhaseName>, live: &LiveUndo) {
-        let thing = live.undo.about();
+        let resource = live.undo.key();
         match self.executor.undo(&live.undo).await {
             Undone::Done => {
                 self.record(|run| Record::Pruned {
                     run,
                     phase: live.phase.clone(),
                     step: live.step.clone(),
-                    resource: thing.clone(),
+                    resource: resource.clone(),
                     in_use: false,
                 })
                 .await;
-                self.took_back(phase, thing);
+                self.took_back(phase, resource);
             }
-            Undone::Again => self.took_back(phase, thing),
+            Undone::Again => self.took_back(phase, resource),
             Undone::Full => self.executor.later.push(live.clone()),
             Undone::Left(error) => self.events.emit(Event::ResourceLeft {
                 phase: phase.cloned(),
-                resource: thing,
+                resource,
                 reason: chain(&error).join(": "),
             }),
-            Undone::Failed(error) => self.fail(phase, &thing, &error),
+            Undone::Failed(error) => self.fail(phase, &resource, &error),
         }
     }
 
-    /// Carries out a step of a clean lane; returns whether its resource is gone.
+    /// Carries out a cleanup step; returns whether its resource is gone.
     async fn step(&mut self, phase: &PhaseName, step: &PlannedStep) -> bool {
-        let thing = name_of(step);
+        let resource = name_of(step);
         let removed = remove(self.host, step).await;
         match &removed {
-            Ok(true) => self.took_back(Some(phase), thing),
+            Ok(true) => self.took_back(Some(phase), resource),
             Ok(false) => {}
-            Err(error) => self.fail(Some(phase), &thing, error),
+            Err(error) => self.fail(Some(phase), &resource, error),
         }
         removed.is_ok()
     }
 
     /// Appends a record of this run. If it cannot be written, that is reported as a failure; the clean continues.
     async fn record(&mut self, record: impl FnOnce(RunId) -> Record) {
-        if let Some((ledger, run)) = self.book
+        if let Some((ledger, run)) = self.recorded_in
             && let Err(error) = ledger.append(record(run)).await
         {
             self.fail(None, "ledger", &error.into());
@@ -379,26 +380,26 @@ impl Clean<'_, '_> {
         Ok(())
     }
 
-    fn took_back(&mut self, phase: Option<&PhaseName>, thing: String) {
+    fn took_back(&mut self, phase: Option<&PhaseName>, resource: String) {
         self.undone += 1;
         self.events.emit(Event::ResourceRestored {
             phase: phase.cloned(),
-            resource: thing,
+            resource,
         });
     }
 
-    fn fail(&mut self, phase: Option<&PhaseName>, thing: &str, error: &ResourceError) {
+    fn fail(&mut self, phase: Option<&PhaseName>, resource: &str, error: &ResourceError) {
         self.executor.failed += 1;
         if let Some(phase) = phase
             && self.failures.iter().all(|(known, _)| known != phase)
         {
             let next = "remove the cause, then `nodelet clean` again".to_owned();
-            let failure = failure(phase, thing, error, next);
+            let failure = failure(phase, resource, error, next);
             self.failures.push((phase.clone(), failure));
         }
         self.events.emit(Event::CleanFailed {
             phase: phase.cloned(),
-            resource: thing.to_owned(),
+            resource: resource.to_owned(),
             error: match error {
                 ResourceError::Unmet { next, .. } => format!("{}; {next}", chain(error).join(": ")),
                 _ => chain(error).join(": "),

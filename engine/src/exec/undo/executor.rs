@@ -1,6 +1,6 @@
-//! Carries out undos and the steps of a clean lane, for a rollback, a clean and a removal of orphans.
+//! Carries out undos and cleanup steps, for a rollback, a clean and a removal of orphans.
 //!
-//! What differs depends on the [`Purpose`]. The callers choose the order of the phases, report and record.
+//! What differs depends on the [`UndoPurpose`]. The callers choose the order of the phases, report and record.
 
 use crate::host::{Host, HostError};
 use crate::ledger::LiveUndo;
@@ -14,12 +14,12 @@ use crate::resource::{
 
 /// What undos are carried out for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::exec) enum Purpose {
+pub(in crate::exec) enum UndoPurpose {
     /// A phase failed: all that it did a moment ago has to go.
     Rollback,
     /// All that the role did is taken back.
     Clean,
-    /// The plan no longer has these things.
+    /// The plan no longer has these resources.
     Prune,
 }
 
@@ -31,7 +31,7 @@ pub(in crate::exec) enum Undone {
     Again,
     /// It removes a directory that is not empty. Its content may be removed later.
     Full,
-    /// Others use the thing by now, so it stays. This is not a failure.
+    /// Others use the resource by now, so it stays. This is not a failure.
     Left(ResourceError),
     /// It failed.
     Failed(ResourceError),
@@ -40,10 +40,10 @@ pub(in crate::exec) enum Undone {
 /// Carries out the undos of one run.
 pub(in crate::exec) struct Executor<'a> {
     host: &'a dyn Host,
-    purpose: Purpose,
+    purpose: UndoPurpose,
     /// The number of failures. The caller counts them, because other things can fail, too.
     pub(in crate::exec) failed: usize,
-    /// Something in the container engine could not be removed, or may still be there.
+    /// Something in the container runtime could not be removed, or may still be there.
     pub(in crate::exec) containers_left: bool,
     /// What is carried out after everything else. Afterwards: directories that are still not empty, because they hold
     /// files that are not the role's, or that are kept.
@@ -51,7 +51,7 @@ pub(in crate::exec) struct Executor<'a> {
 }
 
 impl<'a> Executor<'a> {
-    pub(in crate::exec) fn new(host: &'a dyn Host, purpose: Purpose) -> Self {
+    pub(in crate::exec) fn new(host: &'a dyn Host, purpose: UndoPurpose) -> Self {
         Self {
             host,
             purpose,
@@ -64,17 +64,17 @@ impl<'a> Executor<'a> {
     /// Carries out one undo, within its time limit.
     pub(in crate::exec) async fn undo(&mut self, undo: &Undo) -> Undone {
         if self.containers_left
-            && let Some(error) = keeps_engine(undo, self.host).await
+            && let Some(error) = keeps_runtime(undo, self.host).await
         {
             return Undone::Failed(error);
         }
-        let action = format!("revert {}", undo.about());
-        match within(undo.patience(), action, self.carry_out(undo)).await {
+        let action = format!("revert {}", undo.key());
+        match within(undo.timeout(), action, self.carry_out(undo)).await {
             // Not in a prune: nodeletd tries again what has failed, and each try would restart the unit.
             Ok(true)
                 if undo.deferred_order().is_some()
                     && self.failed > 0
-                    && self.purpose != Purpose::Prune =>
+                    && self.purpose != UndoPurpose::Prune =>
             {
                 Undone::Again
             }
@@ -96,7 +96,7 @@ impl<'a> Executor<'a> {
         match undo {
             // It may have been started since, with a configuration that is now gone.
             Undo::StartUnit { name }
-                if self.purpose == Purpose::Clean && name.ends_with(".service") =>
+                if self.purpose == UndoPurpose::Clean && name.ends_with(".service") =>
             {
                 let name = name.clone();
                 Undo::RestartUnit { name }.carry_out(self.host).await?;
@@ -105,19 +105,19 @@ impl<'a> Executor<'a> {
         }
         // Together with the file, and not at the end: a run that is interrupted in between would leave a unit running
         // whose file is gone.
-        if self.purpose == Purpose::Prune && is_unit_file(undo) {
+        if self.purpose == UndoPurpose::Prune && is_unit_file(undo) {
             self.host.reload_units().await?;
         }
         Ok(true)
     }
 
-    /// Whether a failed undo is no failure: the thing may stay.
+    /// Whether a failed undo is no failure: the resource may stay.
     fn leaves(&self, undo: &Undo, error: &ResourceError) -> bool {
         let may_stay = match self.purpose {
-            Purpose::Rollback => false,
-            Purpose::Clean => true,
+            UndoPurpose::Rollback => false,
+            UndoPurpose::Clean => true,
             // An image may be in use by a container that this run replaces; the next run can remove it.
-            Purpose::Prune => !matches!(undo, Undo::RemoveImage { .. }),
+            UndoPurpose::Prune => !matches!(undo, Undo::RemoveImage { .. }),
         };
         may_stay && is_shared_or_external(undo, error)
     }
@@ -138,8 +138,8 @@ impl<'a> Executor<'a> {
         last
     }
 
-    /// Starts the container engine if it is installed and does not answer. Returns why that failed.
-    pub(in crate::exec) async fn ensure_engine_running(&mut self) -> Option<ResourceError> {
+    /// Starts the container runtime if it is installed and does not answer. Returns why that failed.
+    pub(in crate::exec) async fn ensure_runtime_running(&mut self) -> Option<ResourceError> {
         let error = container_runtime::start_if_installed(self.host)
             .await
             .err()?;
@@ -148,14 +148,14 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// Whether the container engine is needed for these undos and these steps of a clean lane.
-pub(in crate::exec) fn needs_engine<'u>(
+/// Whether the container runtime is needed for these undos and these cleanup steps.
+pub(in crate::exec) fn needs_runtime<'u>(
     undos: impl IntoIterator<Item = &'u LiveUndo>,
-    lane: impl IntoIterator<Item = &'u PlannedStep>,
+    cleanup: impl IntoIterator<Item = &'u PlannedStep>,
 ) -> bool {
-    let (mut undos, mut lane) = (undos.into_iter(), lane.into_iter());
+    let (mut undos, mut cleanup) = (undos.into_iter(), cleanup.into_iter());
     undos.any(|live| is_about_containers(&live.undo))
-        || lane.any(|step| matches!(step.spec, Spec::Pods(_)))
+        || cleanup.any(|step| matches!(step.spec, Spec::Pods(_)))
 }
 
 /// Makes the resource of a step absent, within the step's time limit; returns whether it was there.
@@ -205,15 +205,15 @@ pub(in crate::exec) fn name_of(step: &PlannedStep) -> String {
     format!("{} {}", step.spec.kind(), step.spec.label())
 }
 
-/// What the ledger says of a thing that could not be taken back.
+/// What the ledger says of a resource that could not be taken back.
 pub(in crate::exec) fn failure(
     phase: &PhaseName,
-    thing: &str,
+    resource: &str,
     error: &ResourceError,
     next: String,
 ) -> Failure {
     Failure {
-        what: format!("taking back {thing}"),
+        what: format!("taking back {resource}"),
         span: Span::file(format!("phases/{phase}.rhai")),
         chain: chain(error),
         found: Vec::new(),
@@ -221,9 +221,9 @@ pub(in crate::exec) fn failure(
     }
 }
 
-/// Why the engine's package has to stay: the engine does not answer and may still have containers.
-pub(in crate::exec) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Option<ResourceError> {
-    if !brings_engine(undo) || host.container_engine().await.is_ok() {
+/// Why the runtime's package has to stay: the runtime does not answer and may still have containers.
+pub(in crate::exec) async fn keeps_runtime(undo: &Undo, host: &dyn Host) -> Option<ResourceError> {
+    if !brings_runtime(undo) || host.container_runtime().await.is_ok() {
         return None;
     }
     Some(ResourceError::Unmet {
@@ -233,17 +233,17 @@ pub(in crate::exec) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Optio
     })
 }
 
-/// Whether an undo removes the packages of a container engine.
-pub(in crate::exec) fn brings_engine(undo: &Undo) -> bool {
-    matches!(undo, Undo::PurgePackages { names } if container_runtime::is_engine(names))
+/// Whether an undo removes the packages of a container runtime.
+pub(in crate::exec) fn brings_runtime(undo: &Undo) -> bool {
+    matches!(undo, Undo::PurgePackages { names } if container_runtime::is_runtime(names))
 }
 
-/// Whether the role itself may be what uses a thing that a prune leaves, so that a later clean has to take it back.
+/// Whether the role itself may be what uses a resource that a prune leaves, so that a later clean has to take it back.
 pub(in crate::exec) fn role_may_use(undo: &Undo) -> bool {
     matches!(undo, Undo::UnloadModule { .. } | Undo::PurgePackages { .. })
 }
 
-/// Whether the container engine is needed for an undo.
+/// Whether the container runtime is needed for an undo.
 fn is_about_containers(undo: &Undo) -> bool {
     matches!(
         undo,

@@ -2,7 +2,7 @@
 //! role, or from a step whose condition has become false.
 //!
 //! The ledger says what was made, and by which step. The plan says which steps there are and what they are about. What
-//! any step of the plan is about is not left over, no matter which step made it. What is kept is not left over either.
+//! any step of the plan is about is not an orphan, no matter which step made it. What is kept is not an orphan either.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,58 +17,58 @@ use crate::resource::{Action, Change, ResourceResult, Spec, Undo};
 
 /// What one phase has left, in the order in which it is taken back.
 #[derive(Debug)]
-pub(in crate::exec) struct Leftover {
+pub(in crate::exec) struct PhaseOrphans {
     pub(in crate::exec) phase: PhaseName,
-    pub(in crate::exec) steps: Vec<LeftoverStep>,
+    pub(in crate::exec) steps: Vec<OrphanStep>,
     /// Steps that remove what the phase leaves behind, if the plan no longer has the phase.
-    pub(in crate::exec) lane: Vec<PlannedStep>,
+    pub(in crate::exec) cleanup: Vec<PlannedStep>,
 }
 
-/// What one step has left, the last thing first.
+/// What one step has left, the last resource first.
 #[derive(Debug)]
-pub(in crate::exec) struct LeftoverStep {
+pub(in crate::exec) struct OrphanStep {
     pub(in crate::exec) id: StepId,
     pub(in crate::exec) span: Span,
-    pub(in crate::exec) things: Vec<LiveResource>,
+    pub(in crate::exec) resources: Vec<LiveResource>,
 }
 
-impl LeftoverStep {
+impl OrphanStep {
     /// As a change that removes everything. Directories are listed only if there is nothing else.
     pub(in crate::exec) fn change(&self) -> Change {
         let alone = self.is_directories();
         let reported_steps = self
-            .things
+            .resources
             .iter()
-            .map(|thing| &thing.undo.undo)
+            .map(|resource| &resource.undo.undo)
             .filter(|undo| alone || !is_directory(undo));
         reported_steps.fold(Change::new(Action::Remove), |change, undo| {
-            change.with(undo.about(), "not in the plan", "")
+            change.with(undo.key(), "not in the plan", "")
         })
     }
 
     /// Whether only directories are left. Other files may still be in them.
     pub(in crate::exec) fn is_directories(&self) -> bool {
-        self.things
+        self.resources
             .iter()
-            .all(|thing| is_directory(&thing.undo.undo))
+            .all(|resource| is_directory(&resource.undo.undo))
     }
 }
 
-impl Leftover {
+impl PhaseOrphans {
     /// The names of what is left, for messages.
-    pub(in crate::exec) fn things(&self) -> Vec<String> {
-        let alone = self.steps.iter().all(LeftoverStep::is_directories);
+    pub(in crate::exec) fn resources(&self) -> Vec<String> {
+        let alone = self.steps.iter().all(OrphanStep::is_directories);
         let reported_steps = self
             .steps
             .iter()
             .filter(|step| alone || !step.is_directories());
-        let things =
+        let resources =
             reported_steps.flat_map(|step| step.change().differences.into_iter().map(|d| d.field));
-        let lane = self
-            .lane
+        let cleanup = self
+            .cleanup
             .iter()
             .map(|step| format!("{} {}", step.spec.kind(), step.spec.label()));
-        things.chain(lane).collect()
+        resources.chain(cleanup).collect()
     }
 }
 
@@ -77,91 +77,91 @@ impl Leftover {
 ///
 /// # Errors
 /// The ledger cannot be read.
-pub(in crate::exec) async fn leftovers(
+pub(in crate::exec) async fn orphans(
     host: &dyn Host,
     plan: &Plan,
     selection: &Selection,
-) -> ResourceResult<Vec<Leftover>> {
+) -> ResourceResult<Vec<PhaseOrphans>> {
     let records = Ledger::read(host).await?;
     let mut left = of(&records, plan);
-    left.retain(|leftover| selection.names(plan, &leftover.phase));
-    for leftover in &mut left {
-        forget_full_directories(host, leftover).await;
+    left.retain(|orphan| selection.names(plan, &orphan.phase));
+    for orphan in &mut left {
+        forget_full_directories(host, orphan).await;
     }
-    left.retain(|leftover| !leftover.steps.is_empty() || !leftover.lane.is_empty());
+    left.retain(|orphan| !orphan.steps.is_empty() || !orphan.cleanup.is_empty());
     Ok(left)
 }
 
 /// The same, only from records.
-fn of(records: &[Record], plan: &Plan) -> Vec<Leftover> {
+fn of(records: &[Record], plan: &Plan) -> Vec<PhaseOrphans> {
     let wanted = Wanted::of(plan);
-    let mut left: Vec<Leftover> = Vec::new();
+    let mut left: Vec<PhaseOrphans> = Vec::new();
     let mut at = |phase: &PhaseName| {
         left.iter()
             .position(|known| known.phase == *phase)
             .unwrap_or_else(|| {
-                left.push(Leftover {
+                left.push(PhaseOrphans {
                     phase: phase.clone(),
                     steps: Vec::new(),
-                    lane: Vec::new(),
+                    cleanup: Vec::new(),
                 });
                 left.len() - 1
             })
     };
-    let mut things = Vec::new();
-    for thing in Ledger::live_resources_in(records) {
-        if !wanted.wants(&thing) {
-            things.push((at(&thing.undo.phase), thing));
+    let mut resources = Vec::new();
+    for resource in Ledger::live_resources_in(records) {
+        if !wanted.wants(&resource) {
+            resources.push((at(&resource.undo.phase), resource));
         }
     }
-    let mut lanes = Vec::new();
-    for (phase, mut steps) in Ledger::clean_lanes_in(records) {
+    let mut cleanups = Vec::new();
+    for (phase, mut steps) in Ledger::all_cleanup_steps_in(records) {
         steps.retain(|step| !step.policy.keep);
         if !steps.is_empty() && !wanted.phases.contains(&phase) {
-            lanes.push((at(&phase), steps));
+            cleanups.push((at(&phase), steps));
         }
     }
-    for (at, thing) in things {
+    for (at, resource) in resources {
         let steps = &mut left[at].steps;
-        match steps.iter_mut().find(|step| step.id == thing.undo.step) {
-            Some(step) => step.things.push(thing),
-            None => steps.push(LeftoverStep {
-                id: thing.undo.step.clone(),
-                span: thing
+        match steps.iter_mut().find(|step| step.id == resource.undo.step) {
+            Some(step) => step.resources.push(resource),
+            None => steps.push(OrphanStep {
+                id: resource.undo.step.clone(),
+                span: resource
                     .span
                     .clone()
-                    .unwrap_or_else(|| Span::file(format!("phases/{}.rhai", thing.undo.phase))),
-                things: vec![thing],
+                    .unwrap_or_else(|| Span::file(format!("phases/{}.rhai", resource.undo.phase))),
+                resources: vec![resource],
             }),
         }
     }
-    for (at, steps) in lanes {
-        left[at].lane = steps;
+    for (at, steps) in cleanups {
+        left[at].cleanup = steps;
     }
-    for leftover in &mut left {
-        leftover.steps.reverse();
-        for step in &mut leftover.steps {
-            step.things.reverse();
+    for orphan in &mut left {
+        orphan.steps.reverse();
+        for step in &mut orphan.steps {
+            step.resources.reverse();
         }
     }
     left.reverse();
     left
 }
 
-/// The undos of things that an earlier plan had no longer and that were in use then, if this plan has them again.
-pub(in crate::exec) fn planned_again(things: Vec<LiveResource>, plan: &Plan) -> Vec<LiveUndo> {
+/// The undos of resources that an earlier plan had no longer and that were in use then, if this plan has them again.
+pub(in crate::exec) fn planned_again(resources: Vec<LiveResource>, plan: &Plan) -> Vec<LiveUndo> {
     let wanted = Wanted::of(plan);
-    let again = things
+    let again = resources
         .into_iter()
-        .filter(|thing| thing.in_use && wanted.has(thing));
-    again.map(|thing| thing.undo).collect()
+        .filter(|resource| resource.in_use && wanted.has(resource));
+    again.map(|resource| resource.undo).collect()
 }
 
 /// What the steps of the plan are about.
 struct Wanted<'a> {
     phases: BTreeSet<&'a PhaseName>,
     steps: BTreeSet<&'a StepId>,
-    things: BTreeSet<String>,
+    resources: BTreeSet<String>,
     packages: BTreeSet<&'a str>,
     /// Whether the plan has containers or images.
     containers: bool,
@@ -181,7 +181,7 @@ impl<'a> Wanted<'a> {
                 .flat_map(|phase| &phase.steps)
                 .map(|step| &step.id)
                 .collect(),
-            things: specs().flat_map(Spec::claims).collect(),
+            resources: specs().flat_map(Spec::keys).collect(),
             packages: specs()
                 .filter_map(|spec| match spec {
                     Spec::Packages(packages) => Some(packages.names.iter().map(String::as_str)),
@@ -193,27 +193,27 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    /// Whether a thing stays.
-    fn wants(&self, thing: &LiveResource) -> bool {
-        thing.undo.keep
+    /// Whether a resource stays.
+    fn wants(&self, resource: &LiveResource) -> bool {
+        resource.undo.keep
             // A clean takes it back, when what uses it is gone.
-            || thing.in_use
+            || resource.in_use
             // It belongs to no step alone: taking back a unit's file loads the units again anyway.
-            || thing.undo.undo == Undo::ReloadUnits
-            || self.has(thing)
+            || resource.undo.undo == Undo::ReloadUnits
+            || self.has(resource)
     }
 
-    /// Whether the plan has a thing.
-    fn has(&self, thing: &LiveResource) -> bool {
-        let undo = &thing.undo.undo;
-        thing.steps.iter().any(|step| self.steps.contains(step))
-            || self.things.contains(&undo.about())
+    /// Whether the plan has a resource.
+    fn has(&self, resource: &LiveResource) -> bool {
+        let undo = &resource.undo.undo;
+        resource.steps.iter().any(|step| self.steps.contains(step))
+            || self.resources.contains(&undo.key())
             || match undo {
                 Undo::PurgePackages { names } => {
                     names
                         .iter()
                         .any(|name| self.packages.contains(name.as_str()))
-                        || (self.containers && container_runtime::is_engine(names))
+                        || (self.containers && container_runtime::is_runtime(names))
                 }
                 Undo::RemoveTree { path } | Undo::ClearDirectory { path, .. } => {
                     self.has_below(path)
@@ -224,8 +224,8 @@ impl<'a> Wanted<'a> {
 
     /// Whether a step is about something in this directory.
     fn has_below(&self, directory: &Path) -> bool {
-        self.things.iter().any(|thing| {
-            thing
+        self.resources.iter().any(|resource| {
+            resource
                 .split_once(' ')
                 .is_some_and(|(_, path)| Path::new(path).starts_with(directory))
         })
@@ -233,26 +233,26 @@ impl<'a> Wanted<'a> {
 }
 
 /// Drops directories that are not empty. Such a directory is removed together with the last file in it, even years
-/// later; by itself it is not left over.
-async fn forget_full_directories(host: &dyn Host, leftover: &mut Leftover) {
-    if !leftover.lane.is_empty() || !leftover.steps.iter().all(LeftoverStep::is_directories) {
+/// later; by itself it is not an orphan.
+async fn forget_full_directories(host: &dyn Host, orphan: &mut PhaseOrphans) {
+    if !orphan.cleanup.is_empty() || !orphan.steps.iter().all(OrphanStep::is_directories) {
         // They are checked again when everything else is gone.
         return;
     }
-    for step in &mut leftover.steps {
+    for step in &mut orphan.steps {
         let mut empty = Vec::new();
-        for thing in step.things.drain(..) {
-            let Undo::RemoveDirectory { path } = &thing.undo.undo else {
+        for resource in step.resources.drain(..) {
+            let Undo::RemoveDirectory { path } = &resource.undo.undo else {
                 continue;
             };
             let is_there = host.entry(path).await.is_ok_and(|entry| entry.is_some());
             if is_there && host.list(path).await.is_ok_and(|names| names.is_empty()) {
-                empty.push(thing);
+                empty.push(resource);
             }
         }
-        step.things = empty;
+        step.resources = empty;
     }
-    leftover.steps.retain(|step| !step.things.is_empty());
+    orphan.steps.retain(|step| !step.resources.is_empty());
 }
 
 pub(in crate::exec) fn is_directory(undo: &Undo) -> bool {

@@ -2,30 +2,30 @@
 //!
 //! This comes first because what leaves may hold a port, an address or a name that a phase needs. What the plan still
 //! has is not taken back. If something cannot be taken back, this is reported and the run fails, but the phases are
-//! applied all the same, and the next run tries again. Nothing of this is rolled back. Each thing is recorded when it
-//! is gone, so the next run continues a run that was cut.
+//! applied all the same, and the next run tries again. Nothing of this is rolled back. Each resource is recorded when it
+//! is gone, so the next run continues a run that was interrupted.
 
 use std::time::Duration;
 
 use super::executor::{
-    Executor, Purpose, Undone, failure, name_of, needs_engine, remove, role_may_use,
+    Executor, UndoPurpose, Undone, failure, name_of, needs_runtime, remove, role_may_use,
 };
 use crate::exec::apply::session::Session;
 use crate::exec::apply::step::millis;
 use crate::exec::diagnosis::advice::advice;
 use crate::exec::event::Event;
-use crate::exec::undo::orphans::{Leftover, LeftoverStep, is_directory};
+use crate::exec::undo::orphans::{OrphanStep, PhaseOrphans, is_directory};
 use crate::exec::{Mode, Runner};
 use crate::ledger::LiveUndo;
 use crate::model::{Outcome, PhaseName, Span, StepId, chain};
 use crate::plan::PlannedStep;
 use crate::resource::{Action, Change, ResourceError, ResourceResult, Undo, last_order};
 
-/// What a phase is about while the things that it has left are taken back.
+/// What a phase is about while the resources that it has left are taken back.
 const ABOUT: &str = "Takes back what the plan no longer has.";
 
-/// A withdrawal in progress.
-struct Withdrawal<'r, 'a, 's> {
+/// A prune in progress.
+struct Prune<'r, 'a, 's> {
     runner: &'r Runner<'a>,
     session: &'r Session<'s>,
     executor: Executor<'r>,
@@ -38,60 +38,60 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// It could not be recorded.
-    pub(in crate::exec) async fn withdraw(
+    pub(in crate::exec) async fn prune(
         &self,
-        leftovers: &[Leftover],
+        orphans: &[PhaseOrphans],
         session: &Session<'_>,
     ) -> ResourceResult<(usize, bool)> {
-        let mut withdrawal = Withdrawal {
+        let mut prune = Prune {
             runner: self,
             session,
-            executor: Executor::new(self.host, Purpose::Prune),
+            executor: Executor::new(self.host, UndoPurpose::Prune),
             changed: 0,
         };
-        for leftover in leftovers {
+        for orphan in orphans {
             if self.cancel.is_cancelled() {
                 break;
             }
-            withdrawal.phase(leftover).await?;
+            prune.phase(orphan).await?;
         }
-        for live in withdrawal.executor.last() {
+        for live in prune.executor.last() {
             if self.cancel.is_cancelled() {
                 break;
             }
-            withdrawal.thing(&live).await?;
+            prune.resource(&live).await?;
         }
-        Ok((withdrawal.changed, withdrawal.executor.failed == 0))
+        Ok((prune.changed, prune.executor.failed == 0))
     }
 }
 
-impl Withdrawal<'_, '_, '_> {
-    async fn phase(&mut self, leftover: &Leftover) -> ResourceResult<()> {
+impl Prune<'_, '_, '_> {
+    async fn phase(&mut self, orphan: &PhaseOrphans) -> ResourceResult<()> {
         let runner = self.runner;
         let started = runner.host.elapsed();
         let (changed, failed) = (self.changed, self.executor.failed);
         runner.events.emit(Event::PhaseStarted {
-            phase: leftover.phase.clone(),
+            phase: orphan.phase.clone(),
             about: ABOUT.to_owned(),
         });
-        let things = leftover.steps.iter().flat_map(|step| &step.things);
-        if needs_engine(things.map(|thing| &thing.undo), &leftover.lane)
-            && let Some(error) = self.executor.ensure_engine_running().await
+        let resources = orphan.steps.iter().flat_map(|step| &step.resources);
+        if needs_runtime(resources.map(|resource| &resource.undo), &orphan.cleanup)
+            && let Some(error) = self.executor.ensure_runtime_running().await
         {
-            self.fail(&leftover.phase, "container engine", &error).await;
+            self.fail(&orphan.phase, "container runtime", &error).await;
         }
-        for step in leftover.steps.iter().filter(|step| !step.is_directories()) {
+        for step in orphan.steps.iter().filter(|step| !step.is_directories()) {
             if runner.cancel.is_cancelled() {
                 break;
             }
-            self.step(&leftover.phase, step).await?;
+            self.step(&orphan.phase, step).await?;
         }
-        self.directories(leftover).await?;
+        self.directories(orphan).await?;
         if !runner.cancel.is_cancelled() {
-            self.lane(leftover).await?;
+            self.cleanup(orphan).await?;
         }
         runner.events.emit(Event::PhaseFinished {
-            phase: leftover.phase.clone(),
+            phase: orphan.phase.clone(),
             outcome: match self.session.mode {
                 _ if self.executor.failed > failed => Outcome::Failed,
                 Mode::DryRun => Outcome::Predicted,
@@ -105,19 +105,19 @@ impl Withdrawal<'_, '_, '_> {
         Ok(())
     }
 
-    async fn step(&mut self, phase: &PhaseName, step: &LeftoverStep) -> ResourceResult<()> {
+    async fn step(&mut self, phase: &PhaseName, step: &OrphanStep) -> ResourceResult<()> {
         let started = self.runner.host.elapsed();
         let failed = self.executor.failed;
         self.intend(phase, (&step.id, &step.span), step.change())
             .await?;
-        for thing in &step.things {
+        for resource in &step.resources {
             if self.runner.cancel.is_cancelled() {
                 return Ok(());
             }
-            if thing.undo.undo.deferred_order().is_some() {
-                self.executor.later.push(thing.undo.clone());
-            } else if !is_directory(&thing.undo.undo) {
-                self.thing(&thing.undo).await?;
+            if resource.undo.undo.deferred_order().is_some() {
+                self.executor.later.push(resource.undo.clone());
+            } else if !is_directory(&resource.undo.undo) {
+                self.resource(&resource.undo).await?;
             }
         }
         if self.executor.failed == failed {
@@ -151,8 +151,8 @@ impl Withdrawal<'_, '_, '_> {
         });
     }
 
-    /// Takes one thing back and writes that down.
-    async fn thing(&mut self, live: &LiveUndo) -> ResourceResult<()> {
+    /// Takes one resource back and writes that down.
+    async fn resource(&mut self, live: &LiveUndo) -> ResourceResult<()> {
         let (phase, undo) = (&live.phase, &live.undo);
         match self.executor.undo(undo).await {
             Undone::Done => self.gone(live, false).await?,
@@ -165,29 +165,29 @@ impl Withdrawal<'_, '_, '_> {
             Undone::Left(error) => {
                 self.runner.events.emit(Event::ResourceLeft {
                     phase: Some(phase.clone()),
-                    resource: undo.about(),
+                    resource: undo.key(),
                     reason: chain(&error).join(": "),
                 });
-                // It is in use: it is not left over any more.
+                // It is in use: it is not an orphan any more.
                 self.gone(live, role_may_use(undo)).await?;
             }
-            Undone::Failed(error) => self.fail(phase, &undo.about(), &error).await,
+            Undone::Failed(error) => self.fail(phase, &undo.key(), &error).await,
         }
         Ok(())
     }
 
-    /// Records that a thing was taken back, or that it is in use and stays until a clean.
+    /// Records that a resource was taken back, or that it is in use and stays until a clean.
     async fn gone(&self, live: &LiveUndo, in_use: bool) -> ResourceResult<()> {
-        let about = live.undo.about();
-        let thing = (&live.step, about.as_str());
-        Ok(self.session.pruned(&live.phase, thing, in_use).await?)
+        let about = live.undo.key();
+        let resource = (&live.step, about.as_str());
+        Ok(self.session.pruned(&live.phase, resource, in_use).await?)
     }
 
     /// Removes the directories of a phase, the deepest first; those that are not empty wait.
-    async fn directories(&mut self, leftover: &Leftover) -> ResourceResult<()> {
-        let mut all: Vec<(&LeftoverStep, &LiveUndo)> = Vec::new();
-        for step in &leftover.steps {
-            all.extend(step.things.iter().map(|thing| (step, &thing.undo)));
+    async fn directories(&mut self, orphan: &PhaseOrphans) -> ResourceResult<()> {
+        let mut all: Vec<(&OrphanStep, &LiveUndo)> = Vec::new();
+        for step in &orphan.steps {
+            all.extend(step.resources.iter().map(|resource| (step, &resource.undo)));
         }
         all.sort_by_key(|(_, live)| last_order(&live.undo));
         for (step, live) in all {
@@ -207,34 +207,34 @@ impl Withdrawal<'_, '_, '_> {
             let is_reported = is_there && step.is_directories();
             if is_reported {
                 let change = Change::new(Action::Remove);
-                let change = change.with(live.undo.about(), "not in the plan", "");
+                let change = change.with(live.undo.key(), "not in the plan", "");
                 let place = (&step.id, &step.span);
-                self.intend(&leftover.phase, place, change).await?;
+                self.intend(&orphan.phase, place, change).await?;
             }
-            self.thing(live).await?;
+            self.resource(live).await?;
             if is_reported && self.executor.failed == failed {
-                self.changed(&leftover.phase, &step.id, started);
+                self.changed(&orphan.phase, &step.id, started);
             }
         }
         Ok(())
     }
 
     /// Removes what a phase that is gone has left behind.
-    async fn lane(&mut self, leftover: &Leftover) -> ResourceResult<()> {
+    async fn cleanup(&mut self, orphan: &PhaseOrphans) -> ResourceResult<()> {
         let failed = self.executor.failed;
-        for step in &leftover.lane {
+        for step in &orphan.cleanup {
             if self.runner.cancel.is_cancelled() {
                 return Ok(());
             }
-            self.lane_step(&leftover.phase, step).await?;
+            self.cleanup_step(&orphan.phase, step).await?;
         }
-        if !leftover.lane.is_empty() && self.executor.failed == failed {
-            self.session.cleanup_done(&leftover.phase).await?;
+        if !orphan.cleanup.is_empty() && self.executor.failed == failed {
+            self.session.cleanup_done(&orphan.phase).await?;
         }
         Ok(())
     }
 
-    async fn lane_step(&mut self, phase: &PhaseName, step: &PlannedStep) -> ResourceResult<()> {
+    async fn cleanup_step(&mut self, phase: &PhaseName, step: &PlannedStep) -> ResourceResult<()> {
         let runner = self.runner;
         let started = runner.host.elapsed();
         let change = match step.spec.pending(&runner.context(true)).await {
@@ -258,15 +258,15 @@ impl Withdrawal<'_, '_, '_> {
         Ok(())
     }
 
-    async fn fail(&mut self, phase: &PhaseName, thing: &str, error: &ResourceError) {
+    async fn fail(&mut self, phase: &PhaseName, resource: &str, error: &ResourceError) {
         self.executor.failed += 1;
-        let failure = failure(phase, thing, error, advice(error, &[]));
+        let failure = failure(phase, resource, error, advice(error, &[]));
         // If this cannot be recorded, the event below reports the failure all the same.
         let _ = self.session.failed(phase, &failure).await;
         let reason = failure.chain.join(": ");
         self.runner.events.emit(Event::CleanFailed {
             phase: Some(phase.clone()),
-            resource: thing.to_owned(),
+            resource: resource.to_owned(),
             error: match error.is_permanent() {
                 true => format!("{reason}; next: {}", failure.next),
                 false => format!("{reason}; the next `nodelet apply` tries again"),

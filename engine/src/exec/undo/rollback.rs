@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::exec::Runner;
 use crate::exec::apply::session::Session;
 use crate::exec::event::Event;
-use crate::exec::undo::executor::{Executor, Purpose, Undone};
+use crate::exec::undo::executor::{Executor, UndoPurpose, Undone};
 use crate::ledger::LedgerError;
 use crate::model::chain;
 use crate::plan::{PlannedPhase, PlannedStep};
@@ -27,10 +27,10 @@ impl Runner<'_> {
         let has_begun = session.has_begun(&phase.name).await;
         let rollback_steps = rollback_steps.iter().copied().filter(|_| has_begun);
         // Then what the phase left behind: nothing of it was there before this run.
-        let lane = session.lane_begun_here(&phase.name).await;
-        let lane = lane.iter().filter(|step| !step.policy.keep);
-        let mut steps: Vec<&PlannedStep> = rollback_steps.chain(lane).collect();
-        let mut executor = Executor::new(self.host, Purpose::Rollback);
+        let cleanup = session.new_cleanup_steps(&phase.name).await;
+        let cleanup = cleanup.iter().filter(|step| !step.policy.keep);
+        let mut steps: Vec<&PlannedStep> = rollback_steps.chain(cleanup).collect();
+        let mut executor = Executor::new(self.host, UndoPurpose::Rollback);
         let mut errors = Vec::new();
         let (mut back, mut stuck) = (BTreeSet::new(), BTreeSet::new());
         let mut waiting = in_order(undos);
@@ -38,13 +38,13 @@ impl Runner<'_> {
         for _ in 0..2 {
             for undo in std::mem::take(&mut waiting) {
                 match executor.undo(undo).await {
-                    Undone::Done => _ = back.insert(undo.about()),
-                    Undone::Again => _ = stuck.insert(undo.about()),
+                    Undone::Done => _ = back.insert(undo.key()),
+                    Undone::Again => _ = stuck.insert(undo.key()),
                     Undone::Full => waiting.push(undo),
                     Undone::Left(error) | Undone::Failed(error) => {
                         executor.failed += 1;
                         errors.push(chain(&error).join(": "));
-                        stuck.insert(undo.about());
+                        stuck.insert(undo.key());
                     }
                 }
             }
@@ -57,8 +57,8 @@ impl Runner<'_> {
             }
             waiting.sort_by_key(|undo| last_order(undo));
         }
-        // Something else is in these directories: kept things, or files of other programs.
-        let full: Vec<String> = waiting.into_iter().map(Undo::about).collect();
+        // Something else is in these directories: kept resources, or files of other programs.
+        let full: Vec<String> = waiting.into_iter().map(Undo::key).collect();
         // Only what could not be taken back stays in the ledger, for a clean to try again. What appears in place of the
         // rest later is not the role's.
         let mut written = None;
@@ -66,9 +66,9 @@ impl Runner<'_> {
             written = session.reverted(&phase.name, None, &full).await.err();
         } else {
             stuck.extend(full);
-            for thing in back.difference(&stuck) {
+            for resource in back.difference(&stuck) {
                 if written.is_none() {
-                    let reverted = session.reverted(&phase.name, Some(thing.as_str()), &[]);
+                    let reverted = session.reverted(&phase.name, Some(resource.as_str()), &[]);
                     written = reverted.await.err();
                 }
             }

@@ -9,12 +9,12 @@ use crate::resource::ResourceError;
 use crate::resource::docker::container_runtime;
 
 /// Label and value on a temporary container: an etcd on which a backup is verified. The names of label, container and directory stay: a
-/// running host may have them from a backup that was cut before nodelet was updated.
+/// running host may have them from a backup that was interrupted before nodelet was updated.
 pub const LABEL: (&str, &str) = (container_runtime::OWNER, "etcd-proof");
 /// The directory that such a container works in. The copies in it are as secret as their originals.
 pub const DIRECTORY: &str = "/var/opt/pf9/nodelet/etcd-proof";
 
-/// Removes such containers if the engine answers, and then the directory, in which they may be writing. No agent uses
+/// Removes such containers if the runtime answers, and then the directory, in which they may be writing. No agent uses
 /// one now: it would hold the host's lock, which a stop or a clean holds. Returns what could not be removed, and why.
 pub(in crate::exec) async fn remove_all(host: &dyn Host) -> Vec<(String, ResourceError)> {
     let mut left = containers(host).await;
@@ -25,14 +25,14 @@ pub(in crate::exec) async fn remove_all(host: &dyn Host) -> Vec<(String, Resourc
 }
 
 async fn containers(host: &dyn Host) -> Vec<(String, ResourceError)> {
-    if host.container_engine().await.is_err() {
+    if host.container_runtime().await.is_err() {
         return Vec::new();
     }
     let (label, value) = LABEL;
     let labelled = BTreeMap::from([(label.to_owned(), value.to_owned())]);
     let all = match host.containers(&labelled).await {
         Ok(all) => all,
-        Err(error) => return vec![("throw-away containers".to_owned(), error.into())],
+        Err(error) => return vec![("temporary containers".to_owned(), error.into())],
     };
     let mut left = Vec::new();
     for one in all.iter().filter(|one| is_scratch(one)) {
@@ -105,7 +105,7 @@ mod tests {
             .await
             .with_faults(FaultPlan::none().fail("remove_container", "pf9-etcd-proof"));
         let left = remove_all(&host).await;
-        let names: Vec<&str> = left.iter().map(|(thing, _)| thing.as_str()).collect();
+        let names: Vec<&str> = left.iter().map(|(resource, _)| resource.as_str()).collect();
         assert_eq!(names, ["container pf9-etcd-proof"]);
         assert!(changes(&host).contains(&format!("remove_tree {DIRECTORY}")));
     }

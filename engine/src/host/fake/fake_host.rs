@@ -320,7 +320,7 @@ mod tests {
             .await
     }
 
-    fn stands(host: &FakeHost, path: &str) -> bool {
+    fn is_there(host: &FakeHost, path: &str) -> bool {
         host.with_world(|world| world.text(path).is_some())
     }
 
@@ -361,16 +361,16 @@ mod tests {
             Err(HostError::Deadline { .. })
         ));
         assert_eq!(host.elapsed() - before, Duration::from_secs(30));
-        assert!(!stands(&host, "/etc/a"));
+        assert!(!is_there(&host, "/etc/a"));
     }
 
     #[tokio::test]
     async fn a_lie_reports_what_the_effect_would_have() {
         let host = FakeHost::new().with_faults(FaultPlan::none().lie("write", "*"));
         write(&host, "/etc/a").await.unwrap();
-        assert!(!stands(&host, "/etc/a"));
+        assert!(!is_there(&host, "/etc/a"));
         write(&host, "/etc/a").await.unwrap();
-        assert!(stands(&host, "/etc/a"));
+        assert!(is_there(&host, "/etc/a"));
     }
 
     #[tokio::test]
@@ -387,7 +387,7 @@ mod tests {
             assert!(host.crashed());
             assert!(host.list(Path::new("/etc")).await.is_err());
             host.end_crash();
-            assert_eq!(stands(&host, "/etc/a"), there);
+            assert_eq!(is_there(&host, "/etc/a"), there);
             write(&host, "/etc/b").await.unwrap();
         }
     }
@@ -402,7 +402,7 @@ mod tests {
             let host = FakeHost::new().with_faults(plan);
             let given_up = tokio::time::timeout(wait, write(&host, "/etc/a")).await;
             assert!(given_up.is_err());
-            assert_eq!(stands(&host, "/etc/a"), there);
+            assert_eq!(is_there(&host, "/etc/a"), there);
             write(&host, "/etc/b").await.unwrap();
         }
     }
@@ -434,15 +434,15 @@ mod tests {
         write(&host, "/etc/b").await.unwrap();
         let past = host.past();
         assert_eq!(past.len(), 2);
-        assert!(!stands(&past[0], "/etc/a"));
-        assert!(stands(&past[1], "/etc/a") && !stands(&past[1], "/etc/b"));
+        assert!(!is_there(&past[0], "/etc/a"));
+        assert!(is_there(&past[1], "/etc/a") && !is_there(&past[1], "/etc/b"));
     }
 
     #[tokio::test]
     async fn a_lost_answer_leaves_the_effect() {
         let host = FakeHost::new().with_faults(FaultPlan::none().fail_after_call(1));
         assert!(write(&host, "/etc/a").await.is_err());
-        assert!(stands(&host, "/etc/a"));
+        assert!(is_there(&host, "/etc/a"));
     }
 
     #[tokio::test]
@@ -450,7 +450,7 @@ mod tests {
         let host = FakeHost::new();
         let fork = host.fork();
         write(&fork, "/etc/a").await.unwrap();
-        assert!(!stands(&host, "/etc/a"));
+        assert!(!is_there(&host, "/etc/a"));
         let start = host.now();
         assert_eq!(
             humantime::format_rfc3339(start).to_string(),

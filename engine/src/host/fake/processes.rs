@@ -43,9 +43,9 @@ impl Processes for FakeHost {
                 })
                 .await
             }
-            Behaviour::Looks(look) => {
+            Behaviour::ReadsWorld(read) => {
                 self.observe("run", command.display(), command.timeout, |world| {
-                    Ok(look(command, world))
+                    Ok(read(command, world))
                 })
                 .await
             }
@@ -105,16 +105,16 @@ impl World {
 
     /// The program that a command of this name starts.
     pub(crate) fn program(&self, name: &str) -> Option<Program> {
-        let stands = |path: &Path| self.tree.content(path).is_some();
+        let is_there = |path: &Path| self.tree.content(path).is_some();
         let base = Path::new(name).file_name()?.to_str()?;
         if let Some(program) = self.programs.get(name) {
             return Some(program.clone());
         }
         let on_disk = match name.starts_with('/') {
-            true => stands(Path::new(name)),
+            true => is_there(Path::new(name)),
             false => PATH
                 .iter()
-                .any(|directory| stands(&Path::new(directory).join(name))),
+                .any(|directory| is_there(&Path::new(directory).join(name))),
         };
         let silent = || {
             Program::new(|_, _| CommandOutput {

@@ -168,10 +168,10 @@ impl World {
 
     /// Whether the unit is masked, so that it cannot be started (`systemctl mask`).
     fn is_masked(&self, name: &str) -> bool {
-        let mut stands = DIRECTORIES
+        let mut existing = DIRECTORIES
             .iter()
             .filter_map(|directory| self.tree.entry(&Path::new(directory).join(name)));
-        let first = stands.next().map(|entry| entry.kind);
+        let first = existing.next().map(|entry| entry.kind);
         first == Some(EntryKind::Symlink("/dev/null".to_owned()))
     }
 

@@ -32,7 +32,7 @@ pub use process::stopped::stopped_processes;
 pub struct LiveHost {
     started: Instant,
     effects: files::effects::Effects,
-    engine: docker::client::Engine,
+    runtime: docker::client::DockerClient,
     bus: systemd::bus::Bus,
     clusters: kubernetes::kubeconfig::Clients,
     installed: packages::Installed,
@@ -47,7 +47,7 @@ impl LiveHost {
         Self {
             started: Instant::now(),
             effects: files::effects::Effects::default(),
-            engine: docker::client::Engine::default(),
+            runtime: docker::client::DockerClient::default(),
             bus: systemd::bus::Bus::default(),
             clusters: kubernetes::kubeconfig::Clients::default(),
             installed: packages::Installed::default(),

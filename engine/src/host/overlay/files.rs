@@ -1,4 +1,4 @@
-//! Files: learned from below, changed above.
+//! Files: fetched from below, changed above.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use crate::host::{Attributes, Entry, Files, HostResult, Space};
 #[async_trait::async_trait]
 impl Files for OverlayHost<'_> {
     async fn entry(&self, path: &Path) -> HostResult<Option<Entry>> {
-        self.learn(path, false).await?;
+        self.fetch(path, false).await?;
         self.upper.entry(path).await
     }
 
     async fn read(&self, path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
-        let real = self.learn(path, true).await?;
+        let real = self.fetch(path, true).await?;
         let below = self.upper.with_world(|world| {
             let kind = world.tree.get(&real, false).map(|node| &node.kind);
             matches!(
@@ -42,7 +42,7 @@ impl Files for OverlayHost<'_> {
     }
 
     async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
-        let real = self.learn(path, true).await?;
+        let real = self.fetch(path, true).await?;
         let mut names = self.upper.list(&real).await?;
         let gone = real
             .ancestors()
@@ -73,13 +73,13 @@ impl Files for OverlayHost<'_> {
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
         self.before_change(path).await?;
-        self.learn_content(path).await?;
+        self.fetch_content(path).await?;
         self.upper.append(path, content, attributes).await
     }
 
     async fn create_directory(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
         self.before_change(path).await?;
-        self.learn(path, true).await?;
+        self.fetch(path, true).await?;
         self.upper.create_directory(path, attributes).await
     }
 
@@ -90,19 +90,19 @@ impl Files for OverlayHost<'_> {
 
     async fn set_attributes(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
         self.before_change(path).await?;
-        self.learn(path, true).await?;
+        self.fetch(path, true).await?;
         self.upper.set_attributes(path, attributes).await
     }
 
     async fn remove(&self, path: &Path) -> HostResult<()> {
         self.before_change(path).await?;
-        let real = self.learn(path, false).await?;
+        let real = self.fetch(path, false).await?;
         let directory = self.upper.with_world(|world| {
             let kind = world.tree.get(&real, false).map(|node| &node.kind);
             kind == Some(&NodeKind::Directory)
         });
         if directory {
-            self.learn_children(&real).await?;
+            self.fetch_children(&real).await?;
         }
         self.upper.remove(path).await?;
         if directory {
@@ -118,7 +118,7 @@ impl Files for OverlayHost<'_> {
 
     async fn remove_tree(&self, path: &Path) -> HostResult<()> {
         self.before_change(path).await?;
-        let real = self.learn(path, false).await?;
+        let real = self.fetch(path, false).await?;
         self.upper.remove_tree(path).await?;
         self.known().gone.insert(real);
         Ok(())
@@ -130,7 +130,7 @@ impl Files for OverlayHost<'_> {
     }
 
     async fn is_late(&self, path: &Path) -> HostResult<bool> {
-        let real = self.learn(path, true).await?;
+        let real = self.fetch(path, true).await?;
         self.upper.is_late(&real).await
     }
 
@@ -140,10 +140,10 @@ impl Files for OverlayHost<'_> {
 }
 
 impl OverlayHost<'_> {
-    /// Learns the entries that a change at `path` would hide: the path itself, and the unit that has its file there.
+    /// Fetches the entries that a change at `path` would hide: the path itself, and the unit that has its file there.
     async fn before_change(&self, path: &Path) -> HostResult<()> {
         self.changes();
-        self.learn(path, false).await?;
+        self.fetch(path, false).await?;
         for directory in UNIT_DIRECTORIES {
             let Ok(below) = path.strip_prefix(directory) else {
                 continue;
@@ -152,7 +152,7 @@ impl OverlayHost<'_> {
             if let Some(name) = first.map(|name| name.strip_suffix(".d").unwrap_or(name))
                 && name.contains('.')
             {
-                self.learn_unit(name).await?;
+                self.fetch_unit(name).await?;
             }
         }
         Ok(())

@@ -6,24 +6,24 @@ use crate::host::{HostResult, Kernel};
 #[async_trait::async_trait]
 impl Kernel for OverlayHost<'_> {
     async fn sysctl(&self, key: &str) -> HostResult<Option<String>> {
-        self.learn_setting(key).await?;
+        self.fetch_setting(key).await?;
         self.upper.sysctl(key).await
     }
 
     async fn set_sysctl(&self, key: &str, value: &str) -> HostResult<()> {
         self.changes();
-        self.learn_setting(key).await?;
+        self.fetch_setting(key).await?;
         self.upper.set_sysctl(key, value).await
     }
 
     async fn module_loaded(&self, name: &str) -> HostResult<bool> {
-        self.learn_module(name).await?;
+        self.fetch_module(name).await?;
         self.upper.module_loaded(name).await
     }
 
     async fn load_module(&self, name: &str) -> HostResult<()> {
         self.changes();
-        self.learn_module(name).await?;
+        self.fetch_module(name).await?;
         // The preconditions tell whether this kernel has the module.
         self.upper
             .with_world_mut(|world| world.loadable_modules.insert(name.to_owned()));
@@ -37,13 +37,13 @@ impl Kernel for OverlayHost<'_> {
 
     async fn unload_module(&self, name: &str, stay: &[String]) -> HostResult<()> {
         self.changes();
-        self.learn_module(name).await?;
+        self.fetch_module(name).await?;
         self.upper.unload_module(name, stay).await
     }
 }
 
 impl OverlayHost<'_> {
-    async fn learn_setting(&self, key: &str) -> HostResult<()> {
+    async fn fetch_setting(&self, key: &str) -> HostResult<()> {
         if self.known().settings.contains(key) {
             return Ok(());
         }
@@ -56,14 +56,14 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    async fn learn_module(&self, name: &str) -> HostResult<()> {
+    async fn fetch_module(&self, name: &str) -> HostResult<()> {
         if self.known().modules.contains(name) {
             return Ok(());
         }
         let loaded = self.lower.module_loaded(name).await?;
         self.known().modules.insert(name.to_owned());
         if loaded {
-            // Its settings are learned separately.
+            // Its settings are fetched separately.
             self.upper
                 .with_world_mut(|world| world.modules.insert(name.to_owned()));
         }

@@ -2,7 +2,7 @@
 //!
 //! [`OverlayHost`] answers like the host below it until something is changed; changes stay in an upper world with
 //! the behaviour of [`FakeHost`], so that later steps see what earlier ones would have done. What the upper world
-//! needs to know is *learned*: read from below the first time it is asked for, and from then on the upper world answers for it. No mutating
+//! needs to know is *fetched*: read from below the first time it is asked for, and from then on the upper world answers for it. No mutating
 //! call reaches the host below, and no command is run: it might change something.
 //!
 //! What is not known is an error, never a guess: an unreadable file, an API server that does not answer. A dry run shows those as known
@@ -38,15 +38,15 @@ pub struct OverlayHost<'a> {
     hints: LedgerHints,
 }
 
-/// What has been learned from below, and what the host below is no longer asked for.
+/// What has been fetched from below, and what the host below is no longer asked for.
 #[derive(Debug, Default)]
 struct Known {
     paths: BTreeSet<PathBuf>,
-    /// Directories that were removed: nothing in them is learned any more.
+    /// Directories that were removed: nothing in them is fetched any more.
     gone: BTreeSet<PathBuf>,
     units: BTreeSet<String>,
-    /// Whether the engine below was asked, and what it said.
-    engine: Option<Engine>,
+    /// Whether the runtime below was asked, and what it said.
+    runtime: Option<LowerRuntime>,
     images: BTreeSet<String>,
     /// As they were below.
     containers: BTreeMap<String, Option<ContainerState>>,
@@ -54,12 +54,12 @@ struct Known {
     listed: BTreeMap<String, bool>,
     packages: BTreeSet<String>,
     links: BTreeSet<String>,
-    /// Whether all of them have been learned.
+    /// Whether all of them have been fetched.
     virtual_services: bool,
     modules: BTreeSet<String>,
     settings: BTreeSet<String>,
     nodes: BTreeSet<String>,
-    /// Whether the pod subnets of all nodes have been learned, with the claims of them.
+    /// Whether the pod subnets of all nodes have been fetched, with the claims of them.
     subnets: bool,
     /// Objects that were compared below, and those that were applied here.
     objects: BTreeSet<String>,
@@ -67,14 +67,14 @@ struct Known {
     silent: Option<String>,
     /// Whether anything was changed.
     changed: bool,
-    /// Whether anything was started that may have made files which are not known here: a command, a unit, a container. The container engine
-    /// does not count, because it makes only its own files.
+    /// Whether anything was started that may have made files which are not known here: a command, a unit, a container. The container
+    /// runtime does not count, because it makes only its own files.
     ran: bool,
 }
 
-/// The container engine below.
+/// The container runtime below.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Engine {
+enum LowerRuntime {
     /// It answers.
     Answers,
     /// There is none, or it has never run.
@@ -91,7 +91,7 @@ impl<'a> OverlayHost<'a> {
         world.begin_at(lower.now());
         // Runs that start above must have other ids than runs below.
         world.begin_ids_at(1 << 63);
-        world.engine_without_unit = false;
+        world.runtime_without_unit = false;
         world.pods_below = true;
         Self {
             lower,

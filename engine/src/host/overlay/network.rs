@@ -31,24 +31,24 @@ impl Network for OverlayHost<'_> {
     }
 
     async fn link(&self, name: &str) -> HostResult<Option<Link>> {
-        self.learn_link(name).await?;
+        self.fetch_link(name).await?;
         self.upper.link(name).await
     }
 
     async fn remove_link(&self, name: &str) -> HostResult<()> {
         self.changes();
-        self.learn_link(name).await?;
+        self.fetch_link(name).await?;
         self.upper.remove_link(name).await
     }
 
     async fn virtual_services(&self) -> HostResult<Vec<VirtualService>> {
-        self.learn_virtual_services().await?;
+        self.fetch_virtual_services().await?;
         self.upper.virtual_services().await
     }
 
     async fn remove_virtual_service(&self, service: &VirtualService) -> HostResult<()> {
         self.changes();
-        self.learn_virtual_services().await?;
+        self.fetch_virtual_services().await?;
         self.upper.remove_virtual_service(service).await
     }
 }
@@ -62,7 +62,7 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    async fn learn_virtual_services(&self) -> HostResult<()> {
+    async fn fetch_virtual_services(&self) -> HostResult<()> {
         if self.known().virtual_services {
             return Ok(());
         }
@@ -73,7 +73,7 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    async fn learn_link(&self, name: &str) -> HostResult<()> {
+    async fn fetch_link(&self, name: &str) -> HostResult<()> {
         if self.known().links.contains(name) {
             return Ok(());
         }

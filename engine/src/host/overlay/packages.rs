@@ -9,7 +9,7 @@ use crate::host::{HostResult, Packages};
 #[async_trait::async_trait]
 impl Packages for OverlayHost<'_> {
     async fn package_version(&self, name: &str) -> HostResult<Option<String>> {
-        self.learn_package(name).await?;
+        self.fetch_package(name).await?;
         self.upper.package_version(name).await
     }
 
@@ -21,7 +21,7 @@ impl Packages for OverlayHost<'_> {
         self.changes();
         for file in files {
             let (name, version) = self.lower.package_file(file).await?;
-            self.learn_package(&name).await?;
+            self.fetch_package(&name).await?;
             let items: Vec<(String, String)> = FakeHost::package_items(&name)
                 .iter()
                 .filter_map(|item| item.split_once('='))
@@ -29,8 +29,8 @@ impl Packages for OverlayHost<'_> {
                 .collect();
             for (key, value) in &items {
                 match key.as_str() {
-                    "unit" => self.learn_unit(value).await?,
-                    _ => drop(self.learn(Path::new(value), true).await?),
+                    "unit" => self.fetch_unit(value).await?,
+                    _ => drop(self.fetch(Path::new(value), true).await?),
                 }
             }
             let package = PackageFile {
@@ -46,14 +46,14 @@ impl Packages for OverlayHost<'_> {
     async fn purge_packages(&self, names: &[String]) -> HostResult<()> {
         self.changes();
         for name in names {
-            self.learn_package(name).await?;
+            self.fetch_package(name).await?;
         }
         self.upper.purge_packages(names).await
     }
 }
 
 impl OverlayHost<'_> {
-    async fn learn_package(&self, name: &str) -> HostResult<()> {
+    async fn fetch_package(&self, name: &str) -> HostResult<()> {
         if self.known().packages.contains(name) {
             return Ok(());
         }

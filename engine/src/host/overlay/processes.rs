@@ -21,7 +21,7 @@ impl Processes for OverlayHost<'_> {
     async fn has_program(&self, name: &str) -> HostResult<bool> {
         for directory in PROGRAM_PATH {
             let real = self
-                .learn(&std::path::Path::new(directory).join(name), true)
+                .fetch(&std::path::Path::new(directory).join(name), true)
                 .await?;
             if self
                 .upper

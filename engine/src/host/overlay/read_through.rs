@@ -1,4 +1,4 @@
-//! Learning files from below: entries on the way to a path, the children of a directory, content.
+//! Fetching files from below: entries on the way to a path, the children of a directory, content.
 
 use std::path::{Path, PathBuf};
 
@@ -10,9 +10,10 @@ use crate::host::{EntryKind, Files as _, HostResult};
 const CONTENT_LIMIT: u64 = 1024 * 1024;
 
 impl OverlayHost<'_> {
-    /// Learns every entry on the way to `path`. Links are followed; a link at its end only with `follow_end`. Returns where the path leads.
-    pub(super) async fn learn(&self, path: &Path, follow_end: bool) -> HostResult<PathBuf> {
-        self.learn_entry(Path::new("/")).await?;
+    /// Fetches every entry on the way to `path`. Links are followed; a link at its end only with `follow_end`. Returns where the path
+    /// leads.
+    pub(super) async fn fetch(&self, path: &Path, follow_end: bool) -> HostResult<PathBuf> {
+        self.fetch_entry(Path::new("/")).await?;
         let mut rest = parts(path);
         rest.reverse();
         let mut at = PathBuf::from("/");
@@ -23,7 +24,7 @@ impl OverlayHost<'_> {
                 continue;
             }
             let next = at.join(&part);
-            self.learn_entry(&next).await?;
+            self.fetch_entry(&next).await?;
             let target = self.upper.with_world(|world| {
                 let kind = world.tree.get(&next, false).map(|node| node.kind.clone());
                 match kind {
@@ -49,8 +50,8 @@ impl OverlayHost<'_> {
         Ok(at)
     }
 
-    /// Learns one entry whose parents are known and are no links.
-    async fn learn_entry(&self, path: &Path) -> HostResult<()> {
+    /// Fetches one entry whose parents are known and are no links.
+    async fn fetch_entry(&self, path: &Path) -> HostResult<()> {
         if self.is_known(path) {
             return Ok(());
         }
@@ -90,18 +91,18 @@ impl OverlayHost<'_> {
         known.paths.contains(path) || path.ancestors().any(|above| known.gone.contains(above))
     }
 
-    /// Learns the entries of a directory. Returns where it is.
-    pub(super) async fn learn_children(&self, directory: &Path) -> HostResult<PathBuf> {
-        let real = self.learn(directory, true).await?;
+    /// Fetches the entries of a directory. Returns where it is.
+    pub(super) async fn fetch_children(&self, directory: &Path) -> HostResult<PathBuf> {
+        let real = self.fetch(directory, true).await?;
         for name in self.list(&real).await? {
-            self.learn_entry(&real.join(name)).await?;
+            self.fetch_entry(&real.join(name)).await?;
         }
         Ok(real)
     }
 
-    /// Learns the content of a file that the upper world reads itself. A large or unreadable one stays unread.
-    pub(super) async fn learn_content(&self, path: &Path) -> HostResult<()> {
-        let real = self.learn(path, true).await?;
+    /// Fetches the content of a file that the upper world reads itself. A large or unreadable one stays unread.
+    pub(super) async fn fetch_content(&self, path: &Path) -> HostResult<()> {
+        let real = self.fetch(path, true).await?;
         let unread = self.upper.with_world(|world| {
             let kind = world.tree.get(&real, false).map(|node| &node.kind);
             matches!(kind, Some(NodeKind::Below(_)))

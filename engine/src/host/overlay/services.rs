@@ -1,4 +1,4 @@
-//! Units: learned with their files, so that a changed file makes them stale.
+//! Units: fetched with their files, so that a changed file makes them stale.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::host::{HostResult, Services, UnitState};
 #[async_trait::async_trait]
 impl Services for OverlayHost<'_> {
     async fn unit(&self, name: &str) -> HostResult<UnitState> {
-        self.learn_unit(name).await?;
+        self.fetch_unit(name).await?;
         self.upper.unit(name).await
     }
 
@@ -37,13 +37,13 @@ impl Services for OverlayHost<'_> {
 
     async fn set_unit_enabled(&self, name: &str, enabled: bool) -> HostResult<()> {
         self.changes();
-        self.learn_unit(name).await?;
+        self.fetch_unit(name).await?;
         self.upper.set_unit_enabled(name, enabled).await
     }
 
     async fn reset_failed_unit(&self, name: &str) -> HostResult<()> {
         self.changes();
-        self.learn_unit(name).await?;
+        self.fetch_unit(name).await?;
         self.upper.reset_failed_unit(name).await
     }
 
@@ -58,20 +58,20 @@ impl Services for OverlayHost<'_> {
 }
 
 impl OverlayHost<'_> {
-    /// Learns a unit with its file and drop-ins.
-    pub(super) async fn learn_unit(&self, name: &str) -> HostResult<()> {
+    /// Fetches a unit with its file and drop-ins.
+    pub(super) async fn fetch_unit(&self, name: &str) -> HostResult<()> {
         if self.known().units.contains(name) {
             return Ok(());
         }
         let state = self.lower.unit(name).await?;
         for directory in UNIT_DIRECTORIES.map(Path::new) {
-            self.learn_content(&directory.join(name)).await?;
+            self.fetch_content(&directory.join(name)).await?;
             let drop_ins = self
-                .learn_children(&directory.join(format!("{name}.d")))
+                .fetch_children(&directory.join(format!("{name}.d")))
                 .await?;
             let names = self.upper.with_world(|world| world.tree.names(&drop_ins));
             for drop_in in names {
-                self.learn_content(&drop_ins.join(drop_in)).await?;
+                self.fetch_content(&drop_ins.join(drop_in)).await?;
             }
         }
         self.known().units.insert(name.to_owned());
@@ -103,13 +103,13 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    /// Learns what decides whether a unit starts, and what starts and ends with it.
+    /// Fetches what decides whether a unit starts, and what starts and ends with it.
     async fn before_start(&self, name: &str) -> HostResult<()> {
         self.changes();
-        self.learn_unit(name).await?;
+        self.fetch_unit(name).await?;
         for path in self.upper.with_world(|world| world.unit_needs(name)) {
-            self.learn(&path, true).await?;
+            self.fetch(&path, true).await?;
         }
-        self.before_engine_start(name).await
+        self.before_runtime_start(name).await
     }
 }

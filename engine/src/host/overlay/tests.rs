@@ -127,16 +127,16 @@ async fn a_changed_unit_file_makes_a_running_unit_stale() {
 async fn a_docker_that_does_not_run_is_not_woken() {
     let lower = FakeHost::new().with_unit("docker.service", "[Service]\n");
     let host = OverlayHost::new(&lower).with_archive("/opt/i.tar".into(), "image:1".to_owned());
-    assert!(host.container_engine().await.is_err());
+    assert!(host.container_runtime().await.is_err());
     assert!(
         lower
             .journal()
             .iter()
-            .all(|call| call.name != "container_engine")
+            .all(|call| call.name != "container_runtime")
     );
     lower.with_world_mut(|world| world.file("/opt/i.tar", "anything"));
     host.start_unit("docker.service").await.unwrap();
-    host.container_engine().await.unwrap();
+    host.container_runtime().await.unwrap();
     assert_eq!(host.image("image:1").await.unwrap(), None);
     host.load_image(path("/opt/i.tar")).await.unwrap();
     assert!(host.image("image:1").await.unwrap().is_some());
@@ -209,7 +209,7 @@ async fn images_and_containers_of_a_docker_that_does_not_run_are_not_guessed() {
     let with_data = stopped().with_file("/var/lib/docker/image/overlay2/repositories.json", "{}");
     above(with_data, async |host| {
         host.start_unit("docker.service").await.unwrap();
-        host.container_engine().await.unwrap();
+        host.container_runtime().await.unwrap();
         // A container that is taken to be absent would be predicted to be created.
         for error in [
             host.image("etcd:1").await.unwrap_err(),

@@ -1,4 +1,4 @@
-//! Containers and images, through the container engine's API.
+//! Containers and images, through the container runtime's API.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,12 +33,12 @@ pub struct ContainerConfig {
     pub host_pid: bool,
     /// All capabilities and devices.
     pub privileged: bool,
-    /// Capabilities added to the engine's default set.
+    /// Capabilities added to the runtime's default set.
     // No script sets this; it stays for the same reason as `host_pid`.
     pub capabilities: Vec<String>,
     /// User the process runs as, `uid[:gid]`; empty means what the image says.
     pub user: String,
-    /// What the container engine does when it ends.
+    /// What the container runtime does when it ends.
     pub restart: RestartPolicy,
     /// Labels.
     pub labels: BTreeMap<String, String>,
@@ -66,7 +66,7 @@ impl ContainerConfig {
     }
 }
 
-/// When the container engine starts a container again by itself.
+/// When the container runtime starts a container again by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
@@ -74,7 +74,7 @@ pub enum RestartPolicy {
     No,
     /// Always, unless it was stopped on purpose.
     UnlessStopped,
-    /// Always, also after the engine's own restart.
+    /// Always, also after the runtime's own restart.
     Always,
 }
 
@@ -92,7 +92,7 @@ pub struct Mount {
     pub propagated: bool,
 }
 
-/// A container as the engine reports it.
+/// A container as the runtime reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerState {
     /// Its id.
@@ -107,7 +107,7 @@ pub struct ContainerState {
     pub exit_code: i64,
     /// When the present run started.
     pub started_at: Option<SystemTime>,
-    /// How often the engine restarted it.
+    /// How often the runtime restarted it.
     pub restarts: u64,
     /// Image reference it was made from.
     pub image: String,
@@ -117,7 +117,7 @@ pub struct ContainerState {
     pub labels: BTreeMap<String, String>,
 }
 
-/// A container as the engine's list reports it. One request lists all containers, however many there are. Details that need a request for
+/// A container as the runtime's list reports it. One request lists all containers, however many there are. Details that need a request for
 /// each container are in [`ContainerState`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedContainer {
@@ -137,7 +137,7 @@ pub struct ListedContainer {
     pub labels: BTreeMap<String, String>,
 }
 
-/// An image as the engine reports it.
+/// An image as the runtime reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageState {
     /// Content id (`sha256:…`); empty for an image that a dry run would load.
@@ -153,28 +153,28 @@ pub struct ArchivedImage {
     pub id: String,
 }
 
-/// Deadline for the question whether the engine answers. That question waits for no container, and the caller must go on if the engine
+/// Deadline for the question whether the runtime answers. That question waits for no container, and the caller must go on if the runtime
 /// hangs.
 pub const PRESENCE: Duration = Duration::from_secs(10);
 
-/// The container engine. Every call has the implementation's own deadline (30 s; loading an image 5 min), except the question whether the
-/// engine answers.
+/// The container runtime. Every call has the implementation's own deadline (30 s; loading an image 5 min), except the question whether the
+/// runtime answers.
 #[async_trait::async_trait]
 pub trait Containers {
-    /// Whether the engine answers within [`PRESENCE`]. Cancel safe.
-    async fn container_engine(&self) -> HostResult<()> {
-        self.container_engine_within(PRESENCE).await
+    /// Whether the runtime answers within [`PRESENCE`]. Cancel safe.
+    async fn container_runtime(&self) -> HostResult<()> {
+        self.container_runtime_within(PRESENCE).await
     }
 
-    /// Whether the engine answers within `patience`. Cancel safe.
-    async fn container_engine_within(&self, patience: Duration) -> HostResult<()>;
+    /// Whether the runtime answers within `timeout`. Cancel safe.
+    async fn container_runtime_within(&self, timeout: Duration) -> HostResult<()>;
 
-    /// The engine's version, within [`PRESENCE`]. The engine asks other programs for their versions to answer this, so call it rarely.
+    /// The runtime's version, within [`PRESENCE`]. The runtime asks other programs for their versions to answer this, so call it rarely.
     /// Cancel safe.
-    async fn container_engine_version(&self) -> HostResult<String>;
+    async fn container_runtime_version(&self) -> HostResult<String>;
 
-    /// The directory in which the engine keeps its images and containers. Cancel safe.
-    async fn container_engine_root(&self) -> HostResult<PathBuf>;
+    /// The directory in which the runtime keeps its images and containers. Cancel safe.
+    async fn container_runtime_root(&self) -> HostResult<PathBuf>;
 
     /// The image under this reference. Cancel safe.
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>>;
@@ -185,7 +185,7 @@ pub trait Containers {
     /// Gives an image, named by its content id, another reference. An image that had this reference before loses it.
     async fn tag_image(&self, id: &str, reference: &str) -> HostResult<()>;
 
-    /// Loads the images of an archive as `docker save` writes it. When the call is cancelled, the engine may still load the archive.
+    /// Loads the images of an archive as `docker save` writes it. When the call is cancelled, the runtime may still load the archive.
     async fn load_image(&self, archive: &Path) -> HostResult<()>;
 
     /// Removes a reference, and the image when it was the last. Fine if there is none. The error is
@@ -195,7 +195,7 @@ pub trait Containers {
     /// The container of this name. Cancel safe.
     async fn container(&self, name: &str) -> HostResult<Option<ContainerState>>;
 
-    /// Containers, running or not, that carry all these labels (an empty value matches any), by name. One question to the engine. Cancel
+    /// Containers, running or not, that carry all these labels (an empty value matches any), by name. One question to the runtime. Cancel
     /// safe.
     async fn containers(
         &self,

@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use super::{live as live_on, removal, step};
 use crate::host::fake::FakeHost;
 use crate::ledger::hash_chain::Chain;
-use crate::ledger::live_resource::{RUNS_KEPT, compacted, left_by_rollback, live, span_of, things};
+use crate::ledger::live_resource::{
+    RUNS_KEPT, compacted, left_by_rollback, live, resources, span_of,
+};
 use crate::ledger::{History, Ledger, Record, RunId, VERSION};
 use crate::model::{Failure, Outcome, PhaseName, STATE, Span, StepId, Verb};
 use crate::plan::PlannedStep;
@@ -20,7 +22,7 @@ enum Operation {
     Intent(usize, usize),
     Undo(usize, usize, bool),
     Receipt(usize, usize),
-    Lane(usize, Vec<bool>),
+    Cleanup(usize, Vec<bool>),
     Failed(usize),
     PhaseApplied(usize),
     Reverted(usize, Vec<usize>),
@@ -30,20 +32,20 @@ enum Operation {
 }
 
 const PHASES: [&str; 4] = ["certs", "docker", "etcd", "kubelet"];
-const THINGS: usize = 6;
+const RESOURCES: usize = 6;
 
 fn operation() -> impl Strategy<Value = Operation> {
-    let (phase, thing) = (0..PHASES.len(), 0..THINGS);
+    let (phase, resource) = (0..PHASES.len(), 0..RESOURCES);
     prop_oneof![
-        3 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Operation::Intent(p, t)),
-        6 => (phase.clone(), thing.clone(), any::<bool>()).prop_map(|(p, t, k)| Operation::Undo(p, t, k)),
-        2 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Operation::Receipt(p, t)),
-        2 => (phase.clone(), thing.clone(), any::<bool>()).prop_map(|(p, t, u)| Operation::Pruned(p, t, u)),
+        3 => (phase.clone(), resource.clone()).prop_map(|(p, t)| Operation::Intent(p, t)),
+        6 => (phase.clone(), resource.clone(), any::<bool>()).prop_map(|(p, t, k)| Operation::Undo(p, t, k)),
+        2 => (phase.clone(), resource.clone()).prop_map(|(p, t)| Operation::Receipt(p, t)),
+        2 => (phase.clone(), resource.clone(), any::<bool>()).prop_map(|(p, t, u)| Operation::Pruned(p, t, u)),
         1 => phase.clone().prop_map(Operation::CleanupDone),
-        2 => (phase.clone(), vec(any::<bool>(), 1..3)).prop_map(|(p, k)| Operation::Lane(p, k)),
+        2 => (phase.clone(), vec(any::<bool>(), 1..3)).prop_map(|(p, k)| Operation::Cleanup(p, k)),
         1 => phase.clone().prop_map(Operation::Failed),
         1 => phase.clone().prop_map(Operation::PhaseApplied),
-        2 => (phase, vec(thing, 0..3)).prop_map(|(p, l)| Operation::Reverted(p, l)),
+        2 => (phase, vec(resource, 0..3)).prop_map(|(p, l)| Operation::Reverted(p, l)),
         1 => any::<bool>().prop_map(Operation::Cleaned),
     ]
 }
@@ -89,39 +91,44 @@ fn records(runs: &[(Vec<Operation>, bool)], first: RunId) -> Vec<Record> {
 
 fn record(run: RunId, operation: &Operation) -> Record {
     let phase = |place: &usize| -> PhaseName { PHASES[*place].parse().unwrap() };
-    let id =
-        |place: &usize, thing: &usize| StepId::new(&phase(place), "file", &format!("/{thing}"));
+    let id = |place: &usize, resource: &usize| {
+        StepId::new(&phase(place), "file", &format!("/{resource}"))
+    };
     let kept = |keep: &bool| {
         let mut step: PlannedStep = step("/left");
         step.policy.keep = *keep;
         step
     };
     match operation {
-        Operation::Intent(place, thing) => Record::Intent {
+        Operation::Intent(place, resource) => Record::Intent {
             run,
             phase: phase(place),
-            step: id(place, thing),
-            span: Span::new("phases/x.rhai", usize::try_from(run).unwrap(), *thing + 1),
+            step: id(place, resource),
+            span: Span::new(
+                "phases/x.rhai",
+                usize::try_from(run).unwrap(),
+                *resource + 1,
+            ),
             action: Action::Create,
             fields: vec!["content".to_owned()],
         },
-        Operation::Undo(place, thing, keep) => Record::Undo {
+        Operation::Undo(place, resource, keep) => Record::Undo {
             run,
             phase: phase(place),
-            step: id(place, thing),
+            step: id(place, resource),
             keep: *keep,
-            // Of one thing, undos of different runs lead to different states.
+            // Of one resource, undos of different runs lead to different states.
             undo: Undo::RestoreSymlink {
-                path: format!("/{thing}").into(),
+                path: format!("/{resource}").into(),
                 target: run.to_string(),
             },
         },
-        Operation::Receipt(place, thing) => Record::Receipt {
+        Operation::Receipt(place, resource) => Record::Receipt {
             run,
             phase: phase(place),
-            step: id(place, thing),
+            step: id(place, resource),
         },
-        Operation::Lane(place, keeps) => Record::CleanupSteps {
+        Operation::Cleanup(place, keeps) => Record::CleanupSteps {
             run,
             phase: phase(place),
             steps: keeps.iter().map(kept).collect(),
@@ -146,13 +153,16 @@ fn record(run: RunId, operation: &Operation) -> Record {
             run,
             phase: phase(place),
             resource: None,
-            remaining: left.iter().map(|thing| format!("file /{thing}")).collect(),
+            remaining: left
+                .iter()
+                .map(|resource| format!("file /{resource}"))
+                .collect(),
         },
-        Operation::Pruned(place, thing, in_use) => Record::Pruned {
+        Operation::Pruned(place, resource, in_use) => Record::Pruned {
             run,
             phase: phase(place),
-            step: id(place, thing),
-            resource: format!("file /{thing}"),
+            step: id(place, resource),
+            resource: format!("file /{resource}"),
             in_use: *in_use,
         },
         Operation::CleanupDone(place) => Record::CleanupDone {
@@ -177,16 +187,16 @@ fn ledger(records: Vec<Record>) -> Vec<Record> {
 fn live_state(records: &[Record]) -> impl PartialEq + std::fmt::Debug + use<> {
     (
         live(records),
-        Ledger::clean_lanes_in(records),
+        Ledger::all_cleanup_steps_in(records),
         Ledger::phases_in(records),
     )
 }
 
-/// What the next apply uses: which things are marked as in use, and what rollbacks of each phase left.
+/// What the next apply uses: which resources are marked as in use, and what rollbacks of each phase left.
 fn marks(records: &[Record]) -> impl PartialEq + std::fmt::Debug + use<> {
-    let in_use: BTreeMap<String, bool> = things(records)
+    let in_use: BTreeMap<String, bool> = resources(records)
         .into_iter()
-        .map(|thing| (thing.undo.undo.about(), thing.in_use))
+        .map(|resource| (resource.undo.undo.key(), resource.in_use))
         .collect();
     let left = PHASES.map(|phase| {
         let phase: PhaseName = phase.parse().unwrap();
@@ -246,7 +256,7 @@ proptest! {
     fn a_ledger_truncated_anywhere_opens_with_its_complete_lines(runs in runs(), place in any::<prop::sample::Index>()) {
         let all = ledger(records(&runs, 1));
         let mut chain = Chain::default();
-        let text: String = all.iter().map(|record| chain.seal(record)).collect();
+        let text: String = all.iter().map(|record| chain.next_line(record)).collect();
         let cut = place.index(text.len() + 1);
         let lines = text[..cut].matches('\n').count();
         let host = FakeHost::new();

@@ -128,7 +128,7 @@ async fn a_ledger_truncated_at_each_byte_can_be_continued() {
     let ledger = begun(&host).await;
     let phase = "etcd".parse().unwrap();
     ledger
-        .clean_lane(1, &phase, vec![step("/a")])
+        .cleanup_steps(1, &phase, vec![step("/a")])
         .await
         .unwrap();
     let reverted = ledger.reverted(1, &phase, Vec::new()).await;

@@ -147,7 +147,10 @@ async fn a_ledger_without_an_id_is_read_and_continued() {
         id: None,
     };
     let mut chain = Chain::default();
-    let content: String = records.iter().map(|record| chain.seal(record)).collect();
+    let content: String = records
+        .iter()
+        .map(|record| chain.next_line(record))
+        .collect();
     host.with_world_mut(|world| {
         world.file(file(), &content);
         // The tip was the number of the last run, which is not valid any more, and there was no copy.
@@ -181,7 +184,7 @@ async fn resources_on_the_host_contradict_an_empty_ledger() {
         let belied = Ledger::contradicted_by_host(host, &records).await;
         belied.map(|error| error.to_string())
     };
-    assert_eq!(said(&FakeHost::new()).await, None, "without an engine");
+    assert_eq!(said(&FakeHost::new()).await, None, "without a runtime");
     let host = FakeHost::new().with_docker().with_image("etcd:1");
     made(&host, "theirs", ("app", container_runtime::OURS)).await;
     made(&host, "proof", scratch::LABEL).await;
@@ -197,8 +200,8 @@ async fn resources_on_the_host_contradict_an_empty_ledger() {
         missing.contains("is missing or empty") && missing.contains("has container etcd; `nodelet"),
         "{missing}"
     );
-    host.set_faults(FaultPlan::none().stall("container_engine", "*"));
-    assert_eq!(said(&host).await, None, "an engine that hangs says nothing");
+    host.set_faults(FaultPlan::none().stall("container_runtime", "*"));
+    assert_eq!(said(&host).await, None, "a runtime that hangs says nothing");
     host.with_world_mut(|world| {
         world.file("/etc/pf9/kube.d/kubeconfigs/admin.yaml", "kind: Config")
     });
@@ -219,7 +222,7 @@ async fn resources_on_the_host_contradict_an_empty_ledger() {
         "{unread}"
     );
     host.set_faults(FaultPlan::none());
-    // A new ledger knows as little. A ledger that has things to take back is judged by its plan.
+    // A new ledger knows as little. A ledger that has resources to take back is judged by its plan.
     let ledger = Ledger::open(&host).await.unwrap();
     let incomplete = said(&host).await.expect("it is noticed");
     assert!(

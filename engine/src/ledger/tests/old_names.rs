@@ -59,7 +59,7 @@ fn old_kinds_and_keys_of_records_are_read() {
 /// Otherwise a clean would take other things off the host than the role's, and an apply after an interrupted clean would record a step a
 /// second time.
 #[test]
-fn steps_of_an_old_clean_lane_are_read() {
+fn old_records_of_cleanup_steps_are_read() {
     let phase: PhaseName = "etcd".parse().unwrap();
     let planned = |label: &str, spec: Spec| PlannedStep {
         id: StepId::new(&phase, spec.kind(), label),

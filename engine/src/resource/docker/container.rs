@@ -51,7 +51,7 @@ pub struct ContainerSpec {
     pub privileged: bool,
     /// User, `uid[:gid]`; empty means what the image says.
     pub user: String,
-    /// When the engine restarts it.
+    /// When the runtime restarts it.
     pub restart: RestartPolicy,
     /// Files whose change causes a new container.
     pub inputs: Vec<PathBuf>,
@@ -75,7 +75,7 @@ impl Resource for ContainerSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
-        // If the engine is not installed yet, there is no container. An engine that does not answer may have it: that is an error.
+        // If the runtime is not installed yet, there is no container. A runtime that does not answer may have it: that is an error.
         let state = if container_runtime::has(cx.host).await? {
             cx.host.container(&self.name).await?
         } else {
@@ -216,7 +216,7 @@ impl Resource for ContainerSpec {
         // A foreign container of the same name must not be stopped.
         let running = state.is_some_and(|state| is_ours(&state));
         if running {
-            // Removed, not only stopped: its restart policy must not start it again with the engine.
+            // Removed, not only stopped: its restart policy must not start it again with the runtime.
             cx.host.stop_container(&self.name, GRACE).await?;
             cx.host.remove_container(&self.name).await?;
         }

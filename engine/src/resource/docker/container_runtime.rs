@@ -1,4 +1,4 @@
-//! The container engine's own service. Foreign containers in the engine must not be stopped.
+//! The container runtime's own service. Foreign containers in the runtime must not be stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use crate::host::{Host, HostError, LIVE_RESTORE_DIR, ListedContainer};
 use crate::resource::{ResourceError, ResourceResult, Undo};
 
-/// The unit that runs the engine.
+/// The unit that runs the runtime.
 pub(crate) const UNIT: &str = "docker.service";
 /// Exists if the unit is masked: systemd does not load a masked unit, although the unit is installed.
 const MASK: &str = "/etc/systemd/system/docker.service";
-/// The network link that the engine creates for its own network.
+/// The network link that the runtime creates for its own network.
 pub(crate) const LINK: &str = "docker0";
-/// Units of an engine.
+/// Units of a runtime.
 const UNITS: &[&str] = &[UNIT, "docker.socket", "containerd.service"];
 /// Label on containers that a role has made.
 pub(crate) const OWNER: &str = "pf9.io/owner";
@@ -21,17 +21,17 @@ pub(crate) const OWNER: &str = "pf9.io/owner";
 pub(crate) const OURS: &str = "nodelet";
 /// Label on containers of pods.
 pub(crate) const POD: &str = "io.kubernetes.pod.uid";
-/// Packages that install an engine.
+/// Packages that install a runtime.
 const PACKAGES: &[&str] = &["docker.io", "docker-ce", "moby-engine"];
-/// How long an engine may take to answer after its start.
+/// How long a runtime may take to answer after its start.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Pause between two requests to the engine.
+/// Pause between two requests to the runtime.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Restarts a unit. If the unit is the container engine, also starts the containers that ran before: without
-/// `live-restore`, a restart of the engine stops them.
+/// Restarts a unit. If the unit is the container runtime, also starts the containers that ran before: without
+/// `live-restore`, a restart of the runtime stops them.
 pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
-    let ran = if unit == UNIT && host.container_engine().await.is_ok() {
+    let ran = if unit == UNIT && host.container_runtime().await.is_ok() {
         running(host).await?
     } else {
         BTreeSet::new()
@@ -52,9 +52,9 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
     Ok(())
 }
 
-/// Starts the engine if it is installed and does not answer.
+/// Starts the runtime if it is installed and does not answer.
 pub(crate) async fn start_if_installed(host: &dyn Host) -> ResourceResult<()> {
-    if host.container_engine().await.is_ok() || !is_installed(host).await? {
+    if host.container_runtime().await.is_ok() || !is_installed(host).await? {
         return Ok(());
     }
     host.reset_failed_unit(UNIT).await?;
@@ -62,7 +62,7 @@ pub(crate) async fn start_if_installed(host: &dyn Host) -> ResourceResult<()> {
     answers(host).await
 }
 
-/// Starts the engine if it is down while its containers still run (`live-restore`): only the engine can stop them.
+/// Starts the runtime if it is down while its containers still run (`live-restore`): only the runtime can stop them.
 pub(crate) async fn ensure_running_for_live_restore(host: &dyn Host) -> ResourceResult<()> {
     if runs(host).await? || host.list(Path::new(LIVE_RESTORE_DIR)).await?.is_empty() {
         return Ok(());
@@ -76,43 +76,43 @@ pub(crate) async fn ensure_running_for_live_restore(host: &dyn Host) -> Resource
     })
 }
 
-/// Whether there is an engine that may still have `thing`. An engine that is not installed, or not any more, has nothing
-/// of ours; an installed engine that does not answer may still have it.
+/// Whether there is a runtime that may still have `resource`. A runtime that is not installed, or not any more, has nothing
+/// of ours; an installed runtime that does not answer may still have it.
 ///
 /// # Errors
-/// The engine is installed and does not answer.
-pub(crate) async fn is_there(host: &dyn Host, thing: &str) -> ResourceResult<bool> {
-    let Err(error) = host.container_engine().await else {
+/// The runtime is installed and does not answer.
+pub(crate) async fn is_there(host: &dyn Host, resource: &str) -> ResourceResult<bool> {
+    let Err(error) = host.container_runtime().await else {
         return Ok(true);
     };
     if !is_installed(host).await? {
         return Ok(false);
     }
     Err(ResourceError::Host(HostError::service(
-        format!("revert {thing}: docker does not answer, so it may still be there"),
+        format!("revert {resource}: docker does not answer, so it may still be there"),
         error,
     )))
 }
 
-/// Whether an engine is there and answers.
+/// Whether a runtime is there and answers.
 ///
 /// # Errors
-/// The engine is installed and does not answer.
+/// The runtime is installed and does not answer.
 pub(crate) async fn has(host: &dyn Host) -> ResourceResult<bool> {
-    match host.container_engine().await {
+    match host.container_runtime().await {
         Ok(_) => Ok(true),
         Err(_) if !is_installed(host).await? => Ok(false),
         Err(error) => Err(ResourceError::Host(error)),
     }
 }
 
-/// Whether the engine answers. If its unit is inactive, there is nothing to stop through it; if its unit is active and
-/// the engine does not answer, containers may run.
+/// Whether the runtime answers. If its unit is inactive, there is nothing to stop through it; if its unit is active and
+/// the runtime does not answer, containers may run.
 ///
 /// # Errors
-/// The unit is active and the engine does not answer.
+/// The unit is active and the runtime does not answer.
 pub(crate) async fn runs(host: &dyn Host) -> ResourceResult<bool> {
-    match host.container_engine().await {
+    match host.container_runtime().await {
         Ok(_) => Ok(true),
         Err(_) if !host.unit(UNIT).await?.is_active() => Ok(false),
         Err(error) => Err(ResourceError::Host(error)),
@@ -122,7 +122,7 @@ pub(crate) async fn runs(host: &dyn Host) -> ResourceResult<bool> {
 /// Whether a container of ours has this name.
 ///
 /// # Errors
-/// [`ResourceError::Unmet`] if the container of this name is a foreign one, and another error if the engine does not
+/// [`ResourceError::Unmet`] if the container of this name is a foreign one, and another error if the runtime does not
 /// answer.
 pub(crate) async fn has_ours(host: &dyn Host, name: &str) -> ResourceResult<bool> {
     if !is_there(host, &format!("container {name}")).await? {
@@ -144,14 +144,14 @@ pub(crate) async fn is_installed(host: &dyn Host) -> ResourceResult<bool> {
     Ok(host.unit(UNIT).await?.loaded || host.entry(Path::new(MASK)).await?.is_some())
 }
 
-/// Whether one of these packages is the engine.
-pub(crate) fn is_engine(packages: &[String]) -> bool {
+/// Whether one of these packages is the runtime.
+pub(crate) fn is_runtime(packages: &[String]) -> bool {
     packages
         .iter()
         .any(|name| PACKAGES.contains(&name.as_str()))
 }
 
-/// Whether an undo stops the engine or sets whether it starts at boot.
+/// Whether an undo stops the runtime or sets whether it starts at boot.
 pub(crate) fn ends(undo: &Undo) -> bool {
     match undo {
         Undo::StopUnit { name } | Undo::SetUnitEnabled { name, .. } => is_unit(name),
@@ -164,7 +164,7 @@ pub(crate) fn needs(undo: &Undo) -> bool {
     matches!(undo, Undo::SetSysctl { key, .. } if key == "net.ipv4.ip_forward" || key.starts_with("net.bridge."))
 }
 
-/// Whether a unit is one of the engine.
+/// Whether a unit is one of the runtime.
 pub(crate) fn is_unit(name: &str) -> bool {
     UNITS.contains(&name)
 }
@@ -172,7 +172,7 @@ pub(crate) fn is_unit(name: &str) -> bool {
 /// Names of the containers, running or not, that are neither ours nor of pods.
 ///
 /// # Errors
-/// The engine does not answer.
+/// The runtime does not answer.
 pub(crate) async fn foreign_containers(host: &dyn Host) -> ResourceResult<Vec<String>> {
     if !has(host).await? {
         return Ok(Vec::new());
@@ -187,7 +187,7 @@ pub(crate) async fn foreign_containers(host: &dyn Host) -> ResourceResult<Vec<St
 async fn answers(host: &dyn Host) -> ResourceResult<()> {
     let started = host.elapsed();
     loop {
-        match host.container_engine().await {
+        match host.container_runtime().await {
             Ok(_) => return Ok(()),
             Err(error) if host.elapsed().saturating_sub(started) > ANSWER => {
                 return Err(ResourceError::Host(error));
@@ -219,9 +219,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_an_engine_that_is_not_installed_has_nothing_of_ours() {
+    async fn only_a_runtime_that_is_not_installed_has_nothing_of_ours() {
         let host = FakeHost::new();
-        host.with_world_mut(|world| world.engine_without_unit = false);
+        host.with_world_mut(|world| world.runtime_without_unit = false);
         assert_eq!(result_of(&host).await, Ok(false));
 
         let silent = "revert container etcd: docker does not answer, so it may still be there";

@@ -32,7 +32,7 @@ pub struct ImageSpec {
     pub checksums: Option<Checksums>,
 }
 
-/// The images of the engine and of the archive.
+/// The images of the runtime and of the archive.
 #[derive(Debug)]
 pub struct Observed {
     /// Content id of the image with this reference, if there is one.
@@ -45,7 +45,7 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// The ids in the engine and in the archive, if they differ.
+    /// The ids in the runtime and in the archive, if they differ.
     fn replaced(&self) -> Option<(&str, &str)> {
         let present = self.present.as_deref()?;
         let both_known = !present.is_empty() && !self.archived.is_empty();
@@ -62,7 +62,7 @@ impl Resource for ImageSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
-        // If no engine is installed, there are no images. An engine that does not answer is an error.
+        // If no runtime is installed, there are no images. A runtime that does not answer is an error.
         let present = if container_runtime::has(cx.host).await? {
             cx.host.image(&self.reference).await?
         } else {
@@ -197,7 +197,7 @@ impl ImageSpec {
         let archive = self.archive.display();
         let problem = match host.entry(&self.archive).await?.map(|entry| entry.kind) {
             None => Some(format!(
-                "find image {}: neither the container engine nor the role's payload ({archive}) has it",
+                "find image {}: neither the container runtime nor the role's payload ({archive}) has it",
                 self.reference
             )),
             Some(EntryKind::File(0)) => Some(format!(
@@ -470,7 +470,7 @@ mod tests {
             world.image("app:1");
             world.remove(ARCHIVE);
         });
-        let (pending, note) = look(&host).await;
+        let (pending, note) = inspected(&host).await;
         assert_eq!(
             (pending, note),
             (None, None),
@@ -479,12 +479,12 @@ mod tests {
         host.with_world_mut(|world| world.file(ARCHIVE, "fake-image:app:1"));
         let host =
             host.with_faults(crate::host::fake::FaultPlan::none().fail("archived_images", "*"));
-        let (pending, note) = look(&host).await;
+        let (pending, note) = inspected(&host).await;
         assert_eq!(pending, None);
         assert!(note.is_some_and(|note| note.contains("is not known")));
     }
 
-    async fn look(host: &FakeHost) -> (Option<Change>, Option<String>) {
+    async fn inspected(host: &FakeHost) -> (Option<Change>, Option<String>) {
         let image = ImageSpec {
             reference: "app:1".to_owned(),
             archive: ARCHIVE.into(),

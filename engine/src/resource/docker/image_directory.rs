@@ -118,7 +118,7 @@ impl Resource for ImageDirectorySpec {
             return Ok(observed);
         };
         let mut sums = parse(&String::from_utf8_lossy(&sums));
-        let engine = container_runtime::has(cx.host).await?;
+        let runtime = container_runtime::has(cx.host).await?;
         let mut brought = PayloadImage::default();
         for name in names {
             let sum = sums.remove(&name);
@@ -126,10 +126,10 @@ impl Resource for ImageDirectorySpec {
                 Ok(archive) => {
                     let problem = brought.conflict(&archive);
                     let problem = match problem {
-                        None if engine => self.taken(cx.host, &archive).await?,
+                        None if runtime => self.taken(cx.host, &archive).await?,
                         other => other,
                     };
-                    if problem.is_none() && !(engine && all_loaded(cx.host, &archive).await?) {
+                    if problem.is_none() && !(runtime && all_loaded(cx.host, &archive).await?) {
                         observed.pending.push(archive);
                     }
                     problem
@@ -296,7 +296,7 @@ impl ImageDirectorySpec {
     }
 }
 
-/// Whether the engine has exactly these images.
+/// Whether the runtime has exactly these images.
 async fn all_loaded(host: &dyn Host, archive: &Archive) -> HostResult<bool> {
     for image in &archive.images {
         if !is_loaded(host, image).await? {
@@ -306,7 +306,7 @@ async fn all_loaded(host: &dyn Host, archive: &Archive) -> HostResult<bool> {
     Ok(true)
 }
 
-/// Whether the engine has exactly this image.
+/// Whether the runtime has exactly this image.
 async fn is_loaded(host: &dyn Host, image: &ArchivedImage) -> HostResult<bool> {
     let there = host.image(&image.reference).await?;
     Ok(there

@@ -2,7 +2,7 @@
 //!
 //! The file is stored with the data and contains a random id; a record below the engine's state says which id the data of this name has. A
 //! copy of the record is in another directory, so that lost data is noticed even if the record is lost, too. A container that must start
-//! on this data only mounts the file: the container engine refuses to start the container if the file is missing.
+//! on this data only mounts the file: the container runtime refuses to start the container if the file is missing.
 //!
 //! Data that has neither a record nor its copy is accepted as it is, because earlier versions wrote no records. The file is written before
 //! the records, so a run that is interrupted between them leaves data without a record.
@@ -57,7 +57,7 @@ pub struct Observed {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Record {
+struct DataIdRecord {
     version: u32,
     id: String,
 }
@@ -153,7 +153,7 @@ impl Resource for DataIdSpec {
         let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes).trim_end().to_owned());
         let file = FileState::read(cx.host, &self.path, text).await?;
         let recorded = |bytes: &[u8]| {
-            let record: Record = serde_json::from_slice(bytes).ok()?;
+            let record: DataIdRecord = serde_json::from_slice(bytes).ok()?;
             (record.version == VERSION).then_some(record.id)
         };
         let [record, copy] = self.records();
@@ -237,7 +237,7 @@ impl Resource for DataIdSpec {
             Ok(id) => id.clone(),
             Err(_) => new_id()?,
         };
-        let record = Record {
+        let record = DataIdRecord {
             version: VERSION,
             id: id.clone(),
         };

@@ -136,16 +136,16 @@ async fn rules(host: &dyn Host, save: &str) -> ResourceResult<String> {
 /// not exist. The rules are read once for all callers that share a [`View`](crate::host::View).
 ///
 /// # Errors
-/// The rules cannot be read, or not within `patience`.
+/// The rules cannot be read, or not within `timeout`.
 pub(crate) async fn leads_to(
     host: &dyn Host,
     (table, chain, target): (&str, &str, &str),
-    patience: Duration,
+    timeout: Duration,
 ) -> HostResult<Option<bool>> {
     let save = CommandSpec::new([FAMILIES[0].0])
         .complete_output()
         .cached_per_pass();
-    let saved = host.run_ok(&save.timeout(patience)).await?.stdout;
+    let saved = host.run_ok(&save.timeout(timeout)).await?.stdout;
     Ok(leads(&saved, table, chain, target))
 }
 

@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taint_that_comes_between_look_and_change_is_not_lost() {
+    async fn a_taint_that_comes_between_observation_and_change_is_not_lost() {
         let host = worker();
         let taint = |key: &str| Taint {
             key: key.to_owned(),

@@ -65,7 +65,7 @@ impl Resource for PodsSpec {
     }
 }
 
-/// Containers of pods, running or not; empty if no engine runs.
+/// Containers of pods, running or not; empty if no runtime runs.
 async fn of_pods(host: &dyn Host) -> ResourceResult<Vec<ListedContainer>> {
     if !container_runtime::runs(host).await? {
         return Ok(Vec::new());

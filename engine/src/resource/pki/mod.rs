@@ -22,7 +22,9 @@ pub(super) mod validate;
 #[cfg(test)]
 mod tests;
 
-pub use super::kubernetes::pki::consumers::{ReloadMode, USES, Use, components, uses_of};
+pub use super::kubernetes::pki::consumers::{
+    CONSUMERS, Consumer, ReloadMode, components, consumer_of,
+};
 pub use super::kubernetes::pki::kubeconfig::KubeconfigSpec;
 pub use super::kubernetes::pki::layout::{
     AuthorityPaths, BASE, CertificatePaths, RECORDS, authority_paths, authority_record,
@@ -32,7 +34,7 @@ pub use authority::rotation::Stage;
 pub use authority::signer::Authority;
 pub use authority::spec::{AuthoritySpec, Rotation};
 pub use certificate::facts::CertificateFacts;
-pub use certificate::inventory::{Kind, Listed, Listing, listing};
+pub use certificate::inventory::{Inventory, Kind, Listed, inventory};
 pub use certificate::issue::Issued;
 pub use certificate::scan::{Scan, certificate_in, certificates_in, first_certificate};
 pub use certificate::spec::{CertificateSpec, Usage};

@@ -56,7 +56,7 @@ impl Content {
 impl Stored {
     /// The current entry at `path`, with its content. Links are followed. Cancel safe.
     pub(crate) async fn read(host: &dyn Host, path: &Path) -> ResourceResult<(Self, Content)> {
-        let stored = Self::look(host, path).await?;
+        let stored = Self::read_entry(host, path).await?;
         let content = match stored.entry.as_ref().map(|entry| &entry.kind) {
             None => Content::Missing,
             Some(EntryKind::File(size)) if *size > LIMIT => {
@@ -76,7 +76,7 @@ impl Stored {
     }
 
     /// The current entry at `path`. Cancel safe.
-    pub(super) async fn look(host: &dyn Host, path: &Path) -> ResourceResult<Self> {
+    pub(super) async fn read_entry(host: &dyn Host, path: &Path) -> ResourceResult<Self> {
         Ok(Self {
             path: path.to_path_buf(),
             entry: host.entry(path).await?,

@@ -180,7 +180,7 @@ mod tests {
     const LIST: &str = "/opt/r/payload/debs/tool.list";
 
     /// A host with a package in a payload that has checksums.
-    fn sealed() -> (FakeHost, PackagesSpec) {
+    fn with_checksums() -> (FakeHost, PackagesSpec) {
         let host = FakeHost::new()
             .with_package_file(FILE, "tool", "1", &[])
             .with_file(LIST, "tool_1.deb\n");
@@ -215,7 +215,7 @@ mod tests {
     /// A valid package that differs from the packed one only in its checksum.
     #[tokio::test]
     async fn a_changed_package_or_list_is_not_installed() {
-        let (host, packages) = sealed();
+        let (host, packages) = with_checksums();
         converge(&host.fork(), &packages)
             .await
             .expect("as packed, it is installed");

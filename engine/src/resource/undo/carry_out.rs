@@ -116,12 +116,12 @@ impl Undo {
                 }
             }
             Self::RemoveImage { reference } => {
-                if container_runtime::is_there(host, &self.about()).await? {
+                if container_runtime::is_there(host, &self.key()).await? {
                     host.remove_image(reference).await?;
                 }
             }
             Self::RestoreImage { reference, id } => {
-                if !container_runtime::is_there(host, &self.about()).await? {
+                if !container_runtime::is_there(host, &self.key()).await? {
                     return Ok(());
                 }
                 // An operator or another program may have removed it as an unused image.

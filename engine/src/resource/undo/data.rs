@@ -233,7 +233,7 @@ impl std::fmt::Debug for SavedContent {
 impl Undo {
     /// Timeout for carrying it out.
     #[must_use]
-    pub fn patience(&self) -> Duration {
+    pub fn timeout(&self) -> Duration {
         Duration::from_secs(match self {
             Self::PurgePackages { .. } => 13 * 60,
             Self::DeleteObject { .. } | Self::RestoreObject { .. } | Self::PatchNode { .. } => 15,
@@ -241,9 +241,9 @@ impl Undo {
         })
     }
 
-    /// Key of the thing that it restores. Of two undos with the same key, the older one restores the original state.
+    /// Key of the resource that it restores. Of two undos with the same key, the older one restores the original state.
     #[must_use]
-    pub fn about(&self) -> String {
+    pub fn key(&self) -> String {
         match self {
             Self::RemoveFile { path }
             | Self::RestoreFile { path, .. }

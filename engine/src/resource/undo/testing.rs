@@ -26,8 +26,8 @@ pub(crate) async fn revert_each<'u>(
 ) -> Vec<(&'u Undo, ResourceResult<()>)> {
     let mut all = Vec::new();
     for undo in in_order(undos) {
-        let action = format!("revert {}", undo.about());
-        let result = within(undo.patience(), action, undo.carry_out(host)).await;
+        let action = format!("revert {}", undo.key());
+        let result = within(undo.timeout(), action, undo.carry_out(host)).await;
         all.push((undo, result));
     }
     all

@@ -94,7 +94,7 @@ pub(in crate::script) fn byte_order_mark(file: &str, text: &str) -> Option<Diagn
 
 /// A finding if the last statement has no `;`. Rhai accepts such a script, so a script that was truncated between two
 /// modifiers would be planned without the rest of them.
-pub(in crate::script) fn cut_short(file: &str, text: &str) -> Option<Diagnostic> {
+pub(in crate::script) fn truncated(file: &str, text: &str) -> Option<Diagnostic> {
     let is_code = |line: &str| {
         let line = line.trim();
         !line.is_empty() && !line.starts_with("//")

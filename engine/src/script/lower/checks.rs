@@ -193,7 +193,7 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             Probe::ServiceActive(unit)
         }
         "container_running" => Probe::ContainerRunning(text()?),
-        "container_engine" => Probe::ContainerEngine,
+        "container_runtime" => Probe::ContainerRuntime,
         "pod_running" => {
             let values = options.values(name);
             let [Value::Text(pod), Value::List(containers)] = values.as_slice() else {

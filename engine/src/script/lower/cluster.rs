@@ -9,7 +9,7 @@ use crate::host::Taint;
 use crate::kubernetes::SubnetPool;
 use crate::model::{Diagnostic, Value, closest};
 use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, Spec};
-use crate::script::lower::context::ScriptContext;
+use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 
@@ -22,7 +22,7 @@ const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 pub(super) fn lower(
     call: &Call,
     options: &Options<'_>,
-    context: &ScriptContext<'_>,
+    context: &LoweringContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
     let kubeconfig = options

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The host and the role for which a script is lowered.
-pub(in crate::script) struct ScriptContext<'a> {
+pub(in crate::script) struct LoweringContext<'a> {
     /// Templates by name.
     pub(in crate::script) templates: &'a BTreeMap<String, String>,
     /// The node kinds for which `role.yaml` lists a phase.

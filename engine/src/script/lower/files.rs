@@ -12,7 +12,7 @@ use crate::resource::{
     DirectorySpec, EnvFileSpec, FileSource, FileSpec, Owner, Spec, SymlinkSpec, TOO_OPEN,
     is_read_by_systemd,
 };
-use crate::script::lower::context::ScriptContext;
+use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
 use crate::script::lower::system::{UNIT_LETTERS, is_unit_name};
 use crate::script::recorder::Call;
@@ -20,7 +20,7 @@ use crate::script::recorder::Call;
 pub(super) fn lower(
     call: &Call,
     options: &Options<'_>,
-    context: &ScriptContext<'_>,
+    context: &LoweringContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
     let path = || options.text_argument(0).map(PathBuf::from);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{Diagnostic, PhaseName, Span, Value, closest};
 use crate::plan::{Graph, PlannedPhase};
-use crate::script::lower::context::ScriptContext;
+use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 use crate::script::vocabulary::WordKind;
@@ -20,7 +20,7 @@ pub(super) enum Header {
 pub(super) fn lower(
     calls: &[Call],
     file: &str,
-    context: &ScriptContext<'_>,
+    context: &LoweringContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Header {
     let stem = file
@@ -187,7 +187,7 @@ pub(super) fn lower(
 }
 
 /// The node kinds for which `role.yaml` lists a phase, as the items of a list in a script without the first and the last quote.
-fn kinds_of(phase: &str, context: &ScriptContext<'_>) -> String {
+fn kinds_of(phase: &str, context: &LoweringContext<'_>) -> String {
     let listed = context.listed_for.get(phase);
     listed.map_or_else(|| "master".to_owned(), |kinds| kinds.join("\", \""))
 }
@@ -197,7 +197,7 @@ fn known(
     name: &str,
     modifier: &str,
     options: &Options<'_>,
-    context: &ScriptContext<'_>,
+    context: &LoweringContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> bool {
     if context.phases.contains(name) {

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use consistency::Named;
-use context::ScriptContext;
+use context::LoweringContext;
 pub(super) use header::restarts_from_later_phases;
 use options::Options;
 
@@ -32,7 +32,7 @@ use crate::resource::Spec;
 
 /// A phase being lowered.
 struct Lowering<'a> {
-    context: &'a ScriptContext<'a>,
+    context: &'a LoweringContext<'a>,
     phase: PhaseName,
     findings: Vec<Diagnostic>,
     /// Ids of the steps so far, in all lanes.
@@ -44,7 +44,7 @@ struct Lowering<'a> {
 /// Lowers one script's words. `None` for the phase when its header is unusable.
 pub(super) fn phase(
     recorder: Recorder,
-    context: &ScriptContext<'_>,
+    context: &LoweringContext<'_>,
 ) -> (Option<PlannedPhase>, Vec<Diagnostic>) {
     // What is wrong with the script itself counts even if the phase is skipped on this host.
     let mut in_any_case = recorder.in_any_case;
@@ -339,7 +339,7 @@ mod tests {
         }
         let example = "example".to_owned();
         let templates = BTreeMap::from([(example.clone(), "text\n".to_owned())]);
-        let context = ScriptContext {
+        let context = LoweringContext {
             templates: &templates,
             listed_for: &BTreeMap::from([(example.clone(), vec!["master".to_owned()])]),
             phases: &BTreeSet::from([example]),

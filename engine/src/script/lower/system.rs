@@ -9,14 +9,14 @@ use crate::resource::{
     CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, IpvsServicesSpec,
     KernelModuleSpec, LinkSpec, PackagesSpec, ServiceSpec, Spec, SysctlSnapshotSpec, SysctlSpec,
 };
-use crate::script::lower::context::ScriptContext;
+use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
 use crate::script::recorder::{Call, Lane};
 
 pub(super) fn lower(
     call: &Call,
     options: &Options<'_>,
-    context: &ScriptContext<'_>,
+    context: &LoweringContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
     match call.word.name {
@@ -162,7 +162,7 @@ pub(super) fn unit_name(
 pub(super) const UNIT_LETTERS: &str =
     "use letters, digits and `:-_.@\\`, for example \"chrony.service\"";
 
-/// A finding unless `.absent()` is there: for words about things that other programs make.
+/// A finding unless `.absent()` is there: for words about resources that other programs make.
 pub(super) fn only_absent(
     call: &Call,
     options: &Options<'_>,
@@ -173,7 +173,7 @@ pub(super) fn only_absent(
     }
     let word = call.word.name;
     let message = format!(
-        "`{word}` cannot make anything: other programs make such things, and a phase can only remove them"
+        "`{word}` cannot make anything: other programs make such resources, and a phase can only remove them"
     );
     let help = if call.lane == Lane::Steps {
         // With `.absent()` alone, the next finding would be that a rollback cannot restore it.

@@ -39,7 +39,7 @@ words! {
             "A file is the first one by name in its directory that has one of these extensions: the program that reads the directory uses only the first.";
         service_active(unit: Text) => "A unit is active.";
         container_running(name: Text) => "A container runs.";
-        container_engine() => "The container engine answers.";
+        container_runtime() => "The container runtime answers.";
         pod_running(pod: Text, containers: Texts) =>
             "The named containers of a static pod run. If a phase waits 5 minutes without success, nodelet ends those that had already run for 5 minutes when the wait began; kubelet starts new ones.";
         node_ready(node: Text, kubelet: Text) =>

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab_suites::{Image, Leaves, Load, Master};
+use lab_suites::{Image, LeafCertificates, Load, Master};
 
 /// Two renewals of everything: each is due after a little more than eighteen minutes.
 const TWICE: Duration = Duration::from_secs(60 * 60);
@@ -14,14 +14,14 @@ const WELL: Duration = Duration::from_secs(120);
 fn two_renewals_of_certificates_that_live_half_an_hour() {
     let master = Master::create("half-hours", Image::Bare, false);
     master.configure(&[("CERTIFICATE_LIFE", "30m"), ("KUBE_SERVICE_STATE", "true")]);
-    let leaves = Leaves::plant(&master);
+    let leaf_certificates = LeafCertificates::plant(&master);
     master.apply(&[]).exits(0);
-    let load = Load::start(&leaves.asker());
+    let load = Load::start(&leaf_certificates.asker());
     master.sh("systemctl start pf9-nodeletd");
-    let mut known = leaves.serials();
+    let mut known = leaf_certificates.serials();
     for round in 1..=2 {
         let renewed = lab_suites::poll(TWICE, || {
-            let new = leaves.serials();
+            let new = leaf_certificates.serials();
             let left = known.iter().filter(|one| new.contains(one)).count();
             (left == 0).then_some(new)
         });

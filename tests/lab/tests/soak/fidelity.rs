@@ -3,19 +3,19 @@
 
 use lab_suites::{Image, Master, prediction};
 
-use crate::cuts::cut;
 use crate::figures::Figures;
+use crate::kills::kill_apply_at;
 
 /// How many steps an apply has changed when it is killed in the middle.
-const CUT_AFTER: usize = 20;
+const KILLED_AFTER: usize = 20;
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn predictions_match_apply_on_a_real_host() {
     let mut figures = Figures::default();
 
-    let master = Master::create("fidelity-cut", Image::Bare, false);
-    cut(&master, CUT_AFTER);
+    let master = Master::create("fidelity-kill", Image::Bare, false);
+    kill_apply_at(&master, KILLED_AFTER);
     let mut take = |name, master: &Master| figures.take(name, &prediction(master));
     take("half-finished apply", &master);
     drop(master);

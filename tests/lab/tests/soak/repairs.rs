@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use behaviour::{Fidelity, Mismatch, StepResult};
 use lab_suites::{
-    Fault, Image, Master, SCALED, TRIALS, Watch, no_repair, predicted_repair, restarted,
+    DEPENDENCY_FAULTS, Fault, Image, Master, SCALED, Watch, no_repair, predicted_repair, restarted,
 };
 
 use crate::figures::Figures;
@@ -91,54 +91,54 @@ const RUNS: &str = "nodelet history --last 1000 | wc -l";
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
-fn trials_are_survived_without_other_changes() {
+fn faults_of_dependencies_are_survived_without_other_changes() {
     let master = Master::create("trials", Image::Bare, false);
     master.configure(SCALED);
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
     let vip = master.vip();
     let mut wrong = Vec::new();
-    for trial in TRIALS {
-        trial.prepare(master.host(), &vip).expect("it can happen");
+    for fault in DEPENDENCY_FAULTS {
+        fault.prepare(master.host(), &vip).expect("it can happen");
         watch.wait_until_healthy(MENDED);
         watch.record();
         let runs = master.sh(RUNS);
-        trial.cause(master.host(), &vip).expect("it happens");
-        watch.until(trial.name, MENDED, || {
-            trial.is_whole(master.host(), &vip).unwrap_or(false)
+        fault.cause(master.host(), &vip).expect("it happens");
+        watch.until(fault.name, MENDED, || {
+            fault.is_whole(master.host(), &vip).unwrap_or(false)
         });
         watch.until("the repair is over", MENDED, || watch.is_idle());
         // Clearing the trial breaks something again, so the events are read before. With a wrong clock, for example, conditions do
         // not hold before it is cleared.
-        let recorded = match trial.boots {
+        let recorded = match fault.boots {
             // A reboot ends the recorder, too.
             true => Vec::new(),
             false => watch.recorded(),
         };
-        trial.clear(master.host(), &vip).expect("it is cleared");
+        fault.clear(master.host(), &vip).expect("it is cleared");
         watch.wait_until_healthy(MENDED);
-        if trial.boots {
+        if fault.boots {
             let now = master.sh(RUNS);
-            println!("{:<24} {runs} runs before, {now} after", trial.name);
+            println!("{:<24} {runs} runs before, {now} after", fault.name);
             if runs != now {
                 let history = master.sh("nodelet history --last 4");
                 wrong.push(format!(
                     "{}: something was restarted:\n{history}",
-                    trial.name
+                    fault.name
                 ));
             }
             continue;
         }
         let restarted = restarted(&recorded).join(" ");
-        println!("{:<24} {restarted}", trial.name);
+        println!("{:<24} {restarted}", fault.name);
         let expected = RESTARTS
             .iter()
-            .find(|(name, _)| *name == trial.name)
+            .find(|(name, _)| *name == fault.name)
             .map(|(_, phases)| *phases);
         if expected != Some(&restarted) {
             wrong.push(format!(
                 "{}: restarted `{restarted}`, expected {expected:?}",
-                trial.name
+                fault.name
             ));
         }
     }

@@ -18,14 +18,14 @@ fn a_bare_host_is_as_it_was_after_apply_and_clean() {
 /// etcd's data and the authorities are kept, and belong to their cluster: a host with them cannot join another cluster. An empty
 /// etcd does not start beside kept data, either.
 fn kept_data_belongs_to_its_cluster(master: &Master) {
-    let stands = "on this host: it was set up with";
+    let refusal = "on this host: it was set up with";
     for (key, value) in [
         ("CLUSTER_ID", "11111111-2222-3333-4444-555555555555"),
         ("SERVICES_CIDR", "10.77.0.0/16"),
     ] {
         master.configure(&[(key, value)]);
         let diff = master.nodelet(&["diff"]).exits(1);
-        let _ = diff.says(&[&format!("use {key}={value} {stands}"), "clean --purge"]);
+        let _ = diff.says(&[&format!("use {key}={value} {refusal}"), "clean --purge"]);
     }
     master.configure(&[("ETCD_DATA_DIR", "/var/opt/pf9/elsewhere")]);
     let diff = master.nodelet(&["diff"]).exits(1);

@@ -58,7 +58,7 @@ fn units_containers_packages_and_mounts_are_handled_as_the_fake_host_promises() 
     );
     run_inside(&master, "the_kernel_answers", "A=");
     run_inside(&master, "mounts_are_left_alone", "A=");
-    run_inside(&master, "the_engine_may_go_and_come_back", "A=");
+    run_inside(&master, "the_runtime_may_go_and_come_back", "A=");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use anyhow::Result;
 use engine::exec::{Due, Selection};
 use engine::host::live::LiveHost;
 use engine::model::Outcome;
-use engine::resource::pki::{Kind, Listed, Listing, listing};
+use engine::resource::pki::{Inventory, Kind, Listed, inventory};
 
 use super::run::{exit, prepare};
 use crate::cli::{CertsArgs, CertsCommand, RenewArgs};
@@ -29,18 +29,18 @@ pub(crate) async fn certs(args: &CertsArgs) -> Result<Exit> {
 }
 
 async fn list(json: bool) -> Result<Exit> {
-    let listing = listing(&LiveHost::new()).await?;
+    let inventory = inventory(&LiveHost::new()).await?;
     let now = SystemTime::now();
     let invalid = |one: &Listed| one.seconds_left == 0 || one.certificate.not_before > now;
-    let over = listing.certificates.iter().any(invalid);
+    let over = inventory.certificates.iter().any(invalid);
     if json {
-        say(&format!("{:#}\n", serde_json::to_value(&listing)?));
+        say(&format!("{:#}\n", serde_json::to_value(&inventory)?));
     } else {
-        say(&table(&listing, now));
+        say(&table(&inventory, now));
     }
     // A certificate that was not read may have expired as well.
     Ok(
-        if over || listing.cut_short || !listing.unreadable.is_empty() {
+        if over || inventory.cut_short || !inventory.unreadable.is_empty() {
             Exit::Pending
         } else {
             Exit::Ok
@@ -90,12 +90,12 @@ async fn renew(args: &RenewArgs) -> Result<Exit> {
 }
 
 /// An entry for each certificate, problems of reading first; only `--json` has copies of authorities.
-fn table(listing: &Listing, now: SystemTime) -> String {
+fn table(inventory: &Inventory, now: SystemTime) -> String {
     let mut text = String::new();
-    for (path, problem) in &listing.unreadable {
+    for (path, problem) in &inventory.unreadable {
         let _ = writeln!(text, "✗ {}: {problem}", path.display());
     }
-    if listing.cut_short {
+    if inventory.cut_short {
         text.push_str("? not everything was read: there are too many files\n");
     }
     for (kind, heading) in [
@@ -104,7 +104,7 @@ fn table(listing: &Listing, now: SystemTime) -> String {
         (Kind::Kubeconfig, "kubeconfigs"),
     ] {
         let _ = writeln!(text, "{heading}");
-        for one in listing.certificates.iter().filter(|one| one.kind == kind) {
+        for one in inventory.certificates.iter().filter(|one| one.kind == kind) {
             line(&mut text, one, now);
         }
     }
@@ -142,8 +142,8 @@ fn line(text: &mut String, one: &Listed, now: SystemTime) {
     if !names.is_empty() {
         let _ = writeln!(text, "      for {}", names.join(", "));
     }
-    if let (Some(purpose), Some(uptake)) = (one.purpose, &one.reload) {
-        let _ = writeln!(text, "      {purpose}; a renewed one is taken up {uptake}");
+    if let (Some(purpose), Some(reload)) = (one.purpose, &one.reload) {
+        let _ = writeln!(text, "      {purpose}; a renewed one is taken up {reload}");
     }
 }
 

@@ -5,8 +5,8 @@
 
 use anyhow::Result;
 use engine::exec::{
-    Event, EventSink as _, Recording, UnmetRequires, failed_phases, left_over_phases, overlay_host,
-    restart_set, simulated_host,
+    Event, EventSink as _, Recording, UnmetRequires, failed_phases, overlay_host,
+    phases_with_orphans, restart_set, simulated_host,
 };
 use engine::host::Host;
 use engine::host::live::LiveHost;
@@ -167,18 +167,18 @@ async fn missing(args: &PlanArgs, inputs: &Inputs) -> Option<UnmetRequires> {
 /// The events of a dry run of what `nodelet repair` would do now; none if every check holds or cannot be made.
 async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> {
     let ignored_events = Recording::default();
-    let looking = inputs.runner(host, &ignored_events);
+    let checker = inputs.runner(host, &ignored_events);
     // The same checks as in a repair.
-    let health = looking.check_until_failed(SETTLE).await;
+    let health = checker.check_until_failed(SETTLE).await;
     let set = restart_set(&inputs.plan, &failed_phases(&health));
-    let left_over = left_over_phases(&health);
-    if set.is_empty() && left_over.is_empty() {
+    let with_orphans = phases_with_orphans(&health);
+    if set.is_empty() && with_orphans.is_empty() {
         return Ok(Vec::new());
     }
     let overlay = overlay_host(host, &inputs.plan).await;
     let recording = Recording::default();
     let runner = || inputs.runner(&overlay, &recording);
-    let outcome = runner().dry_restart(&set, &left_over).await?;
+    let outcome = runner().dry_restart(&set, &with_orphans).await?;
     if outcome == Outcome::Predicted && !set.is_empty() {
         let readers = readers(inputs, &overlay, &set).await;
         if !readers.is_empty() {

@@ -15,8 +15,8 @@ pub(crate) async fn why(args: &WhyArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let records = Ledger::read(&host)
         .await
-        .with_context(|| format!("explain {}", args.thing))?;
-    let why = Why::of(&records, &args.thing);
+        .with_context(|| format!("explain {}", args.resource))?;
+    let why = Why::of(&records, &args.resource);
     let planned = match why.is_known() {
         true => None,
         false => planned(args, &host).await?,
@@ -36,7 +36,7 @@ pub(crate) async fn why(args: &WhyArgs) -> Result<Exit> {
     })
 }
 
-/// What the plan says about the thing; `None` if the role cannot be planned.
+/// What the plan says about the resource; `None` if the role cannot be planned.
 async fn planned(args: &WhyArgs, host: &LiveHost) -> Result<Option<Vec<Planned>>> {
     let inputs = match installed_inputs(&args.role, host).await {
         Ok(inputs) => inputs,
@@ -48,5 +48,5 @@ async fn planned(args: &WhyArgs, host: &LiveHost) -> Result<Option<Vec<Planned>>
     lost_ledger(&inputs, host).await?;
     let ignored_events = Recording::default();
     let runner = inputs.runner(host, &ignored_events);
-    Ok(Some(runner.planned(&args.thing).await))
+    Ok(Some(runner.planned(&args.resource).await))
 }

@@ -26,7 +26,7 @@ const CERTIFICATE: &str = "/etc/pf9/kube.d/certs/etcdctl/etcd";
 /// Bound on a PEM file.
 const PEM: u64 = 1024 * 1024;
 /// Timeout for a connection, and for a small answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of values in one answer if they may be large, and maximum size of the answer: by default etcd accepts 1.5 MiB for one
 /// value.
 const PAGE: i64 = 16;
@@ -67,7 +67,7 @@ impl Etcd {
         let channel = Endpoint::from_static(MEMBER)
             .tls_config(tls)
             .context("use the certificate in /etc/pf9/kube.d/certs/etcdctl/etcd")?
-            .connect_timeout(PATIENCE)
+            .connect_timeout(TIMEOUT)
             .connect()
             .await
             .with_context(|| format!("connect to etcd at {MEMBER}"))?;
@@ -83,7 +83,7 @@ impl Etcd {
         });
         // The URL is required, but the connector does not use it.
         let channel = Endpoint::from_static("http://proof")
-            .connect_timeout(PATIENCE)
+            .connect_timeout(TIMEOUT)
             .connect_with_connector(connector)
             .await
             .with_context(|| format!("connect to etcd at {}", socket.display()))?;
@@ -95,7 +95,7 @@ impl Etcd {
             .call(
                 "/etcdserverpb.Maintenance/Status",
                 StatusRequest {},
-                PATIENCE,
+                TIMEOUT,
             )
             .await
             .context("ask etcd for its status")?;
@@ -112,7 +112,7 @@ impl Etcd {
             .call(
                 "/etcdserverpb.Maintenance/Alarm",
                 AlarmRequest::default(),
-                PATIENCE,
+                TIMEOUT,
             )
             .await
             .context("ask etcd for its alarms")?;
@@ -132,7 +132,7 @@ impl Etcd {
             ..RangeRequest::default()
         };
         let answer = self
-            .range(request, PATIENCE)
+            .range(request, TIMEOUT)
             .await
             .context("ask etcd for its revision")?;
         Ok(answer.header.unwrap_or_default().revision)
@@ -165,7 +165,7 @@ impl Etcd {
             ..RangeRequest::default()
         };
         let answer = self
-            .range(request, PATIENCE)
+            .range(request, TIMEOUT)
             .await
             .context("read the cluster's identity")?;
         Ok(answer.kvs.first().and_then(|pair| uid(&pair.value)))
@@ -202,7 +202,7 @@ impl Etcd {
     /// A snapshot as a stream of pieces. Only its beginning has a timeout.
     pub(in crate::etcd) async fn snapshot(&self) -> Result<Streaming<SnapshotResponse>> {
         let path = PathAndQuery::from_static("/etcdserverpb.Maintenance/Snapshot");
-        let begun = tokio::time::timeout(PATIENCE, async {
+        let begun = tokio::time::timeout(TIMEOUT, async {
             let mut grpc = tonic::client::Grpc::new(self.channel.clone());
             grpc.ready().await.context("reach it")?;
             grpc.server_streaming(

@@ -14,7 +14,7 @@ use engine::exec::scratch;
 use tokio::time::Instant;
 
 use crate::etcd::client::api::Etcd;
-use crate::etcd::restore_test::scratch_container::{Mounted, Throwaway};
+use crate::etcd::restore_test::scratch_container::{Mounted, TemporaryContainer};
 
 /// Where the copy is made; emptied before and afterwards.
 const WORK: &str = scratch::DIRECTORY;
@@ -26,7 +26,7 @@ const RESTORE: Duration = Duration::from_secs(600);
 const START: Duration = Duration::from_secs(120);
 /// etcd 3.4 accepts a unix socket only in the form of an address (HOST:PORT), and creates the socket in its working directory.
 const LISTEN: &str = "proof:1";
-/// The throw-away etcd is its own only peer, on the container's own loopback.
+/// The temporary etcd is its own only peer, on the container's own loopback.
 const PEER: &str = "http://127.0.0.1:2380";
 
 /// What a restored snapshot holds.
@@ -46,7 +46,7 @@ pub(crate) struct RestoredSnapshot {
 /// # Cancel safety
 /// As [`verify`].
 pub(super) async fn revision(path: &Path, image: &str) -> Result<i64> {
-    let throwaway = Throwaway::new(image)?;
+    let temporary = TemporaryContainer::new(image)?;
     let (from, snapshot) = mounted(path)?;
     let status = [
         "etcdctl",
@@ -56,10 +56,10 @@ pub(super) async fn revision(path: &Path, image: &str) -> Result<i64> {
         "--write-out",
         "json",
     ];
-    throwaway.start(&status, &[from]).await?;
-    throwaway.finish("read the snapshot", READ).await?;
-    let said = throwaway.last_log_lines().await;
-    throwaway.remove().await?;
+    temporary.start(&status, &[from]).await?;
+    temporary.finish("read the snapshot", READ).await?;
+    let said = temporary.last_log_lines().await;
+    temporary.remove().await?;
     said_revision(&said)
         .with_context(|| format!("find the snapshot's revision in what etcdctl says: {said}"))
 }
@@ -91,7 +91,7 @@ fn mounted(path: &Path) -> Result<(Mounted, String)> {
 /// # Cancel safety
 /// When dropped, the container and the copy stay until [`sweep`].
 pub(super) async fn verify(path: &Path, image: &str) -> Result<RestoredSnapshot> {
-    let throwaway = Throwaway::new(image)?;
+    let temporary = TemporaryContainer::new(image)?;
     let work = PathBuf::from(WORK);
     let (from, snapshot) = mounted(path)?;
     std::fs::create_dir_all(&work).with_context(|| format!("make {WORK}"))?;
@@ -116,9 +116,9 @@ pub(super) async fn verify(path: &Path, image: &str) -> Result<RestoredSnapshot>
         "--initial-advertise-peer-urls",
         PEER,
     ];
-    throwaway.start(&restore, &[into.clone(), from]).await?;
-    throwaway.finish("restore the snapshot", RESTORE).await?;
-    throwaway.remove().await?;
+    temporary.start(&restore, &[into.clone(), from]).await?;
+    temporary.finish("restore the snapshot", RESTORE).await?;
+    temporary.remove().await?;
 
     let listen = format!("unix://{LISTEN}");
     let serve = [
@@ -138,12 +138,12 @@ pub(super) async fn verify(path: &Path, image: &str) -> Result<RestoredSnapshot>
         "--initial-cluster",
         &cluster,
     ];
-    throwaway.start(&serve, &[into]).await?;
-    count(&throwaway, &work.join(LISTEN)).await
+    temporary.start(&serve, &[into]).await?;
+    count(&temporary, &work.join(LISTEN)).await
 }
 
 /// Waits until the restored etcd answers, and reads its revision, keys and cluster.
-async fn count(throwaway: &Throwaway, socket: &Path) -> Result<RestoredSnapshot> {
+async fn count(temporary: &TemporaryContainer, socket: &Path) -> Result<RestoredSnapshot> {
     let until = Instant::now() + START;
     let mut pause = Duration::from_millis(50);
     loop {
@@ -162,7 +162,7 @@ async fn count(throwaway: &Throwaway, socket: &Path) -> Result<RestoredSnapshot>
             }
             Err(error) => error,
         };
-        if let Some(why) = throwaway.ended().await? {
+        if let Some(why) = temporary.ended().await? {
             return Err(why).context("start an etcd on the restored snapshot");
         }
         if Instant::now() >= until {
@@ -183,8 +183,8 @@ async fn count(throwaway: &Throwaway, socket: &Path) -> Result<RestoredSnapshot>
 /// # Errors
 /// Docker does not answer, or a file cannot be removed.
 pub(super) async fn sweep(image: &str) -> Result<()> {
-    let container = match Throwaway::new(image) {
-        Ok(throwaway) => throwaway.remove().await,
+    let container = match TemporaryContainer::new(image) {
+        Ok(temporary) => temporary.remove().await,
         Err(error) => Err(error),
     };
     // The copy holds all the cluster's secrets, so it is removed even if docker fails.

@@ -1,4 +1,4 @@
-//! Throw-away containers, in which etcd's own programs work on a copy: without a network, within limits, and removed afterwards.
+//! Temporary containers, in which etcd's own programs work on a copy: without a network, within limits, and removed afterwards.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 const SOCKET: &str = "/var/run/docker.sock";
 /// Timeout for one call to docker, in seconds.
-const PATIENCE: u64 = 30;
+const TIMEOUT: u64 = 30;
 /// There is one at a time, so its name is enough to find one that a killed run left.
 const NAME: &str = "pf9-etcd-proof";
 /// The label that marks our containers; the value says what they are for.
@@ -31,9 +31,9 @@ const LINES: &str = "5";
 /// Held while docker makes the container: docker carries out a request even if its caller is gone, and a removal must come after that.
 static MAKING: Mutex<()> = Mutex::const_new(());
 
-/// A connection to docker, for the one throw-away container.
+/// A connection to docker, for the one temporary container.
 #[derive(Debug, Clone)]
-pub(in crate::etcd) struct Throwaway {
+pub(in crate::etcd) struct TemporaryContainer {
     docker: Docker,
     image: String,
 }
@@ -51,9 +51,9 @@ pub(in crate::etcd) struct Mounted {
     pub(in crate::etcd) read_only: bool,
 }
 
-impl Throwaway {
+impl TemporaryContainer {
     pub(in crate::etcd) fn new(image: &str) -> Result<Self> {
-        let docker = Docker::connect_with_unix(SOCKET, PATIENCE, bollard::API_DEFAULT_VERSION)
+        let docker = Docker::connect_with_unix(SOCKET, TIMEOUT, bollard::API_DEFAULT_VERSION)
             .context("connect to docker")?;
         Ok(Self {
             docker,
@@ -95,7 +95,7 @@ impl Throwaway {
     /// Starts the container. Its working directory is the first mount.
     ///
     /// # Cancel safety
-    /// When dropped, the container is started all the same; [`Throwaway::remove`] waits for that.
+    /// When dropped, the container is started all the same; [`TemporaryContainer::remove`] waits for that.
     pub(in crate::etcd) async fn start(&self, command: &[&str], mounts: &[Mounted]) -> Result<()> {
         let body = body(&self.image, command, mounts);
         let making = MAKING.lock().await;
@@ -105,7 +105,7 @@ impl Throwaway {
             let _making = making;
             this.make(body).await
         });
-        made.await.context("make a throw-away container")?
+        made.await.context("make a temporary container")?
     }
 
     async fn make(&self, body: ContainerCreateBody) -> Result<()> {
@@ -113,11 +113,11 @@ impl Throwaway {
         self.docker
             .create_container(Some(options), body)
             .await
-            .with_context(|| format!("make a throw-away container of {}", self.image))?;
+            .with_context(|| format!("make a temporary container of {}", self.image))?;
         self.docker
             .start_container(NAME, None)
             .await
-            .context("start a throw-away container")
+            .context("start a temporary container")
     }
 
     /// Waits until the program in the container has ended; an error if it failed.
@@ -142,7 +142,7 @@ impl Throwaway {
             .docker
             .inspect_container(NAME, None)
             .await
-            .context("look at the throw-away container")?;
+            .context("look at the temporary container")?;
         let state = found.state.unwrap_or_default();
         if state.running == Some(true) {
             return Ok(None);

@@ -15,7 +15,7 @@ use crate::nodeletd::status::view::View;
 
 /// Bound on an answer, in bytes.
 const LIMIT: usize = 8 * 1024 * 1024;
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// No daemon answers.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +43,9 @@ pub(crate) async fn post(path: &str) -> Result<String> {
 }
 
 async fn ask(method: Method, path: &str) -> Result<Bytes> {
-    tokio::time::timeout(PATIENCE, exchange(method, path))
+    tokio::time::timeout(TIMEOUT, exchange(method, path))
         .await
-        .with_context(|| format!("ask nodeletd within {} s", PATIENCE.as_secs()))?
+        .with_context(|| format!("ask nodeletd within {} s", TIMEOUT.as_secs()))?
 }
 
 async fn exchange(method: Method, path: &str) -> Result<Bytes> {

@@ -25,7 +25,7 @@ const PLACES: usize = 64;
 const PLACES_FOR_ALL: usize = 8;
 const TIME_FOR_ALL: Duration = Duration::from_secs(10);
 /// Interval of the check that the socket still exists.
-const LOOK: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// First pause before a socket that could not be made is tried again. It doubles up to [`AGAIN`], which is also the pause of the port.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(60);
@@ -85,19 +85,19 @@ async fn local(path: &Path, shared: Shared, shutdown: &CancellationToken) {
 
 /// Waits until the present socket was removed or replaced, and cancels `end` then. Also returns when `end` is cancelled.
 async fn lost(path: &Path, end: CancellationToken) {
-    let stands = || {
+    let on_disk = || {
         std::fs::symlink_metadata(path)
             .ok()
             .map(|said| (said.dev(), said.ino()))
     };
-    let ours = stands();
-    let mut look = tokio::time::interval(LOOK);
+    let ours = on_disk();
+    let mut interval = tokio::time::interval(POLL_INTERVAL);
     loop {
         tokio::select! {
             () = end.cancelled() => return,
-            _ = look.tick() => {}
+            _ = interval.tick() => {}
         }
-        if stands() != ours {
+        if on_disk() != ours {
             tracing::warn!(
                 "{} was removed or replaced; it is made again",
                 path.display()
@@ -203,8 +203,8 @@ mod tests {
         std::fs::remove_dir(&path).expect("it is removed");
         let waited = tokio::time::timeout(2 * AGAIN, problem.wait_for(String::is_empty));
         waited.await.expect("it is tried again").expect("it serves");
-        let stands = path.metadata().expect("it is there").file_type();
-        assert!(stands.is_socket());
+        let on_disk = path.metadata().expect("it is there").file_type();
+        assert!(on_disk.is_socket());
         end.cancel();
         serving.await.expect("it ends");
     }

@@ -159,7 +159,12 @@ impl Attempts {
 
     /// The current attempt was interrupted, so it is unknown whether it would have helped: the count is as `before` it, but the usual pause
     /// follows.
-    pub(in crate::nodeletd) fn cut_short(&mut self, before: &Self, wall: i64, now: Instant) {
+    pub(in crate::nodeletd) fn discard_interrupted(
+        &mut self,
+        before: &Self,
+        wall: i64,
+        now: Instant,
+    ) {
         self.end(wall, now);
         self.count = before.count;
         self.repaired_since_start = before.repaired_since_start;
@@ -348,7 +353,7 @@ mod tests {
         for killed in 1..4 {
             let before = attempts.clone();
             attempts.begin(&etcd(), true);
-            attempts.cut_short(&before, 1000, Instant::now());
+            attempts.discard_interrupted(&before, 1000, Instant::now());
             assert_eq!(attempts.count(), 9);
             assert!(!attempts.repaired_since_start() && !attempts.is_on);
             let left = attempts.pause_left(&etcd(), MINUTE, Instant::now());

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 /// How long the loop waits for the disk. Afterwards it goes on, and says that the disk stalls.
-pub(in crate::nodeletd) const PATIENCE: Duration = Duration::from_secs(5);
+pub(in crate::nodeletd) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Puts content on disk. It may block for as long as the disk stalls.
 pub(in crate::nodeletd) type Write = Box<dyn FnOnce() -> Result<()> + Send>;
@@ -87,7 +87,7 @@ impl Writes {
     ) -> T {
         tokio::pin!(work);
         loop {
-            let until = Instant::now() + PATIENCE;
+            let until = Instant::now() + TIMEOUT;
             tokio::select! {
                 done = &mut work => return done,
                 Some(content) = contents.recv() => self.put(write(content)),
@@ -180,8 +180,8 @@ mod tests {
         for number in 1..=3 {
             put(&mut writes, &written, number);
             let began = Instant::now();
-            writes.wait_for_writes(began + PATIENCE).await;
-            assert_eq!(began.elapsed(), PATIENCE, "the loop waits no longer");
+            writes.wait_for_writes(began + TIMEOUT).await;
+            assert_eq!(began.elapsed(), TIMEOUT, "the loop waits no longer");
         }
         assert_eq!(begun.load(Ordering::Relaxed), 1, "one at a time");
         assert_eq!(
@@ -189,7 +189,7 @@ mod tests {
             "could not write /var/x: the disk has not taken it for 15 s"
         );
         stalls.send_replace(false);
-        writes.wait_for_writes(Instant::now() + PATIENCE).await;
+        writes.wait_for_writes(Instant::now() + TIMEOUT).await;
         assert_eq!(*written.lock().expect("no test panicked"), [1, 3]);
         assert_eq!(writes.problem(), "");
     }

@@ -63,20 +63,20 @@ mod tests {
 
     #[test]
     fn three_interrupted_runs_are_reported_until_one_finishes() {
-        let mut cut = InterruptedRuns::default();
+        let mut runs = InterruptedRuns::default();
         let now = Instant::now();
         for told in [false, false, false, true] {
-            assert_eq!(!cut.problem().is_empty(), told);
+            assert_eq!(!runs.problem().is_empty(), told);
             let killed = "it was killed by signal 9";
-            cut.ended("repair", Change::Interrupted, killed, now);
-            cut.ended("repair", Change::Busy, "", now);
+            runs.ended("repair", Change::Interrupted, killed, now);
+            runs.ended("repair", Change::Busy, "", now);
         }
         assert!(
-            cut.problem().contains("signal 9") && cut.problem().contains("journalctl -k"),
+            runs.problem().contains("signal 9") && runs.problem().contains("journalctl -k"),
             "{}",
-            cut.problem()
+            runs.problem()
         );
-        cut.ended("repair", Change::Failed, "", now);
-        assert_eq!(cut.problem(), "");
+        runs.ended("repair", Change::Failed, "", now);
+        assert_eq!(runs.problem(), "");
     }
 }

@@ -108,7 +108,7 @@ impl State {
     /// Whether the file has this content; the default state needs no file.
     pub(super) fn is_content_of(&self, path: &Path) -> bool {
         match daemon::files::read(path, LIMIT) {
-            Ok(Some(stands)) => serde_json::to_vec_pretty(self).is_ok_and(|ours| ours == stands),
+            Ok(Some(on_disk)) => serde_json::to_vec_pretty(self).is_ok_and(|ours| ours == on_disk),
             Ok(None) => *self == Self::default(),
             Err(_) => false,
         }

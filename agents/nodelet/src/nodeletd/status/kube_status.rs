@@ -120,8 +120,8 @@ impl StatusFile {
 
     /// Whether the file has the content that we wrote last.
     pub(in crate::nodeletd) fn is_as_written(&self) -> bool {
-        let stands = daemon::files::read(&self.path, LIMIT).ok().flatten();
-        stands.is_some_and(|stands| stands == *self.written())
+        let on_disk = daemon::files::read(&self.path, LIMIT).ok().flatten();
+        on_disk.is_some_and(|on_disk| on_disk == *self.written())
     }
 
     fn written(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {

@@ -93,10 +93,10 @@ pub(in crate::nodeletd) struct Now<'a> {
     /// Why there is no control group for passes; empty if there is one.
     pub(in crate::nodeletd) group_problem: &'a str,
     /// That changes are interrupted again and again; empty if they are not.
-    pub(in crate::nodeletd) cut_short: &'a str,
+    pub(in crate::nodeletd) interrupted_runs: &'a str,
     pub(in crate::nodeletd) renewals: &'a RenewalQueue,
     /// Why the last change was refused; empty if it was not.
-    pub(in crate::nodeletd) unfit: &'a str,
+    pub(in crate::nodeletd) precondition_error: &'a str,
     pub(in crate::nodeletd) attempts: &'a Attempts,
     /// Why the role does not stop although it is to be down; empty if it stops.
     pub(in crate::nodeletd) stop_error: &'a str,
@@ -150,13 +150,13 @@ impl Now<'_> {
                 Some(pass) => nodes_have_subnets(pass, &self.subnets_not_given),
                 None => condition_for("NodesHaveSubnets", &|_| String::new()),
             },
-            condition_for("HostFits", &|_| self.unfit.to_owned()),
+            condition_for("HostFits", &|_| self.precondition_error.to_owned()),
             condition_for("FullCleanHelps", &|pass| {
                 let useless_clean = self.attempts.useless_clean(&pass.failed);
                 useless_clean.unwrap_or_default()
             }),
             condition_for("RoleStops", &|_| self.stop_error.to_owned()),
-            known("ChangesComplete", self.cut_short),
+            known("ChangesComplete", self.interrupted_runs),
             known("LocalApi", &self.api_problem),
             known("StateWritten", &self.unwritten),
             known("StatusCgroup", self.group_problem),
@@ -366,9 +366,9 @@ mod tests {
             unwritten: String::new(),
             subnets_not_given: String::new(),
             group_problem: "",
-            cut_short: "",
+            interrupted_runs: "",
             renewals: &renewals,
-            unfit: "",
+            precondition_error: "",
             attempts: &attempts,
             stop_error: "",
             triggers: &[],

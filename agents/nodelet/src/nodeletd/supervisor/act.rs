@@ -37,7 +37,7 @@ impl<H: HostOps> Supervisor<H> {
         let doing = format!("attempt {number}");
         self.publish(pass, &doing, pass.desired.loop_interval, None);
         let mut carried = ChangeResult::REFUSED;
-        let mut unfit_for_clean = None;
+        let mut clean_precondition_error = None;
         if before.0.is_turn_of_clean(every)
             && let Some(useless_clean) = before.0.useless_clean(&pass.failed)
         {
@@ -52,10 +52,10 @@ impl<H: HostOps> Supervisor<H> {
             carried = self.carry_out(&words, last_good).await;
             if carried.change == Change::Refused {
                 // After a clean the host could not come up again, so it is repaired instead.
-                tracing::warn!("{doing}: no full clean: {}", self.unfit);
+                tracing::warn!("{doing}: no full clean: {}", self.precondition_error);
                 self.state.attempts.clone_from(&before.0);
                 self.begin(pass, false);
-                unfit_for_clean = Some(self.unfit.clone());
+                clean_precondition_error = Some(self.precondition_error.clone());
             }
         }
         if carried.change == Change::Refused {
@@ -66,9 +66,9 @@ impl<H: HostOps> Supervisor<H> {
             carried = self.carry_out(&words, last_good).await;
             self.counters.repairs += u64::from(carried.begun);
         }
-        let cleaned = everything && unfit_for_clean.is_none();
+        let cleaned = everything && clean_precondition_error.is_none();
         if carried.begun && carried.fits {
-            self.unfit = unfit_for_clean.unwrap_or_default();
+            self.precondition_error = clean_precondition_error.unwrap_or_default();
         }
         let ChangeResult { change, begun, .. } = carried;
         // Events of our own change are dropped. A refused attempt changes nothing, so events during it come from other processes.
@@ -108,7 +108,7 @@ impl<H: HostOps> Supervisor<H> {
                         BUSY
                     }
                     Change::Refused => {
-                        tracing::warn!("changing nothing: {}", self.unfit);
+                        tracing::warn!("changing nothing: {}", self.precondition_error);
                         let doing = "waiting until the host meets its preconditions";
                         let next = after_refusal(self.refused_in_a_row, pass.desired.loop_interval);
                         self.publish(pass, doing, next, None);
@@ -136,7 +136,7 @@ impl<H: HostOps> Supervisor<H> {
     /// The counters `before` the current attempt, but with the pause that follows an attempt.
     fn waiting(&self, before: (Attempts, NodeState)) -> (Attempts, NodeState) {
         let mut attempts = self.state.attempts.clone();
-        attempts.cut_short(&before.0, unix_now(), Instant::now());
+        attempts.discard_interrupted(&before.0, unix_now(), Instant::now());
         (attempts, before.1)
     }
 
@@ -240,7 +240,7 @@ impl<H: HostOps> Supervisor<H> {
         let events = self.events.clone();
         let beat = &self.beat;
         beat.within(CHANGING);
-        let (status, file) = (&mut self.status, &self.memory.status);
+        let (status, file) = (&mut self.status, &self.state_files.status);
         let writes = &mut self.unwritten.status;
         let (tell, mut followed) = mpsc::unbounded_channel::<KubeStatus>();
         let (mut begun, mut cleaned, mut refused, mut fits) = (false, false, None, true);
@@ -299,7 +299,7 @@ impl<H: HostOps> Supervisor<H> {
             tracing::info!("{}: {said}", words.join(" "));
             change = Change::Interrupted;
         }
-        self.cut_short
+        self.interrupted_runs
             .ended(&words.join(" "), change, &said, Instant::now());
         if change == Change::Done && !said.is_empty() {
             // It succeeded, but printed warnings.
@@ -315,11 +315,11 @@ impl<H: HostOps> Supervisor<H> {
                 }
                 // A part was refused and the rest failed: this counts as an attempt.
                 Some(why) if ran_in_vain && !cleaned => {
-                    self.unfit = why;
+                    self.precondition_error = why;
                     fits = false;
                 }
                 why => {
-                    self.unfit = why.unwrap_or_else(|| said.clone());
+                    self.precondition_error = why.unwrap_or_else(|| said.clone());
                     fits = false;
                     // A run that was refused after an earlier run of the same change (an apply after a clean) counts as a failure.
                     if !cleaned {

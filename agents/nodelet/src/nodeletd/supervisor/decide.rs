@@ -17,7 +17,7 @@ pub(in crate::nodeletd) struct Situation<'a> {
     /// A certificate is due for renewal, and its phases are healthy.
     pub(in crate::nodeletd) due: bool,
     /// Something is on the host that the plan does not contain, and it is time to remove it.
-    pub(in crate::nodeletd) left_over: bool,
+    pub(in crate::nodeletd) has_orphans: bool,
     /// Something is on the host that a clean would remove.
     pub(in crate::nodeletd) installed: bool,
     /// A stop has been carried out and nothing was started since.
@@ -69,8 +69,8 @@ pub(in crate::nodeletd) fn decide(s: &Situation<'_>) -> Action {
         ServiceState::True if is_unassigned(s.desired, s.installed) => Action::Nothing,
         ServiceState::False if s.installed && !s.stopped => Action::Stop,
         ServiceState::False => Action::Nothing,
-        // Leftovers are no failure of the node, so they never lead to a clean.
-        ServiceState::True if !s.failing && s.left_over => Action::Prune,
+        // Orphans are no failure of the node, so they never lead to a clean.
+        ServiceState::True if !s.failing && s.has_orphans => Action::Prune,
         ServiceState::True if !s.failing && s.due => Action::Renew,
         ServiceState::True if !s.failing => Action::Nothing,
         ServiceState::True => {
@@ -131,7 +131,7 @@ mod tests {
             paused: false,
             failing: true,
             due: false,
-            left_over: false,
+            has_orphans: false,
             installed: true,
             stopped: false,
             pause_left: Duration::ZERO,
@@ -179,7 +179,7 @@ mod tests {
         let desired = desired(ServiceState::True);
         let mut s = situation(&desired);
         s.failing = false;
-        s.left_over = true;
+        s.has_orphans = true;
         for clean_is_due in [false, true] {
             s.clean_is_due = clean_is_due;
             assert_eq!(decide(&s), Action::Prune);

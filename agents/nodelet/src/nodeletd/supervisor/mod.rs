@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use daemon::health::{Beat, Health};
 use daemon::systemd;
-use engine::exec::{FailureCounts, left_over_phases, phases_renewed_with};
+use engine::exec::{FailureCounts, phases_renewed_with, phases_with_orphans};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ pub(super) struct Handles {
 
 /// Files that keep the daemon's state over a restart.
 #[derive(Debug, Clone)]
-pub(super) struct Memory {
+pub(super) struct StateFiles {
     /// For people and other agents.
     pub(super) status: StatusFile,
     /// Only for the daemon.
@@ -86,7 +86,7 @@ pub(super) struct Memory {
 /// The daemon.
 pub(super) struct Supervisor<H> {
     host_ops: Arc<H>,
-    memory: Memory,
+    state_files: StateFiles,
     shutdown: CancellationToken,
     reload: watch::Receiver<u64>,
     triggers: Triggers,
@@ -111,12 +111,12 @@ pub(super) struct Supervisor<H> {
     /// A repair found the phases healthy that a pass had seen failing, and no pass has seen the host healthy since. The next repair
     /// restarts such phases without checking them again.
     flapped: bool,
-    cut_short: InterruptedRuns,
+    interrupted_runs: InterruptedRuns,
     renewals: RenewalQueue,
     /// Removals of what the plan does not contain, since there was last nothing to remove.
     prune_backoff: Retries,
     /// Why the last change was refused, for example a precondition that the host does not meet; empty if none was refused.
-    unfit: String,
+    precondition_error: String,
     /// Attempts in a row that were refused while events arrived.
     refused_in_a_row: u32,
     /// Why the role does not stop although it is to be down; empty if it stops.
@@ -124,7 +124,7 @@ pub(super) struct Supervisor<H> {
     /// How many passes in a row have left their decision to the next one.
     left_to_next: u32,
     /// Failures in a row of each check that may fail more than once.
-    streaks: FailureCounts,
+    failure_counts: FailureCounts,
     unwritten: PendingWrites,
     /// Failed passes in a row.
     failed_passes_in_a_row: u32,
@@ -140,7 +140,7 @@ pub(super) struct Supervisor<H> {
 impl<H: HostOps> Supervisor<H> {
     pub(super) fn new(
         host_ops: H,
-        memory: Memory,
+        state_files: StateFiles,
         shutdown: CancellationToken,
         reload: watch::Receiver<u64>,
         health: &Health,
@@ -157,20 +157,20 @@ impl<H: HostOps> Supervisor<H> {
             metrics_port: port,
             api_problem,
         };
-        let mut state = State::read(&memory.state);
+        let mut state = State::read(&state_files.state);
         state.attempts.restore(unix_now(), Instant::now());
         let pause = Pause::restore(&state, unix_now(), Instant::now());
-        let mut status = memory.status.read();
+        let mut status = state_files.status.read();
         // Other processes may write that file, so the count comes from the daemon's own state.
         status.pf9_kube_start_attempt = state.attempts.count();
-        let writes = |path: &Path| Writes::of(&memory.disk, path.display().to_string());
+        let writes = |path: &Path| Writes::of(&state_files.disk, path.display().to_string());
         let unwritten = PendingWrites {
-            status: writes(memory.status.path()),
-            memory: writes(&memory.state),
+            status: writes(state_files.status.path()),
+            state: writes(&state_files.state),
         };
         let mut supervisor = Self {
             host_ops: Arc::new(host_ops),
-            memory,
+            state_files,
             shutdown,
             reload,
             triggers: Triggers::default(),
@@ -189,14 +189,14 @@ impl<H: HostOps> Supervisor<H> {
             again: false,
             wanted: Vec::new(),
             flapped: false,
-            cut_short: InterruptedRuns::default(),
+            interrupted_runs: InterruptedRuns::default(),
             renewals: RenewalQueue::default(),
             prune_backoff: Retries::default(),
-            unfit: String::new(),
+            precondition_error: String::new(),
             refused_in_a_row: 0,
             stop_error: String::new(),
             left_to_next: 0,
-            streaks: FailureCounts::default(),
+            failure_counts: FailureCounts::default(),
             unwritten,
             failed_passes_in_a_row: 0,
             unsure: None,
@@ -248,7 +248,7 @@ impl<H: HostOps> Supervisor<H> {
         self.last_triggers = self.triggers.take();
         // This pass answers all requests that came before it.
         self.again = false;
-        let pass = match self.look().await {
+        let pass = match self.run_pass().await {
             Ok(pass) => pass,
             Err(_) if self.shutdown.is_cancelled() => return Duration::ZERO,
             Err(error) => return self.pass_failed(&format!("{error:#}")),
@@ -286,7 +286,7 @@ impl<H: HostOps> Supervisor<H> {
             paused: self.paused(),
             failing,
             due: next.is_some(),
-            left_over: self.prune_is_due(&pass),
+            has_orphans: self.prune_is_due(&pass),
             installed: pass.installed,
             stopped,
             pause_left: self.state.attempts.pause_left(
@@ -303,8 +303,8 @@ impl<H: HostOps> Supervisor<H> {
             skip_backoff: self.skip_backoff || !self.wanted.is_empty(),
         });
         self.write_status();
-        if !self.unwritten.memory.problem().is_empty()
-            || !self.state.is_content_of(&self.memory.state)
+        if !self.unwritten.state.problem().is_empty()
+            || !self.state.is_content_of(&self.state_files.state)
         {
             // A pause that is in force must survive a restart of nodeletd, and one that has ended must not.
             self.remember();
@@ -324,9 +324,9 @@ impl<H: HostOps> Supervisor<H> {
         match action {
             Action::Nothing => {
                 self.skip_backoff = self.again;
-                let has_left_over = !left_over_phases(&pass.health).is_empty();
-                if pass.failed.is_empty() && pass.due.is_empty() && !has_left_over {
-                    self.cut_short.forget();
+                let has_orphans = !phases_with_orphans(&pass.health).is_empty();
+                if pass.failed.is_empty() && pass.due.is_empty() && !has_orphans {
+                    self.interrupted_runs.forget();
                 }
                 // A requested restart that is not possible now is dropped; it must not be made hours later.
                 self.wanted.clear();
@@ -392,9 +392,9 @@ impl<H: HostOps> Supervisor<H> {
             unwritten: self.unwritten.problem(),
             subnets_not_given: self.host_ops.subnet_problem(),
             group_problem: self.group.problem(),
-            cut_short: self.cut_short.problem(),
+            interrupted_runs: self.interrupted_runs.problem(),
             renewals: &self.renewals,
-            unfit: &self.unfit,
+            precondition_error: &self.precondition_error,
             attempts: &self.state.attempts,
             stop_error: &self.stop_error,
             triggers: &self.last_triggers,
@@ -422,20 +422,20 @@ impl<H: HostOps> Supervisor<H> {
 
     /// Listens to events of what the plan has on the host.
     fn listen(&mut self, pass: &Pass) {
-        let interests = Watched {
-            containers: pass.interests.containers.clone(),
-            units: pass.interests.units.clone(),
-            directories: pass.interests.directories.clone(),
-            links: pass.interests.links.clone(),
-            addresses: pass.interests.addresses.clone(),
-            nodes: pass.interests.nodes.clone(),
-            allocation: pass.interests.allocation.clone(),
-            settings: pass.interests.settings.clone(),
+        let targets = Watched {
+            containers: pass.watch_list.containers.clone(),
+            units: pass.watch_list.units.clone(),
+            directories: pass.watch_list.directories.clone(),
+            links: pass.watch_list.links.clone(),
+            addresses: pass.watch_list.addresses.clone(),
+            nodes: pass.watch_list.nodes.clone(),
+            allocation: pass.watch_list.allocation.clone(),
+            settings: pass.watch_list.settings.clone(),
         };
         if self
             .listening
             .as_ref()
-            .is_some_and(|(now, _)| *now == interests)
+            .is_some_and(|(now, _)| *now == targets)
         {
             return;
         }
@@ -443,31 +443,30 @@ impl<H: HostOps> Supervisor<H> {
             end.cancel();
         }
         let end = self.shutdown.child_token();
-        let status = &self.memory.status;
-        self.host_ops
-            .listen(&interests, status, &self.triggers, &end);
-        self.listening = Some((interests, end));
+        let status = &self.state_files.status;
+        self.host_ops.listen(&targets, status, &self.triggers, &end);
+        self.listening = Some((targets, end));
     }
 
     /// Begins to write the status file; see [`Self::wait_for_writes`].
     fn write_status(&mut self) {
-        let (file, status) = (self.memory.status.clone(), self.status.clone());
+        let (file, status) = (self.state_files.status.clone(), self.status.clone());
         let write = move || file.write(&status);
         self.unwritten.status.put(Box::new(write));
     }
 
     /// Begins to write the daemon's state file; see [`Self::wait_for_writes`].
     fn remember(&mut self) {
-        let (path, state) = (self.memory.state.clone(), self.state.clone());
+        let (path, state) = (self.state_files.state.clone(), self.state.clone());
         let write = move || state.write(&path);
-        self.unwritten.memory.put(Box::new(write));
+        self.unwritten.state.put(Box::new(write));
     }
 
     /// Waits briefly until both files are on disk. A stalled disk is reported, and delays nothing that does not need it.
     async fn wait_for_writes(&mut self) {
-        let until = Instant::now() + disk::PATIENCE;
+        let until = Instant::now() + disk::TIMEOUT;
         self.unwritten.status.wait_for_writes(until).await;
-        self.unwritten.memory.wait_for_writes(until).await;
+        self.unwritten.state.wait_for_writes(until).await;
     }
 
     fn moved(&self) {
@@ -478,12 +477,12 @@ impl<H: HostOps> Supervisor<H> {
 /// Pending writes of the two files.
 struct PendingWrites {
     status: Writes,
-    memory: Writes,
+    state: Writes,
 }
 
 impl PendingWrites {
     fn problem(&self) -> String {
-        let both = [self.status.problem(), self.memory.problem()];
+        let both = [self.status.problem(), self.state.problem()];
         let problems: Vec<&str> = both.into_iter().filter(|why| !why.is_empty()).collect();
         problems.join("; ")
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::systemd;
-use engine::exec::{FailureCounts, PhaseHealth, Status, left_over_phases};
+use engine::exec::{FailureCounts, PhaseHealth, Status, phases_with_orphans};
 use engine::model::PhaseName;
 use tokio::time::Instant;
 
@@ -52,7 +52,7 @@ impl<H: HostOps> Supervisor<H> {
             self.status.pf9_kube_start_attempt = 0;
         }
         self.listen(pass);
-        self.streaks = FailureCounts::of(&pass.health);
+        self.failure_counts = FailureCounts::of(&pass.health);
         let now = unix_now();
         if !pass.failed.is_empty() {
             self.unsure = None;
@@ -91,7 +91,7 @@ impl<H: HostOps> Supervisor<H> {
     /// Whether there is something to remove that the plan does not contain, and no pause after a failed removal. A removal that fails again
     /// and again never leads to a restart or a clean, because the node itself is healthy.
     pub(super) fn prune_is_due(&mut self, pass: &Pass) -> bool {
-        if left_over_phases(&pass.health).is_empty() {
+        if phases_with_orphans(&pass.health).is_empty() {
             self.prune_backoff = Retries::default();
             return false;
         }
@@ -110,7 +110,7 @@ impl<H: HostOps> Supervisor<H> {
         let up_before = self.state.up_in.clone();
         // An unknown result is no failure, so it ends the row of attempts. Two kinds of results do not end it: a check that has failed, but
         // not often enough yet, and a failure that counts as unknown for now, for example after a boot.
-        if self.streaks.is_empty() && !pass.health.iter().any(PhaseHealth::was_deferred) {
+        if self.failure_counts.is_empty() && !pass.health.iter().any(PhaseHealth::was_deferred) {
             self.state.attempts.reset_streak();
             self.status.pf9_kube_start_attempt = 0;
         }
@@ -126,8 +126,8 @@ impl<H: HostOps> Supervisor<H> {
                 self.state.is_up();
             }
             // While something is left that the plan does not contain, the reason why it was not removed stays.
-            if !pass.health.iter().any(PhaseHealth::has_left_over) {
-                self.unfit.clear();
+            if !pass.health.iter().any(PhaseHealth::has_orphans) {
+                self.precondition_error.clear();
             }
             self.status.pf9_kube_node_state = NodeState::Ok;
             "true".clone_into(&mut self.status.pf9_kube_service_state);
@@ -191,7 +191,7 @@ impl<H: HostOps> Supervisor<H> {
         self.status.pf9_kube_node_state = NodeState::Ok;
         self.status.pf9_kube_start_attempt = 0;
         self.stop_error.clear();
-        self.unfit.clear();
+        self.precondition_error.clear();
         if !pass.installed {
             "false".clone_into(&mut self.status.pf9_kube_service_state);
             if self.state.is_gone() {
@@ -228,6 +228,6 @@ fn phases(pass: &Pass, which: impl Fn(&PhaseHealth) -> bool) -> Vec<String> {
     let phases = pass
         .health
         .iter()
-        .filter(|phase| (phase.skipped.is_none() || phase.has_left_over()) && which(phase));
+        .filter(|phase| (phase.skipped.is_none() || phase.has_orphans()) && which(phase));
     phases.map(|phase| phase.phase.to_string()).collect()
 }

@@ -50,18 +50,18 @@ impl<H: HostOps> Supervisor<H> {
     ///
     /// # Errors
     /// The pass did not finish.
-    pub(super) async fn look(&mut self) -> Result<Pass> {
+    pub(super) async fn run_pass(&mut self) -> Result<Pass> {
         let host_ops = Arc::clone(&self.host_ops);
         let group = self.group.joined().cloned();
-        let before = self.streaks.clone();
+        let before = self.failure_counts.clone();
         let (progress, mut checking) = mpsc::unbounded_channel();
-        let looking = host_ops.pass(group.as_ref(), &before, progress);
-        tokio::pin!(looking);
+        let running = host_ops.pass(group.as_ref(), &before, progress);
+        tokio::pin!(running);
         let pass = loop {
             tokio::select! {
                 Some(asked) = self.requests.recv() => self.take_request(asked).await,
                 Some(phase) = checking.recv() => self.is_checking(&phase),
-                pass = &mut looking => break pass,
+                pass = &mut running => break pass,
             }
         };
         self.take_waiting().await;

@@ -44,7 +44,7 @@ struct Broken {
     /// How often a repair has checked it again and found it healthy.
     found_well: Arc<AtomicUsize>,
     /// How long a pass takes.
-    looks: Arc<Mutex<Duration>>,
+    pass_time: Arc<Mutex<Duration>>,
     /// How long a change prints nothing.
     silent: Arc<Mutex<Duration>>,
     /// The service state that its settings ask for.
@@ -72,7 +72,7 @@ struct Broken {
     /// Whether it is unknown if anything of the role runs.
     untold: Arc<AtomicBool>,
     /// Failures in a row of etcd's check, which may fail more than once, while not `broken`.
-    streak: Arc<AtomicU32>,
+    failures: Arc<AtomicU32>,
     /// The counts of failures that the last pass got from the one before.
     before: Arc<Mutex<FailureCounts>>,
     /// The component that cannot be renewed.
@@ -105,7 +105,7 @@ impl Broken {
             lingers: Arc::default(),
             comes_and_goes: Arc::default(),
             found_well: Arc::default(),
-            looks: Arc::default(),
+            pass_time: Arc::default(),
             silent: Arc::default(),
             wanted: Arc::new(Mutex::new(ServiceState::True)),
             digest: Arc::new(Mutex::new("plan".to_owned())),
@@ -119,7 +119,7 @@ impl Broken {
             due: Arc::default(),
             runs: Arc::default(),
             untold: Arc::default(),
-            streak: Arc::default(),
+            failures: Arc::default(),
             before: Arc::default(),
             unrenewable: Arc::default(),
             role_problems: Arc::default(),
@@ -171,20 +171,20 @@ impl HostOps for Broken {
             .lock()
             .expect("no test panicked")
             .clone_from(before);
-        let looks = *self.looks.lock().expect("no test panicked");
+        let pass_time = *self.pass_time.lock().expect("no test panicked");
         // It reads the settings first.
         let wanted = *self.wanted.lock().expect("no test panicked");
-        if !looks.is_zero() {
+        if !pass_time.is_zero() {
             progress.send("etcd".parse()?)?;
         }
-        tokio::time::sleep(looks).await;
+        tokio::time::sleep(pass_time).await;
         if self.unseen.load(Ordering::Relaxed) {
             bail!("make a status pass: it was killed");
         }
         let etcd: PhaseName = "etcd".parse()?;
         let booting = self.booting.load(Ordering::Relaxed);
         let broken = self.broken.load(Ordering::Relaxed) && !booting;
-        let streak = self.streak.load(Ordering::Relaxed);
+        let failures = self.failures.load(Ordering::Relaxed);
         let mut failed: Vec<PhaseName> = broken.then(|| etcd.clone()).into_iter().collect();
         if broken {
             failed.extend(
@@ -217,19 +217,19 @@ impl HostOps for Broken {
                     kind: ConditionKind::Check,
                     check: "member runs".to_owned(),
                     span: Span::file("phases/etcd.rhai"),
-                    status: match (broken, streak) {
+                    status: match (broken, failures) {
                         (true, _) => Status::False,
                         (false, 0) if !booting => Status::True,
                         (false, _) => Status::Unknown,
                     },
                     advisory: false,
-                    failed_in_a_row: streak,
+                    failed_in_a_row: failures,
                     deferred: booting,
                     reason: String::new(),
                 }],
             }],
             failed,
-            interests: WatchList::default(),
+            watch_list: WatchList::default(),
             installed: !self.bare.load(Ordering::Relaxed),
             runs: (!self.untold.load(Ordering::Relaxed)).then(|| self.runs.load(Ordering::Relaxed)),
             lacks_backup: false,
@@ -373,7 +373,7 @@ fn condition(outside: &Handles, name: &str) -> Option<(Status, String)> {
 
 /// Runs a daemon on `host` with its files in `directory` for as long as `what` runs.
 async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOnce(&Handles)) {
-    let memory = Memory {
+    let state_files = StateFiles {
         status: StatusFile::at(directory.join("kube_status")),
         state: directory.join("nodeletd.json"),
         disk: host.disk.clone(),
@@ -382,16 +382,16 @@ async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOn
     let (_reload, hup) = watch::channel(0);
     let health = Health::default();
     let (supervisor, outside) =
-        Supervisor::new(host.clone(), memory, shutdown.clone(), hup, &health);
+        Supervisor::new(host.clone(), state_files, shutdown.clone(), hup, &health);
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {
             let daemon = tokio::task::spawn_local(supervisor.run(false));
             // The watchdog must never have a reason to kill the daemon.
-            let (looked_at, looks) = (health.clone(), shutdown.clone());
+            let (parts, end) = (health.clone(), shutdown.clone());
             let well = tokio::task::spawn_local(async move {
-                while !looks.is_cancelled() {
-                    assert_eq!(looked_at.problems(), [""; 0]);
+                while !end.is_cancelled() {
+                    assert_eq!(parts.problems(), [""; 0]);
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             });

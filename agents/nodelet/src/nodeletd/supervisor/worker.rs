@@ -99,7 +99,7 @@ pub(in crate::nodeletd) trait HostOps {
     /// Listens for changes on the host, and of the status file by other processes, until `end` is cancelled.
     fn listen(
         &self,
-        interests: &Watched,
+        targets: &Watched,
         status: &StatusFile,
         triggers: &Triggers,
         end: &CancellationToken,
@@ -162,13 +162,13 @@ impl HostOps for Worker {
 
     fn listen(
         &self,
-        interests: &Watched,
+        targets: &Watched,
         status: &StatusFile,
         triggers: &Triggers,
         end: &CancellationToken,
     ) {
-        watch::listen(interests, status, triggers, end);
-        if let Some(allocation) = interests.allocation.clone() {
+        watch::listen(targets, status, triggers, end);
+        if let Some(allocation) = targets.allocation.clone() {
             let (worker, end) = (self.clone(), end.clone());
             tokio::spawn(async move {
                 let give = || worker.give_subnets(&allocation);

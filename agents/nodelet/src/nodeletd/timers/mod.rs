@@ -29,7 +29,7 @@ use crate::nodeletd::supervisor::worker::{BACKUP, Change, Worker};
 pub(crate) use due::Runs;
 
 /// Longest time between two checks of what is due: the clock may be set, and files may change.
-const LOOK: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_secs(30);
 /// Deadline for progress of the loop, including the run of a timer and its wait.
 pub(super) const ROUND: Duration = BACKUP.saturating_add(Duration::from_secs(300));
 /// Shortest time between two checks: the view may change often.
@@ -81,7 +81,7 @@ pub(super) async fn run(worker: Worker, mut view: watch::Receiver<Option<Arc<Vie
     let mut reported = BTreeMap::new();
     loop {
         beat.within(ROUND);
-        let wait = look(&worker, &view, &mut reported).await;
+        let wait = run_due(&worker, &view, &mut reported).await;
         tokio::select! {
             () = shutdown.cancelled() => break,
             () = tokio::time::sleep(wait) => {}
@@ -97,12 +97,12 @@ pub(super) async fn run(worker: Worker, mut view: watch::Receiver<Option<Arc<Vie
 }
 
 /// Runs a timer that is due. Returns the time until one may be due again.
-async fn look(
+async fn run_due(
     worker: &Worker,
     view: &watch::Receiver<Option<Arc<View>>>,
     reported: &mut BTreeMap<String, String>,
 ) -> Duration {
-    let mut wait = LOOK;
+    let mut wait = POLL_INTERVAL;
     for timer in timers(reported) {
         // Before the first pass the state of the host is unknown.
         let Some(seen) = view.borrow().clone() else {
@@ -121,12 +121,14 @@ async fn look(
             if let Err(error) = carry_out(worker, view, &timer, runs, last_good).await {
                 // A run that cannot be recorded is not made. With a full disk it must not be tried every second.
                 tracing::error!("timer {}: could not {error:#}", timer.name);
-                return LOOK;
+                return POLL_INTERVAL;
             }
             // Other timers may be due by now, and this one again after a pause.
             return LEAST;
         }
-        wait = wait.min((due - now).to_std().unwrap_or(LOOK)).max(LEAST);
+        wait = wait
+            .min((due - now).to_std().unwrap_or(POLL_INTERVAL))
+            .max(LEAST);
     }
     wait
 }

@@ -10,10 +10,10 @@ use super::trigger::{Triggers, Watched};
 
 const SOCKET: &str = "/var/run/docker.sock";
 /// Timeout of the connection and of the first answer, in seconds.
-const PATIENCE: u64 = 10;
+const TIMEOUT: u64 = 10;
 
-pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()> {
-    let docker = Docker::connect_with_unix(SOCKET, PATIENCE, bollard::API_DEFAULT_VERSION)
+pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
+    let docker = Docker::connect_with_unix(SOCKET, TIMEOUT, bollard::API_DEFAULT_VERSION)
         .context("connect to docker")?;
     let filters = [
         ("type", vec!["container", "image"]),
@@ -42,7 +42,7 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
             .and_then(|attributes| attributes.get("name").cloned())
             .unwrap_or_default();
         // Ignores containers of others, and those of pods, which kubelet looks after.
-        if interests.containers.contains(&name) {
+        if targets.containers.contains(&name) {
             let what = event.action.unwrap_or_default();
             triggers.add(format!("container {name}: {what}"));
         }

@@ -14,9 +14,9 @@ use super::trigger::{Triggers, Watched};
 /// Most directories that are watched.
 const DIRECTORIES: usize = 256;
 /// Interval of new attempts to watch directories that could not be watched.
-const LOOK: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()> {
+pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
     let inotify = Inotify::init().context("start inotify")?;
     let mask = WatchMask::CLOSE_WRITE
         | WatchMask::MOVED_TO
@@ -26,8 +26,8 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
         | WatchMask::DELETE_SELF
         | WatchMask::MOVE_SELF;
     let mut watched: Vec<(WatchDescriptor, PathBuf)> = Vec::new();
-    let settings = interests.settings;
-    let mut missing: Vec<PathBuf> = interests.directories;
+    let settings = targets.settings;
+    let mut missing: Vec<PathBuf> = targets.directories;
     missing.truncate(DIRECTORIES);
     let mut watches = inotify.watches();
     // Returns how many more directories are watched now.
@@ -57,7 +57,7 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
     let mut events = inotify
         .into_event_stream(vec![0; 16 * 1024])
         .context("read inotify's events")?;
-    let mut look = tokio::time::interval(LOOK);
+    let mut interval = tokio::time::interval(POLL_INTERVAL);
     loop {
         let event = tokio::select! {
             event = events.next() => match event {
@@ -65,7 +65,7 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
                 None => return Ok(()),
             },
             // New directories are watched from now on. It is unknown what was changed in them before.
-            _ = look.tick() => {
+            _ = interval.tick() => {
                 if watch(&mut missing, &mut watched) > 0 {
                     triggers.add("directories were made".to_owned());
                 }
@@ -142,12 +142,12 @@ mod tests {
         // The kernel refuses the name of the last one, which is too long.
         let (well, later, never) = (path("well"), path("later"), path(&"n".repeat(300)));
         std::fs::create_dir(&well).expect("it is made");
-        let interests = Watched {
+        let targets = Watched {
             directories: vec![never, well.clone(), later.clone()],
             ..Watched::default()
         };
         let triggers = Triggers::default();
-        let listening = tokio::spawn(listen(interests, triggers.clone()));
+        let listening = tokio::spawn(listen(targets, triggers.clone()));
         is_noticed(&well, &triggers).await;
         std::fs::create_dir(&later).expect("it is made");
         is_noticed(&later, &triggers).await;

@@ -25,8 +25,8 @@ const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 /// Longer than any message of these groups.
 const MESSAGE: usize = 64 * 1024;
 
-pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()> {
-    if interests.links.is_empty() && interests.addresses.is_empty() {
+pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
+    if targets.links.is_empty() && targets.addresses.is_empty() {
         return std::future::pending().await;
     }
     let action = "listen to the kernel's network events";
@@ -36,7 +36,7 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
     )]
     let socket = AsyncFd::with_interest(subscribed().context(action)?, Interest::READABLE);
     let socket = socket.context(action)?;
-    let mut links = Links::of(&interests);
+    let mut links = Links::of(&targets);
     let mut buffer = vec![0; MESSAGE];
     let (mut pause, mut lost_at) = (FIRST_PAUSE, None::<Instant>);
     loop {
@@ -54,7 +54,7 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
             // The socket still works; events that did not fit are lost.
             Ok(Err(error)) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
                 triggers.add("network events were lost".to_owned());
-                links = Links::of(&interests);
+                links = Links::of(&targets);
                 if lost_at.is_some_and(|lost| lost.elapsed() > LONGEST_PAUSE) {
                     pause = FIRST_PAUSE;
                 }
@@ -93,14 +93,14 @@ struct Links {
 }
 
 impl Links {
-    fn of(interests: &Watched) -> Self {
-        let names: BTreeSet<String> = interests.links.iter().cloned().collect();
+    fn of(targets: &Watched) -> Self {
+        let names: BTreeSet<String> = targets.links.iter().cloned().collect();
         let index = |name: &String| Some((if_nametoindex(name.as_str()).ok()?, name.clone()));
         Self {
             indices: names.iter().filter_map(index).collect(),
             down: BTreeSet::new(),
             names,
-            addresses: interests.addresses.iter().copied().collect(),
+            addresses: targets.addresses.iter().copied().collect(),
         }
     }
 
@@ -397,12 +397,12 @@ mod tests {
     /// The kernel sends these events to every process, without privileges.
     #[tokio::test]
     async fn the_kernel_lets_us_listen() {
-        let interests = Watched {
+        let targets = Watched {
             links: vec!["lo".to_owned()],
             ..Watched::default()
         };
         let triggers = Triggers::default();
-        let listening = tokio::spawn(listen(interests, triggers.clone()));
+        let listening = tokio::spawn(listen(targets, triggers.clone()));
         let waited = tokio::time::timeout(Duration::from_millis(100), triggers.wait()).await;
         assert!(waited.is_err(), "{:?}", triggers.take());
         assert!(!listening.is_finished(), "it goes on listening");

@@ -27,7 +27,7 @@ const LONGEST_PAUSE_OF_NODE: Duration = Duration::from_secs(3);
 
 /// Listens until `end` is cancelled.
 pub(super) fn listen(
-    interests: &Watched,
+    targets: &Watched,
     status: &StatusFile,
     triggers: &Triggers,
     end: &CancellationToken,
@@ -35,16 +35,16 @@ pub(super) fn listen(
     let (always, from_time_to_time) = (Source::always, Source::from_time_to_time);
     // These two may be missing until the role has come up.
     let docker = from_time_to_time("docker");
-    spawn(end, again(docker, docker::listen, interests, triggers));
+    spawn(end, again(docker, docker::listen, targets, triggers));
     let systemd = from_time_to_time("systemd");
-    spawn(end, again(systemd, systemd::listen, interests, triggers));
+    spawn(end, again(systemd, systemd::listen, targets, triggers));
     let files = always("files");
-    spawn(end, again(files, files::listen, interests, triggers));
+    spawn(end, again(files, files::listen, targets, triggers));
     let links = always("links");
-    spawn(end, again(links, links::listen, interests, triggers));
-    spawn(end, again(Source::NODE, node::listen, interests, triggers));
+    spawn(end, again(links, links::listen, targets, triggers));
+    spawn(end, again(Source::NODE, node::listen, targets, triggers));
     let processes = always("stopped processes");
-    spawn(end, again(processes, stopped::listen, interests, triggers));
+    spawn(end, again(processes, stopped::listen, targets, triggers));
     let file = always("the status file");
     spawn(end, again(file, status::listen, status, triggers));
 }

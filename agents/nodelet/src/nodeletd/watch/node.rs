@@ -9,11 +9,11 @@ use engine::resource::{NodeSpec, Resource as _};
 
 use super::trigger::{Triggers, Watched};
 
-pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()> {
-    if interests.nodes.is_empty() {
+pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
+    if targets.nodes.is_empty() {
         return std::future::pending().await;
     }
-    let watches = interests.nodes.iter().map(|spec| {
+    let watches = targets.nodes.iter().map(|spec| {
         let triggers = triggers.clone();
         async move {
             let access = ClusterAccess {

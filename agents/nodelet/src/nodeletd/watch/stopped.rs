@@ -10,20 +10,20 @@ use tokio::time::MissedTickBehavior;
 use super::trigger::{Triggers, Watched};
 
 /// Interval of the checks. A check reads a line for each process of the host.
-const LOOK: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Control groups of stopped processes that are remembered.
 const REMEMBERED: usize = 1000;
 
-pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()> {
+pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
     let mut known = BTreeSet::new();
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut interval = tokio::time::interval(POLL_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        look.tick().await;
+        interval.tick().await;
         let groups = tokio::task::spawn_blocking(stopped_processes).await;
         let groups = groups.context("look for stopped processes")?;
         let groups = groups.context("look for stopped processes")?;
-        for event in new_events(&groups, &interests.units, &mut known) {
+        for event in new_events(&groups, &targets.units, &mut known) {
             triggers.add(event);
         }
     }

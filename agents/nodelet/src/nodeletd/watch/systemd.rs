@@ -11,13 +11,13 @@ use zbus::{Connection, MatchRule, MessageStream, OwnedVariant, connection, messa
 use super::trigger::{Triggers, Watched};
 
 /// Deadline for one answer of the bus.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const ADDRESS: &str = "unix:path=/run/dbus/system_bus_socket";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const UNITS: &str = "/org/freedesktop/systemd1/unit";
 
-pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()> {
-    let bus: Connection = timeout(PATIENCE, connection::Builder::address(ADDRESS).build())
+pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
+    let bus: Connection = timeout(TIMEOUT, connection::Builder::address(ADDRESS).build())
         .await
         .context("connect to the system bus in time")?
         .context("connect to the system bus")?;
@@ -29,7 +29,7 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
         "Subscribe",
         &(),
     );
-    timeout(PATIENCE, subscribe)
+    timeout(TIMEOUT, subscribe)
         .await
         .context("subscribe to systemd's signals in time")?
         .context("subscribe to systemd's signals")?;
@@ -44,7 +44,7 @@ pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()>
     let mut signals = MessageStream::for_match_rule(rule, &bus, NonZeroUsize::new(256))
         .await
         .context("listen to systemd's signals")?;
-    let paths: Vec<(String, &String)> = interests
+    let paths: Vec<(String, &String)> = targets
         .units
         .iter()
         .map(|unit| (format!("{UNITS}/{}", escaped(unit)), unit))

@@ -100,12 +100,12 @@ impl Triggers {
         heard
     }
 
-    /// Records the state of a thing; empty means as desired, which is the initial state. Returns whether the state has changed. States are
-    /// kept when a source connects again.
-    pub(super) fn has_changed(&self, thing: &str, state: String) -> bool {
+    /// Records the state of a resource; empty means as desired, which is the initial state. Returns whether the state has changed. States
+    /// are kept when a source connects again.
+    pub(super) fn has_changed(&self, resource: &str, state: String) -> bool {
         let states = &self.0.states;
         let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = states.insert(thing.to_owned(), state.clone());
+        let before = states.insert(resource.to_owned(), state.clone());
         before.unwrap_or_default() != state
     }
 

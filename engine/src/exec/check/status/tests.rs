@@ -46,11 +46,11 @@ fn service(unit: &str) -> PlannedStep {
     }
 }
 
-/// The containers of an engine that hangs are not known. That the engine hangs is known, so it is restarted.
+/// The containers of a runtime that hangs are not known. That the runtime hangs is known, so it is restarted.
 #[tokio::test(start_paused = true)]
-async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
+async fn a_runtime_that_hangs_has_failed_and_what_it_runs_is_unknown() {
     let plan = Plan::bare(vec![
-        phase("docker", &[], Probe::ContainerEngine),
+        phase("docker", &[], Probe::ContainerRuntime),
         phase(
             "etcd",
             &["docker"],
@@ -58,7 +58,7 @@ async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
         ),
     ]);
     let hangs = FaultPlan::none()
-        .stall("container_engine", "*")
+        .stall("container_runtime", "*")
         .stall("container", "*");
     let host = FakeHost::new().with_docker().with_faults(hangs);
     let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
@@ -71,8 +71,8 @@ async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
     let set = restart_set(&plan, &failed_phases(&health));
     let set: Vec<&str> = set.iter().map(PhaseName::as_str).collect();
     assert_eq!(set, ["docker", "etcd"]);
-    // An engine that is slow has not failed.
-    host.set_faults(FaultPlan::none().stall("container_engine", "*").times(1));
+    // A runtime that is slow has not failed.
+    host.set_faults(FaultPlan::none().stall("container_runtime", "*").times(1));
     let health = runner.check_until_failed(Duration::from_millis(250)).await;
     assert_eq!(health[0].status(), Status::True, "{health:?}");
 }
@@ -121,7 +121,7 @@ const UNIT: &str = "docker.service";
 
 /// Checks a host whose service manager is starting [`UNIT`], which is up after `up`, together with what runs in it.
 /// Returns the results, and how long the checks took.
-async fn looked_while_starting(plan: &Plan, up: Duration) -> (Vec<PhaseHealth>, Duration) {
+async fn checked_while_starting(plan: &Plan, up: Duration) -> (Vec<PhaseHealth>, Duration) {
     let (host, ignored_events) = (FakeHost::new().with_docker(), Recording::default());
     let facts = Facts::nothing_about("cp-1");
     host.with_world_mut(|world| world.being_started(UNIT));
@@ -152,11 +152,11 @@ async fn a_starting_unit_fails_only_after_a_timeout() {
     // Checks of one phase wait for the same start, one after the other.
     docker.checks.push(docker.checks[0].clone());
     let plan = Plan::bare(vec![docker]);
-    let (health, took) = looked_while_starting(&plan, Duration::from_secs(20)).await;
+    let (health, took) = checked_while_starting(&plan, Duration::from_secs(20)).await;
     let condition = &health[0].conditions[0];
     assert_eq!(condition.status, Status::True, "{condition:?}");
     assert!(took < Duration::from_secs(30), "{took:?}");
-    let (health, took) = looked_while_starting(&plan, Duration::from_secs(600)).await;
+    let (health, took) = checked_while_starting(&plan, Duration::from_secs(600)).await;
     let condition = &health[0].conditions[0];
     assert_eq!(condition.status, Status::False, "{condition:?}");
     assert!(
@@ -183,18 +183,18 @@ async fn services_that_start_after_a_boot_have_not_failed() {
     let (host, ignored_events) = (FakeHost::new(), Recording::default());
     let facts = Facts::nothing_about("cp-1");
     let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
-    let looked = async || {
+    let checked = async || {
         let health = runner.check_until_failed(Duration::from_millis(250)).await;
         let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
         let reason = health[0].conditions[0].reason.clone();
         (statuses, reason, health[0].was_deferred())
     };
     use Status::{False, Unknown};
-    let (before, reason, deferred) = looked().await;
+    let (before, reason, deferred) = checked().await;
     assert!(!deferred, "{reason}");
     assert_eq!(before, [False, False], "{reason}");
     host.with_world_mut(World::has_booted);
-    let (booted, reason, deferred) = looked().await;
+    let (booted, reason, deferred) = checked().await;
     assert_eq!(
         booted,
         [Unknown, False],
@@ -208,7 +208,7 @@ async fn services_that_start_after_a_boot_have_not_failed() {
         "an operator sees the failure as it is"
     );
     host.with_world_mut(|world| world.advance(Duration::from_secs(60)));
-    assert_eq!(looked().await.0, [False, False]);
+    assert_eq!(checked().await.0, [False, False]);
 }
 
 /// A check that fails while a unit is still being started that it depends on is made again once the unit is up. If that
@@ -225,7 +225,7 @@ async fn checks_of_a_starting_unit_are_repeated() {
         let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
         docker.steps.push(service(UNIT));
         let etcd = phase("etcd", &["docker"], Probe::FileExists(file.into()));
-        let (health, _) = looked_while_starting(&Plan::bare(vec![docker, etcd]), up).await;
+        let (health, _) = checked_while_starting(&Plan::bare(vec![docker, etcd]), up).await;
         let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
         assert_eq!(statuses, [Status::True, expected], "{up:?} {health:?}");
     }
@@ -287,26 +287,26 @@ async fn package_damage_is_reported_beside_other_failures() {
     let (plan, host) = package(program);
     let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
     let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
-    let look = || async {
+    let check_once = || async {
         let health = runner.check_until_failed(Duration::from_millis(250)).await;
         assert_eq!(health[0].status(), Status::False, "{health:?}");
         health[1].conditions[0].clone()
     };
-    assert_eq!(look().await.status, Status::True);
+    assert_eq!(check_once().await.status, Status::True);
     // Its content is what was packed, but systemd could not start it.
     host.with_world_mut(|world| world.file_with_mode(program, "a program", 0o644));
-    let unfit = look().await;
-    assert_eq!(unfit.status, Status::False, "{unfit:?}");
-    assert!(unfit.reason.contains("its mode is 0644"), "{unfit:?}");
+    let unusable = check_once().await;
+    assert_eq!(unusable.status, Status::False, "{unusable:?}");
+    assert!(unusable.reason.contains("its mode is 0644"), "{unusable:?}");
     host.with_world_mut(|world| world.file_with_mode(program, "another", 0o755));
-    let damaged = look().await;
+    let damaged = check_once().await;
     assert!(
         damaged.reason.contains("its checksum is not"),
         "{damaged:?}"
     );
     // It takes longer than the time that other checks get after a failure.
     host.set_faults(FaultPlan::none().stall("read", "/opt/r/SHA256SUMS"));
-    let slow = look().await;
+    let slow = check_once().await;
     assert!(
         !slow.reason.contains("the check was ended early"),
         "{slow:?}"

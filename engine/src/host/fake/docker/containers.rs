@@ -1,6 +1,6 @@
 //! Containers and images of a fake host.
 //!
-//! The engine answers while `docker.service` is active. A fake image archive is a file with the content
+//! The runtime answers while `docker.service` is active. A fake image archive is a file with the content
 //! `fake-image:REFERENCE[,REFERENCE]`.
 
 use std::collections::BTreeMap;
@@ -21,25 +21,25 @@ const LOAD_DEADLINE: Duration = Duration::from_secs(300);
 
 #[async_trait::async_trait]
 impl Containers for FakeHost {
-    async fn container_engine_within(&self, patience: Duration) -> HostResult<()> {
-        self.observe("container_engine", "", patience, |world| {
-            world.engine("see whether docker answers")
+    async fn container_runtime_within(&self, timeout: Duration) -> HostResult<()> {
+        self.observe("container_runtime", "", timeout, |world| {
+            world.runtime("see whether docker answers")
         })
         .await
     }
 
-    async fn container_engine_version(&self) -> HostResult<String> {
-        self.observe("container_engine", "", PRESENCE, |world| {
-            world.engine("ask docker for its version")?;
-            Ok(world.engine_version.clone())
+    async fn container_runtime_version(&self) -> HostResult<String> {
+        self.observe("container_runtime", "", PRESENCE, |world| {
+            world.runtime("ask docker for its version")?;
+            Ok(world.runtime_version.clone())
         })
         .await
     }
 
-    async fn container_engine_root(&self) -> HostResult<PathBuf> {
-        self.observe("container_engine_root", "", DEADLINE, |world| {
-            world.engine("ask docker where it keeps images")?;
-            let configuration = world.engine_configuration();
+    async fn container_runtime_root(&self) -> HostResult<PathBuf> {
+        self.observe("container_runtime_root", "", DEADLINE, |world| {
+            world.runtime("ask docker where it keeps images")?;
+            let configuration = world.runtime_configuration();
             let root = configuration["data-root"].as_str();
             Ok(root.unwrap_or("/var/lib/docker").into())
         })
@@ -48,7 +48,7 @@ impl Containers for FakeHost {
 
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
         self.observe("image", reference, DEADLINE, |world| {
-            world.engine("inspect an image")?;
+            world.runtime("inspect an image")?;
             // An id names an image as a reference does.
             let by_id = || world.images.values().find(|id| *id == reference);
             let id = world.images.get(reference).or_else(by_id);
@@ -70,7 +70,7 @@ impl Containers for FakeHost {
     async fn tag_image(&self, id: &str, reference: &str) -> HostResult<()> {
         self.mutate("tag_image", reference, DEADLINE, |world| {
             let action = format!("give image {id} the reference {reference}");
-            world.engine(&action)?;
+            world.runtime(&action)?;
             if !world.images.values().any(|one| one == id) {
                 return Err(HostError::service(action, "no such image"));
             }
@@ -87,7 +87,7 @@ impl Containers for FakeHost {
             LOAD_DEADLINE,
             |world| {
                 let action = format!("load image {}", archive.display());
-                world.engine(&action)?;
+                world.runtime(&action)?;
                 let missing = || file_error("read", archive, std::io::ErrorKind::NotFound.into());
                 let content = world.tree.text(archive).ok_or_else(missing)?;
                 let images = images_in(&content);
@@ -105,7 +105,7 @@ impl Containers for FakeHost {
     async fn remove_image(&self, reference: &str) -> HostResult<()> {
         self.mutate("remove_image", reference, DEADLINE, |world| {
             let action = format!("remove image {reference}");
-            world.engine(&action)?;
+            world.runtime(&action)?;
             let user = world
                 .containers
                 .values()
@@ -133,7 +133,7 @@ impl Containers for FakeHost {
 
     async fn container(&self, name: &str) -> HostResult<Option<ContainerState>> {
         self.observe("container", name, DEADLINE, |world| {
-            world.engine("inspect a container")?;
+            world.runtime("inspect a container")?;
             Ok(world.containers.get(name).map(FakeContainer::state))
         })
         .await
@@ -144,7 +144,7 @@ impl Containers for FakeHost {
         labels: &BTreeMap<String, String>,
     ) -> HostResult<Vec<ListedContainer>> {
         self.observe("containers", format!("{labels:?}"), DEADLINE, |world| {
-            world.engine("list containers")?;
+            world.runtime("list containers")?;
             let carries = |container: &&FakeContainer| {
                 labels.iter().all(|(key, wanted)| {
                     container
@@ -167,7 +167,7 @@ impl Containers for FakeHost {
     async fn create_container(&self, config: &ContainerConfig) -> HostResult<String> {
         self.mutate("create_container", &config.name, DEADLINE, |world| {
             let action = format!("create container {}", config.name);
-            world.engine(&action)?;
+            world.runtime(&action)?;
             let refuse = |reason: String| Err(HostError::service(action, reason));
             if world.containers.contains_key(&config.name) {
                 return refuse(format!(
@@ -206,7 +206,7 @@ impl Containers for FakeHost {
 
     async fn container_config(&self, name: &str) -> HostResult<Option<ContainerConfig>> {
         self.observe("container_config", name, DEADLINE, |world| {
-            world.engine("inspect a container")?;
+            world.runtime("inspect a container")?;
             Ok(world
                 .containers
                 .get(name)
@@ -217,7 +217,7 @@ impl Containers for FakeHost {
 
     async fn start_container(&self, name: &str) -> HostResult<()> {
         self.mutate("start_container", name, DEADLINE, |world| {
-            world.engine(&format!("start container {name}"))?;
+            world.runtime(&format!("start container {name}"))?;
             let container = world.containers.get_mut(name);
             let missing = || HostError::Missing {
                 what: format!("container {name}"),
@@ -231,7 +231,7 @@ impl Containers for FakeHost {
 
     async fn stop_container(&self, name: &str, _grace: Duration) -> HostResult<()> {
         self.mutate("stop_container", name, DEADLINE, |world| {
-            world.engine(&format!("stop container {name}"))?;
+            world.runtime(&format!("stop container {name}"))?;
             if let Some(container) = world.containers.get_mut(name) {
                 container.running = false;
                 container.started_at = None;
@@ -244,7 +244,7 @@ impl Containers for FakeHost {
 
     async fn remove_container(&self, name: &str) -> HostResult<()> {
         self.mutate("remove_container", name, DEADLINE, |world| {
-            world.engine(&format!("remove container {name}"))?;
+            world.runtime(&format!("remove container {name}"))?;
             world.containers.remove(name);
             Ok(())
         })
@@ -253,7 +253,7 @@ impl Containers for FakeHost {
 
     async fn container_log(&self, name: &str, lines: usize) -> HostResult<String> {
         self.observe("container_log", name, DEADLINE, |world| {
-            world.engine("read a container's log")?;
+            world.runtime("read a container's log")?;
             let broken = world.broken_containers.contains(name) && lines > 0;
             Ok(if broken {
                 format!("{name}: fatal: told to end\n")
@@ -293,7 +293,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_container_needs_engine_image_and_mounts() {
+    async fn a_container_needs_runtime_image_and_mounts() {
         let host = host();
         assert!(
             host.create_container(&config("a")).await.is_err(),

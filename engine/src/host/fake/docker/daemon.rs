@@ -1,4 +1,4 @@
-//! What the container engine of a fake host does by itself: it answers while `docker.service` is active, its
+//! What the container runtime of a fake host does by itself: it answers while `docker.service` is active, its
 //! containers end with it, and it starts them again as their policy says. Also builders for hosts with docker and images.
 
 use std::path::Path;
@@ -96,7 +96,7 @@ impl World {
         }
     }
 
-    /// Ends a container's process; the engine starts it again if its policy says so.
+    /// Ends a container's process; the runtime starts it again if its policy says so.
     pub fn kill_container(&mut self, name: &str) {
         if let Some(container) = self.containers.get_mut(name) {
             container.running = false;
@@ -144,10 +144,10 @@ impl World {
             .is_some_and(|container| container.running)
     }
 
-    /// Fails unless the engine answers.
-    pub(crate) fn engine(&self, action: &str) -> HostResult<()> {
+    /// Fails unless the runtime answers.
+    pub(crate) fn runtime(&self, action: &str) -> HostResult<()> {
         let unit_known = self.units.contains_key(UNIT);
-        if self.unit_active(UNIT) || (!unit_known && self.engine_without_unit) {
+        if self.unit_active(UNIT) || (!unit_known && self.runtime_without_unit) {
             return Ok(());
         }
         Err(HostError::service(
@@ -198,7 +198,7 @@ impl World {
         if unit != UNIT {
             return;
         }
-        let without = self.engine_configuration()["bridge"] == "none";
+        let without = self.runtime_configuration()["bridge"] == "none";
         if !without && !self.links.contains_key("docker0") {
             self.link("docker0", true, &[([172, 17, 0, 1].into(), 16)]);
         }
@@ -217,14 +217,14 @@ impl World {
         }
     }
 
-    pub(in crate::host::fake) fn engine_configuration(&self) -> serde_json::Value {
+    pub(in crate::host::fake) fn runtime_configuration(&self) -> serde_json::Value {
         let text = self.tree.text(CONFIGURATION);
         serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default()
     }
 
     /// What docker does when its unit stops: its containers end with it, unless live-restore is on.
     pub(in crate::host::fake) fn unit_stopped(&mut self, unit: &str) {
-        if unit != UNIT || self.engine_configuration()["live-restore"] == true {
+        if unit != UNIT || self.runtime_configuration()["live-restore"] == true {
             return;
         }
         for container in self.containers.values_mut() {

@@ -40,7 +40,7 @@ const ETCD: &[(u16, &str)] = &[
 /// The public key with which the API server verifies the tokens of service accounts.
 const TOKENS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.pub";
 /// How often the control plane looks for a new certificate.
-const LOOKS: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 impl FakeHost {
     /// With other rules for the parts of Kubernetes.
@@ -157,8 +157,10 @@ impl World {
         let now = self.now();
         for (port, file) in CONTROL_PLANE {
             let read = self.cluster.served.get(port);
-            let looks =
-                read.is_none_or(|(_, at)| now.duration_since(*at).is_ok_and(|age| age >= LOOKS));
+            let looks = read.is_none_or(|(_, at)| {
+                now.duration_since(*at)
+                    .is_ok_and(|age| age >= POLL_INTERVAL)
+            });
             if !looks {
                 continue;
             }

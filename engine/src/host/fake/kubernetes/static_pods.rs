@@ -94,7 +94,7 @@ impl World {
     pub(crate) fn settle_static_pods(&mut self) {
         if self.pods_below
             || !self.unit_active(&self.kubernetes.kubelet_unit)
-            || self.engine("run a pod").is_err()
+            || self.runtime("run a pod").is_err()
         {
             return;
         }

@@ -37,9 +37,9 @@ pub struct World {
     pub(crate) containers: BTreeMap<String, FakeContainer>,
     /// Names of containers whose process ends at once.
     pub(crate) broken_containers: BTreeSet<String>,
-    pub(crate) engine_version: String,
+    pub(crate) runtime_version: String,
     /// Whether containers work although no `docker.service` is known; for tests that care about containers only.
-    pub(crate) engine_without_unit: bool,
+    pub(crate) runtime_without_unit: bool,
     /// Whether the pods' containers are those of a host below an overlay.
     pub(crate) pods_below: bool,
     pub(crate) packages: BTreeMap<String, InstalledPackage>,
@@ -86,8 +86,8 @@ impl World {
             images: BTreeMap::new(),
             containers: BTreeMap::new(),
             broken_containers: BTreeSet::new(),
-            engine_version: "20.10.24".to_owned(),
-            engine_without_unit: true,
+            runtime_version: "20.10.24".to_owned(),
+            runtime_without_unit: true,
             pods_below: false,
             packages: BTreeMap::new(),
             links: BTreeMap::new(),

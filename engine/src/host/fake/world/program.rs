@@ -11,12 +11,12 @@ use crate::host::{CommandOutput, CommandSpec};
 pub struct Program(pub(in crate::host::fake) Behaviour);
 
 type Changes = dyn Fn(&CommandSpec, &mut World) -> CommandOutput + Send + Sync;
-type Looks = dyn Fn(&CommandSpec, &World) -> CommandOutput + Send + Sync;
+type ReadsWorld = dyn Fn(&CommandSpec, &World) -> CommandOutput + Send + Sync;
 
 #[derive(Clone)]
 pub(in crate::host::fake) enum Behaviour {
     Changes(Arc<Changes>),
-    Looks(Arc<Looks>),
+    ReadsWorld(Arc<ReadsWorld>),
 }
 
 impl Program {
@@ -31,7 +31,7 @@ impl Program {
     pub fn probe(
         behaviour: impl Fn(&CommandSpec, &World) -> CommandOutput + Send + Sync + 'static,
     ) -> Self {
-        Self(Behaviour::Looks(Arc::new(behaviour)))
+        Self(Behaviour::ReadsWorld(Arc::new(behaviour)))
     }
 
     /// A probe that always ends like this.

@@ -8,17 +8,18 @@ use super::tree::{Node, NodeKind};
 use crate::host::fake::world::World;
 use crate::host::fake::world::unit::Unit;
 
-/// State of a world, one line for each thing in it. Prints readably; compare with `==` or [`difference`].
+/// State of a world, one line for each resource in it. Prints readably; compare with `==` or [`difference`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct WorldSnapshot {
-    things: BTreeMap<String, String>,
+    resources: BTreeMap<String, String>,
 }
 
 impl WorldSnapshot {
     pub(crate) fn of(world: &World) -> Self {
-        let mut things = BTreeMap::new();
-        let mut add =
-            |kind: &str, name: &str, state: String| things.insert(format!("{kind} {name}"), state);
+        let mut resources = BTreeMap::new();
+        let mut add = |kind: &str, name: &str, state: String| {
+            resources.insert(format!("{kind} {name}"), state)
+        };
         for (path, node) in world.tree.iter().filter(|(path, _)| !is_view(path)) {
             add("path", &path.display().to_string(), show_node(node));
         }
@@ -92,14 +93,14 @@ impl WorldSnapshot {
         for (key, object) in &world.cluster.objects {
             add("object", key, object.to_string());
         }
-        Self { things }
+        Self { resources }
     }
 
-    /// The same without the things below a path: data that is kept on purpose.
+    /// The same without the resources below a path: data that is kept on purpose.
     #[must_use]
     pub fn without_path(mut self, path: impl AsRef<Path>) -> Self {
-        self.things.retain(|thing, _| {
-            thing
+        self.resources.retain(|resource, _| {
+            resource
                 .strip_prefix("path ")
                 .is_none_or(|there| !Path::new(there).starts_with(path.as_ref()))
         });
@@ -109,23 +110,24 @@ impl WorldSnapshot {
     /// The same without what the API server remembers: it lives as long as etcd's data.
     #[must_use]
     pub fn without_cluster(mut self) -> Self {
-        self.things
-            .retain(|thing, _| !thing.starts_with("node ") && !thing.starts_with("object "));
+        self.resources.retain(|resource, _| {
+            !resource.starts_with("node ") && !resource.starts_with("object ")
+        });
         self
     }
 
-    /// The things with their state, sorted.
-    pub fn things(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.things
+    /// The resources with their state, sorted.
+    pub fn resources(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.resources
             .iter()
-            .map(|(thing, state)| (thing.as_str(), state.as_str()))
+            .map(|(resource, state)| (resource.as_str(), state.as_str()))
     }
 }
 
 impl fmt::Debug for WorldSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (thing, state) in &self.things {
-            writeln!(f, "{thing}: {state}")?;
+        for (resource, state) in &self.resources {
+            writeln!(f, "{resource}: {state}")?;
         }
         Ok(())
     }
@@ -135,18 +137,18 @@ impl fmt::Debug for WorldSnapshot {
 #[must_use]
 pub fn difference(before: &WorldSnapshot, after: &WorldSnapshot) -> Vec<String> {
     let mut lines = Vec::new();
-    for (thing, old) in &before.things {
-        match after.things.get(thing) {
-            None => lines.push(format!("- {thing}: {old}")),
-            Some(new) if new != old => lines.push(format!("~ {thing}: {old} -> {new}")),
+    for (resource, old) in &before.resources {
+        match after.resources.get(resource) {
+            None => lines.push(format!("- {resource}: {old}")),
+            Some(new) if new != old => lines.push(format!("~ {resource}: {old} -> {new}")),
             Some(_) => {}
         }
     }
     let new = after
-        .things
+        .resources
         .iter()
-        .filter(|(thing, _)| !before.things.contains_key(*thing));
-    lines.extend(new.map(|(thing, state)| format!("+ {thing}: {state}")));
+        .filter(|(resource, _)| !before.resources.contains_key(*resource));
+    lines.extend(new.map(|(resource, state)| format!("+ {resource}: {state}")));
     lines
 }
 
@@ -180,7 +182,7 @@ mod tests {
     use crate::host::fake::FakeHost;
 
     #[test]
-    fn differences_name_the_thing() {
+    fn differences_name_the_resource() {
         let host = FakeHost::new()
             .with_file("/etc/a", "1")
             .with_file("/etc/b", "1");

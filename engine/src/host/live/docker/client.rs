@@ -1,4 +1,4 @@
-//! The connection to the container engine.
+//! The connection to the container runtime.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,28 +9,28 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use crate::host::live::blocking::within;
 use crate::host::{HostError, HostResult};
 
-/// Where the engine listens.
+/// Where the runtime listens.
 const SOCKET: &str = "/var/run/docker.sock";
 
 /// Deadline of a call that only asks or does something small.
 pub(in crate::host::live) const USUAL: Duration = Duration::from_secs(30);
 
-/// The connection to the engine, kept while the engine answers. It is dropped when the engine stops answering, because the next engine may
-/// be another version.
+/// The connection to the runtime, kept while the runtime answers. It is dropped when the runtime stops answering, because the next runtime
+/// may be another version.
 #[derive(Debug)]
-pub(in crate::host::live) struct Engine {
+pub(in crate::host::live) struct DockerClient {
     socket: String,
     /// Never locked during a wait: a call must not wait for the deadline of another call.
     client: Mutex<Option<Docker>>,
 }
 
-impl Default for Engine {
+impl Default for DockerClient {
     fn default() -> Self {
         Self::at(SOCKET)
     }
 }
 
-impl Engine {
+impl DockerClient {
     fn at(socket: &str) -> Self {
         Self {
             socket: socket.to_owned(),
@@ -73,7 +73,7 @@ impl Engine {
         }
     }
 
-    /// Makes one call; the inner error is an answer of the engine.
+    /// Makes one call; the inner error is an answer of the runtime.
     async fn call_if_there<T, F: Future<Output = Result<T, Error>>>(
         &self,
         action: String,
@@ -112,7 +112,7 @@ impl Engine {
         };
         let client = connect.await.map_err(|error| {
             HostError::service(
-                format!("reach the container engine at {socket} (does docker.service run?)"),
+                format!("reach the container runtime at {socket} (does docker.service run?)"),
                 error,
             )
         })?;
@@ -125,7 +125,7 @@ impl Engine {
     }
 }
 
-/// The HTTP status with which the engine refused; `None` when it was not the engine that failed.
+/// The HTTP status with which the runtime refused; `None` when it was not the runtime that failed.
 pub(in crate::host::live) const fn status(error: &Error) -> Option<u16> {
     match error {
         Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
@@ -145,29 +145,29 @@ mod tests {
     use crate::host::live::LiveHost;
     use crate::host::{Containers as _, PRESENCE};
 
-    /// A socket whose listener accepts connections and never answers, and an engine that uses it.
-    fn hung(directory: &tempfile::TempDir) -> (UnixListener, Engine) {
+    /// A socket whose listener accepts connections and never answers, and a runtime that uses it.
+    fn hung(directory: &tempfile::TempDir) -> (UnixListener, DockerClient) {
         let socket = directory.path().join("docker.sock");
         let listener = UnixListener::bind(&socket).expect("a socket");
-        (listener, Engine::at(&socket.display().to_string()))
+        (listener, DockerClient::at(&socket.display().to_string()))
     }
 
     /// The connection's own deadline must not end the wait early.
     #[tokio::test(start_paused = true)]
     async fn the_answer_check_waits_for_the_given_timeout() {
         let directory = tempfile::tempdir().expect("a directory");
-        let (_listener, engine) = hung(&directory);
+        let (_listener, runtime) = hung(&directory);
         let host = LiveHost {
-            engine,
+            runtime,
             ..LiveHost::new()
         };
-        for patience in [PRESENCE, 3 * PRESENCE] {
+        for timeout in [PRESENCE, 3 * PRESENCE] {
             let began = Instant::now();
-            let answer = host.container_engine_within(patience).await;
+            let answer = host.container_runtime_within(timeout).await;
             answer.expect_err("the listener does not answer");
             let took = began.elapsed();
             assert!(
-                took >= patience && took < patience + Duration::from_secs(1),
+                took >= timeout && took < timeout + Duration::from_secs(1),
                 "{took:?}"
             );
         }
@@ -176,10 +176,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_call_waits_for_the_deadline_of_another_one() {
         let directory = tempfile::tempdir().expect("a directory");
-        let (_listener, engine) = hung(&directory);
+        let (_listener, runtime) = hung(&directory);
         let asked = async |after: Duration| {
             let began = Instant::now();
-            let answer = engine.call("ask", after, |docker| async move { docker.version().await });
+            let answer = runtime.call("ask", after, |docker| async move { docker.version().await });
             answer.await.expect_err("the listener does not answer");
             began.elapsed()
         };

@@ -1,10 +1,10 @@
-//! From [`ContainerConfig`] to what the container engine calls a configuration.
+//! From [`ContainerConfig`] to what the container runtime calls a configuration.
 
 use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, Mount as EngineMount, MountBindOptions,
-    MountBindOptionsPropagationEnum, MountType, RestartPolicy as EnginePolicy,
+    ContainerCreateBody, HostConfig, Mount as DockerMount, MountBindOptions,
+    MountBindOptionsPropagationEnum, MountType, RestartPolicy as DockerPolicy,
     RestartPolicyNameEnum,
 };
 
@@ -12,11 +12,11 @@ use crate::host::{ContainerConfig, HostError, HostResult, Mount, RestartPolicy};
 
 /// Label under which a container carries the configuration it was made from, as JSON.
 ///
-/// What the engine reports is mixed with what the image says (environment, user, command), so the configuration of a
+/// What the runtime reports is mixed with what the image says (environment, user, command), so the configuration of a
 /// container is read back from here. It is left out of the labels we report.
 pub(in crate::host::live) const LABEL: &str = "pf9.io/config";
 
-/// What to send to the engine so that it makes this container.
+/// What to send to the runtime so that it makes this container.
 pub(in crate::host::live) fn body(config: &ContainerConfig) -> HostResult<ContainerCreateBody> {
     let written = serde_json::to_string(config)
         .map_err(|error| HostError::service("write down a container configuration", error))?;
@@ -26,7 +26,7 @@ pub(in crate::host::live) fn body(config: &ContainerConfig) -> HostResult<Contai
         .map(|(key, value)| (key.clone(), value.clone()))
         .chain([(LABEL.to_owned(), written)])
         .collect();
-    // With an entry point given, the engine takes neither entry point nor command from the image.
+    // With an entry point given, the runtime takes neither entry point nor command from the image.
     let (entrypoint, cmd) = match config.command.split_first() {
         Some((program, arguments)) => (
             Some(vec![program.clone()]),
@@ -53,7 +53,7 @@ fn host_config(config: &ContainerConfig) -> HostConfig {
         pid_mode: config.host_pid.then(|| "host".to_owned()),
         privileged: Some(config.privileged),
         cap_add: Some(config.capabilities.clone()),
-        restart_policy: Some(EnginePolicy {
+        restart_policy: Some(DockerPolicy {
             name: Some(match config.restart {
                 RestartPolicy::No => RestartPolicyNameEnum::NO,
                 RestartPolicy::UnlessStopped => RestartPolicyNameEnum::UNLESS_STOPPED,
@@ -65,9 +65,9 @@ fn host_config(config: &ContainerConfig) -> HostConfig {
     }
 }
 
-/// A mount in the engine's newer form, which refuses a missing source where the older `binds` would create it.
-fn mount(mount: &Mount) -> EngineMount {
-    EngineMount {
+/// A mount in the runtime's newer form, which refuses a missing source where the older `binds` would create it.
+fn mount(mount: &Mount) -> DockerMount {
+    DockerMount {
         typ: Some(MountType::BIND),
         source: Some(mount.source.to_string_lossy().into_owned()),
         target: Some(mount.target.to_string_lossy().into_owned()),
@@ -76,7 +76,7 @@ fn mount(mount: &Mount) -> EngineMount {
             propagation: Some(MountBindOptionsPropagationEnum::RSLAVE),
             ..MountBindOptions::default()
         }),
-        ..EngineMount::default()
+        ..DockerMount::default()
     }
 }
 

@@ -40,18 +40,18 @@ const KILL: Duration = Duration::from_secs(10);
 
 #[async_trait::async_trait]
 impl Containers for LiveHost {
-    async fn container_engine_within(&self, patience: Duration) -> HostResult<()> {
-        let ping = self.engine.call(
-            "see whether docker answers",
-            patience,
-            |docker| async move { docker.ping().await },
-        );
+    async fn container_runtime_within(&self, timeout: Duration) -> HostResult<()> {
+        let ping = self
+            .runtime
+            .call("see whether docker answers", timeout, |docker| async move {
+                docker.ping().await
+            });
         ping.await.map(drop)
     }
 
-    async fn container_engine_version(&self) -> HostResult<String> {
+    async fn container_runtime_version(&self) -> HostResult<String> {
         let answer = self
-            .engine
+            .runtime
             .call(
                 "ask docker for its version",
                 PRESENCE,
@@ -61,9 +61,9 @@ impl Containers for LiveHost {
         Ok(answer.version.unwrap_or_default())
     }
 
-    async fn container_engine_root(&self) -> HostResult<PathBuf> {
+    async fn container_runtime_root(&self) -> HostResult<PathBuf> {
         let listed_containers = self
-            .engine
+            .runtime
             .call(
                 "ask docker where it keeps images",
                 USUAL,
@@ -79,7 +79,7 @@ impl Containers for LiveHost {
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
         let name = plain(reference, ":@/")?;
         let found = self
-            .engine
+            .runtime
             .find(format!("inspect image {name}"), |docker| {
                 let name = name.clone();
                 async move { docker.inspect_image(&name).await }
@@ -111,7 +111,7 @@ impl Containers for LiveHost {
             .repo(name)
             .tag(tag)
             .build();
-        self.engine
+        self.runtime
             .call(
                 format!("give image {id} the reference {reference}"),
                 USUAL,
@@ -124,7 +124,7 @@ impl Containers for LiveHost {
         let file = File::open(archive)
             .await
             .map_err(file_error("open", archive))?;
-        let root = self.container_engine_root().await?;
+        let root = self.container_runtime_root().await?;
         let brings = self.archived_images(archive).await?.unwrap_or_default();
         let brings: Vec<String> = brings.into_iter().map(|image| image.reference).collect();
         let begun = archive.to_owned();
@@ -139,7 +139,7 @@ impl Containers for LiveHost {
             }
         }
         let options = ImportImageOptionsBuilder::default().quiet(true).build();
-        self.engine
+        self.runtime
             .call(
                 format!("load image {}", archive.display()),
                 LOAD,
@@ -191,7 +191,7 @@ impl Containers for LiveHost {
             .filters(&filters)
             .build();
         let listed = self
-            .engine
+            .runtime
             .call("list containers", USUAL, |docker| async move {
                 docker.list_containers(Some(options)).await
             })
@@ -206,7 +206,7 @@ impl Containers for LiveHost {
         let body = container_config::body(config)?;
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
         let created = self
-            .engine
+            .runtime
             .call(
                 format!("create container {name}"),
                 USUAL,
@@ -229,7 +229,7 @@ impl Containers for LiveHost {
 
     async fn start_container(&self, name: &str) -> HostResult<()> {
         let name = plain(name, "")?;
-        self.engine
+        self.runtime
             .call(format!("start container {name}"), USUAL, |docker| {
                 let name = name.clone();
                 async move { docker.start_container(&name, None).await }
@@ -243,7 +243,7 @@ impl Containers for LiveHost {
         let options = StopContainerOptionsBuilder::default()
             .t(i32::try_from(seconds).unwrap_or(i32::MAX))
             .build();
-        self.engine
+        self.runtime
             .find_within(format!("stop container {name}"), grace + KILL, |docker| {
                 let name = name.clone();
                 async move { docker.stop_container(&name, Some(options)).await }
@@ -263,13 +263,13 @@ impl Containers for LiveHost {
                     .v(true)
                     .build();
                 let removed = self
-                    .engine
+                    .runtime
                     .find(action(), |docker| {
                         let name = name.clone();
                         async move {
                             match docker.remove_container(&name, Some(options)).await {
                                 Ok(()) => Ok(true),
-                                // Another client, or the engine itself, is already removing it.
+                                // Another client, or the runtime itself, is already removing it.
                                 Err(error) if status(&error) == Some(409) => Ok(false),
                                 Err(error) => Err(error),
                             }
@@ -291,7 +291,7 @@ impl Containers for LiveHost {
             .stderr(true)
             .tail(&lines.to_string())
             .build();
-        self.engine
+        self.runtime
             .call(
                 format!("read the log of container {name}"),
                 USUAL,
@@ -320,7 +320,7 @@ impl LiveHost {
         let name = plain(reference, ":@/")?;
         let action = format!("remove image {name}");
         let refused = self
-            .engine
+            .runtime
             .find(action.clone(), |docker| async move {
                 let removed = docker.remove_image(&name, None::<RemoveImageOptions>, None);
                 match removed.await {
@@ -337,7 +337,7 @@ impl LiveHost {
 
     async fn inspect(&self, name: &str) -> HostResult<Option<ContainerInspectResponse>> {
         let name = plain(name, "")?;
-        self.engine
+        self.runtime
             .find(format!("inspect container {name}"), |docker| {
                 let name = name.clone();
                 async move { docker.inspect_container(&name, None).await }
@@ -398,7 +398,7 @@ fn summary(listed: ContainerSummary) -> ListedContainer {
         id: listed.id.unwrap_or_default(),
         name: name.map_or_else(String::new, |name| name.trim_start_matches('/').to_owned()),
         image: listed.image.unwrap_or_default(),
-        // Between two attempts nothing runs, and the engine says `restarting`.
+        // Between two attempts nothing runs, and the runtime says `restarting`.
         running: matches!(
             listed.state,
             Some(
@@ -419,7 +419,7 @@ fn summary(listed: ContainerSummary) -> ListedContainer {
 fn state(reported: ContainerInspectResponse) -> ContainerState {
     let run = reported.state.unwrap_or_default();
     let config = reported.config.unwrap_or_default();
-    // Between two attempts the engine says both running and restarting, while nothing runs.
+    // Between two attempts the runtime says both running and restarting, while nothing runs.
     let running = run.running.unwrap_or(false) && !run.restarting.unwrap_or(false);
     ContainerState {
         id: reported.id.unwrap_or_default(),
@@ -450,7 +450,7 @@ fn state(reported: ContainerInspectResponse) -> ContainerState {
     }
 }
 
-/// A time as the engine writes it; year 1 means never.
+/// A time as the runtime writes it; year 1 means never.
 fn instant(text: &str) -> Option<SystemTime> {
     OffsetDateTime::parse(text, &Rfc3339)
         .ok()

@@ -39,7 +39,7 @@ struct FileStat {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Record(BTreeMap<PathBuf, (FileStat, String)>);
+struct DigestRecord(BTreeMap<PathBuf, (FileStat, String)>);
 
 impl FileStat {
     fn of(file: &Metadata) -> Self {
@@ -112,7 +112,7 @@ fn hash(file: &mut File) -> io::Result<String> {
 }
 
 /// The record, if it is ours and whole.
-fn read(state: &Path) -> Option<Record> {
+fn read(state: &Path) -> Option<DigestRecord> {
     let file = atomic_files::open(&state.join(RECORD)).ok()?;
     let its = file.metadata().ok()?;
     let is_ours = its.uid() == nix::unistd::geteuid().as_raw() && its.mode() & 0o077 == 0;
@@ -123,7 +123,7 @@ fn read(state: &Path) -> Option<Record> {
 }
 
 /// Does not wait for the disk: a record that a power cut damages is replaced.
-fn write(state: &Path, record: &Record) -> io::Result<()> {
+fn write(state: &Path, record: &DigestRecord) -> io::Result<()> {
     let path = state.join(RECORD);
     let mut temporary = atomic_files::beside(&path)?;
     temporary.write_all(&serde_json::to_vec(record)?)?;
@@ -150,7 +150,7 @@ mod tests {
     /// Writes a record with this digest for the file as it is now.
     fn write_record(state: &Path, path: &Path, sha256: &str) {
         let stat = FileStat::of(&fs::metadata(path).expect("it is there"));
-        let mut record = Record::default();
+        let mut record = DigestRecord::default();
         record.0.insert(path.to_owned(), (stat, sha256.to_owned()));
         write(state, &record).expect("it is written");
     }

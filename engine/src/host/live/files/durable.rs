@@ -129,9 +129,9 @@ fn hang(path: &Path) -> mpsc::Sender<()> {
     go
 }
 
-fn host(patience: Duration) -> LiveHost {
+fn host(timeout: Duration) -> LiveHost {
     LiveHost {
-        effects: Effects::default().with_timeout(patience),
+        effects: Effects::default().with_timeout(timeout),
         ..LiveHost::new()
     }
 }
@@ -177,7 +177,7 @@ async fn a_write_that_timed_out_takes_no_effect_after_its_rollback() {
             .await
             .expect("it is free");
         host.effects
-            .wait("write", path, super::effects::Purpose::Replace)
+            .wait("write", path, super::effects::PathPurpose::Replace)
             .await
             .expect("it ends");
     }

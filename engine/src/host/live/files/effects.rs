@@ -16,21 +16,21 @@ use tokio::sync::watch;
 use crate::host::live::blocking::{blocking, file_error};
 use crate::host::{HostError, HostResult};
 
-/// How long to wait for an earlier change. Shorter than the time for an undo (`Undo::patience`), so that the undo reports the reason.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for an earlier change. Shorter than the time for an undo (`Undo::timeout`), so that the undo reports the reason.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Changes that were given up and have not ended.
 #[derive(Debug)]
 pub(in crate::host::live) struct Effects {
     going_on: Arc<Mutex<Vec<Arc<Effect>>>>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Default for Effects {
     fn default() -> Self {
         Self {
             going_on: Arc::default(),
-            patience: PATIENCE,
+            timeout: TIMEOUT,
         }
     }
 }
@@ -58,18 +58,18 @@ impl Effect {
     }
 
     /// Whether this change blocks an action at `path`.
-    fn is_in_the_way(&self, path: &Path, to: Purpose) -> bool {
+    fn is_in_the_way(&self, path: &Path, to: PathPurpose) -> bool {
         let Stage { begun, given_up } = *self.stage();
         let overlaps = self.path.starts_with(path) || path.starts_with(&self.path);
         // A change that will take no effect may still use the temporary sibling of the file.
-        let shares_sibling = to == Purpose::Replace && self.path == path;
+        let shares_sibling = to == PathPurpose::Replace && self.path == path;
         given_up && overlaps && (begun || shares_sibling)
     }
 }
 
 /// What is to be done at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::host::live) enum Purpose {
+pub(in crate::host::live) enum PathPurpose {
     /// To read what is there, or to change it in place.
     Touch,
     /// To replace it by something that is made under another name first.
@@ -138,10 +138,10 @@ impl Drop for Caller {
 }
 
 impl Effects {
-    /// The same with another patience.
+    /// The same with another timeout.
     #[cfg(test)]
-    pub(in crate::host::live) fn with_timeout(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    pub(in crate::host::live) fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Makes a change at `path` where it may block. When the caller is dropped, the change takes no effect any more or is known to be in
@@ -150,7 +150,7 @@ impl Effects {
         &self,
         action: &'static str,
         path: &Path,
-        to: Purpose,
+        to: PathPurpose,
         work: impl FnOnce(&Path, &Fence) -> io::Result<T> + Send + 'static,
     ) -> HostResult<T> {
         self.wait(action, path, to).await?;
@@ -178,7 +178,7 @@ impl Effects {
         &self,
         action: &'static str,
         path: &Path,
-        to: Purpose,
+        to: PathPurpose,
     ) -> HostResult<()> {
         let waiting = async {
             while let Some(effect) = self.conflicting_effect(path, to) {
@@ -187,7 +187,7 @@ impl Effects {
             }
         };
         if self.conflicting_effect(path, to).is_none()
-            || tokio::time::timeout(self.patience, waiting).await.is_ok()
+            || tokio::time::timeout(self.timeout, waiting).await.is_ok()
         {
             return Ok(());
         }
@@ -198,12 +198,12 @@ impl Effects {
                 path: path.to_owned(),
                 earlier: earlier.action,
                 earlier_path: earlier.path.clone(),
-                after: self.patience,
+                after: self.timeout,
             }),
         }
     }
 
-    fn conflicting_effect(&self, path: &Path, to: Purpose) -> Option<Arc<Effect>> {
+    fn conflicting_effect(&self, path: &Path, to: PathPurpose) -> Option<Arc<Effect>> {
         let all = self.all();
         all.iter().find(|one| one.is_in_the_way(path, to)).cloned()
     }
@@ -254,7 +254,7 @@ mod tests {
         /// Begins such a change and gives it up while it hangs.
         async fn given_up(effects: &Effects, path: &str, behind: bool) -> Self {
             let (pending_effect, work) = Self::new(behind);
-            let change = effects.make("write", Path::new(path), Purpose::Replace, work);
+            let change = effects.make("write", Path::new(path), PathPurpose::Replace, work);
             let hangs = async {
                 // A machine that is busy begins late.
                 loop {
@@ -267,7 +267,7 @@ mod tests {
             let told = tokio::select! {
                 biased;
                 _ = change => panic!("it hangs"),
-                told = tokio::time::timeout(PATIENCE, hangs) => told.expect("it begins"),
+                told = tokio::time::timeout(TIMEOUT, hangs) => told.expect("it begins"),
             };
             assert_eq!(told, "hangs");
             pending_effect
@@ -279,7 +279,7 @@ mod tests {
         }
     }
 
-    async fn free(effects: &Effects, path: &str, to: Purpose) -> bool {
+    async fn free(effects: &Effects, path: &str, to: PathPurpose) -> bool {
         effects.wait("remove", Path::new(path), to).await.is_ok()
     }
 
@@ -287,14 +287,14 @@ mod tests {
     async fn a_cancelled_write_has_no_effect_and_blocks_no_caller() {
         let effects = Effects::default().with_timeout(SHORT);
         let pending_effect = PendingEffect::given_up(&effects, "/a/b", false).await;
-        assert!(free(&effects, "/a/b", Purpose::Touch).await);
+        assert!(free(&effects, "/a/b", PathPurpose::Touch).await);
         // It still uses the sibling.
-        assert!(!free(&effects, "/a/b", Purpose::Replace).await);
-        assert!(free(&effects, "/a/c", Purpose::Replace).await);
+        assert!(!free(&effects, "/a/b", PathPurpose::Replace).await);
+        assert!(free(&effects, "/a/c", PathPurpose::Replace).await);
         assert_eq!(pending_effect.let_go(), "had no effect");
-        let effects = effects.with_timeout(PATIENCE);
+        let effects = effects.with_timeout(TIMEOUT);
         assert!(
-            free(&effects, "/a/b", Purpose::Replace).await,
+            free(&effects, "/a/b", PathPurpose::Replace).await,
             "it has ended"
         );
     }
@@ -310,17 +310,17 @@ mod tests {
             ("/a/bc", true),
         ] {
             assert_eq!(
-                free(&effects, path, Purpose::Touch).await,
+                free(&effects, path, PathPurpose::Touch).await,
                 is_free,
                 "{path}"
             );
         }
-        let asked = effects.wait("remove", Path::new("/a/b"), Purpose::Touch);
+        let asked = effects.wait("remove", Path::new("/a/b"), PathPurpose::Touch);
         let told = asked.await.expect_err("it goes on").to_string();
         let wanted = "remove /a/b: an earlier `write /a/b`, which was given up, has not ended within 20ms, so the content of that path is not known";
         assert_eq!(told, wanted);
-        let effects = effects.with_timeout(PATIENCE);
-        let (waited, took) = tokio::join!(free(&effects, "/a/b", Purpose::Touch), async {
+        let effects = effects.with_timeout(TIMEOUT);
+        let (waited, took) = tokio::join!(free(&effects, "/a/b", PathPurpose::Touch), async {
             pending_effect.let_go()
         });
         assert_eq!((waited, took), (true, "took effect"));
@@ -330,10 +330,10 @@ mod tests {
     async fn a_write_that_goes_on_blocks_no_caller() {
         let effects = Effects::default().with_timeout(SHORT);
         let (pending_effect, work) = PendingEffect::new(true);
-        let change = effects.make("write", Path::new("/a"), Purpose::Replace, work);
+        let change = effects.make("write", Path::new("/a"), PathPurpose::Replace, work);
         let beside = async {
             tokio::task::yield_now().await;
-            let is_free = free(&effects, "/a", Purpose::Replace).await;
+            let is_free = free(&effects, "/a", PathPurpose::Replace).await;
             pending_effect.go.send(()).expect("it waits");
             is_free
         };

@@ -23,7 +23,7 @@ use nix::unistd::{Gid, Uid, fchownat};
 
 use super::LiveHost;
 use super::blocking::{blocking, file_error, if_there};
-use crate::host::live::files::effects::{Fence, Purpose};
+use crate::host::live::files::effects::{Fence, PathPurpose};
 use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, Space};
 
 /// More names than this in one directory are refused.
@@ -36,7 +36,7 @@ impl Files for LiveHost {
     }
 
     async fn read(&self, path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
-        self.effects.wait("read", path, Purpose::Touch).await?;
+        self.effects.wait("read", path, PathPurpose::Touch).await?;
         let path = path.to_owned();
         blocking(move || read(&path, limit)).await
     }
@@ -59,7 +59,7 @@ impl Files for LiveHost {
             atomic::write_fenced(path, &content, attributes, fence)
         };
         self.effects
-            .make("write", path, Purpose::Replace, work)
+            .make("write", path, PathPurpose::Replace, work)
             .await
     }
 
@@ -69,7 +69,7 @@ impl Files for LiveHost {
             atomic::try_write(path, room)
         };
         self.effects
-            .make("write", path, Purpose::Replace, work)
+            .make("write", path, PathPurpose::Replace, work)
             .await
     }
 
@@ -93,7 +93,7 @@ impl Files for LiveHost {
         let work = move |path: &Path, fence: &Fence| atomic::link(path, &target, fence);
         let made = self
             .effects
-            .make("make a link at", path, Purpose::Replace, work);
+            .make("make a link at", path, PathPurpose::Replace, work);
         made.await
     }
 
@@ -128,10 +128,10 @@ impl LiveHost {
         &self,
         action: &'static str,
         path: &Path,
-        look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+        read: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> HostResult<T> {
-        self.effects.wait(action, path, Purpose::Touch).await?;
-        on_path(action, path, look).await
+        self.effects.wait(action, path, PathPurpose::Touch).await?;
+        on_path(action, path, read).await
     }
 
     /// Makes a change that takes effect from its first call on.
@@ -145,7 +145,9 @@ impl LiveHost {
             fence.pass()?;
             change(path)
         };
-        self.effects.make(action, path, Purpose::Touch, work).await
+        self.effects
+            .make(action, path, PathPurpose::Touch, work)
+            .await
     }
 }
 

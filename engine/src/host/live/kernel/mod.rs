@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::LiveHost;
 use super::blocking::{blocking, file_error};
 use super::files;
-use crate::host::live::files::effects::{Fence, Purpose};
+use crate::host::live::files::effects::{Fence, PathPurpose};
 use crate::host::{CommandSpec, HostError, HostResult, Kernel, Processes};
 
 /// Bound for the files of the kernel that are read whole.
@@ -52,7 +52,9 @@ impl Kernel for LiveHost {
             file.write_all(value.as_bytes())
         };
         let action = "set kernel setting";
-        self.effects.make(action, &path, Purpose::Touch, work).await
+        self.effects
+            .make(action, &path, PathPurpose::Touch, work)
+            .await
     }
 
     async fn module_loaded(&self, name: &str) -> HostResult<bool> {

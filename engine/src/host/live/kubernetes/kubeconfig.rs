@@ -25,7 +25,7 @@ const LIFE: Duration = Duration::from_secs(5 * 60);
 /// The clients made so far.
 #[derive(Default)]
 pub(in crate::host::live) struct Clients {
-    kept: Mutex<HashMap<PathBuf, Kept>>,
+    kept: Mutex<HashMap<PathBuf, CachedClient>>,
 }
 
 impl std::fmt::Debug for Clients {
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Clients {
     }
 }
 
-struct Kept {
+struct CachedClient {
     client: Client,
     modified: SystemTime,
     made: Instant,
@@ -79,7 +79,7 @@ impl Clients {
             return Ok(known.client.clone());
         }
         let client = connect(path).await?;
-        let fresh = Kept {
+        let fresh = CachedClient {
             client: client.clone(),
             modified,
             made: Instant::now(),

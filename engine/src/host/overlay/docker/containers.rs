@@ -1,11 +1,11 @@
-//! Containers and images: those below, while the engine below answers, and those made above.
+//! Containers and images: those below, while the runtime below answers, and those made above.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::host::fake::{FakeContainer, file_error};
-use crate::host::overlay::{Engine, OverlayHost};
+use crate::host::overlay::{LowerRuntime, OverlayHost};
 use crate::host::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
     ListedContainer, RestartPolicy,
@@ -21,24 +21,24 @@ const CONFIGURATION: &str = "/etc/docker/daemon.json";
 
 #[async_trait::async_trait]
 impl Containers for OverlayHost<'_> {
-    async fn container_engine_within(&self, patience: Duration) -> HostResult<()> {
-        self.learn_engine().await?;
-        self.upper.container_engine_within(patience).await
+    async fn container_runtime_within(&self, timeout: Duration) -> HostResult<()> {
+        self.fetch_runtime().await?;
+        self.upper.container_runtime_within(timeout).await
     }
 
-    async fn container_engine_version(&self) -> HostResult<String> {
-        self.learn_engine().await?;
-        self.upper.container_engine_version().await
+    async fn container_runtime_version(&self) -> HostResult<String> {
+        self.fetch_runtime().await?;
+        self.upper.container_runtime_version().await
     }
 
-    async fn container_engine_root(&self) -> HostResult<PathBuf> {
-        self.learn_engine().await?;
-        self.upper.container_engine().await?;
-        Ok(self.engine_root().await)
+    async fn container_runtime_root(&self) -> HostResult<PathBuf> {
+        self.fetch_runtime().await?;
+        self.upper.container_runtime().await?;
+        Ok(self.runtime_root().await)
     }
 
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
-        self.learn_image(reference).await?;
+        self.fetch_image(reference).await?;
         self.upper.image(reference).await
     }
 
@@ -48,14 +48,14 @@ impl Containers for OverlayHost<'_> {
 
     async fn tag_image(&self, id: &str, reference: &str) -> HostResult<()> {
         self.changes();
-        self.learn_image(reference).await?;
+        self.fetch_image(reference).await?;
         self.upper.tag_image(id, reference).await
     }
 
     async fn load_image(&self, archive: &Path) -> HostResult<()> {
         self.changes();
-        self.upper.container_engine().await?;
-        let real = self.learn(archive, true).await?;
+        self.upper.container_runtime().await?;
+        let real = self.fetch(archive, true).await?;
         if self
             .upper
             .with_world(|world| world.tree.get(&real, false).is_none())
@@ -73,7 +73,7 @@ impl Containers for OverlayHost<'_> {
             )
         })?;
         for reference in references {
-            self.learn_image(reference).await?;
+            self.fetch_image(reference).await?;
             // The content ids of the archive's images are known after apply.
             self.upper
                 .with_world_mut(|world| world.images.insert(reference.clone(), String::new()));
@@ -83,12 +83,12 @@ impl Containers for OverlayHost<'_> {
 
     async fn remove_image(&self, reference: &str) -> HostResult<()> {
         self.changes();
-        self.learn_image(reference).await?;
+        self.fetch_image(reference).await?;
         self.upper.remove_image(reference).await
     }
 
     async fn container(&self, name: &str) -> HostResult<Option<ContainerState>> {
-        self.learn_container(name).await?;
+        self.fetch_container(name).await?;
         let state = self.upper.container(name).await?;
         // If a container has not changed above, the host below knows more of it (paused, exit code).
         let below = self.known().containers.get(name).cloned().flatten();
@@ -108,32 +108,32 @@ impl Containers for OverlayHost<'_> {
         &self,
         labels: &BTreeMap<String, String>,
     ) -> HostResult<Vec<ListedContainer>> {
-        self.learn_engine().await?;
-        if self.engine_answers()? {
-            self.learn_listed(labels).await?;
+        self.fetch_runtime().await?;
+        if self.runtime_answers()? {
+            self.fetch_listed(labels).await?;
         }
         self.upper.containers(labels).await
     }
 
     async fn create_container(&self, config: &ContainerConfig) -> HostResult<String> {
         self.changes();
-        self.learn_container(&config.name).await?;
-        self.learn_image(&config.image).await?;
-        self.learn_mounts(config).await?;
+        self.fetch_container(&config.name).await?;
+        self.fetch_image(&config.image).await?;
+        self.fetch_mounts(config).await?;
         self.refuse_missing_mounts(config)?;
         self.upper.create_container(config).await
     }
 
     async fn container_config(&self, name: &str) -> HostResult<Option<ContainerConfig>> {
-        self.learn_container(name).await?;
+        self.fetch_container(name).await?;
         self.upper.container_config(name).await
     }
 
     async fn start_container(&self, name: &str) -> HostResult<()> {
         self.changes();
-        self.learn_container(name).await?;
+        self.fetch_container(name).await?;
         if let Some(config) = self.upper.container_config(name).await? {
-            self.learn_mounts(&config).await?;
+            self.fetch_mounts(&config).await?;
         }
         self.known().ran = true;
         self.upper.start_container(name).await
@@ -141,13 +141,13 @@ impl Containers for OverlayHost<'_> {
 
     async fn stop_container(&self, name: &str, grace: Duration) -> HostResult<()> {
         self.changes();
-        self.learn_container(name).await?;
+        self.fetch_container(name).await?;
         self.upper.stop_container(name, grace).await
     }
 
     async fn remove_container(&self, name: &str) -> HostResult<()> {
         self.changes();
-        self.learn_container(name).await?;
+        self.fetch_container(name).await?;
         self.upper.remove_container(name).await
     }
 
@@ -157,42 +157,42 @@ impl Containers for OverlayHost<'_> {
 }
 
 impl OverlayHost<'_> {
-    /// Learns whether the engine below answers.
-    pub(in crate::host::overlay) async fn learn_engine(&self) -> HostResult<()> {
-        if self.known().engine.is_some() {
+    /// Fetches whether the runtime below answers.
+    pub(in crate::host::overlay) async fn fetch_runtime(&self) -> HostResult<()> {
+        if self.known().runtime.is_some() {
             return Ok(());
         }
         let docker = self.lower.unit(DOCKER).await?;
-        self.learn_unit(DOCKER).await?;
+        self.fetch_unit(DOCKER).await?;
         // Talking to the socket of a docker that does not run would start it.
-        let engine = if docker.loaded && !docker.is_active() {
-            let root = self.engine_root().await;
+        let runtime = if docker.loaded && !docker.is_active() {
+            let root = self.runtime_root().await;
             if self.has_run(&root).await {
-                Engine::Unreadable(STOPPED.to_owned())
+                LowerRuntime::Unreadable(STOPPED.to_owned())
             } else {
-                Engine::Absent
+                LowerRuntime::Absent
             }
         } else {
-            match self.lower.container_engine_version().await {
+            match self.lower.container_runtime_version().await {
                 Ok(version) => {
                     self.upper.with_world_mut(|world| {
-                        world.engine_version = version;
-                        world.engine_without_unit = !docker.loaded;
+                        world.runtime_version = version;
+                        world.runtime_without_unit = !docker.loaded;
                     });
-                    Engine::Answers
+                    LowerRuntime::Answers
                 }
                 Err(error) if docker.is_active() => {
-                    Engine::Unreadable(crate::model::chain(&error).join(": "))
+                    LowerRuntime::Unreadable(crate::model::chain(&error).join(": "))
                 }
-                Err(_) => Engine::Absent,
+                Err(_) => LowerRuntime::Absent,
             }
         };
-        self.known().engine = Some(engine);
+        self.known().runtime = Some(runtime);
         Ok(())
     }
 
-    /// Where the engine below keeps its data.
-    async fn engine_root(&self) -> PathBuf {
+    /// Where the runtime below keeps its data.
+    async fn runtime_root(&self) -> PathBuf {
         let daemon = self.lower.read(Path::new(CONFIGURATION), 1 << 20);
         let daemon = daemon.await.ok().flatten().unwrap_or_default();
         let daemon: serde_json::Value = serde_json::from_slice(&daemon).unwrap_or_default();
@@ -202,32 +202,32 @@ impl OverlayHost<'_> {
             .into()
     }
 
-    /// Whether the engine has ever run, judged by its data directory: an engine that has never run has nothing in it. If we may not read
-    /// the directory, the engine may have run.
+    /// Whether the runtime has ever run, judged by its data directory: a runtime that has never run has nothing in it. If we may not read
+    /// the directory, the runtime may have run.
     async fn has_run(&self, root: &Path) -> bool {
         let data = self.lower.entry(&root.join("image")).await;
         !matches!(data, Ok(None))
     }
 
-    /// Whether there is anything to learn from the engine below.
+    /// Whether there is anything to fetch from the runtime below.
     ///
     /// # Errors
-    /// What the engine has cannot be known now.
-    fn engine_answers(&self) -> HostResult<bool> {
-        match &self.known().engine {
-            Some(Engine::Answers) => Ok(true),
-            Some(Engine::Unreadable(reason)) => Err(HostError::service(
-                "ask the container engine",
+    /// What the runtime has cannot be known now.
+    fn runtime_answers(&self) -> HostResult<bool> {
+        match &self.known().runtime {
+            Some(LowerRuntime::Answers) => Ok(true),
+            Some(LowerRuntime::Unreadable(reason)) => Err(HostError::service(
+                "ask the container runtime",
                 reason.clone(),
             )),
-            Some(Engine::Absent) | None => Ok(false),
+            Some(LowerRuntime::Absent) | None => Ok(false),
         }
     }
 
-    async fn learn_image(&self, reference: &str) -> HostResult<()> {
-        self.learn_engine().await?;
+    async fn fetch_image(&self, reference: &str) -> HostResult<()> {
+        self.fetch_runtime().await?;
         let known = self.known().images.contains(reference);
-        if !known && self.engine_answers()? {
+        if !known && self.runtime_answers()? {
             let image = self.lower.image(reference).await?;
             if let Some(image) = image {
                 self.upper
@@ -238,14 +238,14 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    pub(in crate::host::overlay) async fn learn_container(&self, name: &str) -> HostResult<()> {
-        self.learn_engine().await?;
+    pub(in crate::host::overlay) async fn fetch_container(&self, name: &str) -> HostResult<()> {
+        self.fetch_runtime().await?;
         if self.known().containers.contains_key(name) {
             return Ok(());
         }
         let mut below = None;
         let listed = self.known().listed.remove(name);
-        if self.engine_answers()? {
+        if self.runtime_answers()? {
             below = self.lower.container(name).await?;
             if let Some(state) = &below {
                 let config = self.lower.container_config(name).await?;
@@ -260,7 +260,7 @@ impl OverlayHost<'_> {
                 };
                 self.upper.with_world_mut(|world| {
                     let above = world.containers.get(name);
-                    // What happened to the container above since it was listed counts: its engine has ended or started.
+                    // What happened to the container above since it was listed counts: its runtime has ended or started.
                     if let (Some(listed), Some(above)) = (listed, above)
                         && (above.running != listed || above.started_at.is_some())
                     {
@@ -283,22 +283,25 @@ impl OverlayHost<'_> {
         }
     }
 
-    /// Learns docker's configuration and every container, before docker ends or starts with its unit.
-    pub(in crate::host::overlay) async fn before_engine_start(&self, unit: &str) -> HostResult<()> {
+    /// Fetches docker's configuration and every container, before docker ends or starts with its unit.
+    pub(in crate::host::overlay) async fn before_runtime_start(
+        &self,
+        unit: &str,
+    ) -> HostResult<()> {
         if unit != DOCKER {
             return Ok(());
         }
-        self.learn_content(Path::new(CONFIGURATION)).await?;
-        self.learn_engine().await?;
-        if matches!(self.known().engine, Some(Engine::Answers)) {
-            self.learn_listed(&BTreeMap::new()).await?;
+        self.fetch_content(Path::new(CONFIGURATION)).await?;
+        self.fetch_runtime().await?;
+        if matches!(self.known().runtime, Some(LowerRuntime::Answers)) {
+            self.fetch_listed(&BTreeMap::new()).await?;
         }
         Ok(())
     }
 
-    /// Learns the containers in the list of those with these labels. Thousands of them may belong to other software, so a single container
+    /// Fetches the containers in the list of those with these labels. Thousands of them may belong to other software, so a single container
     /// is inspected only when a caller asks for it.
-    async fn learn_listed(&self, labels: &BTreeMap<String, String>) -> HostResult<()> {
+    async fn fetch_listed(&self, labels: &BTreeMap<String, String>) -> HostResult<()> {
         for listed in self.lower.containers(labels).await? {
             let is_new = {
                 let mut known = self.known();
@@ -321,14 +324,14 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    /// The engine does not make the source of a mount, so a missing source stays missing, unless a program that was started above makes it.
-    /// What such a program does is unknown here.
+    /// The runtime does not make the source of a mount, so a missing source stays missing, unless a program that was started above makes
+    /// it. What such a program does is unknown here.
     fn refuse_missing_mounts(&self, config: &ContainerConfig) -> HostResult<()> {
         if self.known().ran {
             return Ok(());
         }
         let missing = config.mounts.iter().find(|mount| {
-            // The content of these directories is made by running programs, the engine itself included.
+            // The content of these directories is made by running programs, the runtime itself included.
             let at_run_time = ["/run", "/var/run"]
                 .iter()
                 .any(|top| mount.source.starts_with(top));
@@ -348,13 +351,13 @@ impl OverlayHost<'_> {
         })
     }
 
-    /// Learns the directories that a container is given.
-    pub(in crate::host::overlay) async fn learn_mounts(
+    /// Fetches the directories that a container is given.
+    pub(in crate::host::overlay) async fn fetch_mounts(
         &self,
         config: &ContainerConfig,
     ) -> HostResult<()> {
         for mount in &config.mounts {
-            let source = self.learn(&mount.source, true).await?;
+            let source = self.fetch(&mount.source, true).await?;
             if !mount.read_only {
                 self.learn_etcd_data(&source).await?;
             }

@@ -17,7 +17,7 @@ use crate::host::{
 #[async_trait::async_trait]
 impl Cluster for OverlayHost<'_> {
     async fn node(&self, access: &ClusterAccess, name: &str) -> HostResult<Option<ClusterNode>> {
-        self.learn_node(access, name).await?;
+        self.fetch_node(access, name).await?;
         self.upper.node(access, name).await
     }
 
@@ -28,13 +28,13 @@ impl Cluster for OverlayHost<'_> {
         patch: &Value,
     ) -> HostResult<()> {
         self.changes();
-        self.learn_node(access, name).await?;
+        self.fetch_node(access, name).await?;
         self.upper.patch_node(access, name, patch).await
     }
 
     async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
         self.changes();
-        self.learn_node(access, name).await?;
+        self.fetch_node(access, name).await?;
         self.upper.delete_node(access, name).await
     }
 
@@ -48,27 +48,27 @@ impl Cluster for OverlayHost<'_> {
         access: &ClusterAccess,
         object: &Value,
     ) -> HostResult<Option<ClusterObject>> {
-        self.learn_object(access, object).await?;
+        self.fetch_object(access, object).await?;
         self.upper.compare_object(access, object).await
     }
 
     async fn apply_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
         self.changes();
-        self.learn_object(access, object).await?;
+        self.fetch_object(access, object).await?;
         // The namespace may be there although this plan has not made it.
         if let Some(name) = object
             .pointer("/metadata/namespace")
             .and_then(Value::as_str)
         {
             let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            self.learn_object(access, &namespace).await?;
+            self.fetch_object(access, &namespace).await?;
         }
         self.upper.apply_object(access, object).await
     }
 
     async fn delete_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
         self.changes();
-        self.learn_object(access, object).await?;
+        self.fetch_object(access, object).await?;
         self.upper.delete_object(access, object).await
     }
 
@@ -95,7 +95,7 @@ impl Cluster for OverlayHost<'_> {
         timeout: Duration,
     ) -> HostResult<Vec<RemainingPod>> {
         self.changes();
-        self.learn_node(access, node).await?;
+        self.fetch_node(access, node).await?;
         self.upper.evict_pods(access, node, timeout).await
     }
 }
@@ -116,34 +116,34 @@ impl OverlayHost<'_> {
         self
     }
 
-    /// Learns what decides whether an API server is up, and whether the node is ready.
-    async fn learn_servers(&self, access: &ClusterAccess) -> HostResult<()> {
+    /// Fetches what decides whether an API server is up, and whether the node is ready.
+    async fn fetch_servers(&self, access: &ClusterAccess) -> HostResult<()> {
         let rules = self.upper.with_world(|world| world.kubernetes.clone());
-        self.learn(&access.kubeconfig, true).await?;
-        self.learn(&rules.manifests.join(&rules.control_plane), true)
+        self.fetch(&access.kubeconfig, true).await?;
+        self.fetch(&rules.manifests.join(&rules.control_plane), true)
             .await?;
-        self.learn_unit(&rules.kubelet_unit).await?;
-        self.learn_children(Path::new(&rules.cni)).await?;
-        self.learn_container(&rules.etcd_container).await?;
+        self.fetch_unit(&rules.kubelet_unit).await?;
+        self.fetch_children(Path::new(&rules.cni)).await?;
+        self.fetch_container(&rules.etcd_container).await?;
         let etcd = self.upper.with_world(|world| {
             let container = world.containers.get(&rules.etcd_container);
             container.map(|container| container.config.clone())
         });
         if let Some(config) = etcd {
-            self.learn_mounts(&config).await?;
+            self.fetch_mounts(&config).await?;
         }
-        // What was learned may have consequences: kubelet registers its node.
+        // What was fetched may have consequences: kubelet registers its node.
         self.upper.with_world_mut(|_| ());
         Ok(())
     }
 
-    /// Learns whether a directory holds etcd's data. An unreadable directory says nothing about that; then etcd is taken to have data.
+    /// Fetches whether a directory holds etcd's data. An unreadable directory says nothing about that; then etcd is taken to have data.
     pub(in crate::host::overlay) async fn learn_etcd_data(&self, data: &Path) -> HostResult<()> {
-        self.learn(&data.join("member"), true).await.map(drop)
+        self.fetch(&data.join("member"), true).await.map(drop)
     }
 
-    async fn learn_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
-        self.learn_servers_or_know(access).await?;
+    async fn fetch_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
+        self.fetch_servers_or_know(access).await?;
         if self.known().nodes.contains(name) {
             return Ok(());
         }
@@ -169,8 +169,8 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    async fn learn_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
-        self.learn_servers_or_know(access).await?;
+    async fn fetch_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
+        self.fetch_servers_or_know(access).await?;
         let key = key(object)?;
         if self.known().objects.contains(&key) {
             return Ok(());
@@ -202,12 +202,12 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    /// A container engine that cannot be asked says nothing about an API server that answers.
-    pub(in crate::host::overlay) async fn learn_servers_or_know(
+    /// A container runtime that cannot be asked says nothing about an API server that answers.
+    pub(in crate::host::overlay) async fn fetch_servers_or_know(
         &self,
         access: &ClusterAccess,
     ) -> HostResult<()> {
-        match self.learn_servers(access).await {
+        match self.fetch_servers(access).await {
             Err(HostError::Service { .. }) => Ok(()),
             other => other,
         }
@@ -240,7 +240,7 @@ impl OverlayHost<'_> {
         match hints {
             _ if self.hints.empty => Ok(None),
             Some(LedgerHint::Absent) => Ok(None),
-            Some(LedgerHint::AsPlanned(thing)) => Ok(Some(thing)),
+            Some(LedgerHint::AsPlanned(resource)) => Ok(Some(resource)),
             None => {
                 let silent = self.known().silent.clone().unwrap_or_default();
                 Err(HostError::service(action, silent))

@@ -1,4 +1,4 @@
-//! Pod subnets: the nodes and claims below are learned together, the first time that either is asked for.
+//! Pod subnets: the nodes and claims below are fetched together, the first time that either is asked for.
 
 use crate::host::overlay::OverlayHost;
 use crate::host::{
@@ -8,37 +8,37 @@ use crate::host::{
 #[async_trait::async_trait]
 impl PodSubnets for OverlayHost<'_> {
     async fn subnet_nodes(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetNode>> {
-        self.learn_subnets(access).await?;
+        self.fetch_subnets(access).await?;
         self.upper.subnet_nodes(access).await
     }
 
     async fn subnet_claims(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetClaim>> {
-        self.learn_subnets(access).await?;
+        self.fetch_subnets(access).await?;
         self.upper.subnet_claims(access).await
     }
 
     async fn claim_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<bool> {
         self.changes();
-        self.learn_subnets(access).await?;
+        self.fetch_subnets(access).await?;
         self.upper.claim_subnet(access, claim).await
     }
 
     async fn release_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<()> {
         self.changes();
-        self.learn_subnets(access).await?;
+        self.fetch_subnets(access).await?;
         self.upper.release_subnet(access, claim).await
     }
 
     async fn assign_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<bool> {
         self.changes();
-        self.learn_subnets(access).await?;
+        self.fetch_subnets(access).await?;
         self.upper.assign_subnet(access, claim).await
     }
 }
 
 impl OverlayHost<'_> {
-    async fn learn_subnets(&self, access: &ClusterAccess) -> HostResult<()> {
-        self.learn_servers_or_know(access).await?;
+    async fn fetch_subnets(&self, access: &ClusterAccess) -> HostResult<()> {
+        self.fetch_servers_or_know(access).await?;
         if self.known().subnets {
             return Ok(());
         }

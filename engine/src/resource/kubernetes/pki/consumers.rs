@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// A certificate's use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Use {
+pub struct Consumer {
     /// Path below `certs`.
     pub certificate: &'static str,
     /// The component that it is renewed with. One component is renewed at a time, in the order of the table.
@@ -56,44 +56,44 @@ const KUBELET: ReloadMode = ReloadMode::Restart {
 };
 
 /// Every certificate of the role, in the order of renewal.
-pub const USES: &[Use] = &[
-    Use {
+pub const CONSUMERS: &[Consumer] = &[
+    Consumer {
         certificate: "etcd/client",
         component: "etcd",
         purpose: "etcd serves its clients",
         reload: ReloadMode::EachConnection,
     },
-    Use {
+    Consumer {
         certificate: "etcd/peer",
         component: "etcd",
         purpose: "etcd's members know each other",
         reload: ReloadMode::EachConnection,
     },
-    Use {
+    Consumer {
         certificate: "etcdctl/etcd",
         component: "etcd",
         purpose: "checks and people ask etcd",
         reload: ReloadMode::EachUse,
     },
-    Use {
+    Consumer {
         certificate: "apiserver",
         component: "kube-apiserver",
         purpose: "the API server serves the API",
         reload: ReloadMode::Reload { within: MINUTE },
     },
-    Use {
+    Consumer {
         certificate: "apiserver/etcd",
         component: "kube-apiserver",
         purpose: "the API server asks etcd",
         reload: ReloadMode::EachConnection,
     },
-    Use {
+    Consumer {
         certificate: "aggregator",
         component: "kube-apiserver",
         purpose: "the API server asks extension API servers",
         reload: ReloadMode::Reload { within: MINUTE },
     },
-    Use {
+    Consumer {
         certificate: "kube-controller-manager/apiserver",
         component: "kube-controller-manager",
         purpose: "the controller-manager asks the API server",
@@ -102,13 +102,13 @@ pub const USES: &[Use] = &[
             container: "kube-controller-manager",
         },
     },
-    Use {
+    Consumer {
         certificate: "kube-controller-manager/server",
         component: "kube-controller-manager",
         purpose: "the controller-manager serves its health and metrics",
         reload: ReloadMode::Reload { within: MINUTE },
     },
-    Use {
+    Consumer {
         certificate: "kube-scheduler/apiserver",
         component: "kube-scheduler",
         purpose: "the scheduler asks the API server",
@@ -117,19 +117,19 @@ pub const USES: &[Use] = &[
             container: "kube-scheduler",
         },
     },
-    Use {
+    Consumer {
         certificate: "kube-scheduler/server",
         component: "kube-scheduler",
         purpose: "the scheduler serves its health and metrics",
         reload: ReloadMode::Reload { within: MINUTE },
     },
-    Use {
+    Consumer {
         certificate: "kubelet/apiserver",
         component: "kubelet",
         purpose: "kubelet asks the API server",
         reload: KUBELET,
     },
-    Use {
+    Consumer {
         certificate: "kubelet/server",
         component: "kubelet",
         purpose: "kubelet serves logs, exec and metrics",
@@ -137,13 +137,13 @@ pub const USES: &[Use] = &[
     },
     // The API server reads it for each new connection but keeps a connection in use, and kubelet verifies the certificate at each
     // request: a restart of kubelet ends the kept connections.
-    Use {
+    Consumer {
         certificate: "apiserver/kubelet",
         component: "kubelet",
         purpose: "the API server asks kubelet",
         reload: KUBELET,
     },
-    Use {
+    Consumer {
         certificate: "kube-proxy/apiserver",
         component: "kube-proxy",
         purpose: "kube-proxy asks the API server",
@@ -151,7 +151,7 @@ pub const USES: &[Use] = &[
             cost: "rules stay; changes of services wait for about two seconds",
         },
     },
-    Use {
+    Consumer {
         certificate: "admin",
         component: "admin",
         purpose: "people and phases ask the API server",
@@ -162,15 +162,15 @@ pub const USES: &[Use] = &[
 /// The components in the order in which they are renewed.
 #[must_use]
 pub fn components() -> Vec<&'static str> {
-    let mut names: Vec<&str> = USES.iter().map(|one| one.component).collect();
+    let mut names: Vec<&str> = CONSUMERS.iter().map(|one| one.component).collect();
     names.dedup();
     names
 }
 
 /// The use of the certificate at this path below `certs`.
 #[must_use]
-pub fn uses_of(certificate: &str) -> Option<&'static Use> {
-    USES.iter().find(|one| one.certificate == certificate)
+pub fn consumer_of(certificate: &str) -> Option<&'static Consumer> {
+    CONSUMERS.iter().find(|one| one.certificate == certificate)
 }
 
 impl std::fmt::Display for ReloadMode {
@@ -201,8 +201,8 @@ mod tests {
         unique.sort_unstable();
         unique.dedup();
         assert_eq!(unique.len(), names.len(), "{names:?}");
-        for one in USES {
-            assert_eq!(uses_of(one.certificate), Some(one));
+        for one in CONSUMERS {
+            assert_eq!(consumer_of(one.certificate), Some(one));
         }
     }
 }

@@ -78,7 +78,7 @@ impl Resource for AuthoritySpec {
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         self.validate()
             .map_err(|error| error.at(self.action("plan")))?;
-        let directory = Stored::look(cx.host, &authority_paths(&self.name).directory).await?;
+        let directory = Stored::read_entry(cx.host, &authority_paths(&self.name).directory).await?;
         let files = Files::read(cx.host, &self.name).await?;
         let record = KeyRecord::read(cx.host, &authority_record(&self.name)).await?;
         let authority_state = match cx.absent {

@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::facts::{Certificate, rfc3339};
 use crate::host::{EntryKind, Host};
 use crate::resource::ResourceResult;
-use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::Document;
+use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::KubeconfigYaml;
 use crate::resource::pki::stored::{Content, Stored};
-use crate::resource::pki::{BASE, CertificateFacts, certificates_in, uses_of};
+use crate::resource::pki::{BASE, CertificateFacts, certificates_in, consumer_of};
 
 /// The kind of file that contains a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -51,7 +51,7 @@ pub struct Listed {
 
 /// All certificates, and the files that could not be read.
 #[derive(Debug, Default, Serialize)]
-pub struct Listing {
+pub struct Inventory {
     /// In order of kind and name.
     pub certificates: Vec<Listed>,
     /// Files that should hold a certificate and do not, and why.
@@ -64,19 +64,19 @@ pub struct Listing {
 ///
 /// # Errors
 /// The directory cannot be read, most likely because the caller is not root.
-pub async fn listing(host: &dyn Host) -> ResourceResult<Listing> {
+pub async fn inventory(host: &dyn Host) -> ResourceResult<Inventory> {
     let now = host.now();
     let scan = certificates_in(host, Path::new(BASE)).await?;
-    let mut listing = Listing {
+    let mut inventory = Inventory {
         unreadable: scan.unreadable,
         cut_short: scan.cut_short,
-        ..Listing::default()
+        ..Inventory::default()
     };
     for facts in scan.certificates {
         let Some((kind, name)) = placed(&facts.path) else {
             continue;
         };
-        listing
+        inventory
             .certificates
             .push(Listed::of(kind, name, facts, now));
     }
@@ -88,19 +88,20 @@ pub async fn listing(host: &dyn Host) -> ResourceResult<Listing> {
         };
         let (_, content) = Stored::read(host, &path).await?;
         match inside(&path, &content) {
-            Ok(Some(facts)) => {
-                listing
-                    .certificates
-                    .push(Listed::of(Kind::Kubeconfig, name.to_owned(), facts, now))
-            }
+            Ok(Some(facts)) => inventory.certificates.push(Listed::of(
+                Kind::Kubeconfig,
+                name.to_owned(),
+                facts,
+                now,
+            )),
             Ok(None) => {}
-            Err(problem) => listing.unreadable.push((path, problem)),
+            Err(problem) => inventory.unreadable.push((path, problem)),
         }
     }
-    listing
+    inventory
         .certificates
         .sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
-    Ok(listing)
+    Ok(inventory)
 }
 
 /// Names of files in `directory` and in the directories in it.
@@ -122,7 +123,7 @@ async fn kubeconfigs(host: &dyn Host, directory: &Path) -> ResourceResult<Vec<St
 impl Listed {
     fn of(kind: Kind, name: String, certificate: CertificateFacts, now: SystemTime) -> Self {
         let its = (kind == Kind::Certificate)
-            .then(|| uses_of(&name))
+            .then(|| consumer_of(&name))
             .flatten();
         let left = certificate.not_after.duration_since(now);
         Self {
@@ -160,12 +161,13 @@ fn placed(path: &Path) -> Option<(Kind, String)> {
 
 /// The client certificate inside a kubeconfig; `None` if the kubeconfig names a file instead.
 fn inside(path: &Path, content: &Content) -> Result<Option<CertificateFacts>, String> {
-    let Some(document) = content.parse(|bytes| {
-        serde_yaml::from_slice::<Document>(bytes).map_err(|_| "it is not a kubeconfig".to_owned())
+    let Some(kubeconfig_yaml) = content.parse(|bytes| {
+        serde_yaml::from_slice::<KubeconfigYaml>(bytes)
+            .map_err(|_| "it is not a kubeconfig".to_owned())
     }) else {
         return Ok(None);
     };
-    match document?.client_certificate()? {
+    match kubeconfig_yaml?.client_certificate()? {
         Some(pem) => Ok(Some(Certificate::parse(path, &pem)?.facts)),
         None => Ok(None),
     }

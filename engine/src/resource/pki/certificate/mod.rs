@@ -140,10 +140,10 @@ impl Resource for CertificateSpec {
                     self.authority, self.path
                 ),
             })?;
-        let mut reasons = Differences::default();
-        reissue(self, &observed.reading, &mut reasons);
-        due(self, &observed.reading, &mut reasons);
-        if reasons.into_change(Action::Change).is_some() {
+        let mut reissue_reasons = Differences::default();
+        reissue(self, &observed.reading, &mut reissue_reasons);
+        due(self, &observed.reading, &mut reissue_reasons);
+        if reissue_reasons.into_change(Action::Change).is_some() {
             let issued = authority
                 .issue(self, cx.host.now())
                 .map_err(self.failed("issue"))?;

@@ -107,12 +107,12 @@ impl Reading {
 pub(in crate::resource::pki) fn reissue(
     spec: &CertificateSpec,
     reading: &Reading,
-    reasons: &mut Differences,
+    reissue_reasons: &mut Differences,
 ) {
     let leaf = match &reading.leaf {
         Some(Ok(leaf)) => Some(leaf),
         Some(Err(problem)) => {
-            reasons.note(
+            reissue_reasons.note(
                 "certificate",
                 format!("unreadable: {problem}"),
                 "issued again",
@@ -120,45 +120,45 @@ pub(in crate::resource::pki) fn reissue(
             None
         }
         None => {
-            reasons.note("certificate", "missing", "issued again");
+            reissue_reasons.note("certificate", "missing", "issued again");
             None
         }
     };
     match (&reading.public_key, leaf) {
-        (None, _) => reasons.note("key", "missing", "a new key"),
+        (None, _) => reissue_reasons.note("key", "missing", "a new key"),
         (Some(Err(problem)), _) => {
-            reasons.note("key", format!("unreadable: {problem}"), "a new key");
+            reissue_reasons.note("key", format!("unreadable: {problem}"), "a new key");
         }
         (Some(Ok(public)), Some(leaf)) if *public != leaf.public_key => {
-            reasons.note("key", "does not match the certificate", "a new key");
+            reissue_reasons.note("key", "does not match the certificate", "a new key");
         }
         _ => {}
     }
     let Some(leaf) = leaf else { return };
-    compare(spec, leaf, reasons);
-    authority(spec, leaf, reading, reasons);
-    validity(spec, leaf, reading, reasons);
+    compare(spec, leaf, reissue_reasons);
+    authority(spec, leaf, reading, reissue_reasons);
+    validity(spec, leaf, reading, reissue_reasons);
 }
 
-fn compare(spec: &CertificateSpec, leaf: &Certificate, reasons: &mut Differences) {
+fn compare(spec: &CertificateSpec, leaf: &Certificate, reissue_reasons: &mut Differences) {
     let is = &leaf.facts;
     let (names, addresses) = spec.alternative_names();
-    reasons.compare("common name", &is.common_name, &spec.common_name);
-    reasons.compare(
+    reissue_reasons.compare("common name", &is.common_name, &spec.common_name);
+    reissue_reasons.compare(
         "organizations",
         &is.organizations.join(", "),
         &spec.organizations.join(", "),
     );
-    reasons.compare("names", &list(&is.names), &list(&names));
-    reasons.compare("addresses", &list(&is.addresses), &list(&addresses));
-    reasons.compare("usage", &is.usage, &spec.usage.to_string());
+    reissue_reasons.compare("names", &list(&is.names), &list(&names));
+    reissue_reasons.compare("addresses", &list(&is.addresses), &list(&addresses));
+    reissue_reasons.compare("usage", &is.usage, &spec.usage.to_string());
 }
 
 fn authority(
     spec: &CertificateSpec,
     leaf: &Certificate,
     reading: &Reading,
-    reasons: &mut Differences,
+    reissue_reasons: &mut Differences,
 ) {
     let issuer = &leaf.facts.issuer;
     let name = &spec.authority;
@@ -171,9 +171,9 @@ fn authority(
             } else {
                 issuer.clone()
             };
-            reasons.note("authority", before, format!("`{name}` ({subject})"));
+            reissue_reasons.note("authority", before, format!("`{name}` ({subject})"));
         }
-        None => reasons.note(
+        None => reissue_reasons.note(
             "authority",
             issuer,
             format!("`{name}`, which is not there yet"),
@@ -185,19 +185,19 @@ fn validity(
     spec: &CertificateSpec,
     leaf: &Certificate,
     reading: &Reading,
-    reasons: &mut Differences,
+    reissue_reasons: &mut Differences,
 ) {
     let (now, is) = (reading.now, &leaf.facts);
     if now >= is.not_after {
         let ends = show(is.not_after);
-        reasons.note(
+        reissue_reasons.note(
             "valid until",
             format!("{ends}, which is over"),
             from_now(spec),
         );
     } else if now < is.not_before {
         let begins = show(is.not_before);
-        reasons.note(
+        reissue_reasons.note(
             "valid from",
             format!("{begins}, which is still to come"),
             "now",
@@ -211,7 +211,7 @@ fn validity(
 pub(in crate::resource::pki) fn due(
     spec: &CertificateSpec,
     reading: &Reading,
-    reasons: &mut Differences,
+    reissue_reasons: &mut Differences,
 ) {
     let Some(Ok(leaf)) = &reading.leaf else {
         return;
@@ -220,7 +220,7 @@ pub(in crate::resource::pki) fn due(
     let replaced = |signer: &Signer| signer.signed_before && !signer.signed;
     if reading.signer.as_ref().is_some_and(replaced) {
         let name = &spec.authority;
-        reasons.note(
+        reissue_reasons.note(
             "authority",
             format!("the predecessor of `{name}`"),
             format!("`{name}`"),
@@ -230,7 +230,7 @@ pub(in crate::resource::pki) fn due(
         issue::end(spec, signer.certificate.facts.not_after, now) > is.not_after
     });
     if is.renew_at() <= now && now < is.not_after && gains {
-        reasons.note(
+        reissue_reasons.note(
             "valid until",
             format!("past three fifths of its life, ends {}", show(is.not_after)),
             from_now(spec),

@@ -147,7 +147,7 @@ impl std::fmt::Debug for Observed {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Document {
+struct EncryptionFile {
     api_version: String,
     kind: String,
     resources: Vec<Encrypted>,
@@ -237,7 +237,7 @@ impl Keys {
 
     fn text(&self) -> String {
         let keys = self.0.iter().map(Key::named);
-        let document = Document {
+        let file = EncryptionFile {
             api_version: "apiserver.config.k8s.io/v1".to_owned(),
             kind: "EncryptionConfiguration".to_owned(),
             resources: vec![Encrypted {
@@ -256,14 +256,14 @@ impl Keys {
                 ],
             }],
         };
-        serde_yaml::to_string(&document).expect("texts are YAML")
+        serde_yaml::to_string(&file).expect("texts are YAML")
     }
 
     /// The error text is our own, because the text of a parser could quote a key.
     fn parse(text: &[u8]) -> Result<Self, String> {
         let foreign = || "it is not a configuration of nodelet, or it was cut short".to_owned();
-        let document: Document = serde_yaml::from_slice(text).map_err(|_| foreign())?;
-        let [encrypted] = document.resources.as_slice() else {
+        let file: EncryptionFile = serde_yaml::from_slice(text).map_err(|_| foreign())?;
+        let [encrypted] = file.resources.as_slice() else {
             return Err(foreign());
         };
         let [
@@ -383,7 +383,7 @@ impl Resource for EncryptionKeysSpec {
         let copies = copies(cx.host).await?;
         let mut directories = Vec::new();
         for directory in [&places.its, &places.ours, &places.records] {
-            directories.push(Stored::look(cx.host, directory).await?);
+            directories.push(Stored::read_entry(cx.host, directory).await?);
         }
         let retired = Retired::observe(cx.host).await?;
         let keys = if cx.absent { None } else { right(&copies)? };

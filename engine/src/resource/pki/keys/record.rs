@@ -35,7 +35,7 @@ pub(in crate::resource::pki) type KeptFiles = BTreeMap<&'static str, Vec<u8>>;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct RecordFile {
     version: u32,
     /// The name of the record's own file. A record that was copied to another record's path is ignored.
     of: String,
@@ -125,19 +125,19 @@ impl KeyRecord {
         host: &dyn Host,
         path: &Path,
     ) -> ResourceResult<Self> {
-        let directory = Stored::look(host, path.parent().unwrap_or(path)).await?;
+        let directory = Stored::read_entry(host, path.parent().unwrap_or(path)).await?;
         let (file, content) = Stored::read(host, path).await?;
         let parsed = content.parse(|bytes| {
             // The parser's own error text could quote a key.
-            let document: Document = serde_json::from_slice(bytes)
+            let file: RecordFile = serde_json::from_slice(bytes)
                 .map_err(|_| "it is damaged or cut short".to_owned())?;
-            if document.of != subject(path) {
-                return Err(format!("it belongs to {}", document.of.escape_debug()));
+            if file.of != subject(path) {
+                return Err(format!("it belongs to {}", file.of.escape_debug()));
             }
-            if document.version != VERSION {
-                return Err(format!("its version is {}", document.version));
+            if file.version != VERSION {
+                return Err(format!("its version is {}", file.version));
             }
-            Ok(document.files)
+            Ok(file.files)
         });
         let (known, problem) = match parsed {
             None => (None, "missing".to_owned()),
@@ -224,12 +224,12 @@ impl KeyRecord {
         if self.known.as_ref() == Some(&should) {
             return self.file.repair(host, PRIVATE, receipt).await;
         }
-        let document = Document {
+        let file = RecordFile {
             version: VERSION,
             of: subject(self.file.path()),
             files: should,
         };
-        let json = serde_json::to_vec(&document).expect("texts and numbers can be written");
+        let json = serde_json::to_vec(&file).expect("texts and numbers can be written");
         self.file.put(host, &json, PRIVATE, receipt).await
     }
 

@@ -165,7 +165,7 @@ async fn a_certificate_without_its_key_is_kept_and_does_not_sign() {
     forget(&host);
     host.with_world_mut(|world| world.remove(CA_KEY));
     assert_eq!(
-        reasons(&host, &cluster()).await,
+        reissue_reasons(&host, &cluster()).await,
         ["record of its keys: missing → made, with copies"]
     );
     apply(&host, &cluster()).await;
@@ -186,7 +186,7 @@ async fn modes_are_put_right() {
     let (certificate, key) = (text(&host, CA), text(&host, CA_KEY));
     put(&host, CA_KEY, &key, 0o644);
     assert_eq!(
-        reasons(&host, &cluster()).await,
+        reissue_reasons(&host, &cluster()).await,
         ["mode: ca.key 0644 → ca.key 0600"]
     );
     apply(&host, &cluster()).await;

@@ -42,7 +42,7 @@ async fn a_new_certificate_is_what_was_asked_for() {
 async fn future_actions_are_described() {
     let host = with_authority().await;
     assert_eq!(
-        reasons(&host, &apiserver()).await,
+        reissue_reasons(&host, &apiserver()).await,
         [
             "common name:  → kube-apiserver",
             "names:  → kubernetes.default.svc, localhost",
@@ -92,7 +92,7 @@ async fn a_changed_specification_is_a_reason() {
             "addresses: 10.0.0.7, fd00::7 → 10.0.0.7, 10.0.0.9, fd00::7",
         ),
     ] {
-        assert_eq!(reasons(&host, &spec).await, [expected]);
+        assert_eq!(reissue_reasons(&host, &spec).await, [expected]);
         let host = host.fork();
         let key = text(&host, KEY);
         apply(&host, &spec).await;
@@ -108,7 +108,7 @@ async fn a_changed_specification_is_a_reason() {
     same.addresses.reverse();
     same.life = DAY * 30;
     assert_eq!(
-        reasons(&host, &same).await,
+        reissue_reasons(&host, &same).await,
         [""; 0],
         "order, case and life change nothing"
     );
@@ -171,7 +171,7 @@ async fn damaged_files_are_a_reason() {
         let mode = if path == KEY { 0o600 } else { 0o644 };
         put(&host, path, &content, mode);
         assert_eq!(
-            reasons(&host, &apiserver())
+            reissue_reasons(&host, &apiserver())
                 .await
                 .first()
                 .map(String::as_str),
@@ -186,7 +186,7 @@ async fn damaged_files_are_a_reason() {
     ] {
         let host = host.fork();
         host.with_world_mut(|world| world.remove(path));
-        assert_eq!(reasons(&host, &apiserver()).await, [expected]);
+        assert_eq!(reissue_reasons(&host, &apiserver()).await, [expected]);
         apply(&host, &apiserver()).await;
         assert_eq!(apply(&host, &apiserver()).await, None);
     }
@@ -198,7 +198,7 @@ async fn a_new_authority_issues_everything_again() {
     forget(&host);
     host.with_world_mut(|world| world.remove("/etc/pf9/kube.d/ca"));
     assert_eq!(
-        reasons(&host, &apiserver()).await,
+        reissue_reasons(&host, &apiserver()).await,
         ["authority: CN=kubernetes → `cluster`, which is not there yet"]
     );
     let error = failure(&host, &apiserver()).await;
@@ -216,7 +216,7 @@ async fn a_new_authority_issues_everything_again() {
     put(&host, record, &text(&new, record), 0o600);
     apply(&host, &cluster()).await;
     assert_eq!(
-        reasons(&host, &apiserver()).await,
+        reissue_reasons(&host, &apiserver()).await,
         [
             "authority: CN=kubernetes, but its signature does not verify → `cluster` (CN=kubernetes)",
             "trust: another certificate → authority `cluster`",
@@ -244,7 +244,7 @@ async fn another_authority_is_a_reason() {
         ..apiserver()
     };
     assert_eq!(
-        reasons(&host, &spec).await,
+        reissue_reasons(&host, &spec).await,
         [
             "authority: CN=kubernetes → `etcd` (CN=etcd)",
             "trust: another certificate → authority `etcd`"
@@ -261,7 +261,7 @@ async fn trust_and_modes_are_put_right_without_issuing_again() {
     put(&host, TRUST, "garbage", 0o600);
     put(&host, KEY, &key, 0o640);
     assert_eq!(
-        reasons(&host, &apiserver()).await,
+        reissue_reasons(&host, &apiserver()).await,
         [
             "trust: another certificate → authority `cluster`",
             "mode: request.key 0640 → request.key 0600",
@@ -273,7 +273,7 @@ async fn trust_and_modes_are_put_right_without_issuing_again() {
     assert_eq!((text(&host, CRT), text(&host, KEY)), (certificate, key));
     host.with_world_mut(|world| world.remove(TRUST));
     assert_eq!(
-        reasons(&host, &apiserver()).await,
+        reissue_reasons(&host, &apiserver()).await,
         ["trust: missing → authority `cluster`"]
     );
 }
@@ -288,11 +288,11 @@ async fn links_are_followed_and_directories_are_not_ours_to_remove() {
     host.symlink(Path::new(CRT), "/srv/a.crt")
         .await
         .expect("it is linked");
-    assert_eq!(reasons(&host, &apiserver()).await, [""; 0]);
+    assert_eq!(reissue_reasons(&host, &apiserver()).await, [""; 0]);
     host.with_world_mut(|world| world.remove("/srv/a.crt"));
     let before = host.snapshot();
     assert_eq!(
-        reasons(&host, &apiserver()).await,
+        reissue_reasons(&host, &apiserver()).await,
         ["certificate: unreadable: it is a dangling link → issued again"]
     );
     let mut receipt = Receipt::default();

@@ -149,7 +149,7 @@ async fn a_host_without_a_record_takes_what_its_certificates_prove() {
     forget(&start);
     let host = start.fork();
     assert_eq!(
-        reasons(&host, &cluster()).await,
+        reissue_reasons(&host, &cluster()).await,
         ["record of its keys: missing → made, with copies"]
     );
     apply(&host, &cluster()).await;
@@ -205,7 +205,7 @@ async fn an_older_record_takes_no_authority_away_that_is_in_use() {
     let misplaced = older.replace("authority-cluster", "authority-etcd");
     host.with_world_mut(|world| world.file_with_mode(&record, &misplaced, 0o600));
     assert_eq!(
-        reasons(&host, &cluster()).await,
+        reissue_reasons(&host, &cluster()).await,
         ["record of its keys: it belongs to authority-etcd → made, with copies"]
     );
     forget(&host);
@@ -315,7 +315,7 @@ async fn a_service_account_key_without_a_record_is_proven_by_its_public_half() {
     forget(&start);
     let host = start.fork();
     assert_eq!(
-        reasons(&host, &spec).await,
+        reissue_reasons(&host, &spec).await,
         ["record of its keys: missing → made, with copies"]
     );
     apply(&host, &spec).await;
@@ -353,7 +353,7 @@ async fn records_are_for_root_alone() {
         .expect("it is there");
     host.with_world_mut(|world| world.file_with_mode(&record, &json, 0o644));
     assert_eq!(
-        reasons(&host, &cluster()).await,
+        reissue_reasons(&host, &cluster()).await,
         ["mode: authority-cluster.json 0644 → authority-cluster.json 0600"]
     );
     apply(&host, &cluster()).await;

@@ -60,7 +60,7 @@ async fn every_difference_is_named_and_no_key_is_shown() {
         ..admin_kubeconfig()
     };
     assert_eq!(
-        reasons(&host, &moved).await,
+        reissue_reasons(&host, &moved).await,
         [
             "server: https://10.0.0.10:443 → https://10.0.0.11",
             "user: admin → root"
@@ -71,7 +71,7 @@ async fn every_difference_is_named_and_no_key_is_shown() {
     apply(&renewed, &admin()).await;
     let other = "other data → the data of its source file";
     assert_eq!(
-        reasons(&renewed, &admin_kubeconfig()).await,
+        reissue_reasons(&renewed, &admin_kubeconfig()).await,
         [
             format!("client certificate: {other}"),
             format!("client key: {other}")
@@ -79,14 +79,14 @@ async fn every_difference_is_named_and_no_key_is_shown() {
     );
     put(&host, FILE, "garbage: [", 0o600);
     assert_eq!(
-        reasons(&host, &admin_kubeconfig()).await,
+        reissue_reasons(&host, &admin_kubeconfig()).await,
         ["content: unreadable: it is not a kubeconfig → written again"]
     );
     apply(&host, &admin_kubeconfig()).await;
     let reordered = format!("# mine\n{}", text(&host, FILE));
     put(&host, FILE, &reordered, 0o644);
     assert_eq!(
-        reasons(&host, &admin_kubeconfig()).await,
+        reissue_reasons(&host, &admin_kubeconfig()).await,
         [
             "content: written in another form → written again",
             "mode: admin.yaml 0644 → admin.yaml 0600"
@@ -99,7 +99,7 @@ async fn before_its_certificate_is_there_it_waits() {
     let host = with_authority().await;
     let missing = "/etc/pf9/kube.d/certs/admin/request.crt is not there yet";
     assert_eq!(
-        reasons(&host, &admin_kubeconfig()).await,
+        reissue_reasons(&host, &admin_kubeconfig()).await,
         [
             "server:  → https://10.0.0.10:443".to_owned(),
             "user:  → admin".to_owned(),
@@ -186,7 +186,7 @@ async fn a_kubeconfig_with_paths_survives_a_renewal() {
         ..admin_kubeconfig()
     };
     assert_eq!(
-        reasons(&host, &spec).await,
+        reissue_reasons(&host, &spec).await,
         [
             "client certificate: other data → the data of its source file",
             "client key: other data → the data of its source file",

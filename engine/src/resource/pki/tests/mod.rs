@@ -5,11 +5,11 @@ mod certificates;
 mod encryption_keys;
 mod every_resource;
 mod handshakes;
+mod inventories;
 mod kept;
 mod kubeconfigs;
-mod listings;
+mod scans;
 mod service_account_keys;
-mod surveys;
 mod validity;
 
 use std::time::Duration;
@@ -120,7 +120,7 @@ async fn failure<R: Resource>(host: &FakeHost, resource: &R) -> String {
 }
 
 /// What would change, without changing it: `field: before → after`.
-async fn reasons<R: Resource>(host: &FakeHost, resource: &R) -> Vec<String> {
+async fn reissue_reasons<R: Resource>(host: &FakeHost, resource: &R) -> Vec<String> {
     let outputs = Outputs::default();
     let cx = Context {
         host,

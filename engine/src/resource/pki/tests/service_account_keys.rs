@@ -18,13 +18,13 @@ async fn it_is_made_once_in_the_forms_that_kubernetes_reads() {
 
     put(&host, PUBLIC, "garbage", 0o644);
     assert_eq!(
-        reasons(&host, &spec).await,
+        reissue_reasons(&host, &spec).await,
         ["public half: of another key → derived from the key"]
     );
     apply(&host, &spec).await;
     host.with_world_mut(|world| world.remove(PUBLIC));
     assert_eq!(
-        reasons(&host, &spec).await,
+        reissue_reasons(&host, &spec).await,
         ["public half: missing → derived from the key"]
     );
     apply(&host, &spec).await;

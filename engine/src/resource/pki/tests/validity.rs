@@ -16,10 +16,10 @@ async fn it_is_renewed_past_three_fifths_of_its_life() {
     // Its validity began two days ago and ends in 90 days.
     let due = DAY * 92 / 5 * 3 - DAY * 2;
     advance(&host, due - Duration::from_secs(600));
-    assert_eq!(reasons(&host, &apiserver()).await, [""; 0]);
+    assert_eq!(reissue_reasons(&host, &apiserver()).await, [""; 0]);
     advance(&host, Duration::from_secs(600));
     assert_eq!(
-        reasons(&host, &apiserver()).await,
+        reissue_reasons(&host, &apiserver()).await,
         [
             "valid until: past three fifths of its life, ends 2026-04-01T00:00:00Z → 90 days from now"
         ]
@@ -33,7 +33,7 @@ async fn an_expired_one_is_issued_again() {
     let host = with_certificate().await;
     advance(&host, DAY * 91);
     assert_eq!(
-        reasons(&host, &apiserver()).await,
+        reissue_reasons(&host, &apiserver()).await,
         ["valid until: 2026-04-01T00:00:00Z, which is over → 90 days from now"]
     );
     apply(&host, &apiserver()).await;
@@ -49,7 +49,7 @@ async fn nothing_is_renewed_near_the_end_of_the_authority() {
     apply(&host, &apiserver()).await;
     assert_eq!(end(&host, CRT), authority_end);
     while host.now() + Duration::from_secs(3600) < authority_end {
-        assert_eq!(reasons(&host, &apiserver()).await, [""; 0]);
+        assert_eq!(reissue_reasons(&host, &apiserver()).await, [""; 0]);
         advance(&host, Duration::from_secs(3600));
     }
     advance(&host, DAY);

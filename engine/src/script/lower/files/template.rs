@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use crate::model::{
     Diagnostic, FILTERS, RenderError, Span, Text, Value, closest, render, variables,
 };
-use crate::script::lower::context::ScriptContext;
+use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
 
 /// A template with its variables: rendered now if all are known, kept for the step otherwise.
 pub(in crate::script::lower) fn template(
     name: &str,
     options: &Options<'_>,
-    context: &ScriptContext<'_>,
+    context: &LoweringContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Text> {
     let place = format!("phases/templates/{name}");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lab::Image;
 use lab_suites::Master;
 
-use crate::cuts::points;
+use crate::kills::points;
 
 /// Time limit until the next point, or the end: minutes, because the machine is emulated.
 const ON_THE_WAY: Duration = Duration::from_secs(1500);
@@ -92,7 +92,7 @@ const BACKUPS: &str = "/etc/pf9/etcd-backup";
 
 /// The power is cut in the middle of backups on a machine that nodeletd holds at its role: older backups stay verified, and every
 /// file with a final name is complete.
-pub(crate) fn backups_outlive_cuts(master: &Master) {
+pub(crate) fn backups_survive_power_cuts(master: &Master) {
     master.wait_for("a first backup", "nodelet etcd backup", ON_THE_WAY);
     let older = master.sh(&format!("ls {BACKUPS}/*.db"));
     let finals = format!("ls {BACKUPS}/*.db | wc -l");

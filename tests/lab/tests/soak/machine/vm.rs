@@ -5,7 +5,7 @@ use std::time::Duration;
 use lab::Image;
 use lab_suites::Master;
 
-use crate::machine::power::backups_outlive_cuts;
+use crate::machine::power::backups_survive_power_cuts;
 
 /// Time limit until everything is back after a boot: minutes, because the machine is emulated.
 const BACK: Duration = Duration::from_secs(900);
@@ -57,7 +57,7 @@ fn vm_master_on_version_2_comes_back_after_a_reboot() {
     assert!(!history.contains("clean"), "{history}");
     master.wait_for("the status group", &limited, BACK);
 
-    backups_outlive_cuts(&master);
+    backups_survive_power_cuts(&master);
 
     // No virtual service of kube-proxy stays in the kernel, and none of its modules.
     assert_eq!(master.sh(BALANCED), "TCP 0A150001:01BB", "the API's");

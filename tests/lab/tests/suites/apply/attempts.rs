@@ -44,7 +44,7 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
     master.edit_phase("kube-proxy", HOPELESS);
     let identity = "cat /var/opt/pf9/nodelet/identity.json";
     let address = "get node --output jsonpath='{.items[0].status.addresses[?(@.type==\"InternalIP\")].address}'";
-    let stands = (master.sh(identity), master.kubectl(address));
+    let identity_before = (master.sh(identity), master.kubectl(address));
     // After a clean the same node comes up again, even if the default route has changed meanwhile.
     master.sh(
         "ip link add tunnel0 type veth peer name tunnel1; ip link set tunnel1 up
@@ -84,7 +84,10 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
     assert_eq!(cleans, [9], "nine restarts, then a clean: {verbs:?}");
     assert_eq!(verbs[10], Verb::Apply, "{verbs:?}");
     assert_eq!(master.sh(authorities), before, "the authorities are kept");
-    assert_eq!((master.sh(identity), master.kubectl(address)), stands);
+    assert_eq!(
+        (master.sh(identity), master.kubectl(address)),
+        identity_before
+    );
     master.sh("ip link delete tunnel0");
     assert_eq!(
         master.kubectl("get configmap tenth-attempt --output jsonpath='{.data.word}'"),

@@ -67,10 +67,10 @@ fn settings_that_cannot_change_are_refused_by_prediction_and_apply_alike() {
         ("ETCD_DATA_DIR", "/var/other"),
     ] {
         master.configure(&[(key, value)]);
-        let stands = format!("use {key}={value} on this host: it was set up with");
+        let refusal = format!("use {key}={value} on this host: it was set up with");
         for verb in ["diff", "plan", "apply"] {
             let refused = master.nodelet(&[verb, "--role", "pf9-kube"]).exits(1);
-            let _ = refused.says(&[&stands]);
+            let _ = refused.says(&[&refusal]);
         }
     }
     master.configure(&[]);

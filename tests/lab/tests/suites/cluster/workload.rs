@@ -42,9 +42,9 @@ impl Drop for Web<'_> {
 
 /// The answer of an HTTP server on the lab's network to this machine, which is no host of the lab.
 fn page_from_outside(address: Ipv4Addr, port: u16) -> std::io::Result<String> {
-    let patience = Duration::from_secs(3);
-    let mut stream = TcpStream::connect_timeout(&(address, port).into(), patience)?;
-    stream.set_read_timeout(Some(patience))?;
+    let timeout = Duration::from_secs(3);
+    let mut stream = TcpStream::connect_timeout(&(address, port).into(), timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
     stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
     let mut page = String::new();
     stream.read_to_string(&mut page)?;

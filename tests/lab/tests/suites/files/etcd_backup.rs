@@ -1,7 +1,7 @@
 //! Backups of etcd: verified, on a schedule, distinguished from damaged ones, and complete after any interruption.
 
-pub(crate) mod cuts;
 pub(crate) mod full;
+pub(crate) mod interruptions;
 pub(crate) mod schedule;
 
 use std::time::Duration;

@@ -139,7 +139,7 @@ async fn a_container_goes_through_its_life() {
     let host = LiveHost::new();
     println!(
         "docker {}",
-        host.container_engine_version().await.expect("version")
+        host.container_runtime_version().await.expect("version")
     );
     let name = "nodelet-live";
     host.remove_container(name).await.expect("remove none");
@@ -241,18 +241,18 @@ async fn a_container_goes_through_its_life() {
 
 #[tokio::test]
 #[ignore = "it runs inside a lab host, where the suite `live` starts it"]
-async fn the_engine_may_go_and_come_back() {
+async fn the_runtime_may_go_and_come_back() {
     let host = LiveHost::new();
-    host.container_engine().await.expect("version");
+    host.container_runtime().await.expect("version");
     for unit in ["docker.service", "docker.socket"] {
         host.stop_unit(unit).await.expect("stop");
     }
     println!(
         "{}",
-        chain(&host.container_engine().await.expect_err("stopped"))
+        chain(&host.container_runtime().await.expect_err("stopped"))
     );
     host.start_unit("docker.service").await.expect("start");
-    host.container_engine().await.expect("version");
+    host.container_runtime().await.expect("version");
 }
 
 #[tokio::test]

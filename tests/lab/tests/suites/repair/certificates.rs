@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lab_suites::{Image, Leaves, Load, Master, Watch, shared};
+use lab_suites::{Image, LeafCertificates, Load, Master, Watch, shared};
 
 /// Life of the certificates here.
 const LIFE: Duration = Duration::from_secs(40 * 60);
@@ -20,24 +20,24 @@ const REPAIRED: Duration = Duration::from_secs(240);
 fn certificates_are_renewed_and_repaired_under_load() {
     let master = Master::create("certificates", Image::Bare, false);
     master.configure(&[("CERTIFICATE_LIFE", "40m"), ("KUBE_SERVICE_STATE", "true")]);
-    let leaves = Leaves::plant(&master);
+    let leaf_certificates = LeafCertificates::plant(&master);
     master.apply(&[]).exits(0);
     let list_running = "docker ps --no-trunc --quiet --filter 'name=^/etcd$' --filter name=k8s_kube-apiserver | sort";
     let before = master.sh(list_running);
 
     // All are due at once, as on a host that was brought up in one go.
-    for path in leaves.paths() {
-        leaves.replace(path, AGE, LIFE);
+    for path in leaf_certificates.paths() {
+        leaf_certificates.replace(path, AGE, LIFE);
     }
-    let old = leaves.serials();
+    let old = leaf_certificates.serials();
     master
         .nodelet(&["diff"])
         .exits(2)
         .says(&["past three fifths of its life"]);
-    let load = Load::start(&leaves.asker());
+    let load = Load::start(&leaf_certificates.asker());
     master.sh("systemctl start pf9-nodeletd");
     let renewed = lab_suites::poll(RENEWED, || {
-        let new = leaves.serials();
+        let new = leaf_certificates.serials();
         let left = old.iter().filter(|one| new.contains(one)).count();
         (left == 0).then_some(())
     });
@@ -61,7 +61,7 @@ fn certificates_are_renewed_and_repaired_under_load() {
 
     // The certificates of a server and of a client, which are read at each connection: replaced by expired ones.
     for path in ["apiserver", "apiserver/etcd", "kubelet/server"] {
-        leaves.replace(path, AGE * 2, LIFE);
+        leaf_certificates.replace(path, AGE * 2, LIFE);
     }
     master.wait_for("none has expired", "nodelet certs", REPAIRED);
     watch.wait_until_healthy(REPAIRED);

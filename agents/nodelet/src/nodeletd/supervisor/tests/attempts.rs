@@ -302,12 +302,12 @@ async fn failure_counts_pass_from_pass_to_pass() {
     let host = Broken::new();
     beside(&host, directory.path(), async |_| {
         attempts(&host, 3).await;
-        host.streak.store(1, Ordering::Relaxed);
+        host.failures.store(1, Ordering::Relaxed);
         host.broken.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert!(!host.before.lock().expect("no test panicked").is_empty());
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 3);
-        host.streak.store(0, Ordering::Relaxed);
+        host.failures.store(0, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(150)).await;
         assert!(host.before.lock().expect("no test panicked").is_empty());
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);

@@ -55,7 +55,7 @@ async fn settings_that_are_written_during_a_pass_or_a_change_are_read_before_any
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
     let seconds = Duration::from_secs;
-    *host.looks.lock().expect("no test panicked") = seconds(10);
+    *host.pass_time.lock().expect("no test panicked") = seconds(10);
     beside(&host, directory.path(), async |_| {
         tokio::time::sleep(seconds(30)).await;
         host.is_to_be(ServiceState::False);
@@ -90,7 +90,7 @@ async fn settings_that_are_written_during_a_pass_or_a_change_are_read_before_any
 async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    *host.looks.lock().expect("no test panicked") = Duration::from_secs(20);
+    *host.pass_time.lock().expect("no test panicked") = Duration::from_secs(20);
     beside(&host, directory.path(), async |outside| {
         tokio::time::sleep(Duration::from_secs(10)).await;
         let asked = Instant::now();
@@ -137,7 +137,7 @@ async fn a_pass_requested_during_a_pass_runs_afterwards() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    *host.looks.lock().expect("no test panicked") = Duration::from_secs(4);
+    *host.pass_time.lock().expect("no test panicked") = Duration::from_secs(4);
     beside(&host, directory.path(), async |outside| {
         tokio::time::sleep(Duration::from_secs(2)).await;
         outside.ask(Request::Now).await;
@@ -154,7 +154,7 @@ async fn a_second_repair_that_is_asked_for_does_not_replace_the_first() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    *host.looks.lock().expect("no test panicked") = Duration::from_secs(5);
+    *host.pass_time.lock().expect("no test panicked") = Duration::from_secs(5);
     beside(&host, directory.path(), async |outside| {
         tokio::time::sleep(Duration::from_secs(2)).await;
         for phase in ["kubelet", "docker", "kubelet"] {

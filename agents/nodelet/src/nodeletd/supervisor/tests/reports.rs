@@ -72,13 +72,13 @@ async fn results_unknown_for_three_intervals_are_reported_without_a_repair() {
     beside(&host, directory.path(), async |_outside| {
         let interval = Duration::from_secs(60);
         tokio::time::sleep(interval / 2).await;
-        host.streak.store(1, Ordering::Relaxed);
+        host.failures.store(1, Ordering::Relaxed);
         tokio::time::sleep(3 * interval).await;
         assert_eq!(says(), up(), "it has not been so for long");
         tokio::time::sleep(interval).await;
         assert_eq!(says(), ("false".to_owned(), NodeState::Converging));
         assert_eq!(kept(directory.path()).last_failed_status_check, "etcd");
-        host.streak.store(0, Ordering::Relaxed);
+        host.failures.store(0, Ordering::Relaxed);
         tokio::time::sleep(interval).await;
         assert_eq!(says(), up());
         assert!(host.done().is_empty(), "{:?}", host.done());
@@ -130,7 +130,7 @@ async fn services_are_not_up_after_a_boot_before_they_are_observed() {
     assert!(!before.has_booted());
     before.up_in = "the boot before".to_owned();
     before.write(&state).expect("it is written");
-    *host.looks.lock().expect("no test panicked") = Duration::from_secs(10);
+    *host.pass_time.lock().expect("no test panicked") = Duration::from_secs(10);
     beside(&host, path, async |_| {
         for seconds in [1, 10] {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -197,7 +197,7 @@ async fn state_is_written_as_soon_as_the_disk_accepts_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    let memory = directory.path().join("nodeletd.json");
+    let state_file = directory.path().join("nodeletd.json");
     beside(&host, directory.path(), async |outside| {
         let written = || {
             let view = outside.view.borrow().clone().expect("it looks");
@@ -208,18 +208,18 @@ async fn state_is_written_as_soon_as_the_disk_accepts_it() {
         outside.ask(pause()).await;
         // It may be written once more meanwhile.
         let blocked = (0..1000).any(|_| {
-            let _ = std::fs::remove_file(&memory);
-            std::fs::create_dir_all(memory.join("of others")).is_ok()
+            let _ = std::fs::remove_file(&state_file);
+            std::fs::create_dir_all(state_file.join("of others")).is_ok()
         });
         assert!(blocked, "a directory in its place");
         outside.ask(Request::Resume).await;
         tokio::time::sleep(Duration::from_secs(61)).await;
         assert_eq!(written(), Some(Status::False));
-        std::fs::remove_dir_all(&memory).expect("it goes");
+        std::fs::remove_dir_all(&state_file).expect("it goes");
         tokio::time::sleep(Duration::from_secs(61)).await;
         assert_eq!(written(), Some(Status::True));
-        assert_eq!(State::read(&memory).paused_until, None);
-        assert!(memory.is_file());
+        assert_eq!(State::read(&state_file).paused_until, None);
+        assert!(state_file.is_file());
     })
     .await;
 }
@@ -420,16 +420,16 @@ async fn unknown_subnets_are_not_reported_as_healthy() {
             (found.status, found.reason.clone())
         };
         assert_eq!(condition_now().await, (Status::True, String::new()));
-        let look =
-            |look: WithoutSubnet| *host.without_subnet.lock().expect("no test panicked") = look;
-        look(WithoutSubnet {
+        let report_subnets =
+            |found: WithoutSubnet| *host.without_subnet.lock().expect("no test panicked") = found;
+        report_subnets(WithoutSubnet {
             unknown: "the API server did not answer".to_owned(),
             ..WithoutSubnet::default()
         });
         let (status, reason) = condition_now().await;
         assert_eq!(status, Status::Unknown);
         assert!(reason.contains("did not answer"), "{reason}");
-        look(WithoutSubnet {
+        report_subnets(WithoutSubnet {
             named: vec!["worker-1".to_owned()],
             more: 2,
             ..WithoutSubnet::default()
@@ -438,7 +438,7 @@ async fn unknown_subnets_are_not_reported_as_healthy() {
         assert_eq!(status, Status::False);
         assert!(reason.contains("worker-1 and 2 more"), "{reason}");
         // On a host that assigns them.
-        look(WithoutSubnet::default());
+        report_subnets(WithoutSubnet::default());
         let used_up = "no subnet is left in 10.20.0.0/16".to_owned();
         *host.subnet_problem.lock().expect("no test panicked") = used_up.clone();
         assert_eq!(condition_now().await, (Status::False, used_up));
@@ -451,7 +451,7 @@ async fn unknown_subnets_are_not_reported_as_healthy() {
 async fn the_status_file_shows_what_is_looked_at_and_what_is_done() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    *host.looks.lock().expect("no test panicked") = Duration::from_secs(10);
+    *host.pass_time.lock().expect("no test panicked") = Duration::from_secs(10);
     *host.silent.lock().expect("no test panicked") = Duration::from_secs(30);
     let shown = || {
         let status = kept(directory.path());

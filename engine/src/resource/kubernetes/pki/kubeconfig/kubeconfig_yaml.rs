@@ -17,7 +17,7 @@ const CLUSTER: &str = "default-cluster";
 /// A kubeconfig. Has no `Debug`, because it contains a key.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::resource) struct Document {
+pub(in crate::resource) struct KubeconfigYaml {
     api_version: String,
     kind: String,
     clusters: Vec<NamedCluster>,
@@ -74,7 +74,7 @@ struct Context {
     user: String,
 }
 
-impl Document {
+impl KubeconfigYaml {
     /// The kubeconfig of `spec` with the content of these PEM files.
     pub(in crate::resource) fn new(
         spec: &KubeconfigSpec,
@@ -181,7 +181,9 @@ impl Document {
         }
         if is.users.first().map(|user| &user.name) != self.users.first().map(|user| &user.name) {
             named = true;
-            let text = |document: &Self| document.users.first().map(|user| user.name.clone());
+            let text = |kubeconfig_yaml: &Self| {
+                kubeconfig_yaml.users.first().map(|user| user.name.clone())
+            };
             differences.note(
                 "user",
                 text(&is).unwrap_or_default(),

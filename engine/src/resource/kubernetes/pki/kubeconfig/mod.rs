@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
-use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::Document;
+use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::KubeconfigYaml;
 use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::pki::{Authority, PkiError, certificate_paths, kubeconfig_path, validate};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
@@ -43,7 +43,7 @@ pub struct Observed {
     file: Stored,
     content: Content,
     /// `Err` says what is missing for it.
-    should: Result<Document, String>,
+    should: Result<KubeconfigYaml, String>,
 }
 
 impl std::fmt::Debug for Observed {
@@ -73,7 +73,10 @@ impl KubeconfigSpec {
     }
 
     /// The document, made from the current files.
-    async fn document(&self, cx: &Context<'_>) -> ResourceResult<Result<Document, String>> {
+    async fn kubeconfig_yaml(
+        &self,
+        cx: &Context<'_>,
+    ) -> ResourceResult<Result<KubeconfigYaml, String>> {
         let paths = certificate_paths(&self.certificate);
         let Some(authority) = Authority::read(cx.host, &self.authority).await? else {
             return Ok(Err(format!(
@@ -94,7 +97,12 @@ impl KubeconfigSpec {
         let [certificate, key] = contents.as_slice() else {
             return Ok(Err("a file is missing".to_owned()));
         };
-        Ok(Ok(Document::new(self, authority.pem(), certificate, key)))
+        Ok(Ok(KubeconfigYaml::new(
+            self,
+            authority.pem(),
+            certificate,
+            key,
+        )))
     }
 }
 
@@ -112,7 +120,7 @@ impl Resource for KubeconfigSpec {
         let should = if cx.absent {
             Err("it should not be there".to_owned())
         } else {
-            self.document(cx).await?
+            self.kubeconfig_yaml(cx).await?
         };
         Ok(Observed {
             absent: cx.absent,

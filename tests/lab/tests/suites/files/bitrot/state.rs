@@ -360,10 +360,10 @@ fn a_role_without_any_record_is_recovered_and_cleaned() {
     master.sh(&format!("rm -r {STATE}"));
     let refused = master.nodelet(&["clean", "--purge"]).exits(1);
     let _ = refused.says(&["nothing was reverted", "container etcd"]);
-    let stands = RunningInstances::of(&master);
+    let before_all = RunningInstances::of(&master);
     let refused = master.apply(&[]).exits(1);
     let _ = refused.says(&["ledger.jsonl", "nodelet recover"]);
-    assert_eq!(RunningInstances::of(&master), stands);
+    assert_eq!(RunningInstances::of(&master), before_all);
     let recovered = master.nodelet(&["recover"]).exits(0);
     let recovered = recovered.says(&[
         "from the plan and from what is on this host",

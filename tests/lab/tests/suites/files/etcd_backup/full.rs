@@ -57,12 +57,12 @@ fn watched_anew(master: &Master) {
     master.sh(
         "docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs docker kill > /dev/null",
     );
-    let stands = || master.check(&[]);
+    let checked = || master.check(&[]);
     // kubelet waits for up to five minutes before it starts a container that has ended a few times.
     let again = poll(Duration::from_secs(360), || {
-        stands().exited(0).then_some(())
+        checked().exited(0).then_some(())
     });
     if again.is_none() {
-        stands().exits(0);
+        checked().exits(0);
     }
 }

@@ -15,13 +15,13 @@ use crate::load::Asker;
 use crate::master::Master;
 
 /// The host's authorities and the certificates that its role has.
-pub struct Leaves<'a> {
+pub struct LeafCertificates<'a> {
     master: &'a Master,
     authorities: FakeHost,
     specs: Vec<CertificateSpec>,
 }
 
-impl<'a> Leaves<'a> {
+impl<'a> LeafCertificates<'a> {
     /// Gives a bare host authorities that are months old already, so that a certificate may have been issued at any time
     /// since.
     ///

@@ -16,13 +16,13 @@ const POINTS: usize = 10;
 const TOO_SHORT: usize = 2;
 
 /// Kills an apply when it has announced so many steps, as a power cut would. Gives the step at which it was killed.
-pub(crate) fn cut(master: &Master, steps: usize) -> String {
+pub(crate) fn kill_apply_at(master: &Master, steps: usize) -> String {
     // The shell waits for `read` and not for the pipe that feeds it, so the kill comes at once. Only nodelet is killed: the
     // programs that it has started go on.
     let script = format!(
-        "rm -f /var/tmp/cut.jsonl; touch /var/tmp/cut.jsonl
-         nodelet apply --json > /var/tmp/cut.jsonl 2> /var/tmp/cut.err & apply=$!
-         read -r -t 300 step < <(tail --pid=$apply -n +1 -f /var/tmp/cut.jsonl |
+        "rm -f /var/tmp/kill.jsonl; touch /var/tmp/kill.jsonl
+         nodelet apply --json > /var/tmp/kill.jsonl 2> /var/tmp/kill.err & apply=$!
+         read -r -t 300 step < <(tail --pid=$apply -n +1 -f /var/tmp/kill.jsonl |
              grep --line-buffered '\"event\":\"step_changing\"' | sed -u -n {steps}p)
          kill -KILL $apply
          wait $apply && exit 9
@@ -59,14 +59,14 @@ pub(crate) fn points(steps: usize) -> Vec<usize> {
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
-fn ten_cuts_of_a_bring_up() {
-    let master = Master::create("cuts", Image::Bare, false);
+fn ten_kills_of_a_bring_up() {
+    let master = Master::create("kills", Image::Bare, false);
     let before = Slate::of(&master);
     let steps = steps_of_a_bring_up(&master);
-    let mut compared = before.assert_same(&master, After::Purge, "before the first cut");
+    let mut compared = before.assert_same(&master, After::Purge, "before the first kill");
     for (number, point) in points(steps).into_iter().enumerate() {
-        let at = cut(&master, point);
-        println!("cut {number}, at step {point} of {steps}: {at}");
+        let at = kill_apply_at(&master, point);
+        println!("kill {number}, at step {point} of {steps}: {at}");
         if number % 2 == 0 {
             let _ = master.apply(&[]).exits(0);
             let _ = master.check(&[]).exits(0);
@@ -79,7 +79,7 @@ fn ten_cuts_of_a_bring_up() {
         compared = before.assert_same(
             &master,
             After::Purge,
-            &format!("cut {number}, at step {point} of {steps}: {at}"),
+            &format!("kill {number}, at step {point} of {steps}: {at}"),
         );
     }
     record(

@@ -1,7 +1,7 @@
 //! What `nodelet certs` lists.
 
 use super::*;
-use crate::resource::pki::{Kind, listing};
+use crate::resource::pki::{Kind, inventory};
 
 #[tokio::test]
 async fn all_are_listed_with_their_users_and_no_key() {
@@ -14,8 +14,8 @@ async fn all_are_listed_with_their_users_and_no_key() {
         "none",
         0o644,
     );
-    let listing = listing(&host).await.expect("it can be read");
-    let lines: Vec<String> = listing
+    let inventory = inventory(&host).await.expect("it can be read");
+    let lines: Vec<String> = inventory
         .certificates
         .iter()
         .map(|one| {
@@ -34,10 +34,10 @@ async fn all_are_listed_with_their_users_and_no_key() {
             "Trust apiserver 3651 None",
         ]
     );
-    assert!(listing.certificates[0].due.is_none());
-    assert_eq!(listing.certificates[1].kind, Kind::Certificate);
-    assert!(listing.certificates[1].due.is_some());
-    assert_eq!(listing.unreadable.len(), 1);
-    let json = serde_json::to_string(&listing).expect("it is data");
+    assert!(inventory.certificates[0].due.is_none());
+    assert_eq!(inventory.certificates[1].kind, Kind::Certificate);
+    assert!(inventory.certificates[1].due.is_some());
+    assert_eq!(inventory.unreadable.len(), 1);
+    let json = serde_json::to_string(&inventory).expect("it is data");
     assert!(!json.contains("PRIVATE"), "{json}");
 }

@@ -11,20 +11,20 @@ use engine::host::partial_file;
 use engine::model::STATE;
 
 /// Where a run was interrupted, and the host that it left.
-pub struct Cut {
+pub struct CrashPoint {
     /// Between which calls.
     pub place: String,
     /// The host, for a new program to start on.
     pub host: FakeHost,
 }
 
-impl Debug for Cut {
+impl Debug for CrashPoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.place)
     }
 }
 
-impl Cut {
+impl CrashPoint {
     /// Every place at which the calls on a host since [`FakeHost::with_history`] could have been interrupted: before the first
     /// mutating call, between any two, and within each write of a file. Calls that changed nothing are left out: the world is the
     /// same before and after them.
@@ -34,28 +34,28 @@ impl Cut {
         let mut worlds = host.past();
         assert_eq!(calls.len(), worlds.len(), "the past has every call");
         worlds.push(host.fork());
-        let mut cuts = Vec::new();
+        let mut points = Vec::new();
         for (n, pair) in worlds.windows(2).enumerate() {
             let (before, after) = (&pair[0], &pair[1]);
             let call = format!("call {}, {} {}", n + 1, calls[n].name, calls[n].argument);
             if n == 0 {
-                cuts.push(Self {
+                points.push(Self {
                     place: format!("before {call}"),
                     host: before.fork(),
                 });
             }
             if let Some(host) = torn(before, after, n).or_else(|| half_written(before, &calls[n])) {
-                cuts.push(Self {
+                points.push(Self {
                     place: format!("within {call}"),
                     host,
                 });
             }
-            cuts.push(Self {
+            points.push(Self {
                 place: format!("after {call}"),
                 host: after.fork(),
             });
         }
-        cuts
+        points
     }
 }
 

@@ -27,8 +27,8 @@ pub struct FactQuery {
     pub kernel_features: bool,
     /// Virtual services of IPVS.
     pub virtual_services: bool,
-    /// The container engine's version.
-    pub engine: bool,
+    /// The container runtime's version.
+    pub container_runtime: bool,
 }
 
 impl FactQuery {
@@ -48,7 +48,7 @@ impl FactQuery {
             listeners: false,
             kernel_features: false,
             virtual_services: false,
-            engine: false,
+            container_runtime: false,
         }
     }
 
@@ -211,7 +211,7 @@ impl Default for FactQuery {
             listeners: true,
             kernel_features: true,
             virtual_services: true,
-            engine: true,
+            container_runtime: true,
         }
     }
 }
