@@ -59,6 +59,24 @@ pub struct Mismatch {
     pub done: Option<StepResult>,
 }
 
+impl Mismatch {
+    /// Whether the step was left open because it depends on a container runtime that does not run.
+    #[must_use]
+    pub fn waits_for_runtime(&self) -> bool {
+        const KINDS: [&str; 7] = [
+            "container",
+            "image",
+            "image_directory",
+            "manifest",
+            "node",
+            "pod_container",
+            "pods",
+        ];
+        let has_kind = self.step.kind().is_some_and(|kind| KINDS.contains(&kind));
+        self.predicted == Some(StepResult::Unknown) && has_kind
+    }
+}
+
 impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = |seen: &Option<StepResult>| {

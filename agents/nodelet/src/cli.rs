@@ -206,7 +206,8 @@ pub(crate) struct RoleArgs {
     pub(crate) json: bool,
 
     /// The settings are complete: kube_override.env has been merged into them already.
-    #[arg(long, hide = true)]
+    // A nodeletd from before the present names calls it so; to be removed at the first release.
+    #[arg(long, hide = true, alias = "settled")]
     pub(crate) merged_settings: bool,
 }
 

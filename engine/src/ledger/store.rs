@@ -314,7 +314,7 @@ impl<'a> Ledger<'a> {
     }
 
     /// Whether the last run has no end.
-    pub async fn was_cut(&self) -> bool {
+    pub async fn was_interrupted(&self) -> bool {
         let state = self.state.lock().await;
         let mut back = state.records.iter().rev();
         let last = back.find(|record| matches!(record, Record::Run { .. } | Record::End { .. }));

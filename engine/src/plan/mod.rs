@@ -266,7 +266,6 @@ pub enum Probe {
     ContainerRunning(String),
     /// The container runtime answers.
     // The digest of the plan contains this name.
-    #[serde(rename = "container_engine")]
     ContainerRuntime,
     /// All containers of a static pod run: pod name (without the node's), container names.
     PodRunning {

@@ -160,7 +160,7 @@ fn line(run: &Run) -> String {
         Verb::Recover => "recover",
     };
     let outcome = match run.outcome {
-        None => "cut short",
+        None => "interrupted",
         Some(Outcome::Converged) => "converged",
         Some(Outcome::Failed) => "failed",
         Some(Outcome::Refused) => "refused",

@@ -8,10 +8,10 @@ use behaviour::{
 use engine::exec::{AnotherRole, ConditionKind, Event, Recording, Runner, Status};
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{Kernel as _, Network as _, Transport, VirtualService};
-use engine::ledger::{History, Ledger};
+use engine::ledger::{History, Ledger, Record, RunId};
 use engine::model::{Outcome, StepId};
 use engine::plan::{PlannedPhase, Probe};
-use engine::resource::{Action, MaskedSecrets, Spec};
+use engine::resource::{Action, MaskedSecrets, Spec, Undo};
 
 const CREDENTIALS: &str = "/var/lib/kubelet/config.json";
 
@@ -308,6 +308,21 @@ fn a_module_that_was_in_use_and_is_in_the_plan_again_is_taken_back_later() {
     apply(&had);
     // The mark ends only once.
     let records = Bringup::records(&host);
+    let noted_in = records.iter().filter_map(|record| match record {
+        Record::Undo {
+            run,
+            undo: Undo::UnloadModule { .. },
+            ..
+        } => Some(*run),
+        _ => None,
+    });
+    let noted_in: Vec<RunId> = noted_in.collect();
+    let (first, last) = (noted_in.first(), noted_in.last());
+    assert_eq!(
+        first, last,
+        "a rollback of a later run must not take it back"
+    );
+    assert!(noted_in.len() > 1, "it is noted again: {noted_in:?}");
     apply(&had);
     assert_eq!(Bringup::records(&host), records);
     block_on(host.remove_virtual_service(&uses)).expect("it goes");

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::clean::{CleanPurpose, remove_role};
 use super::run::{exit, note_identity, prepare};
 use crate::cli::{RepairArgs, RoleArgs};
-use crate::inputs::installed_identity::installed;
+use crate::inputs::installed_identity::installed_identity;
 use crate::inputs::{self, Inputs};
 use crate::output::exit::Exit;
 use crate::output::{self, say};
@@ -183,7 +183,7 @@ async fn rebuild(
         sink.emit(Event::PreflightFailed { problems });
         return Ok(Outcome::Refused);
     }
-    let bound = installed(role, host).await?;
+    let bound = installed_identity(role, host).await?;
     // What could not be taken off has been reported; the apply is tried all the same.
     if remove_role(role, host, sink, cancel, CleanPurpose::Rebuild).await? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);

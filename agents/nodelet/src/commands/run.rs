@@ -8,7 +8,7 @@ use engine::model::Outcome;
 
 use crate::cli::{ApplyArgs, RoleArgs, RunArgs};
 use crate::inputs::identity::Identity;
-use crate::inputs::installed_identity::installed;
+use crate::inputs::installed_identity::installed_identity;
 use crate::inputs::last_good_settings::last_good;
 use crate::inputs::{self, Inputs, NO_ROLE};
 use crate::output;
@@ -175,7 +175,7 @@ pub(super) async fn installed_inputs(args: &RoleArgs, host: &LiveHost) -> Result
 
 /// Refuses changes of settings that cannot change while the role is on the host.
 pub(super) async fn unchanged(args: &RoleArgs, host: &LiveHost, inputs: &Inputs) -> Result<()> {
-    if let Some(installed) = installed(args, host).await?
+    if let Some(installed) = installed_identity(args, host).await?
         && let Some(changed) = installed.changed_by(&inputs.identity)
     {
         return Err(changed.into());

@@ -15,7 +15,10 @@ use crate::inputs::last_good_settings::last_good_if_any;
 ///
 /// # Errors
 /// Gathering the facts of the host timed out.
-pub(crate) async fn installed(args: &RoleArgs, host: &LiveHost) -> Result<Option<Identity>> {
+pub(crate) async fn installed_identity(
+    args: &RoleArgs,
+    host: &LiveHost,
+) -> Result<Option<Identity>> {
     if let Some(recorded) = Identity::recorded() {
         return Ok(Some(recorded));
     }

@@ -21,7 +21,7 @@ use engine::host::live::LiveHost;
 use tokio::time::error::Elapsed;
 
 use crate::cli::RoleArgs;
-use crate::inputs::installed_identity::{installed, is_installed};
+use crate::inputs::installed_identity::{installed_identity, is_installed};
 use crate::inputs::last_good_settings::{last_good, last_good_if_any};
 use crate::inputs::{Role, current, problems_of, settings};
 use allocation::nodes_without_subnet;
@@ -52,7 +52,7 @@ impl Pass {
         if now.as_ref().is_err_and(anyhow::Error::is::<Elapsed>) {
             now = current(args, host).await;
         }
-        let bound = installed(args, host).await?;
+        let bound = installed_identity(args, host).await?;
         let bound = bound.as_ref();
         let mut service_state = None;
         let (settings, inputs, settings_problems) = match now {

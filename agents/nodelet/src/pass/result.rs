@@ -30,14 +30,17 @@ pub(crate) struct Pass {
     /// Conditions of all phases, in the plan's order.
     pub(crate) health: Vec<PhaseHealth>,
     /// Phases with a condition that does not hold.
+    // A nodeletd from before the present names may run beside a new `nodelet pass`: this name and those below are in the JSON until the
+    // first release.
+    #[serde(rename = "restart_set")]
     pub(crate) failed: Vec<PhaseName>,
     /// Components with a certificate that is good and due for renewal, in the order in which they are renewed.
     pub(crate) due: Vec<String>,
     /// What the role has on the host: nodeletd watches it.
-    // A nodeletd that is older or younger than `nodelet pass` reads it under this name.
     #[serde(rename = "interests")]
     pub(crate) watch_list: WatchList,
     /// Whether anything of ours is on this host that a clean would remove.
+    #[serde(rename = "stands")]
     pub(crate) installed: bool,
     /// Whether anything of the role's own runs, if that is known; looked at only if the role is to be down.
     #[serde(default)]

@@ -73,7 +73,7 @@ impl Runner<'_> {
         if phase.on_clean.is_empty() {
             return Ok(());
         }
-        let Some(known) = session.missing_cleanup_steps(&phase.name).await else {
+        let Some(known) = session.known_unless_complete(&phase.name).await else {
             return Ok(());
         };
         let mut own_steps = Vec::new();

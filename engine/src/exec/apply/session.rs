@@ -80,7 +80,7 @@ impl<'a> Session<'a> {
             plan,
             run: OnceCell::new(),
         };
-        if session.ledger.was_cut().await {
+        if session.ledger.was_interrupted().await {
             sweep(host, &session.ledger.live().await).await?;
         }
         if verb == Verb::Stop {
@@ -109,9 +109,8 @@ impl<'a> Session<'a> {
         session.ledger.append(record(session.run().await?)).await
     }
 
-    /// The recorded cleanup steps of a phase, if they are not recorded yet or are partial; `None` if they are
-    /// complete.
-    pub(in crate::exec) async fn missing_cleanup_steps(
+    /// The cleanup steps of a phase that are recorded already, perhaps none; `None` if all of them are recorded.
+    pub(in crate::exec) async fn known_unless_complete(
         &self,
         phase: &PhaseName,
     ) -> Option<Vec<StepId>> {

@@ -268,7 +268,7 @@ impl Runner<'_> {
             until: self.host.elapsed() + STARTING,
             before: None,
         };
-        let all_running = phases.map(|phase| async move {
+        let checks = phases.map(|phase| async move {
             for check in &phase.checks {
                 if matches!(check.probe, Probe::AsPlanned)
                     && !check.advisory
@@ -279,7 +279,7 @@ impl Runner<'_> {
             }
             None
         });
-        let outdated = futures::future::join_all(all_running).await;
+        let outdated = futures::future::join_all(checks).await;
         outdated.into_iter().flatten().collect()
     }
 
@@ -382,7 +382,7 @@ impl Runner<'_> {
     /// The units of the plan for which `so` is true. A unit whose state cannot be read is left out.
     async fn units_where(&self, so: fn(&UnitState) -> bool) -> BTreeSet<&str> {
         let steps = self.plan.phases.iter().flat_map(|phase| &phase.steps);
-        let all_running = steps.map(|step| async move {
+        let states = steps.map(|step| async move {
             let Spec::Service(service) = &step.spec else {
                 return None;
             };
@@ -390,7 +390,7 @@ impl Runner<'_> {
             let state = tokio::time::timeout(AGAIN, self.host.unit(unit)).await;
             matches!(state, Ok(Ok(state)) if so(&state)).then_some(unit)
         });
-        let found = futures::future::join_all(all_running).await;
+        let found = futures::future::join_all(states).await;
         found.into_iter().flatten().collect()
     }
 
@@ -604,7 +604,7 @@ impl Runner<'_> {
         let mut permanent_errors = PermanentErrors::default();
         loop {
             let mut permanent = false;
-            let mode = self.host.elapsed();
+            let asked = self.host.elapsed();
             let reason = match self.probe(self.host, phase, &check.probe).await {
                 Ok(None) => {
                     self.events.emit(Event::CheckPassed {
@@ -646,7 +646,7 @@ impl Runner<'_> {
             }
             // The first checks follow quickly: most components are up within a second. A server that answers slowly is
             // asked less often, to leave it time for its work.
-            let rest = (now.saturating_sub(mode) * 3).min(REST);
+            let rest = (now.saturating_sub(asked) * 3).min(REST);
             let pause = check.every.min(backoff(check.every / 5, attempt)).max(rest);
             self.pause(pause.min(check.timeout.saturating_sub(waited)))
                 .await;

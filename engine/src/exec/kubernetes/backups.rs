@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_proven_backup_has_a_manifest_and_an_age() {
+    async fn a_verified_backup_has_a_manifest_and_an_age() {
         let good = ["etcd-1.db", "etcd-1.json"];
         assert_eq!(said(&good, 2 * DAY).await, "");
         let old = said(&good, DAY).await;

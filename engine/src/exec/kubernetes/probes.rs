@@ -92,8 +92,15 @@ pub(in crate::exec) async fn node_ready(
             .unwrap_or_default();
         return Ok(Some(format!("node {node} is not Ready{why}")));
     }
-    let started = host.unit(kubelet).await?.active_since;
-    if is_from_before(state.reported, started, host.now()) {
+    let unit = host.unit(kubelet).await?;
+    if !unit.loaded {
+        return Err(ResourceError::Missing {
+            what: format!(
+                "node {node} is not known to be Ready: there is no unit {kubelet}, so its start is not known"
+            ),
+        });
+    }
+    if is_from_before(state.reported, unit.active_since, host.now()) {
         return Err(ResourceError::Missing {
             what: format!(
                 "node {node} is not known to be Ready: {kubelet} has not reported since its start"

@@ -1,5 +1,6 @@
 //! Carries out what a round has decided. Each function returns the longest time until the next round.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use engine::exec::Event;
@@ -60,8 +61,9 @@ impl<H: HostOps> Supervisor<H> {
         }
         if carried.change == Change::Refused {
             let failed = pass.failed.iter().map(|phase| phase.as_str());
-            let names: Vec<&str> = failed.chain(wanted.iter().map(String::as_str)).collect();
-            tracing::info!("{doing}: repairing {}", names.join(", "));
+            let names: BTreeSet<&str> = failed.chain(wanted.iter().map(String::as_str)).collect();
+            let names: Vec<&str> = names.into_iter().collect();
+            tracing::info!("{doing}: failed or requested: {}", names.join(", "));
             let words = self.repair_words(pass, &wanted);
             carried = self.carry_out(&words, last_good).await;
             self.counters.repairs += u64::from(carried.begun);

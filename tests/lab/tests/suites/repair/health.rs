@@ -50,11 +50,12 @@ fn check_names_what_is_wrong_within_bounded_time() {
 fn a_report_of_the_kubelet_before_is_not_believed() {
     let master = shared();
     master.sh("systemctl restart pf9-kubelet; kill -STOP $(systemctl show -P MainPID pf9-kubelet)");
-    master.check(&[]).says(&[
+    let check = master.check(&[]);
+    master.sh("kill -CONT $(systemctl show -P MainPID pf9-kubelet)");
+    check.exits(2).says(&[
         "pf9-kubelet.service has not reported since its start",
         "phases/kubernetes-ready.rhai:",
     ]);
-    master.sh("kill -CONT $(systemctl show -P MainPID pf9-kubelet)");
     master.wait_for(
         "check finds the node healthy",
         "nodelet check --role pf9-kube",
