@@ -60,9 +60,14 @@ echo $((after - began))
 "#;
 
 /// Shell functions that ask the host's own API server as its administrator. `api_is_ready` asks anonymously and with the smallest
-/// client, because it is called ten times a second and its answer is timed.
+/// client, because it is called ten times a second and its answer is timed. After a boot the API server still has the last report of
+/// the kubelet before it, so `node_is_ready_since_boot` requires a later one; the time of a report has whole seconds.
 const KUBECTL: &str = "kubectl() { command kubectl --request-timeout=3s --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml \"$@\"; }\n\
     node_is_ready() { kubectl get node --no-headers | awk '{print $2}' | grep -qx 'Ready'; }\n\
+    node_is_ready_since_boot() { \
+    booted=$(systemctl show --timestamp=us+utc --property=UserspaceTimestamp --value) && \
+    said=$(kubectl get node --output jsonpath='{.items[0].status.conditions[?(@.type==\"Ready\")].status} {.items[0].status.conditions[?(@.type==\"Ready\")].lastHeartbeatTime}') && \
+    [[ -n $booted && $said == 'True '?* ]] && [ \"$(date --date \"${said#True }\" +%s)\" -gt \"$(date --date \"$booted\" +%s)\" ]; }\n\
     etcd_is_healthy() { (cd /etc/pf9/kube.d/certs/etcdctl/etcd && curl -sf --max-time 2 --cacert ca.crt --cert request.crt --key request.key https://127.0.0.1:4001/health | grep -q '\"health\":\"true\"'); }\n\
     api_is_ready() { curl -sf --cacert /etc/pf9/kube.d/certs/kubelet/apiserver/ca.crt --max-time 3 https://127.0.0.1:443/readyz | grep -qx ok; }\n";
 
@@ -321,7 +326,7 @@ pub const DEPENDENCY_FAULTS: &[Fault] = faults! {
     "rebooted": "the host is rebooted" {
         prepares: "systemctl enable pf9-nodeletd",
         boots: true,
-        is_repaired: KUBELET_IS_BACK,
+        is_repaired: "systemctl is-active --quiet pf9-nodeletd && curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && api_is_ready && node_is_ready_since_boot",
     }
     "clock-ahead": "kubelet is stopped while nodeletd's clock is a day ahead" {
         breaks: clock!("+1"),

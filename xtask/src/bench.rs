@@ -33,7 +33,7 @@ const PUBLISHED: u8 = 7;
 /// The options of `bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How often everything is measured; the medians count.
+    /// How often everything is measured. Ratios are those of the medians; a limit holds for the largest value.
     #[arg(long, default_value_t = PUBLISHED, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=50))]
     repetitions: u8,
     /// Measure only this part.
@@ -232,11 +232,11 @@ const INTRODUCTION: &str = "\
 Each section names the command that measured it; `cargo xtask bench --write` writes all but those that name a soak. nodelet is a release build. The
 peer is `kubeadm` 1.20.2, built from the same Debian source as the role's Kubernetes.
 
-Rows show the median with minimum and maximum, and below all values. kubeadm's times have clusters: a node becomes Ready with a status
-report, and registration backs off. The fast cluster of a row are its smallest values up to the first gap of more than a second between two
+Rows show the median with minimum and maximum, and below all values; a row with (once) is a single measurement. kubeadm's times have clusters: a node
+becomes Ready with a status report, and registration backs off. The fast cluster of a row are its smallest values up to the first gap of more than a second between two
 neighbours, or all values where there is no such gap; the number of values in it stands beside its median. Ratios are our median divided by kubeadm's median, and
-by the median of its fast cluster. A ratio's target is judged by the fast cluster. A row without a target says so. The load average shows whether the machine
-was quiet.
+by the median of its fast cluster. A ratio's target is judged by the fast cluster; any other limit is judged by our largest value. A row
+without a target says so. The load average shows whether the machine was quiet.
 ";
 
 const HOSTS: &str = "\
@@ -280,12 +280,17 @@ phase needs the one before it. Peak memory has a floor of a few MB, which is tha
 ";
 
 const REPAIRS: &str = "\
+Rows with (once) are single measurements: they have no minimum and maximum. All other rows have at least seven repetitions, the hosts in turn.
+
 A master with a virtual IP that nodeletd keeps, at the usual interval of a minute between passes: an event is acted on at once, the rest by the next
 pass. Times are taken on the host, from the fault until the host is whole and stays so for a second; what that means is beside each fault
-(`lab/src/fault.rs`). What kubeadm's master comes back from by itself is measured there too, in turn. Both are asked the same questions, equally often.
+(`lab/src/fault.rs`). Only `docker-killed`, `etcd-removed` and `rebooted` are caused on kubeadm's hosts, too. kubeadm's master also recovers by itself from other faults, which is
+not measured: kubelet restarts an API server or an etcd that hangs (liveness probes) and a kube-proxy that was removed. Both are asked the same questions, equally often.
+After a reboot, a Ready node counts only if kubelet has reported it since the boot.
 kubeadm's host has our kubelet's settings and the role's configuration of docker, which lets containers outlive dockerd and ends them at a shutdown; stock kubeadm and stock docker
 have rows of their own. When dockerd dies, systemd starts it again on each host, and nodelet does nothing: that row compares configurations, and has
-no target. A kubelet that was stopped stays stopped on kubeadm's host. What has no peer and no target was measured once.
+no target. When the virtual IP is deleted, keepalived sets it again, and nodelet does nothing: that row has no target, either. A kubelet that was stopped stays stopped on
+kubeadm's host.
 
 At a shutdown kubelet's unit, which both hosts have, ends the API server before docker ends the rest; without this both would wait for it for ten seconds. The pod that
 the faults of the bridge need runs on our host alone. It ends at SIGTERM; a pod that does not makes each of these repairs two seconds longer.

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lab::snapshot::{EXCEPTIONS, KEPT};
+use lab::snapshot::{EXCEPTIONS, KEPT, LEFT_OUT};
 use lab::{Cache, Setup, Suites, command};
 
 use crate::machine::{Machine, refuse_changes};
@@ -163,11 +163,15 @@ fn render(machine: &str, record: &Path) -> Result<String> {
             empty.join(", ")
         );
     }
-    let _ = writeln!(text, "{NOT_COMPARED}");
+    let _ = writeln!(text, "{NOT_COMPARED}\n");
+    for (what, _) in LEFT_OUT {
+        let _ = writeln!(text, "- {what}");
+    }
     text.push_str("\n## What may differ\n\n");
     for (path, why) in EXCEPTIONS {
         let _ = writeln!(text, "- `{path}`: {why}");
     }
+    let _ = writeln!(text, "\n{MAY_LEAD}");
     text.push_str("\nKept by `clean`, gone after `clean --purge`:\n\n");
     for path in KEPT {
         let _ = writeln!(text, "- `{path}`");
@@ -180,12 +184,16 @@ A host before `nodelet apply` is compared with the same host after `apply` and `
 single line differs, so a page with a number other than 0 is never written. `cargo xtask test` asserts the bare host too.
 
 These are compared on lab hosts: files below /etc, /usr, /opt, /var, /root, /run, /tmp, /home, /srv and /boot with kind, mode and owner, their
-content except packages' own and /run, and links; docker's settings, containers, images, volumes and networks; mounts, links, addresses, routes,
+content with exceptions (below), and links; docker's settings, containers, images, volumes and networks; mounts, links, addresses, routes,
 rules and network namespaces; iptables and ip6tables rules in their order and with duplicates; nftables, ipsets and IPVS where their tools are installed;
 kernel settings and modules; packages, accounts, unit files and units with their state, control groups, crontabs. `lab/src/snapshot.sh` is the list.
 ";
 
-const NOT_COMPARED: &str = "Extended attributes, the content of packages' own files below /usr and the content of files in /run are not compared.";
+const NOT_COMPARED: &str =
+    "Left out in every scenario, because it changes by itself or is not read:";
+
+const MAY_LEAD: &str =
+    "A directory that leads to one of these, or to what `clean` keeps, may be new.";
 
 #[cfg(test)]
 mod tests {
@@ -196,7 +204,11 @@ mod tests {
         let page = fs::read_to_string(checkout().join(PAGE)).expect("the page is checked in");
         assert!(page.starts_with(&format!("# Clean slate\n\n{INTRODUCTION}")));
         assert!(page.contains("\n## What was not compared\n"));
-        assert!(page.contains(&format!("\n{NOT_COMPARED}\n")));
+        assert!(page.contains(&format!("\n{NOT_COMPARED}\n\n- ")));
+        assert!(page.contains(&format!("\n{MAY_LEAD}\n")));
+        for (what, _) in LEFT_OUT {
+            assert!(page.contains(&format!("\n- {what}\n")), "{what}");
+        }
         for (path, why) in EXCEPTIONS {
             assert!(page.contains(&format!("- `{path}`: {why}\n")), "{path}");
         }

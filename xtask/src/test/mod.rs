@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every check of the project. Everything is built once, then the checks run in parallel.
+//! `cargo xtask test`: every check of the project but not the soaks (`cargo xtask soak`). Everything is built once, then the checks
+//! run in parallel.
 //!
 //! [`job`] defines the jobs, [`build`] compiles the test programs, [`schedule`] decides what runs next, [`mod@run`] runs it and
 //! reports. Suites on lab hosts mostly wait, so several of them run at a time. Jobs that compute run beside them at idle priority,
