@@ -4,6 +4,8 @@
 //! must match both the day of the month and the day of the week. So this module translates an expression for it. If both kinds
 //! of day are restricted, it becomes two expressions, and a time is due if it matches either. The caller converts local times
 //! to instants.
+//!
+//! Not here: what runs on a schedule (`nodeletd::timers` of the agent). Start with [`Schedule`].
 
 use std::fmt;
 use std::str::FromStr;

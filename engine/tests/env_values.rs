@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use engine::env::{
-    EnvError, KEYS, KubeEnv, MAX_FILE_BYTES, MAX_FILES, SecretText, Source, Value, parse, render,
+    EnvError, KEYS, KubeEnv, MAX_FILE_BYTES, MAX_FILES, SecretText, SettingValue, Source, parse,
+    render,
 };
 use proptest::prelude::*;
 
@@ -32,11 +33,11 @@ fn files_are_sorted_by_name_and_later_wins() {
         ),
     ])
     .expect("both are valid");
-    assert_eq!(env.get("USE_CGROUPS"), Some(&Value::Bool(false)));
-    assert_eq!(env.get("MAX_NAT_CONN"), Some(&Value::Integer(0)));
+    assert_eq!(env.get("USE_CGROUPS"), Some(&SettingValue::Bool(false)));
+    assert_eq!(env.get("MAX_NAT_CONN"), Some(&SettingValue::Integer(0)));
     assert_eq!(
         env.get("EXTERNAL_DNS_NAME"),
-        Some(&Value::Text(String::new()))
+        Some(&SettingValue::Text(String::new()))
     );
     assert_eq!(
         env.source_of("USE_CGROUPS").map(ToString::to_string),
@@ -84,10 +85,15 @@ fn positions_are_right_in_every_style() {
     }
     assert_eq!(
         env.get("DOCKERHUB_ID"),
-        Some(&Value::Text("K8S_API_PORT: 1\n\n# no comment\n".into()))
+        Some(&SettingValue::Text(
+            "K8S_API_PORT: 1\n\n# no comment\n".into()
+        ))
     );
-    assert_eq!(env.get("NO_PROXY"), Some(&Value::Text("0755".into())));
-    assert_eq!(env.get("MAX_PODS"), Some(&Value::Integer(7)));
+    assert_eq!(
+        env.get("NO_PROXY"),
+        Some(&SettingValue::Text("0755".into()))
+    );
+    assert_eq!(env.get("MAX_PODS"), Some(&SettingValue::Integer(7)));
 }
 
 #[test]
@@ -308,6 +314,6 @@ proptest! {
         let yaml = serde_yaml::to_string(&pairs).expect("any text is YAML");
         let env = KubeEnv::resolve(vec![file("f", &yaml)]);
         let env = env.map_err(|problems| TestCaseError::fail(format!("{yaml}: {problems:?}")))?;
-        prop_assert_eq!(env.get("DOCKERHUB_ID"), Some(&Value::Text(text)));
+        prop_assert_eq!(env.get("DOCKERHUB_ID"), Some(&SettingValue::Text(text)));
     }
 }

@@ -1,9 +1,10 @@
 //! What the tests of this package share: the repository's files, cases, bring-ups on fake hosts, the program,
 //! and the comparison of a prediction with what was done.
 //!
-//! Every test file in `tests/` is one boundary: `plans` the plans that a role makes for hosts, `diagnostics` the messages about an
-//! author's mistakes, `phases` how phases behave when things go wrong, `rollback` what a failed phase may touch, `crashes` the run
-//! after an interrupted one, `properties` what holds of any plan, `cli` how the program answers.
+//! The tests are in `tests/tests/`, by topic: `scripts` has the plans that a role makes, and the messages about an author's mistakes; `apply`
+//! how phases behave, also when things go wrong; `undo` what a rollback, a clean and a recovery touch; `repair` restarts, renewals and
+//! rotations; `crashes` the run after an interrupted one; `properties` what holds of any plan; `cli` how the program answers; `pages` and
+//! `modules` the pages and the structure of the sources. Not here: tests on lab hosts (`tests/lab`). Start with `Bringup`.
 
 mod bringup;
 mod case;

@@ -18,8 +18,9 @@ const ORDERED: [(&str, &str); 2] = [
 ];
 
 /// All sources.
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "engine/src",
+    "engine/tests",
     "agents/nodelet/src",
     "crates",
     "lab/src",
@@ -29,11 +30,15 @@ const SOURCES: [&str; 8] = [
     "tests/lab",
 ];
 
-/// Sources of one crate each.
-const CRATES: [&str; 7] = [
+/// Sources of one crate each; in `engine/tests` each file is a crate.
+const CRATES: [&str; 11] = [
     "engine/src",
+    "engine/tests",
     "agents/nodelet/src",
+    "crates/atomic-files/src",
+    "crates/child-process/src",
     "crates/daemon/src",
+    "crates/traced/src",
     "lab/src",
     "xtask/src",
     "tests/src",

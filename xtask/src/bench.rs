@@ -1,5 +1,8 @@
 //! `cargo xtask bench`: nodelet measured, beside `kubeadm` of the same source on the same hosts. It tells figures and whether targets
 //! are met; nothing fails for being slow.
+//!
+//! `bringup`, `plans` and `repairs` measure the parts that `--only` names; `figures` compares figures with targets and prints them. Not
+//! here: the faults that are repaired (`lab::fault`). Start with `bringup`.
 
 mod bringup;
 mod figures;

@@ -1,5 +1,8 @@
 //! The project's own commands: the lab (`up`, `down`, `status`, `shell`, `kubectl`), the tests (`test`, `ci`, `soak`) and the
 //! figures (`bench`).
+//!
+//! Not here: what a lab is made of (the crate `lab`), and the tests themselves (`tests/`). Start with [`Command`]: each of its variants names
+//! the module that does the work.
 
 mod bench;
 mod labs;

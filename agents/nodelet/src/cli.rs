@@ -1,4 +1,6 @@
-//! The arguments of `nodelet`, as its help shows them. The arguments of `nodeletd` are in `nodeletd`.
+//! The arguments of `nodelet`, as its help shows them.
+//!
+//! Not here: the arguments of `nodeletd` (`nodeletd`), and what a command does (`commands`). Start with [`Command`].
 
 use std::path::PathBuf;
 

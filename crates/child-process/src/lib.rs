@@ -3,6 +3,9 @@
 //! A program starts without a shell, in a process group of its own. Its deadline kills the whole group. [`piped`] or [`start`] starts it,
 //! and [`Running::attend`] blocks until it has ended. A future runs `attend` on another thread and keeps a [`Guard`]: if the future is
 //! dropped, the group is killed and `attend` returns.
+//!
+//! Not here: which environment a program gets, and what its output means; its callers decide that (`host::live::process` of the engine,
+//! `daemon::child`, `lab::command`). Start with [`Running::attend`].
 
 mod tail;
 

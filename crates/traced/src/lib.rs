@@ -1,6 +1,7 @@
 //! The system calls of a test's own code, in order: for tests of what is on the disk at which time. It needs `strace`.
 //!
-//! Not here: traces of other programs. Tests of `crates/daemon` (`files`) and of the engine (`host::live::files::durable`) use it.
+//! Not here: traces of other programs. Tests of `crates/daemon` (`files`) and of the engine (`host::live::files::durable`) use it. Start with
+//! [`calls`].
 
 #![forbid(unsafe_code)]
 

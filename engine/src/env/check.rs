@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::key::{Key, Kind};
 use super::names;
 use super::suggest::closest_word;
-use super::value::{SecretText, Value};
+use super::value::{SecretText, SettingValue};
 use crate::env::source::layers::MAX_VALUE_BYTES;
 use crate::schedule::Schedule;
 
@@ -23,7 +23,7 @@ pub struct Refusal {
 
 impl Key {
     /// The value that `text` stands for. The empty text is a value only if it is the default.
-    pub fn parse(&self, text: &str) -> Result<Value, Refusal> {
+    pub fn parse(&self, text: &str) -> Result<SettingValue, Refusal> {
         if text.len() > MAX_VALUE_BYTES {
             return Err(refusal(format!("at most {MAX_VALUE_BYTES} bytes"), None));
         }
@@ -36,7 +36,7 @@ impl Key {
             value(self.kind, text).map_err(|help| refusal(self.kind.to_string(), help))?
         };
         Ok(if self.secret {
-            Value::Secret(SecretText::new(self.name, text.to_owned()))
+            SettingValue::Secret(SecretText::new(self.name, text.to_owned()))
         } else {
             value
         })
@@ -48,10 +48,10 @@ impl Key {
     }
 
     /// The value that says "not chosen".
-    fn empty(&self) -> Value {
+    fn empty(&self) -> SettingValue {
         match self.kind {
-            Kind::FlagList | Kind::UrlList => Value::List(Vec::new()),
-            _ => Value::Text(String::new()),
+            Kind::FlagList | Kind::UrlList => SettingValue::List(Vec::new()),
+            _ => SettingValue::Text(String::new()),
         }
     }
 }
@@ -61,31 +61,34 @@ fn refusal(expected: String, help: Option<String>) -> Refusal {
 }
 
 /// The value of one kind, or a help text.
-fn value(kind: Kind, text: &str) -> Result<Value, Option<String>> {
-    let known = |good: bool| good.then(|| Value::Text(text.to_owned())).ok_or(None);
+fn value(kind: Kind, text: &str) -> Result<SettingValue, Option<String>> {
+    let known = |good: bool| {
+        good.then(|| SettingValue::Text(text.to_owned()))
+            .ok_or(None)
+    };
     match kind {
         Kind::Bool => boolean(text),
         Kind::Integer { min, max } => number(text)
             .filter(|number| (min..=max).contains(number))
-            .map(Value::Integer)
+            .map(SettingValue::Integer)
             .ok_or(None),
         Kind::Port => number(text)
             .filter(|number| (1..=65_535).contains(number))
-            .map(Value::Integer)
+            .map(SettingValue::Integer)
             .ok_or(None),
-        Kind::Text => Ok(Value::Text(text.to_owned())),
-        Kind::Name if names::is_dns_name(text) => Ok(Value::Text(text.to_owned())),
+        Kind::Text => Ok(SettingValue::Text(text.to_owned())),
+        Kind::Name if names::is_dns_name(text) => Ok(SettingValue::Text(text.to_owned())),
         Kind::Name => Err(lower_case(text)),
-        Kind::Address => text.parse().map(Value::Address).map_err(|_| None),
+        Kind::Address => text.parse().map(SettingValue::Address).map_err(|_| None),
         Kind::HostOrAddress => match text.parse::<IpAddr>() {
-            Ok(address) => Ok(Value::Address(address)),
-            Err(_) if names::is_host_name(text) => Ok(Value::Text(text.to_owned())),
+            Ok(address) => Ok(SettingValue::Address(address)),
+            Err(_) if names::is_host_name(text) => Ok(SettingValue::Text(text.to_owned())),
             Err(_) => Err(lower_case(text)),
         },
         Kind::Cidr => network(text),
         Kind::Path => known(is_path(text)),
         Kind::Duration { min, max } => duration(text, min, max),
-        Kind::Choice(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
+        Kind::Choice(words) if words.contains(&text) => Ok(SettingValue::Text(text.to_owned())),
         Kind::Choice(words) => Err(closest_word(&text.to_lowercase(), words.iter().copied())
             .map(|word| format!("did you mean `{word}`?"))),
         Kind::FlagList => flags(text),
@@ -94,7 +97,7 @@ fn value(kind: Kind, text: &str) -> Result<Value, Option<String>> {
             items
                 .iter()
                 .all(|item| names::is_http_url(item))
-                .then_some(Value::List(items))
+                .then_some(SettingValue::List(items))
                 .ok_or(None)
         }
         Kind::ProxyUrl => known(names::is_http_url(text)),
@@ -102,7 +105,7 @@ fn value(kind: Kind, text: &str) -> Result<Value, Option<String>> {
         Kind::Uuid => known(names::is_uuid(text)),
         Kind::Cron => text
             .parse::<Schedule>()
-            .map(|_| Value::Text(text.to_owned()))
+            .map(|_| SettingValue::Text(text.to_owned()))
             .map_err(|error| Some(error.to_string())),
         Kind::ImageReference => known(names::is_image(text)),
         Kind::Registry => known(names::is_registry(text)),
@@ -122,10 +125,10 @@ fn value(kind: Kind, text: &str) -> Result<Value, Option<String>> {
     }
 }
 
-fn boolean(text: &str) -> Result<Value, Option<String>> {
+fn boolean(text: &str) -> Result<SettingValue, Option<String>> {
     match text {
-        "true" => Ok(Value::Bool(true)),
-        "false" => Ok(Value::Bool(false)),
+        "true" => Ok(SettingValue::Bool(true)),
+        "false" => Ok(SettingValue::Bool(false)),
         _ => Err(match text.to_lowercase().as_str() {
             "true" | "yes" | "on" | "y" | "1" => Some("write `true`".to_owned()),
             "false" | "no" | "off" | "n" | "0" => Some("write `false`".to_owned()),
@@ -146,7 +149,7 @@ fn lower_case(text: &str) -> Option<String> {
     (lower != text && names::is_dns_name(&lower)).then(|| format!("write `{lower}`"))
 }
 
-fn network(text: &str) -> Result<Value, Option<String>> {
+fn network(text: &str) -> Result<SettingValue, Option<String>> {
     // ipnet reads numbers with leading zeros as decimal; other programs read them as octal.
     let plain = text
         .split_once('/')
@@ -158,7 +161,7 @@ fn network(text: &str) -> Result<Value, Option<String>> {
             .then(|| "the prefix length is missing".to_owned()));
     };
     if network.trunc() == network {
-        Ok(Value::Cidr(network))
+        Ok(SettingValue::Cidr(network))
     } else {
         Err(Some(format!("write `{}`", network.trunc())))
     }
@@ -172,19 +175,19 @@ fn is_path(text: &str) -> bool {
     })
 }
 
-fn duration(text: &str, min: u64, max: u64) -> Result<Value, Option<String>> {
+fn duration(text: &str, min: u64, max: u64) -> Result<SettingValue, Option<String>> {
     if names::is_plain_number(text) {
         return Err(Some(format!("the unit is missing, as in `{text}s`")));
     }
     humantime::parse_duration(text)
         .ok()
         .filter(|span| (Duration::from_secs(min)..=Duration::from_secs(max)).contains(span))
-        .map(Value::Duration)
+        .map(SettingValue::Duration)
         .ok_or(None)
 }
 
 /// Splits before `,--`, so that a flag's own commas stay with it.
-fn flags(text: &str) -> Result<Value, Option<String>> {
+fn flags(text: &str) -> Result<SettingValue, Option<String>> {
     let mut items: Vec<String> = Vec::new();
     for part in text.split(',') {
         match items.last_mut() {
@@ -196,7 +199,7 @@ fn flags(text: &str) -> Result<Value, Option<String>> {
         }
     }
     match items.iter().find(|item| !names::is_flag(item)) {
-        None => Ok(Value::List(items)),
+        None => Ok(SettingValue::List(items)),
         // Flags may contain credentials, so the message gives the position and not the text.
         Some(bad) => Err(items
             .iter()
@@ -248,7 +251,7 @@ mod tests {
         }
         assert_eq!(
             key("API_SERVER_FLAGS").parse("--a=1,2,--b"),
-            Ok(Value::List(vec!["--a=1,2".into(), "--b".into()])),
+            Ok(SettingValue::List(vec!["--a=1,2".into(), "--b".into()])),
         );
     }
 

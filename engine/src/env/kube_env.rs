@@ -10,7 +10,7 @@ use super::error::{EnvError, Found};
 use super::key::{DefaultValue, Key, Kind};
 use super::keys::KEYS;
 use super::rules;
-use super::value::{SecretText, Value};
+use super::value::{SecretText, SettingValue};
 use crate::env::source::layers::{Merge, Setting};
 use crate::env::source::place::Source;
 
@@ -56,7 +56,7 @@ impl KubeEnv {
     }
 
     /// The value of a key of the table, or of a role's parameter that is set; `None` for any other name.
-    pub fn get(&self, name: &str) -> Option<&Value> {
+    pub fn get(&self, name: &str) -> Option<&SettingValue> {
         self.setting(name).map(|setting| &setting.value)
     }
 
@@ -70,8 +70,8 @@ impl KubeEnv {
     }
 
     /// Every key with its value, sorted by name; also those of the role's parameters that are set.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        let mut all: BTreeMap<&str, &Value> = BTreeMap::new();
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &SettingValue)> {
+        let mut all: BTreeMap<&str, &SettingValue> = BTreeMap::new();
         for (name, setting) in &self.settings {
             all.insert(name, &setting.value);
         }
@@ -87,7 +87,7 @@ impl KubeEnv {
         self.of_role
             .iter()
             .filter_map(|(name, setting)| match &setting.value {
-                Value::Secret(text) => Some((name.as_str(), text, &setting.source)),
+                SettingValue::Secret(text) => Some((name.as_str(), text, &setting.source)),
                 _ => None,
             })
     }
@@ -97,7 +97,7 @@ impl KubeEnv {
         let paths = KEYS.iter().filter(|key| key.kind == Kind::Path);
         paths
             .filter_map(|key| match self.get(key.name)? {
-                Value::Text(path) if !path.is_empty() => Some(path.clone()),
+                SettingValue::Text(path) if !path.is_empty() => Some(path.clone()),
                 _ => None,
             })
             .collect()
@@ -115,7 +115,7 @@ impl KubeEnv {
 
     fn services(&self) -> IpNet {
         match self.get("SERVICES_CIDR") {
-            Some(Value::Cidr(network)) => *network,
+            Some(SettingValue::Cidr(network)) => *network,
             _ => unreachable!("SERVICES_CIDR is a network with a default"),
         }
     }

@@ -38,4 +38,4 @@ pub use source::parse::{Assignment, MAX_ENV_BYTES, parse};
 pub use source::place::{Place, Source};
 pub use suggest::closest;
 pub use template::template;
-pub use value::{SecretText, Value};
+pub use value::{SecretText, SettingValue};

@@ -6,7 +6,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::error::EnvError;
-use super::value::Value;
+use super::value::SettingValue;
 use crate::env::source::layers::{Layered, Setting};
 use crate::env::source::place::Place;
 
@@ -35,7 +35,7 @@ pub(crate) fn check(settings: &Layered) -> Vec<EnvError> {
 struct Settings<'a>(&'a Layered);
 
 impl<'a> Settings<'a> {
-    fn get(self, name: &str) -> Option<&'a Value> {
+    fn get(self, name: &str) -> Option<&'a SettingValue> {
         self.0.get(name).map(|setting: &Setting| &setting.value)
     }
 
@@ -55,21 +55,21 @@ impl<'a> Settings<'a> {
 
     fn network(self, name: &str) -> Option<IpNet> {
         match self.get(name)? {
-            Value::Cidr(network) => Some(*network),
+            SettingValue::Cidr(network) => Some(*network),
             _ => None,
         }
     }
 
     fn address(self, name: &str) -> Option<IpAddr> {
         match self.get(name)? {
-            Value::Address(address) => Some(*address),
+            SettingValue::Address(address) => Some(*address),
             _ => None,
         }
     }
 
     fn integer(self, name: &str) -> Option<i64> {
         match self.get(name)? {
-            Value::Integer(number) => Some(*number),
+            SettingValue::Integer(number) => Some(*number),
             _ => None,
         }
     }
@@ -169,7 +169,7 @@ fn addresses(settings: Settings<'_>) -> Vec<EnvError> {
             let problem = format!("{address} is {what}, other hosts cannot reach it");
             settings.broken(key, &[], problem)
         };
-        if settings.get(key) == Some(&Value::Text("localhost".to_owned())) {
+        if settings.get(key) == Some(&SettingValue::Text("localhost".to_owned())) {
             problems.push(cannot_be_reached("localhost", "this host only"));
         }
         let Some(address) = settings.address(key) else {
@@ -211,10 +211,10 @@ fn unreachable(address: IpAddr) -> Option<&'static str> {
 /// keepalived runs only if both the virtual IP and its interface are chosen; one without the other is a mistake.
 fn virtual_ip(settings: Settings<'_>) -> Vec<EnvError> {
     let enabled_key = "MASTER_VIP_ENABLED";
-    let Some(Value::Bool(enabled)) = settings.get(enabled_key) else {
+    let Some(SettingValue::Bool(enabled)) = settings.get(enabled_key) else {
         return Vec::new();
     };
-    let empty = |name: &str| settings.get(name).map(Value::is_empty);
+    let empty = |name: &str| settings.get(name).map(SettingValue::is_empty);
     let mut problems = Vec::new();
     let mut broken = |key, problem: &str| {
         problems.push(settings.broken(key, &[enabled_key], problem));
@@ -225,7 +225,7 @@ fn virtual_ip(settings: Settings<'_>) -> Vec<EnvError> {
                 broken(key, "required because MASTER_VIP_ENABLED is `true`");
             }
         }
-        if matches!(settings.get("MASTER_IP"), Some(Value::Text(_))) {
+        if matches!(settings.get("MASTER_IP"), Some(SettingValue::Text(_))) {
             broken(
                 "MASTER_IP",
                 "must be an IP address because MASTER_VIP_ENABLED is `true`",
@@ -316,7 +316,7 @@ fn directories(settings: Settings<'_>) -> Vec<EnvError> {
     let chosen: Vec<(&'static str, &Path)> = DIRECTORIES
         .into_iter()
         .filter_map(|key| match settings.get(key)? {
-            Value::Text(path) if !path.is_empty() => Some((key, Path::new(path))),
+            SettingValue::Text(path) if !path.is_empty() => Some((key, Path::new(path))),
             _ => None,
         })
         .collect();
@@ -387,7 +387,7 @@ fn ports(settings: Settings<'_>) -> Vec<EnvError> {
 /// kubelet's static policy needs CPUs that are kept for the system.
 fn reserved_cpus(settings: Settings<'_>) -> Option<EnvError> {
     let (key, cpus_key) = ("CPU_MANAGER_POLICY", "RESERVED_CPUS");
-    let is_static = settings.get(key) == Some(&Value::Text("static".to_owned()));
+    let is_static = settings.get(key) == Some(&SettingValue::Text("static".to_owned()));
     let reserved = settings.get(cpus_key)?;
     (is_static && reserved.is_empty()).then(|| {
         let problem = format!(

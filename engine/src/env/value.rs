@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 /// A checked value. The empty value of a key that may be empty is `Text("")`, an empty list or an empty secret,
 /// also for a kind such as an integer.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Value {
+pub enum SettingValue {
     /// `true` or `false`.
     Bool(bool),
     /// A whole number, a port among them.
@@ -30,7 +30,7 @@ pub enum Value {
     Secret(SecretText),
 }
 
-impl Value {
+impl SettingValue {
     /// Whether the value is the empty text, list or secret: "not chosen".
     pub fn is_empty(&self) -> bool {
         match self {
@@ -47,7 +47,7 @@ impl Value {
 }
 
 /// The text that stands in kube.env; for a secret its reference.
-impl fmt::Display for Value {
+impl fmt::Display for SettingValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bool(value) => value.fmt(f),
@@ -62,7 +62,7 @@ impl fmt::Display for Value {
     }
 }
 
-impl fmt::Debug for Value {
+impl fmt::Debug for SettingValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => write!(f, "{text:?}"),
@@ -87,7 +87,7 @@ pub(crate) fn duration_text(span: Duration) -> String {
 }
 
 /// Booleans, numbers and lists keep their type; the rest is text as in kube.env, secrets as references.
-impl Serialize for Value {
+impl Serialize for SettingValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Bool(value) => serializer.serialize_bool(*value),

@@ -1,7 +1,7 @@
 //! How each preflight requirement judges the facts. Every message says what is wrong, with numbers, and what to try.
 //!
 //! Pure: facts and a requirement in, a verdict out. `network` has addresses, ports and interfaces. Not here: the types of requirements
-//! (`preflight`), and how facts are taken (`gather`).
+//! (`preflight`), and how facts are taken (`gather`). Start with `no_swap`, which is short: all the others have its form.
 
 use super::fact_query::FactQuery;
 use super::model::{Disk, Facts, VIRTUAL_SERVICES};

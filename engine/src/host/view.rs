@@ -138,8 +138,8 @@ pass_on!(Files {
     to_change remove(path: &Path) -> ();
     to_change remove_tree(path: &Path) -> ();
     to_change unmount_below(path: &Path) -> ();
-    to_change mark_late(path: &Path, why: &str) -> ();
-    to_read is_late(path: &Path) -> bool;
+    to_change mark_unknown(path: &Path, why: &str) -> ();
+    to_read is_unknown(path: &Path) -> bool;
     to_read space(path: &Path) -> Space;
 } {
     fn reads_payload(&self) -> bool {

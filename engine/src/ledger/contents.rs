@@ -158,7 +158,7 @@ fn parse_into(contents: &mut LedgerContents, path: &Path, bytes: &[u8]) -> Resul
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let text = std::str::from_utf8(line)
             .map_err(|_| corrupt(path, number, "it is not text".to_owned()))?;
-        if let Some(other) = other_version(path, text) {
+        if let Some(other) = other_version(path, number, text) {
             return Err(other);
         }
         let record = contents
@@ -184,19 +184,27 @@ fn corrupt(path: &Path, line: usize, problem: String) -> LedgerError {
 }
 
 /// The error for a header of another version.
-fn other_version(path: &Path, text: &str) -> Option<LedgerError> {
+fn other_version(path: &Path, line: usize, text: &str) -> Option<LedgerError> {
     // Lines of the chain begin with their number.
     if !text.starts_with("{\"r\":") {
         return None;
     }
     let json: serde_json::Value = serde_json::from_str(text).ok()?;
     let found = (json["r"] == "header").then(|| json["version"].as_u64())??;
-    let (path, known) = (path.to_owned(), VERSION);
     let found = u32::try_from(found).unwrap_or(u32::MAX);
-    match found.cmp(&known) {
-        Ordering::Less => Some(LedgerError::Older { path, found, known }),
+    match found.cmp(&VERSION) {
+        Ordering::Less => {
+            let problem = format!(
+                "its format has version {found}, this program reads version {VERSION} only"
+            );
+            Some(corrupt(path, line, problem))
+        }
         Ordering::Equal => None,
-        Ordering::Greater => Some(LedgerError::Newer { path, found, known }),
+        Ordering::Greater => Some(LedgerError::Newer {
+            path: path.to_owned(),
+            found,
+            known: VERSION,
+        }),
     }
 }
 

@@ -38,16 +38,6 @@ pub enum LedgerError {
         /// Ours.
         known: u32,
     },
-    /// It was written by an older program, in a form that was never released.
-    #[error("read the ledger {}: its format has version {found}, this program reads version {known} only; {RECOVER}", path.display())]
-    Older {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-        /// Ours.
-        known: u32,
-    },
     /// There is no ledger where there was one, or where a role is installed. A clean with a new one would take nothing
     /// of that back.
     #[error("use the ledger {}: it is missing or empty, but this host has {}; {RECOVER}", path.display(), evidence.join(", "))]
@@ -65,7 +55,7 @@ pub enum LedgerError {
         /// What it does not know.
         evidence: Vec<String>,
     },
-    /// A line is not the one that comes next: the file was changed, truncated or replaced.
+    /// A line is not the one that comes next: the file was changed, truncated or replaced, or an older program wrote it.
     #[error("read the ledger {}:{line}: {problem}; {RECOVER}", path.display())]
     Corrupt {
         /// The file.

@@ -21,7 +21,10 @@ pub(super) fn text(settings: &KubeEnv, key: &str) -> String {
 /// The name this host has as a node: its host name, or its address where `USE_HOSTNAME` is off.
 #[must_use]
 pub fn node_name(settings: &KubeEnv, facts: &Facts) -> Option<String> {
-    if matches!(settings.get("USE_HOSTNAME"), Some(env::Value::Bool(false))) {
+    if matches!(
+        settings.get("USE_HOSTNAME"),
+        Some(env::SettingValue::Bool(false))
+    ) {
         facts.address.map(|address| address.to_string())
     } else {
         Some(facts.hostname.to_lowercase())
@@ -75,14 +78,14 @@ pub(super) fn script_context(
 }
 
 /// A setting as scripts see it: flags, numbers and lists typed, the rest as text; secrets by reference.
-fn setting(key: &str, value: &env::Value) -> Value {
+fn setting(key: &str, value: &env::SettingValue) -> Value {
     match value {
-        env::Value::Bool(b) => Value::Bool(*b),
-        env::Value::Integer(n) => Value::Integer(*n),
-        env::Value::List(items) => Value::from(items.clone()),
+        env::SettingValue::Bool(b) => Value::Bool(*b),
+        env::SettingValue::Integer(n) => Value::Integer(*n),
+        env::SettingValue::List(items) => Value::from(items.clone()),
         // An empty secret is no secret: scripts may ask whether it was given.
-        env::Value::Secret(secret) if secret.is_empty() => Value::from(""),
-        env::Value::Secret(_) => Value::Secret(SecretRef(format!("kube/{key}"))),
+        env::SettingValue::Secret(secret) if secret.is_empty() => Value::from(""),
+        env::SettingValue::Secret(_) => Value::Secret(SecretRef(format!("kube/{key}"))),
         other => Value::Text(other.to_string()),
     }
 }
@@ -92,7 +95,7 @@ fn secrets(role: &RolePackage, settings: &KubeEnv) -> BTreeSet<String> {
     let settings = settings
         .iter()
         .filter(|(key, value)| {
-            matches!(value, env::Value::Secret(_)) && !key.starts_with(env::ROLE_PREFIX)
+            matches!(value, env::SettingValue::Secret(_)) && !key.starts_with(env::ROLE_PREFIX)
         })
         .map(|(key, _)| key.to_owned());
     let parameters = role.manifest.parameters.iter();
@@ -213,14 +216,16 @@ fn role_values(
 }
 
 /// A setting as `kube.env` has it: text, and secrets by reference.
-fn variable(role: &RolePackage, key: &str, value: &env::Value) -> Value {
+fn variable(role: &RolePackage, key: &str, value: &env::SettingValue) -> Value {
     match value {
-        env::Value::Secret(secret) if secret.is_empty() => Value::from(""),
+        env::SettingValue::Secret(secret) if secret.is_empty() => Value::from(""),
         // The text of a parameter counts as a secret only as long as the role is not known.
-        env::Value::Secret(text) if key.starts_with(env::ROLE_PREFIX) && !role.is_secret(key) => {
+        env::SettingValue::Secret(text)
+            if key.starts_with(env::ROLE_PREFIX) && !role.is_secret(key) =>
+        {
             Value::from(text.expose())
         }
-        env::Value::Secret(_) => Value::Secret(SecretRef(format!("kube/{key}"))),
+        env::SettingValue::Secret(_) => Value::Secret(SecretRef(format!("kube/{key}"))),
         other => Value::Text(other.to_string()),
     }
 }

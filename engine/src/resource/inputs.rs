@@ -17,7 +17,7 @@ pub(super) async fn digest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult
     let mut hash = Sha256::new();
     for path in paths {
         hash.update(path.as_os_str().as_encoded_bytes());
-        if host.is_late(path).await? {
+        if host.is_unknown(path).await? {
             hash.update([2]);
             continue;
         }
@@ -39,7 +39,7 @@ pub(super) async fn digest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult
 /// The content of one of the files is known only after apply.
 pub(super) async fn wait_until_written(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult<()> {
     for path in paths {
-        if host.is_late(path).await? {
+        if host.is_unknown(path).await? {
             host.read(path, READ_LIMIT).await?;
         }
     }

@@ -17,7 +17,7 @@ use crate::model::Diagnostic;
 const QUOTED: usize = 40;
 
 /// Registers the operators.
-pub(super) fn register(engine: &mut Engine, tape: &Rc<RefCell<Recorder>>) {
+pub(super) fn register(engine: &mut Engine, shared: &Rc<RefCell<Recorder>>) {
     // The fast operators do not look at registered functions.
     engine.set_fast_operators(false);
     let text = TypeId::of::<ImmutableString>();
@@ -27,31 +27,31 @@ pub(super) fn register(engine: &mut Engine, tape: &Rc<RefCell<Recorder>>) {
     let kinds = [text, number, TypeId::of::<bool>(), list];
     for left in kinds {
         for right in kinds.into_iter().filter(|right| *right != left) {
-            compare(engine, tape, "==", [left, right], false);
-            compare(engine, tape, "!=", [left, right], true);
+            compare(engine, shared, "==", [left, right], false);
+            compare(engine, shared, "!=", [left, right], true);
         }
     }
     for operator in ["<", "<=", ">", ">="] {
-        compare(engine, tape, operator, [text, number], false);
-        compare(engine, tape, operator, [number, text], false);
+        compare(engine, shared, operator, [text, number], false);
+        compare(engine, shared, operator, [number, text], false);
     }
     for pair in [[text, list], [list, text], [text, map], [map, text]] {
-        join(engine, tape, "+", pair);
+        join(engine, shared, "+", pair);
     }
     for pair in [[text, list], [text, map]] {
-        join(engine, tape, "+=", pair);
+        join(engine, shared, "+=", pair);
     }
 }
 
 /// Registers a comparison that is a finding, and has this result.
 fn compare(
     engine: &mut Engine,
-    tape: &Rc<RefCell<Recorder>>,
+    shared: &Rc<RefCell<Recorder>>,
     operator: &'static str,
     types: [TypeId; 2],
     result: bool,
 ) {
-    let recorder = Rc::clone(tape);
+    let recorder = Rc::clone(shared);
     engine.register_raw_fn(operator, types, move |cx, args| {
         let (left, right) = (&*args[0], &*args[1]);
         if !asks_for_nothing(left, right) && !asks_for_nothing(right, left) {
@@ -73,11 +73,11 @@ fn compare(
 /// Registers a joining of texts that is a finding.
 fn join(
     engine: &mut Engine,
-    tape: &Rc<RefCell<Recorder>>,
+    shared: &Rc<RefCell<Recorder>>,
     operator: &'static str,
     types: [TypeId; 2],
 ) {
-    let recorder = Rc::clone(tape);
+    let recorder = Rc::clone(shared);
     engine.register_raw_fn(operator, types, move |cx, args| {
         let (left, right) = (&*args[0], &*args[1]);
         let message = format!(
@@ -152,16 +152,16 @@ mod tests {
     /// The findings of an expression, and its result.
     fn evaluate(script: &str) -> (Vec<String>, Dynamic) {
         use rhai::packages::Package as _;
-        let tape = Rc::new(RefCell::new(Recorder::new("phases/example.rhai")));
+        let shared = Rc::new(RefCell::new(Recorder::new("phases/example.rhai")));
         let mut engine = Engine::new_raw();
         rhai::packages::ArithmeticPackage::new().register_into_engine(&mut engine);
         rhai::packages::LogicPackage::new().register_into_engine(&mut engine);
         rhai::packages::MoreStringPackage::new().register_into_engine(&mut engine);
         rhai::packages::BasicArrayPackage::new().register_into_engine(&mut engine);
         engine.set_optimization_level(rhai::OptimizationLevel::None);
-        register(&mut engine, &tape);
+        register(&mut engine, &shared);
         let result = engine.eval::<Dynamic>(script).expect(script);
-        let mut recorder = tape.borrow_mut();
+        let mut recorder = shared.borrow_mut();
         let mut findings = std::mem::take(&mut recorder.findings);
         findings.append(&mut recorder.in_any_case);
         (findings.iter().map(Diagnostic::short).collect(), result)

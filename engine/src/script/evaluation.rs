@@ -36,9 +36,9 @@ pub(super) struct Evaluation {
 
 /// Evaluates a script.
 pub(super) fn evaluate(file: &str, text: &str, readable: &Readable<'_>) -> Evaluation {
-    let tape: SharedRecorder = Rc::new(RefCell::new(Recorder::new(file)));
+    let shared: SharedRecorder = Rc::new(RefCell::new(Recorder::new(file)));
     // One Rhai engine per script: the time limit starts with it, and no state is carried over.
-    let mut engine = interpreter::engine(&tape);
+    let mut engine = interpreter::engine(&shared);
     let mut faults: Vec<Diagnostic> = errors::byte_order_mark(file, text).into_iter().collect();
     // A blank in place of the byte order mark keeps the columns.
     let text = text.replacen('\u{feff}', " ", faults.len());
@@ -46,12 +46,12 @@ pub(super) fn evaluate(file: &str, text: &str, readable: &Readable<'_>) -> Evalu
         file,
         text: &text,
         readable,
-        tape: &tape,
+        recorder: &shared,
         undefined: Vec::new(),
     };
     let ast = script.parse(&engine, &mut faults);
     let is_complete = ast.is_some_and(|ast| script.run(&mut engine, &ast));
-    let mut recorder = tape.take();
+    let mut recorder = shared.take();
     faults.extend(unknown_secrets(&recorder, readable));
     recorder.in_any_case.append(&mut faults);
     Evaluation {
@@ -65,7 +65,7 @@ struct Script<'a> {
     file: &'a str,
     text: &'a str,
     readable: &'a Readable<'a>,
-    tape: &'a SharedRecorder,
+    recorder: &'a SharedRecorder,
     /// Variables that the script uses and that do not exist.
     undefined: Vec<String>,
 }
@@ -74,7 +74,7 @@ impl Script<'_> {
     fn scope(&self) -> Scope<'static> {
         let mut scope = Scope::new();
         for &(name, ref values) in &self.readable.constants {
-            let constant = Namespace::new(name, Rc::clone(values), self.tape);
+            let constant = Namespace::new(name, Rc::clone(values), self.recorder);
             scope.push_constant(name, constant);
         }
         for name in &self.undefined {
@@ -143,7 +143,7 @@ impl Script<'_> {
         loop {
             let mut recorder = Recorder::new(self.file);
             recorder.has_unknown = !self.undefined.is_empty();
-            *self.tape.borrow_mut() = recorder;
+            *self.recorder.borrow_mut() = recorder;
             let Err(error) = engine.run_ast_with_scope(&mut self.scope(), ast) else {
                 return true;
             };
@@ -151,10 +151,10 @@ impl Script<'_> {
                 && tolerated.len() < TOLERATED
                 && tolerated.insert((name.clone(), arguments))
             {
-                interpreter::tolerate(engine, self.tape, &functions, &name, arguments);
+                interpreter::tolerate(engine, self.recorder, &functions, &name, arguments);
                 continue;
             }
-            let mut recorder = self.tape.borrow_mut();
+            let mut recorder = self.recorder.borrow_mut();
             let follows = recorder.has_unknown && errors::may_follow(&error, &self.undefined);
             if !follows {
                 recorder.find_in_any_case(errors::evaluation(self.file, &error, &functions));

@@ -54,8 +54,8 @@ fn processor_time() -> Duration {
     nix::time::clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Makes an engine whose words record to `tape`. Cheap: one per evaluation.
-pub(super) fn engine(tape: &SharedRecorder) -> Engine {
+/// Makes an engine whose words record to `shared`. Cheap: one per evaluation.
+pub(super) fn engine(shared: &SharedRecorder) -> Engine {
     let mut engine = Engine::new_raw();
     rhai::packages::ArithmeticPackage::new().register_into_engine(&mut engine);
     rhai::packages::LogicPackage::new().register_into_engine(&mut engine);
@@ -93,21 +93,21 @@ pub(super) fn engine(tape: &SharedRecorder) -> Engine {
     engine.on_debug(|_, _, _| {});
     Namespace::register(&mut engine);
     Unknown::register(&mut engine);
-    register_late(&mut engine, tape);
-    register_lanes(&mut engine, tape);
-    super::comparison::register(&mut engine, tape);
+    register_late(&mut engine, shared);
+    register_lanes(&mut engine, shared);
+    super::comparison::register(&mut engine, shared);
     macro_rules! register {
-        ($($k:literal)*) => { $( register_word::<$k>(&mut engine, tape); )* };
+        ($($k:literal)*) => { $( register_word::<$k>(&mut engine, shared); )* };
     }
     for_each_word!(register);
     engine
 }
 
-fn register_word<const K: usize>(engine: &mut Engine, tape: &SharedRecorder) {
+fn register_word<const K: usize>(engine: &mut Engine, shared: &SharedRecorder) {
     let word: &'static Word = &WORDS[K];
     engine.register_type_with_name::<Handle<K>>(word.name);
     let any = TypeId::of::<Dynamic>();
-    let recorder = Rc::clone(tape);
+    let recorder = Rc::clone(shared);
     engine.register_raw_fn(word.name, vec![any; word.params.len()], move |cx, args| {
         let args = arguments(args.iter().map(|arg| &**arg), &cx, &recorder)?;
         let mut recorder = recorder.borrow_mut();
@@ -117,7 +117,7 @@ fn register_word<const K: usize>(engine: &mut Engine, tape: &SharedRecorder) {
     for modifier in word.all_modifiers() {
         let mut types = vec![TypeId::of::<Handle<K>>()];
         types.extend(vec![any; modifier.params.len()]);
-        let recorder = Rc::clone(tape);
+        let recorder = Rc::clone(shared);
         engine.register_raw_fn(modifier.name, types, move |cx, args| {
             let handle = args[0]
                 .read_lock::<Handle<K>>()
@@ -133,9 +133,9 @@ fn register_word<const K: usize>(engine: &mut Engine, tape: &SharedRecorder) {
 }
 
 /// Registers `secret` and `output`, and refuses late values in text.
-fn register_late(engine: &mut Engine, tape: &SharedRecorder) {
+fn register_late(engine: &mut Engine, shared: &SharedRecorder) {
     engine.register_type_with_name::<Late>("late value");
-    let recorder = Rc::clone(tape);
+    let recorder = Rc::clone(shared);
     let types = [TypeId::of::<ImmutableString>()];
     engine.register_raw_fn("secret", types, move |cx, args| {
         let name = args[0].to_string();
@@ -154,7 +154,7 @@ fn register_late(engine: &mut Engine, tape: &SharedRecorder) {
         })))
     });
     for name in ["to_string", "to_debug"] {
-        let recorder = Rc::clone(tape);
+        let recorder = Rc::clone(shared);
         engine.register_raw_fn(name, [TypeId::of::<Late>()], move |cx, args| {
             let late = args[0].read_lock::<Late>().map(|late| late.0.to_string()).unwrap_or_default();
             let mut recorder = recorder.borrow_mut();
@@ -173,13 +173,13 @@ fn register_late(engine: &mut Engine, tape: &SharedRecorder) {
 /// types, so the words with this name keep their meaning.
 pub(super) fn tolerate(
     engine: &mut Engine,
-    tape: &SharedRecorder,
+    shared: &SharedRecorder,
     functions: &Rc<[ScriptFunction]>,
     name: &str,
     arguments: usize,
 ) {
     let types = vec![TypeId::of::<Dynamic>(); arguments];
-    let recorder = Rc::clone(tape);
+    let recorder = Rc::clone(shared);
     let functions = Rc::clone(functions);
     let function = name.to_owned();
     engine.register_raw_fn(name, types, move |cx, args| {
@@ -206,13 +206,13 @@ pub(super) fn tolerate(
 }
 
 /// Registers `on_stop`, `on_rollback` and `on_clean`: each evaluates its closure at once, and its steps go to that lane.
-fn register_lanes(engine: &mut Engine, tape: &SharedRecorder) {
+fn register_lanes(engine: &mut Engine, shared: &SharedRecorder) {
     for (name, lane) in [
         ("on_stop", Lane::Stop),
         ("on_rollback", Lane::Rollback),
         ("on_clean", Lane::Clean),
     ] {
-        let recorder = Rc::clone(tape);
+        let recorder = Rc::clone(shared);
         engine.register_raw_fn(name, [TypeId::of::<FnPtr>()], move |cx, args| {
             let closure = args[0].read_lock::<FnPtr>().map(|closure| closure.clone());
             let closure = closure.ok_or("a closure such as || { … } is expected here")?;
@@ -228,9 +228,9 @@ fn register_lanes(engine: &mut Engine, tape: &SharedRecorder) {
 fn arguments<'a>(
     args: impl Iterator<Item = &'a Dynamic>,
     cx: &NativeCallContext,
-    tape: &SharedRecorder,
+    shared: &SharedRecorder,
 ) -> Result<Vec<Argument>, Box<EvalAltResult>> {
-    let has_unknown = tape.borrow().has_unknown;
+    let has_unknown = shared.borrow().has_unknown;
     args.map(|arg| {
         if has_unknown && Unknown::is_in(arg, DEPTH) {
             return Ok(Argument::Unknown);

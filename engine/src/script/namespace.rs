@@ -13,19 +13,19 @@ use crate::model::{Diagnostic, Value, closest};
 pub(super) struct Namespace {
     name: &'static str,
     values: Rc<BTreeMap<String, Value>>,
-    tape: SharedRecorder,
+    recorder: SharedRecorder,
 }
 
 impl Namespace {
     pub(super) fn new(
         name: &'static str,
         values: Rc<BTreeMap<String, Value>>,
-        tape: &SharedRecorder,
+        recorder: &SharedRecorder,
     ) -> Self {
         Self {
             name,
             values,
-            tape: Rc::clone(tape),
+            recorder: Rc::clone(recorder),
         }
     }
 
@@ -53,7 +53,7 @@ impl Namespace {
         if let Some(value) = this.values.get(key.as_str()) {
             return dynamic(value);
         }
-        let mut recorder = this.tape.borrow_mut();
+        let mut recorder = this.recorder.borrow_mut();
         let span = recorder.span(cx.call_position());
         let message = format!("there is no `{}.{key}`", this.name);
         let meant = closest(&key, this.values.keys().map(String::as_str));

@@ -3,6 +3,9 @@
 //!
 //! Labs share this machine's kernel and its version of control groups. Tests that need another kernel, but no systemd, no docker
 //! and no disk, use a micro machine: [`Micro::prepare`] fetches emulator and kernel, and a test fills and runs a [`Machine`].
+//!
+//! Not here: the tests that run on it (`tests/lab/tests/micro`), and virtual machines with systemd (`topology::host`). Start with
+//! [`Machine::run`].
 
 pub(crate) mod initramfs;
 

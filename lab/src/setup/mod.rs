@@ -1,7 +1,9 @@
 //! The set-up as a whole: from a machine with Rust and apt to everything a lab is made of.
 //!
 //! [`Setup::run`] takes the steps in `steps/`, one file each. Each makes an artifact in the cache, or finds it there. `oci` is what the
-//! wrapper of runc changes. Start with [`Setup::run`].
+//! wrapper of runc changes.
+//!
+//! Not here: the cache (`cache`), and the hosts that are made of the artifacts (`topology`). Start with [`Setup::run`].
 
 pub mod oci;
 pub(crate) mod steps;

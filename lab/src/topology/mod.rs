@@ -4,7 +4,7 @@
 //! `network` finds a free subnet, `outer_docker` is the daemon whose containers are the hosts, `record` is the file about a lab, and
 //! `down` removes everything.
 //!
-//! What hosts are made of is in `setup`. What a role does with them is not known here.
+//! What hosts are made of is in `setup`. What a role does with them is not known here. Start with [`Lab::create`].
 
 pub mod down;
 pub mod host;

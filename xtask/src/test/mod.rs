@@ -4,6 +4,8 @@
 //! [`job`] defines the jobs, [`build`] compiles the test programs, [`schedule`] decides what runs next, [`mod@run`] runs it and
 //! reports. Suites on lab hosts mostly wait, so several of them run at a time. Jobs that compute run beside them at idle priority,
 //! so that they do not delay a suite past its deadline.
+//!
+//! Not here: soaks (`soak`), and labs for suites (`temporary_lab`). Start with [`job`].
 
 mod build;
 mod job;

@@ -12,7 +12,7 @@ use engine::kubernetes::etcd_backup::{ClusterIdentity, SNAPSHOT, TIMER, too_old}
 use engine::model::count;
 
 use crate::cli::{EtcdBackupArgs, EtcdCommand, EtcdListArgs, EtcdVerifyArgs, RoleArgs};
-use crate::etcd::{self, Backups, Etcd, Interrupted, Stored};
+use crate::etcd::{self, AlarmKind, Backups, Etcd, Interrupted, Stored};
 use crate::inputs;
 use crate::nodeletd::timers;
 use crate::output::exit::Exit;
@@ -263,12 +263,9 @@ struct EtcdReport {
 
 async fn ask() -> Result<EtcdReport> {
     let etcd = Etcd::member().await?;
-    let alarms = etcd.alarms().await?.into_iter().map(|alarm| {
-        if alarm.starts_with("NOSPACE") {
-            format!("{alarm}: etcd refuses writes; compact and defragment it, then `etcdctl alarm disarm`, or raise ETCD_QUOTA_BACKEND_BYTES")
-        } else {
-            format!("{alarm}: see `etcdctl alarm list`")
-        }
+    let alarms = etcd.alarms().await?.into_iter().map(|alarm| match alarm.kind {
+        AlarmKind::NoSpace => format!("{alarm}: etcd refuses writes; compact and defragment it, then `etcdctl alarm disarm`, or raise ETCD_QUOTA_BACKEND_BYTES"),
+        AlarmKind::Corrupt | AlarmKind::Other(_) => format!("{alarm}: see `etcdctl alarm list`"),
     });
     Ok(EtcdReport {
         size: etcd.status().await?.size,

@@ -68,8 +68,8 @@ fn text(recovered: &Recovered, dry_run: bool) -> String {
     }
     if !recovered.unknown.is_empty() {
         let _ = writeln!(text, "not known ({}):", recovered.unknown.len());
-        for told in &recovered.unknown {
-            let _ = writeln!(text, "  ? {told}");
+        for unknown in &recovered.unknown {
+            let _ = writeln!(text, "  ? {unknown}");
         }
     }
     if !recovered.unused_contents.is_empty() {

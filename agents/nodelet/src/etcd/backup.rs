@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::retention::{Aged, expendable};
 use super::settings::Backups;
 use super::store;
-use crate::etcd::client::api::Etcd;
+use crate::etcd::client::api::{AlarmKind, Etcd};
 use crate::etcd::restore_test::{self, RestoredSnapshot};
 use crate::etcd::store::{directory, snapshot};
 
@@ -115,7 +115,8 @@ async fn clear(backups: &Backups) -> Result<()> {
 async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
     clear(backups).await?;
     let etcd = Etcd::member().await?;
-    if let Some(corrupt) = etcd.alarms().await?.iter().find(|a| a.contains("CORRUPT")) {
+    let alarms = etcd.alarms().await?;
+    if let Some(corrupt) = alarms.iter().find(|one| one.kind == AlarmKind::Corrupt) {
         bail!(
             "back up etcd: it says that its own data is damaged ({corrupt}); see `etcdctl alarm list`"
         );

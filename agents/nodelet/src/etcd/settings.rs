@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use engine::env::{KubeEnv, Value};
+use engine::env::{KubeEnv, SettingValue};
 
 /// The settings of backups on this host.
 #[derive(Debug, Clone)]
@@ -36,11 +36,11 @@ impl Backups {
         };
         let text = |name: &str| anyhow::Ok(value(name)?.to_string());
         let span = |name: &str| match value(name)? {
-            Value::Duration(span) => Ok(*span),
+            SettingValue::Duration(span) => Ok(*span),
             other => anyhow::bail!("understand the setting {name}: {other} is not a duration"),
         };
         let count = match value("ETCD_BACKUP_COUNT")? {
-            Value::Integer(count) => usize::try_from(*count).unwrap_or(1).max(1),
+            SettingValue::Integer(count) => usize::try_from(*count).unwrap_or(1).max(1),
             other => anyhow::bail!("understand ETCD_BACKUP_COUNT: {other} is not a number"),
         };
         let role = text("ROLE")?;
@@ -50,7 +50,7 @@ impl Backups {
             );
         }
         Ok(Self {
-            enabled: matches!(value("ETCD_BACKUP_ENABLED")?, Value::Bool(true)),
+            enabled: matches!(value("ETCD_BACKUP_ENABLED")?, SettingValue::Bool(true)),
             schedule: text("ETCD_BACKUP_SCHEDULE")?,
             directory: text("ETCD_BACKUP_DIR")?.into(),
             count,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use engine::env::{KubeEnv, Source, Value};
+use engine::env::{KubeEnv, SettingValue, Source};
 use engine::host::live::LiveHost;
 use engine::model::STATE;
 use engine::model::old_records::{self, OldRecord};
@@ -110,7 +110,7 @@ fn render(settings: &KubeEnv) -> String {
     decided
         .map(|(name, value)| {
             let text = match value {
-                Value::Secret(secret) => secret.expose().to_owned(),
+                SettingValue::Secret(secret) => secret.expose().to_owned(),
                 value => value.to_string(),
             };
             // A JSON string is a YAML string that no reader takes for a number or a truth value.
@@ -215,8 +215,8 @@ mod tests {
         let file = ("settings.yaml".to_owned(), text.into_bytes());
         let again = KubeEnv::resolve(vec![file]).expect("they are read back");
         for ((name, was), (_, is)) in settings.iter().zip(again.iter()) {
-            let expose = |value: &Value| match value {
-                Value::Secret(secret) => secret.expose().to_owned(),
+            let expose = |value: &SettingValue| match value {
+                SettingValue::Secret(secret) => secret.expose().to_owned(),
                 value => value.to_string(),
             };
             assert_eq!(expose(was), expose(is), "{name}");

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use engine::env::{KubeEnv, Source, Value};
+use engine::env::{KubeEnv, SettingValue, Source};
 use engine::exec::{EventSink, Runner, unmet};
 use engine::facts::{self, FactQuery, Facts};
 use engine::host::live::LiveHost;
@@ -69,7 +69,7 @@ pub(crate) struct SettingSecrets(pub(crate) KubeEnv);
 impl SecretStore for SettingSecrets {
     fn get(&self, secret: &SecretRef) -> Option<String> {
         match self.0.get(secret.0.strip_prefix("kube/")?)? {
-            Value::Secret(text) => Some(text.expose().to_owned()),
+            SettingValue::Secret(text) => Some(text.expose().to_owned()),
             _ => None,
         }
     }
@@ -271,7 +271,7 @@ async fn directory_problems(
     let paths = settings.paths();
     let mut problems = Vec::new();
     for (name, value) in settings.iter() {
-        let (Value::Text(path), Some(source)) = (value, settings.source_of(name)) else {
+        let (SettingValue::Text(path), Some(source)) = (value, settings.source_of(name)) else {
             continue;
         };
         if matches!(source, Source::Default) || !paths.contains(path) {

@@ -139,7 +139,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         }
     }
     let health = Health::default();
-    let (supervisor, outside) = Supervisor::new(
+    let (supervisor, handles) = Supervisor::new(
         worker.clone(),
         state_files,
         signals.shutdown.clone(),
@@ -148,10 +148,10 @@ async fn run(arguments: Arguments) -> Result<()> {
     );
     let timers = (!arguments.once).then(|| {
         let beat = health.part("the timers", timers::ROUND);
-        tokio::spawn(timers::run(worker.clone(), outside.view.clone(), beat))
+        tokio::spawn(timers::run(worker.clone(), handles.view.clone(), beat))
     });
     let shutdown = signals.shutdown.clone();
-    tokio::spawn(api::serve(worker, outside, health.clone(), shutdown));
+    tokio::spawn(api::serve(worker, handles, health.clone(), shutdown));
     systemd::feed_watchdog(signals.shutdown.clone(), health.clone())?;
     systemd::ready();
     // At shutdown it returns by itself, at a safe point of a change that is under way.

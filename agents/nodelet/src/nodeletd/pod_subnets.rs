@@ -10,6 +10,7 @@ use engine::host::ClusterAccess;
 use engine::host::live::{NodeEvent, watch_nodes};
 use tokio::sync::watch;
 
+use crate::nodeletd::state::retry::doubled;
 use crate::pass::Allocation;
 
 /// Pauses between attempts that did not give each node a subnet, and between watches.
@@ -37,7 +38,7 @@ async fn watched(allocation: &Allocation, lacking: &watch::Sender<BTreeSet<Strin
     let access = ClusterAccess {
         kubeconfig: allocation.kubeconfig.clone(),
     };
-    let mut pause = FIRST_PAUSE;
+    let mut short_watches: u32 = 0;
     loop {
         let began = tokio::time::Instant::now();
         // Names from an earlier watch stay until the list of this watch is complete.
@@ -50,10 +51,10 @@ async fn watched(allocation: &Allocation, lacking: &watch::Sender<BTreeSet<Strin
             tracing::debug!("not watching the nodes: {error}");
         }
         if began.elapsed() > LONGEST_PAUSE {
-            pause = FIRST_PAUSE;
+            short_watches = 0;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        short_watches = short_watches.saturating_add(1);
+        tokio::time::sleep(doubled(short_watches, FIRST_PAUSE, LONGEST_PAUSE)).await;
     }
 }
 
@@ -84,7 +85,7 @@ async fn allocate_with_backoff<F: Future<Output = bool>>(
     mut give: impl FnMut() -> F,
     mut none_lacks: impl FnMut(),
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut tries: u32 = 0;
     loop {
         if lacks.borrow().is_empty() {
             none_lacks();
@@ -92,17 +93,17 @@ async fn allocate_with_backoff<F: Future<Output = bool>>(
         if lacks.wait_for(|lacking| !lacking.is_empty()).await.is_err() {
             return;
         }
+        tries = tries.saturating_add(1);
+        let pause = doubled(tries, FIRST_PAUSE, LONGEST_PAUSE);
         if give().await {
             // The watch confirms this in a moment.
             let all_assigned = lacks.wait_for(BTreeSet::is_empty);
             if tokio::time::timeout(pause, all_assigned).await.is_ok() {
-                pause = FIRST_PAUSE;
-                continue;
+                tries = 0;
             }
         } else {
             tokio::time::sleep(pause).await;
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

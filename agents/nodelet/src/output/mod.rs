@@ -3,7 +3,7 @@
 //! This file chooses the report of a run, and remembers the first error of writing to standard output. `error_report` is the report of
 //! a failed command, as text or JSON. `problem` has the problems of refused input, as fields. `exit` has the exit codes.
 //!
-//! The texts about plans and runs are in the engine (`engine::report`). Start with `error_report`.
+//! Not here: the texts about plans and runs (`engine::report`). Start with `error_report`.
 
 pub(crate) mod error_report;
 pub(crate) mod exit;

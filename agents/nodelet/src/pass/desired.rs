@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::env::{KubeEnv, Value};
+use engine::env::{KubeEnv, SettingValue};
 use serde::{Deserialize, Serialize};
 
 /// The settings that nodeletd itself acts on.
@@ -66,10 +66,10 @@ impl Desired {
                 .unwrap_or_default()
         };
         let number = |name: &str, otherwise: u32| match settings.get(name) {
-            Some(Value::Integer(number)) => u32::try_from(*number).unwrap_or(otherwise),
+            Some(SettingValue::Integer(number)) => u32::try_from(*number).unwrap_or(otherwise),
             _ => otherwise,
         };
-        let flag = |name: &str| matches!(settings.get(name), Some(Value::Bool(true)));
+        let flag = |name: &str| matches!(settings.get(name), Some(SettingValue::Bool(true)));
         let usual = Self::default();
         Self {
             service_state: match text("KUBE_SERVICE_STATE").as_str() {
@@ -80,7 +80,7 @@ impl Desired {
             node: text("ROLE"),
             cluster_id: text("CLUSTER_ID"),
             loop_interval: match settings.get("LOOP_INTERVAL") {
-                Some(Value::Duration(interval)) => *interval,
+                Some(SettingValue::Duration(interval)) => *interval,
                 _ => usual.loop_interval,
             },
             full_retry_count: number("FULL_RETRY_COUNT", usual.full_retry_count),

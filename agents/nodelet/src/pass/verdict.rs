@@ -154,7 +154,7 @@ mod tests {
         for (why, about, place) in [
             (
                 "/root/afile is no directory",
-                "backups have a place that lasts (ETCD_BACKUP_DIR)",
+                "backups have a persistent directory (ETCD_BACKUP_DIR)",
                 "/c/b.yaml:2",
             ),
             ("use ROLE=worker on this host", "", "/c/a.yaml:1"),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use daemon::child::Child;
-use engine::env::{KubeEnv, Value};
+use engine::env::{KubeEnv, SettingValue};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -93,7 +93,9 @@ impl Limits {
 /// The limit in percent of one CPU, if the settings ask for one.
 fn wanted(settings: &KubeEnv) -> Option<u32> {
     match (settings.get("USE_CGROUPS"), settings.get("CPU_LIMIT")) {
-        (Some(Value::Bool(true)), Some(Value::Integer(percent))) => u32::try_from(*percent).ok(),
+        (Some(SettingValue::Bool(true)), Some(SettingValue::Integer(percent))) => {
+            u32::try_from(*percent).ok()
+        }
         _ => None,
     }
 }

@@ -10,7 +10,7 @@ use crate::env::error::{EnvError, Found};
 use crate::env::key::Key;
 use crate::env::keys::KEYS;
 use crate::env::suggest::closest;
-use crate::env::value::{SecretText, Value};
+use crate::env::value::{SecretText, SettingValue};
 
 /// Most files that are read.
 pub const MAX_FILES: usize = 64;
@@ -30,7 +30,7 @@ const ROLE_NAME_BYTES: usize = ROLE_PREFIX.len() + 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// The checked value.
-    pub value: Value,
+    pub value: SettingValue,
     /// Where the value comes from.
     pub source: Source,
 }
@@ -235,7 +235,7 @@ impl Merge {
         } else if text.contains('\0') {
             "expected text without NUL characters".to_owned()
         } else {
-            let value = Value::Secret(SecretText::new(key.clone(), text));
+            let value = SettingValue::Secret(SecretText::new(key.clone(), text));
             let source = place.map_or(Source::Given, Source::File);
             self.of_role.insert(key, Setting { value, source });
             return;

@@ -45,7 +45,8 @@ impl Runner<'_> {
         Ok(problems)
     }
 
-    pub(in crate::exec) async fn fits(&self, mode: Mode) -> ResourceResult<bool> {
+    /// Like [`Runner::preflight`], but emits no event and records nothing.
+    pub(in crate::exec) async fn preconditions_hold(&self, mode: Mode) -> ResourceResult<bool> {
         let (problems, _, _) = self.judge(mode).await?;
         Ok(problems.is_empty())
     }

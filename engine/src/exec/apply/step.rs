@@ -78,7 +78,7 @@ impl Runner<'_> {
                 return Err(error);
             }
             if session.mode == Mode::DryRun {
-                self.leave_late(step, &error).await;
+                self.mark_paths_unknown(step, &error).await;
             }
             if session.mode == Mode::DryRun && reported.is_some() {
                 // The change has been reported; how it ends cannot be simulated here.
@@ -125,11 +125,11 @@ impl Runner<'_> {
 
     /// Marks what a step would write as not known, if the step cannot be simulated: a step that reads it is then known
     /// after apply, too.
-    async fn leave_late(&self, step: &PlannedStep, error: &ResourceError) {
+    async fn mark_paths_unknown(&self, step: &PlannedStep, error: &ResourceError) {
         let why = crate::model::chain(error).join(": ");
         for path in step.spec.paths() {
             // If the path may not be read, the steps that need it cannot read it either.
-            let _ = self.host.mark_late(&path, &why).await;
+            let _ = self.host.mark_unknown(&path, &why).await;
         }
     }
 

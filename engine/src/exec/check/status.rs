@@ -599,7 +599,7 @@ impl Runner<'_> {
         check: &PlannedCheck,
     ) -> ResourceResult<()> {
         let started = self.host.elapsed();
-        let mut told = String::new();
+        let mut last_reason = String::new();
         let mut attempt = 1;
         let mut permanent_errors = PermanentErrors::default();
         loop {
@@ -620,13 +620,13 @@ impl Runner<'_> {
                     chain(&error).join(": ")
                 }
             };
-            if reason != told {
+            if reason != last_reason {
                 self.events.emit(Event::CheckWaiting {
                     phase: phase.name.clone(),
                     check: check.name.clone(),
                     reason: reason.clone(),
                 });
-                told.clone_from(&reason);
+                last_reason.clone_from(&reason);
             }
             let now = self.host.elapsed();
             let waited = now.saturating_sub(started);

@@ -114,7 +114,7 @@ impl Runner<'_> {
         }
         // If preconditions do not hold, nothing is ended here, and `run` says why.
         let mut ended = Vec::new();
-        if !phases.is_empty() && self.fits(mode).await? {
+        if !phases.is_empty() && self.preconditions_hold(mode).await? {
             let mut containers = Containers::End;
             if mode == Mode::Apply {
                 let mut trial = self.unwritable(phases).await;

@@ -296,7 +296,7 @@ impl Runner<'_> {
         match tokio::time::timeout(BOUND, pki::key_problem(self.host, spec)).await {
             Ok(Err(error)) if error.is_permanent() => Some(error),
             Ok(_) => None,
-            Err(_) => Some(late(
+            Err(_) => Some(deadline(
                 format!("read {} {}", spec.kind(), spec.label()),
                 BOUND,
             )),
@@ -338,7 +338,10 @@ impl Runner<'_> {
         }
         match tokio::time::timeout(READING, image.verify_archive(self.host)).await {
             Ok(brings) => brings.map(drop),
-            Err(_) => Err(late(format!("read {}", image.archive.display()), READING)),
+            Err(_) => Err(deadline(
+                format!("read {}", image.archive.display()),
+                READING,
+            )),
         }
     }
 
@@ -480,7 +483,7 @@ enum Written {
     All,
 }
 
-fn late(action: String, after: Duration) -> ResourceError {
+fn deadline(action: String, after: Duration) -> ResourceError {
     ResourceError::Host(HostError::Deadline { action, after })
 }
 

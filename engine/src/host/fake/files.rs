@@ -40,7 +40,7 @@ impl Files for FakeHost {
             if world.tree.is_directory(path) {
                 return Err(file_error("read", path, ErrorKind::IsADirectory.into()));
             }
-            if let Some(why) = world.tree.late(path) {
+            if let Some(why) = world.tree.why_unknown(path) {
                 let action = format!("read {}", path.display());
                 let why = format!("its content is known after apply: {why}");
                 return Err(HostError::service(action, why));
@@ -209,13 +209,13 @@ impl Files for FakeHost {
         .await
     }
 
-    async fn mark_late(&self, path: &Path, why: &str) -> HostResult<()> {
-        self.with_world_mut(|world| world.mark_late(path, why));
+    async fn mark_unknown(&self, path: &Path, why: &str) -> HostResult<()> {
+        self.with_world_mut(|world| world.mark_unknown(path, why));
         Ok(())
     }
 
-    async fn is_late(&self, path: &Path) -> HostResult<bool> {
-        Ok(self.with_world(|world| world.tree.late(path).is_some()))
+    async fn is_unknown(&self, path: &Path) -> HostResult<bool> {
+        Ok(self.with_world(|world| world.tree.why_unknown(path).is_some()))
     }
 
     async fn space(&self, path: &Path) -> HostResult<Space> {

@@ -4,7 +4,8 @@
 //! needs its directory, a container its image, a unit its file. Tests and dry runs therefore learn what a real host
 //! would have told them. A [`FaultPlan`] makes calls fail, hang, lie or crash; a [`WorldSnapshot`] compares worlds.
 //!
-//! It leaves out what no phase depends on: processes, users, permissions (we are root), real TLS and real packets.
+//! It leaves out what no phase depends on: processes, users, permissions (we are root), real TLS and real packets. Start with `fake_host`,
+//! then `world`; the other modules are the capabilities by topic, as in `host::live`.
 
 mod builder;
 mod clock;

@@ -27,7 +27,7 @@ impl Services for FakeHost {
     async fn unit(&self, name: &str) -> HostResult<UnitState> {
         self.observe("unit", name, DEADLINE, |world| {
             let state = world.unit_state(name);
-            match world.late_unit(name) {
+            match world.why_unit_is_unknown(name) {
                 Some(why) if state.stale => {
                     let why = format!("its file is known after apply: {why}");
                     Err(HostError::service(format!("ask for unit {name}"), why))
@@ -280,7 +280,7 @@ impl World {
     }
 
     /// Why the unit's file or one of its drop-ins is known after apply, if one is.
-    fn late_unit(&self, name: &str) -> Option<String> {
+    fn why_unit_is_unknown(&self, name: &str) -> Option<String> {
         let drop_ins = DIRECTORIES.iter().flat_map(|directory| {
             let folder = Path::new(directory).join(format!("{name}.d"));
             let names = self.tree.names(&folder).into_iter();
@@ -289,8 +289,8 @@ impl World {
         let files = DIRECTORIES
             .iter()
             .map(|directory| Path::new(directory).join(name));
-        let mut late = files.chain(drop_ins);
-        late.find_map(|file| self.tree.late(&file).map(str::to_owned))
+        let mut all = files.chain(drop_ins);
+        all.find_map(|file| self.tree.why_unknown(&file).map(str::to_owned))
     }
 
     fn loaded_text(&self, verb: &str, name: &str) -> HostResult<String> {

@@ -124,14 +124,14 @@ impl Files for OverlayHost<'_> {
         Ok(())
     }
 
-    async fn mark_late(&self, path: &Path, why: &str) -> HostResult<()> {
+    async fn mark_unknown(&self, path: &Path, why: &str) -> HostResult<()> {
         self.before_change(path).await?;
-        self.upper.mark_late(path, why).await
+        self.upper.mark_unknown(path, why).await
     }
 
-    async fn is_late(&self, path: &Path) -> HostResult<bool> {
+    async fn is_unknown(&self, path: &Path) -> HostResult<bool> {
         let real = self.fetch(path, true).await?;
-        self.upper.is_late(&real).await
+        self.upper.is_unknown(&real).await
     }
 
     async fn space(&self, path: &Path) -> HostResult<Space> {

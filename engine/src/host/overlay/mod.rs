@@ -7,6 +7,9 @@
 //!
 //! What is not known is an error, never a guess: an unreadable file, an API server that does not answer. A dry run shows those as known
 //! after apply.
+//!
+//! Not here: the behaviour of the upper world (`host::fake`), and what a dry run makes of the answers (`exec::dry_run`). Start with
+//! `read_through`, then `files`.
 
 mod clock;
 mod docker;

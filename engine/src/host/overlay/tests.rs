@@ -57,22 +57,24 @@ async fn files_are_read_through_and_changed_above() {
 }
 
 #[tokio::test]
-async fn a_late_file_is_read_only_after_it_is_written() {
+async fn an_unknown_file_is_read_only_after_it_is_written() {
     let lower = FakeHost::new().with_file("/etc/a", "old");
     lower.symlink(path("/etc/l"), "/etc/a").await.unwrap();
     lower.clear_journal();
     above(lower, async |host| {
-        host.mark_late(path("/etc/a"), "no subnet yet")
+        host.mark_unknown(path("/etc/a"), "no subnet yet")
             .await
             .unwrap();
-        host.mark_late(path("/etc"), "no subnet yet").await.unwrap();
+        host.mark_unknown(path("/etc"), "no subnet yet")
+            .await
+            .unwrap();
         let error = host.read(path("/etc/l"), 9).await.unwrap_err();
         let told = crate::model::chain(&error).join(": ");
         assert!(told.contains("known after apply: no subnet yet"), "{told}");
-        assert!(host.is_late(path("/etc/l")).await.unwrap());
+        assert!(host.is_unknown(path("/etc/l")).await.unwrap());
         assert!(host.entry(path("/etc/a")).await.unwrap().is_some());
         host.write(path("/etc/a"), b"new", MODE).await.unwrap();
-        assert!(!host.is_late(path("/etc/l")).await.unwrap());
+        assert!(!host.is_unknown(path("/etc/l")).await.unwrap());
         assert_eq!(host.read(path("/etc/a"), 9).await.unwrap().unwrap(), b"new");
     })
     .await;

@@ -144,12 +144,12 @@ pub trait Files {
 
     /// Marks the file at `path` as one that will be written with content that is not known yet. Reading it is an error until it is written.
     /// A dry run marks files on its simulated host; on a real host this does nothing.
-    async fn mark_late(&self, _path: &Path, _why: &str) -> HostResult<()> {
+    async fn mark_unknown(&self, _path: &Path, _why: &str) -> HostResult<()> {
         Ok(())
     }
 
     /// Whether the content of the file at `path` (links are followed) is known only after apply. Never so on a real host.
-    async fn is_late(&self, _path: &Path) -> HostResult<bool> {
+    async fn is_unknown(&self, _path: &Path) -> HostResult<bool> {
         Ok(false)
     }
 

@@ -130,9 +130,12 @@ async fn an_older_format_is_refused_with_a_next_step() {
     host.with_world_mut(|world| world.file(file(), &content));
     assert!(Ledger::read(&host).await.is_err());
     let error = Ledger::open(&host).await.err().unwrap();
-    assert!(matches!(error, LedgerError::Older { .. }), "{error}");
+    assert!(
+        matches!(error, LedgerError::Corrupt { line: 1, .. }),
+        "{error}"
+    );
     let wanted = format!(
-        "ledger.jsonl: its format has version {older}, this program reads version {VERSION} only; `nodelet recover"
+        "ledger.jsonl:1: its format has version {older}, this program reads version {VERSION} only; `nodelet recover"
     );
     assert!(error.to_string().contains(&wanted), "{error}");
     assert_eq!(text(&host).await, content, "what is refused is not touched");

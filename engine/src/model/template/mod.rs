@@ -2,6 +2,8 @@
 //!
 //! A template comes with a role, so it is input from outside. `grammar.rs` allows only syntax that cannot make text longer
 //! without a filter; the filters here, the printed text and the operations of a rendering have limits.
+//!
+//! Not here: which variables a script gives to a template (`script::lower::files`). Start with [`render`].
 
 pub(crate) mod grammar;
 pub(crate) mod systemd;

@@ -102,7 +102,7 @@ impl Resource for FileSpec {
                     })?)
                 }
                 FileSource::Copy(path) | FileSource::GuardedCopy(path)
-                    if cx.host.is_late(path).await? =>
+                    if cx.host.is_unknown(path).await? =>
                 {
                     Err(format!("{} is known after apply", path.display()))
                 }

@@ -11,6 +11,8 @@
 //! clock. Certificates follow RFC 5280: version 3, ECDSA P-256, critical basic constraints and key usage, key
 //! identifiers, random serial numbers below 20 octets. Left out on purpose: revocation lists, and certificate requests to a
 //! remote authority.
+//!
+//! Not here: when certificates are renewed and authorities replaced (`exec::kubernetes`). Start with `authority`, then `certificate`.
 
 mod authority;
 mod certificate;

@@ -2,6 +2,7 @@
 //!
 //! tonic with messages of our own instead of a client library: only four calls are needed, and they need no code generator.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,6 +49,48 @@ pub(crate) struct EtcdStatus {
     pub(crate) size: u64,
     /// The identity etcd itself gave its cluster; it changes with a restore.
     pub(crate) cluster_id: u64,
+}
+
+/// An alarm that is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Alarm {
+    pub(crate) kind: AlarmKind,
+    /// The id of the member that has raised it.
+    pub(crate) member: u64,
+}
+
+/// What an alarm means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AlarmKind {
+    /// The store has reached its quota: etcd refuses writes.
+    NoSpace,
+    /// The data of the member is damaged.
+    Corrupt,
+    /// A kind that this program does not know, by its number.
+    Other(i32),
+}
+
+impl AlarmKind {
+    /// By the number that etcd's protocol gives to it.
+    fn of(number: i32) -> Self {
+        match number {
+            1 => Self::NoSpace,
+            2 => Self::Corrupt,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// For example `NOSPACE of member 8e9e05c52164694d`.
+impl fmt::Display for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            AlarmKind::NoSpace => f.write_str("NOSPACE")?,
+            AlarmKind::Corrupt => f.write_str("CORRUPT")?,
+            AlarmKind::Other(number) => write!(f, "alarm {number}")?,
+        }
+        write!(f, " of member {:x}", self.member)
+    }
 }
 
 impl Etcd {
@@ -106,8 +149,8 @@ impl Etcd {
         })
     }
 
-    /// The alarms that are on, for example `NOSPACE`.
-    pub(crate) async fn alarms(&self) -> Result<Vec<String>> {
+    /// The alarms that are on.
+    pub(crate) async fn alarms(&self) -> Result<Vec<Alarm>> {
         let answer: AlarmResponse = self
             .call(
                 "/etcdserverpb.Maintenance/Alarm",
@@ -116,12 +159,11 @@ impl Etcd {
             )
             .await
             .context("ask etcd for its alarms")?;
-        let names = answer.alarms.iter().map(|alarm| match alarm.alarm {
-            1 => format!("NOSPACE of member {:x}", alarm.member),
-            2 => format!("CORRUPT of member {:x}", alarm.member),
-            other => format!("alarm {other} of member {:x}", alarm.member),
+        let alarms = answer.alarms.iter().map(|alarm| Alarm {
+            kind: AlarmKind::of(alarm.alarm),
+            member: alarm.member,
         });
-        Ok(names.collect())
+        Ok(alarms.collect())
     }
 
     /// The revision at which this etcd is now.
@@ -249,4 +291,20 @@ impl Etcd {
 /// The error that etcd answered with, in etcd's own words.
 pub(in crate::etcd) fn etcd_error(status: &tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{:?}: {}", status.code(), status.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_is_named_with_its_member() {
+        for (number, name) in [(1, "NOSPACE"), (2, "CORRUPT"), (7, "alarm 7")] {
+            let alarm = Alarm {
+                kind: AlarmKind::of(number),
+                member: 0x8e9e,
+            };
+            assert_eq!(alarm.to_string(), format!("{name} of member 8e9e"));
+        }
+    }
 }

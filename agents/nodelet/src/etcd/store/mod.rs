@@ -3,6 +3,9 @@
 //! `etcd-TIME.db` is a verified snapshot and `etcd-TIME.json` its manifest. The manifest is written first and the snapshot is renamed last,
 //! so each snapshot with a final name has been verified and has its manifest. `.etcd-TIME.db.part` is an unfinished snapshot; one that a
 //! killed run left is removed by the next run.
+//!
+//! Not here: how a snapshot is taken and verified (`backup`, `restore_test`), and which backups are removed (`retention`). Start with
+//! [`Stored`].
 
 pub(in crate::etcd) mod directory;
 pub(in crate::etcd) mod snapshot;

@@ -49,9 +49,9 @@ pub(in crate::nodeletd) async fn serve<L: Listener>(
         let its = IdleConnection::default();
         silent.push_back(its.clone());
         tokio::spawn(async move {
-            let asked = Arc::clone(&its.asked);
+            let has_requested = Arc::clone(&its.has_requested);
             let app = service_fn(move |request| {
-                asked.store(true, Ordering::Relaxed);
+                has_requested.store(true, Ordering::Relaxed);
                 app.call(request)
             });
             let serving = http1::Builder::new()
@@ -64,7 +64,7 @@ pub(in crate::nodeletd) async fn serve<L: Listener>(
                 () = its.close.cancelled() => {}
                 _ = tokio::time::timeout(longest, serving) => {}
             }
-            its.asked.store(true, Ordering::Relaxed);
+            its.has_requested.store(true, Ordering::Relaxed);
             drop(place);
         });
     }
@@ -74,13 +74,13 @@ pub(in crate::nodeletd) async fn serve<L: Listener>(
 #[derive(Debug, Clone, Default)]
 struct IdleConnection {
     /// It has sent a request, or is closed.
-    asked: Arc<AtomicBool>,
+    has_requested: Arc<AtomicBool>,
     close: CancellationToken,
 }
 
 impl IdleConnection {
     fn is_one(&self) -> bool {
-        !self.asked.load(Ordering::Relaxed)
+        !self.has_requested.load(Ordering::Relaxed)
     }
 }
 

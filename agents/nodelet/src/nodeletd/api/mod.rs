@@ -49,7 +49,7 @@ const HOLDS: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 struct Shared {
     worker: Worker,
-    outside: Handles,
+    handles: Handles,
     health: Health,
     /// One at a time: each makes a plan and checks the whole host.
     diffs: Arc<Semaphore>,
@@ -83,7 +83,7 @@ async fn diff(State(shared): State<Shared>, Query(query): Query<DiffQuery>) -> R
         let said = "another diff is being made; try again\n";
         return (StatusCode::TOO_MANY_REQUESTS, said).into_response();
     };
-    let view = shared.outside.view.borrow().clone();
+    let view = shared.handles.view.borrow().clone();
     let last_good = view.is_some_and(|view| view.keeps_last_good);
     match shared.worker.diff(query.repair, last_good).await {
         Ok(lines) => ([("content-type", "application/x-ndjson")], lines).into_response(),
@@ -96,7 +96,7 @@ async fn diff(State(shared): State<Shared>, Query(query): Query<DiffQuery>) -> R
 }
 
 async fn status(State(shared): State<Shared>) -> Response {
-    let view = shared.outside.view.borrow().clone();
+    let view = shared.handles.view.borrow().clone();
     match view {
         Some(view) => axum::Json(&*view).into_response(),
         None => (
@@ -108,7 +108,7 @@ async fn status(State(shared): State<Shared>) -> Response {
 }
 
 async fn events(State(shared): State<Shared>) -> Response {
-    let receiver = shared.outside.events.subscribe();
+    let receiver = shared.handles.events.subscribe();
     let lines = futures::stream::unfold(receiver, |mut receiver| async move {
         let line = match receiver.recv().await {
             Ok(line) => format!("{line}\n"),
@@ -131,7 +131,7 @@ async fn check(State(shared): State<Shared>) -> Response {
 }
 
 async fn repair(State(shared): State<Shared>, UrlPath(phase): UrlPath<String>) -> Response {
-    let view = shared.outside.view.borrow().clone();
+    let view = shared.handles.view.borrow().clone();
     let known = view
         .as_ref()
         .is_some_and(|view| view.phases.iter().any(|p| p.phase.as_str() == phase));
@@ -170,15 +170,15 @@ async fn pause(State(shared): State<Shared>, Query(query): Query<PauseQuery>) ->
         time: Duration::from_secs(query.seconds),
         because: because.filter(|one| !one.is_control()).take(200).collect(),
     };
-    let (asked, in_force) = pause.asked();
-    if let Err(refusal) = send(&shared, asked) {
+    let (pending, in_force) = pause.pending();
+    if let Err(refusal) = send(&shared, pending) {
         return refusal.into_response();
     }
     // The loop takes the request at once, except during a change.
     match tokio::time::timeout(HOLDS, in_force).await {
         Ok(Ok(())) => "the pause is in force: nothing is changed\n".into_response(),
         _ => {
-            let view = shared.outside.view.borrow().clone();
+            let view = shared.handles.view.borrow().clone();
             let doing = view.map_or_else(|| "a change".to_owned(), |view| view.doing.clone());
             let said = format!("the pause begins when the current change has ended: {doing}\n");
             (StatusCode::ACCEPTED, said).into_response()
@@ -191,13 +191,13 @@ async fn resume(State(shared): State<Shared>) -> Response {
 }
 
 async fn metrics_text(State(shared): State<Shared>) -> Response {
-    let view = shared.outside.view.borrow().clone();
+    let view = shared.handles.view.borrow().clone();
     metrics::text(view.as_deref()).into_response()
 }
 
 async fn healthz(State(shared): State<Shared>) -> Response {
     let mut problems = shared.health.problems();
-    let view = shared.outside.view.borrow().clone();
+    let view = shared.handles.view.borrow().clone();
     let failed = view.map_or(0, |view| view.failed_in_a_row);
     if failed >= FAILED_PASSES {
         problems.push(format!(
@@ -216,16 +216,16 @@ async fn healthz(State(shared): State<Shared>) -> Response {
 type Refusal = (StatusCode, &'static str);
 
 fn ask(shared: &Shared, request: Request) -> Response {
-    let (asked, _) = request.asked();
-    match send(shared, asked) {
+    let (pending, _) = request.pending();
+    match send(shared, pending) {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
         Err(refusal) => refusal.into_response(),
     }
 }
 
 /// Passes a request on, or returns the answer that too many requests wait.
-fn send(shared: &Shared, asked: PendingRequest) -> Result<(), Refusal> {
-    let sent = shared.outside.requests.try_send(asked);
+fn send(shared: &Shared, pending: PendingRequest) -> Result<(), Refusal> {
+    let sent = shared.handles.requests.try_send(pending);
     sent.map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, "too many requests wait\n"))
 }
 
@@ -261,7 +261,7 @@ mod tests {
                     warned: Arc::default(),
                     subnet_problem: Arc::default(),
                 },
-                outside: Handles {
+                handles: Handles {
                     view: seen,
                     events: broadcast::channel(1).0,
                     requests,
@@ -361,7 +361,7 @@ mod tests {
         assert!(said.contains("has ended: attempt 3"), "{said}");
         api.asked.try_recv().expect("it still waits");
         let (requests, mut asked) = mpsc::channel::<PendingRequest>(2);
-        api.shared.outside.requests = requests;
+        api.shared.handles.requests = requests;
         let taken = Arc::new(AtomicBool::new(false));
         let holds = Arc::clone(&taken);
         tokio::spawn(async move {

@@ -33,7 +33,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// Serves until `shutdown` is cancelled.
 pub(crate) async fn serve(
     worker: Worker,
-    outside: Handles,
+    handles: Handles,
     health: Health,
     shutdown: CancellationToken,
 ) {
@@ -41,7 +41,7 @@ pub(crate) async fn serve(
     let beat = health.part("the local API", Duration::MAX);
     let shared = Shared {
         worker,
-        outside,
+        handles,
         health,
         diffs: Arc::new(Semaphore::new(1)),
     };
@@ -52,7 +52,7 @@ pub(crate) async fn serve(
 
 /// Serves on the socket. Makes it again if it was removed, and tries again if it could not be made.
 async fn local(path: &Path, shared: Shared, shutdown: &CancellationToken) {
-    let problem = shared.outside.api_problem.clone();
+    let problem = shared.handles.api_problem.clone();
     let app = routes().with_state(shared);
     let places = Arc::new(Semaphore::new(PLACES));
     let mut pause = FIRST_PAUSE;
@@ -135,7 +135,7 @@ fn bind(path: &Path) -> Result<UnixListener> {
 async fn loopback(shared: Shared, shutdown: CancellationToken) {
     // It may wait for any time, but must not end.
     let beat = shared.health.part("metrics on loopback", Duration::MAX);
-    let mut port = shared.outside.metrics_port.clone();
+    let mut port = shared.handles.metrics_port.clone();
     let places = Arc::new(Semaphore::new(PLACES_FOR_ALL));
     while !shutdown.is_cancelled() {
         let now = *port.borrow_and_update();
@@ -193,7 +193,7 @@ mod tests {
         let path = directory.path().join("nodeletd.sock");
         std::fs::create_dir(&path).expect("it is made");
         let api = SimulatedApi::new();
-        let mut problem = api.shared.outside.api_problem.subscribe();
+        let mut problem = api.shared.handles.api_problem.subscribe();
         let end = CancellationToken::new();
         let (shared, at, ends) = (api.shared.clone(), path.clone(), end.clone());
         let serving = tokio::spawn(async move { local(&at, shared, &ends).await });

@@ -22,17 +22,17 @@ impl InterruptedRuns {
         &mut self,
         words: &str,
         change: Change,
-        told: &str,
+        message: &str,
         now: Instant,
     ) {
         match change {
             Change::Interrupted => {
                 self.row.add(now);
                 if self.row.count >= OFTEN {
-                    let why = if told.is_empty() {
+                    let why = if message.is_empty() {
                         "it was asked to end"
                     } else {
-                        told
+                        message
                     };
                     self.problem = format!(
                         "`nodelet {words}` was interrupted {} times in a row: {why}; see `journalctl -k` for processes that the kernel killed \
@@ -65,8 +65,8 @@ mod tests {
     fn three_interrupted_runs_are_reported_until_one_finishes() {
         let mut runs = InterruptedRuns::default();
         let now = Instant::now();
-        for told in [false, false, false, true] {
-            assert_eq!(!runs.problem().is_empty(), told);
+        for is_reported in [false, false, false, true] {
+            assert_eq!(!runs.problem().is_empty(), is_reported);
             let killed = "it was killed by signal 9";
             runs.ended("repair", Change::Interrupted, killed, now);
             runs.ended("repair", Change::Busy, "", now);

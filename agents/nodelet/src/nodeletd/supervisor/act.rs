@@ -69,7 +69,7 @@ impl<H: HostOps> Supervisor<H> {
             self.counters.repairs += u64::from(carried.begun);
         }
         let cleaned = everything && clean_precondition_error.is_none();
-        if carried.begun && carried.fits {
+        if carried.begun && carried.was_accepted {
             self.precondition_error = clean_precondition_error.unwrap_or_default();
         }
         let ChangeResult { change, begun, .. } = carried;
@@ -245,7 +245,7 @@ impl<H: HostOps> Supervisor<H> {
         let (status, file) = (&mut self.status, &self.state_files.status);
         let writes = &mut self.unwritten.status;
         let (tell, mut followed) = mpsc::unbounded_channel::<KubeStatus>();
-        let (mut begun, mut cleaned, mut refused, mut fits) = (false, false, None, true);
+        let (mut begun, mut cleaned, mut refused, mut was_accepted) = (false, false, None, true);
         let mut ran_in_vain = false;
         let mut unended = None;
         let changing = self.host_ops.change(words, last_good, |line| {
@@ -318,11 +318,11 @@ impl<H: HostOps> Supervisor<H> {
                 // A part was refused and the rest failed: this counts as an attempt.
                 Some(why) if ran_in_vain && !cleaned => {
                     self.precondition_error = why;
-                    fits = false;
+                    was_accepted = false;
                 }
                 why => {
                     self.precondition_error = why.unwrap_or_else(|| said.clone());
-                    fits = false;
+                    was_accepted = false;
                     // A run that was refused after an earlier run of the same change (an apply after a clean) counts as a failure.
                     if !cleaned {
                         change = Change::Refused;
@@ -333,7 +333,7 @@ impl<H: HostOps> Supervisor<H> {
         ChangeResult {
             change,
             begun,
-            fits,
+            was_accepted,
             said,
         }
     }
@@ -345,7 +345,7 @@ struct ChangeResult {
     /// Whether a run has begun.
     begun: bool,
     /// Whether nothing was refused.
-    fits: bool,
+    was_accepted: bool,
     /// Its error text, for people; empty if there is none.
     said: String,
 }
@@ -354,7 +354,7 @@ impl ChangeResult {
     const REFUSED: Self = Self {
         change: Change::Refused,
         begun: false,
-        fits: false,
+        was_accepted: false,
         said: String::new(),
     };
 }

@@ -145,12 +145,12 @@ impl<H: HostOps> Supervisor<H> {
         reload: watch::Receiver<u64>,
         health: &Health,
     ) -> (Self, Handles) {
-        let (requests, asked) = mpsc::channel(16);
+        let (requests, pending) = mpsc::channel(16);
         let (view, seen) = watch::channel(None);
         let (events, _) = broadcast::channel(1024);
         let (metrics_port, port) = watch::channel(0);
         let (api_problem, api_problem_view) = watch::channel(String::new());
-        let outside = Handles {
+        let handles = Handles {
             view: seen,
             events: events.clone(),
             requests,
@@ -175,7 +175,7 @@ impl<H: HostOps> Supervisor<H> {
             reload,
             triggers: Triggers::default(),
             listening: None,
-            requests: asked,
+            requests: pending,
             view,
             events,
             metrics_port,
@@ -210,7 +210,7 @@ impl<H: HostOps> Supervisor<H> {
             supervisor.is_not_up();
             supervisor.write_status();
         }
-        (supervisor, outside)
+        (supervisor, handles)
     }
 
     /// Runs until shutdown is requested; with `once`, makes one round.
@@ -365,7 +365,7 @@ impl<H: HostOps> Supervisor<H> {
                 tracing::info!("SIGHUP: making a pass now");
                 self.skip_backoff = true;
             }
-            Some(asked) = self.requests.recv() => self.take_request(asked).await,
+            Some(pending) = self.requests.recv() => self.take_request(pending).await,
             () = async {
                 self.triggers.wait().await;
                 // One change causes several events at once, and many events must not cause many passes.

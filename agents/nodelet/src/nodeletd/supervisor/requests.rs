@@ -35,13 +35,13 @@ pub(in crate::nodeletd) struct PendingRequest {
 
 impl Request {
     /// Prepares the request for sending. The receiver is notified once the request is in force.
-    pub(in crate::nodeletd) fn asked(self) -> (PendingRequest, oneshot::Receiver<()>) {
+    pub(in crate::nodeletd) fn pending(self) -> (PendingRequest, oneshot::Receiver<()>) {
         let (taken, in_force) = oneshot::channel();
-        let asked = PendingRequest {
+        let pending = PendingRequest {
             request: self,
             taken,
         };
-        (asked, in_force)
+        (pending, in_force)
     }
 }
 
@@ -59,7 +59,7 @@ impl<H: HostOps> Supervisor<H> {
         tokio::pin!(running);
         let pass = loop {
             tokio::select! {
-                Some(asked) = self.requests.recv() => self.take_request(asked).await,
+                Some(pending) = self.requests.recv() => self.take_request(pending).await,
                 Some(phase) = checking.recv() => self.is_checking(&phase),
                 pass = &mut running => break pass,
             }
@@ -70,13 +70,13 @@ impl<H: HostOps> Supervisor<H> {
 
     /// Takes all requests that have arrived.
     pub(super) async fn take_waiting(&mut self) {
-        while let Ok(asked) = self.requests.try_recv() {
-            self.take_request(asked).await;
+        while let Ok(pending) = self.requests.try_recv() {
+            self.take_request(pending).await;
         }
     }
 
-    pub(super) async fn take_request(&mut self, asked: PendingRequest) {
-        match asked.request {
+    pub(super) async fn take_request(&mut self, pending: PendingRequest) {
+        match pending.request {
             Request::Now => self.ask_again(),
             Request::Repair(phases) => {
                 for phase in phases {
@@ -104,7 +104,7 @@ impl<H: HostOps> Supervisor<H> {
             }
         }
         // A sender that does not wait has dropped its receiver.
-        let _ = asked.taken.send(());
+        let _ = pending.taken.send(());
     }
 
     /// Shows the pause in the view at once, not only after the next pass.

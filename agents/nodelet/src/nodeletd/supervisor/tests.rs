@@ -349,8 +349,8 @@ impl HostOps for Broken {
 impl Handles {
     /// Sends a request, and waits until it is in force.
     async fn ask(&self, request: Request) {
-        let (asked, in_force) = request.asked();
-        self.requests.send(asked).await.expect("it listens");
+        let (pending, in_force) = request.pending();
+        self.requests.send(pending).await.expect("it listens");
         in_force.await.expect("it is taken");
     }
 }
@@ -364,8 +364,8 @@ fn pause() -> Request {
 }
 
 /// Status and reason of a condition of the daemon.
-fn condition(outside: &Handles, name: &str) -> Option<(Status, String)> {
-    let view = outside.view.borrow().clone().expect("it looks");
+fn condition(handles: &Handles, name: &str) -> Option<(Status, String)> {
+    let view = handles.view.borrow().clone().expect("it looks");
     let mut conditions = view.conditions.iter();
     let its = conditions.find(|one| one.name == name);
     its.map(|one| (one.status, one.reason.clone()))
@@ -381,7 +381,7 @@ async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOn
     let shutdown = CancellationToken::new();
     let (_reload, hup) = watch::channel(0);
     let health = Health::default();
-    let (supervisor, outside) =
+    let (supervisor, handles) =
         Supervisor::new(host.clone(), state_files, shutdown.clone(), hup, &health);
     let local = tokio::task::LocalSet::new();
     local
@@ -395,7 +395,7 @@ async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOn
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             });
-            what(&outside).await;
+            what(&handles).await;
             shutdown.cancel();
             daemon.await.expect("it ends well");
             well.await.expect("it was well all the time");

@@ -4,6 +4,8 @@
 //! a control group of its own: `etcd backup`, or `timer run` for a program of the role. A run waits while the host is being repaired, is
 //! paused, stopped or still coming up after a boot. It ends early if another process wants to change the host (see `lock`). Each run is
 //! recorded before it begins.
+//!
+//! Not here: the format of a schedule (`engine::schedule`), and what a run does (`commands`). Start with `run` in this file.
 
 mod calendar;
 mod due;

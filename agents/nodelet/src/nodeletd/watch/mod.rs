@@ -2,6 +2,8 @@
 //!
 //! An event only triggers a status pass, which finds out whether anything is wrong, and what. Passes also come at their interval, without an
 //! event. Each source connects again by itself when it has lost its connection.
+//!
+//! Not here: when a pass is made and what follows from it (`supervisor`). Start with `trigger`, then `docker` as an example of a source.
 
 mod docker;
 mod files;

@@ -13,7 +13,7 @@ use crate::pass::Allocation;
 /// Events that are remembered until the next pass, for people.
 const REMEMBERED: usize = 20;
 /// Most different warnings about what cannot be listened to.
-const TOLD: usize = 300;
+const WARNINGS: usize = 300;
 
 /// What to listen for. Changes with the plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,7 +45,8 @@ struct Inner {
     notify: Notify,
     events: Mutex<Vec<String>>,
     settings: AtomicBool,
-    told: Mutex<BTreeSet<String>>,
+    /// Warnings that were logged.
+    warned: Mutex<BTreeSet<String>>,
     /// The last known state by name, for sources that report the same state repeatedly.
     states: Mutex<BTreeMap<String, String>>,
 }
@@ -111,10 +112,10 @@ impl Triggers {
 
     /// Logs once what cannot be listened to, and why. The pass at the next interval sees changes without an event.
     pub(super) fn warn_once(&self, deaf: String) {
-        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() < TOLD && !told.contains(&deaf) {
+        let mut warned = self.0.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.len() < WARNINGS && !warned.contains(&deaf) {
             tracing::warn!("{deaf}; only the next status pass sees changes there");
-            told.insert(deaf);
+            warned.insert(deaf);
         }
     }
 

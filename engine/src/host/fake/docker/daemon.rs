@@ -185,7 +185,7 @@ impl World {
         let path = Path::new(CONFIGURATION);
         if unit == UNIT
             && let Some(configuration) = self.tree.content(path)
-            && self.tree.late(path).is_none()
+            && self.tree.why_unknown(path).is_none()
             && serde_json::from_slice::<serde_json::Value>(configuration).is_err()
         {
             return Err("unable to configure the Docker daemon: daemon.json is no JSON".to_owned());

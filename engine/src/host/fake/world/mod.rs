@@ -209,7 +209,7 @@ impl World {
     }
 
     /// Marks a file that will be written with content that is not known yet. An entry that is no file stays as it is.
-    pub(crate) fn mark_late(&mut self, path: &Path, why: &str) {
+    pub(crate) fn mark_unknown(&mut self, path: &Path, why: &str) {
         let at = self.tree.resolve(path, false);
         let at = at.unwrap_or_else(|_| path.to_path_buf());
         let attributes = match self.tree.entry(&at) {
@@ -218,7 +218,7 @@ impl World {
             Some(_) => return,
         };
         let node = Node {
-            kind: NodeKind::Late(why.to_owned()),
+            kind: NodeKind::Unknown(why.to_owned()),
             attributes,
             modified: self.now(),
         };

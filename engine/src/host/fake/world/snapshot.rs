@@ -166,7 +166,7 @@ fn show_node(node: &Node) -> String {
         NodeKind::Directory => format!("directory {owner}"),
         NodeKind::Symlink(target) => format!("link to {target}"),
         NodeKind::Below(size) => format!("file {owner} of {size} bytes"),
-        NodeKind::Late(why) => format!("file {owner}, known after apply: {why}"),
+        NodeKind::Unknown(why) => format!("file {owner}, known after apply: {why}"),
         NodeKind::Socket => format!("socket {owner}"),
         NodeKind::Other => format!("device {owner}"),
         NodeKind::File(content) => match std::str::from_utf8(content) {

@@ -30,7 +30,7 @@ pub(crate) enum NodeKind {
     /// A file of this many bytes whose content was not read: it is on the host below an overlay.
     Below(u64),
     /// A file whose content is known after apply, and why.
-    Late(String),
+    Unknown(String),
     /// A socket of the host below an overlay.
     Socket,
     /// A device or pipe of the host below an overlay.
@@ -84,7 +84,7 @@ impl Tree {
                 Some(
                     NodeKind::File(_)
                     | NodeKind::Below(_)
-                    | NodeKind::Late(_)
+                    | NodeKind::Unknown(_)
                     | NodeKind::Socket
                     | NodeKind::Other,
                 ) if !rest.is_empty() => {
@@ -112,7 +112,7 @@ impl Tree {
                 NodeKind::Directory => EntryKind::Directory,
                 NodeKind::Symlink(target) => EntryKind::Symlink(target.clone()),
                 NodeKind::Below(size) => EntryKind::File(*size),
-                NodeKind::Late(_) => EntryKind::File(0),
+                NodeKind::Unknown(_) => EntryKind::File(0),
                 NodeKind::Socket => EntryKind::Socket,
                 NodeKind::Other => EntryKind::Other,
             },
@@ -126,15 +126,15 @@ impl Tree {
         match &self.get(path, true)?.kind {
             NodeKind::File(content) => Some(content),
             // The file exists. A caller that needs its content has it read first.
-            NodeKind::Below(_) | NodeKind::Late(_) => Some(&[]),
+            NodeKind::Below(_) | NodeKind::Unknown(_) => Some(&[]),
             NodeKind::Directory | NodeKind::Symlink(_) | NodeKind::Socket | NodeKind::Other => None,
         }
     }
 
     /// Why the content of the file at `path`, links followed, is known after apply; `None` where it is known.
-    pub(crate) fn late(&self, path: &Path) -> Option<&str> {
+    pub(crate) fn why_unknown(&self, path: &Path) -> Option<&str> {
         match &self.get(path, true)?.kind {
-            NodeKind::Late(why) => Some(why),
+            NodeKind::Unknown(why) => Some(why),
             _ => None,
         }
     }

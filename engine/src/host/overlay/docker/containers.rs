@@ -359,7 +359,7 @@ impl OverlayHost<'_> {
         for mount in &config.mounts {
             let source = self.fetch(&mount.source, true).await?;
             if !mount.read_only {
-                self.learn_etcd_data(&source).await?;
+                self.fetch_etcd_data(&source).await?;
             }
         }
         Ok(())

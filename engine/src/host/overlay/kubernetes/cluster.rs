@@ -138,7 +138,7 @@ impl OverlayHost<'_> {
     }
 
     /// Fetches whether a directory holds etcd's data. An unreadable directory says nothing about that; then etcd is taken to have data.
-    pub(in crate::host::overlay) async fn learn_etcd_data(&self, data: &Path) -> HostResult<()> {
+    pub(in crate::host::overlay) async fn fetch_etcd_data(&self, data: &Path) -> HostResult<()> {
         self.fetch(&data.join("member"), true).await.map(drop)
     }
 

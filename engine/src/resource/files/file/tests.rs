@@ -74,7 +74,9 @@ async fn a_source_that_is_not_there_or_not_known_is_waited_for() {
     let host = FakeHost::new();
     let error = copy(&host).await.expect_err("there is none").to_string();
     assert!(error.contains("/etc/a is not there yet"), "{error}");
-    let marked = host.mark_late(Path::new("/etc/a"), "a key is random").await;
+    let marked = host
+        .mark_unknown(Path::new("/etc/a"), "a key is random")
+        .await;
     marked.expect("it is simulated");
     let error = copy(&host).await.expect_err("not known").to_string();
     assert!(error.contains("/etc/a is known after apply"), "{error}");

@@ -82,11 +82,11 @@ async fn a_host_that_is_refused_is_never_cleaned() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.refuses.store(true, Ordering::Relaxed);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
         assert_eq!(host.attempts(), [], "nothing was touched");
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         let fits = view.conditions.iter().find(|one| one.name == "HostFits");
         let fits = fits.expect("it is a condition");
         assert_eq!(fits.status, Status::False);
@@ -94,13 +94,13 @@ async fn a_host_that_is_refused_is_never_cleaned() {
         // Once the preconditions hold again, attempts are made as usual.
         host.refuses.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(180)).await;
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         let fits = view.conditions.iter().find(|one| one.name == "HostFits");
         assert_eq!(fits.map(|fits| fits.status), Some(Status::True));
         assert!(!host.attempts().is_empty());
         host.broken.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(600)).await;
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         assert!(view.conditions.iter().all(|one| one.status == Status::True));
     })
     .await;
@@ -152,7 +152,7 @@ async fn a_restarted_daemon_repairs_before_it_cleans() {
 async fn a_requested_attempt_never_cleans_a_host() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         attempts(&host, 9).await;
         for (number, request) in [Request::Now, Request::Repair(vec!["kube-proxy".to_owned()])]
             .into_iter()
@@ -160,14 +160,14 @@ async fn a_requested_attempt_never_cleans_a_host() {
             .take(6)
             .enumerate()
         {
-            outside.ask(request).await;
+            handles.ask(request).await;
             attempts(&host, 10 + number).await;
         }
         assert_eq!(host.cleans(), 0);
         // After a pause the count begins at 0 again: the operator has worked on the host.
-        outside.ask(pause()).await;
+        handles.ask(pause()).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
-        outside.ask(Request::Resume).await;
+        handles.ask(Request::Resume).await;
         let before = host.attempts().len();
         attempts(&host, before + 5).await;
         assert_eq!(host.cleans(), 0);
@@ -190,10 +190,10 @@ async fn unfinished_attempts_are_not_counted() {
     }
     host.interrupts.store(false, Ordering::Relaxed);
     host.unable.store(true, Ordering::Relaxed);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         let fits = view.conditions.iter().find(|one| one.name == "HostFits");
         assert!(fits.is_some_and(|fits| fits.reason.contains("no memory")));
     })
@@ -207,7 +207,7 @@ async fn a_killed_repair_is_not_counted_and_is_retried_with_a_pause() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.interrupts.store(true, Ordering::Relaxed);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
         let tried = host.attempts();
         assert!((20..100).contains(&tried.len()), "{}", tried.len());
@@ -220,7 +220,7 @@ async fn a_killed_repair_is_not_counted_and_is_retried_with_a_pause() {
         attempts(&host, tried.len() + 1).await;
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
-        let condition_now = || condition(outside, "ChangesComplete");
+        let condition_now = || condition(handles, "ChangesComplete");
         let (status, reason) = condition_now().expect("it is a condition");
         assert_eq!(status, Status::False);
         assert!(reason.starts_with("`nodelet repair"), "{reason}");
@@ -255,7 +255,7 @@ async fn a_phase_that_is_healthy_at_repair_time_is_restarted_at_most_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.comes_and_goes.store(true, Ordering::Relaxed);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         attempts(&host, 1).await;
         // A phase that every pass sees failing is restarted in the end, even if it is healthy in between.
         let (at, words) = host.done().remove(0);
@@ -271,7 +271,7 @@ async fn a_phase_that_is_healthy_at_repair_time_is_restarted_at_most_once() {
         attempts(&host, done + 1).await;
         assert_eq!(host.done()[done].1, "repair --if-failing etcd");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         assert_eq!(view.counters.repairs, host.done().len() as u64);
     })
     .await;
@@ -321,8 +321,8 @@ async fn failure_counts_pass_from_pass_to_pass() {
 async fn a_useless_full_clean_is_not_repeated_for_the_same_phases() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    beside(&host, directory.path(), async |outside| {
-        let condition_now = || condition(outside, "FullCleanHelps");
+    beside(&host, directory.path(), async |handles| {
+        let condition_now = || condition(handles, "FullCleanHelps");
         attempts(&host, 9).await;
         assert_eq!(condition_now(), Some((Status::True, String::new())));
         attempts(&host, 25).await;
@@ -363,9 +363,9 @@ async fn events_during_a_refused_attempt_trigger_a_delayed_pass() {
     let host = Broken::new();
     host.refuses.store(true, Ordering::Relaxed);
     host.stirs.store(true, Ordering::Relaxed);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         let passes = || {
-            let view = outside.view.borrow().clone().expect("it looks");
+            let view = handles.view.borrow().clone().expect("it looks");
             view.counters.passes
         };
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -19,9 +19,9 @@ async fn a_host_without_its_ledger_is_only_watched_and_not_ok() {
         lost.clone_into(&mut host.ledger_lost.lock().expect("no test panicked"));
     };
     says("could not use the ledger: it is missing");
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         let condition = || {
-            let view = outside.view.borrow().clone().expect("a pass was made");
+            let view = handles.view.borrow().clone().expect("a pass was made");
             let mut all = view.conditions.iter();
             let ledger = all.find(|one| one.name == "LedgerValid").cloned();
             (ledger.expect("it is told"), view.counters.passes)
@@ -55,8 +55,8 @@ async fn a_changed_state_file_is_written_again() {
     let path = directory.path().join("nodeletd.json");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    beside(&host, directory.path(), async |outside| {
-        outside.ask(super::pause()).await;
+    beside(&host, directory.path(), async |handles| {
+        handles.ask(super::pause()).await;
         let paused = || State::read(&path).paused_because;
         tokio::time::sleep(Duration::from_secs(61)).await;
         assert_eq!(paused(), "a look");

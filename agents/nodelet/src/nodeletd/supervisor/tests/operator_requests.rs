@@ -6,19 +6,19 @@ use super::*;
 async fn a_paused_daemon_makes_passes_and_changes_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         attempts(&host, 1).await;
-        outside.ask(pause()).await;
-        let view = outside.view.borrow().clone().expect("it has looked");
+        handles.ask(pause()).await;
+        let view = handles.view.borrow().clone().expect("it has looked");
         assert!(view.paused_until.is_some(), "it is seen at once");
         tokio::time::sleep(Duration::from_secs(30)).await;
         let done = host.done().len();
         tokio::time::sleep(Duration::from_secs(1800)).await;
         assert_eq!(host.done().len(), done, "nothing was touched");
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         assert_eq!(view.doing, "paused");
-        outside.ask(Request::Resume).await;
-        let view = outside.view.borrow().clone().expect("it looks");
+        handles.ask(Request::Resume).await;
+        let view = handles.view.borrow().clone().expect("it looks");
         assert_eq!(view.paused_until, None);
         attempts(&host, 2).await;
     })
@@ -31,13 +31,13 @@ async fn failures_during_a_pause_are_repaired_after_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(10)).await;
         let short = Request::Pause {
             time: Duration::from_secs(15),
             because: "a look".to_owned(),
         };
-        outside.ask(short).await;
+        handles.ask(short).await;
         host.broken.store(true, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(14)).await;
         assert_eq!(host.done(), [], "it holds");
@@ -91,10 +91,10 @@ async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     *host.pass_time.lock().expect("no test panicked") = Duration::from_secs(20);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(10)).await;
         let asked = Instant::now();
-        outside.ask(pause()).await;
+        handles.ask(pause()).await;
         assert!(
             asked.elapsed() < Duration::from_secs(1),
             "it is not waited for"
@@ -104,7 +104,7 @@ async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
         tokio::time::sleep(Duration::from_secs(1800)).await;
         assert_eq!(host.done(), [], "nothing was touched");
         // Other requests during a pass are respected as well.
-        outside.ask(Request::Resume).await;
+        handles.ask(Request::Resume).await;
         attempts(&host, 1).await;
         let (at, _) = host.attempts()[0];
         assert!(at < Duration::from_secs(1900), "{at:?}");
@@ -117,9 +117,9 @@ async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
 async fn a_pause_ends_with_its_time() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         attempts(&host, 1).await;
-        outside.ask(pause()).await;
+        handles.ask(pause()).await;
         tokio::time::sleep(Duration::from_secs(3590)).await;
         assert_eq!(host.attempts().len(), 1);
         attempts(&host, 2).await;
@@ -138,11 +138,11 @@ async fn a_pass_requested_during_a_pass_runs_afterwards() {
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
     *host.pass_time.lock().expect("no test panicked") = Duration::from_secs(4);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        outside.ask(Request::Now).await;
+        handles.ask(Request::Now).await;
         tokio::time::sleep(Duration::from_secs(8)).await;
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         assert_eq!(view.counters.passes, 2);
     })
     .await;
@@ -155,10 +155,10 @@ async fn a_second_repair_that_is_asked_for_does_not_replace_the_first() {
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
     *host.pass_time.lock().expect("no test panicked") = Duration::from_secs(5);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(2)).await;
         for phase in ["kubelet", "docker", "kubelet"] {
-            outside.ask(Request::Repair(vec![phase.to_owned()])).await;
+            handles.ask(Request::Repair(vec![phase.to_owned()])).await;
         }
         attempts(&host, 1).await;
         assert_eq!(host.done()[0].1, "repair kubelet docker");
@@ -172,18 +172,18 @@ async fn requests_from_before_failed_passes_are_dropped() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(2)).await;
         host.unseen.store(true, Ordering::Relaxed);
-        outside
+        handles
             .ask(Request::Repair(vec!["kubelet".to_owned()]))
             .await;
-        outside.ask(pause()).await;
+        handles.ask(pause()).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         assert_eq!((view.failed_in_a_row, view.counters.passes), (2, 1));
         assert!(view.paused_until.is_some(), "a pause holds all the same");
-        outside.ask(Request::Resume).await;
+        handles.ask(Request::Resume).await;
         tokio::time::sleep(Duration::from_secs(300)).await;
         host.unseen.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(300)).await;

@@ -42,7 +42,7 @@ async fn a_failed_renewal_does_not_block_others() {
         let its = done.filter(|(_, words)| *words == format!("certs renew {of}"));
         its.map(|(at, _)| at).collect()
     };
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
         assert_eq!(renewals("kubelet").len(), 1, "{:?}", host.done());
         let tried = renewals("etcd");
@@ -53,7 +53,7 @@ async fn a_failed_renewal_does_not_block_others() {
             .last()
             .is_some_and(|last| (3600..3700).contains(&last.as_secs()));
         assert!(growing && hourly, "{pauses:?}");
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         let is_reported = view.conditions.iter().any(|condition| {
             condition.status == Status::False && condition.reason.contains("etcd")
         });

@@ -178,8 +178,8 @@ async fn an_unwritable_status_file_is_reported() {
     host.broken.store(false, Ordering::Relaxed);
     let in_its_place = directory.path().join("kube_status/other");
     std::fs::create_dir_all(&in_its_place).expect("a directory in its place");
-    beside(&host, directory.path(), async |outside| {
-        let condition_now = || condition(outside, "StateWritten");
+    beside(&host, directory.path(), async |handles| {
+        let condition_now = || condition(handles, "StateWritten");
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (status, reason) = condition_now().expect("it is a condition");
         assert_eq!(status, Status::False);
@@ -198,21 +198,21 @@ async fn state_is_written_as_soon_as_the_disk_accepts_it() {
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
     let state_file = directory.path().join("nodeletd.json");
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         let written = || {
-            let view = outside.view.borrow().clone().expect("it looks");
+            let view = handles.view.borrow().clone().expect("it looks");
             let mut conditions = view.conditions.iter();
             let written = conditions.find(|one| one.name == "StateWritten");
             written.map(|one| one.status)
         };
-        outside.ask(pause()).await;
+        handles.ask(pause()).await;
         // It may be written once more meanwhile.
         let blocked = (0..1000).any(|_| {
             let _ = std::fs::remove_file(&state_file);
             std::fs::create_dir_all(state_file.join("of others")).is_ok()
         });
         assert!(blocked, "a directory in its place");
-        outside.ask(Request::Resume).await;
+        handles.ask(Request::Resume).await;
         tokio::time::sleep(Duration::from_secs(61)).await;
         assert_eq!(written(), Some(Status::False));
         std::fs::remove_dir_all(&state_file).expect("it goes");
@@ -249,9 +249,9 @@ async fn a_role_that_must_be_down_is_kept_stopped() {
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
     *host.wanted.lock().expect("no test panicked") = ServiceState::False;
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         assert_eq!(view.doing, "watching", "the stop is over");
         tokio::time::sleep(Duration::from_secs(565)).await;
         assert_eq!(host.done().len(), 1, "{:?}", host.done());
@@ -274,8 +274,8 @@ async fn a_role_that_does_not_stop_is_reported() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     *host.wanted.lock().expect("no test panicked") = ServiceState::False;
-    beside(&host, directory.path(), async |outside| {
-        let condition_now = || condition(outside, "RoleStops");
+    beside(&host, directory.path(), async |handles| {
+        let condition_now = || condition(handles, "RoleStops");
         tokio::time::sleep(Duration::from_secs(90)).await;
         let (status, reason) = condition_now().expect("it is a condition");
         assert_eq!(status, Status::False);
@@ -307,26 +307,26 @@ async fn a_stalled_disk_is_reported_and_blocks_nothing() {
             write()
         })
     });
-    let says = |outside: &Handles| {
-        let view = outside.view.borrow().clone().expect("it looks");
+    let says = |handles: &Handles| {
+        let view = handles.view.borrow().clone().expect("it looks");
         let mut conditions = view.conditions.iter();
         let written = conditions.find(|one| one.name == "StateWritten");
         written.map(|one| (one.status, one.reason.clone()))
     };
     // `beside` checks each second that the watchdog has no reason to let systemd kill the daemon.
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         attempts(&host, 1).await;
         stalls.send_replace(true);
         let before = host.attempts().len();
         attempts(&host, before + 3).await;
-        let (status, reason) = says(outside).expect("it is a condition");
+        let (status, reason) = says(handles).expect("it is a condition");
         assert_eq!(status, Status::False);
         assert!(reason.contains("the disk has not taken it"), "{reason}");
         // Requests are answered.
-        outside.ask(pause()).await;
+        handles.ask(pause()).await;
         stalls.send_replace(false);
         tokio::time::sleep(Duration::from_secs(61)).await;
-        assert_eq!(says(outside), Some((Status::True, String::new())));
+        assert_eq!(says(handles), Some((Status::True, String::new())));
         let state = State::read(&directory.path().join("nodeletd.json"));
         assert_eq!(state.paused_because, "a look");
     })
@@ -339,9 +339,9 @@ async fn an_applied_role_without_a_cluster_id_is_repaired_and_reported() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.cluster.lock().expect("no test panicked").clear();
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         attempts(&host, 1).await;
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         assert_ne!(view.node_state, NodeState::Ok);
         let mut conditions = view.conditions.iter();
         let condition_now = conditions.find(|one| one.name == "ClusterIdSet");
@@ -365,12 +365,12 @@ async fn while_the_role_is_invalid_units_are_repaired_and_nothing_is_cleaned() {
         .lock()
         .expect("no test panicked")
         .push(wrong);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         // More than FULL_RETRY_COUNT.
         attempts(&host, 15).await;
         assert_eq!(host.cleans(), 0);
         assert!(host.went_by_last_good.load(Ordering::Relaxed));
-        let view = outside.view.borrow().clone().expect("it looks");
+        let view = handles.view.borrow().clone().expect("it looks");
         assert!(view.keeps_last_good);
         let mut conditions = view.conditions.iter();
         let condition_now = conditions.find(|one| one.name == "RoleValid");
@@ -410,10 +410,10 @@ async fn unknown_subnets_are_not_reported_as_healthy() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         let condition_now = async || {
             tokio::time::sleep(Duration::from_secs(120)).await;
-            let view = outside.view.borrow().clone().expect("it looks");
+            let view = handles.view.borrow().clone().expect("it looks");
             let mut conditions = view.conditions.iter();
             let found = conditions.find(|one| one.name == "NodesHaveSubnets");
             let found = found.expect("it is a condition");
@@ -478,7 +478,7 @@ async fn a_host_with_a_lost_kept_key_is_not_ok_and_not_repaired() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    beside(&host, directory.path(), async |outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert_eq!(kept(directory.path()).pf9_kube_node_state, NodeState::Ok);
         host.keyless.store(true, Ordering::Relaxed);
@@ -489,7 +489,7 @@ async fn a_host_with_a_lost_kept_key_is_not_ok_and_not_repaired() {
             let status = kept(directory.path());
             assert_eq!(status.pf9_kube_node_state, NodeState::Converging);
             assert_eq!(status.last_failed_status_check, "certs");
-            let view = outside.view.borrow().clone().expect("it looks");
+            let view = handles.view.borrow().clone().expect("it looks");
             assert_eq!(view.node_state, NodeState::Converging);
             assert_eq!(host.done(), [], "nothing is restarted for it");
         }
