@@ -23,7 +23,7 @@ const SLATES: &[&str] = &["clean_slate", "ten_kills"];
 /// The variable that describes the machine and the commit to suites that write sections of pages.
 const MEASURED_ON: &str = "NODELET_MEASURED_ON";
 /// Time limit of one cargo command; all soaks together take less.
-const LIMIT: Duration = Duration::from_secs(3 * 3600);
+const LIMIT: Duration = Duration::from_secs(8 * 3600);
 
 /// The options of `soak`.
 #[derive(Debug, clap::Args)]

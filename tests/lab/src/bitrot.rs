@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use engine::exec::Event;
 use serde_json::Value;
@@ -18,6 +19,8 @@ pub const STATE: &str = "/var/opt/pf9/nodelet";
 /// The suite's own directory.
 pub const PLACE: &str = "/root/bitrot";
 
+/// The files that describe the package; while one of them is damaged, other damage may not be seen.
+const DESCRIPTIONS: [&str; 2] = ["role.yaml", "SHA256SUMS"];
 /// The directory with files that take the place of files of the payload.
 const OTHERS: &str = "/root/bitrot/others";
 
@@ -29,6 +32,9 @@ pub const REPORTED: Duration = Duration::from_secs(90);
 const GIVEN: Duration = Duration::from_secs(60);
 /// Components that keep a lease at the API server.
 const LEADERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+
+/// Size of a truncated file in bytes. All files are longer.
+pub(crate) const TRUNCATED: u64 = 20;
 
 /// How a file is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +70,10 @@ impl Damage {
     fn together(files: &[(Self, &str, &str)]) -> String {
         let (mut prepare, mut damage) = (Vec::new(), Vec::new());
         for (number, (kind, path, another)) in files.iter().enumerate() {
-            let other = format!("{PLACE}/other-{number}");
+            let other = other_file(number);
             let command = match kind {
                 Self::Delete => format!("rm {path}"),
-                // All files are longer.
-                Self::Truncate => format!("truncate --size 20 {path}"),
+                Self::Truncate => format!("truncate --size {TRUNCATED} {path}"),
                 Self::Replace => {
                     prepare.push(format!("{{ {another}; }} > {other}; if cmp -s {other} {path}; then echo '{path} is the same'; exit 1; fi"));
                     format!("cat {other} > {path}")
@@ -79,6 +84,11 @@ impl Damage {
         }
         [prepare, damage].concat().join("\n")
     }
+}
+
+/// The file that replaces the damaged file of this number.
+fn other_file(number: usize) -> String {
+    format!("{PLACE}/other-{number}")
 }
 
 /// Makes the suite's own directory, empty.
@@ -106,6 +116,28 @@ impl Target {
             another: another.to_owned(),
             words: vec![file.to_owned()],
         }
+    }
+
+    /// All scripts and templates of the installed role. Each of them is replaced by itself with one line more.
+    ///
+    /// # Panics
+    /// The role has a file of another kind, or fewer files than it should have.
+    #[must_use]
+    pub fn texts(master: &Master) -> Vec<Self> {
+        let found = master.sh(&format!(
+            "cd {ROLE}; find . -path ./payload -prune -o -type f -printf '%P\\n' | sort"
+        ));
+        let texts = found.lines().filter(|file| !DESCRIPTIONS.contains(file));
+        let texts: Vec<Self> = texts
+            .map(|file| {
+                assert!(file.starts_with("phases/"), "no suite damages {file}");
+                let path = format!("{ROLE}/{file}");
+                Self::of_role(file, &format!("sed '1i // One line more.' {path}"))
+            })
+            .collect();
+        let scripts = texts.iter().filter(|one| one.path.ends_with(".rhai"));
+        assert!(scripts.count() > 20 && texts.len() > 30, "{texts:?}");
+        texts
     }
 
     fn is_reported(&self, view: &Value) -> bool {
@@ -352,18 +384,30 @@ impl Group {
     }
 }
 
+/// A file at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FileState {
+    digest: String,
+    size: u64,
+    /// Mode and owner.
+    access: String,
+}
+
 /// A master's kept and secret files, and their state before any damage.
 #[derive(Debug)]
 pub struct SecretFiles<'a> {
     master: &'a Master,
     files: Vec<String>,
-    /// The script that prints digests and modes of the files that must be restored as they were.
+    /// The script that prints digests, sizes, modes and owners of these files, and of the files that have replaced others.
     look: String,
-    before: String,
+    before: BTreeMap<String, FileState>,
 }
 
 impl<'a> SecretFiles<'a> {
     /// Takes their present state. The suite's own directory must exist.
+    ///
+    /// # Panics
+    /// The state of a file cannot be taken.
     #[must_use]
     pub fn note(master: &'a Master) -> Self {
         let found = master.sh(&format!(
@@ -373,32 +417,110 @@ impl<'a> SecretFiles<'a> {
              done
              find /var/opt/pf9/kube/etcd/data/member {STATE} -maxdepth 1 '(' -name nodelet-data-id -o -name 'data-*.json' ')'"
         ));
-        let files: Vec<String> = found.lines().map(str::to_owned).collect();
-        let stays = |path: &&String| {
-            matches!(
-                Group::of(path),
-                Group::Authority
-                    | Group::ServiceAccount
-                    | Group::Encryption
-                    | Group::DockerHub
-                    | Group::Environment
-                    | Group::Keepalived
-            )
-        };
-        let kept: Vec<&str> = files.iter().filter(stays).map(String::as_str).collect();
-        let kept = kept.join(" ");
-        let look = format!("sha256sum {kept}; stat -c '%n %a %U:%G' {kept}");
+        let files = found
+            .lines()
+            .filter(|path| Group::of(path) != Group::Public);
+        let files: Vec<String> = files.map(str::to_owned).collect();
+        let all = files.join(" ");
         master.sh(&format!(
             "cp {STATE}/kept/authority-*.json /etc/pf9/kube.d/kubeconfigs/admin.yaml /etc/pf9/kube.d/kubeconfigs/kubelet.yaml {PLACE}"
         ));
-        let its = Self {
+        let mut its = Self {
             master,
             files,
-            before: master.sh(&look),
-            look,
+            look: format!(
+                "sha256sum {all} {PLACE}/other-*; stat -c '%n %s %a %U:%G' {all} {PLACE}/other-*"
+            ),
+            before: BTreeMap::new(),
         };
+        its.before = its.now();
+        its.before.retain(|path, _| its.files.contains(path));
+        assert_eq!(its.before.len(), its.files.len(), "{:?}", its.before);
+        for (path, file) in &its.before {
+            assert!(file.size > TRUNCATED, "{path}: {file:?}");
+            if matches!(
+                Group::of(path),
+                Group::LeafKey | Group::Kubeconfig | Group::Record | Group::Encryption
+            ) {
+                assert_eq!(file.access, "600 root:root", "{path}");
+            }
+        }
         its.new_token("old");
         its
+    }
+
+    /// The files as they are now, without those that are missing.
+    fn now(&self) -> BTreeMap<String, FileState> {
+        // A missing file is no error here.
+        let output = self.master.try_sh(&self.look);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let digests = text.lines().filter_map(|line| line.split_once("  "));
+        let digests: BTreeMap<&str, &str> = digests.map(|(digest, path)| (path, digest)).collect();
+        let files = text.lines().filter_map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [path, size, mode, owner] = words[..] else {
+                return None;
+            };
+            let file = FileState {
+                digest: (*digests.get(path)?).to_owned(),
+                size: size.parse().ok()?,
+                access: format!("{mode} {owner}"),
+            };
+            Some((path.to_owned(), file))
+        });
+        files.collect()
+    }
+
+    /// The files as they should be after the next repair: as they were before any damage. A certificate that was issued again since then,
+    /// its key and the kubeconfigs with both have another content.
+    fn expected(&self) -> BTreeMap<String, FileState> {
+        let now = self.now();
+        let mut expected = self.before.clone();
+        for (path, file) in &mut expected {
+            let may_differ = matches!(
+                Group::of(path),
+                Group::LeafKey | Group::Leaf | Group::Kubeconfig
+            );
+            if may_differ && let Some(now) = now.get(path) {
+                file.digest.clone_from(&now.digest);
+            }
+        }
+        expected
+    }
+
+    /// What is wrong with the files after this damage; empty if each of them is repaired.
+    fn still_wrong(
+        &self,
+        expected: &BTreeMap<String, FileState>,
+        damaged_files: &[DamagedFile],
+    ) -> Vec<String> {
+        let now = self.now();
+        let mut wrong = Vec::new();
+        for (path, should) in expected {
+            let Some(is) = now.get(path) else {
+                wrong.push(format!("{path} is missing"));
+                continue;
+            };
+            if is.access != should.access {
+                wrong.push(format!("{path} is {}, not {}", is.access, should.access));
+            }
+            if is.size <= TRUNCATED {
+                wrong.push(format!("{path} has {} bytes", is.size));
+            }
+            if is.digest != should.digest && !is_made_again(path, damaged_files) {
+                wrong.push(format!("{path} has another content"));
+            }
+        }
+        for (number, (damage, path)) in damaged_files.iter().enumerate() {
+            let (is, other) = (now.get(path), now.get(&other_file(number)));
+            if *damage == Damage::Replace
+                && let (Some(is), Some(other)) = (is, other)
+                && is.digest == other.digest
+            {
+                wrong.push(format!("{path} is still the other file"));
+            }
+        }
+        wrong
     }
 
     /// The paths of a group, sorted.
@@ -459,8 +581,11 @@ impl<'a> SecretFiles<'a> {
         text.lines().filter_map(pair).collect()
     }
 
-    /// Damages these files, and waits until nodeletd has repaired them by a restart of one of `phases`. Gives what is wrong then:
-    /// another reader was restarted, or a token is refused.
+    /// Damages these files, and waits until nodeletd has repaired each of them, by a restart of one of `phases` if there are any. Gives
+    /// what is wrong then: a file is damaged again, another reader was restarted, or a token is refused.
+    ///
+    /// # Panics
+    /// A file is not repaired, or no phase was restarted.
     #[must_use]
     pub fn damage_and_repair(
         &self,
@@ -475,6 +600,7 @@ impl<'a> SecretFiles<'a> {
         watch.wait_until_healthy(REPAIRED);
         watch.record();
         let before = self.started();
+        let expected = self.expected();
         let mut what = String::new();
         for (damage, path) in damaged_files {
             let _ = write!(what, "{damage:?} {path} ");
@@ -488,11 +614,22 @@ impl<'a> SecretFiles<'a> {
             .map(|((damage, path), other)| (*damage, path.as_str(), other.as_str()))
             .collect();
         self.master.sh(&Damage::together(&files));
-        let took = watch.until(&what, REPAIRED, || {
-            let now = self.master.try_sh(&self.look);
-            let is_as_before = String::from_utf8_lossy(&now.stdout).trim() == self.before;
+        let (began, mut left) = (Instant::now(), Vec::new());
+        let repaired = crate::poll(REPAIRED, || {
+            left = self.still_wrong(&expected, damaged_files);
             let repairs = restarted(&watch.recorded());
-            is_as_before && repairs.iter().any(|phase| phases.contains(&phase.as_str()))
+            if !phases.is_empty() && !repairs.iter().any(|one| phases.contains(&one.as_str())) {
+                left.push(format!("none of {phases:?} was restarted"));
+            }
+            left.is_empty().then(|| began.elapsed())
+        });
+        let took = repaired.unwrap_or_else(|| {
+            panic!(
+                "{what}: not repaired within {} s: {}\n{}",
+                REPAIRED.as_secs(),
+                left.join("; "),
+                watch.journal()
+            )
         });
         watch.wait_until_healthy(REPAIRED);
         let by_us = restarts(&watch.recorded());
@@ -507,7 +644,9 @@ impl<'a> SecretFiles<'a> {
             ended.retain(|name| !LEADERS.contains(name) || by_us.contains(*name));
         }
         println!("{what}: {:.1} s, {by_us:?} restarted", took.as_secs_f64());
-        let mut wrong = Vec::new();
+        // A later step of the repair must not damage anything.
+        let left = self.still_wrong(&expected, damaged_files);
+        let mut wrong: Vec<String> = left.iter().map(|one| format!("{what}: {one}")).collect();
         let readers: BTreeSet<&str> = readers.iter().copied().collect();
         if by_us.iter().map(String::as_str).ne(readers.iter().copied()) || ended != readers {
             wrong.push(format!(
@@ -517,6 +656,22 @@ impl<'a> SecretFiles<'a> {
         let refused = self.refused_tokens();
         wrong.extend(refused.iter().map(|token| format!("{what}: {token}")));
         wrong
+    }
+}
+
+/// Whether the repair of these damaged files may give the file at `path` another content. A certificate without its key, and a key
+/// without its certificate, are made again together, and kubeconfigs contain both. Every other file is restored as it was.
+fn is_made_again(path: &str, damaged_files: &[DamagedFile]) -> bool {
+    let mut leaves = damaged_files.iter().filter(|(damage, damaged)| {
+        *damage != Damage::Attributes
+            && matches!(Group::of(damaged), Group::LeafKey | Group::Leaf)
+    });
+    match Group::of(path) {
+        Group::LeafKey | Group::Leaf => {
+            leaves.any(|(_, leaf)| Path::new(leaf).parent() == Path::new(path).parent())
+        }
+        Group::Kubeconfig => leaves.next().is_some(),
+        _ => false,
     }
 }
 

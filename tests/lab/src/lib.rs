@@ -18,6 +18,7 @@ mod record;
 mod run;
 mod running_instances;
 mod slate;
+mod state_files;
 mod watch;
 
 pub use bitrot::{
@@ -34,6 +35,7 @@ pub use record::record;
 pub use run::Run;
 pub use running_instances::{RunningInstances, changes, listing};
 pub use slate::{After, Slate};
+pub use state_files::{StateFiles, node_state};
 pub use watch::{SCALED, Watch, restarted};
 
 #[cfg(test)]

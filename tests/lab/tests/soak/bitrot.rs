@@ -2,16 +2,18 @@
 //! another mode and owner: each is repaired with exactly its readers restarted, and the API server accepts old and new tokens
 //! afterwards. What cannot be repaired is reported by name: etcd's data that was exchanged, and each file of the role's payload.
 //!
-//! Each file is replaced alone. Every other damage is done to several independent files together, so that one repair is about them
+//! Every damage is done to each kept or secret file alone, and to several independent files together, so that one repair is about them
 //! all: a file of each authority, whose repair restarts nothing, and one half of the key of service-account tokens; the records;
-//! certificates, their keys and kubeconfigs with the same readers.
+//! certificates, their keys and kubeconfigs with the same readers. Each file of nodeletd's state, and each script and template of the
+//! role, is damaged alone, too.
 
 use std::collections::BTreeMap;
+use std::slice;
 
 use lab_suites::{
     Damage, DamagedFile, Group, Master, PLACE, PayloadCopy, REPAIRED, REPORTED, RunningInstances,
-    SCALED, STATE, SecretFiles, Target, Watch, another, are_reported, is_reported, make_place,
-    ready_with_vip, restarted, shared, until_reported,
+    SCALED, STATE, SecretFiles, StateFiles, Target, Watch, another, are_reported, is_reported,
+    make_place, ready_with_vip, restarted, shared, until_reported,
 };
 
 const AUTHORITIES: [&str; 3] = ["cluster", "etcd", "front-proxy"];
@@ -135,11 +137,33 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Each file is replaced alone, so that a repair of another file cannot hide a file that nodeletd does not restore, or a restart of
-/// a program that does not read the file.
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn each_kept_or_secret_file_that_is_deleted_alone_is_repaired() {
+    each_alone(Damage::Delete);
+}
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn each_kept_or_secret_file_that_is_truncated_alone_is_repaired() {
+    each_alone(Damage::Truncate);
+}
+
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn each_kept_or_secret_file_that_is_replaced_alone_is_repaired() {
+    each_alone(Damage::Replace);
+}
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn each_kept_or_secret_file_with_another_mode_and_owner_alone_is_repaired() {
+    each_alone(Damage::Attributes);
+}
+
+/// Damages each file alone, so that a repair of another file cannot hide a file that nodeletd does not restore, or a restart of a
+/// program that does not read the file.
+fn each_alone(damage: Damage) {
     let master = shared();
     master.configure(SCALED);
     master.apply(&[]).exits(0);
@@ -148,8 +172,9 @@ fn each_kept_or_secret_file_that_is_replaced_alone_is_repaired() {
     let watch = Watch::start(&master);
     let mut wrong = Vec::new();
     for path in KEPT_OR_SECRET.iter().flat_map(|&group| secrets.of(group)) {
-        let damaged_files = [(Damage::Replace, path.clone())];
-        wrong.extend(secrets.damage_and_repair(&watch, &damaged_files, KEYS, readers(&path)));
+        let (phases, readers) = restarts_after(damage, &path);
+        let damaged_files = [(damage, path)];
+        wrong.extend(secrets.damage_and_repair(&watch, &damaged_files, phases, readers));
     }
     drop(watch);
     master.sh(&format!("rm -rf {PLACE}"));
@@ -157,6 +182,19 @@ fn each_kept_or_secret_file_that_is_replaced_alone_is_repaired() {
     master.apply(&[]).exits(0);
     master.check(&[]).exits(0);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The phases that repair the file after this damage, and the programs that are restarted.
+fn restarts_after(
+    damage: Damage,
+    path: &str,
+) -> (&'static [&'static str], &'static [&'static str]) {
+    match damage {
+        // nodeletd's own file, whose mode and owner it sets at each pass.
+        Damage::Attributes if path.starts_with(STATE) => (&[], &[]),
+        Damage::Attributes => (KEYS, &[]),
+        Damage::Delete | Damage::Truncate | Damage::Replace => (KEYS, readers(path)),
+    }
 }
 
 /// The programs that read the file only at their start, and have to be restarted for it.
@@ -372,6 +410,61 @@ fn every_file_of_the_payload_is_reported_by_name() {
     // No repair can restore a package, so none begins.
     assert_eq!(restarted(&watch.recorded()), [""; 0]);
     drop(copy);
+    drop(watch);
+    master.sh(&format!("rm -rf {PLACE}"));
+    master.configure(&[]);
+    master.apply(&[]).exits(0);
+    master.check(&[]).exits(0);
+}
+
+/// Each script and template of the role alone, with each damage.
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn every_script_and_template_is_reported_by_name() {
+    let master = shared();
+    master.configure(&[("LOOP_INTERVAL", "1s"), ("KUBE_SERVICE_STATE", "true")]);
+    master.apply(&[]).exits(0);
+    make_place(&master);
+    let watch = Watch::start(&master);
+    let before = RunningInstances::of(&master);
+    watch.record();
+    for target in Target::texts(&master) {
+        for damage in Damage::ALL {
+            are_reported(&master, &watch, damage, slice::from_ref(&target), || {});
+            // The report of the next damage has the same words.
+            watch.wait_until_healthy(REPORTED);
+            assert_eq!(
+                RunningInstances::of(&master),
+                before,
+                "{damage:?} {}",
+                target.path
+            );
+        }
+    }
+    // No repair can restore a package, so none begins.
+    assert_eq!(restarted(&watch.recorded()), [""; 0]);
+    drop(watch);
+    master.sh(&format!("rm -rf {PLACE}"));
+    master.configure(&[]);
+    master.apply(&[]).exits(0);
+    master.check(&[]).exits(0);
+}
+
+/// Each file of nodeletd's state alone, with each damage. The suite `state` damages all of them at once.
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn each_file_of_nodeletds_state_that_is_damaged_alone_is_repaired() {
+    let master = shared();
+    make_place(&master);
+    master.configure(SCALED);
+    StateFiles::prepare(&master);
+    let watch = Watch::start(&master);
+    let state = StateFiles::note(&master);
+    for name in state.names() {
+        for damage in Damage::ALL {
+            state.damage_and_repair(&watch, damage, slice::from_ref(&name));
+        }
+    }
     drop(watch);
     master.sh(&format!("rm -rf {PLACE}"));
     master.configure(&[]);

@@ -1,7 +1,8 @@
 //! Files of the installed role. nodeletd cannot repair them: it reports the damaged file by name, and what runs goes on. A unit
 //! that ends meanwhile is started again from the last good role, but never with a damaged program.
 //!
-//! One file of each kind is damaged in every way, and each script and template is replaced. Each file of the payload is a soak.
+//! One file of each kind is damaged in every way, and each script and template is replaced. Every damage to each script, template and file
+//! of the payload is a soak.
 
 use std::time::Duration;
 
@@ -14,8 +15,6 @@ use lab_suites::{
 const STARTED: Duration = Duration::from_secs(120);
 /// Settings with which the next pass sees a damaged file at once.
 const HASTENED: &[(&str, &str)] = &[("LOOP_INTERVAL", "1s"), ("KUBE_SERVICE_STATE", "true")];
-/// The files that describe the package; while one of them is damaged, other damage may not be seen.
-const DESCRIPTIONS: [&str; 2] = ["role.yaml", "SHA256SUMS"];
 
 /// A master that nodeletd holds at its role, for one part of the suite.
 fn on_a_held_master(part: impl FnOnce(&Master, &Watch<'_>)) {
@@ -128,29 +127,11 @@ fn valid_variants_of_all_scripts_and_templates_are_reported_by_name() {
             watch.wait_until_healthy(REPORTED);
             assert_eq!(RunningInstances::of(master), before, "{what}, repaired");
         }
-        let targets = texts(master);
+        let targets = Target::texts(master);
         are_reported(master, watch, Damage::Replace, &targets, || {});
         watch.wait_until_healthy(REPORTED);
         assert_eq!(RunningInstances::of(master), before, "all of them");
     });
-}
-
-/// All scripts and templates of the package, each to get one line more.
-fn texts(master: &Master) -> Vec<Target> {
-    let found = master.sh(&format!(
-        "cd {ROLE}; find . -path ./payload -prune -o -type f -printf '%P\\n' | sort"
-    ));
-    let texts = found.lines().filter(|file| !DESCRIPTIONS.contains(file));
-    let texts: Vec<Target> = texts
-        .map(|file| {
-            assert!(file.starts_with("phases/"), "no suite damages {file}");
-            let path = format!("{ROLE}/{file}");
-            Target::of_role(file, &format!("sed '1i // One line more.' {path}"))
-        })
-        .collect();
-    let scripts = texts.iter().filter(|one| one.path.ends_with(".rhai"));
-    assert!(scripts.count() > 20 && texts.len() > 30, "{texts:?}");
-    texts
 }
 
 /// The lab mounts the payload, so another file is mounted over each program.

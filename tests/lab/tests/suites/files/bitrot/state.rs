@@ -1,17 +1,15 @@
 //! nodeletd's own files: deleted, truncated, replaced by another valid file of the same kind, or made accessible to other users.
 //! Each is repaired, or reported by name, while what runs goes on. A lost ledger is never replaced by an empty one; it is
-//! recovered. Copies of keys are a soak.
+//! recovered. Each file alone, and copies of keys, are soaks.
 
 use std::time::Duration;
 
 use lab_suites::{
-    After, Damage, Image, Master, PLACE, RunningInstances, SCALED, STATE, Slate, Watch, make_place,
-    restarted, shared,
+    After, Damage, Image, Master, PLACE, RunningInstances, SCALED, STATE, Slate, StateFiles, Watch,
+    make_place, node_state, restarted, shared,
 };
 
 const CALM: Duration = Duration::from_secs(90);
-/// A copy of `STATE` before any damage.
-const BEFORE: &str = "/root/bitrot/nodelet";
 
 /// The reason of a condition of nodeletd that is False.
 fn wrong(watch: &Watch<'_>, name: &str) -> Option<String> {
@@ -21,10 +19,6 @@ fn wrong(watch: &Watch<'_>, name: &str) -> Option<String> {
         .iter()
         .find(|one| one["name"] == name && one["status"] == "False")?;
     its["reason"].as_str().map(str::to_owned)
-}
-
-fn node_state(master: &Master) -> String {
-    master.sh("sed -n 's/.*pf9_kube_node_state\": \"\\(.*\\)\".*/\\1/p' /var/opt/pf9/kube_status")
 }
 
 /// A lost ledger, and everything that must not happen then.
@@ -79,163 +73,6 @@ fn the_ledger(master: &Master, watch: &Watch<'_>) {
     }
 }
 
-/// A file of nodeletd: a sed expression that makes another valid file of it, and a text that only the other one has.
-struct Own {
-    name: &'static str,
-    edit: &'static str,
-    mark: &'static str,
-}
-
-/// Files that nodeletd writes again from what it knows.
-const RESTORED: [Own; 6] = [
-    // A file of another host in another cluster.
-    Own {
-        name: "identity.json",
-        edit: r#"s/("ledger": *")[^"]*/\100000000-00000000/; s/("CLUSTER_ID": *")[^"]*/\1another/"#,
-        mark: "00000000-00000000",
-    },
-    Own {
-        name: "settings.yaml",
-        edit: r#"s/^(LOOP_INTERVAL: ).*/\1"7s"/"#,
-        mark: "7s",
-    },
-    // A file of another release.
-    Own {
-        name: "role.json",
-        edit: r#"s/"release":"[^"]*"/"release":"0.0.1"/"#,
-        mark: r#""release":"0.0.1""#,
-    },
-    // A pause, with which nothing would be repaired any more.
-    Own {
-        name: "nodeletd.json",
-        edit: r#"s/("paused_until": *)null/\14102444800/; s/("paused_because": *")/\1of another host/"#,
-        mark: "of another host",
-    },
-    // A file of another host, with other inodes.
-    Own {
-        name: "digests.json",
-        edit: r#"s/"inode":[0-9]+/"inode":1/g"#,
-        mark: r#""inode":1,"#,
-    },
-    Own {
-        name: "../kube_status",
-        edit: r#"s/("pf9_kube_node_state": *")[^"]*/\1failed/"#,
-        mark: r#""failed""#,
-    },
-];
-/// Files that say what the ledger contains; the older ones are from before the last run. They are written again, too.
-const OF_THE_LEDGER: [&str; 2] = ["ledger.tip", "ledger.backup.jsonl"];
-
-/// A record, which is written again when its event happens again. docs/ledger.md says for each what is missing until then.
-fn other_record(name: &str) -> Option<String> {
-    let edit = match name {
-        // A record of another host.
-        "preflight.json" => "s/[0-9a-f]{8}/00000000/g",
-        "timer-etcd-backup.json" => r#"s/("last_good": *)[^,]*/\11577836800/"#,
-        "SHA256SUMS" => "1d",
-        // A record of an earlier start of the unit.
-        _ if name.starts_with("services/") => r#"s/("invocation": *")[^"]*/\10000/"#,
-        _ => return None,
-    };
-    Some(format!("sed -E '{edit}' {BEFORE}/{name}"))
-}
-
-/// The records of this host.
-///
-/// # Panics
-/// A file of the state is damaged by none of the suites.
-fn records(master: &Master) -> Vec<String> {
-    // A name that begins with a dot is a file that is being written.
-    let found = master.sh(&format!(
-        "find {STATE} -type f ! -name '.*' -printf '%P\n' | sort"
-    ));
-    let is_damaged_elsewhere = |name: &str| {
-        // No program reads what a recovery has put aside.
-        ["ledger.jsonl", "ledger.damaged.jsonl"].contains(&name)
-            || OF_THE_LEDGER.contains(&name)
-            || RESTORED.iter().any(|its| its.name == name)
-            // The first ones belong to the soak, and the others have a test of their own below.
-            || ["kept/", "data-", "content/", "timers/"].iter().any(|folder| name.starts_with(folder))
-    };
-    let records: Vec<String> = found
-        .lines()
-        .filter(|name| !is_damaged_elsewhere(name))
-        .map(str::to_owned)
-        .collect();
-    for name in &records {
-        assert!(other_record(name).is_some(), "no suite damages {name}");
-    }
-    assert!(records.len() > 3, "{records:?}");
-    records
-}
-
-/// All other files of nodeletd. They do not depend on each other, so all are damaged at once. After a few passes they are as
-/// before, and nothing of the role was touched.
-fn the_other_files(master: &Master, watch: &Watch<'_>) {
-    master.sh(&format!(
-        "cp -a {STATE} {BEFORE}; cp -p {STATE}/../kube_status {PLACE}"
-    ));
-    let before = RunningInstances::of(master);
-    let records = records(master);
-    let mut all: Vec<(String, String)> = RESTORED
-        .iter()
-        .map(|its| {
-            let another = format!("sed -E '{}' {BEFORE}/{}", its.edit, its.name);
-            (its.name.to_owned(), another)
-        })
-        .collect();
-    all.extend(OF_THE_LEDGER.map(|name| (name.to_owned(), format!("cat {PLACE}/older/{name}"))));
-    all.extend(records.iter().map(|name| {
-        let another = other_record(name);
-        (name.clone(), another.expect("each has one"))
-    }));
-    for damage in Damage::ALL {
-        let mut script = String::new();
-        for name in &records {
-            // Restore a record that was not written again since the last damage.
-            let path = format!("{STATE}/{name}");
-            script += &format!("[ -e {path} ] || cp -p {BEFORE}/{name} {path}\n");
-        }
-        for (name, another) in &all {
-            script += &damage.script(&format!("{STATE}/{name}"), another);
-            script.push('\n');
-        }
-        master.sh(&script);
-        watch.passes(3, CALM);
-        watch.wait_until_healthy(CALM);
-        let how = format!("{damage:?}");
-        assert_eq!(RunningInstances::of(master), before, "{how}");
-        assert_eq!(node_state(master), "ok", "{how}");
-        for Own { name, mark, .. } in &RESTORED {
-            let script = format!("grep -qF '{mark}' {STATE}/{name}");
-            let found = master.try_sh(&script).status.code();
-            assert_eq!(found, Some(1), "{name} {how}: it is still the other file");
-        }
-        for name in OF_THE_LEDGER {
-            master.sh(&format!("cmp {STATE}/{name} {BEFORE}/{name}"));
-        }
-        for (name, _) in &all {
-            let is = master.try_sh(&format!("stat --format '%s %a %U:%G' {STATE}/{name}"));
-            if !is.status.success() && damage != Damage::Attributes && records.contains(name) {
-                continue;
-            }
-            let is = String::from_utf8_lossy(&is.stdout).trim().to_owned();
-            let mode = match name.as_str() {
-                "../kube_status" => "640",
-                _ => "600",
-            };
-            let is_right = is.ends_with(&format!(" {mode} root:root"));
-            // nodeletd writes a status at each pass, and the other files when they differ.
-            assert!(!is.starts_with("0 ") && is_right, "{name} {how}: {is}");
-        }
-    }
-    // The daemon was not restarted.
-    let restarts = master.sh("systemctl show --value --property NRestarts pf9-nodeletd");
-    assert_eq!(restarts, "0");
-    master.sh("rm /run/pf9-nodeletd.lock");
-    master.wait_for("its lock is back", "test -e /run/pf9-nodeletd.lock", CALM);
-}
-
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_lost_ledger_is_reported_and_recovered() {
@@ -250,20 +87,22 @@ fn a_lost_ledger_is_reported_and_recovered() {
     master.check(&[]).exits(0);
 }
 
+/// All files of nodeletd but the ledger. They do not depend on each other, so all are damaged at once.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn files_of_nodeletd_are_repaired() {
     let master = shared();
     make_place(&master);
     master.configure(SCALED);
-    // A run that changes something, so that the files from before it are older.
-    master.sh(&format!(
-        "install -d {PLACE}/older; cp -p {STATE}/ledger.tip {STATE}/ledger.backup.jsonl {PLACE}/older
-         rm /etc/pf9/kube.d/kubeconfigs/admin.yaml"
-    ));
-    master.apply(&[]).exits(0);
+    StateFiles::prepare(&master);
     let watch = Watch::start(&master);
-    the_other_files(&master, &watch);
+    let state = StateFiles::note(&master);
+    let names = state.names();
+    for damage in Damage::ALL {
+        state.damage_and_repair(&watch, damage, &names);
+    }
+    master.sh("rm /run/pf9-nodeletd.lock");
+    master.wait_for("its lock is back", "test -e /run/pf9-nodeletd.lock", CALM);
     drop(watch);
     master.sh(&format!("rm -rf {PLACE}"));
     master.configure(&[]);
