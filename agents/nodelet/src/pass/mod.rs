@@ -154,6 +154,7 @@ impl Pass {
             ledger_problem,
             digest: inputs.plan.digest(),
             watch_list,
+            restart_set: failed.iter().cloned().collect(),
             failed: failed.into_iter().collect(),
             damaged: damaged(&inputs.plan, &health),
             without_subnet,

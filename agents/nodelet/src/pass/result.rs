@@ -30,10 +30,11 @@ pub(crate) struct Pass {
     /// Conditions of all phases, in the plan's order.
     pub(crate) health: Vec<PhaseHealth>,
     /// Phases with a condition that does not hold.
-    // A nodeletd from before the present names may run beside a new `nodelet pass`: this name and those below are in the JSON until the
-    // first release.
-    #[serde(rename = "restart_set")]
     pub(crate) failed: Vec<PhaseName>,
+    /// The same phases. A nodeletd from before the present names may run beside a new `nodelet pass` until it is restarted: this name and
+    /// those that are renamed below stay in the JSON until the first release.
+    #[serde(default)]
+    pub(crate) restart_set: Vec<PhaseName>,
     /// Components with a certificate that is good and due for renewal, in the order in which they are renewed.
     pub(crate) due: Vec<String>,
     /// What the role has on the host: nodeletd watches it.
@@ -61,5 +62,30 @@ impl Pass {
     /// Whether commands that change the host use the last good settings, and the last good role if the installed one cannot be used.
     pub(crate) fn uses_last_good(&self) -> bool {
         !self.settings_problems.is_empty() || !self.role_problems.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn versions_of_nodelet_from_before_the_present_names_read_and_write_a_pass() {
+        let before = serde_json::json!({
+            "desired": Desired::default(), "settings_problems": [], "refused": null, "digest": "d", "health": [], "failed": ["etcd"],
+            "restart_set": ["etcd", "kubelet"], "due": [], "interests": WatchList::default(), "stands": true,
+        });
+        let pass: Pass = serde_json::from_value(before.clone()).expect("it is read");
+        assert!(pass.installed);
+        assert_eq!(pass.failed.len(), 1);
+        let now = serde_json::to_value(&pass).expect("it is written");
+        for key in before.as_object().expect("an object").keys() {
+            assert!(now.get(key).is_some(), "{key}");
+        }
+        // What such a nodeletd starts while the settings are broken.
+        let words = ["nodelet", "repair", "--role", "pf9-kube", "--settled"];
+        assert!(crate::cli::Cli::try_parse_from(words).is_ok());
     }
 }

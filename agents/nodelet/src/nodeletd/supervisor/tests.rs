@@ -228,6 +228,7 @@ impl HostOps for Broken {
                     reason: String::new(),
                 }],
             }],
+            restart_set: failed.clone(),
             failed,
             watch_list: WatchList::default(),
             installed: !self.bare.load(Ordering::Relaxed),
