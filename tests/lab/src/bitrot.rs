@@ -663,8 +663,7 @@ impl<'a> SecretFiles<'a> {
 /// without its certificate, are made again together, and kubeconfigs contain both. Every other file is restored as it was.
 fn is_made_again(path: &str, damaged_files: &[DamagedFile]) -> bool {
     let mut leaves = damaged_files.iter().filter(|(damage, damaged)| {
-        *damage != Damage::Attributes
-            && matches!(Group::of(damaged), Group::LeafKey | Group::Leaf)
+        *damage != Damage::Attributes && matches!(Group::of(damaged), Group::LeafKey | Group::Leaf)
     });
     match Group::of(path) {
         Group::LeafKey | Group::Leaf => {

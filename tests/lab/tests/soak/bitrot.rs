@@ -453,7 +453,7 @@ fn every_script_and_template_is_reported_by_name() {
 /// Each file of nodeletd's state alone, with each damage. The suite `state` damages all of them at once.
 #[test]
 #[ignore = "cargo xtask soak runs it"]
-fn each_file_of_nodeletds_state_that_is_damaged_alone_is_repaired() {
+fn damage_of_a_single_file_of_nodeletds_state_touches_nothing_of_the_role() {
     let master = shared();
     make_place(&master);
     master.configure(SCALED);
