@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context as _, Result, bail};
+use lab::command;
 
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -15,6 +16,9 @@ use crate::repository::checkout;
 const QUIET: f64 = 0.5;
 /// How long to wait until the machine is quiet: an earlier build keeps the load average high for minutes.
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// How long git and uname may take.
+const ANSWERS: Duration = Duration::from_secs(60);
 
 /// The machine, the commit and the day of a measurement, for the head of a page.
 #[derive(Debug)]
@@ -116,13 +120,9 @@ fn changed() -> Option<String> {
 }
 
 fn git(words: &[&str]) -> Option<String> {
-    let output = Command::new("git")
-        .current_dir(checkout())
-        .args(words)
-        .output()
-        .ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| text.trim().to_owned())
+    let mut git = Command::new("git");
+    git.current_dir(checkout()).args(words);
+    command::text(&git, ANSWERS).ok()
 }
 
 fn unknown() -> String {
@@ -135,9 +135,7 @@ fn load() -> String {
 }
 
 fn uname() -> Option<String> {
-    let output = Command::new("uname").arg("-r").output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    Some(text.trim().to_owned())
+    command::text(Command::new("uname").arg("-r"), ANSWERS).ok()
 }
 
 fn system(os_release: &str) -> Option<String> {

@@ -22,7 +22,7 @@ const PAGE: &str = "docs/clean-slate.md";
 const SLATES: &[&str] = &["clean_slate", "ten_kills"];
 /// The variable that describes the machine and the commit to suites that write sections of pages.
 const MEASURED_ON: &str = "NODELET_MEASURED_ON";
-/// Time limit of one cargo command; all soaks together take less.
+/// Time limit of one cargo command, which may run many soaks.
 const LIMIT: Duration = Duration::from_secs(8 * 3600);
 
 /// The options of `soak`.
@@ -189,8 +189,7 @@ rules and network namespaces; iptables and ip6tables rules in their order and wi
 kernel settings and modules; packages, accounts, unit files and units with their state, control groups, crontabs. `lab/src/snapshot.sh` is the list.
 ";
 
-const NOT_COMPARED: &str =
-    "Left out in every scenario, because it changes by itself or is not read:";
+const NOT_COMPARED: &str = "What is not named above is not compared, for example AppArmor profiles, queues of links and entries of bridges. Of what is named, this is left out in every scenario, because it changes by itself or is not read:";
 
 const MAY_LEAD: &str =
     "A directory that leads to one of these, or to what `clean` keeps, may be new.";

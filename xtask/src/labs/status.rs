@@ -3,10 +3,14 @@
 use std::fmt::Write as _;
 use std::io::{Write as _, stdout};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::Result;
 use lab::topology::down;
-use lab::{Cache, Lab, OuterDocker};
+use lab::{Cache, Lab, OuterDocker, command};
+
+/// How long `du` may take.
+const SIZES: Duration = Duration::from_secs(60);
 
 pub(crate) fn run() -> Result<ExitCode> {
     let cache = Cache::locate()?;
@@ -54,13 +58,13 @@ pub(crate) fn run() -> Result<ExitCode> {
             "not running".to_owned()
         }
     );
-    let size = Command::new("du").args(["-sh"]).arg(cache.root()).output();
+    let mut du = Command::new("du");
+    du.args(["-sh"]).arg(cache.root());
+    // It fails if a file vanishes meanwhile, and prints the size all the same.
+    let size = command::output(&du, None, SIZES);
     let size = size.map(|output| {
-        String::from_utf8_lossy(&output.stdout)
-            .split_whitespace()
-            .next()
-            .unwrap_or("0")
-            .to_owned()
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.split_whitespace().next().unwrap_or("0").to_owned()
     });
     let _ = writeln!(
         text,
