@@ -96,6 +96,14 @@ pub fn make_place(master: &Master) {
     master.sh(&format!("rm -rf {PLACE}; install -d -m 0700 {PLACE}"));
 }
 
+/// Removes the suite's own directory, and gives the master its usual settings again: it is healthy with them.
+pub fn remove_place(master: &Master) {
+    master.sh(&format!("rm -rf {PLACE}"));
+    master.configure(&[]);
+    master.apply(&[]).exits(0);
+    master.check(&[]).exits(0);
+}
+
 /// A file that nodeletd cannot repair.
 #[derive(Clone, Debug)]
 pub struct Target {

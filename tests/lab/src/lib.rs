@@ -23,7 +23,7 @@ mod watch;
 
 pub use bitrot::{
     Damage, DamagedFile, Group, PLACE, PayloadCopy, REPAIRED, REPORTED, ROLE, STATE, SecretFiles,
-    Target, another, are_reported, is_reported, make_place, until_reported,
+    Target, another, are_reported, is_reported, make_place, remove_place, until_reported,
 };
 pub use lab::command::poll;
 pub use lab::{DEPENDENCY_FAULTS, FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE};

@@ -13,7 +13,7 @@ use std::slice;
 use lab_suites::{
     Damage, DamagedFile, Group, Master, PLACE, PayloadCopy, REPAIRED, REPORTED, RunningInstances,
     SCALED, STATE, SecretFiles, StateFiles, Target, Watch, another, are_reported, is_reported,
-    make_place, ready_with_vip, restarted, shared, until_reported,
+    make_place, ready_with_vip, remove_place, restarted, shared, until_reported,
 };
 
 const AUTHORITIES: [&str; 3] = ["cluster", "etcd", "front-proxy"];
@@ -130,10 +130,7 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
     let refused = secrets.refused_tokens();
     wrong.extend(refused.iter().map(|token| format!("at the end: {token}")));
     drop(watch);
-    master.sh(&format!("rm -rf {PLACE}"));
-    master.configure(&[]);
-    master.apply(&[]).exits(0);
-    master.check(&[]).exits(0);
+    remove_place(&master);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -177,10 +174,7 @@ fn each_alone(damage: Damage) {
         wrong.extend(secrets.damage_and_repair(&watch, &damaged_files, phases, readers));
     }
     drop(watch);
-    master.sh(&format!("rm -rf {PLACE}"));
-    master.configure(&[]);
-    master.apply(&[]).exits(0);
-    master.check(&[]).exits(0);
+    remove_place(&master);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -411,10 +405,7 @@ fn every_file_of_the_payload_is_reported_by_name() {
     assert_eq!(restarted(&watch.recorded()), [""; 0]);
     drop(copy);
     drop(watch);
-    master.sh(&format!("rm -rf {PLACE}"));
-    master.configure(&[]);
-    master.apply(&[]).exits(0);
-    master.check(&[]).exits(0);
+    remove_place(&master);
 }
 
 /// Each script and template of the role alone, with each damage.
@@ -444,10 +435,7 @@ fn every_script_and_template_is_reported_by_name() {
     // No repair can restore a package, so none begins.
     assert_eq!(restarted(&watch.recorded()), [""; 0]);
     drop(watch);
-    master.sh(&format!("rm -rf {PLACE}"));
-    master.configure(&[]);
-    master.apply(&[]).exits(0);
-    master.check(&[]).exits(0);
+    remove_place(&master);
 }
 
 /// Each file of nodeletd's state alone, with each damage. The suite `state` damages all of them at once.
@@ -466,10 +454,7 @@ fn damage_of_a_single_file_of_nodeletds_state_touches_nothing_of_the_role() {
         }
     }
     drop(watch);
-    master.sh(&format!("rm -rf {PLACE}"));
-    master.configure(&[]);
-    master.apply(&[]).exits(0);
-    master.check(&[]).exits(0);
+    remove_place(&master);
 }
 
 /// Makes an archive of the pause image with another configuration. Its name is its digest, as docker names it, so the id of the

@@ -64,7 +64,7 @@ fn every_repair_is_predicted() {
     );
 }
 
-/// A fault without a row would be a repair that nobody compares with its prediction.
+/// A fault without a row would be a repair that no soak compares with its prediction.
 #[test]
 fn the_page_has_a_row_for_each_fault() {
     let page = fs::read_to_string(repository().join("docs/fidelity.md"));

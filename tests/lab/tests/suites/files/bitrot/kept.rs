@@ -1,7 +1,7 @@
 //! A kept key that is replaced by another valid one, and a kept key that is lost: both are restored from their copies, and only the
 //! API server, which reads the first one at its start, is restarted. The soak of the same name has all kept and secret files.
 
-use lab_suites::{Damage, PLACE, SCALED, SecretFiles, Watch, make_place, shared};
+use lab_suites::{Damage, SCALED, SecretFiles, Watch, make_place, remove_place, shared};
 
 const SIGNS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.key";
 const AUTHORITY: &str = "/etc/pf9/kube.d/ca/cluster/ca.key";
@@ -22,8 +22,5 @@ fn a_foreign_and_a_lost_key_come_from_their_copies() {
     let wrong = secrets.damage_and_repair(&watch, &damaged_files, &["certs"], &["kube-apiserver"]);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     drop(watch);
-    master.sh(&format!("rm -rf {PLACE}"));
-    master.configure(&[]);
-    master.apply(&[]).exits(0);
-    master.check(&[]).exits(0);
+    remove_place(&master);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lab_suites::{
     Damage, Master, PLACE, PayloadCopy, REPORTED, ROLE, RunningInstances, Target, Watch,
-    are_reported, is_reported, make_place, shared, until_reported,
+    are_reported, is_reported, make_place, remove_place, shared, until_reported,
 };
 
 /// Time limit until a stopped unit runs again.
@@ -26,10 +26,7 @@ fn on_a_held_master(part: impl FnOnce(&Master, &Watch<'_>)) {
     part(&master, &watch);
     watch.wait_until_healthy(REPORTED);
     drop(watch);
-    master.sh(&format!("rm -rf {PLACE}"));
-    master.configure(&[]);
-    master.apply(&[]).exits(0);
-    master.check(&[]).exits(0);
+    remove_place(&master);
 }
 
 /// Stops kubelet, which nodeletd starts again.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lab_suites::{
     After, Damage, Image, Master, PLACE, RunningInstances, SCALED, STATE, Slate, StateFiles, Watch,
-    make_place, node_state, restarted, shared,
+    make_place, node_state, remove_place, restarted, shared,
 };
 
 const CALM: Duration = Duration::from_secs(90);
@@ -104,10 +104,7 @@ fn files_of_nodeletd_are_repaired() {
     master.sh("rm /run/pf9-nodeletd.lock");
     master.wait_for("its lock is back", "test -e /run/pf9-nodeletd.lock", CALM);
     drop(watch);
-    master.sh(&format!("rm -rf {PLACE}"));
-    master.configure(&[]);
-    master.apply(&[]).exits(0);
-    master.check(&[]).exits(0);
+    remove_place(&master);
 }
 
 /// No other copy of a file's previous content exists, so a damaged one is reported by name. The timer is in the plan, so it is
