@@ -5,7 +5,7 @@
 //! returned together.
 //!
 //! Not here: the order of phases (`plan::order`), the constants that scripts read (`planner::context`), and what a resource does
-//! (`resource`). Start with [`ScriptSet::evaluate`], then `recorder`, `words` and `lower`.
+//! (`resource`). Start with [`ScriptSet::evaluate`], then `recorder`, `words`, `variants` and `lower`.
 
 mod comparison;
 mod errors;
@@ -17,6 +17,7 @@ mod namespace;
 mod recorder;
 mod reference;
 mod remedy;
+mod variants;
 mod vocabulary;
 mod words;
 

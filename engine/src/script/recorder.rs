@@ -111,7 +111,7 @@ impl Recorder {
     pub(super) fn has_header(&self) -> bool {
         self.calls
             .iter()
-            .any(|call| call.word.role == WordKind::Header)
+            .any(|call| call.word.kind() == WordKind::Header)
     }
 
     /// Enters a lane and returns the previous one.

@@ -97,7 +97,7 @@ pub fn reference() -> String {
             page.push_str("\nAll of them take:\n\n");
             modifiers(&mut page, shared);
         }
-        for one in WORDS.iter().filter(|word| word.role == *role) {
+        for one in WORDS.iter().filter(|word| word.kind() == *role) {
             word(&mut page, one);
         }
     }

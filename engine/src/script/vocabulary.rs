@@ -1,5 +1,7 @@
 //! The table of words: it feeds the engine, the reference page, the linter and the did-you-mean help.
 
+use super::variants::{ModifierVariant, WordVariant};
+
 /// What a word begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WordKind {
@@ -120,8 +122,8 @@ pub struct Param {
 pub struct Word {
     /// As it is written.
     pub name: &'static str,
-    /// What it begins.
-    pub role: WordKind,
+    /// What it begins, and what `lower` makes of it.
+    pub(super) variant: WordVariant,
     /// Its parameters.
     pub params: &'static [Param],
     /// One line, then details.
@@ -145,6 +147,8 @@ pub struct Modifier {
     pub doc: &'static str,
     /// Whether it may be repeated.
     pub repeatable: bool,
+    /// What `lower` makes of it.
+    pub(super) variant: ModifierVariant,
 }
 
 /// Makes a list of parameters of `name: Type, ..`; a type is a variant of [`Arg`].
@@ -159,7 +163,7 @@ macro_rules! params {
 pub(super) use params;
 
 /// Makes a [`Modifier`] of `name(parameter: Type, ..) => "doc"`; `#repeatable` stands before one that may be repeated. A name alone is a
-/// constant that several words share.
+/// constant that several words share. `= Kind::Variant` before `=>` sets its `ModifierVariant`; without it, the modifier is an option.
 macro_rules! modifier {
     (@repeatable repeatable) => {
         true
@@ -167,15 +171,22 @@ macro_rules! modifier {
     (@repeatable) => {
         false
     };
+    (@variant) => {
+        $crate::script::variants::ModifierVariant::Option
+    };
+    (@variant $kind:ident $which:ident) => {
+        $crate::script::variants::ModifierVariant::$kind($crate::script::variants::$kind::$which)
+    };
     ($shared:ident) => {
         $shared
     };
-    ($(#$mark:ident)? $name:ident($($params:tt)*) => $doc:literal) => {
+    ($(#$mark:ident)? $name:ident($($params:tt)*) $(= $kind:ident::$which:ident)? => $doc:literal) => {
         $crate::script::vocabulary::Modifier {
             name: stringify!($name),
             params: $crate::script::vocabulary::params!($($params)*),
             doc: $doc,
             repeatable: $crate::script::vocabulary::modifier!(@repeatable $($mark)?),
+            variant: $crate::script::vocabulary::modifier!(@variant $($kind $which)?),
         }
     };
 }
@@ -183,9 +194,9 @@ pub(super) use modifier;
 
 /// Makes a list of modifiers, each followed by `;`.
 macro_rules! modifiers {
-    ($($(#$mark:ident)? $name:ident $(($($params:tt)*) => $doc:literal)?;)*) => {
+    ($($(#$mark:ident)? $name:ident $(($($params:tt)*) $(= $kind:ident::$which:ident)? => $doc:literal)?;)*) => {
         &[$($crate::script::vocabulary::modifier!(
-            $(#$mark)? $name $(($($params)*) => $doc)?
+            $(#$mark)? $name $(($($params)*) $(= $kind::$which)? => $doc)?
         )),*]
     };
 }
@@ -219,9 +230,20 @@ pub static REQUIREMENT_POLICY: &[Modifier] = modifiers! {
 };
 
 impl Word {
+    /// What it begins.
+    #[must_use]
+    pub fn kind(&self) -> WordKind {
+        match self.variant {
+            WordVariant::Header => WordKind::Header,
+            WordVariant::Resource(_) => WordKind::Resource,
+            WordVariant::Check => WordKind::Check,
+            WordVariant::Requirement => WordKind::Requirement,
+        }
+    }
+
     /// Its own modifiers, then those that all words of its kind have.
     pub fn all_modifiers(&self) -> impl Iterator<Item = &'static Modifier> {
-        let policy: &'static [Modifier] = match self.role {
+        let policy: &'static [Modifier] = match self.kind() {
             WordKind::Header => &[],
             WordKind::Resource => STEP_POLICY,
             WordKind::Check => CHECK_POLICY,

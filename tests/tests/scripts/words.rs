@@ -26,7 +26,7 @@ const NODELETD: &str = "read by nodeletd, which comes with the loop that holds a
 fn every_words_example_is_a_script() {
     let case = Case::named("cp-1");
     for word in WORDS {
-        let header = match word.role {
+        let header = match word.kind() {
             WordKind::Header => String::new(),
             _ => "phase(\"example\").about(\"Shows the words.\").nodes([\"master\"]);\n".to_owned(),
         };
@@ -46,7 +46,7 @@ fn every_words_example_is_a_script() {
             + phase.requirements.len();
         assert_eq!(
             said,
-            usize::from(word.role != WordKind::Header),
+            usize::from(word.kind() != WordKind::Header),
             "{}: one word, one thing",
             word.name
         );

@@ -6,24 +6,12 @@ use crate::model::{Diagnostic, Span, Value};
 use crate::plan::{PlannedCheck, Probe};
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
+use crate::script::variants::{CheckDetail, ModifierVariant, Observation};
 
 /// The directory that certificates' paths are relative to.
 const CERTS: &str = "/etc/pf9/kube.d/certs";
 /// Kubeconfig for checks of the node: kubelet's own, which exists on every node.
 const KUBELET: &str = "/etc/pf9/kube.d/kubeconfigs/kubelet.yaml";
-/// Modifiers that set how a check observes, and are no observation themselves.
-const MANNER: &[&str] = &[
-    "every",
-    "timeout",
-    "failures",
-    "advisory",
-    "when",
-    "expect",
-    "ca",
-    "client_certificate",
-    "server_certificate",
-    "peers",
-];
 
 pub(super) fn lower(
     call: &Call,
@@ -33,10 +21,15 @@ pub(super) fn lower(
     let said: Vec<_> = call
         .options
         .iter()
-        .filter(|option| !MANNER.contains(&option.modifier.name))
+        .filter_map(|option| match option.modifier.variant {
+            ModifierVariant::Observation(observation) => Some((option, observation)),
+            ModifierVariant::Option
+            | ModifierVariant::CheckDetail(_)
+            | ModifierVariant::Precondition(_) => None,
+        })
         .collect();
-    let name = match said.as_slice() {
-        [one] => one.modifier.name,
+    let (name, observation) = match said.as_slice() {
+        [(one, observation)] => (one.modifier.name, *observation),
         [] => {
             findings.push(
                 Diagnostic::new("P0317", call.span.clone(), "the check observes nothing")
@@ -44,7 +37,7 @@ pub(super) fn lower(
             );
             return None;
         }
-        [first, second, ..] => {
+        [(first, _), (second, _), ..] => {
             findings.push(
                 Diagnostic::new(
                     "P0318",
@@ -62,7 +55,7 @@ pub(super) fn lower(
             return None;
         }
     };
-    without_effect(call, name, findings);
+    without_effect(call, name, observation, findings);
     let every = options.duration("every").unwrap_or(PlannedCheck::EVERY);
     let timeout = options.duration("timeout").unwrap_or(PlannedCheck::TIMEOUT);
     if timeout < every {
@@ -87,7 +80,7 @@ pub(super) fn lower(
     Some(PlannedCheck {
         name: options.text_argument(0)?,
         span: call.span.clone(),
-        probe: probe(name, options, findings)?,
+        probe: probe(observation, name, options, findings)?,
         every,
         timeout,
         failures: options
@@ -98,30 +91,47 @@ pub(super) fn lower(
     })
 }
 
-/// Findings for modifiers that the check's observation does not use.
-fn without_effect(call: &Call, observation: &str, findings: &mut Vec<Diagnostic>) {
+/// Findings for modifiers that the check's observation, with this name, does not use.
+fn without_effect(
+    call: &Call,
+    name: &str,
+    observation: Observation,
+    findings: &mut Vec<Diagnostic>,
+) {
     for option in &call.options {
-        let modifier = option.modifier.name;
-        let used_by: &[&str] = match modifier {
-            "expect" => &["https", "run"],
-            "client_certificate" | "server_certificate" => &["https"],
-            "ca" => &["https", "virtual_ip"],
-            "peers" => &["virtual_ip"],
-            _ => continue,
+        let ModifierVariant::CheckDetail(detail) = option.modifier.variant else {
+            continue;
         };
-        if !used_by.contains(&observation) {
-            findings.push(
-                Diagnostic::new(
-                    "P0359",
-                    option.span.clone(),
-                    format!("`.{modifier}` has no effect on `.{observation}`"),
-                )
-                .help(format!(
-                    "remove it; only checks with `.{}` use it",
-                    used_by.join("` and `.")
-                )),
-            );
+        let used_by = users(detail);
+        if used_by.contains(&observation) {
+            continue;
         }
+        let is_user = |variant: ModifierVariant| matches!(variant, ModifierVariant::Observation(one) if used_by.contains(&one));
+        let modifiers = call.word.modifiers.iter();
+        let users = modifiers.filter(|modifier| is_user(modifier.variant));
+        let users: Vec<&str> = users.map(|modifier| modifier.name).collect();
+        let modifier = option.modifier.name;
+        findings.push(
+            Diagnostic::new(
+                "P0359",
+                option.span.clone(),
+                format!("`.{modifier}` has no effect on `.{name}`"),
+            )
+            .help(format!(
+                "remove it; only checks with `.{}` use it",
+                users.join("` and `.")
+            )),
+        );
+    }
+}
+
+/// The observations that use a detail.
+fn users(detail: CheckDetail) -> &'static [Observation] {
+    match detail {
+        CheckDetail::Expect => &[Observation::Https, Observation::Run],
+        CheckDetail::ClientCertificate | CheckDetail::ServerCertificate => &[Observation::Https],
+        CheckDetail::Ca => &[Observation::Https, Observation::VirtualIp],
+        CheckDetail::Peers => &[Observation::VirtualIp],
     }
 }
 
@@ -137,11 +147,17 @@ fn no_socket(address: &str, port: i64, span: Span) -> Diagnostic {
     ))
 }
 
-fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Probe> {
+/// The observation; `name` is its modifier.
+fn probe(
+    observation: Observation,
+    name: &str,
+    options: &Options<'_>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<Probe> {
     let text = || options.text(name);
     let expect = options.text("expect").unwrap_or_default();
-    Some(match name {
-        "https" => {
+    Some(match observation {
+        Observation::Https => {
             let directory = |option| options.text(option).map(|path| Path::new(CERTS).join(path));
             let client = directory("client_certificate");
             let server = directory("server_certificate");
@@ -156,7 +172,7 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 certificate: server.map(|directory| directory.join("request.crt")),
             }
         }
-        "tcp" => {
+        Observation::Tcp => {
             let values = options.values(name);
             let [Value::Text(address), Value::Integer(port)] = values.as_slice() else {
                 return None;
@@ -172,13 +188,13 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             };
             Probe::Tcp(socket)
         }
-        "run" => {
+        Observation::Run => {
             let argv = options.texts(name)?;
             super::system::has_program(&argv, options.span(name), findings)?;
             Probe::Run { argv, expect }
         }
-        "file_exists" => Probe::FileExists(text()?.into()),
-        "first_file" => {
+        Observation::FileExists => Probe::FileExists(text()?.into()),
+        Observation::FirstFile => {
             let values = options.values(name);
             let [Value::Text(path), Value::List(endings)] = values.as_slice() else {
                 return None;
@@ -188,13 +204,13 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 endings: endings.iter().map(ToString::to_string).collect(),
             }
         }
-        "service_active" => {
+        Observation::ServiceActive => {
             let unit = super::system::unit_name(text()?, options.span(name), findings)?;
             Probe::ServiceActive(unit)
         }
-        "container_running" => Probe::ContainerRunning(text()?),
-        "container_runtime" => Probe::ContainerRuntime,
-        "pod_running" => {
+        Observation::ContainerRunning => Probe::ContainerRunning(text()?),
+        Observation::ContainerRuntime => Probe::ContainerRuntime,
+        Observation::PodRunning => {
             let values = options.values(name);
             let [Value::Text(pod), Value::List(containers)] = values.as_slice() else {
                 return None;
@@ -204,7 +220,7 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 containers: containers.iter().map(ToString::to_string).collect(),
             }
         }
-        "node_ready" => {
+        Observation::NodeReady => {
             let values = options.values(name);
             let [node, kubelet] = values.as_slice() else {
                 return None;
@@ -216,11 +232,11 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 kubeconfig: KUBELET.into(),
             }
         }
-        "node_without_pressure" => Probe::NodeWithoutPressure {
+        Observation::NodeWithoutPressure => Probe::NodeWithoutPressure {
             node: text()?,
             kubeconfig: KUBELET.into(),
         },
-        "object_exists" => {
+        Observation::ObjectExists => {
             let values: Vec<String> = options
                 .values(name)
                 .iter()
@@ -238,9 +254,9 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 kubeconfig: super::cluster::ADMIN.into(),
             }
         }
-        "link_up" => Probe::LinkUp(text()?),
-        "link_addressed" => Probe::LinkAddressed(text()?),
-        "firewall_rules" | "firewall_jump" => {
+        Observation::LinkUp => Probe::LinkUp(text()?),
+        Observation::LinkAddressed => Probe::LinkAddressed(text()?),
+        Observation::FirewallRules | Observation::FirewallJump => {
             let values = options.values(name);
             let [Value::Text(table), Value::Text(chain), rest @ ..] = values.as_slice() else {
                 return None;
@@ -251,8 +267,8 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 target: rest.first().map(ToString::to_string).unwrap_or_default(),
             }
         }
-        "address_held" => Probe::AddressHeld(text()?.parse().ok()?),
-        "virtual_ip" => {
+        Observation::AddressHeld => Probe::AddressHeld(text()?.parse().ok()?),
+        Observation::VirtualIp => {
             let values = options.values(name);
             let [
                 Value::Text(address),
@@ -281,10 +297,10 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 shared: !matches!(options.value("peers"), Some(Value::List(peers)) if peers.is_empty()),
             }
         }
-        "certificates_valid" => Probe::CertificatesValid {
+        Observation::CertificatesValid => Probe::CertificatesValid {
             directory: text()?.into(),
         },
-        "backup_younger_than" => {
+        Observation::BackupYoungerThan => {
             let values = options.values(name);
             let [
                 Value::Text(directory),
@@ -300,7 +316,7 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 cluster: cluster.clone(),
             }
         }
-        "room_for_backup" => {
+        Observation::RoomForBackup => {
             let values = options.values(name);
             let [Value::Text(directory), Value::Text(file)] = values.as_slice() else {
                 return None;
@@ -310,7 +326,7 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 file: file.into(),
             }
         }
-        "token_accepted" => {
+        Observation::TokenAccepted => {
             let values = options.values(name);
             let [Value::Text(namespace), Value::Text(account)] = values.as_slice() else {
                 return None;
@@ -321,9 +337,8 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 kubeconfig: super::cluster::ADMIN.into(),
             }
         }
-        "keys_kept" => Probe::KeysKept,
-        "package_intact" => Probe::PackageIntact { checksums: None },
-        "as_planned" => Probe::AsPlanned,
-        _ => return None,
+        Observation::KeysKept => Probe::KeysKept,
+        Observation::PackageIntact => Probe::PackageIntact { checksums: None },
+        Observation::AsPlanned => Probe::AsPlanned,
     })
 }

@@ -11,7 +11,7 @@ use crate::model::{Diagnostic, Value, closest};
 use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, Spec};
 use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
-use crate::script::recorder::Call;
+use crate::script::variants::ClusterWord;
 
 /// The kubeconfig used where a script names none.
 pub(super) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
@@ -20,7 +20,7 @@ pub(super) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 pub(super) fn lower(
-    call: &Call,
+    word: ClusterWord,
     options: &Options<'_>,
     context: &LoweringContext<'_>,
     findings: &mut Vec<Diagnostic>,
@@ -29,18 +29,18 @@ pub(super) fn lower(
         .text("kubeconfig")
         .map_or_else(|| ADMIN.into(), PathBuf::from);
     let name = options.text_argument(0)?;
-    match call.word.name {
-        "manifest" => Some(Spec::Manifest(ManifestSpec {
+    match word {
+        ClusterWord::Manifest => Some(Spec::Manifest(ManifestSpec {
             text: template(&name, options, context, findings)?,
             name,
             kubeconfig,
         })),
-        "drain" => Some(Spec::Drain(DrainSpec {
+        ClusterWord::Drain => Some(Spec::Drain(DrainSpec {
             node: name,
             kubeconfig,
             seconds: options.seconds("within", 30, findings),
         })),
-        "node" => {
+        ClusterWord::Node => {
             let mut taints = Vec::new();
             for taint in options.repeated("taint") {
                 let [key, value, effect] = taint.as_slice() else {
@@ -85,7 +85,6 @@ pub(super) fn lower(
                 pod_subnets: pod_subnets(options, findings),
             }))
         }
-        _ => None,
     }
 }
 

@@ -52,7 +52,7 @@ const PLACES: &[&str] = &["/home", "/media", "/mnt", "/opt", "/srv"];
 /// Findings for words that are not where the language expects them: the header, then the resources, then the checks. The
 /// lanes may be anywhere after the header.
 pub(super) fn order(calls: &[Call]) -> Vec<Diagnostic> {
-    let is_header = |call: &Call| call.word.role == WordKind::Header;
+    let is_header = |call: &Call| call.word.kind() == WordKind::Header;
     let Some(header) = calls.iter().position(is_header) else {
         // A script without a header has a finding of its own.
         return Vec::new();
@@ -68,7 +68,7 @@ pub(super) fn order(calls: &[Call]) -> Vec<Diagnostic> {
             );
             continue;
         }
-        match (call.word.role, lane_word(call.lane)) {
+        match (call.word.kind(), lane_word(call.lane)) {
             (WordKind::Check | WordKind::Requirement, Some(lane)) => {
                 let message = format!("`{}` in `{lane}` is not a step", call.word.name);
                 findings.push(
@@ -151,7 +151,32 @@ impl Named {
             Spec::Symlink(link) => &link.path,
             Spec::EnvFile(file) => &file.path,
             Spec::DataId(file) => &file.path,
-            _ => return None,
+            Spec::Authority(_)
+            | Spec::ServiceAccountKey(_)
+            | Spec::EncryptionKeys(_)
+            | Spec::Certificate(_)
+            | Spec::Kubeconfig(_)
+            | Spec::Image(_)
+            | Spec::ImageDirectory(_)
+            | Spec::Container(_)
+            | Spec::Service(_)
+            | Spec::Sysctl(_)
+            | Spec::KernelModule(_)
+            | Spec::Packages(_)
+            | Spec::Link(_)
+            | Spec::Pods(_)
+            | Spec::PodContainer(_)
+            | Spec::Manifest(_)
+            | Spec::Node(_)
+            | Spec::Drain(_)
+            | Spec::Command(_)
+            | Spec::FirewallChains(_)
+            | Spec::Ipsets(_)
+            | Spec::IpvsServices(_)
+            | Spec::Cgroup(_)
+            | Spec::SysctlSnapshot(_)
+            | Spec::Group(_)
+            | Spec::Timer(_) => return None,
         };
         let kind = step.spec.kind();
         let (first, line) = self

@@ -10,14 +10,16 @@ use crate::resource::{
 };
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
+use crate::script::variants::ContainerWord;
 
 pub(super) fn lower(
+    word: ContainerWord,
     call: &Call,
     options: &Options<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
-    match call.word.name {
-        "image" => {
+    match word {
+        ContainerWord::Image => {
             let Some(archive) = options.text("archive") else {
                 findings.push(
                     Diagnostic::new(
@@ -35,23 +37,22 @@ pub(super) fn lower(
                 checksums: None,
             }))
         }
-        "image_directory" => Some(Spec::ImageDirectory(ImageDirectorySpec {
+        ContainerWord::ImageDirectory => Some(Spec::ImageDirectory(ImageDirectorySpec {
             path: options.text_argument(0)?.into(),
             except: options.texts("except").unwrap_or_default(),
         })),
-        "pods" => {
+        ContainerWord::Pods => {
             only_absent(call, options, findings)?;
             Some(Spec::Pods(PodsSpec {
                 grace_seconds: options.seconds("grace", 10, findings),
             }))
         }
-        "pod_container" => Some(Spec::PodContainer(PodContainerSpec {
+        ContainerWord::PodContainer => Some(Spec::PodContainer(PodContainerSpec {
             pod: options.text_argument(0)?,
             container: options.text_argument(1)?,
             inputs: options.restart_inputs(),
         })),
-        "container" => container(call, options, findings),
-        _ => None,
+        ContainerWord::Container => container(call, options, findings),
     }
 }
 

@@ -16,8 +16,10 @@ use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
 use crate::script::lower::system::{UNIT_LETTERS, is_unit_name};
 use crate::script::recorder::Call;
+use crate::script::variants::FileWord;
 
 pub(super) fn lower(
+    word: FileWord,
     call: &Call,
     options: &Options<'_>,
     context: &LoweringContext<'_>,
@@ -35,8 +37,8 @@ pub(super) fn lower(
             unit,
         })
     };
-    match call.word.name {
-        "directory" => {
+    match word {
+        FileWord::Directory => {
             let access = access(options, 0o755, false, findings)?;
             Some(Spec::Directory(DirectorySpec {
                 path: path()?,
@@ -46,11 +48,11 @@ pub(super) fn lower(
                 spared: None,
             }))
         }
-        "symlink" => Some(Spec::Symlink(SymlinkSpec {
+        FileWord::Symlink => Some(Spec::Symlink(SymlinkSpec {
             path: path()?,
             target: options.text_argument(1)?,
         })),
-        "file" => {
+        FileWord::File => {
             let said = ["content", "payload", "copy_of"].map(|name| options.text(name));
             let source = match said {
                 [Some(text), None, None] => FileSource::Text(Text::Known(text)),
@@ -68,7 +70,7 @@ pub(super) fn lower(
             let access = access(options, 0o644, false, findings)?;
             Some(file(path()?, source, access, false))
         }
-        "template" => {
+        FileWord::Template => {
             let text = template(&options.text_argument(0)?, options, context, findings)?;
             let path = PathBuf::from(options.text_argument(1)?);
             if is_read_by_systemd(&path) {
@@ -77,7 +79,7 @@ pub(super) fn lower(
             let access = access(options, 0o644, text.is_secret(), findings)?;
             Some(file(path, FileSource::Text(text), access, false))
         }
-        "unit" => {
+        FileWord::Unit => {
             let name = options.text_argument(0)?;
             if !is_unit_name(&name) || !name.contains('.') {
                 let help = if is_unit_name(&name) {
@@ -95,7 +97,7 @@ pub(super) fn lower(
             let access = access(options, 0o644, false, findings)?;
             Some(file(path, FileSource::Text(text), access, true))
         }
-        "env_file" => {
+        FileWord::EnvFile => {
             let values = options.map("values").unwrap_or_default();
             let secret = values.values().any(Value::is_secret);
             let access = access(options, 0o640, secret, findings)?;
@@ -106,7 +108,6 @@ pub(super) fn lower(
                 owner: access.owner,
             }))
         }
-        _ => None,
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn lower(
         .trim_end_matches(".rhai");
     let headers: Vec<&Call> = calls
         .iter()
-        .filter(|c| c.word.role == WordKind::Header)
+        .filter(|c| c.word.kind() == WordKind::Header)
         .collect();
     let Some(call) = headers.first() else {
         findings.push(

@@ -1,6 +1,6 @@
 //! From recorded words to the typed phase: what each word and modifier means.
 //!
-//! One file per topic, as in `script::words`. `options` reads arguments and modifiers; `consistency` has the rules about several words.
+//! One file per topic, as in `script::variants`. `options` reads arguments and modifiers; `consistency` has the rules about several words.
 //! Not here: the recording (`recorder`), and mistakes that need other phases or the host (`planner`, `facts`). Start with this file, then
 //! `files`.
 
@@ -25,7 +25,7 @@ pub(super) use header::restarts_from_later_phases;
 use options::Options;
 
 use super::recorder::{Call, CallId, Lane, Recorder};
-use super::vocabulary::WordKind;
+use super::variants::{ResourceWord, WordVariant};
 use crate::model::{Diagnostic, PhaseName, StepId};
 use crate::plan::{PlannedPhase, PlannedStep, StepPolicy};
 use crate::resource::Spec;
@@ -81,10 +81,10 @@ pub(super) fn phase(
         lowering.findings.extend(call.findings.iter().cloned());
         let said = lowering.findings.len();
         let mut has_meaning = true;
-        match call.word.role {
-            WordKind::Header => {}
-            WordKind::Resource => {
-                let step = lowering.step(call, &options);
+        match call.word.variant {
+            WordVariant::Header => {}
+            WordVariant::Resource(resource) => {
+                let step = lowering.step(resource, call, &options);
                 has_meaning = step.is_some();
                 if let Some(step) = step {
                     lowered = Some((step.id.clone(), step.spec.paths()));
@@ -123,7 +123,7 @@ pub(super) fn phase(
                     }
                 }
             }
-            WordKind::Check => {
+            WordVariant::Check => {
                 let check = checks::lower(call, &options, &mut lowering.findings);
                 has_meaning = check.is_some();
                 if let Some(check) = check {
@@ -132,7 +132,7 @@ pub(super) fn phase(
                     phase.checks.push(check);
                 }
             }
-            WordKind::Requirement => {
+            WordVariant::Requirement => {
                 let requirement = requirements::lower(call, &options, &mut lowering.findings);
                 has_meaning = requirement.is_some();
                 phase.requirements.extend(requirement);
@@ -158,7 +158,8 @@ pub(super) fn phase(
     (Some(phase), in_any_case)
 }
 
-/// A finding for a word that the language has, but that has no meaning: without it, the plan would lack the word silently.
+/// A finding for a word whose arguments have the types of the table, but not those that its meaning expects: without it, the plan would
+/// lack the word silently.
 fn without_meaning(call: &Call) -> Diagnostic {
     let word = call.word.name;
     let modifiers: Vec<String> = call
@@ -180,31 +181,27 @@ fn without_meaning(call: &Call) -> Diagnostic {
 }
 
 impl Lowering<'_> {
-    fn step(&mut self, call: &Call, options: &Options<'_>) -> Option<PlannedStep> {
-        let spec = match call.word.name {
-            "directory" | "file" | "template" | "symlink" | "unit" | "env_file" => {
-                files::lower(call, options, self.context, &mut self.findings)
+    fn step(
+        &mut self,
+        resource: ResourceWord,
+        call: &Call,
+        options: &Options<'_>,
+    ) -> Option<PlannedStep> {
+        let spec = match resource {
+            ResourceWord::Files(word) => {
+                files::lower(word, call, options, self.context, &mut self.findings)
             }
-            "certificate_authority"
-            | "service_account_key"
-            | "encryption_keys"
-            | "data_id"
-            | "certificate"
-            | "kubeconfig" => pki::lower(call, options, &mut self.findings),
-            "image" | "image_directory" | "container" | "pods" | "pod_container" => {
-                containers::lower(call, options, &mut self.findings)
+            ResourceWord::Pki(word) => pki::lower(word, call, options, &mut self.findings),
+            ResourceWord::Containers(word) => {
+                containers::lower(word, call, options, &mut self.findings)
             }
-            "service" | "sysctl" | "kernel_module" | "packages" | "link" | "command"
-            | "firewall_chains" | "ipsets" | "ipvs_services" | "cgroup" | "restore_sysctl"
-            | "group" => system::lower(call, options, self.context, &mut self.findings),
-            "timer" => {
-                let payload = self.context.payload;
-                system::timer(call, options, &self.phase, payload, &mut self.findings)
+            ResourceWord::System(word) => {
+                let phase = &self.phase;
+                system::lower(word, call, options, self.context, phase, &mut self.findings)
             }
-            "manifest" | "drain" | "node" => {
-                cluster::lower(call, options, self.context, &mut self.findings)
+            ResourceWord::Cluster(word) => {
+                cluster::lower(word, options, self.context, &mut self.findings)
             }
-            _ => None,
         }?;
         self.findings
             .extend(consistency::system_directory(call, &spec));
@@ -291,7 +288,8 @@ mod tests {
     use super::*;
     use crate::model::{Span, Value};
     use crate::script::recorder::Argument;
-    use crate::script::vocabulary::{Arg, Modifier, Param, Word};
+    use crate::script::variants::ModifierVariant;
+    use crate::script::vocabulary::{Arg, Modifier, Param, Word, WordKind};
     use crate::script::words::WORDS;
 
     /// An argument of the parameter's type.
@@ -351,7 +349,7 @@ mod tests {
 
     #[test]
     fn every_word_has_a_meaning_or_a_finding() {
-        for word in WORDS.iter().filter(|word| word.role != WordKind::Header) {
+        for word in WORDS.iter().filter(|word| word.kind() != WordKind::Header) {
             let codes = codes(word, None);
             assert!(!codes.contains(&"P0361"), "{}: {codes:?}", word.name);
         }
@@ -360,9 +358,17 @@ mod tests {
     #[test]
     fn every_observation_and_every_precondition_has_a_meaning_or_a_finding() {
         let about_the_host =
-            |word: &&Word| matches!(word.role, WordKind::Check | WordKind::Requirement);
+            |word: &&Word| matches!(word.kind(), WordKind::Check | WordKind::Requirement);
         for word in WORDS.iter().filter(about_the_host) {
             for modifier in word.modifiers {
+                let is_its = match modifier.variant {
+                    ModifierVariant::Option => false,
+                    ModifierVariant::Observation(_) | ModifierVariant::CheckDetail(_) => {
+                        word.kind() == WordKind::Check
+                    }
+                    ModifierVariant::Precondition(_) => word.kind() == WordKind::Requirement,
+                };
+                assert!(is_its, "{} has the variant of another kind", modifier.name);
                 let codes = codes(word, Some(modifier));
                 assert!(!codes.contains(&"P0361"), "{}: {codes:?}", modifier.name);
             }

@@ -12,6 +12,7 @@ use crate::plan::SkippedWord;
 use crate::script::recorder::{
     Argument, Call, CallId, RecordedOption, parse_duration, parse_mode, parse_size,
 };
+use crate::script::vocabulary::WordKind;
 
 /// One word with its modifiers.
 pub(super) struct Options<'a> {
@@ -32,7 +33,7 @@ impl<'a> Options<'a> {
     /// Whether the word has `.when(false)`, or a `.when` whose condition contains a mistake.
     pub(super) fn left_out(&self) -> bool {
         let mut conditions = self.options("when").flat_map(|option| &option.args);
-        self.call.word.name != "phase"
+        self.call.word.kind() != WordKind::Header
             && conditions.any(|condition| match condition {
                 Argument::Value(value) => *value == Value::Bool(false),
                 Argument::Unknown => true,

@@ -10,11 +10,13 @@ use crate::resource::{
 };
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
+use crate::script::variants::PkiWord;
 
 /// How long a certificate is valid where the script says nothing.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 pub(super) fn lower(
+    word: PkiWord,
     call: &Call,
     options: &Options<'_>,
     findings: &mut Vec<Diagnostic>,
@@ -33,10 +35,12 @@ pub(super) fn lower(
         }
         text
     };
-    match call.word.name {
-        "service_account_key" => Some(Spec::ServiceAccountKey(ServiceAccountKeySpec {})),
-        "encryption_keys" => Some(Spec::EncryptionKeys(EncryptionKeysSpec { rotation: None })),
-        "data_id" => {
+    match word {
+        PkiWord::ServiceAccountKey => Some(Spec::ServiceAccountKey(ServiceAccountKeySpec {})),
+        PkiWord::EncryptionKeys => {
+            Some(Spec::EncryptionKeys(EncryptionKeysSpec { rotation: None }))
+        }
+        PkiWord::DataId => {
             let name = options.text_argument(0)?;
             // It is part of a file's name.
             if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
@@ -55,7 +59,7 @@ pub(super) fn lower(
                 path: options.text_argument(1)?.into(),
             }))
         }
-        "certificate_authority" => {
+        PkiWord::CertificateAuthority => {
             let name = options.text_argument(0)?;
             let spec = AuthoritySpec {
                 common_name: options.text("common_name").unwrap_or_else(|| name.clone()),
@@ -66,7 +70,7 @@ pub(super) fn lower(
             valid(call, spec.validate(), findings)?;
             Some(Spec::Authority(spec))
         }
-        "certificate" => {
+        PkiWord::Certificate => {
             let (authority, common_name) = (required("authority")?, required("common_name")?);
             let usage = match required("usage")?.as_str() {
                 "server" => Usage::Server,
@@ -102,7 +106,7 @@ pub(super) fn lower(
             valid(call, spec.validate(), findings)?;
             Some(Spec::Certificate(spec))
         }
-        "kubeconfig" => {
+        PkiWord::Kubeconfig => {
             let spec = KubeconfigSpec {
                 name: options.text_argument(0)?,
                 server: required("server")?,
@@ -114,7 +118,6 @@ pub(super) fn lower(
             valid(call, spec.validate(), findings)?;
             Some(Spec::Kubeconfig(spec))
         }
-        _ => None,
     }
 }
 

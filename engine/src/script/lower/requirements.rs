@@ -6,6 +6,7 @@ use crate::model::{Diagnostic, Value, closest};
 use crate::plan::PlannedRequirement;
 use crate::script::lower::options::Options;
 use crate::script::recorder::{Call, RecordedOption};
+use crate::script::variants::{ModifierVariant, Precondition};
 
 pub(super) fn lower(
     call: &Call,
@@ -15,10 +16,15 @@ pub(super) fn lower(
     let said: Vec<_> = call
         .options
         .iter()
-        .filter(|option| option.modifier.name != "when")
+        .filter_map(|option| match option.modifier.variant {
+            ModifierVariant::Precondition(precondition) => Some((option, precondition)),
+            ModifierVariant::Option
+            | ModifierVariant::CheckDetail(_)
+            | ModifierVariant::Observation(_) => None,
+        })
         .collect();
-    let one = match said.as_slice() {
-        [one] => one,
+    let (option, precondition) = match said.as_slice() {
+        [(option, precondition)] => (*option, *precondition),
         [] => {
             let message = "the requirement does not say what must be true";
             findings.push(Diagnostic::new("P0320", call.span.clone(), message).help(
@@ -26,7 +32,7 @@ pub(super) fn lower(
             ));
             return None;
         }
-        [first, second, ..] => {
+        [(first, _), (second, _), ..] => {
             let (first, name) = (first.modifier.name, second.modifier.name);
             let message = format!(
                 "a requirement is about one thing, and this one is about two: `.{first}` and `.{name}`"
@@ -38,31 +44,21 @@ pub(super) fn lower(
             return None;
         }
     };
-    findings.extend(wrong_name(one, options));
     Some(PlannedRequirement {
         name: options.text_argument(0)?,
         span: call.span.clone(),
-        requirement: requirement(one.modifier.name, options)?,
+        requirement: requirement(precondition, option, options, findings)?,
     })
 }
 
-/// A finding for the first name that nodelet cannot look for on any host.
-fn wrong_name(option: &RecordedOption, options: &Options<'_>) -> Option<Diagnostic> {
-    let modifier = option.modifier.name;
-    let problem = match modifier {
-        "programs" => wrong_program,
-        "kernel_features" => unknown_feature,
-        _ => return None,
-    };
-    let (message, help) = options
-        .texts(modifier)?
-        .iter()
-        .find_map(|name| problem(name))?;
-    let code = if modifier == "programs" {
-        "P0372"
-    } else {
-        "P0373"
-    };
+/// A finding, with this code, for the first name that nodelet cannot look for on any host.
+fn wrong_name(
+    names: &[String],
+    code: &'static str,
+    problem: fn(&str) -> Option<(String, String)>,
+    option: &RecordedOption,
+) -> Option<Diagnostic> {
+    let (message, help) = names.iter().find_map(|name| problem(name))?;
     Some(Diagnostic::new(code, option.span.clone(), message).help(help))
 }
 
@@ -98,29 +94,42 @@ fn unknown_feature(name: &str) -> Option<(String, String)> {
     Some((message, help))
 }
 
-fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {
+/// The precondition; `option` is its modifier.
+fn requirement(
+    precondition: Precondition,
+    option: &RecordedOption,
+    options: &Options<'_>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<Requirement> {
+    let name = option.modifier.name;
     let pairs =
         || -> Vec<(String, Value)> { options.map(name).unwrap_or_default().into_iter().collect() };
-    Some(match name {
-        "no_swap" => Requirement::NoSwap { allowed: false },
-        "ports_free" => Requirement::PortsFree(options.ports(name)),
-        "programs" => Requirement::Programs(options.texts(name)?),
-        "memory" => Requirement::MinMemory(options.size(name, 0)?),
-        "processors" => Requirement::MinCpus(u32::try_from(options.integer(name)?).ok()?),
-        "disk" => Requirement::MinDisk {
+    Some(match precondition {
+        Precondition::NoSwap => Requirement::NoSwap { allowed: false },
+        Precondition::PortsFree => Requirement::PortsFree(options.ports(name)),
+        Precondition::Programs => {
+            let names = options.texts(name)?;
+            findings.extend(wrong_name(&names, "P0372", wrong_program, option));
+            Requirement::Programs(names)
+        }
+        Precondition::Memory => Requirement::MinMemory(options.size(name, 0)?),
+        Precondition::Processors => {
+            Requirement::MinCpus(u32::try_from(options.integer(name)?).ok()?)
+        }
+        Precondition::Disk => Requirement::MinDisk {
             path: options.text(name)?,
             bytes: options.size(name, 1)?,
         },
-        "persistent_directory" => Requirement::PersistentDirectory {
+        Precondition::PersistentDirectory => Requirement::PersistentDirectory {
             path: options.text(name)?,
             bytes: options.size(name, 1)?,
         },
-        "cgroup_controllers" => Requirement::CgroupControllers(options.texts(name)?),
-        "no_foreign_runtime" => Requirement::NoForeignRuntime,
-        "no_earlier_cluster" => Requirement::NoEarlierCluster,
-        "no_virtual_services" => Requirement::NoVirtualServices,
-        "host_name_valid" => Requirement::HostNameValid,
-        "networks_disjoint" => Requirement::CidrsDisjoint {
+        Precondition::CgroupControllers => Requirement::CgroupControllers(options.texts(name)?),
+        Precondition::NoForeignRuntime => Requirement::NoForeignRuntime,
+        Precondition::NoEarlierCluster => Requirement::NoEarlierCluster,
+        Precondition::NoVirtualServices => Requirement::NoVirtualServices,
+        Precondition::HostNameValid => Requirement::HostNameValid,
+        Precondition::NetworksDisjoint => Requirement::CidrsDisjoint {
             named: pairs()
                 .into_iter()
                 .map(|(name, cidr)| NamedCidr {
@@ -129,11 +138,15 @@ fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {
                 })
                 .collect(),
         },
-        "kernel_features" => Requirement::KernelFeatures(options.texts(name)?),
-        "interface" => Requirement::Interface {
+        Precondition::KernelFeatures => {
+            let names = options.texts(name)?;
+            findings.extend(wrong_name(&names, "P0373", unknown_feature, option));
+            Requirement::KernelFeatures(names)
+        }
+        Precondition::Interface => Requirement::Interface {
             name: options.text(name)?,
         },
-        "virtual_ip" => {
+        Precondition::VirtualIp => {
             let values = options.values(name);
             let [Value::Text(address), Value::Text(interface)] = values.as_slice() else {
                 return None;
@@ -143,8 +156,8 @@ fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {
                 interface: interface.clone(),
             }
         }
-        "architecture" => Requirement::Architecture(options.texts(name)?),
-        "supported_system" => Requirement::SupportedSystem(
+        Precondition::Architecture => Requirement::Architecture(options.texts(name)?),
+        Precondition::SupportedSystem => Requirement::SupportedSystem(
             pairs()
                 .into_iter()
                 .map(|(id, versions)| SupportedSystem {
@@ -156,9 +169,8 @@ fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {
                 })
                 .collect(),
         ),
-        "systemd" => Requirement::Systemd,
-        "root" => Requirement::Root,
-        "sane_clock" => Requirement::ClockSane,
-        _ => return None,
+        Precondition::Systemd => Requirement::Systemd,
+        Precondition::Root => Requirement::Root,
+        Precondition::SaneClock => Requirement::ClockSane,
     })
 }

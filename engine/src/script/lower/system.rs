@@ -2,9 +2,9 @@
 
 mod timer;
 
-pub(super) use timer::timer;
+use timer::timer;
 
-use crate::model::{Diagnostic, Span};
+use crate::model::{Diagnostic, PhaseName, Span};
 use crate::resource::{
     CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, IpvsServicesSpec,
     KernelModuleSpec, LinkSpec, PackagesSpec, ServiceSpec, Spec, SysctlSnapshotSpec, SysctlSpec,
@@ -12,23 +12,26 @@ use crate::resource::{
 use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
 use crate::script::recorder::{Call, Lane};
+use crate::script::variants::SystemWord;
 
 pub(super) fn lower(
+    word: SystemWord,
     call: &Call,
     options: &Options<'_>,
     context: &LoweringContext<'_>,
+    phase: &PhaseName,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
-    match call.word.name {
-        "service" => service(call, options, findings),
-        "sysctl" => Some(Spec::Sysctl(SysctlSpec {
+    match word {
+        SystemWord::Service => service(call, options, findings),
+        SystemWord::Sysctl => Some(Spec::Sysctl(SysctlSpec {
             key: options.text_argument(0)?,
             value: options.text_argument(1)?,
         })),
-        "kernel_module" => Some(Spec::KernelModule(KernelModuleSpec {
+        SystemWord::KernelModule => Some(Spec::KernelModule(KernelModuleSpec {
             name: options.text_argument(0)?,
         })),
-        "packages" => {
+        SystemWord::Packages => {
             let names = options.texts_argument(0)?;
             if names.is_empty() {
                 findings.push(
@@ -43,7 +46,7 @@ pub(super) fn lower(
                 checksums: None,
             }))
         }
-        "firewall_chains" => {
+        SystemWord::FirewallChains => {
             only_absent(call, options, findings)?;
             Some(Spec::FirewallChains(FirewallChainsSpec {
                 prefix: options.text_argument(0)?,
@@ -52,36 +55,36 @@ pub(super) fn lower(
                 spared: Vec::new(),
             }))
         }
-        "group" => {
+        SystemWord::Group => {
             only_absent(call, options, findings)?;
             Some(Spec::Group(GroupSpec {
                 name: options.text_argument(0)?,
             }))
         }
-        "ipsets" => {
+        SystemWord::Ipsets => {
             only_absent(call, options, findings)?;
             Some(Spec::Ipsets(IpsetsSpec {
                 prefix: options.text_argument(0)?,
             }))
         }
-        "ipvs_services" => {
+        SystemWord::IpvsServices => {
             only_absent(call, options, findings)?;
             Some(Spec::IpvsServices(IpvsServicesSpec {
                 link: options.text_argument(0)?,
                 spared: Vec::new(),
             }))
         }
-        "cgroup" => {
+        SystemWord::Cgroup => {
             only_absent(call, options, findings)?;
             Some(Spec::Cgroup(CgroupSpec {
                 name: options.text_argument(0)?,
             }))
         }
-        "restore_sysctl" => Some(Spec::SysctlSnapshot(SysctlSnapshotSpec {
+        SystemWord::RestoreSysctl => Some(Spec::SysctlSnapshot(SysctlSnapshotSpec {
             key: options.text_argument(0)?,
             before: None,
         })),
-        "link" => {
+        SystemWord::Link => {
             let carries_pods = options.has("carries_pods");
             if !carries_pods {
                 only_absent(call, options, findings)?;
@@ -91,7 +94,7 @@ pub(super) fn lower(
                 carries_pods,
             }))
         }
-        "command" => {
+        SystemWord::Command => {
             let argv = options.texts_argument(0)?;
             let unless = options.texts("unless");
             has_program(&argv, call.span.clone(), findings)?;
@@ -105,7 +108,7 @@ pub(super) fn lower(
                 seconds: options.seconds("timeout", 60, findings),
             }))
         }
-        _ => None,
+        SystemWord::Timer => timer(call, options, phase, context.payload, findings),
     }
 }
 

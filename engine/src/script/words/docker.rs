@@ -3,14 +3,14 @@
 use super::shared::words;
 
 words! {
-    IMAGE = Resource image(reference: Text) {
+    IMAGE = Resource(Containers::Image) image(reference: Text) {
         doc: "A container image on the host. Nothing is pulled.";
         example: r#"image("example:1").archive("/opt/pf9/roles/pf9-kube/current/payload/images/example.tar");"#;
         rollback: "Removed if it was loaded.";
         archive(path: Path) => "Archive in the role's payload, as `docker save` writes it.";
     }
 
-    CONTAINER = Resource container(name: Text) {
+    CONTAINER = Resource(Containers::Container) container(name: Text) {
         doc: "A container that runs with exactly this configuration.";
         example: r#"container("example").image("example:1").host_network().mount_read_only("/etc/pf9", "/etc/pf9");"#;
         rollback: "Removed, and the one it replaced is made again.";
@@ -33,7 +33,7 @@ words! {
             "Files of other phases that it reads at its start: a change makes a new container.";
     }
 
-    IMAGE_DIRECTORY = Resource image_directory(path: Path) {
+    IMAGE_DIRECTORY = Resource(Containers::ImageDirectory) image_directory(path: Path) {
         doc: "Image archives (`docker save`) that an operator has put into a directory. Each is compared with its line in `checksum/sha256sums.txt` there, and loaded. The directory may be missing.";
         example: r#"image_directory("/var/opt/pf9/images");"#;
         rollback: "Its images are removed, or are as they were before.";

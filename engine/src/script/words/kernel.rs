@@ -3,19 +3,19 @@
 use super::shared::words;
 
 words! {
-    SYSCTL = Resource sysctl(key: Text, value: Text) {
+    SYSCTL = Resource(System::Sysctl) sysctl(key: Text, value: Text) {
         doc: "A kernel setting, now and after the next boot.";
         example: r#"sysctl("net.ipv4.ip_forward", "1");"#;
         rollback: "Set back; the file in /etc/sysctl.d is removed.";
     }
 
-    KERNEL_MODULE = Resource kernel_module(name: Text) {
+    KERNEL_MODULE = Resource(System::KernelModule) kernel_module(name: Text) {
         doc: "A kernel module, now and after the next boot. Built-in ones are fine.";
         example: r#"kernel_module("overlay");"#;
         rollback: "Unloaded if it was loaded; the file in /etc/modules-load.d is removed.";
     }
 
-    LINK = Resource link(name: Text) {
+    LINK = Resource(System::Link) link(name: Text) {
         doc: "A network link that another program makes; it takes `.absent()` or `.carries_pods()`.";
         example: r#"on_stop(|| { link("cni0").absent(); });"#;
         rollback: "Nothing.";
@@ -23,7 +23,7 @@ words! {
             "Running pods with a network of their own need it: if the link is missing, the step ends these pods, and kubelet starts new ones.";
     }
 
-    FIREWALL_CHAINS = Resource firewall_chains(prefix: Text) {
+    FIREWALL_CHAINS = Resource(System::FirewallChains) firewall_chains(prefix: Text) {
         doc: "Chains of iptables and ip6tables that another program makes, by the prefix of their names, with the rules that jump to them; only `.absent()` makes sense.";
         example: r#"on_clean(|| { firewall_chains("KUBE-").absent(); });"#;
         rollback: "Nothing.";
@@ -32,19 +32,19 @@ words! {
             "Chains that existed before the phase stay, and the others are removed. Without this modifier, all of them stay if one existed before.";
     }
 
-    IPSETS = Resource ipsets(prefix: Text) {
+    IPSETS = Resource(System::Ipsets) ipsets(prefix: Text) {
         doc: "Sets of addresses (ipset) that another program makes, by the prefix of their names; only `.absent()` makes sense.";
         example: r#"on_clean(|| { ipsets("KUBE-").absent(); });"#;
         rollback: "Nothing.";
     }
 
-    IPVS_SERVICES = Resource ipvs_services(link: Text) {
+    IPVS_SERVICES = Resource(System::IpvsServices) ipvs_services(link: Text) {
         doc: "Virtual services of IPVS, the kernel's load balancer, on the addresses of this link and of the host's other links. Services that existed before the phase stay. Only `.absent()` makes sense, before the step that removes the link: without the link, nothing is removed.";
         example: r#"on_clean(|| { ipvs_services("kube-ipvs0").absent(); });"#;
         rollback: "Nothing.";
     }
 
-    RESTORE_SYSCTL = Resource restore_sysctl(key: Text) {
+    RESTORE_SYSCTL = Resource(System::RestoreSysctl) restore_sysctl(key: Text) {
         doc: "A kernel setting that another program changes because of this phase. nodelet records the value before the phase's first change, and a clean restores it; for `on_clean` only.";
         example: r#"on_clean(|| { restore_sysctl("kernel.panic"); });"#;
         rollback: "Nothing.";

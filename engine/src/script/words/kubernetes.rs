@@ -3,14 +3,14 @@
 use super::shared::{KUBECONFIG, VARS, words};
 
 words! {
-    PODS = Resource pods() {
+    PODS = Resource(Containers::Pods) pods() {
         doc: "The containers that kubelet started; only `.absent()` makes sense.";
         example: "on_stop(|| { pods().absent(); });";
         rollback: "Nothing.";
         grace(duration: Duration) => "How long each container may take to end. Default 10s.";
     }
 
-    MANIFEST = Resource manifest(template: Text) {
+    MANIFEST = Resource(Cluster::Manifest) manifest(template: Text) {
         doc: "Objects in the Kubernetes API, by server-side apply.";
         example: r#"manifest("example/greeting.tmpl").vars(#{ name: host.name });"#;
         rollback: "Objects that were created are deleted.";
@@ -18,7 +18,7 @@ words! {
         KUBECONFIG;
     }
 
-    NODE = Resource node(name: Text) {
+    NODE = Resource(Cluster::Node) node(name: Text) {
         doc: "This host's node object, registered and with its pod subnet (output `pod_cidr`).";
         example: r#"node(host.name).label("example", "yes");"#;
         rollback: "Labels, taints and cordon are set back.";
@@ -31,7 +31,7 @@ words! {
             "If the node has no pod subnet, it gets a free one of this network, with this prefix length; nodeletd does the same for other nodes.";
     }
 
-    DRAIN = Resource drain(node: Text) {
+    DRAIN = Resource(Cluster::Drain) drain(node: Text) {
         doc: "Cordons the node and evicts its pods, best effort. Done if no evictable pod is left; pods that stay are named with the reason. For the stop lane.";
         example: r#"on_stop(|| { drain(host.name).within("20s"); });"#;
         rollback: "Nothing; the next bring-up lifts the cordon.";
@@ -39,7 +39,7 @@ words! {
         within(duration: Duration) => "How long pods may take to go. Default 30s.";
     }
 
-    POD_CONTAINER = Resource pod_container(pod: Text, container: Text) {
+    POD_CONTAINER = Resource(Containers::PodContainer) pod_container(pod: Text, container: Text) {
         doc: "A container of a static pod that kubelet runs. If it started before the files that it reads were written, it is ended, and kubelet starts a new one.";
         example: r#"pod_container("k8s-master", "kube-apiserver").reads(["/etc/pf9/kube.d/certs/apiserver/etcd/ca.crt"]);"#;
         rollback: "Nothing.";

@@ -1,6 +1,7 @@
 //! Every word of the language: its name, parameters, modifiers and documentation, by topic.
 //!
-//! A word's meaning is in `lower`, what it makes in `engine::resource`. `reference` writes `phases/REFERENCE.md` from this table.
+//! Each word names its variant (`variants`). Its meaning is in `lower`, what it makes in `engine::resource`.
+//! `reference` writes `phases/REFERENCE.md` from this table.
 //!
 //! Start with `files`.
 

@@ -23,88 +23,98 @@ words! {
         doc: "A read-only assertion that the phase does its work.";
         example: r#"check("port answers").tcp("127.0.0.1", 4001).every("1s").timeout("30s");"#;
         rollback: "";
-        https(url: Text) => "A GET answers 200. Plain http is for loopback health ports.";
-        ca(path: Path) => "Roots to trust for it.";
-        client_certificate(path: Text) =>
+        https(url: Text) = Observation::Https =>
+            "A GET answers 200. Plain http is for loopback health ports.";
+        ca(path: Path) = CheckDetail::Ca => "Roots to trust for it.";
+        client_certificate(path: Text) = CheckDetail::ClientCertificate =>
             "The client certificate to use, by its path; its root is trusted.";
-        server_certificate(path: Text) =>
+        server_certificate(path: Text) = CheckDetail::ServerCertificate =>
             "The certificate that the server must present, by its path; one that it read before a renewal fails the check.";
-        expect(text: Text) =>
+        expect(text: Text) = CheckDetail::Expect =>
             "Text that the answer (`.https`) or the standard output (`.run`) must contain.";
-        tcp(address: Text, port: Integer(1)) => "A TCP port accepts connections.";
-        run(argv: Texts) =>
+        tcp(address: Text, port: Integer(1)) = Observation::Tcp =>
+            "A TCP port accepts connections.";
+        run(argv: Texts) = Observation::Run =>
             "A program ends with exit code 0 within 5 seconds; with `.expect`, its standard output must also contain the text. Program and arguments are items of the list, and no shell reads them; for a shell, write `[\"sh\", \"-c\", \"…\"]`. It runs as root at each check, so it must only read.";
-        file_exists(path: Path) => "A file is there and not empty.";
-        first_file(path: Path, endings: Texts) =>
+        file_exists(path: Path) = Observation::FileExists => "A file is there and not empty.";
+        first_file(path: Path, endings: Texts) = Observation::FirstFile =>
             "A file is the first one by name in its directory that has one of these extensions: the program that reads the directory uses only the first.";
-        service_active(unit: Text) => "A unit is active.";
-        container_running(name: Text) => "A container runs.";
-        container_runtime() => "The container runtime answers.";
-        pod_running(pod: Text, containers: Texts) =>
+        service_active(unit: Text) = Observation::ServiceActive => "A unit is active.";
+        container_running(name: Text) = Observation::ContainerRunning => "A container runs.";
+        container_runtime() = Observation::ContainerRuntime => "The container runtime answers.";
+        pod_running(pod: Text, containers: Texts) = Observation::PodRunning =>
             "The named containers of a static pod run. If a phase waits 5 minutes without success, nodelet ends those that had already run for 5 minutes when the wait began; kubelet starts new ones.";
-        node_ready(node: Text, kubelet: Text) =>
+        node_ready(node: Text, kubelet: Text) = Observation::NodeReady =>
             "The node's condition Ready is true. `kubelet` is kubelet's unit: in the first minute after its start, a report from before the start does not count.";
-        node_without_pressure(node: Text) =>
+        node_without_pressure(node: Text) = Observation::NodeWithoutPressure =>
             "None of the node's conditions MemoryPressure, DiskPressure and PIDPressure is true.";
-        object_exists(version: Text, kind: Text, namespace: Text, name: Text) =>
+        object_exists(version: Text, kind: Text, namespace: Text, name: Text) = Observation::ObjectExists =>
             "An object is in the cluster. The check asks this host's own API server as the admin.";
-        link_up(link: Text) => "A network link is up.";
-        link_addressed(link: Text) => "A network link is up and has an IPv4 address.";
-        firewall_rules(table: Text, chain: Text) =>
+        link_up(link: Text) = Observation::LinkUp => "A network link is up.";
+        link_addressed(link: Text) = Observation::LinkAddressed =>
+            "A network link is up and has an IPv4 address.";
+        firewall_rules(table: Text, chain: Text) = Observation::FirewallRules =>
             "A chain of the IPv4 packet filter has at least one rule. All such checks of a pass share one reading of the rules.";
-        firewall_jump(table: Text, chain: Text, target: Text) =>
+        firewall_jump(table: Text, chain: Text, target: Text) = Observation::FirewallJump =>
             "A chain of the IPv4 packet filter has a rule that leads to this target (`-j` or `-g`).";
-        address_held(address: Address) => "An address is on some link of this host.";
-        virtual_ip(address: Address, link: Text, port: Between(1, 65_535)) =>
+        address_held(address: Address) = Observation::AddressHeld =>
+            "An address is on some link of this host.";
+        virtual_ip(address: Address, link: Text, port: Between(1, 65_535)) = Observation::VirtualIp =>
             "If this host holds the address, the API answers over it. If not, another master may hold it, or this host's own API server does not answer either. Add `.ca` and `.peers`.";
-        peers(peers: Any) =>
+        peers(peers: Any) = CheckDetail::Peers =>
             "The other masters, which may hold the address: a list, possibly empty.";
-        certificates_valid(directory: Path) =>
+        certificates_valid(directory: Path) = Observation::CertificatesValid =>
             "Certificates under a directory are valid, with more than a sixth of their life left.";
-        backup_younger_than(directory: Path, age: Duration, cluster: AnyText) =>
+        backup_younger_than(directory: Path, age: Duration, cluster: AnyText) = Observation::BackupYoungerThan =>
             "The newest verified backup of this cluster's etcd in a directory is younger than this. As long as there is no backup, the age of its timer counts.";
-        room_for_backup(directory: Path, store: Path) =>
+        room_for_backup(directory: Path, store: Path) = Observation::RoomForBackup =>
             "There is room in a directory for a backup of etcd's store, and in nodelet's own directory for the copy on which the backup is verified.";
-        token_accepted(namespace: Text, account: Text) =>
+        token_accepted(namespace: Text, account: Text) = Observation::TokenAccepted =>
             "The API server accepts the token that the cluster gave to a service account. The check asks this host's own API server as the admin; it is Unknown while the account has no token.";
-        keys_kept() =>
+        keys_kept() = Observation::KeysKept =>
             "The authorities, keys and data ids of this phase are there, and are those that nodelet has recorded for this host.";
-        package_intact() =>
+        package_intact() = Observation::PackageIntact =>
             "The files of the role's package match its SHA256SUMS; a package without that file is not compared. A large file is read again only if its inode, size or times have changed.";
-        as_planned() => "No step of this phase would change anything.";
+        as_planned() = Observation::AsPlanned => "No step of this phase would change anything.";
     }
 
     REQUIRE = Requirement require(name: Text) {
         doc: "A precondition of a bare host. It is evaluated once, before anything on the host is changed.";
         example: r#"require("enough memory").memory("1500M");"#;
         rollback: "";
-        no_swap() => "No swap is on.";
-        ports_free(ports: Ports) => "Nothing listens on these TCP ports.";
-        programs(names: Texts) =>
+        no_swap() = Precondition::NoSwap => "No swap is on.";
+        ports_free(ports: Ports) = Precondition::PortsFree => "Nothing listens on these TCP ports.";
+        programs(names: Texts) = Precondition::Programs =>
             "These programs are on the PATH. Facts in a file (`--facts`) contain only the programs that `nodelet facts` looks for: of another program it is unknown whether the host has it, unless you add it to the list `programs` of the file.";
-        memory(size: Size) => "At least this much memory.";
-        processors(count: Between(1, 65_536)) => "At least this many processors.";
-        disk(path: Path, size: Size) =>
+        memory(size: Size) = Precondition::Memory => "At least this much memory.";
+        processors(count: Between(1, 65_536)) = Precondition::Processors =>
+            "At least this many processors.";
+        disk(path: Path, size: Size) = Precondition::Disk =>
             "At least this much free space for a path, on the file system that holds it. If the path does not exist yet, this is the file system of its nearest parent directory. If facts in a file (`--facts`) do not list the path in `disks`, the requirement is unknown.";
-        persistent_directory(path: Path, size: Size) =>
+        persistent_directory(path: Path, size: Size) = Precondition::PersistentDirectory =>
             "A directory exists or can be created, on a writable disk that keeps its content over a reboot and has this much free space. If it exists, only root can look into it.";
-        cgroup_controllers(names: Texts) => "These cgroup controllers are there.";
-        no_foreign_runtime() => "No other container runtime or Kubernetes runs here.";
-        no_earlier_cluster() => "This host has no files of another cluster.";
-        no_virtual_services() => "No other program uses IPVS, the kernel's load balancer.";
-        host_name_valid() => "The host's name can be a node's name.";
-        networks_disjoint(networks: Map) =>
+        cgroup_controllers(names: Texts) = Precondition::CgroupControllers =>
+            "These cgroup controllers are there.";
+        no_foreign_runtime() = Precondition::NoForeignRuntime =>
+            "No other container runtime or Kubernetes runs here.";
+        no_earlier_cluster() = Precondition::NoEarlierCluster =>
+            "This host has no files of another cluster.";
+        no_virtual_services() = Precondition::NoVirtualServices =>
+            "No other program uses IPVS, the kernel's load balancer.";
+        host_name_valid() = Precondition::HostNameValid => "The host's name can be a node's name.";
+        networks_disjoint(networks: Map) = Precondition::NetworksDisjoint =>
             "These networks overlap neither each other nor the host's own.";
-        kernel_features(names: Texts) =>
+        kernel_features(names: Texts) = Precondition::KernelFeatures =>
             "The kernel has these features: `br_netfilter`, `conntrack`, `ip_vs`, `nat` or `overlay`.";
-        interface(name: Text) => "A network interface is there and up.";
-        virtual_ip(address: Address, interface: Text) =>
+        interface(name: Text) = Precondition::Interface => "A network interface is there and up.";
+        virtual_ip(address: Address, interface: Text) = Precondition::VirtualIp =>
             "An address can be the masters' virtual IP: it is in a network of the interface, and is not this host's own.";
-        architecture(names: Texts) =>
+        architecture(names: Texts) = Precondition::Architecture =>
             "The processor's architecture is one of these, as `uname -m` prints it.";
-        supported_system(systems: Map) => "The operating system is one of these: id to versions.";
-        systemd() => "systemd is the init system.";
-        root() => "nodelet runs as root.";
-        sane_clock() => "The clock is not far off.";
+        supported_system(systems: Map) = Precondition::SupportedSystem =>
+            "The operating system is one of these: id to versions.";
+        systemd() = Precondition::Systemd => "systemd is the init system.";
+        root() = Precondition::Root => "nodelet runs as root.";
+        sane_clock() = Precondition::SaneClock => "The clock is not far off.";
     }
 }

@@ -3,7 +3,7 @@
 use super::shared::words;
 
 words! {
-    CERTIFICATE_AUTHORITY = Resource certificate_authority(name: Text) {
+    CERTIFICATE_AUTHORITY = Resource(Pki::CertificateAuthority) certificate_authority(name: Text) {
         doc: "A certificate authority with its key under `/etc/pf9/kube.d/ca/<name>`. Never replaced while it can be read.";
         example: r#"certificate_authority("cluster").common_name("example");"#;
         rollback: "Removed if it was created, unless it is to be kept.";
@@ -11,13 +11,13 @@ words! {
         years(years: Integer(1)) => "How long it is valid. Default 10.";
     }
 
-    SERVICE_ACCOUNT_KEY = Resource service_account_key() {
+    SERVICE_ACCOUNT_KEY = Resource(Pki::ServiceAccountKey) service_account_key() {
         doc: "The key that signs service account tokens. Never replaced while it can be read.";
         example: "service_account_key();";
         rollback: "Removed if it was created, unless it is to be kept.";
     }
 
-    CERTIFICATE = Resource certificate(path: Text) {
+    CERTIFICATE = Resource(Pki::Certificate) certificate(path: Text) {
         doc: "A key and certificate in `/etc/pf9/kube.d/certs/<path>`, issued again when it differs, does not verify, or is past three fifths of its life.";
         example: r#"certificate("example").authority("cluster").common_name("example").usage("client");"#;
         rollback: "Removed, or written back as it was.";
@@ -31,7 +31,7 @@ words! {
         valid_for(time: Duration) => "How long it is valid, for example `365d`. Default a year.";
     }
 
-    KUBECONFIG = Resource kubeconfig(name: Text) {
+    KUBECONFIG = Resource(Pki::Kubeconfig) kubeconfig(name: Text) {
         doc: "A kubeconfig in `/etc/pf9/kube.d/kubeconfigs/<name>.yaml` with certificate, key and root embedded; a name may be a path.";
         example: r#"kubeconfig("example").server("https://localhost:443").certificate("example").user("example");"#;
         rollback: "Removed, or written back as it was.";
@@ -42,7 +42,7 @@ words! {
             "Name the files of certificate and key instead of embedding them. A client that reads the files again uses a renewed certificate without a restart.";
     }
 
-    ENCRYPTION_KEYS = Resource encryption_keys() {
+    ENCRYPTION_KEYS = Resource(Pki::EncryptionKeys) encryption_keys() {
         doc: "The keys with which the API server encrypts Secrets in etcd, in `/etc/pf9/kube.d/encryption/config.yaml`. Never replaced while they can be read; `nodelet certs rotate encryption` replaces one.";
         example: "encryption_keys();";
         rollback: "Removed if they were created, unless they are to be kept.";

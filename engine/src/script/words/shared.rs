@@ -2,10 +2,10 @@
 
 use crate::script::vocabulary::{Modifier, modifier};
 
-/// Makes a constant of each `CONSTANT = Kind name(parameter: Type, ..) { .. }`. The modifiers of the word follow its texts, as in
-/// `modifiers!`.
+/// Makes a constant of each `CONSTANT = Variant name(parameter: Type, ..) { .. }`. `Variant` is one of `WordVariant`; that of a resource is
+/// `Resource(Topic::Word)`, with a topic of `ResourceWord`. The modifiers of the word follow its texts, as in `modifiers!`.
 macro_rules! words {
-    ($($constant:ident = $kind:ident $name:ident($($params:tt)*) {
+    ($($constant:ident = $kind:ident $(($topic:ident::$which:ident))? $name:ident($($params:tt)*) {
         doc: $doc:literal;
         example: $example:literal;
         rollback: $rollback:literal;
@@ -14,7 +14,9 @@ macro_rules! words {
         $(pub(super) const $constant: $crate::script::vocabulary::Word =
             $crate::script::vocabulary::Word {
                 name: stringify!($name),
-                role: $crate::script::vocabulary::WordKind::$kind,
+                variant: $crate::script::variants::WordVariant::$kind$((
+                    $crate::script::words::shared::topic!($topic $which)
+                ))?,
                 params: $crate::script::vocabulary::params!($($params)*),
                 doc: $doc,
                 example: $example,
@@ -24,6 +26,30 @@ macro_rules! words {
     };
 }
 pub(super) use words;
+
+/// Makes the `ResourceWord` of a topic and a word.
+macro_rules! topic {
+    (Files $word:ident) => {
+        $crate::script::variants::ResourceWord::Files($crate::script::variants::FileWord::$word)
+    };
+    (Pki $word:ident) => {
+        $crate::script::variants::ResourceWord::Pki($crate::script::variants::PkiWord::$word)
+    };
+    (Containers $word:ident) => {
+        $crate::script::variants::ResourceWord::Containers(
+            $crate::script::variants::ContainerWord::$word,
+        )
+    };
+    (System $word:ident) => {
+        $crate::script::variants::ResourceWord::System($crate::script::variants::SystemWord::$word)
+    };
+    (Cluster $word:ident) => {
+        $crate::script::variants::ResourceWord::Cluster(
+            $crate::script::variants::ClusterWord::$word,
+        )
+    };
+}
+pub(super) use topic;
 
 pub(super) const MODE: Modifier = modifier!(
     mode(mode: Mode) =>

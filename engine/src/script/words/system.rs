@@ -3,7 +3,7 @@
 use super::shared::words;
 
 words! {
-    SERVICE = Resource service(unit: Text) {
+    SERVICE = Resource(System::Service) service(unit: Text) {
         doc: "A unit of systemd. `.service` is added to a name without a suffix.";
         example: r#"service("example").started().enabled();"#;
         rollback: "Stopped if it was started, started if it was stopped; whether it starts at boot is set back.";
@@ -20,13 +20,13 @@ words! {
         #repeatable reload_on(steps: Steps) => "Steps whose content it reads again on reload.";
     }
 
-    PACKAGES = Resource packages(names: Texts) {
+    PACKAGES = Resource(System::Packages) packages(names: Texts) {
         doc: "Packages of the distribution, installed from the role's payload. For each of them, `payload/debs/NAME.list` names the `.deb` files of the package and of all that it needs, one on a line; the files are beside it. If one of the packages is not installed, nodelet installs the files of its list together, except those of packages that are installed already. So a package that is installed already is accepted in any version, and never upgraded.";
         example: r#"packages(["conntrack"]);"#;
         rollback: "Those that were installed are purged.";
     }
 
-    COMMAND = Resource command(argv: Texts) {
+    COMMAND = Resource(System::Command) command(argv: Texts) {
         doc: "The escape hatch: a command, without a shell. Say `.creates` or `.unless`, or it runs every time.";
         example: r#"command(["touch", "/run/example"]).creates("/run/example");"#;
         rollback: "Nothing by itself: add steps in `on_rollback`.";
@@ -34,19 +34,19 @@ words! {
         unless(argv: Texts) => "It is done when this command ends with 0.";
     }
 
-    CGROUP = Resource cgroup(name: Text) {
+    CGROUP = Resource(System::Cgroup) cgroup(name: Text) {
         doc: "A tree of control groups that another program makes, in all hierarchies. It is removed only when it is empty, and no process is killed; only `.absent()` makes sense.";
         example: r#"on_clean(|| { cgroup("kubepods").absent(); });"#;
         rollback: "Nothing.";
     }
 
-    GROUP = Resource group(name: Text) {
+    GROUP = Resource(System::Group) group(name: Text) {
         doc: "A group of accounts that a package creates and does not remove; only `.absent()` makes sense.";
         example: r#"on_clean(|| { group("docker").absent(); });"#;
         rollback: "Nothing.";
     }
 
-    TIMER = Resource timer(name: Text) {
+    TIMER = Resource(System::Timer) timer(name: Text) {
         doc: "Something that nodeletd runs on a schedule, with `.run` or `.command`, as root and with limits of CPU time and memory. It runs only while nodeletd holds the host at this role: nodeletd has the role `pf9-kube` unless it is started with `--role ROLE`. `nodelet timer status` shows each timer, its next run, and why its last run failed. The first run begins at once. However many runs were missed, nodeletd makes up for them with one run. A run waits while the host or the phase is repaired, and is ended when the host has to be changed; it then begins again later.";
         example: r#"timer("example").schedule("0 3 * * *").run("etcd-backup");"#;
         rollback: "Removed, or as it was before.";

@@ -9,7 +9,7 @@ use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 
 /// A timer of this phase. `payload` is the role's payload on the host.
-pub(in crate::script::lower) fn timer(
+pub(super) fn timer(
     call: &Call,
     options: &Options<'_>,
     phase: &PhaseName,
