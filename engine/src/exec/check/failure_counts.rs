@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::exec::check::status::{Condition, PhaseHealth, Status};
+use crate::exec::check::condition::{Condition, PhaseHealth, Status};
 use crate::model::PhaseName;
 use crate::plan::PlannedCheck;
 

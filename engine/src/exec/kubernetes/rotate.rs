@@ -4,7 +4,7 @@
 //! Files with the trusted roots then differ from the plan, and a component that reads them at its start is restarted.
 //! Certificates that the predecessor signed are due for renewal, which goes on one component at a time as usual.
 
-use crate::exec::check::status::Status;
+use crate::exec::check::condition::Status;
 use crate::exec::{Mode, Renewals, Runner};
 use crate::host::ClusterAccess;
 use crate::ledger::Ledger;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::stop::Containers;
-use crate::exec::check::status::{PhaseHealth, Status};
+use crate::exec::check::condition::{PhaseHealth, Status};
 use crate::exec::event::Event;
 use crate::exec::{Mode, Renewals, Runner, Selection};
 use crate::ledger::Ledger;
