@@ -74,7 +74,7 @@ impl ResourceError {
             Self::Pki { source, .. } => source
                 .downcast_ref::<PkiError>()
                 .is_some_and(|error| matches!(error, PkiError::Precious { .. })),
-            _ => false,
+            Self::Missing { .. } | Self::Ledger(_) | Self::NotConverged { .. } => false,
         }
     }
 

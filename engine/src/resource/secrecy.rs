@@ -65,7 +65,30 @@ impl Spec {
                 let paths = self.paths().into_iter();
                 paths.map(|path| (path, Secrecy::Private)).collect()
             }
-            _ => Vec::new(),
+            Self::Directory(_)
+            | Self::Symlink(_)
+            | Self::DataId(_)
+            | Self::Image(_)
+            | Self::ImageDirectory(_)
+            | Self::Container(_)
+            | Self::Service(_)
+            | Self::Sysctl(_)
+            | Self::KernelModule(_)
+            | Self::Packages(_)
+            | Self::Link(_)
+            | Self::Pods(_)
+            | Self::PodContainer(_)
+            | Self::Manifest(_)
+            | Self::Node(_)
+            | Self::Drain(_)
+            | Self::Command(_)
+            | Self::FirewallChains(_)
+            | Self::Ipsets(_)
+            | Self::IpvsServices(_)
+            | Self::Cgroup(_)
+            | Self::SysctlSnapshot(_)
+            | Self::Group(_)
+            | Self::Timer(_) => Vec::new(),
         }
     }
 }

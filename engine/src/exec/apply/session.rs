@@ -71,7 +71,13 @@ impl<'a> Session<'a> {
         let ledger = Ledger::open(host).await?;
         let interrupted = match verb {
             Verb::Apply => ledger.interrupted_runs(&plan.digest()).await,
-            _ => BTreeMap::new(),
+            Verb::DryRun
+            | Verb::Stop
+            | Verb::Clean
+            | Verb::Restart
+            | Verb::Renew
+            | Verb::Rotate
+            | Verb::Recover => BTreeMap::new(),
         };
         let session = LedgerSession {
             interrupted,

@@ -116,7 +116,36 @@ impl Runner<'_> {
                         }
                     }
                 }
-                _ => {}
+                Spec::Directory(_)
+                | Spec::File(_)
+                | Spec::Symlink(_)
+                | Spec::EnvFile(_)
+                | Spec::Authority(_)
+                | Spec::ServiceAccountKey(_)
+                | Spec::EncryptionKeys(_)
+                | Spec::DataId(_)
+                | Spec::Certificate(_)
+                | Spec::Kubeconfig(_)
+                | Spec::ImageDirectory(_)
+                | Spec::Container(_)
+                | Spec::Service(_)
+                | Spec::Sysctl(_)
+                | Spec::KernelModule(_)
+                | Spec::Packages(_)
+                | Spec::Link(_)
+                | Spec::Pods(_)
+                | Spec::PodContainer(_)
+                | Spec::Manifest(_)
+                | Spec::Node(_)
+                | Spec::Drain(_)
+                | Spec::Command(_)
+                | Spec::FirewallChains(_)
+                | Spec::Ipsets(_)
+                | Spec::IpvsServices(_)
+                | Spec::Cgroup(_)
+                | Spec::SysctlSnapshot(_)
+                | Spec::Group(_)
+                | Spec::Timer(_) => {}
             }
         }
         for path in self

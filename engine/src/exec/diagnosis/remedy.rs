@@ -35,7 +35,9 @@ pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String
         ResourceError::Pki { .. } => {
             "correct the key or certificate that the message names, or move it away: nodelet makes it again, except an authority".to_owned()
         }
-        _ => "run `nodelet check` for the state of all phases, and repair what the message names".to_owned(),
+        ResourceError::Missing { .. }
+        | ResourceError::Unmet { .. }
+        | ResourceError::NotConverged { .. } => "run `nodelet check` for the state of all phases, and repair what the message names".to_owned(),
     }
 }
 
@@ -138,7 +140,11 @@ fn by_kind(error: &HostError, all: &str) -> String {
         }
         HostError::InUse { .. } => "find out what uses it, and stop or remove that".to_owned(),
         HostError::Service { .. } | HostError::Refused { .. } => by_service(all).to_owned(),
-        _ => "see the host's log (`journalctl --priority err --since -10min`)".to_owned(),
+        HostError::File { .. }
+        | HostError::TooMuch { .. }
+        | HostError::InProgress { .. }
+        | HostError::Missing { .. }
+        | HostError::Injected { .. } => "see the host's log (`journalctl --priority err --since -10min`)".to_owned(),
     }
 }
 

@@ -165,7 +165,9 @@ fn encryption_turn(step: Rotation, stage: Stage) -> ResourceResult<()> {
         (Rotation::Finish, Stage::Begun) => {
             "switch first: `nodelet certs rotate encryption switch`"
         }
-        _ => return Ok(()),
+        (Rotation::Begin, Stage::Settled | Stage::Begun)
+        | (Rotation::Switch, Stage::Begun | Stage::Switched)
+        | (Rotation::Finish, Stage::Switched) => return Ok(()),
     };
     let current = match stage {
         Stage::Settled => "there is one key",

@@ -269,7 +269,16 @@ impl Runner<'_> {
                 Record::Receipt { phase, step, .. } => {
                     mapped.push(Record::Receipt { run, phase, step });
                 }
-                _ => {}
+                Record::Header { .. }
+                | Record::Run { .. }
+                | Record::PhaseApplied { .. }
+                | Record::CleanupSteps { .. }
+                | Record::Failed { .. }
+                | Record::Reverted { .. }
+                | Record::Pruned { .. }
+                | Record::CleanupDone { .. }
+                | Record::Cleaned { .. }
+                | Record::End { .. } => {}
             }
         }
         mapped.retain(|record| match record {
@@ -290,7 +299,35 @@ impl Runner<'_> {
                 names.is_some_and(|names| !names.is_empty())
             }
             Spec::Group(_) => left_behind.pending(&self.context(true)).await?.is_some(),
-            _ => false,
+            Spec::Directory(_)
+            | Spec::File(_)
+            | Spec::Symlink(_)
+            | Spec::EnvFile(_)
+            | Spec::Authority(_)
+            | Spec::ServiceAccountKey(_)
+            | Spec::EncryptionKeys(_)
+            | Spec::DataId(_)
+            | Spec::Certificate(_)
+            | Spec::Kubeconfig(_)
+            | Spec::Image(_)
+            | Spec::ImageDirectory(_)
+            | Spec::Container(_)
+            | Spec::Service(_)
+            | Spec::Sysctl(_)
+            | Spec::KernelModule(_)
+            | Spec::Packages(_)
+            | Spec::Link(_)
+            | Spec::Pods(_)
+            | Spec::PodContainer(_)
+            | Spec::Manifest(_)
+            | Spec::Node(_)
+            | Spec::Drain(_)
+            | Spec::Command(_)
+            | Spec::FirewallChains(_)
+            | Spec::Ipsets(_)
+            | Spec::IpvsServices(_)
+            | Spec::Cgroup(_)
+            | Spec::Timer(_) => false,
         };
         let (kind, name) = (left_behind.kind(), left_behind.label());
         Ok(is_present.then(|| {
@@ -501,7 +538,11 @@ impl Runner<'_> {
                 "{}: what was in it before the role is not known, so what is in it stays",
                 path.display()
             )),
-            _ => Found::Nothing,
+            Undo::RestoreSymlink { .. }
+            | Undo::RecreateContainer { .. }
+            | Undo::RestoreImage { .. }
+            | Undo::StartUnit { .. }
+            | Undo::RestoreObject { .. } => Found::Nothing,
         })
     }
 }

@@ -294,7 +294,26 @@ impl Undo {
             Self::RemoveFile { path }
             | Self::RestoreFile { path, .. }
             | Self::RestoreSymlink { path, .. } => Some(path),
-            _ => None,
+            Self::RemoveDirectory { .. }
+            | Self::RemoveTree { .. }
+            | Self::ClearDirectory { .. }
+            | Self::RestoreAttributes { .. }
+            | Self::RemoveContainer { .. }
+            | Self::RecreateContainer { .. }
+            | Self::StopContainer { .. }
+            | Self::RemoveImage { .. }
+            | Self::RestoreImage { .. }
+            | Self::StopUnit { .. }
+            | Self::StartUnit { .. }
+            | Self::RestartUnit { .. }
+            | Self::SetUnitEnabled { .. }
+            | Self::ReloadUnits
+            | Self::SetSysctl { .. }
+            | Self::UnloadModule { .. }
+            | Self::PurgePackages { .. }
+            | Self::RestoreObject { .. }
+            | Self::DeleteObject { .. }
+            | Self::PatchNode { .. } => None,
         }
     }
 
@@ -305,7 +324,27 @@ impl Undo {
             Self::RestoreFile { content, .. } | Self::RestoreObject { content, .. } => {
                 Some(content)
             }
-            _ => None,
+            Self::RemoveFile { .. }
+            | Self::RestoreSymlink { .. }
+            | Self::RemoveDirectory { .. }
+            | Self::RemoveTree { .. }
+            | Self::ClearDirectory { .. }
+            | Self::RestoreAttributes { .. }
+            | Self::RemoveContainer { .. }
+            | Self::RecreateContainer { .. }
+            | Self::StopContainer { .. }
+            | Self::RemoveImage { .. }
+            | Self::RestoreImage { .. }
+            | Self::StopUnit { .. }
+            | Self::StartUnit { .. }
+            | Self::RestartUnit { .. }
+            | Self::SetUnitEnabled { .. }
+            | Self::ReloadUnits
+            | Self::SetSysctl { .. }
+            | Self::UnloadModule { .. }
+            | Self::PurgePackages { .. }
+            | Self::DeleteObject { .. }
+            | Self::PatchNode { .. } => None,
         }
     }
 

@@ -72,7 +72,10 @@ pub(in crate::resource::pki) fn note(
         (Some(Rotation::Finish), Stage::Switched) => {
             differences.note("predecessor", "trusted", "trusted no more");
         }
-        _ => {}
+        (None, _)
+        | (Some(Rotation::Begin), Stage::Begun | Stage::Switched)
+        | (Some(Rotation::Switch), Stage::Settled | Stage::Switched)
+        | (Some(Rotation::Finish), Stage::Settled | Stage::Begun) => {}
     }
 }
 
@@ -104,7 +107,10 @@ pub(in crate::resource::pki) fn after(
         (Some(Rotation::Finish), Stage::Switched) => {
             files.remove(PREVIOUS);
         }
-        _ => {}
+        (None, _)
+        | (Some(Rotation::Begin), Stage::Begun | Stage::Switched)
+        | (Some(Rotation::Switch), Stage::Settled | Stage::Switched)
+        | (Some(Rotation::Finish), Stage::Settled | Stage::Begun) => {}
     }
     Ok(files)
 }

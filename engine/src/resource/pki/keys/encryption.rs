@@ -436,7 +436,10 @@ impl Resource for EncryptionKeysSpec {
             (Some(Rotation::Finish), Stage::Switched) => {
                 differences.note("previous key", "read", "retired");
             }
-            _ => {}
+            (None, _)
+            | (Some(Rotation::Begin), Stage::Begun | Stage::Switched)
+            | (Some(Rotation::Switch), Stage::Settled | Stage::Switched)
+            | (Some(Rotation::Finish), Stage::Settled | Stage::Begun) => {}
         }
         differences.into_change(Action::Change)
     }

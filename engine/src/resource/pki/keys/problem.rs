@@ -36,7 +36,33 @@ pub async fn key_problem(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<
         }
         Spec::EncryptionKeys(spec) => spec.observe(&cx).await?.problem(),
         Spec::DataId(spec) => spec.problem(&cx).await?,
-        _ => None,
+        Spec::Directory(_)
+        | Spec::File(_)
+        | Spec::Symlink(_)
+        | Spec::EnvFile(_)
+        | Spec::Certificate(_)
+        | Spec::Kubeconfig(_)
+        | Spec::Image(_)
+        | Spec::ImageDirectory(_)
+        | Spec::Container(_)
+        | Spec::Service(_)
+        | Spec::Sysctl(_)
+        | Spec::KernelModule(_)
+        | Spec::Packages(_)
+        | Spec::Link(_)
+        | Spec::Pods(_)
+        | Spec::PodContainer(_)
+        | Spec::Manifest(_)
+        | Spec::Node(_)
+        | Spec::Drain(_)
+        | Spec::Command(_)
+        | Spec::FirewallChains(_)
+        | Spec::Ipsets(_)
+        | Spec::IpvsServices(_)
+        | Spec::Cgroup(_)
+        | Spec::SysctlSnapshot(_)
+        | Spec::Group(_)
+        | Spec::Timer(_) => None,
     })
 }
 
