@@ -188,6 +188,7 @@ pub(in crate::exec) async fn pod_running(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fake::FakeHost;
 
     #[test]
     fn a_report_from_before_the_start_of_kubelet_does_not_count_in_its_first_minute() {
@@ -209,5 +210,28 @@ mod tests {
                 "{why}"
             );
         }
+    }
+
+    /// A script names another unit than the one that runs kubelet.
+    #[tokio::test]
+    async fn a_node_whose_kubelet_has_no_unit_is_not_known_to_be_ready() {
+        let host = FakeHost::new()
+            .with_unit("pf9-kubelet.service", "[Service]\n")
+            .with_file("/etc/kubeconfig", "")
+            .with_file("/etc/cni/net.d/10-pods.conf", "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        host.with_world_mut(|world| world.start_unit("pf9-kubelet.service"))
+            .unwrap();
+        let kubeconfig = Path::new("/etc/kubeconfig");
+        let ready = node_ready(&host, "cp-1", "pf9-kubelet.service", kubeconfig).await;
+        assert_eq!(ready.unwrap(), None);
+        let ready = node_ready(&host, "cp-1", "kubelet.service", kubeconfig).await;
+        let Err(ResourceError::Missing { what }) = &ready else {
+            panic!("{ready:?}")
+        };
+        assert_eq!(
+            what,
+            "node cp-1 is not known to be Ready: there is no unit kubelet.service, so its start is not known"
+        );
     }
 }
