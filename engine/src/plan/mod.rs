@@ -224,6 +224,7 @@ impl PlannedCheck {
 }
 
 /// The single observation a check makes.
+// The digest of a plan contains the names of the variants, so renaming a variant changes the digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Probe {
@@ -265,7 +266,6 @@ pub enum Probe {
     /// A container runs.
     ContainerRunning(String),
     /// The container runtime answers.
-    // The digest of the plan contains this name.
     ContainerRuntime,
     /// All containers of a static pod run: pod name (without the node's), container names.
     PodRunning {
