@@ -22,8 +22,9 @@ mod state_files;
 mod watch;
 
 pub use bitrot::{
-    Damage, DamagedFile, Group, PLACE, PayloadCopy, REPAIRED, REPORTED, ROLE, STATE, SecretFiles,
-    Target, another, are_reported, is_reported, make_place, remove_place, until_reported,
+    Damage, DamagedFile, Group, PayloadCopy, REPAIRED, REPORTED, ROLE, STATE, SecretFiles, Target,
+    WORK_DIRECTORY, another, are_reported, is_reported, make_work_directory, restore_master,
+    until_reported,
 };
 pub use lab::command::poll;
 pub use lab::{DEPENDENCY_FAULTS, FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE};

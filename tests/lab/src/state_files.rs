@@ -1,7 +1,7 @@
 //! The files of nodeletd's state other than the ledger, the kept keys and the previous contents of files: how each is damaged, and what
 //! has to be repaired. After a few passes nodeletd has written them again, or goes on without them, and nothing of the role was touched.
 
-use crate::bitrot::{Damage, PLACE, REPORTED, STATE, TRUNCATED};
+use crate::bitrot::{Damage, REPORTED, STATE, TRUNCATED, WORK_DIRECTORY};
 use crate::master::Master;
 use crate::running_instances::RunningInstances;
 use crate::watch::Watch;
@@ -127,7 +127,7 @@ impl<'a> StateFiles<'a> {
     /// exist, and nodeletd must not run.
     pub fn prepare(master: &Master) {
         master.sh(&format!(
-            "install -d {PLACE}/older; cp -p {STATE}/ledger.tip {STATE}/ledger.backup.jsonl {PLACE}/older
+            "install -d {WORK_DIRECTORY}/older; cp -p {STATE}/ledger.tip {STATE}/ledger.backup.jsonl {WORK_DIRECTORY}/older
              rm /etc/pf9/kube.d/kubeconfigs/admin.yaml"
         ));
         master.apply(&[]).exits(0);
@@ -137,7 +137,7 @@ impl<'a> StateFiles<'a> {
     #[must_use]
     pub fn note(master: &'a Master) -> Self {
         master.sh(&format!(
-            "cp -a {STATE} {BEFORE}; cp -p {STATE}/../kube_status {PLACE}"
+            "cp -a {STATE} {BEFORE}; cp -p {STATE}/../kube_status {WORK_DIRECTORY}"
         ));
         Self {
             master,
@@ -164,7 +164,7 @@ impl<'a> StateFiles<'a> {
             return format!("sed -E '{}' {BEFORE}/{name}", its.edit);
         }
         if OF_THE_LEDGER.contains(&name) {
-            return format!("cat {PLACE}/older/{name}");
+            return format!("cat {WORK_DIRECTORY}/older/{name}");
         }
         other_record(name).expect("each record has one")
     }

@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use std::slice;
 
 use lab_suites::{
-    Damage, DamagedFile, Group, Master, PLACE, PayloadCopy, REPAIRED, REPORTED, RunningInstances,
-    SCALED, STATE, SecretFiles, StateFiles, Target, Watch, another, are_reported, is_reported,
-    make_place, ready_with_vip, remove_place, restarted, shared, until_reported,
+    Damage, DamagedFile, Group, Master, PayloadCopy, REPAIRED, REPORTED, RunningInstances, SCALED,
+    STATE, SecretFiles, StateFiles, Target, WORK_DIRECTORY, Watch, another, are_reported,
+    is_reported, make_work_directory, ready_with_vip, restarted, restore_master, shared,
+    until_reported,
 };
 
 const AUTHORITIES: [&str; 3] = ["cluster", "etcd", "front-proxy"];
@@ -54,7 +55,7 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
     let master = shared();
     master.configure(&[SCALED, ACCOUNT].concat());
     master.apply(&[]).exits(0);
-    make_place(&master);
+    make_work_directory(&master);
     let secrets = SecretFiles::note(&master);
     are_all_there(&master, &secrets);
     let watch = Watch::start(&master);
@@ -130,7 +131,7 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
     let refused = secrets.refused_tokens();
     wrong.extend(refused.iter().map(|token| format!("at the end: {token}")));
     drop(watch);
-    remove_place(&master);
+    restore_master(&master);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -164,7 +165,7 @@ fn each_alone(damage: Damage) {
     let master = shared();
     master.configure(SCALED);
     master.apply(&[]).exits(0);
-    make_place(&master);
+    make_work_directory(&master);
     let secrets = SecretFiles::note(&master);
     let watch = Watch::start(&master);
     let mut wrong = Vec::new();
@@ -174,7 +175,7 @@ fn each_alone(damage: Damage) {
         wrong.extend(secrets.damage_and_repair(&watch, &damaged_files, phases, readers));
     }
     drop(watch);
-    remove_place(&master);
+    restore_master(&master);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -260,7 +261,7 @@ fn lost_with_its_copy(
     let (before, mut wrong) = (secrets.started(), Vec::new());
     let record = format!("{STATE}/kept/service-account.json");
     master.sh(&format!(
-        "cp -p {SIGNS} {VERIFIES} {record} {PLACE}
+        "cp -p {SIGNS} {VERIFIES} {record} {WORK_DIRECTORY}
          sed -i -E 's/\"content\":\"[^\"]{{40}}/\"content\":\"/' {record}
          openssl genrsa 2048 > {SIGNS} 2> /dev/null"
     ));
@@ -288,12 +289,12 @@ fn lost_with_its_copy(
             "a foreign key without a copy restarted {repairs:?}"
         ));
     }
-    master.sh(&format!("cmp {VERIFIES} {PLACE}/svcacct.pub"));
+    master.sh(&format!("cmp {VERIFIES} {WORK_DIRECTORY}/svcacct.pub"));
     let run = master.nodelet(&["diff"]);
     if !run.text().contains(SIGNS) {
         wrong.push(format!("diff does not name {SIGNS}: {}", run.text()));
     }
-    master.sh(&format!("cp -p {PLACE}/svcacct.key {SIGNS}"));
+    master.sh(&format!("cp -p {WORK_DIRECTORY}/svcacct.key {SIGNS}"));
     watch.wait_until_healthy(REPAIRED);
     let refused = secrets.refused_tokens();
     wrong.extend(
@@ -311,7 +312,7 @@ fn etcds_data_is_another(master: &Master, secrets: &SecretFiles<'_>, watch: &Wat
     watch.record();
     let before = secrets.started();
     for path in secrets.of(Group::DataId) {
-        let saved = format!("{PLACE}/data-id");
+        let saved = format!("{WORK_DIRECTORY}/data-id");
         let is_record = path != DATA_ID;
         for damage in Damage::ALL {
             let what = format!("{path} {damage:?}");
@@ -352,7 +353,7 @@ fn the_configuration_of_keepalived_is_repaired_with_keepalived_alone_restarted()
     let master = ready_with_vip("bitrot");
     master.configure(SCALED);
     master.apply(&[]).exits(0);
-    make_place(&master);
+    make_work_directory(&master);
     let secrets = SecretFiles::note(&master);
     assert_eq!(secrets.of(Group::Keepalived), [CONFIG]);
     let watch = Watch::start(&master);
@@ -377,7 +378,7 @@ fn every_file_of_the_payload_is_reported_by_name() {
     // A reported file may hide another one until the next pass.
     master.configure(&[("LOOP_INTERVAL", "1s"), ("KUBE_SERVICE_STATE", "true")]);
     master.apply(&[]).exits(0);
-    make_place(&master);
+    make_work_directory(&master);
     let copy = PayloadCopy::mount(&master);
     let watch = Watch::start(&master);
     let targets: Vec<Target> = copy.files().iter().map(|file| copy.target(file)).collect();
@@ -405,7 +406,7 @@ fn every_file_of_the_payload_is_reported_by_name() {
     assert_eq!(restarted(&watch.recorded()), [""; 0]);
     drop(copy);
     drop(watch);
-    remove_place(&master);
+    restore_master(&master);
 }
 
 /// Each script and template of the role alone, with each damage.
@@ -415,7 +416,7 @@ fn every_script_and_template_is_reported_by_name() {
     let master = shared();
     master.configure(&[("LOOP_INTERVAL", "1s"), ("KUBE_SERVICE_STATE", "true")]);
     master.apply(&[]).exits(0);
-    make_place(&master);
+    make_work_directory(&master);
     let watch = Watch::start(&master);
     let before = RunningInstances::of(&master);
     watch.record();
@@ -435,7 +436,7 @@ fn every_script_and_template_is_reported_by_name() {
     // No repair can restore a package, so none begins.
     assert_eq!(restarted(&watch.recorded()), [""; 0]);
     drop(watch);
-    remove_place(&master);
+    restore_master(&master);
 }
 
 /// Each file of nodeletd's state alone, with each damage. The suite `state` damages all of them at once.
@@ -443,7 +444,7 @@ fn every_script_and_template_is_reported_by_name() {
 #[ignore = "cargo xtask soak runs it"]
 fn damage_of_a_single_file_of_nodeletds_state_touches_nothing_of_the_role() {
     let master = shared();
-    make_place(&master);
+    make_work_directory(&master);
     master.configure(SCALED);
     StateFiles::prepare(&master);
     let watch = Watch::start(&master);
@@ -454,18 +455,18 @@ fn damage_of_a_single_file_of_nodeletds_state_touches_nothing_of_the_role() {
         }
     }
     drop(watch);
-    remove_place(&master);
+    restore_master(&master);
 }
 
 /// Makes an archive of the pause image with another configuration. Its name is its digest, as docker names it, so the id of the
 /// image is known from the name. Gives the command that prints the archive.
 fn rebuilt_archive(master: &Master) -> String {
     master.sh(&format!(
-        "install -d {PLACE}/rebuilt; cd {PLACE}/rebuilt; tar -xf {PLACE}/payload/images/pause.tar
+        "install -d {WORK_DIRECTORY}/rebuilt; cd {WORK_DIRECTORY}/rebuilt; tar -xf {WORK_DIRECTORY}/payload/images/pause.tar
          before=$(sed -E 's/.*\"Config\":\"([^\"]*)\".*/\\1/' manifest.json); echo >> $before
          after=$(sha256sum < $before | cut -d ' ' -f 1).json; mv $before $after
          sed -i \"s|\\\"$before\\\"|\\\"$after\\\"|\" manifest.json; grep -q $after manifest.json
-         tar -cf {PLACE}/rebuilt.tar *"
+         tar -cf {WORK_DIRECTORY}/rebuilt.tar *"
     ));
-    format!("cat {PLACE}/rebuilt.tar")
+    format!("cat {WORK_DIRECTORY}/rebuilt.tar")
 }

@@ -1,7 +1,7 @@
 //! A kept key that is replaced by another valid one, and a kept key that is lost: both are restored from their copies, and only the
 //! API server, which reads the first one at its start, is restarted. The soak of the same name has all kept and secret files.
 
-use lab_suites::{Damage, SCALED, SecretFiles, Watch, make_place, remove_place, shared};
+use lab_suites::{Damage, SCALED, SecretFiles, Watch, make_work_directory, restore_master, shared};
 
 const SIGNS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.key";
 const AUTHORITY: &str = "/etc/pf9/kube.d/ca/cluster/ca.key";
@@ -12,7 +12,7 @@ fn a_foreign_and_a_lost_key_come_from_their_copies() {
     let master = shared();
     master.configure(SCALED);
     master.apply(&[]).exits(0);
-    make_place(&master);
+    make_work_directory(&master);
     let secrets = SecretFiles::note(&master);
     let watch = Watch::start(&master);
     let damaged_files = [
@@ -22,5 +22,5 @@ fn a_foreign_and_a_lost_key_come_from_their_copies() {
     let wrong = secrets.damage_and_repair(&watch, &damaged_files, &["certs"], &["kube-apiserver"]);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     drop(watch);
-    remove_place(&master);
+    restore_master(&master);
 }

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use lab_suites::{
-    Damage, Master, PLACE, PayloadCopy, REPORTED, ROLE, RunningInstances, Target, Watch,
-    are_reported, is_reported, make_place, remove_place, shared, until_reported,
+    Damage, Master, PayloadCopy, REPORTED, ROLE, RunningInstances, Target, WORK_DIRECTORY, Watch,
+    are_reported, is_reported, make_work_directory, restore_master, shared, until_reported,
 };
 
 /// Time limit until a stopped unit runs again.
@@ -21,12 +21,12 @@ fn on_a_held_master(part: impl FnOnce(&Master, &Watch<'_>)) {
     let master = shared();
     master.configure(HASTENED);
     master.apply(&[]).exits(0);
-    make_place(&master);
+    make_work_directory(&master);
     let watch = Watch::start(&master);
     part(&master, &watch);
     watch.wait_until_healthy(REPORTED);
     drop(watch);
-    remove_place(&master);
+    restore_master(&master);
 }
 
 /// Stops kubelet, which nodeletd starts again.
@@ -113,14 +113,14 @@ fn valid_variants_of_all_scripts_and_templates_are_reported_by_name() {
                 format!("a valid variant of {file}"),
             );
             let strike = Damage::Replace.script(&path, &format!("sed -E '{another}' {path}"));
-            master.sh(&format!("cp -p {path} {PLACE}/original; {strike}"));
+            master.sh(&format!("cp -p {path} {WORK_DIRECTORY}/original; {strike}"));
             until_reported(watch, &what, &[words]);
             for verb in ["check", "apply"] {
                 let _ = master.nodelet(&[verb]).exits(1).says(&[words]);
             }
             until_reported(watch, &what, &[words]);
             assert_eq!(RunningInstances::of(master), before, "{what}");
-            master.sh(&format!("cp -p {PLACE}/original {path}"));
+            master.sh(&format!("cp -p {WORK_DIRECTORY}/original {path}"));
             watch.wait_until_healthy(REPORTED);
             assert_eq!(RunningInstances::of(master), before, "{what}, repaired");
         }
@@ -147,7 +147,7 @@ fn a_unit_is_started_again_but_never_with_a_damaged_program() {
             let (what, file) = (format!("{program} {damage}"), format!("payload/{program}"));
             let before = RunningInstances::of(master);
             master.sh(&format!(
-                "cd {ROLE}; {other} > {PLACE}/program; chmod 0755 {PLACE}/program; mount --bind {PLACE}/program {file}"
+                "cd {ROLE}; {other} > {WORK_DIRECTORY}/program; chmod 0755 {WORK_DIRECTORY}/program; mount --bind {WORK_DIRECTORY}/program {file}"
             ));
             until_reported(watch, &what, &[&file]);
             assert_eq!(RunningInstances::of(master), before, "{what}");

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use lab_suites::{
-    After, Damage, Image, Master, PLACE, RunningInstances, SCALED, STATE, Slate, StateFiles, Watch,
-    make_place, node_state, remove_place, restarted, shared,
+    After, Damage, Image, Master, RunningInstances, SCALED, STATE, Slate, StateFiles,
+    WORK_DIRECTORY, Watch, make_work_directory, node_state, restarted, restore_master, shared,
 };
 
 const CALM: Duration = Duration::from_secs(90);
@@ -92,7 +92,7 @@ fn a_lost_ledger_is_reported_and_recovered() {
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn files_of_nodeletd_are_repaired() {
     let master = shared();
-    make_place(&master);
+    make_work_directory(&master);
     master.configure(SCALED);
     StateFiles::prepare(&master);
     let watch = Watch::start(&master);
@@ -104,7 +104,7 @@ fn files_of_nodeletd_are_repaired() {
     master.sh("rm /run/pf9-nodeletd.lock");
     master.wait_for("its lock is back", "test -e /run/pf9-nodeletd.lock", CALM);
     drop(watch);
-    remove_place(&master);
+    restore_master(&master);
 }
 
 /// No other copy of a file's previous content exists, so a damaged one is reported by name. The timer is in the plan, so it is
@@ -113,14 +113,14 @@ fn files_of_nodeletd_are_repaired() {
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_previous_content_is_reported_by_name_and_a_timer_is_repaired() {
     let master = shared();
-    make_place(&master);
+    make_work_directory(&master);
     // The role replaces a file that was there before.
     let (file, timer) = (
         "/var/lib/kubelet/config.json",
         format!("{STATE}/timers/etcd-backup.json"),
     );
     master.sh(&format!(
-        "echo '{{\"auths\": {{}}, \"of\": \"another program\"}}' > {file}; chmod 0600 {file}; cp -p {file} {PLACE}/previous"
+        "echo '{{\"auths\": {{}}, \"of\": \"another program\"}}' > {file}; chmod 0600 {file}; cp -p {file} {WORK_DIRECTORY}/previous"
     ));
     let account: &[(&str, &str)] = &[
         ("DOCKERHUB_ID", "account"),
@@ -128,24 +128,26 @@ fn a_previous_content_is_reported_by_name_and_a_timer_is_repaired() {
     ];
     master.configure(&[SCALED, account].concat());
     master.apply(&[]).exits(0);
-    let digest = master.sh(&format!("sha256sum < {PLACE}/previous | cut -d ' ' -f 1"));
+    let digest = master.sh(&format!(
+        "sha256sum < {WORK_DIRECTORY}/previous | cut -d ' ' -f 1"
+    ));
     let content = format!("{STATE}/content/{digest}");
     master.sh(&format!(
-        "cmp {content} {PLACE}/previous; if cmp -s {file} {PLACE}/previous; then exit 1; fi
-         [ \"$(ls {STATE}/timers)\" = etcd-backup.json ]; cp -p {timer} {PLACE}/timer"
+        "cmp {content} {WORK_DIRECTORY}/previous; if cmp -s {file} {WORK_DIRECTORY}/previous; then exit 1; fi
+         [ \"$(ls {STATE}/timers)\" = etcd-backup.json ]; cp -p {timer} {WORK_DIRECTORY}/timer"
     ));
     let watch = Watch::start(&master);
     let before = RunningInstances::of(&master);
     let look = |path: &str, copy: &str| {
         format!(
-            "cmp {path} {PLACE}/{copy} && [ \"$(stat -c '%a %U:%G' {path})\" = '600 root:root' ]"
+            "cmp {path} {WORK_DIRECTORY}/{copy} && [ \"$(stat -c '%a %U:%G' {path})\" = '600 root:root' ]"
         )
     };
     for damage in Damage::ALL {
         let what = format!("{damage:?}");
         watch.record();
         let other_schedule =
-            format!(r#"sed -E 's/("schedule": *")[^"]*/\117 4 * * */' {PLACE}/timer"#);
+            format!(r#"sed -E 's/("schedule": *")[^"]*/\117 4 * * */' {WORK_DIRECTORY}/timer"#);
         master.sh(&format!(
             "{}; {}",
             damage.script(&content, "echo of another file"),
@@ -163,7 +165,7 @@ fn a_previous_content_is_reported_by_name_and_a_timer_is_repaired() {
             });
             watch.tells("LedgerValid", &content, CALM);
             master.sh(&format!(
-                "rm -f {content}; cp -p {PLACE}/previous {content}"
+                "rm -f {content}; cp -p {WORK_DIRECTORY}/previous {content}"
             ));
         }
         watch.wait_until_healthy(CALM);
@@ -176,7 +178,7 @@ fn a_previous_content_is_reported_by_name_and_a_timer_is_repaired() {
     master.configure(&[]);
     master.apply(&[]).exits(0);
     master.sh(&format!(
-        "cmp {file} {PLACE}/previous; rm -r {file} {PLACE}"
+        "cmp {file} {WORK_DIRECTORY}/previous; rm -r {file} {WORK_DIRECTORY}"
     ));
     master.check(&[]).exits(0);
 }
