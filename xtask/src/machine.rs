@@ -18,7 +18,7 @@ const QUIET: f64 = 0.5;
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// How long git and uname may take.
-const ANSWERS: Duration = Duration::from_secs(60);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The machine, the commit and the day of a measurement, for the head of a page.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ fn changed() -> Option<String> {
 fn git(words: &[&str]) -> Option<String> {
     let mut git = Command::new("git");
     git.current_dir(checkout()).args(words);
-    command::text(&git, ANSWERS).ok()
+    command::text(&git, COMMAND_TIMEOUT).ok()
 }
 
 fn unknown() -> String {
@@ -135,7 +135,7 @@ fn load() -> String {
 }
 
 fn uname() -> Option<String> {
-    command::text(Command::new("uname").arg("-r"), ANSWERS).ok()
+    command::text(Command::new("uname").arg("-r"), COMMAND_TIMEOUT).ok()
 }
 
 fn system(os_release: &str) -> Option<String> {

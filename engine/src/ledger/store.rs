@@ -1,4 +1,8 @@
 //! Reading, writing, repairing and compacting the ledger's file.
+//!
+//! `queries` has what the records say.
+
+mod queries;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,17 +13,14 @@ use futures::future::BoxFuture;
 use sha2::Digest as _;
 use tokio::sync::Mutex;
 
-use super::{History, LedgerError, Record, RunId, VERSION};
+use super::{LedgerError, Record, RunId, VERSION};
 use crate::host::{Attributes, Host, HostError};
 use crate::ledger::contents::{
     Recoverable, copy_path, damaged_path, ended_part, path, read, recoverable, tip_path,
 };
 use crate::ledger::hash_chain::Chain;
 use crate::ledger::last_run::{LastRun, id_of};
-use crate::ledger::live_resource::{
-    LiveRecords, LiveResource, LiveUndo, all_cleanup_steps, cleanup_steps, compacted,
-    interrupted_runs, left_by_rollback, live, noted_by, resources,
-};
+use crate::ledger::live_resource::{LiveUndo, compacted, live};
 use crate::model::{Outcome, PhaseName, STATE, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
@@ -305,39 +306,6 @@ impl<'a> Ledger<'a> {
         Ok(run)
     }
 
-    /// Whether one of these runs was about to converge anything in a phase.
-    pub async fn has_intent(&self, runs: &BTreeSet<RunId>, name: &PhaseName) -> bool {
-        let state = self.state.lock().await;
-        state.records.iter().any(|record| {
-            matches!(record, Record::Intent { run, phase, .. } if runs.contains(run) && phase == name)
-        })
-    }
-
-    /// Whether the last run has no end.
-    pub async fn was_interrupted(&self) -> bool {
-        let state = self.state.lock().await;
-        let mut back = state.records.iter().rev();
-        let last = back.find(|record| matches!(record, Record::Run { .. } | Record::End { .. }));
-        matches!(last, Some(Record::Run { .. }))
-    }
-
-    /// Runs that applied this plan and were interrupted, with the phases that they completed.
-    pub async fn interrupted_runs(&self, digest: &str) -> BTreeMap<RunId, BTreeSet<PhaseName>> {
-        interrupted_runs(&self.state.lock().await.records, digest)
-    }
-
-    /// All undos that these runs noted in a phase and that were not carried out, in their order, without those of kept
-    /// resources.
-    pub async fn noted_by(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<Undo> {
-        let noted = noted_by(&self.state.lock().await.records, runs, phase);
-        noted.into_iter().map(|live| live.undo).collect()
-    }
-
-    /// Directories that a rollback of a phase left, if the phase has not been completed since.
-    pub async fn left_by_rollback(&self, phase: &PhaseName) -> BTreeSet<String> {
-        left_by_rollback(&self.state.lock().await.records, phase)
-    }
-
     /// Notes that everything has been taken back; `kept` says whether kept resources stay. `directories` are still there
     /// because kept resources are in them; they are removed with these.
     ///
@@ -391,81 +359,6 @@ impl<'a> Ledger<'a> {
             self.compact().await?;
         }
         Ok(())
-    }
-
-    /// Undos that have not been carried out, oldest first: for each resource the one that leads back to the state before
-    /// the role.
-    pub async fn live(&self) -> Vec<LiveUndo> {
-        live(&self.state.lock().await.records)
-    }
-
-    /// The same, from these records.
-    #[must_use]
-    pub fn live_in(records: &[Record]) -> Vec<LiveUndo> {
-        live(records)
-    }
-
-    /// Every resource that was changed and not taken back, oldest first.
-    pub async fn resources(&self) -> Vec<LiveResource> {
-        resources(&self.state.lock().await.records)
-    }
-
-    /// The same, from these records.
-    #[must_use]
-    pub fn live_resources_in(records: &[Record]) -> Vec<LiveResource> {
-        resources(records)
-    }
-
-    /// Steps that remove what phases left behind, by phase, oldest first.
-    pub async fn all_cleanup_steps(&self) -> Vec<(PhaseName, Vec<PlannedStep>)> {
-        all_cleanup_steps(&self.state.lock().await.records)
-    }
-
-    /// The cleanup steps of a phase, and whether some have been carried out since; `None` if the phase has none.
-    pub async fn cleanup_steps_of(&self, phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
-        cleanup_steps(&self.state.lock().await.records, phase)
-    }
-
-    /// Like [`Ledger::all_cleanup_steps`], from these records.
-    #[must_use]
-    pub fn all_cleanup_steps_in(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
-        all_cleanup_steps(records)
-    }
-
-    /// Phases that have something on the host, in the order in which they were first applied.
-    #[must_use]
-    pub fn phases_in(records: &[Record]) -> Vec<PhaseName> {
-        LiveRecords::of(records).phases(records)
-    }
-
-    /// The role of the last run that had one.
-    #[must_use]
-    pub fn role_in(records: &[Record]) -> Option<String> {
-        records.iter().rev().find_map(|record| match record {
-            Record::Run { role, .. } if !role.is_empty() => Some(role.clone()),
-            _ => None,
-        })
-    }
-
-    /// The role that is on the host, according to these records; none if only kept resources are.
-    #[must_use]
-    pub fn installed_role_in(records: &[Record]) -> Option<String> {
-        let has_live = live(records).iter().any(|live| !live.keep);
-        has_live.then(|| Self::role_in(records)).flatten()
-    }
-
-    /// The cleanup steps of a phase, if one of these runs has recorded them.
-    pub async fn cleanup_steps_of_runs(
-        &self,
-        runs: &BTreeSet<RunId>,
-        phase: &PhaseName,
-    ) -> Vec<PlannedStep> {
-        LiveRecords::of(&self.state.lock().await.records).cleanup_steps_of_runs(runs, phase)
-    }
-
-    /// The runs, for questions of operators.
-    pub async fn history(&self) -> History {
-        History::of(&self.state.lock().await.records)
     }
 
     /// Rewrites the ledger to one record per live resource and the last runs, in one atomic step, and drops content that

@@ -10,7 +10,7 @@ use lab::topology::down;
 use lab::{Cache, Lab, OuterDocker, command};
 
 /// How long `du` may take.
-const SIZES: Duration = Duration::from_secs(60);
+const DU_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) fn run() -> Result<ExitCode> {
     let cache = Cache::locate()?;
@@ -61,7 +61,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let mut du = Command::new("du");
     du.args(["-sh"]).arg(cache.root());
     // It fails if a file vanishes meanwhile, and prints the size all the same.
-    let size = command::output(&du, None, SIZES);
+    let size = command::output(&du, None, DU_TIMEOUT);
     let size = size.map(|output| {
         let text = String::from_utf8_lossy(&output.stdout);
         text.split_whitespace().next().unwrap_or("0").to_owned()

@@ -1,11 +1,15 @@
 //! One case or more for each requirement and each bad input. `check` reads: facts, requirement, expected message.
+//!
+//! `network` has addresses, ports and interfaces.
+
+mod network;
 
 use std::collections::BTreeSet;
 
 use super::size;
 use crate::facts::{
-    CgroupVersion, Cgroups, Disk, Facts, LinkFacts, Listener, NamedCidr, OperatingSystem,
-    Requirement, Route, SupportedSystem, Swap, UnitFacts, Verdict,
+    CgroupVersion, Cgroups, Disk, Facts, LinkFacts, NamedCidr, OperatingSystem, Requirement, Route,
+    SupportedSystem, Swap, UnitFacts, Verdict,
 };
 
 const GIB: u64 = 1 << 30;
@@ -54,47 +58,6 @@ fn good() -> Facts {
     facts.uid = Some(0);
     facts.clock = Some(text("2026-01-01T00:00:00Z"));
     facts
-}
-
-#[test]
-fn a_virtual_ip_is_unused_and_on_link() {
-    let wanted = |address: &str, interface: &str| Requirement::VirtualIp {
-        address: address.parse().unwrap(),
-        interface: interface.to_owned(),
-    };
-    let mut facts = good();
-    facts.address = Some("172.30.0.11".parse().unwrap());
-    facts.links.as_mut().unwrap().push(LinkFacts {
-        name: "docker0".to_owned(),
-        up: true,
-        addresses: vec!["172.17.0.1/16".parse().unwrap()],
-    });
-    let says = |facts: &Facts, address: &str, interface: &str| {
-        wanted(address, interface).check(facts).to_string()
-    };
-    assert_eq!(says(&facts, "172.30.0.100", "eth0"), "met");
-    for (address, interface, problem) in [
-        ("172.30.0.11", "eth0", "this host's own address (on eth0)"),
-        (
-            "172.30.1.1",
-            "eth0",
-            "outside of every network of eth0 (MASTER_VIP_IFACE), which is in 172.30.0.0/24",
-        ),
-        ("172.30.0.100", "eth1", "which has no network"),
-        (
-            "172.17.0.9",
-            "eth0",
-            "in 172.17.0.0/16, where docker has its containers",
-        ),
-        ("172.30.0.100", "bond0", "there is no link bond0"),
-    ] {
-        let said = says(&facts, address, interface);
-        assert!(said.contains(problem), "{address} on {interface}: {said}");
-    }
-    // keepalived already holds the address here.
-    let eth0 = &mut facts.links.as_mut().unwrap()[0];
-    eth0.addresses.push("172.30.0.100/32".parse().unwrap());
-    assert_eq!(says(&facts, "172.30.0.100", "eth0"), "met");
 }
 
 fn disk(path: &str, gib: u64) -> Disk {
@@ -154,35 +117,6 @@ fn swap() {
     let mut facts = good();
     on(&mut facts);
     check(&facts, &Requirement::NoSwap { allowed: true }, "met");
-}
-
-#[test]
-fn ports() {
-    let requirement = Requirement::PortsFree(vec![443, 2380]);
-    let listener = |port, address: &str, program: Option<&str>| Listener {
-        port,
-        address: address.parse().unwrap(),
-        program: program.map(str::to_owned),
-        cgroup: None,
-    };
-    assert_unmet_after(
-        &requirement,
-        |facts| {
-            facts.listening = Some(vec![
-                listener(22, "0.0.0.0", None),
-                listener(443, "0.0.0.0", Some("nginx")),
-                listener(443, "::", Some("nginx")),
-                listener(2380, "127.0.0.1", None),
-            ]);
-        },
-        "TCP ports are in use: 443 (nginx on 0.0.0.0), 2380 (on 127.0.0.1); \
-         find the process with `ss -ltnp 'sport = :443'` and stop it, or choose another port",
-    );
-    unknown(
-        &requirement,
-        "/proc/net/tcp",
-        "unknown: listening ports: /proc/net/tcp: permission denied",
-    );
 }
 
 #[test]
@@ -479,75 +413,6 @@ fn host_names() {
         &Facts::nothing_about("cp-1.example.org"),
         &Requirement::HostNameValid,
         "met",
-    );
-}
-
-#[test]
-fn networks() {
-    let disjoint = |pods: &str, services: &str| Requirement::CidrsDisjoint {
-        named: vec![
-            NamedCidr::new("CONTAINERS_CIDR", pods),
-            NamedCidr::new("SERVICES_CIDR", services),
-        ],
-    };
-    check(&good(), &disjoint("10.20.0.0/16", "10.21.0.0/16"), "met");
-    check(&good(), &disjoint("10.20.0.0/16", "fd00::/108"), "met");
-    let cases = [
-        (
-            "10.20.0.0/16",
-            "10.20.1.0/24",
-            "SERVICES_CIDR (10.20.1.0/24) overlaps CONTAINERS_CIDR (10.20.0.0/16); \
-          give SERVICES_CIDR or CONTAINERS_CIDR another network",
-        ),
-        (
-            "172.30.0.0/16",
-            "10.21.0.0/16",
-            "CONTAINERS_CIDR (172.30.0.0/16) overlaps 172.30.0.0/24, which this host reaches by eth0; \
-          give CONTAINERS_CIDR a network that is used nowhere around this host",
-        ),
-        (
-            "10.20.0.0/16",
-            "10.99.7.0/24",
-            "SERVICES_CIDR (10.99.7.0/24) overlaps 10.99.0.0/16, which this host reaches by eth0; \
-          give SERVICES_CIDR a network that is used nowhere around this host",
-        ),
-        (
-            "10.20.0.0",
-            "10.21.0.0/16",
-            "CONTAINERS_CIDR is not a network: `10.20.0.0`; write it as in `CONTAINERS_CIDR: 10.20.0.0/16`",
-        ),
-    ];
-    for (pods, services, expected) in cases {
-        check(&good(), &disjoint(pods, services), expected);
-    }
-    let requirement = disjoint("10.20.0.0/16", "10.21.0.0/16");
-    unknown(
-        &requirement,
-        "links",
-        "unknown: networks of the host: links: permission denied",
-    );
-}
-
-#[test]
-fn links() {
-    let interface = |name: &str| Requirement::Interface {
-        name: name.to_owned(),
-    };
-    check(&good(), &interface("eth0"), "met");
-    check(
-        &good(),
-        &interface("eth1"),
-        "the link eth1 is down; bring it up with `ip link set eth1 up`",
-    );
-    check(
-        &good(),
-        &interface("bond0"),
-        "there is no link bond0; there are eth0, eth1; name one of them",
-    );
-    unknown(
-        &interface("eth0"),
-        "x",
-        "unknown: links: the facts do not say",
     );
 }
 

@@ -1,0 +1,78 @@
+//! Conditions that only warn: they are reported, and nothing is restarted because of them.
+
+use behaviour::block_on;
+use engine::exec::Status;
+use engine::host::Services as _;
+
+use super::{applied_host, failed};
+
+/// kubelet evicts pods in this case, and a restart makes no room.
+#[test]
+fn node_pressure_is_reported_without_a_restart() {
+    let (bringup, host) = applied_host();
+    let name = "nothing runs short on the node";
+    let condition = || {
+        let health = bringup.check(&host);
+        let mut conditions = health.into_iter().flat_map(|phase| phase.conditions);
+        conditions
+            .find(|its| its.check == name)
+            .expect("the role checks it")
+    };
+    assert_eq!(condition().status, Status::True);
+    host.with_world_mut(|world| {
+        world.node_reports("cp-1", "DiskPressure (kubelet has disk pressure)")
+    });
+    let reported = condition();
+    assert_eq!(reported.status, Status::False);
+    assert!(
+        reported
+            .reason
+            .starts_with("node cp-1 reports DiskPressure (kubelet has disk pressure)"),
+        "{}",
+        reported.reason
+    );
+    assert!(reported.advisory && failed(&bringup, &host).is_empty());
+}
+
+/// With this file, new pods would have another network, or none.
+#[test]
+fn a_network_configuration_sorted_before_ours_is_reported() {
+    let (bringup, host) = applied_host();
+    let foreign = "/etc/cni/net.d/00-foreign.conf";
+    host.with_world_mut(|world| {
+        world.file("/etc/cni/net.d/00-notes.txt", "not read");
+        world.file("/etc/cni/net.d/99-later.conf", "not read either");
+    });
+    let unwell = || -> Vec<_> {
+        let health = bringup.check(&host);
+        let conditions = health.into_iter().flat_map(|phase| phase.conditions);
+        conditions
+            .filter(|its| its.status != Status::True)
+            .collect()
+    };
+    assert_eq!(unwell(), []);
+    host.with_world_mut(|world| world.file(foreign, "{}"));
+    let reported = unwell();
+    let [reported] = reported.as_slice() else {
+        panic!("{reported:?}")
+    };
+    assert!(
+        reported.advisory && reported.reason.contains(foreign),
+        "{reported:?}"
+    );
+}
+
+/// After a boot the host would come up without docker, and no other check reports it before.
+#[test]
+fn docker_that_does_not_start_at_boot_is_reported() {
+    let (bringup, host) = applied_host();
+    block_on(host.set_unit_enabled("docker.service", false)).expect("systemd does");
+    let health = bringup.check(&host);
+    let mut conditions = health.iter().flat_map(|phase| &phase.conditions);
+    let reported = conditions.find(|its| its.status != Status::True);
+    let reported = reported.expect("it is reported");
+    assert!(
+        reported.advisory && reported.reason.contains("at boot"),
+        "{reported:?}"
+    );
+}
