@@ -39,7 +39,12 @@ enum Fate {
     Lingers,
     /// Another client has deleted it since it was listed.
     GoneMeanwhile,
+    /// The connection breaks before the answer.
+    Unanswered,
 }
+
+/// In place of a status: the connection is closed without an answer.
+const NO_ANSWER: u16 = 0;
 
 #[derive(Clone)]
 struct FakePod {
@@ -54,6 +59,14 @@ fn pod(name: &str, fate: Fate) -> FakePod {
         phase: "Running",
         fate,
     }
+}
+
+fn daemon_pod(name: &str) -> FakePod {
+    let mut pod = pod(name, Fate::Goes);
+    pod.metadata["ownerReferences"] = json!([{
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "d", "controller": true,
+    }]);
+    pod
 }
 
 #[derive(Default)]
@@ -156,6 +169,9 @@ fn serve(stream: TcpStream, api: &Mutex<Api>) -> Option<()> {
                 _ => api.evict(&target, &serde_json::from_slice(&body).ok()?),
             }
         };
+        if code == NO_ANSWER {
+            return None;
+        }
         let answer = answer.to_string();
         let head = format!(
             "HTTP/1.1 {code} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
@@ -248,6 +264,7 @@ impl Api {
         }
         match pod.fate.clone() {
             Fate::Refused(code, message) => return failure(code, message),
+            Fate::Unanswered => return (NO_ANSWER, Value::Null),
             Fate::GoesAfter(0) | Fate::Goes => {
                 self.pods.remove(&name);
             }
@@ -355,14 +372,32 @@ async fn pods_behind_finished_ones_and_behind_the_first_page_are_evicted() {
     );
 }
 
+/// Nothing on the first page can be evicted, so a drain that reads no further takes the node for an empty one.
+#[tokio::test]
+async fn pods_behind_a_page_of_pods_that_stay_are_evicted() {
+    let agents = (0..250).map(|number| daemon_pod(&format!("agent-{number:03}")));
+    let server = Server::with(agents.chain([pod("web", Fate::Goes)]));
+    assert_eq!(server.drain(LONG).await.expect("drained"), []);
+    assert_eq!(server.api().asked, ["web"]);
+    assert_eq!(server.left().len(), 250);
+}
+
+#[tokio::test]
+async fn an_eviction_without_an_answer_is_the_reason_why_a_pod_is_left() {
+    let server = Server::with([pod("db", Fate::Unanswered), pod("web", Fate::Goes)]);
+    let left = server.drain(TWO_TURNS).await.expect("the pods are known");
+    let [db] = left.as_slice() else {
+        panic!("{left:?}");
+    };
+    assert_eq!(db.name, "shop/db");
+    assert!(db.reason.starts_with("evict pod shop/db"), "{}", db.reason);
+}
+
 #[tokio::test]
 async fn static_pods_and_those_of_daemon_sets_stay() {
     let mut mirror = pod("k8s-master-master-1", Fate::Goes);
     mirror.metadata["annotations"] = json!({ "kubernetes.io/config.mirror": "4f5e" });
-    let mut agent = pod("agent-x2x5z", Fate::Goes);
-    agent.metadata["ownerReferences"] = json!([{
-        "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "d", "controller": true,
-    }]);
+    let agent = daemon_pod("agent-x2x5z");
     let mut set = pod("web-7d9f", Fate::Goes);
     set.metadata["ownerReferences"] = json!([{
         "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "r", "controller": true,

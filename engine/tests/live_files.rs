@@ -23,6 +23,18 @@ fn own(mode: u32) -> Attributes {
     }
 }
 
+/// Owned by another user, if root runs the test: nobody else can give a file away.
+fn of_another(mode: u32) -> Attributes {
+    match own(mode) {
+        Attributes { uid: 0, .. } => Attributes {
+            mode,
+            uid: 1000,
+            gid: 1001,
+        },
+        only => only,
+    }
+}
+
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
         .expect("a directory")
@@ -151,6 +163,39 @@ async fn a_directory_is_created_once_and_its_attributes_are_kept_right() {
             .await
             .is_err()
     );
+}
+
+/// The kernel drops setuid bits when the owner changes, and the umask takes bits away when a file is created.
+#[tokio::test]
+async fn mode_and_owner_are_those_that_were_asked_for() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let host = LiveHost::new();
+    let written = directory.path().join("written");
+    host.write(&written, b"x", of_another(0o4777))
+        .await
+        .expect("write");
+    let appended = directory.path().join("appended");
+    host.append(&appended, b"x", of_another(0o666))
+        .await
+        .expect("append");
+    let made = directory.path().join("made");
+    host.create_directory(&made, of_another(0o777))
+        .await
+        .expect("create");
+    let changed = directory.path().join("changed");
+    fs::write(&changed, "x").expect("write");
+    host.set_attributes(&changed, of_another(0o4755))
+        .await
+        .expect("set");
+    for (path, mode) in [
+        (&written, 0o4777),
+        (&appended, 0o666),
+        (&made, 0o777),
+        (&changed, 0o4755),
+    ] {
+        let entry = host.entry(path).await.expect("entry").expect("there");
+        assert_eq!(entry.attributes, of_another(mode), "{}", path.display());
+    }
 }
 
 /// A user who owns the parent directory can put such a link there at any time.

@@ -60,6 +60,75 @@ fn it_may_be_restarted_as_often_as_needed_and_sees_the_hosts_name() {
     }
 }
 
+/// A setting that is gone would show on a loaded or failing host only.
+#[test]
+fn each_setting_has_a_reason() {
+    for (section, name, value, reason) in [
+        (
+            "Unit",
+            "After",
+            "network-online.target dbus.service",
+            "it asks systemd over D-Bus, and the first pass needs the network",
+        ),
+        (
+            "Unit",
+            "Wants",
+            "network-online.target",
+            "`After` alone starts no target",
+        ),
+        (
+            "Service",
+            "RestartSec",
+            "2s",
+            "systemd's own pause of 100 ms would keep a processor busy",
+        ),
+        (
+            "Service",
+            "RestartSteps",
+            "5",
+            "without steps, the pauses do not grow",
+        ),
+        (
+            "Service",
+            "RestartMaxDelaySec",
+            "60s",
+            "without it, the steps have no meaning",
+        ),
+        (
+            "Service",
+            "Delegate",
+            "cpu memory",
+            "the control group of status passes has limits of both",
+        ),
+        (
+            "Service",
+            "RuntimeDirectoryPreserve",
+            "yes",
+            "files of other agents in /run/pf9 survive a restart",
+        ),
+        (
+            "Service",
+            "MemoryMax",
+            "512M",
+            "a leak ends nodeletd and not the node",
+        ),
+        (
+            "Service",
+            "LimitNOFILE",
+            "16384",
+            "connections take no descriptor that a change needs",
+        ),
+        (
+            "Service",
+            "OOMScoreAdjust",
+            "-500",
+            "what repairs the host is not the first to be killed",
+        ),
+    ] {
+        assert_eq!(values(section, name), [value], "{name}: {reason}");
+    }
+}
+
 #[test]
 fn the_unit_gains_no_privileges_and_writes_private_files() {
     assert_eq!(values("Service", "NoNewPrivileges"), ["yes"]);

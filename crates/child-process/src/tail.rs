@@ -64,6 +64,17 @@ mod tests {
         assert_eq!(tail.text(), "lmno");
     }
 
+    /// A stream may be longer than the memory of the host.
+    #[test]
+    fn a_long_stream_takes_little_memory() {
+        let mut tail = Tail::new(100);
+        for _ in 0..1000 {
+            tail.push(b"ten bytes.");
+            assert!(tail.bytes.len() <= 200, "{}", tail.bytes.len());
+        }
+        assert_eq!(tail.text(), "ten bytes.".repeat(10));
+    }
+
     #[test]
     fn is_cut_shows_whether_output_was_dropped() {
         for (limit, pushed, cut) in [(4, 4, false), (4, 5, true), (4, 50, true), (0, 0, false)] {

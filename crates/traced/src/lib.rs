@@ -1,7 +1,7 @@
 //! The system calls of a test's own code, in order: for tests of what is on the disk at which time. It needs `strace`.
 //!
-//! Not here: traces of other programs. Tests of `crates/daemon` (`files`) and of the engine (`host::live::files::durable`) use it. Start with
-//! [`calls`].
+//! Not here: traces of other programs. Tests of `crates/daemon` (`files`), of the engine (`host::live::files::durable`) and of nodelet
+//! (`etcd::store`) use it. Start with [`calls`].
 
 #![forbid(unsafe_code)]
 
@@ -39,7 +39,7 @@ pub fn calls(test: &str) -> Option<Vec<String>> {
         .arg(&log)
         .args([
             "-e",
-            "trace=write,fsync,fdatasync,syncfs,rename,renameat,renameat2,unlink,unlinkat",
+            "trace=write,fsync,fdatasync,syncfs,rename,renameat,renameat2,mkdir,rmdir,unlink,unlinkat",
         ])
         .arg(std::env::current_exe().expect("a test knows its own path"))
         .args(["--exact", test])

@@ -259,6 +259,15 @@ fn status(error: &bollard::errors::Error) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use axum::http::{Method, StatusCode};
+    use axum::response::IntoResponse as _;
+    use axum::{Json, Router};
+    use serde_json::{Value, json};
+    use tokio::net::UnixListener;
+
     use super::*;
 
     /// The container works on a copy of everything that the cluster holds, secrets included.
@@ -292,12 +301,59 @@ mod tests {
         ] {
             assert!(limit.is_some_and(|limit| limit > 0), "{name}");
         }
+        // The highest value: the kernel ends this container before anything that the node needs.
+        assert_eq!(host.oom_score_adj, Some(1000));
         let [only] = host.mounts.as_deref().unwrap_or_default() else {
             panic!("it sees what it is given, and no more");
         };
         assert_eq!(only.source.as_deref(), Some("/copy"));
         assert_eq!(only.read_only, Some(true));
         assert_eq!(host.binds, None);
+    }
+
+    /// A docker with one container, which has these labels and the name that is asked for; and whether it was removed.
+    fn docker_with(labels: &Value, listener: UnixListener) -> Arc<AtomicBool> {
+        let removed = Arc::new(AtomicBool::new(false));
+        let removes = Arc::clone(&removed);
+        let found = json!({ "Config": { "Labels": labels } });
+        let app: Router = Router::new().fallback(move |method: Method| {
+            let (found, removes) = (found.clone(), Arc::clone(&removes));
+            async move {
+                if method == Method::DELETE {
+                    removes.store(true, Ordering::Relaxed);
+                    StatusCode::NO_CONTENT.into_response()
+                } else {
+                    Json(found).into_response()
+                }
+            }
+        });
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        removed
+    }
+
+    #[tokio::test]
+    async fn a_foreign_container_with_our_name_is_not_removed() {
+        let (label, owner) = OWNER;
+        for (labels, is_ours) in [
+            (json!({ label: owner }), true),
+            (json!({ label: "another" }), false),
+            (json!({ "another": owner }), false),
+            (Value::Null, false),
+        ] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let socket = directory.path().join("docker.sock");
+            let listener = UnixListener::bind(&socket).expect("a socket");
+            let removed = docker_with(&labels, listener);
+            let socket = socket.display().to_string();
+            let docker = Docker::connect_with_unix(&socket, TIMEOUT, bollard::API_DEFAULT_VERSION);
+            let container = TemporaryContainer {
+                docker: docker.expect("it is there"),
+                image: "etcd:1".to_owned(),
+            };
+            let ended = container.remove().await;
+            assert_eq!(ended.is_ok(), is_ours, "{labels}: {ended:?}");
+            assert_eq!(removed.load(Ordering::Relaxed), is_ours, "{labels}");
+        }
     }
 
     #[test]

@@ -178,6 +178,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 pub(super) mod tests {
     use engine::kubernetes::etcd_backup::{Content, VERSION, Versions};
+    use traced::{RENAMES, is, position};
 
     use super::*;
 
@@ -230,6 +231,27 @@ pub(super) mod tests {
         assert_eq!(names, ["etcd-20010909T014640Z", "etcd-20330518T033320Z"]);
         let twice = keep(directory, &names[0], &manifest(at(0))).expect_err("it is there");
         assert!(twice.to_string().contains("there already"), "{twice}");
+    }
+
+    #[test]
+    fn a_kept_snapshot_has_its_name_on_the_disk_after_its_manifest() {
+        let test =
+            "etcd::store::tests::a_kept_snapshot_has_its_name_on_the_disk_after_its_manifest";
+        let Some(calls) = traced::calls(test) else {
+            let directory = traced::directory();
+            fs::write(part(&directory, "etcd-1"), "four").expect("it is written");
+            keep(&directory, "etcd-1", &manifest(at(0))).expect("it is kept");
+            return;
+        };
+        let named = |name: &str| position(&calls, |call| is(call, RENAMES, name), "rename");
+        let snapshot = named("etcd-1.db");
+        assert!(named("etcd-1.json") < snapshot, "{calls:#?}");
+        let rest = &calls[snapshot..];
+        position(
+            rest,
+            |call| is(call, &["fsync"], "."),
+            "fsync of the directory",
+        );
     }
 
     #[test]

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use engine::kubernetes::etcd_backup::Content;
+use futures::{Stream, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
 use tokio::fs::OpenOptions;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::etcd::client::api::{Etcd, etcd_error};
+use crate::etcd::client::messages::SnapshotResponse;
 
 /// Bytes of the hash at the end.
 const HASH: usize = 32;
@@ -68,18 +70,31 @@ impl Follower {
 /// # Cancel safety
 /// When dropped, a part of the file stays.
 pub(in crate::etcd) async fn take(etcd: &Etcd, path: &Path) -> Result<Content> {
+    let file = create(path).await?;
+    write(etcd.snapshot().await?, file, path).await
+}
+
+/// Makes a new file that only root can read.
+async fn create(path: &Path) -> Result<tokio::fs::File> {
     // tokio does file operations in threads of their own: a disk that does not answer blocks only such a thread.
-    let mut file = OpenOptions::new()
+    OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
         .await
-        .with_context(|| format!("make {}", path.display()))?;
-    let mut pieces = etcd.snapshot().await?;
+        .with_context(|| format!("make {}", path.display()))
+}
+
+/// Writes the pieces of a snapshot to its file, and the file to the disk.
+async fn write(
+    mut pieces: impl Stream<Item = std::result::Result<SnapshotResponse, tonic::Status>> + Unpin,
+    mut file: tokio::fs::File,
+    path: &Path,
+) -> Result<Content> {
     let mut follower = Follower::default();
     loop {
-        let next = tokio::time::timeout(STALL, pieces.message())
+        let next = tokio::time::timeout(STALL, pieces.try_next())
             .await
             .with_context(|| {
                 format!(
@@ -124,6 +139,8 @@ pub(in crate::etcd) fn inspect(path: &Path) -> Result<Content> {
 
 #[cfg(test)]
 pub(in crate::etcd) mod tests {
+    use traced::{SYNCS, is, position};
+
     use super::*;
 
     /// A file that has the form of a snapshot, with a database of `sectors` sectors.
@@ -161,6 +178,25 @@ pub(in crate::etcd) mod tests {
                 "bit at {at}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_synced_before_it_counts_as_taken() {
+        let test = "etcd::store::snapshot::tests::a_snapshot_is_synced_before_it_counts_as_taken";
+        let Some(calls) = traced::calls(test) else {
+            let path = traced::directory().join("s.db");
+            let file = create(&path).await.expect("it is made");
+            let piece = SnapshotResponse {
+                remaining_bytes: 0,
+                blob: formed(1, 7),
+            };
+            let pieces = futures::stream::iter([Ok(piece)]);
+            write(pieces, file, &path).await.expect("it is whole");
+            return;
+        };
+        let written = position(&calls, |call| is(call, &["write"], "s.db"), "write");
+        let synced = position(&calls, |call| is(call, SYNCS, "s.db"), "fsync of the file");
+        assert!(written < synced, "{calls:#?}");
     }
 
     #[test]

@@ -61,6 +61,11 @@ async fn exchange(method: Method, path: &str) -> Result<Bytes> {
             NotThere(error).into()
         }
     })?;
+    exchange_over(stream, method, path).await
+}
+
+/// Sends one request over a connection and reads the answer.
+async fn exchange_over(stream: UnixStream, method: Method, path: &str) -> Result<Bytes> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .context("talk to nodeletd")?;
@@ -82,4 +87,37 @@ async fn exchange(method: Method, path: &str) -> Result<Bytes> {
         bail!("ask nodeletd: {}", String::from_utf8_lossy(&body).trim());
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// Answers one request with this many bytes.
+    async fn serve(mut stream: UnixStream, length: usize) {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.expect("a request"));
+        }
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        let body = vec![b'x'; length];
+        // A client that refuses the answer closes the connection.
+        let _ = stream
+            .write_all(&[head.as_bytes(), &body[..]].concat())
+            .await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_above_the_limit_is_refused() {
+        for (length, is_read) in [(LIMIT, true), (LIMIT + 1, false)] {
+            let (ours, theirs) = UnixStream::pair().expect("two ends");
+            let serving = tokio::spawn(serve(theirs, length));
+            let answer = exchange_over(ours, Method::GET, "/v1/status").await;
+            let read = answer.as_ref().map(Bytes::len);
+            assert_eq!(read.is_ok(), is_read, "{length}: {read:?}");
+            serving.await.expect("it ends");
+        }
+    }
 }

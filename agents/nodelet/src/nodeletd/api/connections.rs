@@ -91,7 +91,8 @@ mod tests {
 
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-    use tokio::sync::mpsc;
+    use tokio::sync::{Notify, mpsc};
+    use tokio::task::JoinHandle;
 
     use super::*;
 
@@ -120,36 +121,104 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn idle_clients_use_few_connections_and_delay_no_other() {
-        for longest in [Duration::from_secs(5), Duration::MAX] {
+    /// An API that serves the connections of [`Served::connect`].
+    struct Served {
+        knocks: mpsc::UnboundedSender<DuplexStream>,
+        accepted: Arc<AtomicUsize>,
+        end: CancellationToken,
+        serving: JoinHandle<()>,
+    }
+
+    impl Served {
+        fn new(app: Router, places: usize, longest: Duration) -> Self {
             let (knocks, streams) = mpsc::unbounded_channel();
             let accepted = Arc::new(AtomicUsize::new(0));
             let listener = SimulatedApi {
                 streams,
                 accepted: Arc::clone(&accepted),
             };
-            let app = Router::new().route("/healthz", get(async || "ok"));
-            let places = Arc::new(Semaphore::new(2));
+            let places = Arc::new(Semaphore::new(places));
             let end = CancellationToken::new();
             let serving = tokio::spawn(serve(listener, app, places, longest, end.clone()));
-            let connect = || {
-                let (ours, theirs) = tokio::io::duplex(1024);
-                knocks.send(theirs).expect("it listens");
-                ours
-            };
-            let silent: Vec<DuplexStream> = (0..20).map(|_| connect()).collect();
-            let mut asking = connect();
-            let asked = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
-            asking.write_all(asked).await.expect("it is sent");
-            let mut answer = String::new();
-            let answered = asking.read_to_string(&mut answer);
-            tokio::time::timeout(Duration::from_secs(1), answered)
-                .await
-                .expect("its turn comes at once")
-                .expect("it is answered");
-            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-            assert_eq!(accepted.load(Ordering::Relaxed), 21);
+            Self {
+                knocks,
+                accepted,
+                end,
+                serving,
+            }
+        }
+
+        fn connect(&self) -> DuplexStream {
+            let (ours, theirs) = tokio::io::duplex(1024);
+            self.knocks.send(theirs).expect("it listens");
+            ours
+        }
+
+        async fn ask(&self, path: &str) -> DuplexStream {
+            let mut asking = self.connect();
+            let asked = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+            let sent = asking.write_all(asked.as_bytes()).await;
+            sent.expect("it is sent");
+            asking
+        }
+
+        async fn finish(self) {
+            self.end.cancel();
+            self.serving.await.expect("it ends");
+        }
+    }
+
+    /// All that comes before the connection is closed.
+    async fn answer(asking: &mut DuplexStream, within: Duration) -> String {
+        let mut answer = String::new();
+        tokio::time::timeout(within, asking.read_to_string(&mut answer))
+            .await
+            .expect("the connection is closed in time")
+            .expect("the answer is text");
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_keeps_its_connection_until_its_time_is_up() {
+        const LONGEST: Duration = Duration::from_secs(60);
+        let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (begins, goes) = (Arc::clone(&begun), Arc::clone(&go));
+        let slow = move || {
+            let (begins, goes) = (Arc::clone(&begins), Arc::clone(&goes));
+            async move {
+                begins.notify_one();
+                goes.notified().await;
+                "done"
+            }
+        };
+        let app = Router::new().route("/slow", get(slow));
+        let served = Served::new(app, 1, LONGEST);
+        let mut busy = served.ask("/slow").await;
+        begun.notified().await;
+        // It waits for the only place. The time is paused: it moves on when the server has nothing else to do.
+        let mut next = served.ask("/slow").await;
+        let closed = tokio::time::timeout(LONGEST / 2, busy.read_u8()).await;
+        assert!(closed.is_err(), "closed during its request: {closed:?}");
+        assert_eq!(served.accepted.load(Ordering::Relaxed), 2);
+        go.notify_one();
+        let answered = answer(&mut busy, LONGEST).await;
+        assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
+        // This request has no end.
+        assert_eq!(answer(&mut next, 2 * LONGEST).await, "");
+        served.finish().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_clients_use_few_connections_and_delay_no_other() {
+        for longest in [Duration::from_secs(5), Duration::MAX] {
+            let app = Router::new().route("/healthz", get(async || "ok"));
+            let served = Served::new(app, 2, longest);
+            let silent: Vec<DuplexStream> = (0..20).map(|_| served.connect()).collect();
+            let mut asking = served.ask("/healthz").await;
+            // Its turn comes at once.
+            let answered = answer(&mut asking, Duration::from_secs(1)).await;
+            assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
+            assert_eq!(served.accepted.load(Ordering::Relaxed), 21);
             let mut open = 0;
             for mut one in silent {
                 let ends = one.read_u8();
@@ -157,8 +226,7 @@ mod tests {
                 open += usize::from(tokio::time::timeout(moment, ends).await.is_err());
             }
             assert!(open <= 2, "{open}");
-            end.cancel();
-            serving.await.expect("it ends");
+            served.finish().await;
         }
     }
 }

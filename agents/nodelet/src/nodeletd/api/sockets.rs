@@ -173,6 +173,10 @@ async fn loopback(shared: Shared, shutdown: CancellationToken) {
 mod tests {
     use std::os::unix::fs::FileTypeExt as _;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio::sync::watch;
+
     use super::super::tests::SimulatedApi;
     use super::*;
 
@@ -184,6 +188,56 @@ mod tests {
         let _listener = bind(&path).expect("it listens");
         let mode = path.metadata().expect("it is there").permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
+    }
+
+    /// Every process of the host can reach the port, so nobody can read the status or ask for a change through it.
+    #[tokio::test]
+    async fn loopback_has_metrics_and_health_and_nothing_else() {
+        // Another listener has the port on another address, so a listener on all addresses would fail.
+        let other = std::net::TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).expect("a port");
+        let port = other.local_addr().expect("an address").port();
+        let mut api = SimulatedApi::new();
+        let (_setting, metrics_port) = watch::channel(port);
+        api.shared.handles.metrics_port = metrics_port;
+        let end = CancellationToken::new();
+        let serving = tokio::spawn(loopback(api.shared.clone(), end.clone()));
+        for (request, status) in [
+            ("GET /healthz", 200),
+            ("GET /metrics", 200),
+            ("GET /v1/status", 404),
+            ("GET /v1/diff", 404),
+            ("GET /v1/events", 404),
+            ("POST /v1/check", 404),
+            ("POST /v1/repair/etcd", 404),
+            ("POST /v1/pause?seconds=60", 404),
+            ("POST /v1/resume", 404),
+        ] {
+            let answer = tokio::time::timeout(TIME_FOR_ALL, answer(port, request));
+            let answer = answer.await.expect("it listens on 127.0.0.1 alone");
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{request}: {answer}"
+            );
+        }
+        end.cancel();
+        serving.await.expect("it ends");
+    }
+
+    /// Asks on loopback, as soon as something listens there.
+    async fn answer(port: u16, request: &str) -> String {
+        let mut stream = loop {
+            match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let request = format!("{request} HTTP/1.1\r\nhost: x\r\n\r\n");
+        let sent = stream.write_all(request.as_bytes()).await;
+        sent.expect("it is sent");
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer).await;
+        read.expect("it is answered");
+        answer
     }
 
     /// A full /run, or a directory in place of the socket: the daemon goes on, and serves its API once it can.

@@ -31,7 +31,7 @@ impl Default for DockerClient {
 }
 
 impl DockerClient {
-    fn at(socket: &str) -> Self {
+    pub(super) fn at(socket: &str) -> Self {
         Self {
             socket: socket.to_owned(),
             client: Mutex::default(),

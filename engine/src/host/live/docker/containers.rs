@@ -460,7 +460,67 @@ fn instant(text: &str) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::thread;
+
     use super::*;
+    use crate::host::live::docker::client::DockerClient;
+
+    /// Answers one request as a docker in which each container has written these lines.
+    fn answer(mut stream: UnixStream, lines: &[String]) -> Option<()> {
+        let mut head = BufReader::new(stream.try_clone().ok()?).lines();
+        let request = head.next()?.ok()?;
+        while !head.next()?.ok()?.is_empty() {}
+        let target = request.split_whitespace().nth(1)?;
+        let body: Vec<u8> = match target.split_once("tail=") {
+            // The log: each line after the number of its stream and its length.
+            Some((_, tail)) => {
+                let tail = tail.split('&').next()?.parse().unwrap_or(lines.len());
+                let kept = &lines[lines.len().saturating_sub(tail)..];
+                kept.iter().flat_map(|line| framed(line)).collect()
+            }
+            None => br#"{"ApiVersion": "1.41"}"#.to_vec(),
+        };
+        let length = body.len();
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        )
+        .ok()?;
+        stream.write_all(&body).ok()
+    }
+
+    fn framed(line: &str) -> Vec<u8> {
+        let length = u32::try_from(line.len()).expect("it is short");
+        [&[1, 0, 0, 0][..], &length.to_be_bytes(), line.as_bytes()].concat()
+    }
+
+    /// docker keeps a log of any size, and an error shows the end of it.
+    #[tokio::test]
+    async fn the_log_of_a_container_is_its_last_lines() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let lines: Vec<String> = (0..100).map(|number| format!("line {number}\n")).collect();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                answer(stream, &lines);
+            }
+        });
+        let host = LiveHost {
+            runtime: DockerClient::at(&socket.display().to_string()),
+            ..LiveHost::new()
+        };
+        for (asked, log) in [
+            (0, ""),
+            (1, "line 99\n"),
+            (3, "line 97\nline 98\nline 99\n"),
+        ] {
+            let said = host.container_log("etcd", asked).await;
+            assert_eq!(said.expect("docker answers"), log, "{asked}");
+        }
+    }
 
     #[test]
     fn never_is_no_time() {

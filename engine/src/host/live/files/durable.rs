@@ -85,6 +85,31 @@ fn a_link_is_synced_before_success() {
 }
 
 #[test]
+fn a_name_that_is_new_or_gone_is_synced_before_success() {
+    let test = "host::live::files::durable::a_name_that_is_new_or_gone_is_synced_before_success";
+    let Some(calls) = traced::calls(test) else {
+        let path = |name: &str| traced::directory().join(name);
+        super::create_directory(&path("made"), own(0o700)).expect("it is made");
+        super::remove(&path("made")).expect("it is removed");
+        fs::write(path("file"), "x").expect("it is written");
+        super::remove(&path("file")).expect("it is removed");
+        fs::create_dir(path("tree")).expect("it is made");
+        super::tree::remove(&path("tree")).expect("it is removed");
+        return;
+    };
+    for (changes, name) in [
+        (&["mkdir"][..], "made"),
+        (&["rmdir"], "made"),
+        (&["unlink"], "file"),
+        (&["rmdir", "unlinkat"], "tree"),
+    ] {
+        let at = position(&calls, |call| is(call, changes, name), name);
+        let next = calls.get(at + 1).map(String::as_str);
+        assert_eq!(next, Some("fsync ."), "{changes:?} {name}: {calls:#?}");
+    }
+}
+
+#[test]
 fn an_image_is_synced_before_its_load_is_complete() {
     let test = "host::live::files::durable::an_image_is_synced_before_its_load_is_complete";
     let Some(calls) = traced::calls(test) else {
