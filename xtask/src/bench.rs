@@ -288,8 +288,8 @@ Rows with (once) are single measurements: they have no minimum and maximum. All 
 A master with a virtual IP that nodeletd keeps, at the usual interval of a minute between passes: an event is acted on at once, the rest by the next
 pass. Times are taken on the host, from the fault until the host is whole and stays so for a second; what that means is beside each fault
 (`lab/src/fault.rs`). Only `docker-killed`, `etcd-removed` and `rebooted` are caused on kubeadm's hosts, too. kubeadm's master also recovers by itself from other faults, which is
-not measured: kubelet restarts an API server or an etcd that hangs (liveness probes) and a kube-proxy that was removed. Both are asked the same questions, equally often;
-after a reboot ours is also asked for nodeletd, and kubeadm's for kubelet.
+not measured: kubelet restarts an API server or an etcd that hangs (liveness probes) and a kube-proxy that was removed. Both are asked the same questions, equally often, with one
+exception: after a reboot ours is also asked for nodeletd, and kubeadm's for kubelet.
 After a reboot, a Ready node counts only if kubelet has reported it since the boot.
 kubeadm's host has our kubelet's settings and the role's configuration of docker, which lets containers outlive dockerd and ends them at a shutdown; stock kubeadm and stock docker
 have rows of their own. When dockerd dies, systemd starts it again on each host, and nodelet does nothing: that row compares configurations, and has

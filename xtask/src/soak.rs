@@ -189,7 +189,7 @@ rules and network namespaces; iptables and ip6tables rules in their order and wi
 kernel settings and modules; packages, accounts, unit files and units with their state, control groups, crontabs. `lab/src/snapshot.sh` is the list.
 ";
 
-const NOT_COMPARED: &str = "What is not named above is not compared, for example AppArmor profiles, queues of links and entries of bridges. Of what is named, this is left out in every scenario, because it changes by itself or is not read:";
+const NOT_COMPARED: &str = "What is not named above is not compared, for example AppArmor profiles, queueing disciplines (qdisc) and forwarding entries of bridges (FDB). Of what is named, this is left out in every scenario, because it changes by itself or is not read:";
 
 const MAY_LEAD: &str =
     "A directory that leads to one of these, or to what `clean` keeps, may be new.";
