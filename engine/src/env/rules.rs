@@ -9,6 +9,7 @@ use super::error::EnvError;
 use super::value::SettingValue;
 use crate::env::source::layers::{Layered, Setting};
 use crate::env::source::place::Place;
+use crate::model::{KERNEL_TREES, OWN_PATHS};
 
 /// Kubernetes' controller-manager divides a network into at most 2^16 subnets.
 const MAX_SUBNET_BITS: i64 = 16;
@@ -260,17 +261,16 @@ const DIRECTORIES: [&str; 4] = [
     "ETCD_BACKUP_DIR",
 ];
 
-/// Trees that settings cannot name for data: they belong to the system, to a package or to nodelet.
-const TAKEN: [&str; 28] = [
+/// Trees that settings cannot name for data: they belong to the system, to a package or to nodelet. The kernel's trees and the paths of
+/// nodelet itself, which are refused, too, are constants of `model`, because scripts cannot name them either.
+const TAKEN: [&str; 23] = [
     "/bin",
     "/boot",
-    "/dev",
     "/etc/cni",
     "/etc/docker",
     "/etc/keepalived",
     "/etc/kubernetes",
     "/etc/pf9/kube.d",
-    "/etc/pf9/nodelet",
     "/etc/ssh",
     "/etc/ssl",
     "/etc/systemd",
@@ -278,9 +278,7 @@ const TAKEN: [&str; 28] = [
     "/lib64",
     "/opt/cni",
     "/opt/pf9",
-    "/proc",
     "/sbin",
-    "/sys",
     "/tmp",
     "/usr",
     "/var/lib/containerd",
@@ -288,7 +286,6 @@ const TAKEN: [&str; 28] = [
     "/var/lib/kubelet",
     "/var/lib/systemd",
     "/var/log",
-    "/var/opt/pf9/nodelet",
     "/var/tmp",
 ];
 
@@ -321,7 +318,8 @@ fn directories(settings: Settings<'_>) -> Vec<EnvError> {
         })
         .collect();
     for (at, (key, path)) in chosen.iter().enumerate() {
-        let within = TAKEN.iter().find(|taken| path.starts_with(taken));
+        let mut taken = TAKEN.iter().chain(&KERNEL_TREES).chain(&OWN_PATHS);
+        let within = taken.find(|taken| path.starts_with(taken));
         let what = match within {
             Some(taken) => Some(format!("lies in {taken}, which is not for data")),
             None if SHARED.iter().any(|shared| Path::new(shared) == *path) => {

@@ -1,4 +1,4 @@
-//! Names of phases, ids of steps, and positions in scripts.
+//! Names of phases and packages, ids of steps, and positions in scripts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -61,6 +61,12 @@ impl fmt::Display for PhaseName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
+}
+
+/// Whether dpkg reads a text as the name of one package, and not as an option or a pattern.
+pub(crate) fn is_package_name(text: &str) -> bool {
+    let fits = |one: char| one.is_ascii_alphanumeric() || "+-.:".contains(one);
+    text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(fits)
 }
 
 /// Identity of a step within its plan: `phase/kind:label`, for example `etcd/container:etcd`.
@@ -181,6 +187,24 @@ mod tests {
         assert!("etcd-backup".parse::<PhaseName>().is_ok());
         for wrong in ["", "Etcd", "-etcd", "etcd-", "et cd", "../etcd"] {
             assert!(wrong.parse::<PhaseName>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn package_names_are_neither_options_nor_patterns() {
+        for right in ["chrony", "libc6:amd64", "g++", "0ad", "python3.11"] {
+            assert!(is_package_name(right), "{right}");
+        }
+        for wrong in [
+            "",
+            "--purge",
+            "chrony; rm -rf /",
+            "chrony*",
+            "chrony\n",
+            "a=1",
+            "é",
+        ] {
+            assert!(!is_package_name(wrong), "{wrong}");
         }
     }
 

@@ -222,6 +222,11 @@ impl RolePackage {
                 Err(finding) => findings.push(finding),
             }
         }
+        // The phases of a checkout belong to several roles. After another mistake, a listed name may be the wrong one.
+        if findings.is_empty() && phases == directory.join("phases") {
+            let names = files.list(&phases).await?;
+            findings.extend(unlisted(&names, &scripts));
+        }
         let mut templates = BTreeMap::new();
         collect(
             files,
@@ -282,6 +287,23 @@ impl RolePackage {
                 .collect(),
         })
     }
+}
+
+/// A finding for each script among these files that no node kind lists. A name that begins with a dot is that of an editor's own file.
+fn unlisted(files: &[String], listed: &BTreeMap<String, String>) -> Vec<Diagnostic> {
+    let names = files.iter().filter(|file| !file.starts_with('.'));
+    let names = names.filter_map(|file| file.strip_suffix(".rhai"));
+    let unlisted = names.filter(|name| !listed.contains_key(*name));
+    unlisted
+        .map(|name| {
+            let name = name.escape_debug();
+            let span = Span::new(format!("phases/{name}.rhai"), 1, 0);
+            let message = format!("role.yaml lists no phase `{name}`, so this script never runs");
+            Diagnostic::new("P0623", span, message).help(format!(
+                "list `{name}` under a node kind in `nodes` of role.yaml, or delete the file"
+            ))
+        })
+        .collect()
 }
 
 /// `phases` in the package, or the checkout's own.
@@ -405,4 +427,25 @@ fn path_hint(name: &str, beside: bool) -> String {
     format!(
         ", because a name means an installed role; the directory `{name}` here is `--role ./{name}`"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_scripts_that_no_node_kind_lists_are_found() {
+        let files = [
+            ".#b.rhai",
+            "a.rhai",
+            "a.rhai~",
+            "b.rhai",
+            "c\n.rhai",
+            "templates",
+        ];
+        let listed = BTreeMap::from([("a".to_owned(), String::new())]);
+        let found = unlisted(&files.map(str::to_owned), &listed);
+        let found: Vec<String> = found.iter().map(|one| one.span.to_string()).collect();
+        assert_eq!(found, ["phases/b.rhai:1", "phases/c\\n.rhai:1"]);
+    }
 }

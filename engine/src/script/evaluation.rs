@@ -198,7 +198,7 @@ fn unknown_secrets(recorder: &Recorder, readable: &Readable<'_>) -> Vec<Diagnost
         if readable.secrets.contains(name) || (recorder.has_unknown && name.contains('\0')) {
             continue;
         }
-        let message = format!("there is no secret `{name}`");
+        let message = format!("there is no secret `{}`", name.escape_debug());
         let finding = Diagnostic::new("P0371", span.clone(), message);
         findings.push(match closest(name, names()) {
             Some(meant) => finding.help(format!("did you mean `{meant}`?")),

@@ -55,7 +55,7 @@ impl Namespace {
         }
         let mut recorder = this.recorder.borrow_mut();
         let span = recorder.span(cx.call_position());
-        let message = format!("there is no `{}.{key}`", this.name);
+        let message = format!("there is no `{}.{}`", this.name, key.escape_debug());
         let meant = closest(&key, this.values.keys().map(String::as_str));
         let help = match meant {
             Some(meant) => format!("did you mean `{}.{meant}`?", this.name),

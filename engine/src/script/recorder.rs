@@ -178,6 +178,17 @@ impl Recorder {
 fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec<Diagnostic> {
     let one = |(param, argument): (&Param, &Argument)| {
         let value = argument.value();
+        let unprintable = value.and_then(|value| unprintable(name, param, value));
+        if let Some((text, letter)) = unprintable {
+            let shown = quote(&Value::Text(text.to_owned()));
+            let message = format!("`{name}` gets the control character {letter:?} in {shown}");
+            let help = if letter == '\n' {
+                "write the text in one line: reports show it as it is"
+            } else {
+                "remove this character: reports show the text as it is, and a terminal would obey it"
+            };
+            return Some(Diagnostic::new("P0334", span.clone(), message).help(help));
+        }
         let unreplaced =
             value.and_then(|value| interpolation::unreplaced(name, param, value, span));
         if unreplaced.is_some() {
@@ -212,6 +223,29 @@ fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec
         })
     };
     params.iter().zip(args).filter_map(one).collect()
+}
+
+/// The first text of an argument that has a control character, and this character. Names, paths and other texts are parts of reports, so
+/// they have none. Not judged: the content of files, maps, and names of units, which have a rule of their own.
+fn unprintable<'v>(name: &str, param: &Param, value: &'v Value) -> Option<(&'v str, char)> {
+    let legal: &[char] = match (name, param.name) {
+        (".content", _) | (_, "unit") | ("unit", "name") => return None,
+        // Scripts for a shell, and what a program prints, may have several lines.
+        (_, "argv") | (".expect", _) => &['\n', '\t'],
+        // The kernel separates some numbers by tabs.
+        ("sysctl", "value") => &['\t'],
+        _ => &[],
+    };
+    let is_wrong = |letter: &char| letter.is_control() && !legal.contains(letter);
+    let first = |text: &'v str| Some((text, text.chars().find(is_wrong)?));
+    match (param.arg, value) {
+        (Arg::Text | Arg::AnyText | Arg::Path, Value::Text(text)) => first(text),
+        (Arg::Texts | Arg::Paths, Value::List(items)) => items.iter().find_map(|item| match item {
+            Value::Text(text) => first(text),
+            _ => None,
+        }),
+        _ => None,
+    }
 }
 
 /// Whether an argument has the type; otherwise the argument as text, for the message.
@@ -322,6 +356,36 @@ mod tests {
         for wrong in ["etc", "/etc/", "/etc//pf9", "/etc/../root", "/./etc", ""] {
             assert!(!is_clean_path(wrong), "{wrong}");
         }
+    }
+
+    #[test]
+    fn control_characters_are_refused_in_what_is_shown() {
+        let wrong = |name: &str, param: &'static str, arg: Arg, text: &str| {
+            let param = Param { name: param, arg };
+            let value = match arg {
+                Arg::Texts | Arg::Paths => Value::List(vec![Value::from("good"), text.into()]),
+                _ => Value::from(text),
+            };
+            let argument = [Argument::Value(value)];
+            let found = problems(name, &[param], &argument, &Span::new("a.rhai", 1, 1));
+            found.iter().any(|finding| {
+                assert!(!finding.message.contains(char::is_control));
+                finding.code == "P0334"
+            })
+        };
+        assert!(wrong("file", "text", Arg::Path, "/etc/a\nb"));
+        assert!(wrong(".reads", "text", Arg::Paths, "/etc/a\tb"));
+        assert!(wrong("check", "text", Arg::Text, "x\u{1b}[31m"));
+        assert!(wrong(".about", "text", Arg::Text, "x\n  FAKE"));
+        assert!(wrong(".label", "value", Arg::AnyText, "a\tb"));
+        assert!(wrong("command", "argv", Arg::Texts, "a\u{9b}31m"));
+        assert!(wrong("sysctl", "value", Arg::Text, "1\n2"));
+        assert!(!wrong("sysctl", "value", Arg::Text, "1\t2"));
+        assert!(!wrong("command", "argv", Arg::Texts, "a\n\tb"));
+        assert!(!wrong(".expect", "text", Arg::Text, "a\nb"));
+        assert!(!wrong(".content", "text", Arg::AnyText, "a\u{1b}b\n"));
+        assert!(!wrong(".service_active", "unit", Arg::Text, "etcd\n"));
+        assert!(!wrong("check", "text", Arg::Text, "größer – als 1"));
     }
 
     #[test]

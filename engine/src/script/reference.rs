@@ -40,7 +40,7 @@ const SECTIONS: &[(&str, &str, WordKind, &[Modifier])] = &[
 const TYPES: &[(&str, &str)] = &[
     (
         "text",
-        "in quotes, or in backticks if it contains `${…}`; not empty",
+        "in quotes, or in backticks if it contains `${…}`; not empty, and without control characters such as a line feed, except in the content of files, in the arguments of commands and in `.expect`",
     ),
     (
         "path",

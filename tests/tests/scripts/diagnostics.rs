@@ -18,6 +18,92 @@ fn mistakes_in_scripts_read_well() {
     });
 }
 
+/// What a role must leave alone, and what looks like it. Each line is a phase's only word; the code is that of its finding.
+#[test]
+fn a_role_leaves_the_kernels_trees_and_nodelet_alone() {
+    let case = Case::named("cp-1");
+    for (word, code) in [
+        (r#"file("/proc/sys/vm/swappiness").content("1")"#, "P0331"),
+        (r#"directory("/sys/fs/cgroup/example")"#, "P0331"),
+        (r#"symlink("/dev/example", "/dev/null")"#, "P0331"),
+        (r#"env_file("/dev/shm/example")"#, "P0331"),
+        (r#"data_id("example", "/proc/example")"#, "P0331"),
+        (
+            r#"on_clean(|| { directory("/sys/fs/example").absent(); })"#,
+            "P0331",
+        ),
+        (
+            r#"file("/etc/pf9/nodelet/config.yaml").content("")"#,
+            "P0332",
+        ),
+        (r#"file("/run/pf9-nodelet.lock").content("")"#, "P0332"),
+        (r#"file("/var/run/pf9-nodeletd.lock").content("")"#, "P0332"),
+        (r#"directory("/var/opt/pf9/nodelet")"#, "P0332"),
+        (r#"directory("/etc/pf9").exclusive()"#, "P0332"),
+        (
+            r#"on_clean(|| { directory("/var/opt/pf9").absent(); })"#,
+            "P0332",
+        ),
+        (r#"service("pf9-nodeletd").stopped()"#, "P0332"),
+        (r#"service("pf9-nodeletd.service").started()"#, "P0332"),
+        (
+            r#"template("example/greeting.tmpl", "/etc/systemd/system/pf9-nodeletd.service.d/a.conf").vars(#{ name: host.name })"#,
+            "P0332",
+        ),
+        (
+            r#"container("example").image("example:1").mount("/var/opt/pf9/nodelet", "/state")"#,
+            "P0332",
+        ),
+        (r#"packages(["--purge"])"#, "P0333"),
+        (r#"packages(["chrony; rm -rf /"])"#, "P0333"),
+        (r#"file("/etc/a\nb").content("")"#, "P0334"),
+        (r#"check("x\u001b[31m").file_exists("/etc/hosts")"#, "P0334"),
+        (r#"directory("/etc/pf9")"#, ""),
+        (r#"directory("/procedures")"#, ""),
+        (r#"file("/etc/pf9/nodelet.d/a").content("a\u001b\n")"#, ""),
+        (r#"file("/etc/example").copy_of("/proc/version")"#, ""),
+        (
+            r#"check("it is there").file_exists("/var/opt/pf9/nodelet/ledger.jsonl")"#,
+            "",
+        ),
+        (
+            r#"check("nodeletd runs").service_active("pf9-nodeletd")"#,
+            "",
+        ),
+        (
+            r#"command(["sh", "-c", "a\nb"]).creates("/proc/version")"#,
+            "",
+        ),
+        (
+            r#"container("example").image("example:1").mount("/dev", "/dev").mount_read_only("/var/opt/pf9/nodelet", "/state")"#,
+            "",
+        ),
+        (r#"packages(["libc6:amd64", "g++"])"#, ""),
+    ] {
+        let script =
+            format!("phase(\"example\").about(\"An example.\").nodes([\"master\"]);\n{word};\n");
+        let scripts = Scripts::default().phase("example", &script).template(
+            "example/greeting.tmpl",
+            &text(fixtures("templates/example/greeting.tmpl")),
+        );
+        match scripts.plan(&case) {
+            Ok(_) => assert_eq!(code, "", "{word}"),
+            Err(message) => assert_eq!(message.lines().next(), Some(code), "{word}: {message}"),
+        }
+    }
+}
+
+/// A word that is left out has no findings, so the plan shows its name; a terminal obeys nothing in it.
+#[test]
+fn a_word_that_is_left_out_is_shown_without_control_characters() {
+    let script = "phase(\"example\").about(\"An example.\").nodes([\"master\"]);\n\
+                  check(\"x\\u001b[31m\").file_exists(\"/etc/hosts\").when(false);\n";
+    let scripts = Scripts::default().phase("example", script);
+    let plan = scripts.plan(&Case::named("cp-1")).expect("a plan");
+    let phase = plan.phase("example").expect("it was planned");
+    assert_eq!(phase.skipped_words[0].label, "x\\u{1b}[31m");
+}
+
 #[test]
 fn mistakes_in_roles_read_well() {
     each("roles/invalid", "diagnostics/roles", |folder| {

@@ -21,6 +21,8 @@ impl Undo {
     /// An operation of the host failed.
     pub async fn carry_out(&self, host: &dyn Host) -> ResourceResult<()> {
         match self {
+            Self::RestoreFile { path, .. } | Self::RestoreSymlink { path, .. }
+                if is_of_kernel(path) => {}
             // Checked first, because a read-only file system refuses the removal even if the file does not exist.
             Self::RemoveFile { path } => {
                 if host.entry(path).await?.is_some() {
@@ -216,6 +218,12 @@ impl SavedContent {
     }
 }
 
+/// Whether a path is in a tree in which the kernel lets no file be made. Such a file was never replaced, so nothing has to be restored, and
+/// a restore would fail each time. A script that names one is refused; a ledger of an earlier version may have it.
+fn is_of_kernel(path: &Path) -> bool {
+    ["/proc", "/sys"].iter().any(|tree| path.starts_with(tree))
+}
+
 /// Whether a file still has its previous content and attributes, because it was never replaced.
 async fn holds(
     host: &dyn Host,
@@ -280,6 +288,41 @@ mod tests {
             let etc = crate::host::Files::entry(&host, etc).await;
             let etc = etc.expect("the host answers").expect("it is there");
             assert_eq!(etc.attributes.uid, 0, "{case}");
+        }
+    }
+
+    /// The change failed, because the kernel makes no files there; an undo that fails, too, would block each later run.
+    #[tokio::test]
+    async fn a_file_of_the_kernel_that_was_never_replaced_is_not_restored() {
+        const THREADS: &str = "/proc/sys/kernel/threads-max";
+        let host = FakeHost::new().with_file(THREADS, "63000\n");
+        let content = SavedContent::new(b"62000\n".to_vec());
+        for undo in [
+            Undo::RestoreFile {
+                path: THREADS.into(),
+                content,
+                attributes: Attributes::root(0o644),
+            },
+            Undo::RestoreSymlink {
+                path: "/proc/self".into(),
+                target: "1".to_owned(),
+            },
+        ] {
+            host.clear_journal();
+            undo.carry_out(&host).await.expect("nothing is to be done");
+            assert_eq!(host.mutations(), 0, "{undo:?}");
+        }
+    }
+
+    /// The directory of a file that could not be made may be missing, or something else.
+    #[tokio::test]
+    async fn a_file_that_was_never_made_is_not_removed() {
+        let host = FakeHost::new().with_file("/etc/one", "");
+        for path in ["/etc/two", "/missing/two", "/etc/one/two", "/proc/two"] {
+            host.clear_journal();
+            let undo = Undo::RemoveFile { path: path.into() };
+            undo.carry_out(&host).await.expect("nothing is to be done");
+            assert_eq!(host.mutations(), 0, "{path}");
         }
     }
 

@@ -1,4 +1,9 @@
-//! Rules about several words of a script: their order, names that appear twice, and paths that more than one step has.
+//! Rules about several words of a script: their order, names that appear twice, and paths that more than one step has. `protected` has the
+//! paths that no step may have.
+
+mod protected;
+
+pub(super) use protected::protected;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -121,6 +126,43 @@ pub(super) fn system_directory(call: &Call, spec: &Spec) -> Option<Diagnostic> {
     })
 }
 
+/// The path that a step makes. None for a resource whose path nodelet chooses, or that has none.
+fn made_path(spec: &Spec) -> Option<&PathBuf> {
+    match spec {
+        Spec::Directory(directory) => Some(&directory.path),
+        Spec::File(file) => Some(&file.path),
+        Spec::Symlink(link) => Some(&link.path),
+        Spec::EnvFile(file) => Some(&file.path),
+        Spec::DataId(file) => Some(&file.path),
+        Spec::Authority(_)
+        | Spec::ServiceAccountKey(_)
+        | Spec::EncryptionKeys(_)
+        | Spec::Certificate(_)
+        | Spec::Kubeconfig(_)
+        | Spec::Image(_)
+        | Spec::ImageDirectory(_)
+        | Spec::Container(_)
+        | Spec::Service(_)
+        | Spec::Sysctl(_)
+        | Spec::KernelModule(_)
+        | Spec::Packages(_)
+        | Spec::Link(_)
+        | Spec::Pods(_)
+        | Spec::PodContainer(_)
+        | Spec::Manifest(_)
+        | Spec::Node(_)
+        | Spec::Drain(_)
+        | Spec::Command(_)
+        | Spec::FirewallChains(_)
+        | Spec::Ipsets(_)
+        | Spec::IpvsServices(_)
+        | Spec::Cgroup(_)
+        | Spec::SysctlSnapshot(_)
+        | Spec::Group(_)
+        | Spec::Timer(_) => None,
+    }
+}
+
 /// What the steps and checks of a phase have named so far.
 #[derive(Debug, Default)]
 pub(super) struct Named {
@@ -145,39 +187,7 @@ impl Named {
 
     /// A finding if a step of another kind makes the same path.
     pub(super) fn path(&mut self, step: &PlannedStep) -> Option<Diagnostic> {
-        let path = match &step.spec {
-            Spec::Directory(directory) => &directory.path,
-            Spec::File(file) => &file.path,
-            Spec::Symlink(link) => &link.path,
-            Spec::EnvFile(file) => &file.path,
-            Spec::DataId(file) => &file.path,
-            Spec::Authority(_)
-            | Spec::ServiceAccountKey(_)
-            | Spec::EncryptionKeys(_)
-            | Spec::Certificate(_)
-            | Spec::Kubeconfig(_)
-            | Spec::Image(_)
-            | Spec::ImageDirectory(_)
-            | Spec::Container(_)
-            | Spec::Service(_)
-            | Spec::Sysctl(_)
-            | Spec::KernelModule(_)
-            | Spec::Packages(_)
-            | Spec::Link(_)
-            | Spec::Pods(_)
-            | Spec::PodContainer(_)
-            | Spec::Manifest(_)
-            | Spec::Node(_)
-            | Spec::Drain(_)
-            | Spec::Command(_)
-            | Spec::FirewallChains(_)
-            | Spec::Ipsets(_)
-            | Spec::IpvsServices(_)
-            | Spec::Cgroup(_)
-            | Spec::SysctlSnapshot(_)
-            | Spec::Group(_)
-            | Spec::Timer(_) => return None,
-        };
+        let path = made_path(&step.spec)?;
         let kind = step.spec.kind();
         let (first, line) = self
             .paths

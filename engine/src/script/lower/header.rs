@@ -64,8 +64,8 @@ pub(super) fn lower(
     };
     let name: PhaseName = match name.parse() {
         Ok(name) => name,
-        // The recorder has a finding for an empty text.
-        Err(_) if name.is_empty() => return Header::Unusable,
+        // The recorder has a finding for an empty text and for a control character.
+        Err(_) if name.is_empty() || name.contains(char::is_control) => return Header::Unusable,
         Err(error) => {
             findings.push(
                 Diagnostic::new("P0404", call.span.clone(), error.to_string()).help(format!(

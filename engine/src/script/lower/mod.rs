@@ -203,9 +203,10 @@ impl Lowering<'_> {
                 cluster::lower(word, options, self.context, &mut self.findings)
             }
         }?;
-        self.findings
-            .extend(consistency::system_directory(call, &spec));
         let policy = self.policy(&spec, options);
+        let refused = consistency::system_directory(call, &spec)
+            .or_else(|| consistency::protected(call, &spec, policy.absent));
+        self.findings.extend(refused);
         let id_text = StepId::new(&self.phase, spec.kind(), &spec.label());
         let taken = !self.taken.insert(id_text.clone());
         if taken && call.lane == Lane::Steps {

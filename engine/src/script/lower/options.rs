@@ -45,9 +45,14 @@ impl<'a> Options<'a> {
     pub(super) fn skipped(&self) -> SkippedWord {
         let label = self.text_argument(0);
         let label = label.or_else(|| Some(self.texts_argument(0)?.join(" ")));
+        let mut label = label.unwrap_or_default();
+        // Findings about a word that is left out are not reported.
+        if label.contains(char::is_control) {
+            label = label.escape_debug().to_string();
+        }
         SkippedWord {
             word: self.call.word.name.to_owned(),
-            label: label.unwrap_or_default(),
+            label,
             span: self.call.span.clone(),
             reason: format!("its condition ({}) is false", self.span("when")),
         }

@@ -4,7 +4,7 @@ mod timer;
 
 use timer::timer;
 
-use crate::model::{Diagnostic, PhaseName, Span};
+use crate::model::{Diagnostic, PhaseName, Span, is_package_name};
 use crate::resource::{
     CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, IpvsServicesSpec,
     KernelModuleSpec, LinkSpec, PackagesSpec, ServiceSpec, Spec, SysctlSnapshotSpec, SysctlSpec,
@@ -40,6 +40,7 @@ pub(super) fn lower(
                 );
                 return None;
             }
+            are_packages(&names, call, findings)?;
             Some(Spec::Packages(PackagesSpec {
                 names,
                 directory: context.payload.join("debs"),
@@ -110,6 +111,18 @@ pub(super) fn lower(
         }
         SystemWord::Timer => timer(call, options, phase, context.payload, findings),
     }
+}
+
+/// A finding for each text that is not the name of a package.
+fn are_packages(names: &[String], call: &Call, findings: &mut Vec<Diagnostic>) -> Option<()> {
+    let before = findings.len();
+    for name in names.iter().filter(|name| !is_package_name(name)) {
+        let message = format!("`{}` is not the name of a package", name.escape_debug());
+        findings.push(Diagnostic::new("P0333", call.span.clone(), message).help(
+            "write a name as dpkg knows it: letters, digits, `+`, `-`, `.` and `:`, with a letter or digit at its beginning",
+        ));
+    }
+    (findings.len() == before).then_some(())
 }
 
 /// A finding if a command has no program.

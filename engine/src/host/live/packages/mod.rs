@@ -15,6 +15,7 @@ use super::LiveHost;
 use super::blocking::blocking;
 use crate::host::live::packages::dpkg_run::{Lock, NO_SERVICES, NoServices};
 use crate::host::{CommandSpec, HostError, HostResult, Packages, Processes};
+use crate::model::is_package_name;
 
 /// How long one run of dpkg may take.
 const RUN: Duration = Duration::from_secs(10 * 60);
@@ -256,10 +257,9 @@ fn dpkg(argv: Vec<String>) -> CommandSpec {
     command
 }
 
-/// A name that dpkg reads as the name of one package, not as an option or a pattern.
+/// The name, if it is that of one package. Scripts are held to the same rule when the plan is made.
 fn package(name: &str) -> HostResult<&str> {
-    let fits = |one: char| one.is_ascii_alphanumeric() || "+-.:".contains(one);
-    if name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.chars().all(fits) {
+    if is_package_name(name) {
         return Ok(name);
     }
     Err(HostError::service(
