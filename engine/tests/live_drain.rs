@@ -431,6 +431,23 @@ async fn a_pod_that_never_ends_is_named_with_its_reason() {
     );
 }
 
+/// A pod that ignores SIGTERM is killed at the end of its grace period, which often is as long as the time of the drain.
+#[tokio::test]
+async fn a_pod_that_is_killed_when_the_time_is_up_is_waited_for() {
+    let mut stubborn = pod("db", Fate::Lingers);
+    stubborn.metadata["deletionTimestamp"] = json!("2026-03-04T05:06:07Z");
+    stubborn.metadata["deletionGracePeriodSeconds"] = json!(0);
+    let server = Server::with([stubborn]);
+    let api = Arc::clone(&server.api);
+    let killed = thread::spawn(move || {
+        thread::sleep(3 * SHORT);
+        api.lock().expect("no test panics with it").pods.clear();
+    });
+    let left = server.drain(SHORT).await.expect("the pods are known");
+    assert!(left.is_empty(), "{left:?}");
+    killed.join().expect("it was killed");
+}
+
 #[tokio::test]
 async fn a_list_that_fails_is_never_taken_for_an_empty_node() {
     let server = Server::with([pod("web", Fate::Goes)]);

@@ -3,10 +3,14 @@
 //! Not here: the arguments of `nodeletd` (`nodeletd`), and what a command does (`commands`). Start with [`Command`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use engine::exec::{FailureCounts, Selection};
 use engine::resource::pki::components;
+
+/// Longest pause: a host that is forgotten is repaired again by itself.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Brings this host to a role and keeps it there.
 ///
@@ -32,7 +36,7 @@ pub(crate) enum Command {
     /// Make every check once. Changes nothing.
     Check(RunArgs),
     /// Stop what the role runs, in reverse order. Its files stay.
-    Stop(RunArgs),
+    Stop(StopArgs),
     /// Show this host's state: phases, conditions, attempts and the next action. Reads it from nodeletd.
     Status(StatusArgs),
     /// Pause nodeletd for some time: it checks the host, but changes nothing.
@@ -88,7 +92,8 @@ impl Command {
             Self::Plan(args) => args.target.role.json,
             Self::Diff(args) => args.target.role.json,
             Self::Apply(args) => args.run.role.json,
-            Self::Check(args) | Self::Stop(args) => args.role.json,
+            Self::Check(args) => args.role.json,
+            Self::Stop(args) => args.run.role.json,
             Self::Drain(args) => args.role.json,
             Self::Status(args) => args.json,
             Self::Repair(args) => args.role.json,
@@ -364,8 +369,8 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PauseArgs {
     /// Duration of the pause, for example 30m; at most 7 days.
-    #[arg(value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub(crate) time: std::time::Duration,
+    #[arg(value_name = "TIME", value_parser = pause_time)]
+    pub(crate) time: Duration,
 
     /// The reason, which `nodelet status` shows.
     #[arg(long, default_value = "")]
@@ -378,8 +383,8 @@ pub(crate) struct DrainArgs {
     pub(crate) role: RoleArgs,
 
     /// Time for which the node stays drained, for example 30m; at most 7 days.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1h")]
-    pub(crate) duration: std::time::Duration,
+    #[arg(long, value_name = "TIME", value_parser = pause_time, default_value = "1h")]
+    pub(crate) duration: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -409,6 +414,15 @@ pub(crate) struct PodSubnetsArgs {
     /// The kubeconfig with which the API server is reached.
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: PathBuf,
+}
+
+/// The time of a pause. Longer times would overflow the end of the pause.
+fn pause_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_secs(1) || time > LONGEST_PAUSE {
+        return Err("a pause takes from 1 second to 7 days".to_owned());
+    }
+    Ok(time)
 }
 
 fn failure_counts(json: &str) -> Result<FailureCounts, serde_json::Error> {
@@ -474,6 +488,16 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+
+    /// nodeletd runs this command because the role is to be down, so it need not be asked whether it would bring the role up again.
+    #[arg(long, hide = true)]
+    pub(crate) by_nodeletd: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
     /// Show this run in full: its steps and failures.
     #[arg(long, value_name = "NUMBER")]
@@ -515,4 +539,30 @@ pub(crate) struct CleanArgs {
     /// Also remove what a clean keeps: the cluster's data, its backups and its certificate authorities.
     #[arg(long)]
     pub(crate) purge: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_has_a_limit() {
+        for (text, seconds) in [
+            ("1s", Some(1)),
+            ("7days", Some(604_800)),
+            ("500ms", None),
+            ("604801s", None),
+            ("99999999d", None),
+            ("1", None),
+        ] {
+            let time = pause_time(text).ok().map(|time| time.as_secs());
+            assert_eq!(time, seconds, "{text}");
+            let arguments = ["nodelet", "drain", "--duration", text];
+            assert_eq!(
+                Cli::try_parse_from(arguments).is_ok(),
+                seconds.is_some(),
+                "{text}"
+            );
+        }
+    }
 }

@@ -2,11 +2,12 @@
 //! when the last run ended.
 
 use std::cmp::Ordering;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::store::{LIMIT, content_folder, failed, in_time};
 use super::{LedgerError, Record, RunId, VERSION};
-use crate::host::Host;
+use crate::host::{Host, HostError};
 use crate::ledger::hash_chain::Chain;
 use crate::ledger::last_run::{LastRun, id_of};
 use crate::model::STATE;
@@ -54,7 +55,7 @@ pub(super) async fn read(host: &dyn Host) -> Result<LedgerContents, LedgerError>
     // The tip is read first: a run that ends in the meantime writes its end before the tip.
     let tip = in_time(host.read(&tip_path(), LIMIT)).await;
     let bytes = in_time(host.read(&path(), LIMIT)).await;
-    let bytes = bytes.map_err(failed("read"))?.unwrap_or_default();
+    let bytes = bytes.map_err(unusable)?.unwrap_or_default();
     let Parsed {
         mut contents,
         error,
@@ -90,6 +91,26 @@ pub(super) async fn read(host: &dyn Host) -> Result<LedgerContents, LedgerError>
     }
     contents.copies_due |= tip != Some(LastRun::of(&contents.records));
     Ok(contents)
+}
+
+/// The error for a path that cannot be read: either something else is in the place of the file, or the host has failed.
+fn unusable(error: HostError) -> LedgerError {
+    let problem = match &error {
+        HostError::TooLarge { limit, .. } => format!("it is larger than {limit} bytes"),
+        HostError::File { source, .. }
+            if matches!(
+                source.kind(),
+                ErrorKind::IsADirectory | ErrorKind::InvalidInput
+            ) =>
+        {
+            "it is not a regular file".to_owned()
+        }
+        _ => return failed("read")(error),
+    };
+    LedgerError::Unusable {
+        path: path(),
+        problem,
+    }
 }
 
 /// Why, according to the copy, these records are not complete, or belong to another host.

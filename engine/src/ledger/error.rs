@@ -38,6 +38,14 @@ pub enum LedgerError {
         /// Ours.
         known: u32,
     },
+    /// Something that is no ledger is in its place. A recovery does not replace it, because it cannot keep a copy of it.
+    #[error("read the ledger {}: {problem}; move it away (`mv {} /root/`), then {RECOVER}", path.display(), path.display())]
+    Unusable {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// There is no ledger where there was one, or where a role is installed. A clean with a new one would take nothing
     /// of that back.
     #[error("use the ledger {}: it is missing or empty, but this host has {}; {RECOVER}", path.display(), evidence.join(", "))]

@@ -352,6 +352,27 @@ fn there_is_nothing_to_recover_on_a_host_that_has_its_ledger_and_on_a_bare_one()
 }
 
 /// Its ledger would say that the host has this other role, and its next apply would remove the role that runs.
+/// A dry run must not promise what the recovery refuses.
+#[test]
+fn a_directory_in_the_place_of_the_ledger_is_moved_away_first() {
+    let (bringup, host, _) = applied_host("cp-1");
+    host.with_world_mut(|world| {
+        world.remove(at("ledger.jsonl"));
+        world.directory(at("ledger.jsonl"));
+    });
+    refused(&bringup, &host, "a directory");
+    for dry_run in [true, false] {
+        let error = recover(&bringup, &host, dry_run).expect_err("a directory is there");
+        let said = engine::model::chain(&error).join(": ");
+        let next = format!("move it away (`mv {} /root/`)", at("ledger.jsonl"));
+        assert!(said.contains(&next), "{said}");
+        assert_eq!(host.mutating_calls(), vec![]);
+    }
+    host.with_world_mut(|world| world.remove(at("ledger.jsonl")));
+    recover(&bringup, &host, false).expect("it is out of the way");
+    assert!(lost(&bringup, &host).is_none());
+}
+
 #[test]
 fn a_ledger_is_not_recovered_as_that_of_another_role() {
     let (bringup, applied_host, _) = applied_host("cp-1");

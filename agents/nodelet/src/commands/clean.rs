@@ -1,6 +1,6 @@
 //! `nodelet clean`: makes the host as it was before the role.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use engine::exec::{self, EventSink, Recording};
 use engine::host::Host;
 use engine::host::live::LiveHost;
@@ -8,11 +8,10 @@ use engine::ledger::{Ledger, RECOVER, Record};
 use engine::model::Outcome;
 use tokio_util::sync::CancellationToken;
 
-use super::run::{exit, has_ledger, installed_inputs};
+use super::run::{exit, has_ledger, installed_inputs, refuse_if_reapplied};
 use crate::cli::{CleanArgs, RoleArgs};
 use crate::inputs::Inputs;
 use crate::inputs::identity::Identity;
-use crate::nodeletd::api::client;
 use crate::output;
 use crate::output::exit::Exit;
 use crate::process::lock::Lock;
@@ -22,7 +21,7 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("clean this host: only root can; try again with sudo");
     }
-    refuse_if_reapplied().await?;
+    refuse_if_reapplied("clean this host", "clean").await?;
     let _lock = Lock::take("clean")?;
     let host = LiveHost::new();
     let cancel = signals::cancel_on_signal()?;
@@ -35,28 +34,6 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     let outcome = remove_role(&args.role, &host, sink.as_ref(), &cancel, purpose).await?;
     cgroup::remove_unused(cgroup::MOUNT);
     Ok(exit(outcome))
-}
-
-/// Refuses if nodeletd would bring the role up again at once, perhaps before an operator has moved the data away.
-async fn refuse_if_reapplied() -> Result<()> {
-    const NEXT: &str = "`systemctl stop pf9-nodeletd` first, or set KUBE_SERVICE_STATE to false";
-    let view = match client::status().await {
-        Err(error) if error.is::<client::NotThere>() => return Ok(()),
-        Err(error) => {
-            return Err(error)
-                .with_context(|| format!("see whether nodeletd holds this host; {NEXT}"));
-        }
-        Ok(view) => view,
-    };
-    if view.last_pass.is_none() {
-        bail!("clean this host: nodeletd runs, and no status pass of it has succeeded yet; {NEXT}");
-    }
-    if view.desired == "true" && view.paused_until.is_none() {
-        bail!(
-            "clean this host: nodeletd holds it at its role and would bring it up again at once; {NEXT}, or `nodelet pause` for as long as it is to stay clean"
-        );
-    }
-    Ok(())
 }
 
 /// What a clean is for.

@@ -20,6 +20,9 @@ use crate::output::exit::Exit;
 use crate::output::{self, say};
 use crate::process::signals;
 
+/// The next step after a drain that did not evict all pods.
+const PODS_LEFT: &str = "some pods may be left, for the reasons above; `nodelet drain` waits for them again, `kubectl delete pod NAME --namespace NAMESPACE` ends a pod that a disruption budget protects\n";
+
 /// Passes events on, and remembers whether a step of the stop failed: the stop goes on after that, but the exit code has to show it.
 struct FailureRecorder<'a> {
     sink: &'a dyn EventSink,
@@ -86,20 +89,28 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
             );
         }
     }
+    let has_failed = recorder.failed.load(Ordering::Relaxed);
     if !args.role.json {
-        say(match paused {
-            Pause::NotRunning => {
-                "nodeletd does not run here; pods come back with `nodelet apply`, unless an operator has cordoned the node\n"
-            }
-            Pause::Ours { .. } | Pause::Longer => {
-                "pods come back with `nodelet resume`, or by themselves when the time is over, unless an operator has cordoned the node\n"
-            }
-        });
+        say(&what_follows(&paused, has_failed));
     }
-    if recorder.failed.load(Ordering::Relaxed) {
+    if has_failed {
         return Ok(Exit::Pending);
     }
     Ok(exit(outcome))
+}
+
+/// What an operator can do next, and when pods come back.
+fn what_follows(paused: &Pause, has_failed: bool) -> String {
+    let pods_left = if has_failed { PODS_LEFT } else { "" };
+    let come_back = match paused {
+        Pause::NotRunning => {
+            "nodeletd does not run here; pods come back with `nodelet apply`, unless an operator has cordoned the node\n"
+        }
+        Pause::Ours { .. } | Pause::Longer => {
+            "pods come back with `nodelet resume`, or by themselves when the time is over, unless an operator has cordoned the node\n"
+        }
+    };
+    format!("{pods_left}{come_back}")
 }
 
 /// How nodeletd was kept from letting pods come back.
@@ -177,4 +188,19 @@ async fn is_cordoned(host: &LiveHost, drain: &DrainSpec) -> Result<bool> {
         bail!("drain this node: the cluster has no node {}", drain.node);
     };
     Ok(node.unschedulable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_that_leaves_pods_has_a_next_step() {
+        for (has_failed, lines) in [(true, 2), (false, 1)] {
+            let text = what_follows(&Pause::Longer, has_failed);
+            assert_eq!(text.lines().count(), lines, "{text}");
+            assert_eq!(text.contains("`nodelet drain` waits"), has_failed, "{text}");
+            assert!(text.contains("`nodelet resume`"), "{text}");
+        }
+    }
 }

@@ -1,16 +1,18 @@
 //! `nodelet apply` and `nodelet stop`: the commands that change the host.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use engine::exec::{Recording, Selection};
 use engine::host::live::LiveHost;
 use engine::ledger::{Ledger, LedgerError};
 use engine::model::Outcome;
 
-use crate::cli::{ApplyArgs, RoleArgs, RunArgs};
+use crate::cli::{ApplyArgs, RoleArgs, RunArgs, StopArgs};
 use crate::inputs::identity::Identity;
 use crate::inputs::installed_identity::installed_identity;
 use crate::inputs::last_good_settings::last_good;
 use crate::inputs::{self, Inputs, NO_ROLE};
+use crate::nodeletd::View;
+use crate::nodeletd::api::client;
 use crate::output;
 use crate::output::exit::Exit;
 use crate::output::problem::{Problem, Refused};
@@ -73,11 +75,15 @@ impl NoRole {
     }
 }
 
-pub(crate) async fn stop(args: &RunArgs) -> Result<Exit> {
+pub(crate) async fn stop(args: &StopArgs) -> Result<Exit> {
     let host = LiveHost::new();
-    let selection = args.phases.selection();
-    let (inputs, _lock) = prepare("stop", &args.role, &selection, &host).await?;
-    let sink = output::sink(args.role.json);
+    let RunArgs { role, phases } = &args.run;
+    let selection = phases.selection();
+    let (inputs, _lock) = prepare("stop", role, &selection, &host).await?;
+    if !args.by_nodeletd {
+        refuse_if_reapplied("stop this host", "stopped").await?;
+    }
+    let sink = output::sink(role.json);
     let mut runner = inputs.runner(&host, sink.as_ref());
     runner.selection = selection;
     runner.cancel = signals::cancel_on_signal()?;
@@ -132,6 +138,52 @@ async fn refuse_another_role(verb: &str, inputs: &Inputs, host: &LiveHost) -> Re
         items: problems.iter().map(|p| Problem::of_text(p)).collect(),
         problems,
     })
+}
+
+/// What an operator does first if nodeletd holds the host at its role.
+const NEXT: &str = "`systemctl stop pf9-nodeletd` first, or set KUBE_SERVICE_STATE to false";
+
+/// Refuses to take the role down if nodeletd would bring it up again at once, perhaps before an operator has worked on the host. `what`
+/// completes "could not …", and `state` is the state of the host afterwards.
+pub(super) async fn refuse_if_reapplied(what: &str, state: &str) -> Result<()> {
+    let view = match client::status().await {
+        Err(error) if error.is::<client::NotThere>() => return Ok(()),
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("see whether nodeletd holds this host; {NEXT}"));
+        }
+        Ok(view) => view,
+    };
+    match reapplied(&view) {
+        None => Ok(()),
+        Some(Reapplied::NoPass) => {
+            bail!("{what}: nodeletd runs, and no status pass of it has succeeded yet; {NEXT}")
+        }
+        Some(Reapplied::AtOnce) => bail!(
+            "{what}: nodeletd holds it at its role and would bring it up again at once; {NEXT}, or `nodelet pause` for as long as it is to \
+             stay {state}"
+        ),
+    }
+}
+
+/// Why a role that is taken down does not stay down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reapplied {
+    /// It is not known yet what nodeletd will do.
+    NoPass,
+    /// nodeletd brings it up again.
+    AtOnce,
+}
+
+/// Whether nodeletd would bring the role up again.
+fn reapplied(view: &View) -> Option<Reapplied> {
+    if view.last_pass.is_none() {
+        Some(Reapplied::NoPass)
+    } else if view.desired == "true" && view.paused_until.is_none() {
+        Some(Reapplied::AtOnce)
+    } else {
+        None
+    }
 }
 
 /// Refuses users other than root: a command that changes this host needs root.
@@ -194,6 +246,22 @@ pub(super) fn exit(outcome: Outcome) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A stop or a clean would not last.
+    #[test]
+    fn a_host_that_nodeletd_holds_is_not_taken_down() {
+        let mut view = View::at_rest();
+        assert_eq!(reapplied(&view), Some(Reapplied::AtOnce));
+        view.paused_until = Some(9);
+        assert_eq!(reapplied(&view), None);
+        view.paused_until = None;
+        for desired in ["false", "ignore"] {
+            desired.clone_into(&mut view.desired);
+            assert_eq!(reapplied(&view), None, "{desired}");
+        }
+        view.last_pass = None;
+        assert_eq!(reapplied(&view), Some(Reapplied::NoPass));
+    }
 
     #[test]
     fn a_host_without_a_role_gets_a_next_step() {

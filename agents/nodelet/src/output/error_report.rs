@@ -101,6 +101,8 @@ fn next_step(chain: &[String], root: bool) -> Option<Cow<'static, str>> {
         "a link is at the path of the lock; remove it (`rm /run/pf9-nodelet.lock`)"
     } else if says("the ledger") && says("Is a directory") {
         "a directory is at the path of the ledger; move it away (`mv /var/opt/pf9/nodelet/ledger.jsonl /root/`), then `nodelet recover` brings the ledger back"
+    } else if says("but it is not saved") {
+        "make it possible to write the file, then repeat the command; do not restart nodeletd before"
     } else if says("Read-only file system") && says("/run/") {
         "/run has to be writable; see `findmnt /run`, and `mount -o remount,rw /run` if nothing is wrong with it"
     } else if says("Read-only file system") {
@@ -200,6 +202,14 @@ mod tests {
                 ],
                 true,
                 "brings the ledger back",
+            ),
+            (
+                &[
+                    "ask nodeletd: the pause is in force, but it is not saved, so a restart of nodeletd ends it: could not write \
+                     /var/opt/pf9/nodelet/nodeletd.json: Is a directory (os error 21)",
+                ],
+                true,
+                "do not restart nodeletd before",
             ),
             (
                 &["write the ledger", "No space left on device (os error 28)"],

@@ -15,7 +15,7 @@ use crate::exec::event::{Event, Recording};
 use crate::exec::undo::another_role::name;
 use crate::exec::{Runner, simulated_host};
 use crate::facts::Facts;
-use crate::ledger::{Ledger, Record, Recoverable, RunId};
+use crate::ledger::{Ledger, LedgerError, Record, Recoverable, RunId};
 use crate::model::{Outcome, StepId, Verb};
 use crate::plan::Plan;
 use crate::resource::docker::container_runtime;
@@ -69,18 +69,23 @@ impl Runner<'_> {
     /// Recovers the ledger; with `dry_run` says what would be recovered and writes nothing.
     ///
     /// # Errors
-    /// The ledger is not lost: it knows what the role has made here. Or what remains of it reaches to the last run and
-    /// names another role than the plan. Or the host cannot be read.
+    /// The ledger is not lost: it knows what the role has made here. Or something that is no ledger is in its place. Or
+    /// what remains of it reaches to the last run and names another role than the plan. Or the host cannot be read.
     pub async fn recover(&self, dry_run: bool) -> ResourceResult<Recovered> {
-        if self.lost_ledger().await.is_none() {
-            return Err(ResourceError::Unmet {
-                what: format!(
-                    "recover the ledger {}: it is not lost, and it knows all that the role made on this host",
-                    Ledger::path().display()
-                ),
-                next: "nothing has to be recovered; `nodelet history` shows what it knows"
-                    .to_owned(),
-            });
+        match self.lost_ledger().await {
+            None => {
+                return Err(ResourceError::Unmet {
+                    what: format!(
+                        "recover the ledger {}: it is not lost, and it knows all that the role made on this host",
+                        Ledger::path().display()
+                    ),
+                    next: "nothing has to be recovered; `nodelet history` shows what it knows"
+                        .to_owned(),
+                });
+            }
+            // Also in a dry run: it must not promise what the recovery then refuses.
+            Some(unusable @ LedgerError::Unusable { .. }) => return Err(unusable.into()),
+            Some(_) => {}
         }
         let from = Ledger::recoverable(self.host).await?;
         let doubt = self.doubt_about_role(&from)?;

@@ -151,8 +151,8 @@ pub trait Cluster {
     ) -> HostResult<Option<bool>>;
 
     /// Evicts the pods of a node and waits for them to go. Returns the pods that are still there when `timeout` passes,
-    /// so an empty list means that no evictable pod is left. Static pods, pods of daemon sets and finished pods are not
-    /// evicted and do not count.
+    /// or a little later if their grace period ends then. So an empty list means that no evictable pod is left. Static
+    /// pods, pods of daemon sets and finished pods are not evicted and do not count.
     async fn evict_pods(
         &self,
         access: &ClusterAccess,

@@ -8,7 +8,8 @@ use crate::exec::scratch;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{ContainerConfig, Containers as _, Files as _};
 use crate::ledger::hash_chain::Chain;
-use crate::ledger::{Ledger, LedgerError, Record, VERSION};
+use crate::ledger::store::LIMIT;
+use crate::ledger::{Ledger, LedgerError, RECOVER, Record, VERSION};
 use crate::model::Outcome;
 use crate::resource::docker::container_runtime;
 
@@ -46,6 +47,30 @@ async fn refused(host: &FakeHost, lines: &[String]) -> Option<(usize, String)> {
     match read.err()? {
         LedgerError::Corrupt { line, problem, .. } => Some((line, problem)),
         other => panic!("{other}"),
+    }
+}
+
+/// Also if it is larger than any ledger.
+#[tokio::test]
+async fn something_else_in_the_place_of_the_ledger_is_named_with_its_remedy() {
+    let (directory, _) = written().await;
+    directory.with_world_mut(|world| {
+        world.remove(file());
+        world.directory(file());
+    });
+    let (large, _) = written().await;
+    let content = vec![b' '; usize::try_from(LIMIT).unwrap() + 1];
+    large.with_world_mut(|world| world.file(file(), content));
+    for (host, problem) in [
+        (directory, "it is not a regular file"),
+        (large, "it is larger than 67108864 bytes"),
+    ] {
+        let error = Ledger::read(&host).await.expect_err("it is no ledger");
+        assert!(matches!(error, LedgerError::Unusable { .. }), "{error}");
+        let said = error.to_string();
+        for part in [problem, "`mv /var/opt/pf9/nodelet/ledger.jsonl", RECOVER] {
+            assert!(said.contains(part), "`{part}`: {said}");
+        }
     }
 }
 

@@ -154,5 +154,30 @@ fn day(time: SystemTime) -> String {
 /// The two largest units: seconds do not matter for a certificate that ends in a year.
 fn two_largest_units(seconds: u64) -> String {
     let exact = humantime::format_duration(Duration::from_secs(seconds)).to_string();
-    exact.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    // A blank between number and unit: `9 years 11 months`.
+    let spaced = |part: &str| {
+        let unit = part.trim_start_matches(|one: char| one.is_ascii_digit());
+        let number = &part[..part.len() - unit.len()];
+        format!("{number} {unit}")
+    };
+    let parts: Vec<String> = exact.split(' ').take(2).map(spaced).collect();
+    parts.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_a_life_is_readable() {
+        const DAY: u64 = 24 * 3600;
+        for (seconds, text) in [
+            (59, "59 s"),
+            (2 * 3600 + 60, "2 h 1 m"),
+            (DAY + 3600 + 60, "1 day 1 h"),
+            (9 * 31_557_600 + 11 * 2_630_016, "9 years 11 months"),
+        ] {
+            assert_eq!(two_largest_units(seconds), text);
+        }
+    }
 }

@@ -49,9 +49,15 @@ pub(crate) async fn pause(args: &PauseArgs) -> Result<Exit> {
 }
 
 /// Asks nodeletd to touch nothing for this time. A change that runs holds the lock until it ends, so the next owner of the lock is the
-/// only one that changes the host.
+/// only one that changes the host. A pause that nodeletd could not save is in force, so it is a warning.
 pub(in crate::commands) async fn pause_for(time: Duration, because: &str) -> Result<()> {
-    ask_to_pause(time, because).await.map(drop)
+    match ask_to_pause(time, because).await {
+        Err(error) if error.is::<client::NotSaved>() => {
+            tracing::warn!("could not {error:#}");
+            Ok(())
+        }
+        asked => asked.map(drop),
+    }
 }
 
 async fn ask_to_pause(time: Duration, because: &str) -> Result<String> {
@@ -131,7 +137,9 @@ fn screen(view: &View, now: i64) -> String {
             Status::Unknown => '?',
             _ => '✗',
         };
-        let _ = writeln!(text, "{sign} {}: {}", condition.name, condition.reason);
+        // A problem of the settings quotes their lines.
+        let reason = condition.reason.trim_end().replace('\n', "\n    ");
+        let _ = writeln!(text, "{sign} {}: {reason}", condition.name);
     }
     text.push_str(&engine::report::conditions(&known_now(view)));
     if !view.failed.is_empty() {
@@ -208,6 +216,16 @@ mod tests {
         let expected = "last check 3m 22s ago, all below as it was then; the next is due\n";
         assert!(text.contains(expected), "{text}");
         assert!(text.ends_with("failed phases: etcd-backup\n"), "{text}");
+    }
+
+    #[test]
+    fn a_reason_of_several_lines_is_indented() {
+        let mut view = View::at_rest();
+        view.conditions[0].status = Status::False;
+        "P0620 × no such role\n  --> a.yaml:1\n".clone_into(&mut view.conditions[0].reason);
+        let text = screen(&view, 1);
+        let wanted = "✗ SettingsValid: P0620 × no such role\n      --> a.yaml:1\n✓";
+        assert!(text.contains(wanted), "{text}");
     }
 
     /// For example with a broken role.yaml and no last good role.

@@ -9,7 +9,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use crate::nodeletd::api::SOCKET;
+use crate::nodeletd::api::{NOT_SAVED, SOCKET};
 use crate::nodeletd::single_instance;
 use crate::nodeletd::status::view::View;
 
@@ -23,6 +23,19 @@ const TIMEOUT: Duration = Duration::from_secs(10);
     "ask nodeletd through {SOCKET}: it does not run (`systemctl status pf9-nodeletd` says why)"
 )]
 pub(crate) struct NotThere(#[source] std::io::Error);
+
+/// The daemon takes the connection and does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "ask nodeletd through {SOCKET}: no answer within {} s; `journalctl --unit pf9-nodeletd` shows what it does, `systemctl restart pf9-nodeletd` starts it again",
+    TIMEOUT.as_secs()
+)]
+pub(crate) struct NoAnswer;
+
+/// The request is in force, but a restart of the daemon ends it.
+#[derive(Debug, thiserror::Error)]
+#[error("ask nodeletd: {0}")]
+pub(crate) struct NotSaved(String);
 
 /// The state of the host.
 ///
@@ -45,7 +58,7 @@ pub(crate) async fn post(path: &str) -> Result<String> {
 async fn ask(method: Method, path: &str) -> Result<Bytes> {
     tokio::time::timeout(TIMEOUT, exchange(method, path))
         .await
-        .with_context(|| format!("ask nodeletd within {} s", TIMEOUT.as_secs()))?
+        .map_err(|_| NoAnswer)?
 }
 
 async fn exchange(method: Method, path: &str) -> Result<Bytes> {
@@ -83,8 +96,12 @@ async fn exchange_over(stream: UnixStream, method: Method, path: &str) -> Result
         .map_err(|error| anyhow::anyhow!("read what nodeletd says: {error}"))?
         .to_bytes();
     connection.abort();
+    let text = || String::from_utf8_lossy(&body).trim().to_owned();
+    if status == NOT_SAVED {
+        return Err(NotSaved(text()).into());
+    }
     if !status.is_success() {
-        bail!("ask nodeletd: {}", String::from_utf8_lossy(&body).trim());
+        bail!("ask nodeletd: {}", text());
     }
     Ok(body)
 }
@@ -96,17 +113,20 @@ mod tests {
     use super::*;
 
     /// Answers one request with this many bytes.
-    async fn serve(mut stream: UnixStream, length: usize) {
+    async fn serve(stream: UnixStream, length: usize) {
+        let body = vec![b'x'; length];
+        serve_text(stream, "200 OK", &body).await;
+    }
+
+    async fn serve_text(mut stream: UnixStream, status: &str, body: &[u8]) {
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             request.push(stream.read_u8().await.expect("a request"));
         }
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
-        let body = vec![b'x'; length];
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n");
         // A client that refuses the answer closes the connection.
-        let _ = stream
-            .write_all(&[head.as_bytes(), &body[..]].concat())
-            .await;
+        let _ = stream.write_all(&[head.as_bytes(), body].concat()).await;
     }
 
     #[tokio::test]
@@ -119,5 +139,29 @@ mod tests {
             assert_eq!(read.is_ok(), is_read, "{length}: {read:?}");
             serving.await.expect("it ends");
         }
+    }
+
+    /// A command may go on with such a pause, so it must be able to tell this error from others.
+    #[tokio::test]
+    async fn a_request_that_is_in_force_but_not_saved_is_an_error_of_its_own() {
+        for (status, is_in_force) in [
+            ("507 Insufficient Storage", true),
+            ("503 Service Unavailable", false),
+        ] {
+            let (ours, theirs) = UnixStream::pair().expect("two ends");
+            let serving = tokio::spawn(serve_text(theirs, status, b"it is not saved\n"));
+            let answer = exchange_over(ours, Method::POST, "/v1/pause?seconds=60").await;
+            let error = answer.expect_err("it is an error");
+            assert_eq!(error.is::<NotSaved>(), is_in_force, "{status}");
+            assert_eq!(format!("{error:#}"), "ask nodeletd: it is not saved");
+            serving.await.expect("it ends");
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_has_a_next_step() {
+        let error = NoAnswer.to_string();
+        assert!(error.contains("no answer within 10 s"), "{error}");
+        assert!(error.contains("systemctl restart pf9-nodeletd"), "{error}");
     }
 }

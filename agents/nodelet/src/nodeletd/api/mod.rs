@@ -7,7 +7,7 @@
 //! | `GET /v1/events` | events of changes as they come, one JSON object per line |
 //! | `POST /v1/check` | make a pass now |
 //! | `POST /v1/repair/PHASE` | restart a phase and what needs it; 409 if nothing may be changed |
-//! | `POST /v1/pause?seconds=N&because=TEXT` | change nothing for so long: 200 once it is in force, 202 if a change has to end first |
+//! | `POST /v1/pause?seconds=N&because=TEXT` | change nothing for so long: 200 once it is in force, 202 if a change has to end first, 507 if it is in force but not saved |
 //! | `POST /v1/resume` | end the pause |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | `ok` while the daemon works; else 503 and which part is stuck, or that passes fail |
@@ -36,15 +36,17 @@ use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::supervisor::{FAILED_PASSES, Handles, PendingRequest, Request};
-use crate::nodeletd::state::pause;
+use crate::nodeletd::state::{disk, pause};
 use crate::nodeletd::status::metrics;
 use crate::nodeletd::supervisor::worker::Worker;
 
 pub(crate) use sockets::SOCKET;
 pub(super) use sockets::serve;
 
-/// How long the answer to a pause waits until the pause is in force.
-const HOLDS: Duration = Duration::from_secs(3);
+/// The answer to a request that is in force, but that a restart of nodeletd forgets.
+const NOT_SAVED: StatusCode = StatusCode::INSUFFICIENT_STORAGE;
+/// How long the answer to a pause waits until the pause is in force: longer than the loop waits for the disk.
+const HOLDS: Duration = disk::TIMEOUT.saturating_add(Duration::from_secs(1));
 
 #[derive(Clone)]
 struct Shared {
@@ -176,7 +178,13 @@ async fn pause(State(shared): State<Shared>, Query(query): Query<PauseQuery>) ->
     }
     // The loop takes the request at once, except during a change.
     match tokio::time::timeout(HOLDS, in_force).await {
-        Ok(Ok(())) => "the pause is in force: nothing is changed\n".into_response(),
+        Ok(Ok(Ok(()))) => "the pause is in force: nothing is changed\n".into_response(),
+        Ok(Ok(Err(problem))) => {
+            let said = format!(
+                "the pause is in force, but it is not saved, so a restart of nodeletd ends it: {problem}\n"
+            );
+            (NOT_SAVED, said).into_response()
+        }
         _ => {
             let view = shared.handles.view.borrow().clone();
             let doing = view.map_or_else(|| "a change".to_owned(), |view| view.doing.clone());
@@ -368,11 +376,28 @@ mod tests {
             let asked = asked.recv().await.expect("it is asked");
             tokio::time::sleep(HOLDS / 2).await;
             holds.store(true, Ordering::Relaxed);
-            let _ = asked.taken.send(());
+            let _ = asked.taken.send(Ok(()));
         });
         let (status, said) = api.answers("POST", "/v1/pause?seconds=60").await;
         assert_eq!(status, 200, "{said}");
         assert!(taken.load(Ordering::Relaxed), "not before");
+    }
+
+    /// The operator must know that a restart of nodeletd ends the pause.
+    #[tokio::test(start_paused = true)]
+    async fn an_unsaved_pause_is_no_success() {
+        let mut api = SimulatedApi::new();
+        let (requests, mut asked) = mpsc::channel::<PendingRequest>(2);
+        api.shared.handles.requests = requests;
+        tokio::spawn(async move {
+            let asked = asked.recv().await.expect("it is asked");
+            let problem = "could not write /var/x: no room";
+            let _ = asked.taken.send(Err(problem.to_owned()));
+        });
+        let (status, said) = api.answers("POST", "/v1/pause?seconds=60").await;
+        assert_eq!(status, 507, "{said}");
+        let parts = ["in force", "a restart of nodeletd ends it", "no room"];
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
     }
 
     #[tokio::test]

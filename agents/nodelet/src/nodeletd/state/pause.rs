@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::cli::LONGEST_PAUSE;
 use crate::nodeletd::state::State;
 
-/// Longest pause: a host that is forgotten is repaired again by itself. A clock that was set back makes no pause longer either.
-pub(in crate::nodeletd) const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest pause: a clock that was set back makes no pause longer either.
+pub(in crate::nodeletd) const LONGEST: Duration = LONGEST_PAUSE;
 /// By how many seconds the end of the pause may differ from the saved one before it is saved again.
 const DRIFT: u64 = 60;
 

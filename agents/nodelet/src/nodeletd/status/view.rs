@@ -126,11 +126,11 @@ impl Now<'_> {
         vec![
             condition_for("SettingsValid", &|pass| match &pass.settings_problems[..] {
                 [] => String::new(),
-                problems => format!("{}; the last good ones are in force", problems.join("; ")),
+                problems => format!("{}; the last good ones are in force", joined(problems)),
             }),
             condition_for("RoleValid", &|pass| match &pass.role_problems[..] {
                 [] => String::new(),
-                problems => format!("{}; the last good role is in force", problems.join("; ")),
+                problems => format!("{}; the last good role is in force", joined(problems)),
             }),
             condition_for("SettingsAllowed", &|pass| {
                 pass.refused.clone().unwrap_or_default()
@@ -158,7 +158,7 @@ impl Now<'_> {
             condition_for("RoleStops", &|_| self.stop_error.to_owned()),
             known("ChangesComplete", self.interrupted_runs),
             known("LocalApi", &self.api_problem),
-            known("StateWritten", &self.unwritten),
+            known("StateWritten", &with_next_step(&self.unwritten)),
             known("StatusCgroup", self.group_problem),
             condition_for("CertificatesRenewed", &|pass| {
                 self.renewals.problem(&pass.due)
@@ -169,6 +169,27 @@ impl Now<'_> {
     fn paused_until(&self) -> Option<i64> {
         self.paused.map(|left| self.after(left))
     }
+}
+
+/// All problems. The text of one may have several lines, of which the last one ends as well.
+fn joined(problems: &[String]) -> String {
+    let problems: Vec<&str> = problems.iter().map(|problem| problem.trim_end()).collect();
+    problems.join("; ")
+}
+
+/// Why a state file is not written, and what to do about it. nodeletd tries again with each status pass.
+fn with_next_step(problem: &str) -> String {
+    let next = if problem.contains("Is a directory") {
+        "; a directory is in the place of the file: move it away, then nodeletd writes the file again"
+    } else if problem.contains("No space left on device") || problem.contains("Disk quota exceeded")
+    {
+        "; make room on its file system (`df -h` shows bytes, `df -i` inodes), then nodeletd writes the file again"
+    } else if problem.contains("Read-only file system") {
+        "; make its file system writable (`findmnt -o TARGET,OPTIONS`), then nodeletd writes the file again"
+    } else {
+        ""
+    };
+    format!("{problem}{next}")
 }
 
 /// Whether each node has a pod subnet, or gets one.
@@ -347,6 +368,21 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unwritten_file_has_a_next_step() {
+        assert_eq!(with_next_step(""), "");
+        for (cause, next) in [
+            ("Is a directory (os error 21)", "move it away"),
+            ("No space left on device (os error 28)", "`df -i`"),
+            ("Read-only file system (os error 30)", "`findmnt "),
+        ] {
+            let problem = format!("could not write /var/opt/pf9/kube_status: {cause}");
+            let shown = with_next_step(&problem);
+            assert!(shown.starts_with(&problem), "{shown}");
+            assert!(shown.contains(next), "{shown}");
+        }
+    }
 
     /// After a failed pass the API and the timers still use the view: its settings and its pause stay in force.
     #[test]

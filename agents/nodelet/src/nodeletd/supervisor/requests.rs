@@ -30,12 +30,15 @@ pub(in crate::nodeletd) enum Request {
 #[derive(Debug)]
 pub(in crate::nodeletd) struct PendingRequest {
     pub(in crate::nodeletd) request: Request,
-    pub(in crate::nodeletd) taken: oneshot::Sender<()>,
+    pub(in crate::nodeletd) taken: oneshot::Sender<Saved>,
 }
+
+/// Whether a request in force survives a restart of nodeletd. The error says why its state is not on disk.
+pub(in crate::nodeletd) type Saved = Result<(), String>;
 
 impl Request {
     /// Prepares the request for sending. The receiver is notified once the request is in force.
-    pub(in crate::nodeletd) fn pending(self) -> (PendingRequest, oneshot::Receiver<()>) {
+    pub(in crate::nodeletd) fn pending(self) -> (PendingRequest, oneshot::Receiver<Saved>) {
         let (taken, in_force) = oneshot::channel();
         let pending = PendingRequest {
             request: self,
@@ -103,8 +106,12 @@ impl<H: HostOps> Supervisor<H> {
                 self.show_pause();
             }
         }
+        let saved = match self.unwritten.state.problem() {
+            "" => Ok(()),
+            problem => Err(problem.to_owned()),
+        };
         // A sender that does not wait has dropped its receiver.
-        let _ = pending.taken.send(());
+        let _ = pending.taken.send(saved);
     }
 
     /// Shows the pause in the view at once, not only after the next pass.

@@ -148,8 +148,7 @@ impl HostOps for Worker {
         last_good: bool,
         event: impl FnMut(String),
     ) -> Result<(Change, String)> {
-        let mut argv = self.nodelet(words, last_good);
-        argv.push("--json".to_owned());
+        let argv = self.change_words(words, last_good);
         let child = Child {
             argv,
             limit: CHANGE,
@@ -338,6 +337,14 @@ impl Worker {
         }
     }
 
+    /// How `nodelet` is called for a change.
+    fn change_words(&self, words: &[&str], last_good: bool) -> Vec<String> {
+        let mut argv = self.nodelet(words, last_good);
+        argv.push("--json".to_owned());
+        argv.extend((words == ["stop"]).then(|| "--by-nodeletd".to_owned()));
+        argv
+    }
+
     /// How `nodelet` is called, with the settings in use or the last good ones.
     fn nodelet(&self, words: &[&str], last_good: bool) -> Vec<String> {
         let config = if last_good {
@@ -433,7 +440,10 @@ fn limited(argv: Vec<String>, cgroup: Option<&Leaf>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::Cli;
 
     #[test]
     fn a_json_error_is_shown_as_a_sentence() {
@@ -444,6 +454,25 @@ mod tests {
         );
         assert_eq!(error_text(" plain words \n"), "plain words");
         assert_eq!(error_text(""), "");
+    }
+
+    /// nodeletd need not ask itself whether it would bring the role up again; and the check must not prevent the stop.
+    #[test]
+    fn a_stop_by_nodeletd_is_called_as_such() {
+        let worker = Worker {
+            nodelet: "nodelet".into(),
+            role: "pf9-kube".to_owned(),
+            config: "/nowhere".into(),
+            shutdown: CancellationToken::new(),
+            warned: Arc::default(),
+            subnet_problem: Arc::default(),
+        };
+        for (words, is_told) in [(&["stop"][..], true), (&["repair", "etcd"], false)] {
+            let argv = worker.change_words(words, true);
+            let told = argv.iter().any(|word| word == "--by-nodeletd");
+            assert_eq!(told, is_told, "{argv:?}");
+            assert!(Cli::try_parse_from(&argv).is_ok(), "{argv:?}");
+        }
     }
 
     #[test]

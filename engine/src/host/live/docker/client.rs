@@ -47,7 +47,7 @@ impl DockerClient {
     ) -> HostResult<T> {
         self.call_if_there(action.into(), after, call)
             .await?
-            .map_err(|(action, error)| HostError::service(action, error))
+            .map_err(|(action, error)| HostError::service(action, plain(error)))
     }
 
     /// The same, with `None` for "no such thing".
@@ -69,7 +69,7 @@ impl DockerClient {
         match self.call_if_there(action.into(), after, call).await? {
             Ok(found) => Ok(Some(found)),
             Err((_, error)) if status(&error) == Some(404) => Ok(None),
-            Err((action, error)) => Err(HostError::service(action, error)),
+            Err((action, error)) => Err(HostError::service(action, plain(error))),
         }
     }
 
@@ -113,7 +113,7 @@ impl DockerClient {
         let client = connect.await.map_err(|error| {
             HostError::service(
                 format!("reach the container runtime at {socket} (does docker.service run?)"),
-                error,
+                plain(error),
             )
         })?;
         *self.kept() = Some(client.clone());
@@ -122,6 +122,30 @@ impl DockerClient {
 
     fn kept(&self) -> MutexGuard<'_, Option<Docker>> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The connection to the runtime has failed. The cause says why; the texts of the client's libraries say nothing to an operator.
+#[derive(Debug)]
+struct ConnectionFailed(hyper_util::client::legacy::Error);
+
+impl std::fmt::Display for ConnectionFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection failed")
+    }
+}
+
+impl std::error::Error for ConnectionFailed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.0)
+    }
+}
+
+/// The error with words for operators.
+fn plain(error: Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error {
+        Error::HyperLegacyError { err } => Box::new(ConnectionFailed(err)),
+        other => Box::new(other),
     }
 }
 
@@ -171,6 +195,21 @@ mod tests {
                 "{took:?}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_is_down_is_reported_in_plain_words() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (listener, runtime) = hung(&directory);
+        drop(listener);
+        let answer = runtime.call("ask", USUAL, |docker| async move { docker.version().await });
+        let error = answer.await.expect_err("nothing listens");
+        let text = crate::model::chain(&error).join(": ");
+        assert!(text.contains("Connection refused"), "{text}");
+        assert!(
+            !text.contains("hyper") && !text.contains("client error"),
+            "{text}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -35,6 +35,8 @@ const PARALLEL: usize = 8;
 /// After this many refusals (403) in a row the list counts as forbidden. One is not enough: an API server that starts forbids everything
 /// until it has read its roles.
 const FORBIDDEN: u32 = 5;
+/// Additional time for pods whose grace period ends with the time of the drain: kubelet kills them then, and reports it after that.
+const AFTER_GRACE: Duration = Duration::from_secs(10);
 /// Characters of an answer that are kept.
 const REASON: usize = 300;
 
@@ -45,7 +47,8 @@ type Meta = PartialObjectMeta<Pod>;
 type Refusals = HashMap<String, String>;
 
 impl LiveHost {
-    /// Evicts the pods of a node and waits for them to go; returns those that are still there when `timeout` passes.
+    /// Evicts the pods of a node and waits for them to go; returns those that are still there when `timeout` passes. If only pods are left
+    /// that kubelet kills at that moment, waits a little longer, once.
     ///
     /// An eviction that is refused or that fails is asked for again in each round. A list that cannot be read is read
     /// again, too; it is an error if that lasts to the end, because nothing is known of the pods then.
@@ -56,7 +59,8 @@ impl LiveHost {
         timeout: Duration,
     ) -> HostResult<Vec<RemainingPod>> {
         let mut backoff = Backoff::new(timeout);
-        let deadline = Instant::now() + timeout;
+        let mut deadline = Instant::now() + timeout;
+        let mut extended = false;
         let mut refusals = Refusals::new();
         let mut forbidden = 0;
         loop {
@@ -81,6 +85,13 @@ impl LiveHost {
                 }
             }
             if forbidden >= FORBIDDEN || !backoff.pause().await {
+                let all_end = |pods: &Vec<Meta>| pods.iter().all(|pod| ends_within(pod, timeout));
+                if !extended && listed.as_ref().is_ok_and(all_end) {
+                    extended = true;
+                    backoff = Backoff::new(AFTER_GRACE);
+                    deadline = Instant::now() + AFTER_GRACE;
+                    continue;
+                }
                 let left = |pod: &Meta| RemainingPod {
                     name: full_name(pod),
                     reason: reason(&pod.metadata, &refusals),
@@ -201,6 +212,16 @@ fn is_evictable(pod: &Meta) -> bool {
         .iter()
         .any(|owner| owner.kind == "DaemonSet" && owner.controller == Some(true));
     !of_daemon_set && !pod.annotations().contains_key(MIRROR)
+}
+
+/// Whether a pod is being deleted, and nothing keeps it beyond a grace period of at most `timeout`.
+fn ends_within(pod: &Meta, timeout: Duration) -> bool {
+    let pod = &pod.metadata;
+    let grace = pod.deletion_grace_period_seconds;
+    let grace = grace.and_then(|seconds| u64::try_from(seconds).ok());
+    pod.deletion_timestamp.is_some()
+        && pod.finalizers.iter().flatten().next().is_none()
+        && grace.is_some_and(|seconds| Duration::from_secs(seconds) <= timeout)
 }
 
 /// Why a pod is still there.

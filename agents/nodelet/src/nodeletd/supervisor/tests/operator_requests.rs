@@ -112,6 +112,34 @@ async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
     .await;
 }
 
+/// A restart of nodeletd would end such a pause, so its sender must know.
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_cannot_be_saved_is_in_force_and_is_reported() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    let state_file = directory.path().join("nodeletd.json");
+    std::fs::create_dir_all(state_file.join("of others")).expect("a directory in its place");
+    beside(&host, directory.path(), async |handles| {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for is_saved in [false, true] {
+            if is_saved {
+                std::fs::remove_dir_all(&state_file).expect("it goes");
+            }
+            let (pending, in_force) = pause().pending();
+            handles.requests.send(pending).await.expect("it listens");
+            let saved = in_force.await.expect("it is taken");
+            assert_eq!(saved.is_ok(), is_saved, "{saved:?}");
+            let problem = saved.err().unwrap_or_default();
+            assert_eq!(problem.contains("nodeletd.json"), !is_saved, "{problem}");
+            let view = handles.view.borrow().clone().expect("it looks");
+            assert!(view.paused_until.is_some(), "it holds all the same");
+        }
+    })
+    .await;
+    assert!(State::read(&state_file).paused_until.is_some());
+}
+
 /// The pause is measured on the monotonic clock: here the time of day stands still.
 #[tokio::test(start_paused = true)]
 async fn a_pause_ends_with_its_time() {

@@ -184,6 +184,7 @@ async fn an_unwritable_status_file_is_reported() {
         let (status, reason) = condition_now().expect("it is a condition");
         assert_eq!(status, Status::False);
         assert!(reason.contains("kube_status"), "{reason}");
+        assert!(reason.contains("move it away"), "{reason}");
         std::fs::remove_dir_all(directory.path().join("kube_status")).expect("it goes");
         tokio::time::sleep(Duration::from_secs(61)).await;
         assert_eq!(condition_now(), Some((Status::True, String::new())));
