@@ -1,7 +1,12 @@
 //! Checks of all YAML from outside (settings, facts, `role.yaml`) before the parser reads it.
 //!
-//! It finds nesting that is too deep, a byte order mark and a second document. Not here: parsing, and what the documents mean; that is in
-//! `env::source`, `facts::fixture` and `role::manifest`. Start with `too_deep`.
+//! It finds nesting that is too deep, a byte order mark, a second document, keys that are there twice, and the line of a value. Not here:
+//! parsing, and what the documents mean; that is in `env::source`, `facts::fixture` and `role::manifest`. Start with `too_deep`.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
+
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Deepest nesting of brackets that is passed to the parser: the parser's work grows with the square of the depth.
 pub(crate) const MAX_BRACKETS: usize = 32;
@@ -45,9 +50,212 @@ pub(crate) fn second_document(text: &str) -> Option<usize> {
     None
 }
 
+/// One step on the way from a document to a value in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// To the value of a key.
+    Key(&'static str),
+    /// To an item of a list, counted from 0.
+    Index(usize),
+}
+
+/// A way in one word, for example `disks[1].mode`.
+pub(crate) fn name_of(way: &[Step]) -> String {
+    let mut name = String::new();
+    for step in way {
+        match step {
+            Step::Key(key) if name.is_empty() => name.push_str(key),
+            Step::Key(key) => {
+                name.push('.');
+                name.push_str(key);
+            }
+            Step::Index(index) => {
+                let _ = write!(name, "[{index}]");
+            }
+        }
+    }
+    name
+}
+
+/// The line of the value at the end of a way, counted from 1.
+pub(crate) fn line_of(text: &str, way: &[Step]) -> Option<usize> {
+    // The parser gives positions only with errors, so the search fails where the value is.
+    let found = Find(way).deserialize(serde_yaml::Deserializer::from_str(text));
+    Some(found.err()?.location()?.line())
+}
+
+/// Refuses a map with the same key twice, with the place of the second one. For a struct the parser would give the place of the map.
+pub(crate) fn refuse_duplicates(text: &str) -> Result<(), serde_yaml::Error> {
+    UniqueKeys.deserialize(serde_yaml::Deserializer::from_str(text))
+}
+
+/// Goes the way to a value, and fails there.
+struct Find<'w>(&'w [Step]);
+
+impl<'de> DeserializeSeed<'de> for Find<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Find<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the way to a value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Some((Step::Key(wanted), rest)) = self.0.split_first() else {
+            return Err(A::Error::custom("the value is here"));
+        };
+        while let Some(key) = map.next_key::<String>()? {
+            if key == *wanted {
+                map.next_value_seed(Find(rest))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let Some((Step::Index(wanted), rest)) = self.0.split_first() else {
+            return Err(A::Error::custom("the value is here"));
+        };
+        for _ in 0..*wanted {
+            items.next_element::<IgnoredAny>()?;
+        }
+        items.next_element_seed(Find(rest))?;
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Any value whose maps have each key once.
+struct UniqueKeys;
+
+impl<'de> DeserializeSeed<'de> for UniqueKeys {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for UniqueKeys {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_none<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = BTreeSet::new();
+        while map.next_key_seed(NewKey(&mut seen))?.is_some() {
+            map.next_value_seed(Self)?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(Self)?.is_some() {}
+        Ok(())
+    }
+}
+
+/// A key that its map did not have so far.
+struct NewKey<'s>(&'s mut BTreeSet<String>);
+
+impl<'de> DeserializeSeed<'de> for NewKey<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for NewKey<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<(), E> {
+        if self.0.insert(key.to_owned()) {
+            Ok(())
+        } else {
+            Err(E::custom(format!("the key `{key}` is there twice")))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_is_there_twice_is_reported_with_its_line() {
+        let told = |text: &str| {
+            let refused = refuse_duplicates(text).expect_err("a key is there twice");
+            (refused.to_string(), refused.location().map(|at| at.line()))
+        };
+        let (text, line) = told("# facts\na: 1\nb: [x]\na: 2\n");
+        assert!(text.contains("the key `a` is there twice"), "{text}");
+        assert_eq!(line, Some(4));
+        let (_, line) = told("a:\n- b: 1\n  c: ~\n- b: 1\n  b: 2.5\n");
+        assert_eq!(line, Some(5));
+        refuse_duplicates("a: {b: 1}\nb: [true, -1, 0x10, x]\n").expect("each is there once");
+    }
+
+    #[test]
+    fn a_value_is_found_by_its_way() {
+        let text = "a: 1\nlist:\n- b: {c: x}\n- d: 1\n  b:\n    c: y\nlast: 1\n";
+        let way = |index| {
+            [
+                Step::Key("list"),
+                Step::Index(index),
+                Step::Key("b"),
+                Step::Key("c"),
+            ]
+        };
+        assert_eq!(line_of(text, &way(0)), Some(3));
+        assert_eq!(line_of(text, &way(1)), Some(6));
+        assert_eq!(line_of(text, &way(2)), None);
+        assert_eq!(line_of(text, &[Step::Key("last")]), Some(7));
+        assert_eq!(name_of(&way(1)), "list[1].b.c");
+    }
 
     #[test]
     fn excessive_depth_is_reported_with_its_line() {

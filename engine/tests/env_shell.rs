@@ -34,9 +34,12 @@ fn source(shell: &str, file: &Path, key: &str) -> Vec<u8> {
 
 /// Writes kube.env with these values and asks each shell that is here.
 fn check(text: &str, secret: &str) {
+    // A password needs a user.
+    let user = if secret.is_empty() { "" } else { "account" };
     let env = KubeEnv::from_pairs([
         ("MASTER_IP".to_owned(), "192.0.2.1".to_owned()),
-        ("DOCKERHUB_ID".to_owned(), text.to_owned()),
+        ("RUNTIME_CONFIG".to_owned(), text.to_owned()),
+        ("DOCKERHUB_ID".to_owned(), user.to_owned()),
         ("DOCKERHUB_PASSWORD".to_owned(), secret.to_owned()),
     ])
     .expect("any text is a value");
@@ -49,7 +52,8 @@ fn check(text: &str, secret: &str) {
         .filter(|shell| Path::new(shell).exists())
     {
         for (key, expected) in [
-            ("DOCKERHUB_ID", text),
+            ("RUNTIME_CONFIG", text),
+            ("DOCKERHUB_ID", user),
             ("DOCKERHUB_PASSWORD", secret),
             ("K8S_API_PORT", "443"),
         ] {

@@ -63,7 +63,8 @@ fn positions_are_right_in_every_style() {
             "? MASTER_IP\n: 192.0.2.1\n",
             "RUNTIME_CONFIG: \"a\n  b\n\n  c\"\n",
             "MAX_PODS: *limit\n",
-            "NO_PROXY: 0755",
+            "NO_PROXY: 0755\n",
+            "DOCKERHUB_PASSWORD: word",
         ),
     );
     let env = KubeEnv::resolve(vec![file("f", &text)]).expect("valid");
@@ -115,6 +116,7 @@ fn images_follow_registry_and_version_unless_given() {
 fn a_secret_shows_only_where_it_is_exposed() {
     let env = pairs(&[
         ("MASTER_IP", "192.0.2.1"),
+        ("DOCKERHUB_ID", "account"),
         ("DOCKERHUB_PASSWORD", "hunter2"),
     ])
     .expect("valid");
@@ -272,10 +274,13 @@ fn settings() -> impl Strategy<Value = Vec<(String, String)>> {
         .prop_map(|(text, password, flag, port, flags)| {
             let mut pairs = vec![
                 ("MASTER_IP".to_owned(), "192.0.2.1".to_owned()),
-                ("DOCKERHUB_ID".to_owned(), text),
-                ("DOCKERHUB_PASSWORD".to_owned(), password),
+                ("RUNTIME_CONFIG".to_owned(), text),
                 ("K8S_API_PORT".to_owned(), port.to_string()),
             ];
+            if !password.is_empty() {
+                pairs.push(("DOCKERHUB_ID".to_owned(), "account".to_owned()));
+                pairs.push(("DOCKERHUB_PASSWORD".to_owned(), password));
+            }
             if flags {
                 pairs.push(("KUBELET_FLAGS".to_owned(), format!("{flag},--last")));
             }
@@ -310,10 +315,10 @@ proptest! {
 
     #[test]
     fn yaml_text_arrives_as_it_was_written(text in "[^\0]{0,60}") {
-        let pairs = std::collections::BTreeMap::from([("MASTER_IP", "192.0.2.1"), ("DOCKERHUB_ID", &text)]);
+        let pairs = std::collections::BTreeMap::from([("MASTER_IP", "192.0.2.1"), ("RUNTIME_CONFIG", &text)]);
         let yaml = serde_yaml::to_string(&pairs).expect("any text is YAML");
         let env = KubeEnv::resolve(vec![file("f", &yaml)]);
         let env = env.map_err(|problems| TestCaseError::fail(format!("{yaml}: {problems:?}")))?;
-        prop_assert_eq!(env.get("DOCKERHUB_ID"), Some(&SettingValue::Text(text)));
+        prop_assert_eq!(env.get("RUNTIME_CONFIG"), Some(&SettingValue::Text(text)));
     }
 }

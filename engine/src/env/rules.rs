@@ -26,6 +26,8 @@ pub(crate) fn check(settings: &Layered) -> Vec<EnvError> {
     problems.extend(virtual_ip(settings));
     problems.extend(election(settings));
     problems.extend(directories(settings));
+    problems.extend(mounted_directories(settings));
+    problems.extend(docker_hub_account(settings));
     problems.extend(ports(settings));
     problems.extend(reserved_cpus(settings));
     problems
@@ -343,6 +345,59 @@ fn directories(settings: Settings<'_>) -> Vec<EnvError> {
         }
     }
     problems
+}
+
+/// Settings that become a part of a mount, and the characters that separate such parts. The other directories are mounted through docker's
+/// newer form (`Mount`), which separates nothing, or not at all.
+const SEPARATORS: [(&str, &[char]); 2] = [
+    // kubelet gives docker a mount as `SOURCE:TARGET:OPTIONS`.
+    ("API_SERVER_EXTRA_DIR", &[':']),
+    // docker mounts an image's layers with the options `lowerdir=A:B,upperdir=C,workdir=D`, in which `\` escapes.
+    ("DOCKER_ROOT", &[':', ',', '\\']),
+];
+
+/// Where the API server's container has its certificates (`phases/templates/control-plane/k8s-master.yaml.tmpl`).
+const CONTAINER_CERTIFICATES: &str = "/certs";
+
+/// A directory that becomes a part of a mount has none of the separators, and its place in the container is free.
+fn mounted_directories(settings: Settings<'_>) -> Vec<EnvError> {
+    let mut problems = Vec::new();
+    for (key, separators) in SEPARATORS {
+        let Some(SettingValue::Text(path)) = settings.get(key) else {
+            continue;
+        };
+        if let Some(bad) = path.chars().find(|letter| separators.contains(letter)) {
+            let problem = format!(
+                "{path} contains `{bad}`, which separates the parts of a mount; name a directory without it"
+            );
+            problems.push(settings.broken(key, &[], problem));
+        }
+    }
+    // The only directory that is mounted under the path that a setting gives.
+    let key = "API_SERVER_EXTRA_DIR";
+    if let Some(SettingValue::Text(path)) = settings.get(key)
+        && Path::new(path).starts_with(CONTAINER_CERTIFICATES)
+    {
+        let problem = format!(
+            "{path} lies in {CONTAINER_CERTIFICATES}, where the API server's container has its certificates; name another directory"
+        );
+        problems.push(settings.broken(key, &[], problem));
+    }
+    problems
+}
+
+/// An account of Docker Hub is a user and a password; one without the other is a mistake.
+fn docker_hub_account(settings: Settings<'_>) -> Option<EnvError> {
+    let (user_key, password_key) = ("DOCKERHUB_ID", "DOCKERHUB_PASSWORD");
+    let has_user = !settings.get(user_key)?.is_empty();
+    let has_password = !settings.get(password_key)?.is_empty();
+    let (key, empty_key) = match (has_user, has_password) {
+        (true, false) => (user_key, password_key),
+        (false, true) => (password_key, user_key),
+        (true, true) | (false, false) => return None,
+    };
+    let problem = format!("chosen while {empty_key} is empty; set both or neither");
+    Some(settings.broken(key, &[empty_key], problem))
 }
 
 /// Ports on which other programs of a master listen, beside the API server.

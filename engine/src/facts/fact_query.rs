@@ -83,6 +83,7 @@ impl FactQuery {
                 Requirement::NoSwap { .. }
                 | Requirement::MinMemory(_)
                 | Requirement::MinCpus(_)
+                | Requirement::CpusOnline(_)
                 | Requirement::CgroupControllers(_)
                 | Requirement::HostNameValid
                 | Requirement::CidrsDisjoint { .. }
@@ -231,6 +232,7 @@ mod tests {
             Requirement::Programs(vec![text("ip")]),
             Requirement::MinMemory(1),
             Requirement::MinCpus(1),
+            Requirement::CpusOnline(text("0")),
             Requirement::MinDisk {
                 path: text("/var/lib/docker"),
                 bytes: 1,

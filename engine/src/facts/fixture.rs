@@ -2,6 +2,7 @@
 
 use super::fact_query::FactQuery;
 use super::model::Facts;
+use super::plausible;
 use super::preflight::Requirement;
 use crate::model::old_records;
 use crate::yaml;
@@ -21,6 +22,18 @@ pub enum FactsError {
         line: usize,
         /// The limit.
         limit: usize,
+    },
+    /// A value is not one that a host can have.
+    #[error(
+        "read facts: line {line}: `{key}` {problem} (`nodelet facts > FILE` on a host writes a good file)"
+    )]
+    Wrong {
+        /// Where that is; 0 if it is not known.
+        line: usize,
+        /// The way to the value, for example `disks[1].mode`.
+        key: String,
+        /// What is wrong with the value.
+        problem: String,
     },
     /// The file is of a version this program does not know.
     #[error(
@@ -46,7 +59,7 @@ impl Facts {
     /// Reads facts from YAML.
     ///
     /// # Errors
-    /// The text is not facts, or of another version.
+    /// The text is not facts, or of another version, or has a value that no host can have.
     pub fn from_yaml(text: &str) -> Result<Self, FactsError> {
         let text = yaml::without_mark(text);
         if let Some(line) = yaml::too_deep(text) {
@@ -56,13 +69,22 @@ impl Facts {
             });
         }
         let text = old_records::facts(text);
+        yaml::refuse_duplicates(&text).map_err(FactsError::Read)?;
         let header: Header = serde_yaml::from_str(&text).map_err(FactsError::Read)?;
         if header.version != Self::VERSION {
             return Err(FactsError::Version {
                 found: header.version,
             });
         }
-        serde_yaml::from_str(&text).map_err(FactsError::Read)
+        let facts: Self = serde_yaml::from_str(&text).map_err(FactsError::Read)?;
+        match plausible::first_wrong(&facts) {
+            None => Ok(facts),
+            Some((way, problem)) => Err(FactsError::Wrong {
+                line: yaml::line_of(&text, &way).unwrap_or(0),
+                key: yaml::name_of(&way),
+                problem,
+            }),
+        }
     }
 
     /// Writes facts as YAML, the same text for the same facts.
@@ -141,6 +163,60 @@ mod tests {
         );
         let marked = format!("\u{feff}{}", Facts::nothing_about("a").to_yaml().unwrap());
         assert_eq!(Facts::from_yaml(&marked).unwrap().hostname, "a");
+    }
+
+    #[test]
+    fn values_that_no_host_has_are_refused_with_their_line() {
+        let base = "version: 1\nhostname: a\n";
+        for (text, expected) in [
+            (
+                "version: 1\nhostname: ''\n".to_owned(),
+                "line 2: `hostname` is empty",
+            ),
+            (
+                "version: 1\nhostname: \"a\\nb\"\n".to_owned(),
+                "line 2: `hostname` has a blank or a control character: \"a\\nb\"",
+            ),
+            (
+                format!("{base}clock: yesterday\n"),
+                "line 3: `clock` is not a time such as 2026-01-31T12:00:00Z: \"yesterday\"",
+            ),
+            (
+                format!("{base}cpus: 2\ncpu_list: 0,2-3\n"),
+                "line 4: `cpu_list` has 3 processors, unlike `cpus`",
+            ),
+            (
+                format!("{base}links: []\ndefault_route:\n  link: nolink\n"),
+                "line 5: `default_route.link` is not among `links`: \"nolink\"",
+            ),
+            (
+                format!("{base}disks:\n- path: /\n  free: 2\n  total: 1\n"),
+                "line 5: `disks[0].free` is 2, more than `total` (1)",
+            ),
+            (
+                format!(
+                    "{base}disks:\n- {{path: /, free: 1, total: 1}}\n- path: /var\n  free: 1\n  total: 1\n  mode: '9999'\n"
+                ),
+                "line 8: `disks[1].mode` is not a mode in octal such as '0755': \"9999\"",
+            ),
+        ] {
+            let error = Facts::from_yaml(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let good = format!(
+            "{base}clock: 2026-01-01T00:00:00Z\ncpus: 3\ncpu_list: 0,2-3\ndefault_route: {{link: a}}\ndisks:\n- {{path: /, free: 1, total: 1, mode: '1777'}}\n"
+        );
+        assert!(Facts::from_yaml(&good).is_ok());
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_refused_with_its_line() {
+        let error = Facts::from_yaml("# a\nversion: 1\nhostname: a\ncpus: 1\nhostname: b\n");
+        let cause = error.unwrap_err().source().unwrap().to_string();
+        assert!(
+            cause.contains("`hostname` is there twice") && cause.contains("line 5"),
+            "{cause}"
+        );
     }
 
     #[test]

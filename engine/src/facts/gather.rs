@@ -64,9 +64,11 @@ pub async fn gather_with(host: &dyn Host, query: &FactQuery) -> HostResult<Facts
         ),
         async { facts.os = ask.parsed("/etc/os-release", parse::os_release).await },
         async {
-            facts.cpus = ask
-                .parsed("/sys/devices/system/cpu/online", parse::cpu_list)
-                .await
+            let online = ask
+                .parsed("/sys/devices/system/cpu/online", parse::cpus)
+                .await;
+            (facts.cpus, facts.cpu_list) =
+                online.map_or((None, None), |(count, list)| (Some(count), list));
         },
         async { facts.memory_bytes = ask.parsed("/proc/meminfo", parse::memory).await },
         async { facts.swaps = ask.swaps().await },

@@ -14,6 +14,7 @@ mod gather;
 pub(crate) mod kernel;
 mod model;
 mod parse;
+mod plausible;
 mod preflight;
 mod requirements;
 

@@ -37,6 +37,9 @@ pub struct Facts {
     /// Processors in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u32>,
+    /// The numbers of these processors as the kernel lists them, for example `0,2-3`. If absent, they are 0 to `cpus` - 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_list: Option<String>,
     /// Main memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,

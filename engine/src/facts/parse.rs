@@ -55,15 +55,31 @@ pub(crate) fn effective_uid(text: &str) -> Option<u32> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// First and last number of each range of processors in a list such as `0-3,6`.
+pub(crate) fn cpu_ranges(text: &str) -> Option<Vec<(u32, u32)>> {
+    let range = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        (first <= last).then_some((first, last))
+    };
+    text.trim().split(',').map(range).collect()
+}
+
 /// How many processors a list such as `0-3,6` names.
 pub(crate) fn cpu_list(text: &str) -> Option<u32> {
     let mut count = 0_u32;
-    for range in text.trim().split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
+    for (first, last) in cpu_ranges(text)? {
+        count = count.checked_add((last - first).checked_add(1)?)?;
     }
     Some(count)
+}
+
+/// The same with the list itself, if its numbers are not 0 to the count - 1.
+pub(crate) fn cpus(text: &str) -> Option<(u32, Option<String>)> {
+    let count = cpu_list(text)?;
+    let ranges = cpu_ranges(text)?;
+    let has_gaps = ranges != [(0, count.saturating_sub(1))];
+    Some((count, has_gaps.then(|| text.trim().to_owned())))
 }
 
 /// The default route and the others of /proc/net/route (IPv4).
@@ -221,6 +237,10 @@ mod tests {
         ] {
             assert_eq!(cpu_list(list), count, "{list:?}");
         }
+        assert_eq!(cpus("0\n"), Some((1, None)));
+        assert_eq!(cpus("0-3\n"), Some((4, None)));
+        assert_eq!(cpus("0,2-3\n"), Some((3, Some("0,2-3".to_owned()))));
+        assert_eq!(cpus("1\n"), Some((1, Some("1".to_owned()))));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::model::Facts;
+use super::parse;
 use super::requirements as judge;
 
 /// One thing that must hold before the first step of an apply on a bare host.
@@ -25,6 +26,8 @@ pub enum Requirement {
     MinMemory(u64),
     /// At least this many processors.
     MinCpus(u32),
+    /// The processors with these numbers are in use: a list such as `0-1,4`.
+    CpusOnline(String),
     /// At least this much room below a path.
     MinDisk {
         /// The path.
@@ -166,6 +169,11 @@ impl std::fmt::Display for Verdict {
 }
 
 impl Requirement {
+    /// That the processors of a list are in use; `None` if the text is no such list.
+    pub(crate) fn cpus_online(list: &str) -> Option<Self> {
+        parse::cpu_ranges(list).map(|_| Self::CpusOnline(list.to_owned()))
+    }
+
     /// Whether a host stops meeting the requirement once the role is on it: the role itself listens on the ports, runs containers, has
     /// routes and takes room.
     #[must_use]
@@ -219,6 +227,7 @@ impl Requirement {
             Self::Programs(names) => judge::programs(facts, names),
             Self::MinMemory(bytes) => judge::min_memory(facts, *bytes),
             Self::MinCpus(count) => judge::min_cpus(facts, *count),
+            Self::CpusOnline(list) => judge::cpus_online(facts, list),
             Self::MinDisk { path, bytes } => judge::min_disk(facts, path, *bytes),
             Self::PersistentDirectory { path, bytes } => {
                 judge::persistent_directory(facts, path, *bytes)

@@ -5,6 +5,7 @@
 
 use super::fact_query::FactQuery;
 use super::model::{Disk, Facts, VIRTUAL_SERVICES};
+use super::parse;
 use super::preflight::{SupportedSystem, Verdict};
 
 mod network;
@@ -105,6 +106,48 @@ pub(crate) fn min_cpus(facts: &Facts, wanted: u32) -> Verdict {
             "give the host more processors",
         ),
     }
+}
+
+pub(crate) fn cpus_online(facts: &Facts, wanted: &str) -> Verdict {
+    let Some(wanted_ranges) = parse::cpu_ranges(wanted) else {
+        return Verdict::Unknown {
+            reason: format!("processors: `{wanted}` is not a list such as `0-1,4`"),
+        };
+    };
+    let Some(count) = facts.cpus else {
+        return Verdict::unknown(facts, "processors", &["/sys/devices/system/cpu/online"]);
+    };
+    let numbered_in_order = || match count {
+        0 | 1 => "0".to_owned(),
+        _ => format!("0-{}", count - 1),
+    };
+    let list = facts.cpu_list.clone().unwrap_or_else(numbered_in_order);
+    let online = parse::cpu_ranges(&list).unwrap_or_default();
+    let missing = wanted_ranges
+        .into_iter()
+        .find_map(|range| first_missing(range, &online));
+    match missing {
+        None => Verdict::Met,
+        Some(number) => Verdict::not_met(
+            format!("`{wanted}` names processor {number}, and the host has only {list}"),
+            "name only processors that the host has (RESERVED_CPUS in the settings)",
+        ),
+    }
+}
+
+/// The first number of a range of processors that is in none of the others.
+fn first_missing((first, last): (u32, u32), online: &[(u32, u32)]) -> Option<u32> {
+    let mut next = first;
+    while let Some((_, end)) = online
+        .iter()
+        .find(|(start, end)| (*start..=*end).contains(&next))
+    {
+        if *end >= last {
+            return None;
+        }
+        next = end + 1;
+    }
+    Some(next)
 }
 
 /// The facts about the disk of a path: those of the nearest directory, at the path or above it, that the facts list.

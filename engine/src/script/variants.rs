@@ -136,6 +136,7 @@ pub(super) enum Precondition {
     Programs,
     Memory,
     Processors,
+    ProcessorsOnline,
     Disk,
     PersistentDirectory,
     CgroupControllers,

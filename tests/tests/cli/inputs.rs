@@ -20,6 +20,11 @@ fn wrong_inputs_end_with_1_and_are_named() {
     let facts = write("facts.yaml", b"version: 1\nhostname: [\n");
     let newer = write("newer.yaml", b"version: 2\nhostname: a\n");
     let bytes = write("bytes.yaml", b"version: \xff\n");
+    let unlike_a_host = write(
+        "unlike.yaml",
+        b"version: 1\nhostname: a\nlinks: []\ndefault_route:\n  link: nolink\n",
+    );
+    let twice = write("twice.yaml", b"version: 1\nhostname: a\nhostname: b\n");
     let (no_file, right) = (
         format!("{}/none", folder.path().display()),
         fixtures("settings/cp-1.yaml"),
@@ -42,12 +47,46 @@ fn wrong_inputs_end_with_1_and_are_named() {
         (ROLE, &right, &facts, "line 3"),
         (ROLE, &right, &newer, "they are of version 2"),
         (ROLE, &right, &bytes, "bytes.yaml is not text"),
+        (ROLE, &right, &unlike_a_host, "line 5: `default_route.link`"),
+        (ROLE, &right, &twice, "`hostname` is there twice at line 3"),
     ] {
         let arguments = ["plan", "--role", role, "--config", config, "--facts", facts];
         let answer = Program::nodelet(&arguments).answer();
         assert_eq!(answer.code, 1, "{arguments:?}: {}", answer.err);
         assert!(answer.err.contains(expect), "{arguments:?}: {}", answer.err);
         assert_eq!(answer.out, "", "{arguments:?}");
+    }
+}
+
+/// An apply would find these only in the phase that needs them.
+#[test]
+fn settings_that_do_not_fit_the_host_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let write = |name: &str, content: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("a file in a directory of our own");
+        path.display().to_string()
+    };
+    let facts = text(fixtures("hosts/cp-1.yaml")).replace(
+        "\ndisks:\n",
+        "\ndisks:\n- path: /etc/shadow\n  free: 64424509440\n  total: 107374182400\n  taken_by: a file\n",
+    );
+    let facts = write("facts.yaml", facts);
+    let settings = text(fixtures("settings/cp-1.yaml"));
+    let line = settings.lines().count() + 1;
+    let place = format!("settings.yaml:{line}:1: USER_IMAGES_DIR: /etc/shadow is not a directory");
+    for (setting, expect) in [
+        ("USER_IMAGES_DIR: /etc/shadow\n", place.as_str()),
+        ("RESERVED_CPUS: 0-999\n", "`0-999` names processor 2"),
+    ] {
+        let config = write("settings.yaml", format!("{settings}{setting}"));
+        let answer = Program::nodelet(&[
+            "plan", "--role", ROLE, "--config", &config, "--facts", &facts,
+        ])
+        .answer();
+        assert_eq!(answer.code, 1, "{setting}: {}", answer.err);
+        let told = format!("{}{}", answer.out, answer.err);
+        assert!(told.contains(expect), "{setting}: {told}");
     }
 }
 

@@ -5,7 +5,7 @@ use engine::exec::{PhaseHealth, Recording};
 use engine::host::live::LiveHost;
 use engine::report;
 
-use super::run::{lost_ledger, unchanged};
+use super::run::{lost_ledger, refuse_known_other_role, unchanged};
 use crate::cli::RunArgs;
 use crate::commands::report::plan::nothing;
 use crate::inputs;
@@ -20,6 +20,10 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     unchanged(&args.role, &host, &inputs).await?;
     if inputs.are_of_no_role() && !args.role.json {
         return Ok(nothing(&args.role));
+    }
+    // A check of another role would report everything of the host's own role as left behind.
+    if !inputs.are_of_no_role() {
+        refuse_known_other_role("check", &inputs, &host).await?;
     }
     let selection = args.phases.selection();
     selection.validate(&inputs.plan)?;

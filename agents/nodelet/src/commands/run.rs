@@ -1,10 +1,11 @@
 //! `nodelet apply` and `nodelet stop`: the commands that change the host.
 
 use anyhow::{Context as _, Result, bail};
-use engine::exec::{Recording, Selection};
+use engine::exec::{AnotherRole, Recording, Selection};
 use engine::host::live::LiveHost;
 use engine::ledger::{Ledger, LedgerError};
 use engine::model::Outcome;
+use engine::resource::ResourceResult;
 
 use crate::cli::{ApplyArgs, RoleArgs, RunArgs, StopArgs};
 use crate::inputs::identity::Identity;
@@ -23,11 +24,11 @@ pub(crate) async fn apply(args: &ApplyArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let RunArgs { role, phases } = &args.run;
     let selection = phases.selection();
-    let (inputs, _lock) = if args.replace_role {
-        prepare_for_any_role("apply", role, &selection, &host).await?
-    } else {
-        prepare("apply", role, &selection, &host).await?
-    };
+    let (inputs, _lock) = prepare_for_any_role("apply", role, &selection, &host).await?;
+    if !args.replace_role {
+        refuse_to_replace(&inputs, &host).await?;
+    }
+    inputs.refuse_taken_directories()?;
     let sink = output::sink(role.json);
     let mut runner = inputs.runner(&host, sink.as_ref());
     runner.selection = selection;
@@ -122,11 +123,39 @@ async fn prepare_for_any_role(
     Ok((inputs, lock))
 }
 
-/// Refuses a role other than the one that is on this host, and lists what it would remove.
+/// Refuses a role other than the one that is on this host: for this command it is a mistake.
 async fn refuse_another_role(verb: &str, inputs: &Inputs, host: &LiveHost) -> Result<()> {
+    match another_role(inputs, host).await? {
+        Some(another) => bail!("{verb} a role: {}", another.as_mistake()),
+        None => Ok(()),
+    }
+}
+
+/// The same for commands that change nothing: they go on if they may not read the ledger.
+pub(super) async fn refuse_known_other_role(
+    verb: &str,
+    inputs: &Inputs,
+    host: &LiveHost,
+) -> Result<()> {
+    match another_role(inputs, host).await {
+        Ok(Some(another)) => bail!("{verb} a role: {}", another.as_mistake()),
+        Ok(None) | Err(_) => Ok(()),
+    }
+}
+
+/// The role on this host, if it differs from that of the plan.
+pub(super) async fn another_role(
+    inputs: &Inputs,
+    host: &LiveHost,
+) -> ResourceResult<Option<AnotherRole>> {
     let ignored_events = Recording::default();
     let runner = inputs.runner(host, &ignored_events);
-    let Some(another) = runner.another_role().await? else {
+    runner.another_role().await
+}
+
+/// Refuses an apply of a role other than the one that is on this host, and lists what it would remove.
+async fn refuse_to_replace(inputs: &Inputs, host: &LiveHost) -> Result<()> {
+    let Some(another) = another_role(inputs, host).await? else {
         return Ok(());
     };
     let removed = another.removed.iter();
@@ -134,7 +163,7 @@ async fn refuse_another_role(verb: &str, inputs: &Inputs, host: &LiveHost) -> Re
         .map(|step| format!("{step}: it would be removed\n"))
         .collect();
     bail!(Refused {
-        what: format!("{verb} a role: {another}"),
+        what: format!("apply a role: {another}"),
         items: problems.iter().map(|p| Problem::of_text(p)).collect(),
         problems,
     })

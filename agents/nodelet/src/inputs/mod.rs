@@ -42,6 +42,9 @@ const FILES: usize = 64;
 /// Timeout of gathering the facts of this host, and of checking the directories that settings name.
 const LEARN: Duration = Duration::from_secs(30);
 
+/// Settings whose directory may be missing, but must not be something else. Those of etcd have a precondition for that.
+const DIRECTORIES: [&str; 3] = ["API_SERVER_EXTRA_DIR", "DOCKER_ROOT", "USER_IMAGES_DIR"];
+
 /// The message when ROLE is none.
 pub(crate) const NO_ROLE: &str =
     "ROLE is none, so this host has no role for now; set its role in the settings (`ROLE: master`)";
@@ -79,6 +82,12 @@ impl Inputs {
     /// Whether the plan has no phases, so that there is nothing to do.
     pub(crate) fn are_of_no_role(&self) -> bool {
         self.plan.phases.is_empty()
+    }
+
+    /// Refuses settings that name a directory where the host has something else, for example a file. An apply would find that only in the
+    /// phase that uses the directory.
+    pub(crate) fn refuse_taken_directories(&self) -> Result<()> {
+        refuse_directories(taken_directories(&self.secrets.0, &self.facts))
     }
 
     /// The runner of this plan on a host. It runs all phases until its caller selects some.
@@ -249,6 +258,11 @@ async fn files_are_in_directories_of_root(settings: &KubeEnv, host: &LiveHost) -
         .await
         .context("look at the directories that settings name within 30s")?
         .context("look at the directories that settings name")?;
+    refuse_directories(problems)
+}
+
+/// Refuses settings with these problems of their directories, if there are any.
+fn refuse_directories(problems: Vec<String>) -> Result<()> {
     if problems.is_empty() {
         return Ok(());
     }
@@ -284,6 +298,27 @@ async fn directory_problems(
         }
     }
     Ok(problems)
+}
+
+/// The directories of settings in whose place the host has something else, one sentence each. A link may lead to a directory.
+fn taken_directories(settings: &KubeEnv, facts: &Facts) -> Vec<String> {
+    let mut problems = Vec::new();
+    for name in DIRECTORIES {
+        let Some(SettingValue::Text(path)) = settings.get(name) else {
+            continue;
+        };
+        let disk = facts.disks.iter().find(|disk| disk.path == *path);
+        let taken_by = disk.and_then(|disk| disk.taken_by.as_deref());
+        let Some(what) = taken_by.filter(|what| *what != "a link") else {
+            continue;
+        };
+        let place = settings.source_of(name).and_then(Source::place);
+        let place = place.map_or_else(String::new, |place| format!("{place}: "));
+        problems.push(format!(
+            "{place}{name}: {path} is not a directory: {what} is there; name another directory, or move away what is there\n"
+        ));
+    }
+    problems
 }
 
 /// Refuses an installed role without checksums if the last good one had them: its files could no longer be verified.
@@ -452,6 +487,7 @@ pub(crate) async fn current(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv
 
 #[cfg(test)]
 mod tests {
+    use engine::facts::Disk;
     use engine::host::Attributes;
     use engine::host::fake::FakeHost;
 
@@ -491,6 +527,35 @@ mod tests {
         host.with_world_mut(|world| world.own(Path::new("/var/opt/pf9"), theirs));
         let told = directory_problems(&named("ETCD_BACKUP_DIR", "/mnt/backups"), &host).await;
         assert_eq!(told.expect("the host answers"), [""; 0]);
+    }
+
+    #[test]
+    fn a_file_at_the_place_of_a_directory_is_reported_with_its_line() {
+        let text = b"ROLE: master\nMASTER_IP: 10.0.0.1\nUSER_IMAGES_DIR: /etc/shadow\n";
+        let files = vec![("settings.yaml".to_owned(), text.to_vec())];
+        let settings = KubeEnv::resolve(files).expect("good settings");
+        let told = |taken_by: Option<&str>| {
+            let mut facts = Facts::nothing_about("h");
+            facts.disks.push(Disk {
+                path: "/etc/shadow".to_owned(),
+                free: 1,
+                total: 1,
+                filesystem: None,
+                read_only: false,
+                mode: None,
+                taken_by: taken_by.map(str::to_owned),
+            });
+            taken_directories(&settings, &facts).concat()
+        };
+        assert_eq!(
+            (told(None).as_str(), told(Some("a link")).as_str()),
+            ("", "")
+        );
+        assert_eq!(
+            told(Some("a file")),
+            "settings.yaml:3:1: USER_IMAGES_DIR: /etc/shadow is not a directory: a file is there; \
+             name another directory, or move away what is there\n"
+        );
     }
 
     #[tokio::test]

@@ -101,7 +101,10 @@ impl World {
         let cpus = facts.cpus.filter(|count| *count > 0);
         known(
             "/sys/devices/system/cpu/online",
-            cpus.map(|count| format!("0-{}\n", count - 1)),
+            cpus.map(|count| match &facts.cpu_list {
+                Some(list) => format!("{list}\n"),
+                None => format!("0-{}\n", count - 1),
+            }),
         );
         let os = facts.os.as_ref();
         known(

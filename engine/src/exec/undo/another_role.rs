@@ -24,6 +24,19 @@ pub struct AnotherRole {
     pub removed: Vec<StepId>,
 }
 
+impl AnotherRole {
+    /// The message if nobody wants to replace the role: a wrong or missing `--role`.
+    #[must_use]
+    pub fn as_mistake(&self) -> String {
+        format!(
+            "this host has the role {}, and {} is another role; use `--role {}`",
+            self.installed_role,
+            self.planned,
+            name(&self.installed_role)
+        )
+    }
+}
+
 impl Runner<'_> {
     /// The role on the host, if it differs from the role of the plan. Another version of the same role does not count. Only reads.
     ///
@@ -94,6 +107,10 @@ mod tests {
                 planned: "b 1".to_owned(),
                 removed,
             };
+            assert_eq!(
+                another.as_mistake(),
+                "this host has the role a 1, and b 1 is another role; use `--role a`"
+            );
             let message = another.to_string();
             assert!(message.contains("a 1 is on this host, and b 1 is another role"));
             assert!(message.ends_with(expect), "{message}");

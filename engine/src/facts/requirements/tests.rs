@@ -196,6 +196,39 @@ fn memory_processors_and_disk() {
 }
 
 #[test]
+fn reserved_processors_are_there() {
+    let wants = |list: &str| Requirement::CpusOnline(list.to_owned());
+    for list in ["0", "1", "0-1", "0,1", "1,0"] {
+        assert_eq!(wants(list).check(&good()), Verdict::Met, "{list}");
+    }
+    for (list, missing) in [("0-999", 2), ("2", 2), ("0,5-6", 5)] {
+        check(
+            &good(),
+            &wants(list),
+            &format!(
+                "`{list}` names processor {missing}, and the host has only 0-1; \
+                 name only processors that the host has (RESERVED_CPUS in the settings)"
+            ),
+        );
+    }
+    // Processors can be offline: then the numbers have gaps.
+    let mut gaps = good();
+    gaps.cpu_list = Some("0,2".to_owned());
+    assert_eq!(wants("2").check(&gaps), Verdict::Met);
+    check(
+        &gaps,
+        &wants("0-2"),
+        "`0-2` names processor 1, and the host has only 0,2; \
+         name only processors that the host has (RESERVED_CPUS in the settings)",
+    );
+    unknown(
+        &wants("0"),
+        "x",
+        "unknown: processors: the facts do not say",
+    );
+}
+
+#[test]
 fn the_architecture_is_that_of_the_programs() {
     let requirement = Requirement::Architecture(words(&["x86_64"]));
     let mut facts = good();
@@ -507,6 +540,7 @@ fn all_requirements() -> Vec<Requirement> {
         Requirement::Programs(words(&["iptables", "mount", "nsenter"])),
         Requirement::MinMemory(GIB),
         Requirement::MinCpus(2),
+        Requirement::CpusOnline("0-1".to_owned()),
         Requirement::MinDisk {
             path: "/var/lib/docker".to_owned(),
             bytes: 5 * GIB,

@@ -116,6 +116,18 @@ fn requirement(
         Precondition::Processors => {
             Requirement::MinCpus(u32::try_from(options.integer(name)?).ok()?)
         }
+        Precondition::ProcessorsOnline => {
+            let list = options.text(name)?;
+            let Some(requirement) = Requirement::cpus_online(&list) else {
+                let message = format!("`.{name}` gets {list:?}, which is not a list of processors");
+                findings.push(
+                    Diagnostic::new("P0379", option.span.clone(), message)
+                        .help("write numbers and ranges, for example \"0-1,4\""),
+                );
+                return None;
+            };
+            requirement
+        }
         Precondition::Disk => Requirement::MinDisk {
             path: options.text(name)?,
             bytes: options.size(name, 1)?,

@@ -89,6 +89,8 @@ words! {
         memory(size: Size) = Precondition::Memory => "At least this much memory.";
         processors(count: Between(1, 65_536)) = Precondition::Processors =>
             "At least this many processors.";
+        processors_online(list: Text) = Precondition::ProcessorsOnline =>
+            "The processors with these numbers are in use: a list such as `0-1,4`.";
         disk(path: Path, size: Size) = Precondition::Disk =>
             "At least this much free space for a path, on the file system that holds it. If the path does not exist yet, this is the file system of its nearest parent directory. If facts in a file (`--facts`) do not list the path in `disks`, the requirement is unknown.";
         persistent_directory(path: Path, size: Size) = Precondition::PersistentDirectory =>

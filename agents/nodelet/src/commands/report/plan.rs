@@ -17,10 +17,10 @@ use engine::resource::{MaskedSecrets, SecretStore};
 
 use crate::cli::{DiffArgs, PhaseArgs, PlanArgs, RoleArgs, TargetArgs};
 use crate::commands::repair::{SETTLE, readers};
-use crate::commands::run::{lost_ledger, unchanged};
+use crate::commands::run::{another_role, lost_ledger, unchanged};
 use crate::inputs::{self, Inputs, NO_ROLE};
 use crate::output::exit::Exit;
-use crate::output::{Out, is_long_for_a_terminal, say};
+use crate::output::{Out, error_report, is_long_for_a_terminal, say};
 
 pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
     let host = LiveHost::new();
@@ -103,13 +103,14 @@ fn warn_of_facts(target: &TargetArgs, inputs: &Inputs) {
     }
 }
 
-/// Warns that an apply needs an option, because another role is on this host. The prediction shows what it would remove.
+/// Says that an apply needs an option, because another role is on this host. The prediction shows and counts what it would remove.
 async fn warn_of_another_role(inputs: &Inputs, host: &LiveHost) {
-    let ignored_events = Recording::default();
-    let runner = inputs.runner(host, &ignored_events);
     // A user who may not read the ledger gets the prediction without the warning.
-    if let Ok(Some(another)) = runner.another_role().await {
-        tracing::warn!("{another}");
+    if let Ok(Some(another)) = another_role(inputs, host).await {
+        error_report::say(&format!(
+            "{}; only `nodelet apply --replace-role` would do what follows",
+            another.as_mistake()
+        ));
     }
 }
 
@@ -138,6 +139,7 @@ async fn predict(
     host: &LiveHost,
     rebuild: bool,
 ) -> Result<Vec<Event>> {
+    inputs.refuse_taken_directories()?;
     if target.facts.is_some() {
         let simulated = simulated_host(&inputs.facts, &inputs.plan);
         return dry_run(phases, inputs, &simulated, &MaskedSecrets, rebuild).await;

@@ -124,14 +124,25 @@ file(\"/etc/pf9/example\").content(\"\");
 END
          ln -s 1 /opt/pf9/roles/other/current");
     let files = listing(&master);
-    for verb in ["apply", "stop"] {
+    let refused = |verb: &str, texts: &[&str]| {
         let run = master.nodelet(&[verb, "--role", "other"]).exits(1);
-        let run = run.says(&[
+        let run = run.says(texts);
+        assert!(run.events("run_started").is_empty(), "{}", run.text());
+        run.text()
+    };
+    refused(
+        "apply",
+        &[
             "another role",
             "etcd/container:etcd",
             "`nodelet apply --replace-role`",
-        ]);
-        assert!(run.events("run_started").is_empty(), "{}", run.text());
+        ],
+    );
+    // For the others it is a mistake, and one sentence says so.
+    for verb in ["stop", "drain", "repair", "check"] {
+        let text = refused(verb, &["another role", "use `--role pf9-kube`"]);
+        assert!(!text.contains("etcd/container:etcd"), "{verb}: {text}");
+        assert!(!text.contains("nodelet apply"), "{verb}: {text}");
     }
     // A status pass with it does not replace the copies of the last good settings and of the last good role.
     let copies = || master.sh("cd /var/opt/pf9/nodelet; sha256sum settings.yaml role.json");
