@@ -517,7 +517,7 @@ pub(crate) struct WhyArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// A phase, a step, a path, or the name of a container, unit, image, package or kernel setting.
+    /// A phase, a step, a path or its last part, or the name of a container, unit, image, package or kernel setting.
     pub(crate) resource: String,
 }
 

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::text::short;
 use crate::exec::Planned;
-use crate::ledger::{History, Run, Why};
-use crate::model::{Outcome, StepId, Verb};
+use crate::ledger::{History, Run, RunPhase, Why};
+use crate::model::{Failure, Outcome, StepId, Verb, count};
 use crate::resource::Action;
 
 /// The runs, a line each, the newest last.
@@ -21,17 +21,44 @@ pub fn history(history: &History) -> String {
             let failure = done
                 .failure
                 .as_ref()
-                .map(|f| format!("{}: {}", f.span, f.what))
+                .map(|f| format!("{}: {}{}", f.span, f.what, reason(f)))
                 .unwrap_or_default();
-            let reverted = if done.reverted {
-                "reverted"
-            } else {
-                "only partly reverted"
-            };
-            let _ = writeln!(text, "       {phase} failed at {failure}; {reverted}");
+            let after = after_failure(run.verb, done);
+            let _ = writeln!(text, "       {phase} failed at {failure}; {after}");
         }
     }
     text
+}
+
+/// How much of a reason the list of runs shows, in characters.
+const REASON: usize = 160;
+
+/// Why it failed, on the same line; `nodelet history --run N` shows all of it.
+fn reason(failure: &Failure) -> String {
+    let all = failure.chain.join(": ");
+    let line = all.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.is_empty() {
+        return line;
+    }
+    match line.char_indices().nth(REASON) {
+        Some((end, _)) => format!(": {}…", &line[..end]),
+        None => format!(": {line}"),
+    }
+}
+
+/// What was done about a failure in a phase. Only a run that changes the host to its plan reverts something.
+fn after_failure(verb: Verb, done: &RunPhase) -> &'static str {
+    let what = done
+        .failure
+        .as_ref()
+        .map_or("", |failure| failure.what.as_str());
+    match verb {
+        Verb::Stop => "not ended; the stop went on with the rest",
+        Verb::Restart if what.starts_with("stop ") => "not ended; the repair went on",
+        _ if what.starts_with("taking back ") => "not taken back; the run went on with the rest",
+        _ if done.reverted => "reverted",
+        _ => "only partly reverted",
+    }
 }
 
 /// One run with its steps and failures.
@@ -119,6 +146,19 @@ pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
     text
 }
 
+/// The paths of the plan that the name of a file may mean.
+#[must_use]
+pub fn several_paths(name: &str, paths: &[String]) -> String {
+    let mut text = format!(
+        "{name} is the last part of {} of the plan; ask again with a full path:\n",
+        count(paths.len(), "path")
+    );
+    for path in paths {
+        let _ = writeln!(text, "  {path}");
+    }
+    text
+}
+
 /// What the plan says of a resource that the ledger does not know.
 fn unknown(text: &mut String, resource: &str, planned: Option<&[Planned]>) {
     let _ = write!(text, "the ledger has no change of {resource}: ");
@@ -183,5 +223,72 @@ fn steps(text: &mut String, steps: &[(StepId, Action, Vec<String>)]) {
             format!(": {}", fields.join(", "))
         };
         let _ = writeln!(text, "    {} {}{fields}", action.sign(), short(step));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Span;
+
+    fn failed(what: &str, chain: &[&str]) -> RunPhase {
+        RunPhase {
+            failure: Some(Failure {
+                what: what.to_owned(),
+                span: Span::file("phases/etcd.rhai"),
+                chain: chain.iter().map(|cause| (*cause).to_owned()).collect(),
+                found: Vec::new(),
+                next: "look".to_owned(),
+            }),
+            ..RunPhase::default()
+        }
+    }
+
+    #[test]
+    fn each_verb_says_what_it_did_about_a_failure() {
+        let stop = failed("stop container etcd", &[]);
+        let kept = failed("taking back file /etc/a", &[]);
+        let apply = failed("container etcd", &[]);
+        let reverted = RunPhase {
+            reverted: true,
+            ..apply.clone()
+        };
+        for (verb, done, wanted) in [
+            (
+                Verb::Stop,
+                &stop,
+                "not ended; the stop went on with the rest",
+            ),
+            (Verb::Restart, &stop, "not ended; the repair went on"),
+            (
+                Verb::Clean,
+                &kept,
+                "not taken back; the run went on with the rest",
+            ),
+            (
+                Verb::Apply,
+                &kept,
+                "not taken back; the run went on with the rest",
+            ),
+            (Verb::Apply, &apply, "only partly reverted"),
+            (Verb::Restart, &apply, "only partly reverted"),
+            (Verb::Apply, &reverted, "reverted"),
+            (Verb::Renew, &reverted, "reverted"),
+        ] {
+            assert_eq!(after_failure(verb, done), wanted, "{verb:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_and_stays_on_one_line() {
+        let of = |chain: &[&str]| {
+            let done = failed("container etcd", chain);
+            reason(&done.failure.expect("it failed"))
+        };
+        assert_eq!(of(&[]), "");
+        assert_eq!(of(&["start it", "it says\n  no"]), ": start it: it says no");
+        let long = "é".repeat(REASON);
+        assert_eq!(of(&[long.as_str()]), format!(": {long}"));
+        assert_eq!(of(&[format!("{long}x").as_str()]), format!(": {long}…"));
     }
 }

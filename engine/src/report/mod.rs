@@ -14,12 +14,12 @@ mod review;
 mod text;
 mod totals;
 
-pub use history::{history, run_in_full, why};
+pub use history::{history, run_in_full, several_paths, why};
 pub use json::{JsonReport, with_octal_modes};
 pub use plan::{phases, plan};
 pub use progress::ProgressReport;
 pub use review::Review;
-pub use text::{Detail, TextReport, conditions, render};
+pub use text::{Detail, TextReport, conditions, nothing_to_repair, render};
 pub use totals::Totals;
 
 use std::collections::BTreeMap;

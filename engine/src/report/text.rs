@@ -394,3 +394,75 @@ fn sign(status: Status) -> char {
         Status::Unknown => '?',
     }
 }
+
+/// What a repair says that has nothing to restart and nothing to remove: the conditions that do not hold all the same, with what an
+/// operator has to do about them.
+#[must_use]
+pub fn nothing_to_repair(health: &[PhaseHealth]) -> String {
+    let warnings = health.iter().flat_map(|phase| {
+        let each = phase.warnings();
+        each.map(move |its| format!("  ✗ {}: {}\n      {}\n", phase.phase, its.check, its.reason))
+    });
+    let warnings: String = warnings.collect();
+    if warnings.is_empty() {
+        return "nothing to repair: every check holds or cannot be made\n".to_owned();
+    }
+    let all = health.iter().flat_map(|phase| &phase.conditions);
+    let unknown = all.filter(|its| its.status == Status::Unknown).count();
+    let unknown = match unknown {
+        0 => String::new(),
+        some => format!(
+            "{} cannot be made: `nodelet check` shows why\n",
+            count(some, "check")
+        ),
+    };
+    format!(
+        "nothing to repair. These conditions do not hold, and no repair mends them:\n{warnings}{unknown}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::{Condition, ConditionKind};
+    use crate::model::Span;
+
+    fn condition(check: &str, status: Status, advisory: bool, reason: &str) -> Condition {
+        Condition {
+            kind: ConditionKind::Check,
+            check: check.to_owned(),
+            span: Span::file("phases/certs.rhai"),
+            status,
+            reason: reason.to_owned(),
+            advisory,
+            failed_in_a_row: 0,
+            deferred: false,
+        }
+    }
+
+    #[test]
+    fn conditions_that_no_repair_mends_are_named_with_their_remedy() {
+        let keys = "keys and authorities are those that this host keeps";
+        let of = |keys_kept: Status, planned: Status| {
+            let reason = "svcacct.key: it is another key; move it away";
+            vec![PhaseHealth {
+                phase: "certs".parse().expect("a name"),
+                skipped: None,
+                conditions: vec![
+                    condition("certificates are as planned", planned, false, "unclear"),
+                    condition(keys, keys_kept, true, reason),
+                ],
+            }]
+        };
+        let well = "nothing to repair: every check holds or cannot be made\n";
+        assert_eq!(nothing_to_repair(&of(Status::True, Status::True)), well);
+        assert_eq!(nothing_to_repair(&of(Status::True, Status::Unknown)), well);
+        assert_eq!(
+            nothing_to_repair(&of(Status::False, Status::Unknown)),
+            "nothing to repair. These conditions do not hold, and no repair mends them:\n  \
+             ✗ certs: keys and authorities are those that this host keeps\n      \
+             svcacct.key: it is another key; move it away\n\
+             1 check cannot be made: `nodelet check` shows why\n"
+        );
+    }
+}

@@ -21,6 +21,18 @@ fn last_run(host: &FakeHost) -> String {
     report::run_in_full(history.runs.last().expect("there was a run"))
 }
 
+/// The lines about the failures of the last run in the list of runs.
+fn listed_failure(host: &FakeHost) -> String {
+    let mut history = History::of(&Bringup::records(host));
+    let earlier = history.runs.len().saturating_sub(1);
+    history.runs.drain(..earlier);
+    let text = report::history(&history);
+    let lines = text.lines().filter(|line| line.contains("failed at"));
+    let lines: Vec<&str> = lines.collect();
+    assert!(!lines.is_empty(), "{text}");
+    lines.join("\n")
+}
+
 #[test]
 fn a_stop_that_failed_says_why() {
     let bringup = Bringup::of("cp-1");
@@ -37,6 +49,17 @@ fn a_stop_that_failed_says_why() {
     ] {
         assert!(run_text.contains(text), "{text}: {run_text}");
     }
+    // The list has the reason, too, and a stop reverts nothing.
+    let listed = listed_failure(&host);
+    for text in [
+        "kubelet failed at phases/kubelet.rhai:",
+        ": stop service pf9-kubelet.service: ",
+        "stop_unit pf9-kubelet.service",
+        "; not ended; the stop went on with the rest",
+    ] {
+        assert!(listed.contains(text), "{text}: {listed}");
+    }
+    assert!(!listed.contains("reverted"), "{listed}");
     // No other run has a reason.
     host.set_faults(FaultPlan::none());
     assert_eq!(bringup.stop(&host).outcome, Outcome::Stopped);
@@ -55,6 +78,61 @@ fn a_clean_that_failed_says_why() {
         "{run_text}"
     );
     assert!(run_text.contains("remove /etc/pf9/kube.env"), "{run_text}");
+    let listed = listed_failure(&host);
+    assert!(listed.contains("remove /etc/pf9/kube.env"), "{listed}");
+    assert!(listed.contains("; not taken back;"), "{listed}");
+    assert!(!listed.contains("reverted"), "{listed}");
+}
+
+#[test]
+fn the_list_says_whether_a_failed_phase_was_reverted_and_why_it_failed() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    host.set_faults(FaultPlan::none().fail("write", "/etc/pf9/kube.env"));
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Failed);
+    let listed = listed_failure(&host);
+    assert!(listed.contains("write /etc/pf9/kube.env"), "{listed}");
+    assert!(listed.ends_with("; reverted"), "{listed}");
+    assert!(!listed.contains("only partly"), "{listed}");
+}
+
+/// An operator has the name of a file from an error or from a directory.
+#[test]
+fn the_name_of_a_file_stands_for_the_paths_of_the_plan_that_end_with_it() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    let ignored_events = Recording::default();
+    let runner = Runner::new(
+        &bringup.plan,
+        &host,
+        &bringup.facts,
+        &MaskedSecrets,
+        &ignored_events,
+    );
+    assert_eq!(runner.paths_named("kube.env"), ["/etc/pf9/kube.env"]);
+    let keys = runner.paths_named("svcacct.key");
+    assert_eq!(
+        keys,
+        [
+            "/etc/pf9/kube.d/certs/apiserver/svcacct.key",
+            "/etc/pf9/kube.d/certs/kube-controller-manager/svcacct.key",
+        ]
+    );
+    // Each of them is the role's.
+    for path in &keys {
+        let (planned, text) = why(&bringup, &host, path);
+        assert!(!planned.is_empty(), "{text}");
+    }
+    let text = report::several_paths("svcacct.key", &keys);
+    assert!(
+        text.starts_with("svcacct.key is the last part of 2 paths of the plan"),
+        "{text}"
+    );
+    assert!(keys.iter().all(|path| text.contains(path)), "{text}");
+    // Only whole names count, and only the last part of a path.
+    for name in ["", "/", "svcacct", "apiserver/svcacct.key", "passwd"] {
+        assert_eq!(runner.paths_named(name), [""; 0], "{name}");
+    }
 }
 
 fn why(bringup: &Bringup, host: &FakeHost, resource: &str) -> (Vec<Planned>, String) {

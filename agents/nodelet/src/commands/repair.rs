@@ -12,6 +12,7 @@ use engine::host::Host;
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
 use engine::model::{Outcome, PhaseName, Verb};
+use engine::report;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
@@ -41,17 +42,18 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     let (inputs, _lock) = prepare("repair", &args.role, &named, &host).await?;
     let checks = args.phases.is_empty() || !args.if_failing.is_empty();
     let limits = checks.then(|| Limits::enter(&inputs.secrets.0));
-    let (failed, with_orphans) = if args.phases.is_empty() && args.if_failing.is_empty() {
+    let (failed, with_orphans, health) = if args.phases.is_empty() && args.if_failing.is_empty() {
         // Check even if a pass has seen failures: the host may have recovered, or an operator may have repaired it, meanwhile.
         let ignored_events = Recording::default();
         let runner = inputs.runner(&host, &ignored_events);
         // This asks again what does not answer: a server that is busy for a moment is no reason to take anything off.
         let health = runner.check_until_failed(SETTLE).await;
-        (failed_phases(&health), phases_with_orphans(&health))
+        let with_orphans = phases_with_orphans(&health);
+        (failed_phases(&health), with_orphans, health)
     } else {
         let mut failed = still_failing(&inputs, &host, &args.if_failing).await;
         failed.extend(chosen(&inputs, &args.phases));
-        (failed, Vec::new())
+        (failed, Vec::new(), Vec::new())
     };
     if let Some(limits) = limits {
         limits.leave()?;
@@ -62,7 +64,7 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     };
     if set.is_empty() && (with_orphans.is_empty() || args.rebuild) {
         if !args.role.json {
-            say("nothing to repair: every check holds or cannot be made\n");
+            say(&report::nothing_to_repair(&health));
         }
         return Ok(Exit::Ok);
     }

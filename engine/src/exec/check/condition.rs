@@ -98,6 +98,12 @@ impl PhaseHealth {
         its.any(|its| its.kind == ConditionKind::Orphans && its.status == Status::False)
     }
 
+    /// The conditions that do not hold and lead to no repair and no removal: they only warn, and their reasons say what to do.
+    pub fn warnings(&self) -> impl Iterator<Item = &Condition> {
+        let warns = |its: &&Condition| its.status == Status::False && its.advisory;
+        self.conditions.iter().filter(warns)
+    }
+
     /// The worst of its conditions, without those that only warn. True if there are none.
     #[must_use]
     pub fn status(&self) -> Status {

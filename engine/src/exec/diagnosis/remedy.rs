@@ -14,6 +14,10 @@ pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String
     if let ResourceError::Unmet { next, .. } = error {
         return next.clone();
     }
+    // Known words in such a message would lead to the removal of a key that nobody can make again.
+    if matches!(error, ResourceError::Pki { .. }) && error.is_permanent() {
+        return "do what the message says about this key or authority, and remove no other file: it may be the only copy".to_owned();
+    }
     let all = [chain(error).join(": "), found.join(": ")]
         .concat()
         .to_lowercase();
@@ -168,6 +172,7 @@ mod tests {
 
     use super::*;
     use crate::host::EntryKind;
+    use crate::resource::pki::PkiError;
 
     fn host(error: HostError) -> ResourceError {
         ResourceError::Host(error)
@@ -261,6 +266,27 @@ mod tests {
             let said = remedy(&error, &[]);
             assert!(said.contains(wanted), "{error}: {said}");
         }
+    }
+
+    /// The words `certificate` and `key` in the message must not lead to the removal of what nobody can make again.
+    #[test]
+    fn a_held_key_or_authority_is_never_to_be_removed() {
+        let error = PkiError::Precious {
+            problem: "/etc/pf9/kube.d/ca/cluster/ca.crt: it is another certificate".to_owned(),
+            help: "nothing was changed. Put the right file back".to_owned(),
+        };
+        let said = remedy(&error.at("read authority `cluster`"), &[]);
+        assert!(said.starts_with("do what the message says"), "{said}");
+        // A certificate that can be issued again may be removed.
+        let error = PkiError::Unreadable {
+            place: "/etc/pf9/kube.d/certs/admin/request.crt".to_owned(),
+            problem: "it is cut short".to_owned(),
+        };
+        let said = remedy(&error.at("read a certificate"), &[]);
+        assert!(
+            said.contains("removing the certificate makes a new one"),
+            "{said}"
+        );
     }
 
     #[test]

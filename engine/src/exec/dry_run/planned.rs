@@ -1,5 +1,8 @@
 //! What the plan says of a resource that an operator asks about, used if the ledger does not know the resource.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use serde::Serialize;
 
 use crate::exec::Runner;
@@ -57,6 +60,24 @@ impl Runner<'_> {
             );
         }
         found
+    }
+
+    /// The paths of the plan whose last part is `name`, in order. An operator may have only the name of a file, from an error for
+    /// example.
+    #[must_use]
+    pub fn paths_named(&self, name: &str) -> Vec<String> {
+        let steps = self.plan.phases.iter().flat_map(|phase| &phase.steps);
+        let keys = steps.flat_map(|step| step.spec.keys());
+        let paths: BTreeSet<String> = keys
+            .filter_map(|key| {
+                let (_, path) = key.split_once(' ')?;
+                let its = Path::new(path);
+                let is_named =
+                    its.is_absolute() && its.file_name().is_some_and(|last| last == name);
+                is_named.then(|| path.to_owned())
+            })
+            .collect();
+        paths.into_iter().collect()
     }
 }
 

@@ -115,8 +115,9 @@ impl DataIdSpec {
                 self.path.display()
             ),
             next: format!(
-                "put the right data back with this file in it, or restore a backup and copy this file from the previous data; to start \
-                 without any data, move {} away",
+                "put the right data back with this file in it, or restore a backup and copy this file from the previous data; if the \
+                 present data is the right one and only this file is wrong, or to start without any data, move {} away: the data \
+                 that is there then gets an id",
                 self.records()
                     .map(|record| record.display().to_string())
                     .join(" and ")
@@ -317,6 +318,14 @@ mod tests {
             let error = apply(&host).await.expect_err("it is other data");
             assert!(error.is_permanent(), "{error}");
             assert!(error.to_string().contains(FILE), "{error}");
+            let ResourceError::Unmet { next, .. } = &error else {
+                panic!("{error}");
+            };
+            assert!(next.starts_with("put the right data back"), "{next}");
+            assert!(
+                next.contains("the present data is the right one and only this file is wrong"),
+                "{next}"
+            );
             assert_eq!(host.mutations(), 0, "{content:?}");
             host.with_world_mut(|world| world.file(FILE, &before));
             apply(&host).await.expect("the right data is back");

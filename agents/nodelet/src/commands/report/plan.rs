@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 use engine::exec::{
-    Event, EventSink as _, Recording, UnmetRequires, failed_phases, overlay_host,
+    Event, EventSink as _, PhaseHealth, Recording, UnmetRequires, failed_phases, overlay_host,
     phases_with_orphans, restart_set, simulated_host,
 };
 use engine::host::Host;
@@ -62,16 +62,17 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
     if inputs.are_of_no_role() {
         return Ok(nothing(role));
     }
-    let events = if args.repair {
+    let (events, health) = if args.repair {
         predict_repair(&inputs, &host).await?
     } else {
-        predict(target, phases, &inputs, &host, args.rebuild).await?
+        let events = predict(target, phases, &inputs, &host, args.rebuild).await?;
+        (events, Vec::new())
     };
     let review = Review::of(&events);
     if role.json {
         lines(&events);
     } else if events.is_empty() {
-        say("nothing to repair: every check holds or cannot be made\n");
+        say(&report::nothing_to_repair(&health));
     } else {
         say(&review.diff());
     }
@@ -166,8 +167,12 @@ async fn missing(args: &PlanArgs, inputs: &Inputs) -> Option<UnmetRequires> {
     asking.unmet_requires().await.ok().flatten()
 }
 
-/// The events of a dry run of what `nodelet repair` would do now; none if every check holds or cannot be made.
-async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> {
+/// The events of a dry run of what `nodelet repair` would do now, and the conditions for which it would do it. There are no events if a
+/// repair would restart nothing and remove nothing.
+async fn predict_repair(
+    inputs: &Inputs,
+    host: &LiveHost,
+) -> Result<(Vec<Event>, Vec<PhaseHealth>)> {
     let ignored_events = Recording::default();
     let checker = inputs.runner(host, &ignored_events);
     // The same checks as in a repair.
@@ -175,7 +180,7 @@ async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> 
     let set = restart_set(&inputs.plan, &failed_phases(&health));
     let with_orphans = phases_with_orphans(&health);
     if set.is_empty() && with_orphans.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), health));
     }
     let overlay = overlay_host(host, &inputs.plan).await;
     let recording = Recording::default();
@@ -187,7 +192,7 @@ async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> 
             runner().dry_restart(&readers, &[]).await?;
         }
     }
-    Ok(recording.events())
+    Ok((recording.events(), health))
 }
 
 async fn dry_run(

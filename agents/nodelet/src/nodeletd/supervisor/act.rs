@@ -81,7 +81,7 @@ impl<H: HostOps> Supervisor<H> {
         };
         match change {
             Change::Done if !begun => {
-                tracing::info!("{doing}: failed phases are healthy again; nothing was restarted");
+                tracing::info!("{doing}: the failed checks hold again; nothing was restarted");
                 let again = std::mem::replace(&mut self.flapped, true);
                 self.discount_attempt(if again { self.waiting(before) } else { before });
                 Duration::ZERO

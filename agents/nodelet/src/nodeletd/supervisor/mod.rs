@@ -1,13 +1,14 @@
 //! The loop: make a pass, decide, act, wait.
 //!
-//! `observe` records the results of a pass, `decide` chooses the next action (pure), `act` carries it out, `requests` handles the requests of operators, and
-//! `worker` runs `nodelet` for all of it, in processes of its own. The tests play the loop with another worker and a clock that they
-//! turn.
+//! `observe` records the results of a pass, `journal` says which conditions began to fail or ended, `decide` chooses the next action (pure),
+//! `act` carries it out, `requests` handles the requests of operators, and `worker` runs `nodelet` for all of it, in processes of its own.
+//! The tests play the loop with another worker and a clock that they turn.
 //!
 //! Not here: how a pass finds out the state of the host (`pass`), what is remembered over restarts (`state`), and what wakes the loop
 //! early (`watch`). Start with `Supervisor::round` in this file, then `decide`.
 
 pub(in crate::nodeletd) mod decide;
+mod journal;
 mod observe;
 mod requests;
 pub(in crate::nodeletd) mod worker;
@@ -35,6 +36,7 @@ use crate::nodeletd::state::retry::Retries;
 use crate::nodeletd::status::kube_status::{KubeStatus, StatusFile};
 use crate::nodeletd::status::view::{Counters, Now, View};
 use crate::nodeletd::supervisor::decide::{Action, Situation};
+use crate::nodeletd::supervisor::journal::Problems;
 use crate::nodeletd::supervisor::worker::{CHANGE, GRACE, HostOps, PASS};
 use crate::pass::{Desired, Pass};
 use crate::process::cgroup::StatusGroup;
@@ -125,6 +127,8 @@ pub(super) struct Supervisor<H> {
     left_to_next: u32,
     /// Failures in a row of each check that may fail more than once.
     failure_counts: FailureCounts,
+    /// Conditions whose failure is in the journal.
+    problems: Problems,
     unwritten: PendingWrites,
     /// Failed passes in a row.
     failed_passes_in_a_row: u32,
@@ -197,6 +201,7 @@ impl<H: HostOps> Supervisor<H> {
             stop_error: String::new(),
             left_to_next: 0,
             failure_counts: FailureCounts::default(),
+            problems: Problems::default(),
             unwritten,
             failed_passes_in_a_row: 0,
             unsure: None,

@@ -12,6 +12,7 @@ use super::{FAILED_PASSES, Supervisor, unix_now};
 use crate::nodeletd::state::retry::{Retries, backoff};
 use crate::nodeletd::status::kube_status::NodeState;
 use crate::nodeletd::status::view::View;
+use crate::nodeletd::supervisor::journal::after_attempts;
 use crate::nodeletd::supervisor::worker::HostOps;
 use crate::pass::{Pass, ServiceState};
 
@@ -53,6 +54,9 @@ impl<H: HostOps> Supervisor<H> {
         }
         self.listen(pass);
         self.failure_counts = FailureCounts::of(&pass.health);
+        for line in self.problems.lines(pass) {
+            line.write();
+        }
         let now = unix_now();
         if !pass.failed.is_empty() {
             self.unsure = None;
@@ -119,7 +123,7 @@ impl<H: HostOps> Supervisor<H> {
         } else {
             self.unsure = None;
             if counted.count() > 0 {
-                tracing::info!("healthy again after attempt {}", counted.count());
+                after_attempts(counted.count(), pass).write();
             }
             self.state.attempts.forget();
             if pass.installed {

@@ -224,9 +224,9 @@ pub(in crate::resource::pki) fn irreplaceable(name: &str, path: &Path, problem: 
     PkiError::Precious {
         problem: format!("{}: {problem}", path.display()),
         help: format!(
-            "nothing was changed. Put the right file back from a backup or another master; if it is lost, \
-             move {} away, and with it {} and {BASE}/certs: then a new authority is made, and everything that the lost one \
-             signed is issued again",
+            "nothing was changed. Put the right file back from a backup or another master. Only if there is no copy of it anywhere, \
+             move {} away, and with it {} and {BASE}/certs: then a new authority is made, everything that the lost one \
+             signed is issued again, and what trusts only the lost one, such as a copied kubeconfig, stops working",
             authority_paths(name).directory.display(),
             authority_record(name).display()
         ),

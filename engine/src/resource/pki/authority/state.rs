@@ -89,13 +89,26 @@ impl AuthorityState {
         if let Some(key) = imported {
             wanted.insert(KEY, key.to_vec());
         }
+        let in_place = |error: PkiError| match error {
+            // The record has the certificate, so only the key is in doubt: the authority must not be made anew.
+            PkiError::Precious { problem, .. } if imported.is_some() => PkiError::Precious {
+                problem,
+                help: format!(
+                    "nothing was changed. {} has a copy of the certificate and none of a key. Put the key of this certificate in \
+                     place, or move {} away: then this host has the certificate alone, as before",
+                    authority_record(name).display(),
+                    authority_paths(name).key.display()
+                ),
+            },
+            error => error,
+        };
         // Certificate and key have to match; an imported key has not been checked yet.
         let of = |file| {
             let bytes = wanted.get(file).cloned();
             bytes.map_or(Content::Missing, Content::Bytes)
         };
         Authority::from_contents(name, &of(CERTIFICATE), &of(KEY))
-            .map_err(|error| at(name, error))?;
+            .map_err(|error| at(name, in_place(error)))?;
         let present = files.content(CERTIFICATE);
         // An interrupted step of a replacement leaves a certificate that the record has under another name.
         if lost.iter().any(|(file, _)| *file == CERTIFICATE) && !record.has(CERTIFICATE, present) {
@@ -116,12 +129,20 @@ impl AuthorityState {
             return Ok(());
         };
         if present.is_authority() && Evidence::gather(host).await?.proves(&present) {
-            let problem = format!(
-                "certificates on this host belong to this authority, but {} records another one; if the record is wrong, move \
-                 it away",
-                authority_record(name).display()
-            );
-            return Err(unusable(name, CERTIFICATE, &problem));
+            let (path, record) = (authority_paths(name).certificate, authority_record(name));
+            let (path, record) = (path.display(), record.display());
+            let error = PkiError::Precious {
+                problem: format!(
+                    "{path}: certificates on this host belong to this authority, but {record} records another one"
+                ),
+                help: format!(
+                    "nothing was changed. The record has a copy of its authority. If the recorded authority is the right one, move \
+                     {path} away: `nodelet apply` then restores the recorded authority, and issues again what the present one signed. \
+                     If the present authority is the right one, move {record} away: `nodelet apply` then accepts the present one. Do not \
+                     move both away"
+                ),
+            };
+            return Err(at(name, error));
         }
         Ok(())
     }

@@ -354,18 +354,27 @@ fn right(copies: &[(Stored, Content); 3]) -> ResourceResult<Option<Keys>> {
     let names: Vec<String> = (valid.iter())
         .map(|(path, _)| path.display().to_string())
         .collect();
-    let error = PkiError::Precious {
-        problem: if names.is_empty() {
-            damaged.join("; ")
-        } else {
+    let (problem, help) = if names.is_empty() {
+        (
+            damaged.join("; "),
+            "Put the right file back from another master or from a copy of the host. Do not move all of the files away: then a new key \
+             is made, and Secrets in etcd cannot be read",
+        )
+    } else {
+        (
             format!(
                 "{} hold different keys, so some of them were exchanged",
                 names.join(" and ")
-            )
-        },
-        help: "nothing was changed. Put the right file back from another master or from a copy of the host, or move the wrong one \
-               away; without the right key, Secrets in etcd cannot be read"
-            .to_owned(),
+            ),
+            "Find the file with the right keys: a Secret in etcd begins with `k8s:enc:secretbox:v1:` and the name of its key. Move each \
+             file with other keys away: `nodelet apply` then restores it from the right one. If no file is right, put the right one back \
+             from another master or from a copy of the host first. Do not move all of the files away: then a new key is made, and \
+             Secrets in etcd cannot be read",
+        )
+    };
+    let error = PkiError::Precious {
+        problem,
+        help: format!("nothing was changed. {help}"),
     };
     Err(error.at("read the encryption keys"))
 }

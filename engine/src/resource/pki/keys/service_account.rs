@@ -79,7 +79,8 @@ impl std::fmt::Debug for Pair {
 
 impl Pair {
     fn new(pem: Vec<u8>, lost: Option<String>) -> ResourceResult<Self> {
-        let parsed = keys::parse(&pem).map_err(|problem| irreplaceable(KeyFile::Key, &problem))?;
+        let parsed =
+            keys::parse(&pem).map_err(|problem| irreplaceable(Doubt::LostKey, &problem))?;
         Ok(Self {
             public: parsed.public_key_pem(),
             files: KeptFiles::from([(KEY, pem)]),
@@ -206,17 +207,17 @@ async fn pair(
         // The record may be the wrong one: key and public half match each other, and only the record differs.
         RecordMatch::Restorable { .. } if is_pair(key, public) => {
             let problem = format!(
-                "it matches the public half beside it, but {} records another key; if the record is wrong, move it away",
+                "it matches the public half beside it, but {} records another key",
                 service_account_record().display()
             );
-            return Err(irreplaceable(KeyFile::Key, &problem));
+            return Err(irreplaceable(Doubt::ForeignPair, &problem));
         }
         RecordMatch::Restorable { problem, copy } => {
             return Pair::new(copy, Some(problem)).map(Some);
         }
         RecordMatch::Lost { problem } => {
             let problem = format!("it is {problem}, and there is no intact copy of it");
-            return Err(irreplaceable(KeyFile::Key, &problem));
+            return Err(irreplaceable(Doubt::LostKey, &problem));
         }
         RecordMatch::Unrecorded => {}
     }
@@ -224,11 +225,11 @@ async fn pair(
         (Content::Missing, Content::Missing) => return Ok(None),
         (Content::Missing, _) => {
             return Err(irreplaceable(
-                KeyFile::Key,
+                Doubt::LostKey,
                 "it is missing, but its public half is there",
             ));
         }
-        (Content::Unfit(problem), _) => return Err(irreplaceable(KeyFile::Key, problem)),
+        (Content::Unfit(problem), _) => return Err(irreplaceable(Doubt::LostKey, problem)),
         (Content::Bytes(_), _) => {}
     }
     let pair = Pair::new(live(), None)?;
@@ -242,7 +243,7 @@ async fn pair(
     };
     if !proven {
         return Err(irreplaceable(
-            KeyFile::Public,
+            Doubt::Unproven,
             "it is not the public half of the key beside it; which of the two the cluster uses is unknown",
         ));
     }
@@ -255,27 +256,43 @@ fn is_pair(key: &Content, public: &Content) -> bool {
     matches!((derived, public), (Some(Ok(pem)), Content::Bytes(is)) if pem.as_bytes() == is)
 }
 
-/// The file that has a problem.
+/// What an operator has to decide.
 #[derive(Clone, Copy)]
-enum KeyFile {
-    Key,
-    Public,
+enum Doubt {
+    /// The key is lost or unreadable, and this host has no copy of it.
+    LostKey,
+    /// Key and public half are a pair, and the record has a copy of another key. Which of the two keys is right is unknown.
+    ForeignPair,
+    /// The public half does not belong to the key, and there is no record.
+    Unproven,
 }
 
-/// A problem of the pair that only an operator can solve.
-fn irreplaceable(file: KeyFile, problem: &str) -> ResourceError {
+/// A problem of the pair that only an operator can solve. A remedy never begins with the removal of the last good copy.
+fn irreplaceable(doubt: Doubt, problem: &str) -> ResourceError {
     let (key, public) = service_account_paths();
-    let (path, help) = match file {
-        KeyFile::Key => (
+    let record = service_account_record();
+    let record = record.display();
+    let (path, help) = match doubt {
+        Doubt::LostKey => (
             &key,
             format!(
-                "Put the right key back from a backup or another master; if it is lost, move it, {} and {} away: then a new \
-                 key is made, and every service-account token has to be renewed",
+                "Put the right key back from a backup or another master. Only if there is no copy of it anywhere, move it, {} and \
+                 {record} away: then a new key is made, and every service-account token becomes invalid",
                 public.display(),
-                service_account_record().display()
             ),
         ),
-        KeyFile::Public => (
+        Doubt::ForeignPair => (
+            &key,
+            format!(
+                "The record has a copy of its key. If the recorded key is the right one, move {} and {} away: `nodelet apply` then \
+                 restores the recorded key, and all service-account tokens stay valid. If the present key is the right one, move \
+                 {record} away: `nodelet apply` then accepts the present key. Do not move all three away: then a new key is made, and \
+                 every service-account token becomes invalid",
+                key.display(),
+                public.display(),
+            ),
+        ),
+        Doubt::Unproven => (
             &public,
             format!(
                 "Put the right files back from a backup or another master; if the key is right, derive the public half \

@@ -133,6 +133,23 @@ async fn an_exchanged_key_is_never_adopted() {
         for path in exchanged {
             assert_eq!(text(&host, path), other, "nothing was changed");
         }
+        // The remedy that the error names: the wrong files go, and the right one restores them.
+        assert!(
+            error.contains("Move each file with other keys away")
+                && error.contains("Do not move all of the files away"),
+            "{error}"
+        );
+        let right = ALL
+            .into_iter()
+            .find(|path| lost != Some(*path) && !exchanged.contains(path));
+        let right = text(&host, right.expect("a file has the right keys"));
+        for path in exchanged {
+            host.with_world_mut(|world| world.remove(path));
+        }
+        apply(&host, &HOLD).await.expect("it differs");
+        for path in ALL {
+            assert_eq!(text(&host, path), right);
+        }
     }
     // Another secret under the known name is not adopted either.
     let host = with_keys().await;

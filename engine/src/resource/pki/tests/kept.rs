@@ -185,6 +185,26 @@ async fn a_host_without_a_record_takes_what_its_certificates_prove() {
     }
 }
 
+/// A host that has only the certificate of an authority gets a key that does not belong to it.
+#[tokio::test]
+async fn a_foreign_key_of_a_certificate_alone_is_held_and_can_be_moved_away() {
+    let (host, other) = (with_certificate().await, with_certificate().await);
+    forget(&host);
+    host.with_world_mut(|world| world.remove(CA_KEY));
+    apply(&host, &cluster()).await.expect("it is recorded");
+    let alone = host.fork();
+    damage(&host, CA_KEY, Some(&text(&other, CA_KEY)));
+    let before = host.snapshot();
+    let error = failure(&host, &cluster()).await;
+    assert!(error.contains("does not match the certificate"), "{error}");
+    assert!(error.contains(&format!("move {CA_KEY} away")), "{error}");
+    assert!(!error.contains("a new authority is made"), "{error}");
+    assert!(host.snapshot() == before);
+    host.with_world_mut(|world| world.remove(CA_KEY));
+    assert_eq!(apply(&host, &cluster()).await, None);
+    assert!(host.snapshot() == alone.snapshot());
+}
+
 /// After a disk was partly restored, the record may be older than the authority.
 #[tokio::test]
 async fn an_older_record_takes_no_authority_away_that_is_in_use() {
@@ -201,6 +221,27 @@ async fn an_older_record_takes_no_authority_away_that_is_in_use() {
         "{error}"
     );
     assert!(host.snapshot() == before);
+    // Both remedies that the error names lead to an authority that was there before, and none to a new one.
+    assert!(
+        error.contains("If the recorded authority is the right one, move /etc/pf9/kube.d/ca/cluster/ca.crt away"),
+        "{error}"
+    );
+    assert!(!error.contains("a new authority is made"), "{error}");
+    let recorded = host.fork();
+    recorded.with_world_mut(|world| world.remove(CA));
+    apply(&recorded, &cluster()).await.expect("it is restored");
+    for path in [CA, CA_KEY] {
+        assert_eq!(text(&recorded, path), text(&other, path));
+    }
+    apply(&recorded, &apiserver())
+        .await
+        .expect("it is issued again");
+    let present = host.fork();
+    present.with_world_mut(|world| world.remove(&record));
+    apply(&present, &cluster()).await.expect("it is recorded");
+    for path in [CA, CA_KEY] {
+        assert_eq!(text(&present, path), text(&host, path));
+    }
     // A record at the path of another record is ignored.
     let misplaced = older.replace("authority-cluster", "authority-etcd");
     host.with_world_mut(|world| world.file_with_mode(&record, &misplaced, 0o600));
@@ -280,6 +321,32 @@ async fn a_foreign_service_account_key_is_replaced_by_the_cluster_s_own() {
             "{error}"
         );
         assert!(host.snapshot() == before);
+        // The record has a good copy, so the remedy never begins with a new key.
+        let remedy = format!("move {SIGNS} and {VERIFIES} away: `nodelet apply` then restores");
+        let accepts = format!(
+            "move {} away: `nodelet apply` then accepts",
+            record.display()
+        );
+        assert!(error.contains(&remedy), "{error}");
+        assert!(error.contains(&accepts), "{error}");
+        assert!(!error.contains("if it is lost"), "{error}");
+        let recorded = text(&host, record.to_str().expect("ASCII"));
+        let restored = host.fork();
+        for path in [SIGNS, VERIFIES] {
+            restored.with_world_mut(|world| world.remove(path));
+        }
+        apply(&restored, &spec).await.expect("it is restored");
+        let json: serde_json::Value = serde_json::from_str(&recorded).expect("it is JSON");
+        let copy = json["files"]["svcacct.key"]["content"]
+            .as_str()
+            .expect("text");
+        use base64::Engine as _;
+        let key = base64::engine::general_purpose::STANDARD.encode(text(&restored, SIGNS));
+        assert_eq!(key, copy, "the recorded key");
+        let accepted = host.fork();
+        accepted.with_world_mut(|world| world.remove(&record));
+        apply(&accepted, &spec).await.expect("it is recorded");
+        assert_eq!(text(&accepted, SIGNS), text(&host, SIGNS));
         // It is enough to put one of the files back.
         damage(&host, paths[0], Some(&text(&start, paths[0])));
         apply(&host, &spec).await;
@@ -303,6 +370,11 @@ async fn a_foreign_service_account_key_is_replaced_by_the_cluster_s_own() {
         "{error}"
     );
     assert!(host.snapshot() == before, "no public half of it is derived");
+    assert!(
+        error.contains("Only if there is no copy of it anywhere")
+            && error.contains("every service-account token becomes invalid"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
