@@ -211,19 +211,20 @@ impl<'a> Ledger<'a> {
         ledger.end(run, Outcome::Converged, (changed, 0)).await
     }
 
-    /// Saved contents of files to which none of these records refers.
+    /// Saved contents of files that none of these records names, not even one that no longer counts.
     pub(crate) async fn unused_contents(
         host: &dyn Host,
         records: &[Record],
     ) -> Result<Vec<PathBuf>, LedgerError> {
-        let live = live(records);
-        let named: BTreeSet<&str> = live
-            .iter()
-            .filter_map(|live| Some(live.undo.kept()?.sha256.as_str()))
-            .collect();
+        let named = |record: &Record, name: &str| {
+            let Record::Undo { undo, .. } = record else {
+                return false;
+            };
+            undo.kept().is_some_and(|kept| kept.sha256 == name)
+        };
         let names = in_time(host.list(&content_folder())).await;
         let mut names = names.map_err(failed("look for contents of"))?;
-        names.retain(|name| !named.contains(name.as_str()));
+        names.retain(|name| !records.iter().any(|record| named(record, name)));
         Ok(names
             .iter()
             .map(|name| content_folder().join(name))

@@ -18,6 +18,8 @@ pub struct Review<'a> {
     events: &'a [Event],
     plan: Option<&'a Plan>,
     missing: Option<&'a UnmetRequires>,
+    /// Whether a repair is predicted, and not an apply.
+    repair: bool,
 }
 
 impl<'a> Review<'a> {
@@ -28,6 +30,16 @@ impl<'a> Review<'a> {
             events,
             plan: None,
             missing: None,
+            repair: false,
+        }
+    }
+
+    /// A review of the events of a dry run of a repair.
+    #[must_use]
+    pub fn of_repair(events: &'a [Event]) -> Self {
+        Self {
+            repair: true,
+            ..Self::of(events)
         }
     }
 
@@ -92,6 +104,11 @@ impl<'a> Review<'a> {
     #[must_use]
     pub fn complete(&self) -> bool {
         let refused = |event: &Event| matches!(event, Event::PreflightFailed { .. });
+        !self.events.iter().any(refused) && self.has_end()
+    }
+
+    /// Whether a run was predicted up to its end, and nothing was found on which it would fail.
+    fn has_end(&self) -> bool {
         let ended = |event: &Event| {
             matches!(
                 event,
@@ -101,7 +118,7 @@ impl<'a> Review<'a> {
                 }
             )
         };
-        !self.events.iter().any(refused) && self.events.iter().any(ended)
+        self.events.iter().any(ended)
     }
 
     /// The events, phase by phase.
@@ -193,14 +210,31 @@ impl<'a> Review<'a> {
         }
         if let Some((event, problems)) = refusal {
             text.push_str(&render(event, DETAIL));
-            let _ = writeln!(
-                text,
-                "nothing would be changed: an apply would refuse this host, because {} (once they are met: {})",
-                unmet(problems),
-                totals.sum()
-            );
+            let _ = match self.repair {
+                true => writeln!(text, "{}", self.refused_repair(problems, &totals)),
+                false => writeln!(
+                    text,
+                    "nothing would be changed: an apply would refuse this host, because {} (once they are met: {})",
+                    unmet(problems),
+                    totals.sum()
+                ),
+            };
         }
         text
+    }
+
+    /// What a repair would do that is refused, all of it or some phases.
+    fn refused_repair(&self, problems: &[Problem], totals: &Totals) -> String {
+        let why = unmet(problems);
+        match self.has_end() {
+            true => format!(
+                "a repair would leave out the phases that need this, because {why}; the others as shown above: {}",
+                totals.sum()
+            ),
+            false => format!(
+                "nothing would be stopped or changed: a repair would be refused, because {why}"
+            ),
+        }
     }
 }
 
@@ -371,6 +405,19 @@ nothing would be changed: an apply would refuse this host, because 2 preconditio
         }
         let begin = "2 preconditions do not hold; see the end\netcd ";
         assert!(review.plan().starts_with(begin), "{}", review.plan());
+        // A repair is refused as a whole, or it leaves out what cannot be repaired.
+        let repair = Review::of_repair(&events).diff();
+        let nothing = "nothing would be stopped or changed: a repair would be refused, because 2 preconditions do not hold\n";
+        assert!(repair.ends_with(nothing), "{repair}");
+        events.push(Event::RunFinished {
+            outcome: Outcome::Predicted,
+            changed: 0,
+            unchanged: 0,
+            milliseconds: 0,
+        });
+        let repair = Review::of_repair(&events).diff();
+        let others = "because 2 preconditions do not hold; the others as shown above: 1 created,";
+        assert!(repair.contains(others), "{repair}");
     }
 
     #[test]

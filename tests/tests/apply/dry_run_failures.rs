@@ -30,6 +30,30 @@ fn predicted_failure(bringup: &Bringup, host: &FakeHost) -> (Run, String) {
     (predicted, text)
 }
 
+/// The host below shows without a write that nothing can be made there.
+#[test]
+fn a_file_system_without_inodes_is_predicted() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    host.with_world_mut(|world| world.exhaust_inodes("/etc/pf9"));
+    host.clear_journal();
+    let (predicted, text) = predicted_failure(&bringup, &host);
+    assert_eq!(host.mutating_calls(), vec![]);
+    assert_eq!(predicted.outcome, Outcome::Failed, "{text}");
+    for part in ["an apply would fail in ", "write /etc/pf9", "`df -i`"] {
+        assert!(text.contains(part), "`{part}`: {text}");
+    }
+    // Without its own records an apply does not begin.
+    let host = bringup.bare_host();
+    host.with_world_mut(|world| world.exhaust_inodes("/var/opt/pf9"));
+    let predicted = bringup.predict(&host);
+    assert_eq!(predicted.outcome, Outcome::Refused, "{}", predicted.text());
+    let text = Review::of(&predicted.events).diff();
+    for part in ["ledger.jsonl", "no inodes left"] {
+        assert!(text.contains(part), "`{part}`: {text}");
+    }
+}
+
 /// A restart of kubelet does not need the archives of images that were loaded long ago.
 #[test]
 fn a_damaged_archive_does_not_block_repairs_of_other_phases() {

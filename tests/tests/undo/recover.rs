@@ -1,7 +1,7 @@
 //! Ledgers that were deleted, truncated or replaced on a host where the role runs: nothing is changed before a recovery, and a
 //! clean afterwards takes back the same as on an undamaged host, as far as that can be known.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use behaviour::{Bringup, block_on};
 use engine::exec::{Recording, Recovered, RecoveredFrom, Runner};
@@ -10,7 +10,7 @@ use engine::host::Files as _;
 use engine::host::fake::{FakeHost, FaultPlan, WorldSnapshot};
 use engine::ledger::LedgerError;
 use engine::model::{Outcome, STATE};
-use engine::resource::{MaskedSecrets, ResourceError, ResourceResult};
+use engine::resource::{MaskedSecrets, ResourceError, ResourceResult, Spec};
 
 const CASES: [&str; 2] = ["cp-1", "cp-2-nodocker"];
 
@@ -146,6 +146,68 @@ fn a_ledger_that_was_lost_is_recovered_from_its_copy_and_nothing_is_missing() {
             assert_eq!(bringup.not_cleaned(&before, &host, true), [""; 0], "{what}");
         }
     }
+}
+
+/// Of two undos of a file the older one counts. The content of the newer one is in the ledger, too, and nothing has to be compared.
+#[test]
+fn contents_that_the_ledger_names_are_not_reported_as_unused() {
+    const FILE: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
+    for with_copy in [true, false] {
+        let (bringup, host, _) = applied_host("cp-1");
+        host.with_world_mut(|world| world.file_with_mode(FILE, "edited: true\n", 0o600));
+        assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+        let contents = || block_on(host.list(Path::new(&at("content")))).expect("a listing");
+        assert!(!contents().is_empty(), "the edited content is saved");
+        let text = text(&host, "ledger.jsonl");
+        host.with_world_mut(|world| {
+            if with_copy {
+                world.remove(at("ledger.jsonl"));
+            } else {
+                world.file(at("ledger.jsonl"), format!("{text}rubbish\n"));
+                world.remove(at("ledger.tip"));
+                world.remove(at("ledger.backup.jsonl"));
+            }
+        });
+        let recovered = recover(&bringup, &host, true).expect("it can be shown");
+        let is_copy = matches!(recovered.source, RecoveredFrom::Copy { .. });
+        assert_eq!(is_copy, with_copy, "{recovered:?}");
+        let unused = &recovered.unused_contents;
+        assert!(unused.is_empty(), "{unused:?}");
+    }
+}
+
+/// The payload has a list of each package with all packages that it needs: two lists may name the same one.
+#[test]
+fn a_package_that_two_steps_bring_is_named_once() {
+    let (bringup, host, _) = applied_host("cp-1");
+    let steps = bringup.plan.phases.iter().flat_map(|phase| &phase.steps);
+    let lists = steps.filter_map(|step| match &step.spec {
+        Spec::Packages(packages) => {
+            let name = packages.names.first()?;
+            Some(packages.directory.join(format!("{name}.list")))
+        }
+        _ => None,
+    });
+    let lists: Vec<PathBuf> = lists.collect();
+    assert!(lists.len() > 1, "{lists:?}");
+    host.with_world_mut(|world| {
+        let all = lists.iter().filter_map(|list| world.text(list));
+        let all: String = all.collect();
+        for list in &lists {
+            world.file(list, &all);
+        }
+        for name in ["ledger.jsonl", "ledger.tip", "ledger.backup.jsonl"] {
+            world.remove(at(name));
+        }
+    });
+    let recovered = recover(&bringup, &host, true).expect("it can be shown");
+    let lines = recovered.unknown.iter();
+    let mut packages: Vec<&String> = lines.filter(|line| line.starts_with("package ")).collect();
+    assert!(!packages.is_empty(), "{recovered:#?}");
+    packages.sort();
+    let all = packages.len();
+    packages.dedup();
+    assert_eq!(packages.len(), all, "{:#?}", recovered.unknown);
 }
 
 fn packages_of(host: &FakeHost) -> Vec<String> {

@@ -75,7 +75,7 @@ fn text(recovered: &Recovered, dry_run: bool) -> String {
     if !recovered.unused_contents.is_empty() {
         let _ = writeln!(
             text,
-            "saved contents of files that no record names any more; compare them with the files above before a clean:"
+            "saved contents of files that no record names; one may be the content of a file before the role, so compare them before a clean:"
         );
         for path in &recovered.unused_contents {
             let _ = writeln!(text, "  ? {}", path.display());

@@ -244,6 +244,7 @@ mod tests {
             facts,
             secrets: SettingSecrets(settings),
             role: Role::LastGood(Vec::new()),
+            renamed: None,
         }
     }
 

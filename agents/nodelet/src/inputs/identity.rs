@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use anyhow::{Context as _, Result};
 use engine::env::KubeEnv;
@@ -22,35 +23,35 @@ const FIXED: &[(&str, &str)] = &[
     ("ROLE", "remove the role first: `nodelet clean`"),
     (
         "CLUSTER_ID",
-        "to leave the cluster, remove all its data from this host: `nodelet clean --purge`",
+        "remove all data of the cluster from this host: `nodelet clean --purge`",
     ),
     (
         "CONTAINERS_CIDR",
-        "pods would lose their addresses; create the cluster again: `nodelet clean --purge`",
+        "create the cluster again, because pods would lose their addresses: `nodelet clean --purge`",
     ),
     (
         "SERVICES_CIDR",
-        "Services would lose their addresses; create the cluster again: `nodelet clean --purge`",
+        "create the cluster again, because Services would lose their addresses: `nodelet clean --purge`",
     ),
     (
         "NODE_CIDR_MASK_SIZE",
-        "nodes have their subnets already; create the cluster again: `nodelet clean --purge`",
+        "create the cluster again, because nodes have their subnets already: `nodelet clean --purge`",
     ),
     (
         "CLUSTER_DNS_DOMAIN",
-        "certificates and pods have it in their names; create the cluster again: `nodelet clean --purge`",
+        "create the cluster again, because certificates and pods have it in their names: `nodelet clean --purge`",
     ),
     (
         "ETCD_DATA_DIR",
-        "etcd's data would be left behind; `nodelet clean`, move the directory, then apply",
+        "run `nodelet clean`, move the directory, and apply, because etcd's data would be left behind otherwise",
     ),
     (
         "DOCKER_ROOT",
-        "containers and images would be left behind; `nodelet clean` first",
+        "run `nodelet clean` first, because containers and images would be left behind otherwise",
     ),
     (
         "KUBE_PROXY_MODE",
-        "kernel rules of the other mode would continue to route; `nodelet clean` first, which keeps the cluster's data",
+        "run `nodelet clean` first, which keeps the cluster's data, because kernel rules of the other mode would continue to route",
     ),
 ];
 /// Settings that may change after a clean: what a clean keeps, the cluster's data and authorities, does not depend on them.
@@ -76,7 +77,7 @@ pub(crate) struct Identity {
 /// A setting that may not change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "use {name}={wanted} on this host: it was set up with {name}={current}; set it back, or: {way_out}"
+    "use {name}={wanted} on this host: it was set up with {name}={current}; set it back, or {way_out}"
 )]
 pub(crate) struct Changed {
     name: String,
@@ -97,6 +98,14 @@ fn ledger_id(state: &Path) -> Option<String> {
         let line = daemon::files::first_line(&state.join("ledger.jsonl"), LIMIT);
         Ledger::id_in_header(&line.ok()??)
     })
+}
+
+/// What to do about a lost record. A status pass replaces a file; what is no file must be moved away first.
+fn next_step(path: &Path) -> &'static str {
+    match path.is_file() {
+        true => "the next status pass writes it again",
+        false => "move it away, and a status pass writes it again",
+    }
 }
 
 fn is_forbidden(error: &anyhow::Error) -> bool {
@@ -128,11 +137,16 @@ impl Identity {
     }
 
     fn recorded_at(path: &Path, ledger: Option<&str>) -> Option<Self> {
+        let next = next_step(path);
         let lost = |error: &anyhow::Error| {
-            tracing::warn!(
-                "{} cannot be read and counts as lost: {error:#}; move it away, and a status pass writes it again",
-                path.display()
-            );
+            // A command reads the file several times.
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| {
+                tracing::warn!(
+                    "{} cannot be read and counts as lost: {error:#}; {next}",
+                    path.display()
+                );
+            });
         };
         let content = match daemon::files::read(path, LIMIT) {
             // For a user who may not read it, the command goes on without it.
@@ -168,6 +182,22 @@ impl Identity {
         self.address.filter(|address| facts.has_address(*address))
     }
 
+    /// The facts with the host's name at its set-up, if the host has another name now and `settings` name the node after its host. Also
+    /// returns that change.
+    pub(crate) fn with_its_name(
+        &self,
+        settings: &KubeEnv,
+        mut facts: Facts,
+    ) -> (Facts, Option<Changed>) {
+        let now = Self::of(settings, &facts);
+        let is_after_host = now.node.as_ref() == Some(&facts.hostname.to_lowercase());
+        let renamed = self.renamed_by(&now).filter(|_| is_after_host);
+        if let (true, Some(name)) = (renamed.is_some(), &self.node) {
+            facts.hostname.clone_from(name);
+        }
+        (facts, renamed)
+    }
+
     /// The record that a status pass writes for a host whose identity is `observed`, if the record was lost, or has no address. The
     /// address is recorded only if every check holds (`well`): then it is the one that the host was set up with.
     pub(crate) fn renewed(recorded: Option<&Self>, observed: &Self, well: bool) -> Option<Self> {
@@ -191,7 +221,7 @@ impl Identity {
             name: "the address".to_owned(),
             current: current.to_string(),
             wanted: wanted.to_string(),
-            way_out: "certificates, etcd and other hosts have the old address, which no interface has any more (`ip address`); `nodelet clean` first, which keeps the cluster's data".to_owned(),
+            way_out: "run `nodelet clean` first, which keeps the cluster's data, because certificates, etcd and other hosts have the old address, which no interface has any more (`ip address`)".to_owned(),
         })
     }
 
@@ -202,7 +232,7 @@ impl Identity {
             name: "the node name".to_owned(),
             current: current.clone(),
             wanted: wanted.clone(),
-            way_out: "the cluster knows the node by the name that `hostnamectl` and USE_HOSTNAME decide; for another name: `nodelet clean --purge`".to_owned(),
+            way_out: "create the node again with the new name: `nodelet clean --purge`; the host's name (`hostnamectl`) and USE_HOSTNAME decide the node's name".to_owned(),
         })
     }
 
@@ -331,6 +361,7 @@ mod tests {
             ADDRESS,
             "was set up with the node name=m-1",
             "USE_HOSTNAME",
+            "set it back, or create the node again",
             "clean --purge",
         ] {
             assert!(by_address.contains(part), "{by_address}");
@@ -344,6 +375,46 @@ mod tests {
         // If the node is named after its address, the host's name may change.
         let current = identity_of("m-1", ADDRESS, "false");
         assert_eq!(refused(&current, &identity_of("m-2", ADDRESS, "false")), "");
+    }
+
+    /// What a way out says completes `set it back, or …`.
+    #[test]
+    fn each_way_out_says_what_to_do() {
+        for (name, way_out) in FIXED {
+            let does = ["run ", "create ", "remove "];
+            assert!(does.iter().any(|verb| way_out.starts_with(verb)), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_last_good_settings_are_planned_with_the_name_of_the_set_up() {
+        let recorded = identity_of("m-1", ADDRESS, "true");
+        let with = |recorded: &Identity, host: &str, use_hostname: &str| {
+            let pairs = [
+                ("ROLE", "master"),
+                ("MASTER_IP", ADDRESS),
+                ("USE_HOSTNAME", use_hostname),
+            ];
+            let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+            let facts = Facts {
+                address: ADDRESS.parse().ok(),
+                ..Facts::nothing_about(host)
+            };
+            let (facts, renamed) = recorded.with_its_name(&settings, facts);
+            // Commands that use these facts are not refused.
+            let planned = Identity::of(&settings, &facts);
+            assert_eq!(recorded.changed_by(&planned), None, "{host}");
+            (facts.hostname, renamed.map(|renamed| renamed.to_string()))
+        };
+        assert_eq!(with(&recorded, "m-1", "true"), ("m-1".to_owned(), None));
+        let (name, renamed) = with(&recorded, "m-2", "true");
+        assert_eq!(name, "m-1");
+        let renamed = renamed.expect("it is reported");
+        assert!(renamed.contains("the node name=m-2"), "{renamed}");
+        // A node that is named after its address does not depend on the host's name.
+        let by_address = identity_of("m-1", ADDRESS, "false");
+        assert_eq!(with(&by_address, "m-2", "false"), ("m-2".to_owned(), None));
     }
 
     #[test]
@@ -412,6 +483,9 @@ mod tests {
         for name in ["directory", "large", "garbage", "nameless", "nowhere"] {
             assert_eq!(Identity::recorded_at(&at(name), None), None, "{name}");
         }
+        // A pass replaces a file, but not a directory.
+        assert!(!next_step(&at("garbage")).contains("move it away"));
+        assert!(next_step(&at("directory")).contains("move it away"));
         assert!(Identity::recorded_at(&at("whole"), None).is_some());
         // A file that was written beside another ledger is not this host's.
         let mut file = identity("cp-1", &[("ROLE", "master")]);

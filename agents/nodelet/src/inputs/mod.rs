@@ -28,7 +28,7 @@ use engine::resource::SecretStore;
 use engine::role::{RoleError, RolePackage};
 
 use crate::cli::{RoleArgs, TargetArgs};
-use crate::inputs::identity::Identity;
+use crate::inputs::identity::{Changed, Identity};
 use crate::output::problem::{Problem, Refused};
 
 /// Wins over the settings directory where it is present.
@@ -56,6 +56,9 @@ pub(crate) struct Inputs {
     pub(crate) secrets: SettingSecrets,
     pub(crate) identity: Identity,
     pub(crate) role: Role,
+    /// That the host has another name now than at its set-up. The plan has the name of the set-up then: this is only so with the last good
+    /// settings.
+    pub(crate) renamed: Option<Changed>,
 }
 
 /// The role package that a plan was made from.
@@ -117,13 +120,14 @@ pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     let role = role(args, host).await;
     files_are_in_directories_of_root(&settings, host).await?;
     let usual = FactQuery::default().and_disks(settings.paths());
-    let facts = gather_facts(host, &usual).await?;
+    let (facts, renamed) = facts_for(args, &settings, host, &usual).await?;
     let mut inputs = planned(args, role, settings, facts)?;
+    inputs.renamed = renamed;
     // A script can require other programs and disks than the usual ones.
     let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
     let asked = usual.clone().and_requirements(unmet);
     if asked != usual {
-        inputs.facts = gather_facts(host, &asked).await?;
+        (inputs.facts, _) = facts_for(args, &inputs.secrets.0, host, &asked).await?;
     }
     Ok(inputs)
 }
@@ -147,6 +151,7 @@ pub(crate) async fn read_for(target: &TargetArgs, host: &LiveHost) -> Result<Inp
         facts,
         secrets: SettingSecrets(settings),
         role: Role::Installed(Box::new(role)),
+        renamed: None,
     })
 }
 
@@ -158,12 +163,14 @@ pub(crate) async fn for_a_pass(
     host: &LiveHost,
 ) -> Result<Inputs> {
     let role = role(args, host).await;
-    let facts = gather_facts(host, &FactQuery::for_a_plan()).await?;
+    let query = FactQuery::for_a_plan();
+    let (facts, renamed) = facts_for(args, &settings, host, &query).await?;
     let mut inputs = planned(args, role, settings, facts)?;
+    inputs.renamed = renamed;
     let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
     let asked = FactQuery::for_a_plan().and_requirements(unmet);
-    if asked != FactQuery::for_a_plan() {
-        inputs.facts = gather_facts(host, &asked).await?;
+    if asked != query {
+        (inputs.facts, _) = facts_for(args, &inputs.secrets.0, host, &asked).await?;
     }
     Ok(inputs)
 }
@@ -209,6 +216,7 @@ fn planned(
         facts,
         secrets: SettingSecrets(settings),
         role,
+        renamed: None,
     })
 }
 
@@ -245,6 +253,25 @@ pub(crate) async fn gather_facts(host: &LiveHost, query: &FactQuery) -> Result<F
         facts.address = Some(address_of_link);
     }
     Ok(facts)
+}
+
+/// The facts of this host for a plan with these settings. With the last good settings the host keeps the name of its set-up: while its name
+/// is wrong, what is down is started again as it was. Also returns that the host has another name now, if so.
+async fn facts_for(
+    args: &RoleArgs,
+    settings: &KubeEnv,
+    host: &LiveHost,
+    query: &FactQuery,
+) -> Result<(Facts, Option<Changed>)> {
+    let facts = gather_facts(host, query).await?;
+    let recorded = match args.merged_settings {
+        true => Identity::recorded(),
+        false => None,
+    };
+    Ok(match recorded {
+        Some(recorded) => recorded.with_its_name(settings, facts),
+        None => (facts, None),
+    })
 }
 
 /// Refuses a directory from the settings if a user other than root could replace it: root creates these directories, sets their owner,

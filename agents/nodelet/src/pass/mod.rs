@@ -15,12 +15,15 @@ mod timeouts;
 mod verdict;
 mod watch_list;
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use engine::exec::{FailureCounts, Recording, failed_phases};
 use engine::host::live::LiveHost;
 use tokio::time::error::Elapsed;
 
 use crate::cli::RoleArgs;
+use crate::inputs::identity::Changed;
 use crate::inputs::installed_identity::{installed_identity, is_installed};
 use crate::inputs::last_good_settings::{last_good, last_good_if_any};
 use crate::inputs::{Role, current, problems_of, settings};
@@ -33,7 +36,7 @@ use progress::tell_progress;
 pub(crate) use result::Pass;
 use state::{has_no_other_role, keep, lacks_backup, ledger, protect_state, remember};
 use timeouts::{SETTLE, TIMEOUT};
-use verdict::{SettingsVerdict, blockers};
+use verdict::{SettingsVerdict, blockers, doubted};
 pub(crate) use watch_list::WatchList;
 
 impl Pass {
@@ -68,6 +71,11 @@ impl Pass {
                 };
                 let another = bound.is_some_and(|b| b.changed_by(&inputs.identity).is_some());
                 match (SettingsVerdict::of(now, before.as_deref(), another), last) {
+                    // The settings are not to blame: the host has another name. KUBE_SERVICE_STATE still counts.
+                    (SettingsVerdict::Refused(_), Some((good, last))) if last.renamed.is_some() => {
+                        service_state = Some(Desired::of(&settings).service_state);
+                        (good, last, Vec::new())
+                    }
                     (SettingsVerdict::Refused(worse), Some((good, last))) => {
                         let worse_problems = worse.iter().map(|one| one.at_its_place(&settings));
                         let worse_problems = worse_problems.collect();
@@ -98,6 +106,11 @@ impl Pass {
                         service_state = Some(Desired::of(&settings).service_state);
                         (good, inputs, Vec::new())
                     }
+                    // Only the host's name is wrong, and nothing can be planned with it.
+                    (_, Some(settings)) if inputs.renamed.is_some() && error.is::<Changed>() => {
+                        service_state = Some(Desired::of(&settings).service_state);
+                        (good, inputs, Vec::new())
+                    }
                     _ => (good, inputs, problems),
                 }
             }
@@ -106,18 +119,24 @@ impl Pass {
             Role::LastGood(problems) => problems.clone(),
             Role::Installed(_) => Vec::new(),
         };
-        let refused = bound
-            .and_then(|bound| bound.changed_by(&inputs.identity))
-            .map(|changed| changed.to_string());
+        let changed = bound.and_then(|bound| bound.changed_by(&inputs.identity));
+        // The plan has the name of the set-up: what it says of this host is true, and what fails can be restarted.
+        let restarts_only = changed.is_none() && inputs.renamed.is_some();
+        let refused = changed.or_else(|| inputs.renamed.clone());
+        let refused = refused.map(|changed| changed.to_string());
         let ignored_events = Recording::default();
         let runner = inputs.runner(host, &ignored_events);
         let in_progress = runner.checks_in_progress.clone();
-        let health = tell_progress(in_progress, runner.check_again(SETTLE, before)).await;
+        let mut health = tell_progress(in_progress, runner.check_again(SETTLE, before)).await;
+        if refused.is_some() && !restarts_only {
+            health = doubted(health);
+        }
         let failed = failed_phases(&health);
         let due = runner.due().await;
-        for problem in &due.problems {
-            // A check of the certificate's phase reports the same problem.
-            let problem = engine::model::chain(problem).join(": ");
+        // Certificates of one authority have one problem. A check of their phase reports it, too.
+        let problems = due.problems.iter();
+        let problems = problems.map(|problem| engine::model::chain(problem).join(": "));
+        for problem in problems.collect::<BTreeSet<String>>() {
             tracing::warn!("could not tell whether a certificate is due: {problem}");
         }
         let installed = is_installed(host, &runner).await;
@@ -150,6 +169,7 @@ impl Pass {
             settings_problems,
             role_problems,
             refused,
+            restarts_only,
             ledger_lost,
             ledger_problem,
             digest: inputs.plan.digest(),

@@ -19,6 +19,10 @@ pub(crate) struct Pass {
     pub(crate) role_problems: Vec<String>,
     /// Why this host may not be worked on with these settings.
     pub(crate) refused: Option<String>,
+    /// What fails is restarted by the last good settings although `refused` is set, because only the host's name is wrong. Nothing else is
+    /// changed.
+    #[serde(default)]
+    pub(crate) restarts_only: bool,
     /// Why nothing may be changed before the ledger is recovered; empty if the ledger is good.
     #[serde(default)]
     pub(crate) ledger_lost: String,
@@ -61,7 +65,7 @@ pub(crate) struct Pass {
 impl Pass {
     /// Whether commands that change the host use the last good settings, and the last good role if the installed one cannot be used.
     pub(crate) fn uses_last_good(&self) -> bool {
-        !self.settings_problems.is_empty() || !self.role_problems.is_empty()
+        !self.settings_problems.is_empty() || !self.role_problems.is_empty() || self.restarts_only
     }
 }
 

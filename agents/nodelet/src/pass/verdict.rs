@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use engine::env::KubeEnv;
-use engine::exec::Recording;
+use engine::exec::{PhaseHealth, Recording, Status};
 use engine::host::live::LiveHost;
 
 use crate::inputs::Inputs;
@@ -95,8 +95,26 @@ pub(super) async fn blockers(
     Ok(blockers_now.collect())
 }
 
+/// The results of checks whose plan is for a host with another name or address: what does not hold by such a plan is unknown.
+pub(super) fn doubted(mut health: Vec<PhaseHealth>) -> Vec<PhaseHealth> {
+    let conditions = health.iter_mut().flat_map(|phase| &mut phase.conditions);
+    for condition in conditions.filter(|condition| condition.status == Status::False) {
+        condition.status = Status::Unknown;
+        let why = std::mem::take(&mut condition.reason);
+        let why = match why.is_empty() {
+            true => String::new(),
+            false => format!(" (with them: {why})"),
+        };
+        condition.reason = format!("it is not known while the settings are refused{why}");
+    }
+    health
+}
+
 #[cfg(test)]
 mod tests {
+    use engine::exec::{Condition, ConditionKind};
+    use engine::model::Span;
+
     use super::*;
 
     fn blocker(why: &str, about: &str) -> Blocker {
@@ -120,6 +138,40 @@ mod tests {
         ] {
             assert_eq!(new_blockers(all(now), &all(before)), all(worse), "{now:?}");
         }
+    }
+
+    /// With the plan of another name, `node cp-2 would be changed` is true and says nothing about this host.
+    #[test]
+    fn by_a_plan_for_another_name_nothing_fails() {
+        let condition = |status, reason: &str| Condition {
+            kind: ConditionKind::Check,
+            check: "c".to_owned(),
+            span: Span::file("phases/etcd.rhai"),
+            status,
+            reason: reason.to_owned(),
+            advisory: false,
+            failed_in_a_row: 0,
+            deferred: false,
+        };
+        let health = doubted(vec![PhaseHealth {
+            phase: "etcd".parse().expect("a name"),
+            skipped: None,
+            conditions: vec![
+                condition(Status::True, ""),
+                condition(Status::False, "node cp-2 would be changed"),
+                condition(Status::False, ""),
+            ],
+        }]);
+        let shown = health[0].conditions.iter();
+        let shown: Vec<(Status, &str)> = shown.map(|c| (c.status, c.reason.as_str())).collect();
+        let refused = "it is not known while the settings are refused";
+        let with_its_reason = format!("{refused} (with them: node cp-2 would be changed)");
+        let expected = [
+            (Status::True, ""),
+            (Status::Unknown, with_its_reason.as_str()),
+            (Status::Unknown, refused),
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]

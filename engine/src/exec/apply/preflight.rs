@@ -62,6 +62,10 @@ impl Runner<'_> {
             }
             record => record?,
         };
+        if mode == Mode::DryRun {
+            // Without its record an apply ends before its first change.
+            problems.extend(self.foreseen_record().await);
+        }
         // The record is another host's, or it is damaged but can be read: it counts as lost.
         let phases = self.plan.phases.iter();
         let mut asked = phases.flat_map(|phase| &phase.requirements);

@@ -1,12 +1,14 @@
 //! One step: observe, diff, converge, and observe again.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::session::Session;
 use crate::exec::apply::permanent::PermanentErrors;
 use crate::exec::event::{Event, EventSink};
 use crate::exec::{Mode, Runner};
+use crate::host::HostError;
 use crate::model::PhaseName;
 use crate::plan::PlannedStep;
 use crate::resource::{
@@ -73,7 +75,7 @@ impl Runner<'_> {
                 }
                 Err(error) => error,
             };
-            if session.mode == Mode::DryRun && error.is_permanent() {
+            if session.mode == Mode::DryRun && (error.is_permanent() || is_refused_write(&error)) {
                 // An apply would fail in the same way on each try.
                 return Err(error);
             }
@@ -245,6 +247,24 @@ async fn drive<R: Resource>(
 
 fn or_placeholder(text: &str) -> &str {
     if text.is_empty() { "nothing" } else { text }
+}
+
+/// Whether the kernel would refuse what a step writes. A dry run sees this on the host below without a write.
+fn is_refused_write(error: &ResourceError) -> bool {
+    let ResourceError::Host(HostError::File {
+        action: "write",
+        source,
+        ..
+    }) = error
+    else {
+        return false;
+    };
+    // A simulated host has errors without a number, too: those say nothing about the host below.
+    source.raw_os_error().is_some()
+        && matches!(
+            source.kind(),
+            ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied
+        )
 }
 
 /// The pause after a failed try: it grows to four times `base`, and varies by up to 10 % either way.

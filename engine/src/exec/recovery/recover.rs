@@ -31,7 +31,7 @@ pub struct Recovered {
     pub recorded: Vec<String>,
     /// What could not be known, a sentence each.
     pub unknown: Vec<String>,
-    /// Saved contents of files that no record names any more.
+    /// Saved contents of files that no record names any more; empty if nothing is missing.
     pub unused_contents: Vec<PathBuf>,
 }
 
@@ -106,7 +106,10 @@ impl Runner<'_> {
             result.note(doubt);
         }
         let changed = result.recorded.len();
-        result.unused_contents = Ledger::unused_contents(self.host, &records).await?;
+        // A complete copy names all that a clean needs.
+        if !matches!(result.source, RecoveredFrom::Copy { .. }) {
+            result.unused_contents = Ledger::unused_contents(self.host, &records).await?;
+        }
         for resource in self.unrecorded(&records).await {
             result.note(format!(
                 "{resource}: it is on the host, but could not be recorded, so it stays"
@@ -384,7 +387,11 @@ impl Runner<'_> {
                     ),
                     _ => continue,
                 };
-                unknown.push(format!("package {}: {whose}; it stays", package.name));
+                // Several steps may bring the same package.
+                let line = format!("package {}: {whose}; it stays", package.name);
+                if !unknown.contains(&line) {
+                    unknown.push(line);
+                }
             }
         }
         // A container runtime that stays keeps its images.

@@ -79,7 +79,8 @@ impl Runner<'_> {
         self.stop_and_start(phases, with_orphans, Mode::Apply).await
     }
 
-    /// Predicts what [`Runner::restart`] would do. The host must be a simulated one, as for [`Runner::dry_run`].
+    /// Predicts what [`Runner::restart`] would do. The host must be a simulated one, as for [`Runner::dry_run`]. Files that cannot be
+    /// written are predicted as far as they are seen without a write.
     ///
     /// # Errors
     /// The simulated host failed.
@@ -116,6 +117,13 @@ impl Runner<'_> {
         let mut ended = Vec::new();
         if !phases.is_empty() && self.preconditions_hold(mode).await? {
             let mut containers = Containers::End;
+            if mode == Mode::DryRun {
+                let problems = self.foreseen(phases).await;
+                if !problems.is_empty() {
+                    self.events.emit(Event::PreflightFailed { problems });
+                    return Ok(Outcome::Refused);
+                }
+            }
             if mode == Mode::Apply {
                 let mut trial = self.unwritable(phases).await;
                 // Only a runtime that answers can say what a container lacks.

@@ -53,6 +53,8 @@ pub(in crate::exec) struct Found {
 /// What a trial is about, and what is known when it begins.
 struct Trial<'a> {
     written: Written,
+    /// Whether also what the phases need and lack is looked for.
+    looks_for_needs: bool,
     /// All phases that run.
     run: &'a [&'a PlannedPhase],
     runtime: &'a RuntimeState,
@@ -83,6 +85,7 @@ impl Runner<'_> {
         let runtime = self.runtime_state(&run).await;
         let trial = Trial {
             written: Written::Pending,
+            looks_for_needs: true,
             run: &run,
             runtime: &runtime,
         };
@@ -103,6 +106,37 @@ impl Runner<'_> {
         }
     }
 
+    /// What a restart of these phases would fail to write, as far as the simulated host sees it: nothing is written for it. What the
+    /// phases need and lack is left to the restart.
+    pub(in crate::exec) async fn foreseen(&self, phases: &[PhaseName]) -> Vec<Problem> {
+        let run = |phase: &&PlannedPhase| phases.contains(&phase.name) && phase.skipped.is_none();
+        let run: Vec<&PlannedPhase> = self.plan.phases.iter().filter(run).collect();
+        let trial = Trial {
+            written: Written::Pending,
+            looks_for_needs: false,
+            run: &run,
+            runtime: &RuntimeState::default(),
+        };
+        let mut found = Vec::new();
+        for phase in &run {
+            self.unwritable_of(phase, &trial, &mut found).await;
+        }
+        problems(found)
+    }
+
+    /// Why the engine's own records could not be written, as far as it is seen without a write.
+    pub(in crate::exec) async fn foreseen_record(&self) -> Option<Problem> {
+        let ledger = Path::new(STATE).join("ledger.jsonl");
+        let foreseen = tokio::time::timeout(BOUND, self.host.foresee_write(&ledger, SMALL)).await;
+        match foreseen {
+            Ok(Err(error)) => {
+                let span = Span::file("role.yaml");
+                Some(self.not_writable(&ledger, SMALL, error, span).await)
+            }
+            Ok(Ok(())) | Err(_) => None,
+        }
+    }
+
     /// The same for everything that an apply writes after a full clean.
     pub(in crate::exec) async fn unwritable_for_rebuild(&self) -> Vec<Problem> {
         let mut found = Vec::new();
@@ -112,6 +146,7 @@ impl Runner<'_> {
         let runtime = self.runtime_state(&run).await;
         let trial = Trial {
             written: Written::All,
+            looks_for_needs: true,
             run: &run,
             runtime: &runtime,
         };
@@ -171,7 +206,7 @@ impl Runner<'_> {
         // If a key or certificate is made again, those after it are made again from it.
         let mut made_anew = false;
         for step in &phase.steps {
-            let lacks = match step.policy.absent {
+            let lacks = match step.policy.absent || !trial.looks_for_needs {
                 true => None,
                 false => self.lacks(step, trial).await,
             };
@@ -437,6 +472,11 @@ impl Runner<'_> {
                 after: BOUND,
             },
         };
+        Some(self.not_writable(path, room, error, span).await)
+    }
+
+    /// The problem of a path that cannot be written because of this error.
+    async fn not_writable(&self, path: &Path, room: u64, error: HostError, span: Span) -> Problem {
         let no_space = matches!(
             &error,
             HostError::File { source, .. } if source.kind() == ErrorKind::StorageFull
@@ -450,7 +490,7 @@ impl Runner<'_> {
             ),
             _ => remedy(&error, &[]),
         };
-        Some(unwritable(&error, span, remedy))
+        unwritable(&error, span, remedy)
     }
 
     /// Whether something that a phase starts does not run, or cannot be checked, or an image that the phase brings is

@@ -88,26 +88,18 @@ impl Files for FakeHost {
     async fn try_write(&self, path: &Path, room: u64) -> HostResult<()> {
         self.observe("try_write", show(path), DEADLINE, |world| {
             let failed = |source| file_error("write", path, source);
-            let existing_parents = path.ancestors().skip(1);
-            let mut existing_parents =
-                existing_parents.filter(|directory| world.tree.entry(directory).is_some());
-            let directory = existing_parents.next().unwrap_or(Path::new("/"));
-            if !world.tree.is_directory(directory) {
+            if !world.tree.is_directory(existing_above(world, path)) {
                 return Err(failed(ErrorKind::NotADirectory.into()));
             }
-            world.writable(path).map_err(failed)?;
-            world.writable(&directory.join("trial")).map_err(failed)?;
-            let mut above = path.ancestors();
-            if above.any(|above| world.without_inodes.contains(above)) {
-                return Err(failed(Error::from_raw_os_error(NO_SPACE)));
-            }
-            let set = path.ancestors().find_map(|above| world.space.get(above));
-            match set.copied().unwrap_or(DEFAULT_SPACE).free < room {
-                true => Err(failed(Error::from_raw_os_error(NO_SPACE))),
-                false => Ok(()),
-            }
+            accepts_file(world, path, room).map_err(failed)
         })
         .await
+    }
+
+    async fn foresee_write(&self, path: &Path, room: u64) -> HostResult<()> {
+        // Not in the journal: a prediction looks before each write that it simulates.
+        self.with_world(|world| accepts_file(world, path, room))
+            .map_err(|source| file_error("write", path, source))
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
@@ -126,6 +118,7 @@ impl Files for FakeHost {
             if world.tree.is_directory(path) {
                 return world.tree.set_attributes(path, attributes).map_err(failed);
             }
+            has_inodes(world, path).map_err(failed)?;
             if world.tree.entry(path).is_some() {
                 return Err(failed(ErrorKind::AlreadyExists.into()));
             }
@@ -229,6 +222,34 @@ impl Files for FakeHost {
     }
 }
 
+/// The nearest existing entry above `path`.
+fn existing_above<'a>(world: &World, path: &'a Path) -> &'a Path {
+    let mut above = path.ancestors().skip(1);
+    let existing = above.find(|above| world.tree.entry(above).is_some());
+    existing.unwrap_or(Path::new("/"))
+}
+
+/// Whether a file of `room` bytes can be made at `path`: nothing protects it, and there is room.
+fn accepts_file(world: &World, path: &Path, room: u64) -> Result<(), Error> {
+    world.writable(path)?;
+    world.writable(&existing_above(world, path).join("trial"))?;
+    has_inodes(world, path)?;
+    let set = path.ancestors().find_map(|above| world.space.get(above));
+    match set.copied().unwrap_or(DEFAULT_SPACE).free < room {
+        true => Err(Error::from_raw_os_error(NO_SPACE)),
+        false => Ok(()),
+    }
+}
+
+/// Whether the file system of `path` has inodes left.
+fn has_inodes(world: &World, path: &Path) -> Result<(), Error> {
+    let mut above = path.ancestors();
+    match above.any(|above| world.without_inodes.contains(above)) {
+        true => Err(Error::from_raw_os_error(NO_SPACE)),
+        false => Ok(()),
+    }
+}
+
 /// The kernel's own trees: only the kernel makes files in them.
 fn is_kernel_tree(path: &Path) -> bool {
     path.starts_with("/proc") || path.starts_with("/sys")
@@ -256,6 +277,7 @@ pub(super) fn write_file(
 ) -> HostResult<()> {
     world
         .writable(path)
+        .and_then(|()| has_inodes(world, path))
         .map_err(|source| file_error("write", path, source))?;
     let in_kernel_tree = is_kernel_tree(path) && world.tree.content(path).is_none();
     if in_kernel_tree {

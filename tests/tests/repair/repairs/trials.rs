@@ -473,6 +473,11 @@ fn a_trial_on_a_real_disk_leaves_no_trace() {
     let below = tries(&at("file/new"), 0).expect_err("that is no directory");
     assert!(below.to_string().contains("file/new"), "{below}");
     tries(Path::new("/proc/new"), 0).expect_err("the kernel makes no file there");
+    // What is seen without a write never refuses what can be written.
+    for name in ["file", "new", "a/b/c/new"] {
+        let foreseen = block_on(host.foresee_write(&at(name), 1 << 16));
+        foreseen.expect("it can be written");
+    }
     let full = tries(&at("new"), 1 << 60).expect_err("no disk has this room");
     assert!(full.to_string().starts_with("write "), "{full}");
     let listed = std::fs::read_dir(directory.path()).expect("a listing");

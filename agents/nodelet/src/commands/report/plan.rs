@@ -68,7 +68,10 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
         let events = predict(target, phases, &inputs, &host, args.rebuild).await?;
         (events, Vec::new())
     };
-    let review = Review::of(&events);
+    let review = match args.repair {
+        true => Review::of_repair(&events),
+        false => Review::of(&events),
+    };
     if role.json {
         lines(&events);
     } else if events.is_empty() {
@@ -177,7 +180,8 @@ async fn predict_repair(
     let checker = inputs.runner(host, &ignored_events);
     // The same checks as in a repair.
     let health = checker.check_until_failed(SETTLE).await;
-    let set = restart_set(&inputs.plan, &failed_phases(&health));
+    let failed = failed_phases(&health);
+    let set = restart_set(&inputs.plan, &failed);
     let with_orphans = phases_with_orphans(&health);
     if set.is_empty() && with_orphans.is_empty() {
         return Ok((Vec::new(), health));
@@ -186,6 +190,14 @@ async fn predict_repair(
     let recording = Recording::default();
     let runner = || inputs.runner(&overlay, &recording);
     let outcome = runner().dry_restart(&set, &with_orphans).await?;
+    if outcome == Outcome::Refused {
+        // As in a repair: a file that cannot be written prevents the repair of its own phase only.
+        let (others, problems) = runner().restartable(&failed).await;
+        let nothing_else = others.is_empty() && with_orphans.is_empty();
+        if !problems.is_empty() && !nothing_else {
+            runner().dry_restart(&others, &with_orphans).await?;
+        }
+    }
     if outcome == Outcome::Predicted && !set.is_empty() {
         let readers = readers(inputs, &overlay, &set).await;
         if !readers.is_empty() {

@@ -1,8 +1,10 @@
 //! `/var/opt/pf9/kube_status`: what hostagent and people read, with the fields of the original nodelet.
 //!
-//! Written whole or not at all, 0640. A file that is lost or cannot be read is written again from what passes see; nothing else is
-//! changed for it.
+//! Written whole or not at all, 0640. If there is no room for a new file beside the old one, the old one is removed first: a reader finds no
+//! file, but never an old `ok`. A file that is lost or cannot be read is written again from what passes see; nothing else is changed for
+//! it.
 
+use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -103,11 +105,20 @@ impl StatusFile {
         KubeStatus::read(&self.path)
     }
 
-    /// Writes it whole or not at all.
+    /// Writes it whole or not at all. If the file system has no room, the old file is gone afterwards.
     ///
     /// # Errors
     /// The directory cannot be made or written to, or has no room.
     pub(in crate::nodeletd) fn write(&self, status: &KubeStatus) -> Result<()> {
+        self.write_by(status, daemon::files::replace)
+    }
+
+    /// The same with a function that replaces a file.
+    fn write_by(
+        &self,
+        status: &KubeStatus,
+        replace: impl Fn(&Path, &[u8], u32) -> Result<()>,
+    ) -> Result<()> {
         if let Some(directory) = self.path.parent() {
             std::fs::create_dir_all(directory)?;
         }
@@ -115,7 +126,13 @@ impl StatusFile {
         text.push(b'\n');
         // Noted first, so that the watch of the file finds that the new content is ours.
         self.written().clone_from(&text);
-        daemon::files::replace(&self.path, &text, 0o640)
+        match replace(&self.path, &text, 0o640) {
+            // The old file has the inode and the room that the new one needs.
+            Err(error) if lacks_room(&error) && std::fs::remove_file(&self.path).is_ok() => {
+                replace(&self.path, &text, 0o640)
+            }
+            written => written,
+        }
     }
 
     /// Whether the file has the content that we wrote last.
@@ -127,6 +144,15 @@ impl StatusFile {
     fn written(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a write has failed because the file system, or the quota, has no blocks or no inodes left.
+fn lacks_room(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<Error>().map(Error::kind);
+    matches!(
+        kind,
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    )
 }
 
 impl KubeStatus {
@@ -306,6 +332,40 @@ mod tests {
         assert!(file.is_as_written());
         let mode = path.metadata().expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
+    }
+
+    /// Without inodes, other agents would read `ok` for as long as there are none.
+    #[test]
+    fn an_old_ok_does_not_stay_on_a_file_system_without_room() {
+        use anyhow::Context as _;
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = StatusFile::at(directory.path().join("kube_status"));
+        let ok = KubeStatus {
+            pf9_kube_node_state: NodeState::Ok,
+            ..KubeStatus::default()
+        };
+        let lacks = |kind: ErrorKind| Err::<(), _>(Error::from(kind)).context("write it");
+        // Another cause, a read-only disk for example: the file stays, and the daemon reports that it is old.
+        file.write(&ok).expect("it is written");
+        let read_only = |_: &Path, _: &[u8], _: u32| lacks(ErrorKind::ReadOnlyFilesystem);
+        assert!(file.write_by(&KubeStatus::default(), read_only).is_err());
+        assert_eq!(file.read(), ok);
+        // The old file has the only inode.
+        let only_one = |path: &Path, content: &[u8], mode: u32| match path.exists() {
+            true => lacks(ErrorKind::StorageFull),
+            false => daemon::files::replace(path, content, mode),
+        };
+        let written = file.write_by(&KubeStatus::default(), only_one);
+        written.expect("the inode of the old file is used again");
+        assert_eq!(file.read(), KubeStatus::default());
+        assert!(file.is_as_written());
+        // Another process took the room.
+        file.write(&ok).expect("it is written");
+        for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+            let none = |_: &Path, _: &[u8], _: u32| lacks(kind);
+            assert!(file.write_by(&KubeStatus::default(), none).is_err());
+            assert!(!file.path().exists(), "{kind}");
+        }
     }
 
     #[test]

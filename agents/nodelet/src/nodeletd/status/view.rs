@@ -133,7 +133,14 @@ impl Now<'_> {
                 problems => format!("{}; the last good role is in force", joined(problems)),
             }),
             condition_for("SettingsAllowed", &|pass| {
-                pass.refused.clone().unwrap_or_default()
+                let refused = pass.refused.as_ref();
+                let does = match pass.restarts_only {
+                    true => {
+                        "; until then nodeletd restarts what fails by the last good settings, and changes nothing else"
+                    }
+                    false => "",
+                };
+                refused.map_or_else(String::new, |why| format!("could not {why}{does}"))
             }),
             condition_for("ClusterIdSet", &|pass| {
                 if pass.installed && pass.desired.lacks_cluster() {

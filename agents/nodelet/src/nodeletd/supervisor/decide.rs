@@ -10,6 +10,8 @@ pub(in crate::nodeletd) struct Situation<'a> {
     pub(in crate::nodeletd) desired: &'a Desired,
     /// The settings do not allow changes to the host, or the ledger is lost.
     pub(in crate::nodeletd) refused: bool,
+    /// The host has a wrong name: what fails is restarted, and nothing else is changed.
+    pub(in crate::nodeletd) restarts_only: bool,
     /// A pause is in force.
     pub(in crate::nodeletd) paused: bool,
     /// A phase failed that a repair would restart, or a restart was requested.
@@ -67,8 +69,9 @@ pub(in crate::nodeletd) fn decide(s: &Situation<'_>) -> Action {
     match s.desired.service_state {
         ServiceState::Ignore => Action::Nothing,
         ServiceState::True if is_unassigned(s.desired, s.installed) => Action::Nothing,
-        ServiceState::False if s.installed && !s.stopped => Action::Stop,
+        ServiceState::False if s.installed && !s.stopped && !s.restarts_only => Action::Stop,
         ServiceState::False => Action::Nothing,
+        ServiceState::True if !s.failing && s.restarts_only => Action::Nothing,
         // Orphans are no failure of the node, so they never lead to a clean.
         ServiceState::True if !s.failing && s.has_orphans => Action::Prune,
         ServiceState::True if !s.failing && s.due => Action::Renew,
@@ -76,7 +79,7 @@ pub(in crate::nodeletd) fn decide(s: &Situation<'_>) -> Action {
         ServiceState::True => {
             if !s.pause_left.is_zero() && !s.skip_backoff {
                 // Certificates must not expire while a phase fails for a long time.
-                if s.due {
+                if s.due && !s.restarts_only {
                     return Action::Renew;
                 }
                 return Action::Wait(s.pause_left);
@@ -128,6 +131,7 @@ mod tests {
         Situation {
             desired,
             refused: false,
+            restarts_only: false,
             paused: false,
             failing: true,
             due: false,
@@ -233,6 +237,25 @@ mod tests {
         assert_eq!(decide(&s), Action::Repair, "an installed role is kept");
         s.installed = false;
         assert_eq!(decide(&s), Action::Nothing);
+    }
+
+    #[test]
+    fn with_a_wrong_host_name_only_what_fails_is_restarted() {
+        let held = desired(ServiceState::True);
+        let mut s = situation(&held);
+        s.restarts_only = true;
+        s.by_last_good = true;
+        s.clean_is_due = true;
+        s.due = true;
+        s.has_orphans = true;
+        assert_eq!(decide(&s), Action::Repair);
+        s.pause_left = Duration::from_secs(20);
+        assert_eq!(decide(&s), Action::Wait(Duration::from_secs(20)));
+        s.failing = false;
+        assert_eq!(decide(&s), Action::Nothing, "no renewal and no removal");
+        let off = desired(ServiceState::False);
+        let s = Situation { desired: &off, ..s };
+        assert_eq!(decide(&s), Action::Nothing, "no stop");
     }
 
     #[test]

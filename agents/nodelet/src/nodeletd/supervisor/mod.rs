@@ -137,6 +137,8 @@ pub(super) struct Supervisor<H> {
     settings_in_use: u64,
     group: StatusGroup,
     counters: Counters,
+    /// What the last pass has warned of.
+    warned: Vec<String>,
     /// What triggered the last pass.
     last_triggers: Vec<String>,
 }
@@ -208,6 +210,7 @@ impl<H: HostOps> Supervisor<H> {
             settings_in_use: 0,
             group: StatusGroup::default(),
             counters: Counters::default(),
+            warned: Vec::new(),
             last_triggers: Vec::new(),
         };
         if supervisor.state.has_booted() {
@@ -287,7 +290,8 @@ impl<H: HostOps> Supervisor<H> {
             .next(&due, pass.desired.loop_interval, Instant::now());
         let action = decide::decide(&Situation {
             desired: &pass.desired,
-            refused: pass.refused.is_some() || !pass.ledger_lost.is_empty(),
+            refused: pass.refused.is_some() && !pass.restarts_only || !pass.ledger_lost.is_empty(),
+            restarts_only: pass.restarts_only,
             paused: self.paused(),
             failing,
             due: next.is_some(),

@@ -19,20 +19,11 @@ use crate::pass::{Pass, ServiceState};
 impl<H: HostOps> Supervisor<H> {
     /// Records the result of a pass, before anything is decided.
     pub(super) fn observe(&mut self, pass: &Pass) {
-        for problem in &pass.settings_problems {
-            tracing::warn!("keeping the last good settings: {problem}");
+        let warnings = warnings_of(pass);
+        for warning in new_ones(&self.warned, &warnings) {
+            tracing::warn!("{warning}");
         }
-        for problem in &pass.role_problems {
-            tracing::warn!("keeping the last good role: {problem}");
-        }
-        if let Some(refused) = &pass.refused {
-            tracing::warn!("changing nothing: could not {refused}");
-        }
-        for problem in [&pass.ledger_lost, &pass.ledger_problem] {
-            if !problem.is_empty() {
-                tracing::warn!("{problem}");
-            }
-        }
+        self.warned = warnings;
         if pass.desired != self.desired {
             // New settings may fix the failure, so the next attempt does not wait.
             self.skip_backoff |= self.settings_in_use > 0;
@@ -228,10 +219,72 @@ impl<H: HostOps> Supervisor<H> {
     }
 }
 
+/// What is wrong with the settings, the role and the ledger, one entry for each.
+fn warnings_of(pass: &Pass) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (what, problems) in [
+        ("settings", &pass.settings_problems),
+        ("role", &pass.role_problems),
+    ] {
+        if !problems.is_empty() {
+            let problems = problems.join("; ");
+            warnings.push(format!("keeping the last good {what}: {problems}"));
+        }
+    }
+    if let Some(refused) = &pass.refused {
+        let does = match pass.restarts_only {
+            true => "restarting what fails by the last good settings, and changing nothing else",
+            false => "changing nothing",
+        };
+        warnings.push(format!("{does}: could not {refused}"));
+    }
+    let problems = [&pass.ledger_lost, &pass.ledger_problem];
+    warnings.extend(problems.into_iter().filter(|one| !one.is_empty()).cloned());
+    warnings
+}
+
+/// The warnings that the pass before did not have: the others are in the journal already.
+fn new_ones<'a>(before: &[String], now: &'a [String]) -> Vec<&'a String> {
+    let news = now.iter().filter(|warning| !before.contains(warning));
+    news.collect()
+}
+
 fn phases(pass: &Pass, which: impl Fn(&PhaseHealth) -> bool) -> Vec<String> {
     let phases = pass
         .health
         .iter()
         .filter(|phase| (phase.skipped.is_none() || phase.has_orphans()) && which(phase));
     phases.map(|phase| phase.phase.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pass::Desired;
+
+    #[test]
+    fn a_warning_is_one_entry_and_is_repeated_only_after_a_change() {
+        let pass = serde_json::json!({
+            "desired": Desired::default(), "settings_problems": [], "digest": "d", "health": [], "failed": [], "due": [],
+            "role_problems": ["use role r: 1 mistake", "phases/etcd.rhai:3:5: unknown word"], "refused": null,
+            "interests": crate::pass::WatchList::default(), "stands": true,
+        });
+        let mut pass: Pass = serde_json::from_value(pass).expect("a pass");
+        let first = warnings_of(&pass);
+        let both =
+            "keeping the last good role: use role r: 1 mistake; phases/etcd.rhai:3:5: unknown word";
+        assert_eq!(first, [both]);
+        assert_eq!(new_ones(&[], &first), [both]);
+        assert_eq!(new_ones(&first, &warnings_of(&pass)), [""; 0]);
+        pass.refused = Some("use another name".to_owned());
+        let second = warnings_of(&pass);
+        let refused = "changing nothing: could not use another name";
+        assert_eq!(new_ones(&first, &second), [refused]);
+        pass.restarts_only = true;
+        let third = warnings_of(&pass);
+        let news = new_ones(&second, &third);
+        assert!(news[0].starts_with("restarting what fails"), "{news:?}");
+        // It is a change if a problem comes back.
+        assert_eq!(new_ones(&[], &first), [both]);
+    }
 }

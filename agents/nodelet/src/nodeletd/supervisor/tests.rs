@@ -80,6 +80,8 @@ struct Broken {
     /// Problems of the installed role.
     role_problems: Arc<Mutex<Vec<String>>>,
     refused: Arc<Mutex<Option<String>>>,
+    /// Whether it is refused only because it has another name.
+    renamed: Arc<AtomicBool>,
     without_subnet: Arc<Mutex<WithoutSubnet>>,
     subnet_problem: Arc<Mutex<String>>,
     /// Whether the last change was to use the last good settings and role.
@@ -124,6 +126,7 @@ impl Broken {
             unrenewable: Arc::default(),
             role_problems: Arc::default(),
             refused: Arc::default(),
+            renamed: Arc::default(),
             without_subnet: Arc::default(),
             subnet_problem: Arc::default(),
             went_by_last_good: Arc::default(),
@@ -207,6 +210,7 @@ impl HostOps for Broken {
             settings_problems: Vec::new(),
             role_problems: self.role_problems.lock().expect("no test panicked").clone(),
             refused: self.refused.lock().expect("no test panicked").clone(),
+            restarts_only: self.renamed.load(Ordering::Relaxed),
             ledger_lost: self.ledger_lost.lock().expect("no test panicked").clone(),
             ledger_problem: String::new(),
             digest: self.digest.lock().expect("no test panicked").clone(),

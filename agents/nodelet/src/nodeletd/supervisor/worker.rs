@@ -320,21 +320,11 @@ impl Worker {
 
     /// Logs the warnings of a successful pass, each once.
     fn warned_of(&self, errors: &str) {
-        // Lines begin with a time, which is not compared.
-        let lines = || {
-            errors
-                .lines()
-                .map(without_time)
-                .filter(|line| !line.is_empty())
-        };
-        let said = lines().collect::<Vec<_>>().join("\n");
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if *warned != said {
-            for line in lines() {
-                tracing::warn!("a status pass: {line}");
-            }
-            *warned = said;
+        for line in new_warnings(&warned, errors) {
+            tracing::warn!("a status pass: {line}");
         }
+        *warned = warnings(errors).join("\n");
     }
 
     /// How `nodelet` is called for a change.
@@ -368,6 +358,24 @@ fn checking(line: &str) -> Option<PhaseName> {
     }
     let progress: Progress = serde_json::from_str(line).ok()?;
     Some(progress.checking)
+}
+
+/// The lines of a log, each once, without the time at their beginning, which is not compared.
+fn warnings(errors: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = Vec::new();
+    for line in errors.lines().map(without_time) {
+        if !line.is_empty() && !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+/// The warnings in `errors` that are not among those `before`.
+fn new_warnings<'a>(before: &str, errors: &'a str) -> Vec<&'a str> {
+    let mut lines = warnings(errors);
+    lines.retain(|line| before.lines().all(|other| other != *line));
+    lines
 }
 
 /// A line of a log without the time at its beginning.
@@ -520,6 +528,16 @@ mod tests {
         let line = "2026-03-04T05:06:07.123456Z  WARN nodelet::pass: no room";
         assert_eq!(without_time(line), "WARN nodelet::pass: no room");
         assert_eq!(without_time("nodelet: no room"), "nodelet: no room");
+    }
+
+    #[test]
+    fn a_warning_is_logged_once_and_again_after_a_change() {
+        let at = |second: u32, line: &str| format!("2026-03-04T05:06:{second:02}Z  WARN {line}\n");
+        let errors = [at(1, "ca.crt is foreign"), at(2, "ca.crt is foreign")].concat();
+        assert_eq!(new_warnings("", &errors), ["WARN ca.crt is foreign"]);
+        let before = warnings(&errors).join("\n");
+        let errors = [at(3, "no room"), at(4, "ca.crt is foreign"), at(5, "")].concat();
+        assert_eq!(new_warnings(&before, &errors), ["WARN no room", "WARN"]);
     }
 
     #[test]

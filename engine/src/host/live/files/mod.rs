@@ -16,10 +16,11 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::libc::{O_NOFOLLOW, O_PATH};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{Gid, Uid, fchownat};
+use nix::unistd::{AccessFlags, Gid, Uid, access, fchownat};
 
 use super::LiveHost;
 use super::blocking::{blocking, file_error, if_there};
@@ -71,6 +72,10 @@ impl Files for LiveHost {
         self.effects
             .make("write", path, PathPurpose::Replace, work)
             .await
+    }
+
+    async fn foresee_write(&self, path: &Path, room: u64) -> HostResult<()> {
+        on_path("write", path, move |path| foresee_write(path, room)).await
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
@@ -297,6 +302,34 @@ fn space(path: &Path) -> io::Result<Space> {
         total: said.blocks() * block,
         device: existing_parents.metadata()?.dev(),
     })
+}
+
+/// The error that [`Files::try_write`] would certainly have, as far as it is seen without a write. What cannot be looked at is no error.
+fn foresee_write(path: &Path, room: u64) -> io::Result<()> {
+    let mut directories = path.ancestors().skip(1);
+    let Some(directory) = directories.find(|above| above.is_dir()) else {
+        return Ok(());
+    };
+    // A link is replaced itself, and what it points to stays.
+    let file = (!path.is_symlink()).then_some(path);
+    for one in file.into_iter().chain([directory]) {
+        // Immutable, or on a read-only file system. Other users than root may lack rights that an apply has, so these do not count.
+        if let Err(refused @ (Errno::EPERM | Errno::EROFS)) = access(one, AccessFlags::W_OK) {
+            return Err(refused.into());
+        }
+    }
+    let Ok(disk) = statvfs(directory) else {
+        return Ok(());
+    };
+    // File systems without a fixed number of inodes, or of blocks, say zero.
+    let lacks_inodes = disk.files() > 0 && disk.files_free() == 0;
+    let lacks_room = Uid::effective().is_root()
+        && disk.blocks() > 0
+        && space(directory).is_ok_and(|space| space.free < room);
+    match lacks_inodes || lacks_room {
+        true => Err(Errno::ENOSPC.into()),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -406,6 +406,38 @@ async fn a_host_that_is_refused_with_its_settings_is_not_ok() {
     .await;
 }
 
+/// The node is known by its old name, so what is down is started again with that name. A full clean would end this.
+#[tokio::test(start_paused = true)]
+async fn while_the_host_has_a_wrong_name_what_fails_is_restarted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    let refused = "use the node name=m-2 on this host".to_owned();
+    *host.refused.lock().expect("no test panicked") = Some(refused);
+    host.renamed.store(true, Ordering::Relaxed);
+    beside(&host, directory.path(), async |handles| {
+        // More than FULL_RETRY_COUNT.
+        attempts(&host, 15).await;
+        assert_eq!(host.cleans(), 0);
+        assert!(host.went_by_last_good.load(Ordering::Relaxed));
+        let (status, reason) = condition(handles, "SettingsAllowed").expect("it is a condition");
+        assert_eq!(status, Status::False);
+        for part in ["could not use the node name=m-2", "restarts what fails"] {
+            assert!(reason.contains(part), "{reason}");
+        }
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let status = kept(directory.path());
+        assert_eq!(status.pf9_kube_node_state, NodeState::Converging);
+        assert_eq!(status.last_failed_status_check, "settings");
+        let due = vec!["kubelet".to_owned()];
+        *host.due.lock().expect("no test panicked") = due;
+        let before = host.done().len();
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(host.done().len(), before, "nothing is renewed");
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn unknown_subnets_are_not_reported_as_healthy() {
     let directory = tempfile::tempdir().expect("a directory");
