@@ -46,6 +46,8 @@ pub fn install(host: &Host, checkout: &Path, nodelet: &Path) -> Result<()> {
         &target.to_string_lossy(),
     )
     .context("cannot install the role")?;
+    // A script that the checkout does not have any more would be one that role.yaml does not list.
+    host.text(&["rm", "-rf", &inside("phases")])?;
     host.put_directory(&checkout.join("phases"), &inside("phases"))
         .context("cannot install the phases")?;
     write_checksums(host, &target).context("cannot write the checksums of the package")?;

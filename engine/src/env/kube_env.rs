@@ -11,7 +11,7 @@ use super::key::{DefaultValue, Key, Kind};
 use super::keys::KEYS;
 use super::rules;
 use super::value::{SecretText, SettingValue};
-use crate::env::source::layers::{Merge, Setting};
+use crate::env::source::layers::{Layered, Merge, Setting};
 use crate::env::source::place::Source;
 
 /// Every key of the table with its value and the source of the value, and the settings of the role's parameters. It exists only if all
@@ -43,7 +43,15 @@ impl KubeEnv {
         if let Some((path, content)) = override_file {
             merge.environment(Path::new(&path), &content);
         }
-        finish(merge)
+        finish(merge, rules::check)
+    }
+
+    /// Reads back settings that were in force on this host. Rules that came later do not refuse them: an update of the program must not
+    /// leave a running host without settings.
+    pub fn resolve_saved(path: &str, content: Vec<u8>) -> Result<Self, Vec<EnvError>> {
+        let mut merge = Merge::default();
+        merge.directory(vec![(PathBuf::from(path), content)]);
+        finish(merge, rules::check_saved)
     }
 
     /// Takes names and texts without a file: fixtures, and kube.env read back.
@@ -52,7 +60,7 @@ impl KubeEnv {
     ) -> Result<Self, Vec<EnvError>> {
         let mut merge = Merge::default();
         merge.pairs(pairs);
-        finish(merge)
+        finish(merge, rules::check)
     }
 
     /// The value of a key of the table, or of a role's parameter that is set; `None` for any other name.
@@ -130,7 +138,10 @@ fn nth(network: IpNet, index: u8) -> IpAddr {
 }
 
 /// Defaults, derived values, rules between keys.
-fn finish(mut merge: Merge) -> Result<KubeEnv, Vec<EnvError>> {
+fn finish(
+    mut merge: Merge,
+    check: fn(&Layered) -> Vec<EnvError>,
+) -> Result<KubeEnv, Vec<EnvError>> {
     if merge.incomplete {
         return Err(merge.problems);
     }
@@ -163,7 +174,7 @@ fn finish(mut merge: Merge) -> Result<KubeEnv, Vec<EnvError>> {
             put_default(&mut merge, key, &text);
         }
     }
-    merge.problems.extend(rules::check(&merge.settings));
+    merge.problems.extend(check(&merge.settings));
     if merge.problems.is_empty() {
         Ok(KubeEnv {
             settings: merge.settings,

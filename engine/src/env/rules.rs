@@ -16,6 +16,15 @@ const MAX_SUBNET_BITS: i64 = 16;
 
 /// A problem for every rule that is broken.
 pub(crate) fn check(settings: &Layered) -> Vec<EnvError> {
+    let mut problems = check_saved(settings);
+    let settings = Settings(settings);
+    problems.extend(mounted_directories(settings));
+    problems.extend(docker_hub_account(settings));
+    problems
+}
+
+/// The rules that each version has had. A rule that comes later belongs to [`check`]: settings that were in force stay usable.
+pub(crate) fn check_saved(settings: &Layered) -> Vec<EnvError> {
     let settings = Settings(settings);
     let mut problems = Vec::new();
     problems.extend(networks(settings));
@@ -26,8 +35,6 @@ pub(crate) fn check(settings: &Layered) -> Vec<EnvError> {
     problems.extend(virtual_ip(settings));
     problems.extend(election(settings));
     problems.extend(directories(settings));
-    problems.extend(mounted_directories(settings));
-    problems.extend(docker_hub_account(settings));
     problems.extend(ports(settings));
     problems.extend(reserved_cpus(settings));
     problems

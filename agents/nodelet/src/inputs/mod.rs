@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use engine::env::{KubeEnv, SettingValue, Source};
+use engine::env::{EnvError, KubeEnv, SettingValue, Source};
 use engine::exec::{EventSink, Runner, unmet};
 use engine::facts::{self, FactQuery, Facts};
 use engine::host::live::LiveHost;
@@ -409,7 +409,22 @@ async fn usable(
 
 /// Reads the settings of this host that `args` names.
 pub(crate) async fn settings(args: &RoleArgs, host: &LiveHost) -> Result<KubeEnv> {
-    settings_in(&args.config, !args.merged_settings, host).await
+    if args.merged_settings {
+        return saved_settings(&args.config, host).await;
+    }
+    settings_in(&args.config, true, host).await
+}
+
+/// Reads the last good settings, which this program has merged and saved.
+async fn saved_settings(path: &Path, host: &LiveHost) -> Result<KubeEnv> {
+    let Some(content) = host.read(path, LIMIT).await? else {
+        bail!(
+            "read the last good settings: {} is not there",
+            path.display()
+        );
+    };
+    KubeEnv::resolve_saved(&path.display().to_string(), content)
+        .map_err(|problems| refused_settings(path, &problems).into())
 }
 
 /// Reads the settings at this path; `with_override` also reads this host's own overrides of them.
@@ -461,18 +476,21 @@ async fn settings_in(path: &Path, with_override: bool, host: &LiveHost) -> Resul
     } else {
         None
     };
-    KubeEnv::resolve_with_override(files, overrides).map_err(|problems| {
-        Refused {
-            what: format!(
-                "use the settings in {}: {}",
-                path.display(),
-                count(problems.len(), "problem")
-            ),
-            items: problems.iter().map(Problem::from).collect(),
-            problems: problems.iter().map(|p| format!("{p}\n")).collect(),
-        }
-        .into()
-    })
+    KubeEnv::resolve_with_override(files, overrides)
+        .map_err(|problems| refused_settings(path, &problems).into())
+}
+
+/// The settings at this path, with these problems.
+fn refused_settings(path: &Path, problems: &[EnvError]) -> Refused {
+    Refused {
+        what: format!(
+            "use the settings in {}: {}",
+            path.display(),
+            count(problems.len(), "problem")
+        ),
+        items: problems.iter().map(Problem::from).collect(),
+        problems: problems.iter().map(|p| format!("{p}\n")).collect(),
+    }
 }
 
 /// Whether a file of a settings directory is read: true for settings, false for a file that was probably meant as settings but has

@@ -195,7 +195,20 @@ async fn pause(State(shared): State<Shared>, Query(query): Query<PauseQuery>) ->
 }
 
 async fn resume(State(shared): State<Shared>) -> Response {
-    ask(&shared, Request::Resume)
+    let (pending, is_over) = Request::Resume.pending();
+    if let Err(refusal) = send(&shared, pending) {
+        return refusal.into_response();
+    }
+    match tokio::time::timeout(HOLDS, is_over).await {
+        Ok(Ok(Err(problem))) => {
+            let said = format!(
+                "the pause is over, but this is not saved, so a restart of nodeletd brings it back: {problem}\n"
+            );
+            (NOT_SAVED, said).into_response()
+        }
+        // During a change, the loop takes the request later.
+        _ => StatusCode::ACCEPTED.into_response(),
+    }
 }
 
 async fn metrics_text(State(shared): State<Shared>) -> Response {

@@ -6,6 +6,7 @@
 
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
@@ -86,6 +87,8 @@ impl Default for KubeStatus {
 pub(in crate::nodeletd) struct StatusFile {
     path: PathBuf,
     written: Arc<Mutex<Vec<u8>>>,
+    /// Whether we have removed the file, and have not written it again.
+    is_removed: Arc<AtomicBool>,
 }
 
 impl StatusFile {
@@ -93,6 +96,7 @@ impl StatusFile {
         Self {
             path,
             written: Arc::default(),
+            is_removed: Arc::default(),
         }
     }
 
@@ -126,19 +130,30 @@ impl StatusFile {
         text.push(b'\n');
         // Noted first, so that the watch of the file finds that the new content is ours.
         self.written().clone_from(&text);
-        match replace(&self.path, &text, 0o640) {
-            // The old file has the inode and the room that the new one needs.
-            Err(error) if lacks_room(&error) && std::fs::remove_file(&self.path).is_ok() => {
-                replace(&self.path, &text, 0o640)
+        let mut written = replace(&self.path, &text, 0o640);
+        if let Err(error) = &written
+            && lacks_room(error)
+        {
+            // The old file has the inode and the room that the new one needs. Noted first, so that the watch does not take its absence for
+            // a change by others.
+            self.is_removed.store(true, Ordering::Release);
+            if std::fs::remove_file(&self.path).is_ok() {
+                written = replace(&self.path, &text, 0o640);
             }
-            written => written,
         }
+        if written.is_ok() {
+            self.is_removed.store(false, Ordering::Release);
+        }
+        written
     }
 
-    /// Whether the file has the content that we wrote last.
+    /// Whether the file has the content that we wrote last, or is not there because we removed it.
     pub(in crate::nodeletd) fn is_as_written(&self) -> bool {
-        let on_disk = daemon::files::read(&self.path, LIMIT).ok().flatten();
-        on_disk.is_some_and(|on_disk| on_disk == *self.written())
+        match daemon::files::read(&self.path, LIMIT) {
+            Ok(Some(on_disk)) => on_disk == *self.written(),
+            Ok(None) => self.is_removed.load(Ordering::Acquire),
+            Err(_) => false,
+        }
     }
 
     fn written(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
@@ -332,6 +347,8 @@ mod tests {
         assert!(file.is_as_written());
         let mode = path.metadata().expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
+        std::fs::remove_file(&path).expect("another program removes it");
+        assert!(!file.is_as_written());
     }
 
     /// Without inodes, other agents would read `ok` for as long as there are none.
@@ -365,6 +382,7 @@ mod tests {
             let none = |_: &Path, _: &[u8], _: u32| lacks(kind);
             assert!(file.write_by(&KubeStatus::default(), none).is_err());
             assert!(!file.path().exists(), "{kind}");
+            assert!(file.is_as_written(), "its absence is no change by others");
         }
     }
 

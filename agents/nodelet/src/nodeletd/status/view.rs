@@ -134,9 +134,10 @@ impl Now<'_> {
             }),
             condition_for("SettingsAllowed", &|pass| {
                 let refused = pass.refused.as_ref();
-                let does = match pass.restarts_only {
+                let is_up = pass.desired.service_state == ServiceState::True;
+                let does = match pass.restarts_only && is_up {
                     true => {
-                        "; until then nodeletd restarts what fails by the last good settings, and changes nothing else"
+                        "; until then nodeletd repairs what fails with the last good settings, and changes nothing else"
                     }
                     false => "",
                 };

@@ -171,13 +171,16 @@ mod tests {
         let ended = Line::Information(format!("no longer a problem: certs: {KEYS}"));
         let lost = check(Status::False, "svcacct.key: it is another key");
         assert_eq!(problems.lines(&check(Status::True, "")), []);
-        assert_eq!(problems.lines(&lost), [begun.clone()]);
+        assert_eq!(problems.lines(&lost), std::slice::from_ref(&begun));
         assert_eq!(problems.lines(&lost), [], "once");
         // Another reason, or a pass that does not know it, is no new beginning and no end.
         assert_eq!(problems.lines(&check(Status::False, "it is missing")), []);
         assert_eq!(problems.lines(&check(Status::Unknown, "no answer")), []);
         assert_eq!(problems.lines(&lost), []);
-        assert_eq!(problems.lines(&check(Status::True, "")), [ended.clone()]);
+        assert_eq!(
+            problems.lines(&check(Status::True, "")),
+            std::slice::from_ref(&ended)
+        );
         assert_eq!(problems.lines(&check(Status::True, "")), [], "once");
         // The next time it is logged again. It also ends if the plan does not have it any more.
         assert_eq!(problems.lines(&lost), [begun]);

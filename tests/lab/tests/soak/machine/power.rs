@@ -72,8 +72,8 @@ fn vm_power_is_cut_at_ten_points_of_a_bring_up() {
     // The daemon's status is written with its next pass.
     master.wait_for("the node is healthy", WELL, ON_THE_WAY);
     master.apply(&[]).exits(0).changes_nothing();
-    let history = master.sh("nodelet history");
-    assert!(!history.contains("clean"), "{history}");
+    let history = master.sh("nodelet history --json --last 1000");
+    assert!(!history.contains("\"clean\""), "{history}");
     let status = master.sh("cat /var/opt/pf9/kube_status");
     let status: serde_json::Value = serde_json::from_str(&status).expect("it is complete");
     assert_eq!(status["pf9_kube_node_state"], "ok", "{status}");
