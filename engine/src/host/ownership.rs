@@ -290,10 +290,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_target_of_a_link_counts() {
-        let host = installed()
-            .await
-            .with_file("/home/u/a.rhai", "phase(\"example\");\n");
-        link(&host, "/opt/pf9/roles/r/1/phases/b.rhai", "/home/u/a.rhai").await;
+        let host = installed().await.with_file("/home/u/a.tmpl", "text\n");
+        let template = "/opt/pf9/roles/r/1/phases/templates/b.tmpl";
+        link(&host, template, "/home/u/a.tmpl").await;
         load(&host, "r").await.expect("/home/u is root's so far");
         let theirs = Attributes {
             mode: 0o755,

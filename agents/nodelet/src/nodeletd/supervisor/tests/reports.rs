@@ -421,7 +421,7 @@ async fn while_the_host_has_a_wrong_name_what_fails_is_restarted() {
         assert!(host.went_by_last_good.load(Ordering::Relaxed));
         let (status, reason) = condition(handles, "SettingsAllowed").expect("it is a condition");
         assert_eq!(status, Status::False);
-        for part in ["could not use the node name=m-2", "restarts what fails"] {
+        for part in ["could not use the node name=m-2", "repairs what fails"] {
             assert!(reason.contains(part), "{reason}");
         }
         host.broken.store(false, Ordering::Relaxed);
