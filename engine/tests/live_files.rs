@@ -23,7 +23,7 @@ fn own(mode: u32) -> Attributes {
     }
 }
 
-/// Owned by another user, if root runs the test: nobody else can give a file away.
+/// Owned by another user, if root runs the test: only root can give a file to another user.
 fn of_another(mode: u32) -> Attributes {
     match own(mode) {
         Attributes { uid: 0, .. } => Attributes {

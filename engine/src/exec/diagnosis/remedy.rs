@@ -14,7 +14,7 @@ pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String
     if let ResourceError::Unmet { next, .. } = error {
         return next.clone();
     }
-    // Known words in such a message would lead to the removal of a key that nobody can make again.
+    // Known words in such a message would lead to the removal of a key that cannot be made again.
     if matches!(error, ResourceError::Pki { .. }) && error.is_permanent() {
         return "do what the message says about this key or authority, and remove no other file: it may be the only copy".to_owned();
     }
@@ -268,7 +268,7 @@ mod tests {
         }
     }
 
-    /// The words `certificate` and `key` in the message must not lead to the removal of what nobody can make again.
+    /// The words `certificate` and `key` in the message must not lead to the removal of a key that cannot be made again.
     #[test]
     fn a_held_key_or_authority_is_never_to_be_removed() {
         let error = PkiError::Precious {

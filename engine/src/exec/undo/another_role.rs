@@ -25,7 +25,7 @@ pub struct AnotherRole {
 }
 
 impl AnotherRole {
-    /// The message if nobody wants to replace the role: a wrong or missing `--role`.
+    /// The message of commands that do not replace a role: a wrong or missing `--role`.
     #[must_use]
     pub fn as_mistake(&self) -> String {
         format!(

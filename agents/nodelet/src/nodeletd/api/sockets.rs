@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(mode & 0o7777, 0o600);
     }
 
-    /// Every process of the host can reach the port, so nobody can read the status or ask for a change through it.
+    /// Every process of the host can reach the port, so the status and all requests for changes are on the socket alone.
     #[tokio::test]
     async fn loopback_has_metrics_and_health_and_nothing_else() {
         // Another listener has the port on another address, so a listener on all addresses would fail.
