@@ -166,6 +166,10 @@ pub(in crate::exec) async fn object_exists(
     }))
 }
 
+/// What an operator can expect of a container that has ended.
+const KUBELET_PAUSES: &str =
+    "; kubelet starts it again, after a pause of up to 5 minutes if it has ended several times";
+
 /// Why a container of a static pod does not run.
 pub(in crate::exec) async fn pod_running(
     host: &dyn Host,
@@ -175,11 +179,12 @@ pub(in crate::exec) async fn pod_running(
     let all = host.containers(&of_pods()).await?;
     let pods = StaticPods::among(&all);
     for name in names {
-        let running = all
-            .iter()
-            .any(|container| container.running && pods.has(container, pod, name));
-        if !running {
-            return Ok(Some(format!("container {name} of pod {pod} does not run")));
+        let mut present = all.iter().filter(|its| pods.has(its, pod, name)).peekable();
+        let has_ended = present.peek().is_some();
+        if !present.any(|container| container.running) {
+            let pause = if has_ended { KUBELET_PAUSES } else { "" };
+            let text = format!("container {name} of pod {pod} does not run{pause}");
+            return Ok(Some(text));
         }
     }
     Ok(None)
