@@ -14,7 +14,8 @@ use crate::plan::{PlannedPhase, Probe};
 use crate::resource::kubernetes::pod_container::{GRACE, StaticPods, of_pods};
 
 /// Minimum wait of the phase, and minimum age of a container when the wait began: kubelet gives a container as long to
-/// start. `api-ready` waits longer than this if its API server does not answer at all.
+/// start. The timeout of `api-ready` is not longer than this; it waits to the end if its API server does not answer at
+/// all.
 const LONG: Duration = Duration::from_secs(5 * 60);
 
 impl Runner<'_> {
