@@ -32,7 +32,7 @@ pub use event::{Event, EventSink, Recording};
 pub use kubernetes::backups::room_for_backup;
 pub use kubernetes::renew::{Due, phases_renewed_with};
 pub use kubernetes::rotate::{authorities, rotating};
-pub use recovery::recover::{Recovered, RecoveredFrom};
+pub use recovery::recovered::{Recovered, RecoveredFrom};
 pub use repair::restart::{failed_phases, phases_with_orphans, restart_set};
 pub use runner::{Mode, Runner};
 pub use selection::{Renewals, Selection, SelectionError};

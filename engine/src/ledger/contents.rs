@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::store::{LIMIT, content_folder, failed, in_time};
+use super::store::disk::{LIMIT, content_folder, failed, in_time};
 use super::{LedgerError, Record, RunId, VERSION};
 use crate::host::{Host, HostError};
 use crate::ledger::hash_chain::Chain;

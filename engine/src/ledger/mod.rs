@@ -31,7 +31,7 @@ pub(crate) use history::{is_about, is_step};
 pub use live_resource::{LiveResource, LiveUndo};
 pub use record::{Record, RunId};
 pub(crate) use recorded::{Reading, Recorded};
-pub(crate) use store::in_time;
+pub(crate) use store::disk::in_time;
 pub use store::{Ledger, StepLog};
 
 /// Version of the file's form. A file of another version is refused.

@@ -1,46 +1,38 @@
-//! Reading, writing, repairing and compacting the ledger's file.
+//! The ledger of a host, open for writing: it is opened, runs begin and end in it, and it is compacted.
 //!
-//! `queries` has what the records say.
+//! `queries` has what the records say. `write` has the single writes and their repair, `disk` the limits and directories, and `step_log`
+//! the undos of a step. `loss` is about a ledger that is lost, and `id` about its id.
 
+pub(super) mod disk;
+mod id;
+mod loss;
 mod queries;
+mod step_log;
+mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use async_trait::async_trait;
 use futures::future::BoxFuture;
-use sha2::Digest as _;
 use tokio::sync::Mutex;
 
 use super::{LedgerError, Record, RunId, VERSION};
-use crate::host::{Attributes, Host, HostError};
-use crate::ledger::contents::{
-    Recoverable, copy_path, damaged_path, ended_part, path, read, recoverable, tip_path,
-};
+use crate::host::{Host, HostError};
+use crate::ledger::contents::{path, read};
 use crate::ledger::hash_chain::Chain;
 use crate::ledger::last_run::{LastRun, id_of};
 use crate::ledger::live_resource::{LiveUndo, compacted, live};
-use crate::model::{Outcome, PhaseName, STATE, StepId, Verb};
-use crate::plan::PlannedStep;
-use crate::resource::docker::container_runtime;
-use crate::resource::{ResourceResult, Undo, UndoLog, pki};
+use crate::ledger::store::disk::{content_folder, create_directories, failed, in_time};
+use crate::ledger::store::id::new_id;
+use crate::model::{Outcome, STATE, Verb};
 
-/// Largest ledger that is read; compaction keeps it far below.
-pub(super) const LIMIT: u64 = 64 * 1024 * 1024;
+pub use step_log::StepLog;
+
 /// Lines beyond which a run's end compacts.
 const COMPACT_BEYOND: usize = 2_000;
-
-/// How long the disk may take for one read or write of the engine's own records.
-const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long the container runtime may take to name the role's containers.
-const RUNTIME: Duration = Duration::from_secs(10);
-
-pub(super) const FILE: Attributes = Attributes::root(0o600);
 /// What a run may have to write, in bytes, copies of files included; the role's largest run writes a tenth of it.
 const ROOM: u64 = 1024 * 1024;
-const DIRECTORY: Attributes = Attributes::root(0o700);
 
 /// A host's ledger, open for writing.
 pub struct Ledger<'a> {
@@ -120,46 +112,6 @@ impl<'a> Ledger<'a> {
         Ok(true)
     }
 
-    /// Why records with nothing to take back are not complete: this host has containers of a role or its
-    /// administrator's kubeconfig, or cannot say whether it has. Asks the container runtime, if it answers; needs
-    /// neither settings nor a role.
-    pub async fn contradicted_by_host(host: &dyn Host, records: &[Record]) -> Option<LedgerError> {
-        if live(records).iter().any(|live| !live.keep) {
-            return None;
-        }
-        let listing = async {
-            host.container_runtime().await.ok()?;
-            // An agent's temporary container has another value there, and is in no ledger.
-            let ours = (
-                container_runtime::OWNER.to_owned(),
-                container_runtime::OURS.to_owned(),
-            );
-            host.containers(&BTreeMap::from([ours])).await.ok()
-        };
-        let listed = tokio::time::timeout(RUNTIME, listing).await.ok().flatten();
-        let mut evidence: Vec<String> = listed
-            .iter()
-            .flatten()
-            .map(|one| format!("container {}", one.name))
-            .collect();
-        // A runtime that is down or hangs does not name its containers. A clean removes this file; other files beside
-        // it may be the operator's own.
-        let kubeconfig = pki::kubeconfig_path("admin");
-        match in_time(host.entry(&kubeconfig)).await {
-            Ok(None) => {}
-            Ok(Some(_)) => evidence.push(format!("file {}", kubeconfig.display())),
-            Err(error) => return Some(failed("compare this host with")(error)),
-        }
-        if evidence.is_empty() {
-            return None;
-        }
-        let path = path();
-        Some(match records {
-            [] => LedgerError::Missing { path, evidence },
-            _ => LedgerError::Incomplete { path, evidence },
-        })
-    }
-
     /// The path of a host's ledger.
     #[must_use]
     pub fn path() -> PathBuf {
@@ -176,83 +128,6 @@ impl<'a> Ledger<'a> {
     #[must_use]
     pub fn id_in_header(line: &[u8]) -> Option<String> {
         id_of(&[serde_json::from_slice(line).ok()?])
-    }
-
-    /// What a lost ledger can be recovered from.
-    pub(crate) async fn recoverable(host: &dyn Host) -> Result<Recoverable, LedgerError> {
-        let own = host_part(host).await?;
-        recoverable(host, |id| id.starts_with(&own)).await
-    }
-
-    /// Writes a ledger of these records in place of one that was lost. The last run in them is `run`, which changed
-    /// `changed` resources. The damaged file is kept beside the ledger.
-    pub(crate) async fn recover(
-        host: &'a dyn Host,
-        mut records: Vec<Record>,
-        damaged: Option<Vec<u8>>,
-        (run, changed): (RunId, usize),
-    ) -> Result<(), LedgerError> {
-        in_time(create_directories(host))
-            .await
-            .map_err(failed("create"))?;
-        if let Some(damaged) = damaged {
-            in_time(host.write(&damaged_path(), &damaged, FILE))
-                .await
-                .map_err(failed("keep"))?;
-        }
-        if !matches!(records.first(), Some(Record::Header { .. })) {
-            let header = Record::Header {
-                version: VERSION,
-                id: Some(new_id(host).await?),
-            };
-            records.insert(0, header);
-        }
-        let ledger = Self::of(host, records, Chain::default(), true);
-        ledger.end(run, Outcome::Converged, (changed, 0)).await
-    }
-
-    /// Saved contents of files that none of these records names, not even one that no longer counts.
-    pub(crate) async fn unused_contents(
-        host: &dyn Host,
-        records: &[Record],
-    ) -> Result<Vec<PathBuf>, LedgerError> {
-        let named = |record: &Record, name: &str| {
-            let Record::Undo { undo, .. } = record else {
-                return false;
-            };
-            undo.kept().is_some_and(|kept| kept.sha256 == name)
-        };
-        let names = in_time(host.list(&content_folder())).await;
-        let mut names = names.map_err(failed("look for contents of"))?;
-        names.retain(|name| !records.iter().any(|record| named(record, name)));
-        Ok(names
-            .iter()
-            .map(|name| content_folder().join(name))
-            .collect())
-    }
-
-    /// What is wrong with the saved contents of files that a clean would bring back, a sentence each.
-    ///
-    /// # Errors
-    /// The ledger cannot be read.
-    pub async fn damaged_contents(host: &dyn Host) -> Result<Vec<String>, LedgerError> {
-        let mut problems = Vec::new();
-        for live in live(&Self::read(host).await?) {
-            let Some(kept) = live.undo.kept() else {
-                continue;
-            };
-            let digest = in_time(host.remembered_digest(&kept.path())).await;
-            let digest = digest.ok().flatten();
-            if digest.as_ref() != Some(&kept.sha256) {
-                problems.push(format!(
-                    "{} is missing or damaged, so a clean cannot bring back the previous content of {}; bring it back from a backup of \
-                     this host",
-                    kept.path().display(),
-                    live.undo.key()
-                ));
-            }
-        }
-        Ok(problems)
     }
 
     /// Reads a host's ledger without changing anything; empty where there is none.
@@ -389,227 +264,11 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
-    /// A log for the undos of one step.
-    #[must_use]
-    pub fn step_log<'l>(
-        &'l self,
-        run: RunId,
-        phase: &PhaseName,
-        step: &PlannedStep,
-    ) -> StepLog<'l, 'a> {
-        StepLog {
-            ledger: self,
-            run,
-            phase: phase.clone(),
-            step: step.id.clone(),
-            keep: step.policy.keep,
-        }
-    }
-
-    /// Appends a record. It is on disk when this returns. When it fails or is cancelled, the next one begins with a
-    /// repair: a record must never follow half a line. What a record announces must not be done if it could not be
-    /// written.
-    pub(crate) async fn append(&self, record: Record) -> Result<(), LedgerError> {
-        // One writer at a time: records of phases that run in parallel must not mix within a line.
-        let mut state = self.state.lock().await;
-        self.repair(&mut state).await?;
-        state.tail_in_doubt = true;
-        let mut chain = state.chain.clone();
-        let line = chain.next_line(&record);
-        let host = self.host;
-        let append = async move { host.append(&path(), line.as_bytes(), FILE).await };
-        state.in_flight = Some(Box::pin(append));
-        self.settle(&mut state).await.map_err(failed("write"))?;
-        state.tail_in_doubt = false;
-        state.chain = chain;
-        state.records.push(record);
-        Ok(())
-    }
-
-    /// Waits for the end of a write that has begun, even if its caller gave up long ago. A write that does not end in
-    /// time stays in flight, and the next caller waits for it in turn.
-    async fn settle(&self, state: &mut LedgerState<'a>) -> Result<(), HostError> {
-        let Some(write) = &mut state.in_flight else {
-            return Ok(());
-        };
-        match tokio::time::timeout(TIMEOUT, write).await {
-            Ok(written) => {
-                state.in_flight = None;
-                written
-            }
-            Err(_) => Err(too_late()),
-        }
-    }
-
-    /// Writes the file again if it may not end with the last record.
-    async fn repair(&self, state: &mut LedgerState<'a>) -> Result<(), LedgerError> {
-        if let Err(error) = self.settle(state).await
-            && state.in_flight.is_some()
-        {
-            return Err(failed("write")(error));
-        }
-        if state.tail_in_doubt {
-            let records = state.records.clone();
-            self.replace(state, records).await?;
-        }
-        Ok(())
-    }
-
-    /// Writes the whole file. If that fails, the records in memory stay as before.
-    async fn replace(
-        &self,
-        state: &mut LedgerState<'a>,
-        records: Vec<Record>,
-    ) -> Result<(), LedgerError> {
-        let mut chain = Chain::default();
-        let text: String = records
-            .iter()
-            .map(|record| chain.next_line(record))
-            .collect();
-        let written = self.write(state, path(), text.into_bytes()).await;
-        if written.is_err() {
-            state.tail_in_doubt = true;
-        }
-        written.map_err(failed("write"))?;
-        state.records = records;
-        state.chain = chain;
-        state.tail_in_doubt = false;
-        Ok(())
-    }
-
-    /// Writes a file of the ledger. It is on disk when this returns.
-    async fn write(
-        &self,
-        state: &mut LedgerState<'a>,
-        path: PathBuf,
-        content: Vec<u8>,
-    ) -> Result<(), HostError> {
-        let host = self.host;
-        let write = async move { host.write(&path, &content, FILE).await };
-        state.in_flight = Some(Box::pin(write));
-        self.settle(state).await
-    }
-
-    async fn write_tip(&self, state: &mut LedgerState<'a>) -> Result<(), LedgerError> {
-        let tip = LastRun::of(&state.records).text();
-        let written = self.write(state, tip_path(), tip).await;
-        written.map_err(failed("write the tip of"))
-    }
-
-    /// Updates the files beside the ledger. The copy comes first, so that the tip never names an ended run that the
-    /// copy lacks.
-    async fn keep_copies(&self, state: &mut LedgerState<'a>) -> Result<(), LedgerError> {
-        let bytes = in_time(self.host.read(&path(), LIMIT)).await;
-        let bytes = bytes.map_err(failed("read"))?.unwrap_or_default();
-        if let Some(ended) = ended_part(&bytes, &state.records) {
-            let written = self.write(state, copy_path(), ended.to_vec()).await;
-            written.map_err(failed("write the copy of"))?;
-        }
-        self.write_tip(state).await
-    }
-
     fn now(&self) -> String {
         rfc3339(self.host.now())
     }
 }
 
-/// Writes the undos of one step.
-pub struct StepLog<'l, 'a> {
-    ledger: &'l Ledger<'a>,
-    run: RunId,
-    phase: PhaseName,
-    step: StepId,
-    keep: bool,
-}
-
-#[async_trait]
-impl UndoLog for StepLog<'_, '_> {
-    async fn note(&self, undo: &Undo) -> ResourceResult<()> {
-        if let Some(content) = undo.kept()
-            && let Some(bytes) = content.at_hand()
-            && self.ledger.host.entry(&content.path()).await?.is_none()
-        {
-            // The content first: a record must never refer to content that is not there.
-            self.ledger.host.write(&content.path(), bytes, FILE).await?;
-        }
-        self.ledger
-            .append(Record::Undo {
-                run: self.run,
-                phase: self.phase.clone(),
-                step: self.step.clone(),
-                keep: self.keep,
-                undo: undo.clone(),
-            })
-            .await?;
-        Ok(())
-    }
-}
-
-pub(super) fn content_folder() -> PathBuf {
-    Path::new(STATE).join("content")
-}
-
-/// Bounds one read or write: a disk that does not answer ends a run with an error that says so, and does not block it
-/// for ever.
-pub(crate) async fn in_time<T>(
-    work: impl Future<Output = Result<T, HostError>>,
-) -> Result<T, HostError> {
-    let done = tokio::time::timeout(TIMEOUT, work).await;
-    done.map_err(|_| too_late())?
-}
-
-fn too_late() -> HostError {
-    HostError::Deadline {
-        action: "read or write the engine's own records".to_owned(),
-        after: TIMEOUT,
-    }
-}
-
-pub(super) fn failed(action: &'static str) -> impl Fn(HostError) -> LedgerError {
-    move |source| LedgerError::Host { action, source }
-}
-
 fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
-}
-
-pub(super) async fn create_directories(host: &dyn Host) -> Result<(), HostError> {
-    let mut directory = PathBuf::from("/");
-    for part in content_folder().iter().skip(1) {
-        directory.push(part);
-        if host.entry(&directory).await?.is_none() {
-            let private = directory.starts_with(STATE);
-            let attributes = if private {
-                DIRECTORY
-            } else {
-                Attributes::root(0o755)
-            };
-            host.create_directory(&directory, attributes).await?;
-        }
-    }
-    Ok(())
-}
-
-/// An id for a new ledger: from the host, and the time when the ledger began.
-async fn new_id(host: &dyn Host) -> Result<String, LedgerError> {
-    let began = format!("{:?}", host.now());
-    Ok(format!("{}-{}", host_part(host).await?, digest(&began)))
-}
-
-/// The part of a ledger's id that identifies the host.
-pub(super) async fn host_part(host: &dyn Host) -> Result<String, LedgerError> {
-    let machine = in_time(host.read(Path::new("/etc/machine-id"), 4096)).await;
-    let machine = machine.map_err(failed("name"))?.unwrap_or_default();
-    let mut known = String::from_utf8_lossy(&machine).trim().to_owned();
-    if known.is_empty() {
-        let name = in_time(host.sysctl("kernel.hostname")).await;
-        known = name.map_err(failed("name"))?.unwrap_or_default();
-    }
-    Ok(digest(&known))
-}
-
-fn digest(text: &str) -> String {
-    let mut hex = crate::model::hex(&sha2::Sha256::digest(text));
-    hex.truncate(8);
-    hex
 }

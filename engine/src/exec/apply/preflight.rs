@@ -11,7 +11,7 @@ use sha2::Digest as _;
 
 use crate::exec::diagnosis::remedy::remedy;
 use crate::exec::event::Event;
-use crate::exec::repair::write_trial::RuntimeState;
+use crate::exec::repair::runtime_state::RuntimeState;
 use crate::exec::{Mode, Runner, Selection};
 use crate::facts::{Requirement, Verdict};
 use crate::host::{Attributes, Entry, EntryKind, HostError};

@@ -2,32 +2,24 @@
 //!
 //! An immutable file, a file system that is read-only or full, or something else at the place of a file makes the
 //! restart fail after it has stopped services that worked. Another try, or a full clean, would fail in the same way. A
-//! key or data that is lost for good, a damaged program and an image that is gone have the same effect. A service that
-//! needs one of these is not stopped.
+//! key or data that is lost for good, a damaged program and an image that is gone have the same effect (`needs`). A
+//! service that needs one of these is not stopped.
 
-use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::restart::restart_set;
+use super::runtime_state::RuntimeState;
 use crate::exec::diagnosis::remedy::remedy;
 use crate::exec::{Mode, Runner};
 use crate::host::{EntryKind, HostError};
 use crate::model::{PhaseName, Problem, STATE, Span, chain};
-use crate::plan::{Graph, Plan, PlannedPhase, PlannedStep};
-use crate::resource::docker::container_runtime;
-use crate::resource::{
-    Action, FileSource, ImageSpec, ResourceError, ResourceResult, ServiceSpec, Spec, largest, pki,
-};
+use crate::plan::{PlannedPhase, PlannedStep};
+use crate::resource::{Action, FileSource, ResourceError, Spec, largest};
 
 /// Bound on one trial, and on finding out whether it is needed. A disk that does not store a small file in this time is
 /// not fit for a repair.
-const BOUND: Duration = Duration::from_secs(10);
-/// How long the container runtime may take to answer at all.
-const ANSWER: Duration = Duration::from_secs(5);
-/// Bound on reading an archive of images.
-const READING: Duration = Duration::from_secs(5 * 60);
+pub(super) const BOUND: Duration = Duration::from_secs(10);
 /// The name of a file in the runtime's directory. It stands for the files that a new container needs there.
 const TRIAL: &str = "nodelet-trial";
 /// Room for a configuration file, a certificate or a stamp, in bytes.
@@ -51,28 +43,22 @@ pub(in crate::exec) struct Found {
 }
 
 /// What a trial is about, and what is known when it begins.
-struct Trial<'a> {
-    written: Written,
+pub(super) struct Trial<'a> {
+    pub(super) written: Written,
     /// Whether also what the phases need and lack is looked for.
     looks_for_needs: bool,
     /// All phases that run.
-    run: &'a [&'a PlannedPhase],
-    runtime: &'a RuntimeState,
+    pub(super) run: &'a [&'a PlannedPhase],
+    pub(super) runtime: &'a RuntimeState,
 }
 
-/// The container runtime at the beginning of a trial.
-#[derive(Debug, Default)]
-pub(in crate::exec) struct RuntimeState {
-    answers: bool,
-    /// Images that it says it does not have.
-    removed: BTreeSet<String>,
-}
-
-impl RuntimeState {
-    /// Whether it says that it does not have an image.
-    pub(in crate::exec) fn lacks(&self, reference: &str) -> bool {
-        self.removed.contains(reference)
-    }
+/// Which steps are going to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Those that would change something now.
+    Pending,
+    /// All, except those of kept resources that are as they should be.
+    All,
 }
 
 impl Runner<'_> {
@@ -156,37 +142,6 @@ impl Runner<'_> {
         found.into_iter().map(|one| one.problem).collect()
     }
 
-    /// The phases that can be restarted for these failed phases although some files cannot be written, in the plan's
-    /// order; and what cannot be written, or is lost. A phase with such a file is not restarted. A phase that needs it
-    /// is not restarted either, unless it failed itself while the phase with the file runs.
-    pub async fn restartable(
-        &self,
-        failed: &BTreeSet<PhaseName>,
-    ) -> (Vec<PhaseName>, Vec<Problem>) {
-        let all = restart_set(self.plan, failed);
-        let unwritable = self.unwritable(&all).await.found;
-        let mut blocked = BTreeSet::new();
-        let mut down = BTreeSet::new();
-        for one in &unwritable {
-            match &one.phase {
-                Some(phase) => blocked.insert(phase.clone()),
-                None => return (Vec::new(), problems(unwritable)),
-            };
-        }
-        for phase in self
-            .plan
-            .phases
-            .iter()
-            .filter(|p| blocked.contains(&p.name))
-        {
-            if self.is_down(phase).await {
-                down.insert(phase.name.clone());
-            }
-        }
-        let set = without(self.plan, failed, &blocked, &down);
-        (set, problems(unwritable))
-    }
-
     /// The ledger is written all the time, and replaced now and then, so it is always tried.
     async fn unwritable_record(&self) -> Option<Unwritable> {
         let ledger = Path::new(STATE).join("ledger.jsonl");
@@ -265,159 +220,6 @@ impl Runner<'_> {
         }
     }
 
-    /// What a step needs, is missing, and is not made by this run.
-    async fn lacks(&self, step: &PlannedStep, trial: &Trial<'_>) -> Option<Problem> {
-        let (requirement, error) = match &step.spec {
-            Spec::Service(service) => match service.verify_programs(self.host).await {
-                Err(error) => ("what is to be started is what was packed", error),
-                Ok(()) => (
-                    "what is to be started can be started",
-                    self.masked(service).await?,
-                ),
-            },
-            Spec::Container(container) => (
-                "another container can be made",
-                self.image_comes(&container.image, trial).await.err()?,
-            ),
-            // After a full clean each archive is needed. A damaged one is reported with the rest of the payload.
-            Spec::Image(image) if trial.written == Written::Pending => (
-                "an image that is gone can be loaded",
-                self.can_be_loaded(image, trial.runtime).await.err()?,
-            ),
-            spec => (
-                "keys and data are those that this host keeps",
-                self.unrecoverable(spec).await?,
-            ),
-        };
-        Some(Problem {
-            requirement: requirement.to_owned(),
-            span: step.span.clone(),
-            problem: format!("could not {}", chain(&error).join(": ")),
-            remedy: match &error {
-                ResourceError::Pki { .. } => {
-                    "put the right files back; `nodelet check` names each with what to do"
-                        .to_owned()
-                }
-                error => remedy(error, &[]),
-            },
-        })
-    }
-
-    /// The error for a unit that is masked and whose file no step writes: systemd would not start it again.
-    async fn masked(&self, service: &ServiceSpec) -> Option<ResourceError> {
-        if !service.started {
-            return None;
-        }
-        for directory in ["/etc/systemd/system", "/run/systemd/system"] {
-            let mask = Path::new(directory).join(&service.unit);
-            let entry = tokio::time::timeout(BOUND, self.host.entry(&mask)).await;
-            let Ok(Ok(Some(entry))) = entry else { continue };
-            let mut steps = self.plan.phases.iter().flat_map(|phase| &phase.steps);
-            let is_mask = matches!(&entry.kind, EntryKind::Symlink(to) if to == "/dev/null");
-            if is_mask && !steps.any(|step| step.spec.paths().contains(&mask)) {
-                let unit = &service.unit;
-                return Some(ResourceError::Host(HostError::service(
-                    format!("start {unit}"),
-                    format!("Unit {unit} is masked."),
-                )));
-            }
-        }
-        None
-    }
-
-    /// Why no apply brings back the key, authority or data of a step. What needs them would not come up again after a
-    /// stop.
-    async fn unrecoverable(&self, spec: &Spec) -> Option<ResourceError> {
-        match tokio::time::timeout(BOUND, pki::key_problem(self.host, spec)).await {
-            Ok(Err(error)) if error.is_permanent() => Some(error),
-            Ok(_) => None,
-            Err(_) => Some(deadline(
-                format!("read {} {}", spec.kind(), spec.label()),
-                BOUND,
-            )),
-        }
-    }
-
-    /// Whether the runtime has an image, or the run loads it. If the runtime does not answer, a restart ends no
-    /// container.
-    async fn image_comes(&self, reference: &str, trial: &Trial<'_>) -> ResourceResult<()> {
-        if !trial.runtime.lacks(reference) {
-            return Ok(());
-        }
-        let mut directory = false;
-        for step in trial.run.iter().flat_map(|phase| &phase.steps) {
-            match &step.spec {
-                Spec::Image(image) if !step.policy.absent && image.is_named(reference) => {
-                    return self.can_be_loaded(image, trial.runtime).await;
-                }
-                Spec::ImageDirectory(_) => directory = true,
-                _ => {}
-            }
-        }
-        // The images in a directory of the operator are not known.
-        if directory {
-            return Ok(());
-        }
-        Err(ResourceError::Unmet {
-            what: format!(
-                "make another container of image {reference}: docker does not have the image any more, and this run does not load it"
-            ),
-            next: "load the image first (`nodelet apply`), or name an image that docker has (`docker images`)".to_owned(),
-        })
-    }
-
-    /// Whether the archive of an image can be loaded, if it is needed.
-    async fn can_be_loaded(&self, image: &ImageSpec, runtime: &RuntimeState) -> ResourceResult<()> {
-        if !runtime.lacks(&image.reference) {
-            return Ok(());
-        }
-        match tokio::time::timeout(READING, image.verify_archive(self.host)).await {
-            Ok(brings) => brings.map(drop),
-            Err(_) => Err(deadline(
-                format!("read {}", image.archive.display()),
-                READING,
-            )),
-        }
-    }
-
-    /// What the container runtime says of the images that these phases need. A runtime that does not answer is not asked
-    /// again: each request would wait for its deadline, and the repair with it.
-    pub(in crate::exec) async fn runtime_state(&self, phases: &[&PlannedPhase]) -> RuntimeState {
-        let steps = phases.iter().flat_map(|phase| &phase.steps);
-        let references = steps.filter_map(|step| match &step.spec {
-            Spec::Image(image) => Some(&image.reference),
-            Spec::Container(container) => Some(&container.image),
-            _ => None,
-        });
-        let references: BTreeSet<&String> = references.collect();
-        let mut runtime = RuntimeState::default();
-        if references.is_empty() {
-            return runtime;
-        }
-        if !matches!(self.runtime_answers(ANSWER).await, Ok(None)) {
-            // A runtime that is still to be installed has no image. One that hangs may have all of them.
-            let there =
-                tokio::time::timeout(BOUND, container_runtime::is_installed(self.host)).await;
-            if matches!(there, Ok(Ok(false))) {
-                runtime.removed = references.into_iter().cloned().collect();
-            }
-            return runtime;
-        }
-        runtime.answers = true;
-        for reference in references {
-            if self.is_gone(reference).await {
-                runtime.removed.insert(reference.clone());
-            }
-        }
-        runtime
-    }
-
-    /// Whether the runtime says that it does not have an image.
-    async fn is_gone(&self, reference: &str) -> bool {
-        let image = tokio::time::timeout(BOUND, self.host.image(reference)).await;
-        matches!(image, Ok(Ok(None)))
-    }
-
     /// Whether a step would change something. If that cannot be determined, it counts as a change.
     async fn is_pending(&self, step: &PlannedStep) -> bool {
         let cx = self.context(step.policy.absent);
@@ -492,39 +294,6 @@ impl Runner<'_> {
         };
         unwritable(&error, span, remedy)
     }
-
-    /// Whether something that a phase starts does not run, or cannot be checked, or an image that the phase brings is
-    /// gone.
-    async fn is_down(&self, phase: &PlannedPhase) -> bool {
-        for step in &phase.steps {
-            let runs = match &step.spec {
-                Spec::Service(service) if service.started => {
-                    let unit = self.host.unit(&service.unit).await;
-                    unit.is_ok_and(|unit| unit.is_active())
-                }
-                Spec::Container(container) => container.runs(self.host).await.unwrap_or_default(),
-                Spec::Image(image) => !self.is_gone(&image.reference).await,
-                _ => true,
-            };
-            if !runs {
-                return true;
-            }
-        }
-        false
-    }
-}
-
-/// Which steps are going to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
-    /// Those that would change something now.
-    Pending,
-    /// All, except those of kept resources that are as they should be.
-    All,
-}
-
-fn deadline(action: String, after: Duration) -> ResourceError {
-    ResourceError::Host(HostError::Deadline { action, after })
 }
 
 fn unwritable(error: &ResourceError, span: Span, remedy: String) -> Problem {
@@ -536,7 +305,7 @@ fn unwritable(error: &ResourceError, span: Span, remedy: String) -> Problem {
     }
 }
 
-fn problems(unwritable: Vec<Unwritable>) -> Vec<Problem> {
+pub(super) fn problems(unwritable: Vec<Unwritable>) -> Vec<Problem> {
     unwritable.into_iter().map(|one| one.problem).collect()
 }
 
@@ -548,71 +317,4 @@ fn is_of_pki(spec: &Spec) -> bool {
             | Spec::Certificate(_)
             | Spec::Kubeconfig(_)
     )
-}
-
-/// The restart set of `failed` without the `blocked` phases and those that need them. A phase that failed itself stays
-/// in the set, unless it needs a blocked phase that is `down`: it would wait without success.
-fn without(
-    plan: &Plan,
-    failed: &BTreeSet<PhaseName>,
-    blocked: &BTreeSet<PhaseName>,
-    down: &BTreeSet<PhaseName>,
-) -> Vec<PhaseName> {
-    let graph = Graph::of(plan);
-    let needs = |one: &PhaseName, of: &BTreeSet<PhaseName>| {
-        of.iter().any(|other| graph.dependents(other).contains(one))
-    };
-    let from = |name: &PhaseName| {
-        let phase = plan.phases.iter().find(|phase| phase.name == *name);
-        phase.and_then(|phase| phase.restart_from.clone())
-    };
-    let free = |name: &&PhaseName| {
-        let starts = from(name).is_some_and(|first| blocked.contains(&first));
-        !blocked.contains(*name) && !starts && !needs(name, down)
-    };
-    let failed: BTreeSet<PhaseName> = failed.iter().filter(free).cloned().collect();
-    let mut set = restart_set(plan, &failed);
-    set.retain(|one| !blocked.contains(one) && (failed.contains(one) || !needs(one, blocked)));
-    set
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn set(names: &[&str]) -> BTreeSet<PhaseName> {
-        names.iter().map(|n| n.parse().expect("a name")).collect()
-    }
-
-    #[test]
-    fn an_unwritable_path_blocks_no_other_phase() {
-        let phase = |name: &str, requires: &[&str]| PlannedPhase {
-            requires: requires
-                .iter()
-                .map(|n| n.parse().expect("a name"))
-                .collect(),
-            ..PlannedPhase::bare(name.parse().expect("a name"))
-        };
-        let plan = Plan::bare(vec![
-            phase("docker", &[]),
-            phase("etcd", &["docker"]),
-            phase("kubelet", &["docker"]),
-            phase("api-ready", &["kubelet", "etcd"]),
-            phase("keepalived", &[]),
-        ]);
-        for (failed, blocked, down, restarted) in [
-            (&["kubelet"][..], &["kubelet"][..], &[][..], ""),
-            (&["kubelet", "keepalived"], &["kubelet"], &[], "keepalived"),
-            (&["kubelet", "etcd"], &["kubelet"], &[], "etcd"),
-            (&["etcd", "docker"], &["docker"], &[], "etcd"),
-            (&["etcd", "docker"], &["docker"], &["docker"], ""),
-            (&["docker"], &["kubelet"], &[], "docker etcd"),
-            (&["api-ready", "kubelet"], &["kubelet"], &["kubelet"], ""),
-            (&["api-ready", "kubelet"], &["kubelet"], &[], "api-ready"),
-        ] {
-            let left = without(&plan, &set(failed), &set(blocked), &set(down));
-            let left: Vec<&str> = left.iter().map(PhaseName::as_str).collect();
-            assert_eq!(left.join(" "), restarted, "{failed:?}, {blocked:?}");
-        }
-    }
 }

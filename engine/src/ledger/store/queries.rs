@@ -1,6 +1,6 @@
 //! What the records say: what a run did, what is on the host, and how it is taken back.
 //!
-//! Not here: how records count (`live_resource`), and how they are read from the file and written to it (`store`).
+//! Not here: how records count (`live_resource`), and how they are read from the file (`contents`) and written to it (`write`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

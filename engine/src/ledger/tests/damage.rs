@@ -8,7 +8,7 @@ use crate::exec::scratch;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{ContainerConfig, Containers as _, Files as _};
 use crate::ledger::hash_chain::Chain;
-use crate::ledger::store::LIMIT;
+use crate::ledger::store::disk::LIMIT;
 use crate::ledger::{Ledger, LedgerError, RECOVER, Record, VERSION};
 use crate::model::Outcome;
 use crate::resource::docker::container_runtime;

@@ -1,0 +1,162 @@
+//! The records of a ledger without an exact copy, made again from what remains of it, the plan and the host.
+//!
+//! `before_role` gives the records of an apply on a simulated host. `found` compares each resource in them with this host. What is on this
+//! host is recorded with the undo that takes it back.
+
+use std::collections::BTreeSet;
+
+use super::found::Found;
+use super::recovered::{Rebuilt, Recovered, RecoveredFrom};
+use crate::exec::Runner;
+use crate::ledger::{Ledger, Record, Recoverable, RunId};
+use crate::model::{StepId, Verb};
+use crate::resource::{ResourceResult, Undo};
+
+impl Runner<'_> {
+    /// The records that an apply on this host before the role would have written, for the resources that are on it now.
+    pub(super) async fn rebuild(&self, from: &Recoverable, run: RunId) -> ResourceResult<Rebuilt> {
+        let mut rebuilt = match &from.part {
+            Some((path, records)) => {
+                let mut rebuilt = Recovered::of(RecoveredFrom::Part {
+                    path: path.clone(),
+                    run: last_run(records),
+                });
+                rebuilt.records.clone_from(records);
+                rebuilt
+            }
+            None => Recovered::of(RecoveredFrom::Host),
+        };
+        let live = Ledger::live_in(&rebuilt.records);
+        let known: BTreeSet<String> = live.iter().map(|live| live.undo.key()).collect();
+        let on_top = live.iter().any(|live| !live.keep);
+        let cleanups: BTreeSet<String> = Ledger::all_cleanup_steps_in(&rebuilt.records)
+            .iter()
+            .map(|(phase, _)| phase.to_string())
+            .collect();
+        let bare = self.as_before(&mut rebuilt.result.unknown).await?;
+        self.note_kernel(&known, &mut rebuilt.result).await?;
+        let applied = self
+            .applied_to_bare(&bare, &mut rebuilt.result.unknown)
+            .await?;
+        // Leaves out what the saved records name: it is known.
+        let names = |undo: &Undo| match undo {
+            Undo::PurgePackages { names } => names.clone(),
+            _ => Vec::new(),
+        };
+        let purged: BTreeSet<String> = live.iter().flat_map(|live| names(&live.undo)).collect();
+        rebuilt.result.unknown.retain(|line| {
+            let (resource, _) = line.split_once(": ").unwrap_or((line, ""));
+            let package = resource.strip_prefix("package ");
+            !known.contains(resource) && !package.is_some_and(|name| purged.contains(name))
+        });
+        rebuilt.records.push(self.begins(run));
+        let mut wanted: BTreeSet<StepId> = BTreeSet::new();
+        let mut resources = BTreeSet::new();
+        let mut mapped = Vec::new();
+        for record in applied {
+            match record {
+                Record::Undo {
+                    phase,
+                    step,
+                    keep,
+                    undo,
+                    ..
+                } => {
+                    if known.contains(&undo.key()) || resources.contains(&undo.key()) {
+                        continue;
+                    }
+                    resources.insert(undo.key());
+                    match self.found(&undo, on_top).await? {
+                        Found::Present(undo) => {
+                            wanted.insert(step.clone());
+                            if undo != Undo::ReloadUnits {
+                                rebuilt.result.recorded.push(undo.key());
+                            }
+                            rebuilt.result.record_uncertain(&undo);
+                            mapped.push(Record::Undo {
+                                run,
+                                phase,
+                                step,
+                                keep,
+                                undo,
+                            });
+                        }
+                        Found::Nothing => {}
+                        Found::Unknown(why) => rebuilt.result.note(why),
+                    }
+                }
+                Record::CleanupSteps {
+                    phase, steps: all, ..
+                } if !cleanups.contains(phase.as_str()) => {
+                    let mut steps = Vec::new();
+                    for step in all {
+                        match self.possibly_foreign(&step.spec).await? {
+                            Some(why) => rebuilt.result.note(why),
+                            None => steps.push(step),
+                        }
+                    }
+                    let partial = false;
+                    mapped.push(Record::CleanupSteps {
+                        run,
+                        phase,
+                        steps,
+                        partial,
+                    });
+                }
+                Record::Intent {
+                    phase,
+                    step,
+                    span,
+                    action,
+                    fields,
+                    ..
+                } => {
+                    mapped.push(Record::Intent {
+                        run,
+                        phase,
+                        step,
+                        span,
+                        action,
+                        fields,
+                    });
+                }
+                Record::Receipt { phase, step, .. } => {
+                    mapped.push(Record::Receipt { run, phase, step });
+                }
+                Record::Header { .. }
+                | Record::Run { .. }
+                | Record::PhaseApplied { .. }
+                | Record::CleanupSteps { .. }
+                | Record::Failed { .. }
+                | Record::Reverted { .. }
+                | Record::Pruned { .. }
+                | Record::CleanupDone { .. }
+                | Record::Cleaned { .. }
+                | Record::End { .. } => {}
+            }
+        }
+        mapped.retain(|record| match record {
+            Record::Intent { step, .. } | Record::Receipt { step, .. } => wanted.contains(step),
+            _ => true,
+        });
+        rebuilt.records.extend(mapped);
+        Ok(rebuilt)
+    }
+
+    /// The record with which the recovery begins.
+    pub(super) fn begins(&self, run: RunId) -> Record {
+        let at = humantime::format_rfc3339_seconds(self.host.now()).to_string();
+        Record::Run {
+            run,
+            verb: Verb::Recover,
+            role: self.plan.role.clone(),
+            digest: self.plan.digest(),
+            at,
+        }
+    }
+}
+
+/// The number of the last run in these records; 0 if there is none.
+pub(super) fn last_run(records: &[Record]) -> RunId {
+    records.iter().filter_map(Record::run).max().unwrap_or(0)
+}
