@@ -250,7 +250,7 @@ impl<'a> Ledger<'a> {
         self.keep_copies(&mut state).await?;
         let wanted: BTreeSet<String> = live(&state.records)
             .iter()
-            .filter_map(|live| Some(live.undo.kept()?.sha256.clone()))
+            .filter_map(|live| Some(live.undo.properties().content?.sha256.clone()))
             .collect();
         let folder = content_folder();
         for name in self.host.list(&folder).await.map_err(failed("tidy up"))? {

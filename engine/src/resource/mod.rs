@@ -28,7 +28,9 @@ pub use contract::{
 };
 pub(crate) use contract::{KEPT_LIMIT, READ_LIMIT, create_parents, missing_parents};
 pub use spec::Spec;
-pub(crate) use spec::{largest, with_resource};
+pub(crate) use spec::{
+    PayloadUser, PossiblyForeign, RecordedKey, SecrecyFrom, largest, with_resource,
+};
 
 pub use change::{Action, Change, Difference, TextDiff};
 pub use docker::container::ContainerSpec;

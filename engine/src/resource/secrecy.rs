@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::hidden::is_private;
 use super::pki::{authority_paths, certificate_paths, service_account_paths};
-use super::{FileSource, Spec};
+use super::{FileSource, SecrecyFrom, Spec};
 
 /// Permission bits that let others read a secret, or a group replace it.
 pub(crate) const TOO_OPEN: u32 = 0o027;
@@ -37,11 +37,18 @@ pub(crate) enum Secrecy {
 impl Spec {
     /// The files of this step whose secrecy the plan says.
     pub(crate) fn secrecy(&self) -> Vec<(PathBuf, Secrecy)> {
-        match self {
-            Self::File(file) if matches!(file.source, FileSource::GuardedCopy(_)) => Vec::new(),
-            Self::File(file) => of_file(&file.path, file.is_secret(), file.attributes.mode),
-            Self::EnvFile(file) => of_file(&file.path, file.is_secret(), file.attributes.mode),
-            Self::Certificate(certificate) => {
+        let Some(source) = self.properties().secrecy else {
+            return Vec::new();
+        };
+        match source {
+            SecrecyFrom::File(file) if matches!(file.source, FileSource::GuardedCopy(_)) => {
+                Vec::new()
+            }
+            SecrecyFrom::File(file) => of_file(&file.path, file.is_secret(), file.attributes.mode),
+            SecrecyFrom::EnvFile(file) => {
+                of_file(&file.path, file.is_secret(), file.attributes.mode)
+            }
+            SecrecyFrom::Certificate(certificate) => {
                 let paths = certificate_paths(&certificate.path);
                 vec![
                     (paths.certificate, Secrecy::Open),
@@ -49,7 +56,7 @@ impl Spec {
                     (paths.key, Secrecy::Private),
                 ]
             }
-            Self::Authority(authority) => {
+            SecrecyFrom::Authority(authority) => {
                 let paths = authority_paths(&authority.name);
                 vec![
                     (paths.certificate, Secrecy::Open),
@@ -57,38 +64,14 @@ impl Spec {
                     (paths.next_key, Secrecy::Private),
                 ]
             }
-            Self::ServiceAccountKey(_) => {
+            SecrecyFrom::ServiceAccountKey => {
                 let (key, public) = service_account_paths();
                 vec![(key, Secrecy::Private), (public, Secrecy::Open)]
             }
-            Self::EncryptionKeys(_) | Self::Kubeconfig(_) => {
+            SecrecyFrom::AllPrivate => {
                 let paths = self.paths().into_iter();
                 paths.map(|path| (path, Secrecy::Private)).collect()
             }
-            Self::Directory(_)
-            | Self::Symlink(_)
-            | Self::DataId(_)
-            | Self::Image(_)
-            | Self::ImageDirectory(_)
-            | Self::Container(_)
-            | Self::Service(_)
-            | Self::Sysctl(_)
-            | Self::KernelModule(_)
-            | Self::Packages(_)
-            | Self::Link(_)
-            | Self::Pods(_)
-            | Self::PodContainer(_)
-            | Self::Manifest(_)
-            | Self::Node(_)
-            | Self::Drain(_)
-            | Self::Command(_)
-            | Self::FirewallChains(_)
-            | Self::Ipsets(_)
-            | Self::IpvsServices(_)
-            | Self::Cgroup(_)
-            | Self::SysctlSnapshot(_)
-            | Self::Group(_)
-            | Self::Timer(_) => Vec::new(),
         }
     }
 }
@@ -102,4 +85,34 @@ fn of_file(path: &Path, is_secret: bool, mode: u32) -> Vec<(PathBuf, Secrecy)> {
         (false, true) => return Vec::new(),
     };
     vec![(path.to_path_buf(), secrecy)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::{GroupSpec, ServiceAccountKeySpec};
+
+    #[test]
+    fn a_private_key_is_private_and_its_public_half_is_open() {
+        let (key, public) = service_account_paths();
+        let spec = Spec::ServiceAccountKey(ServiceAccountKeySpec {});
+        let expected = [(key, Secrecy::Private), (public, Secrecy::Open)];
+        assert_eq!(spec.secrecy(), expected);
+        let group = Spec::Group(GroupSpec {
+            name: "docker".to_owned(),
+        });
+        assert!(group.secrecy().is_empty());
+    }
+
+    #[test]
+    fn a_private_file_without_a_secret_has_no_known_secrecy() {
+        let of = |is_secret, mode| {
+            let found = of_file(Path::new("/etc/app.conf"), is_secret, mode);
+            found.first().map(|(_, secrecy)| *secrecy)
+        };
+        assert_eq!(of(false, 0o644), Some(Secrecy::Open));
+        assert_eq!(of(true, 0o644), Some(Secrecy::Unshown));
+        assert_eq!(of(true, 0o600), Some(Secrecy::Private));
+        assert_eq!(of(false, 0o600), None);
+    }
 }

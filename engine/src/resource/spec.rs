@@ -1,20 +1,22 @@
 //! The list of all kinds of resource: [`Spec`] is one resource of any kind, as a plan has it.
 //!
-//! `with_resource` is for code that treats all kinds alike. What a kind has to implement is in `contract`.
+//! `with_resource` is for code that treats all kinds alike, and [`Properties`] for what differs from kind to kind. What a kind has to
+//! implement is in `contract`.
 //!
 //! Start with the list `kinds!`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::resource::{
-    Action, AuthoritySpec, CertificateSpec, CgroupSpec, Change, CommandStep, ContainerSpec,
-    Context, DataIdSpec, DirectorySpec, DrainSpec, EncryptionKeysSpec, EnvFileSpec, FileSpec,
-    FirewallChainsSpec, GroupSpec, ImageDirectorySpec, ImageSpec, IpsetsSpec, IpvsServicesSpec,
-    KEPT_LIMIT, KernelModuleSpec, KubeconfigSpec, LinkSpec, ManifestSpec, NodeSpec, PackagesSpec,
-    PodContainerSpec, PodsSpec, READ_LIMIT, Receipt, Resource, ResourceResult,
-    ServiceAccountKeySpec, ServiceSpec, SymlinkSpec, SysctlSnapshotSpec, SysctlSpec, TimerSpec,
+    Action, AuthoritySpec, CertificateSpec, CgroupSpec, Change, Checksums, CommandStep,
+    ContainerSpec, Context, DataIdSpec, DirectorySpec, DrainSpec, EncryptionKeysSpec, EnvFileSpec,
+    FileSpec, FirewallChainsSpec, GroupSpec, ImageDirectorySpec, ImageSpec, IpsetsSpec,
+    IpvsServicesSpec, KEPT_LIMIT, KernelModuleSpec, KubeconfigSpec, LinkSpec, ManifestSpec,
+    NodeSpec, PackagesSpec, PodContainerSpec, PodsSpec, READ_LIMIT, Receipt, Resource,
+    ResourceResult, ServiceAccountKeySpec, ServiceSpec, SymlinkSpec, SysctlSnapshotSpec,
+    SysctlSpec, TimerSpec,
 };
 
 /// Makes of the list of all kinds: [`Spec`], the names of the kinds in reports and step ids, and `with_resource`, which calls `$body` with
@@ -85,23 +87,73 @@ kinds! { ($)
 }
 
 impl Spec {
-    /// Whether an undo can restore what the step removes when the resource has to be absent.
-    #[must_use]
-    pub fn is_reversible(&self) -> bool {
-        !matches!(
-            self,
-            Self::Directory(_)
-                | Self::Image(_)
-                | Self::ImageDirectory(_)
-                | Self::Link(_)
-                | Self::Pods(_)
-                | Self::PodContainer(_)
-                | Self::FirewallChains(_)
-                | Self::Ipsets(_)
-                | Self::IpvsServices(_)
-                | Self::Cgroup(_)
-                | Self::Group(_)
-        )
+    /// The properties of this resource. Each kind must be named here, so a new one cannot get a wrong answer by default.
+    pub(crate) fn properties(&self) -> Properties<'_> {
+        let mut its = Properties::default();
+        match self {
+            Self::Directory(directory) => {
+                its.path = Some(&directory.path);
+                its.irreversible = true;
+                its.possibly_foreign = Some(PossiblyForeign::Directory(&directory.path));
+            }
+            Self::File(file) => {
+                its.path = Some(&file.path);
+                its.secrecy = Some(SecrecyFrom::File(file));
+            }
+            Self::Symlink(link) => its.path = Some(&link.path),
+            Self::EnvFile(file) => {
+                its.path = Some(&file.path);
+                its.secrecy = Some(SecrecyFrom::EnvFile(file));
+            }
+            Self::DataId(file) => {
+                its.path = Some(&file.path);
+                its.recorded_key = Some(RecordedKey::DataId(file));
+            }
+            Self::Authority(authority) => {
+                its.recorded_key = Some(RecordedKey::Authority(authority));
+                its.secrecy = Some(SecrecyFrom::Authority(authority));
+            }
+            Self::ServiceAccountKey(key) => {
+                its.recorded_key = Some(RecordedKey::ServiceAccountKey(key));
+                its.secrecy = Some(SecrecyFrom::ServiceAccountKey);
+            }
+            Self::EncryptionKeys(keys) => {
+                its.recorded_key = Some(RecordedKey::EncryptionKeys(keys));
+                its.secrecy = Some(SecrecyFrom::AllPrivate);
+            }
+            Self::Kubeconfig(_) => its.secrecy = Some(SecrecyFrom::AllPrivate),
+            Self::Certificate(spec) => its.secrecy = Some(SecrecyFrom::Certificate(spec)),
+            Self::Image(image) => {
+                its.irreversible = true;
+                its.payload_user = Some(PayloadUser::Image(image));
+            }
+            Self::Packages(packages) => its.payload_user = Some(PayloadUser::Packages(packages)),
+            Self::Service(service) => its.payload_user = Some(PayloadUser::Service(service)),
+            Self::SysctlSnapshot(setting) => {
+                its.possibly_foreign = Some(PossiblyForeign::Sysctl(&setting.key));
+            }
+            Self::Group(_) => {
+                its.irreversible = true;
+                its.possibly_foreign = Some(PossiblyForeign::Group);
+            }
+            Self::ImageDirectory(_)
+            | Self::Link(_)
+            | Self::Pods(_)
+            | Self::PodContainer(_)
+            | Self::FirewallChains(_)
+            | Self::Ipsets(_)
+            | Self::IpvsServices(_)
+            | Self::Cgroup(_) => its.irreversible = true,
+            Self::Container(_)
+            | Self::Sysctl(_)
+            | Self::KernelModule(_)
+            | Self::Manifest(_)
+            | Self::Node(_)
+            | Self::Drain(_)
+            | Self::Command(_)
+            | Self::Timer(_) => {}
+        }
+        its
     }
 
     /// Whether consumers need no restart because of this change: the next apply makes it, and the check `keys_kept` reports it.
@@ -135,10 +187,142 @@ impl Spec {
     }
 }
 
+/// What is asked about resources of all kinds, and what differs from kind to kind. [`Spec::properties`] answers it without a host.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Properties<'a> {
+    /// The path that the step makes. None for a resource whose path nodelet chooses, or that has none.
+    pub(crate) path: Option<&'a Path>,
+    /// No undo can restore what the step removes when the resource has to be absent.
+    pub(crate) irreversible: bool,
+    /// The resource itself, if it is a key, an authority or a data id that the host records.
+    pub(crate) recorded_key: Option<RecordedKey<'a>>,
+    /// The resource itself, if it verifies files of the payload before it uses them.
+    pub(crate) payload_user: Option<PayloadUser<'a>>,
+    /// What a clean must not remove if it may have been there before the role. None if all of it belongs to the role.
+    pub(crate) possibly_foreign: Option<PossiblyForeign<'a>>,
+    /// What in the plan says who may see the content of the files.
+    pub(crate) secrecy: Option<SecrecyFrom<'a>>,
+}
+
+/// A key, authority or data id that the host records, so that a lost or exchanged one is noticed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RecordedKey<'a> {
+    Authority(&'a AuthoritySpec),
+    ServiceAccountKey(&'a ServiceAccountKeySpec),
+    EncryptionKeys(&'a EncryptionKeysSpec),
+    DataId(&'a DataIdSpec),
+}
+
+/// A resource that verifies the files of the payload before it uses them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum PayloadUser<'a> {
+    Image(&'a ImageSpec),
+    Packages(&'a PackagesSpec),
+    Service(&'a ServiceSpec),
+}
+
+impl<'a> PayloadUser<'a> {
+    /// The checksums by which the files are verified; a payload from a checkout has none.
+    pub(crate) fn checksums(self) -> Option<&'a Checksums> {
+        match self {
+            Self::Image(image) => image.checksums.as_ref(),
+            Self::Packages(packages) => packages.checksums.as_ref(),
+            Self::Service(service) => service.checksums.as_ref(),
+        }
+    }
+}
+
+/// What may have been on the host before the role.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum PossiblyForeign<'a> {
+    /// What is in this directory.
+    Directory(&'a Path),
+    /// The group itself.
+    Group,
+    /// The value of the kernel setting with this key.
+    Sysctl(&'a str),
+}
+
+/// What in the plan says who may see the content of a step's files.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SecrecyFrom<'a> {
+    File(&'a FileSpec),
+    EnvFile(&'a EnvFileSpec),
+    Certificate(&'a CertificateSpec),
+    Authority(&'a AuthoritySpec),
+    ServiceAccountKey,
+    /// All files of the step are private.
+    AllPrivate,
+}
+
 /// Maximum size of an existing file that `spec` may replace.
 pub(crate) fn largest(spec: &Spec) -> u64 {
     match spec {
         Spec::Symlink(_) => KEPT_LIMIT,
         _ => READ_LIMIT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_differ_from_kind_to_kind() {
+        let group = Spec::Group(GroupSpec {
+            name: "docker".to_owned(),
+        });
+        let its = group.properties();
+        assert!(its.irreversible && its.path.is_none() && its.secrecy.is_none());
+        assert!(matches!(its.possibly_foreign, Some(PossiblyForeign::Group)));
+
+        let setting = Spec::SysctlSnapshot(SysctlSnapshotSpec {
+            key: "kernel.panic".to_owned(),
+            before: None,
+        });
+        let its = setting.properties();
+        assert!(!its.irreversible);
+        assert!(matches!(
+            its.possibly_foreign,
+            Some(PossiblyForeign::Sysctl("kernel.panic"))
+        ));
+
+        let data = Spec::DataId(DataIdSpec {
+            name: "etcd".to_owned(),
+            path: "/var/lib/etcd/id".into(),
+        });
+        let its = data.properties();
+        assert_eq!(its.path, Some(Path::new("/var/lib/etcd/id")));
+        assert!(matches!(its.recorded_key, Some(RecordedKey::DataId(_))));
+        assert!(its.possibly_foreign.is_none() && its.payload_user.is_none());
+
+        // nodelet chooses the paths of the key.
+        let key = Spec::ServiceAccountKey(ServiceAccountKeySpec {});
+        let its = key.properties();
+        assert!(its.path.is_none() && !its.irreversible);
+        assert!(matches!(
+            its.recorded_key,
+            Some(RecordedKey::ServiceAccountKey(_))
+        ));
+    }
+
+    #[test]
+    fn a_user_of_the_payload_has_the_checksums_of_its_package() {
+        let checksums = Checksums {
+            file: "/opt/pf9/roles/r/1/SHA256SUMS".into(),
+            sha256: String::new(),
+        };
+        let image = |checksums| {
+            Spec::Image(ImageSpec {
+                reference: "app:1".to_owned(),
+                archive: "/opt/pf9/roles/r/1/payload/app.tar".into(),
+                checksums,
+            })
+        };
+        for expected in [Some(checksums), None] {
+            let spec = image(expected.clone());
+            let payload = spec.properties().payload_user.expect("it uses the payload");
+            assert_eq!(payload.checksums(), expected.as_ref());
+        }
     }
 }

@@ -65,6 +65,11 @@ impl Condition {
     pub(in crate::exec) fn causes_restart(&self) -> bool {
         self.kind.is_check() && !self.advisory
     }
+
+    /// Whether its phase counts as failed because of it.
+    pub(in crate::exec) fn fails_phase(&self) -> bool {
+        self.status == Status::False && self.causes_restart()
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]

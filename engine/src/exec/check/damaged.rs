@@ -11,7 +11,7 @@ use crate::exec::diagnosis::remedy::remedy;
 use crate::host::{EntryKind, HostError};
 use crate::model::{Problem, Span, chain};
 use crate::plan::{PlannedStep, Probe};
-use crate::resource::{Checksums, ImageSpec, ResourceError, ResourceResult, Spec};
+use crate::resource::{Checksums, ImageSpec, PayloadUser, ResourceError, ResourceResult, Spec};
 
 /// Bound on reading one file of the package, or all of it.
 const READING: Duration = Duration::from_secs(5 * 60);
@@ -65,12 +65,10 @@ impl Runner<'_> {
 
     /// The checksums of the package; a package from a checkout has none.
     fn checksums<'p>(&'p self, steps: &[&'p PlannedStep]) -> Option<&'p Checksums> {
-        let of_steps = steps.iter().find_map(|step| match &step.spec {
-            Spec::Image(image) => image.checksums.as_ref(),
-            Spec::Packages(packages) => packages.checksums.as_ref(),
-            Spec::Service(service) => service.checksums.as_ref(),
-            _ => None,
-        });
+        let mut users = steps
+            .iter()
+            .filter_map(|step| step.spec.properties().payload_user);
+        let of_steps = users.find_map(PayloadUser::checksums);
         let mut checks = self.plan.phases.iter().flat_map(|phase| &phase.checks);
         of_steps.or_else(|| {
             checks.find_map(|check| match &check.probe {
@@ -98,13 +96,13 @@ impl Runner<'_> {
         let mut files = Files::new();
         let mut archives = BTreeSet::new();
         for step in steps {
-            match &step.spec {
-                Spec::Image(image) => drop(archives.insert(&image.archive)),
-                Spec::Service(service) if service.checksums.is_some() => {
+            match step.spec.properties().payload_user {
+                Some(PayloadUser::Image(image)) => drop(archives.insert(&image.archive)),
+                Some(PayloadUser::Service(service)) if service.checksums.is_some() => {
                     let programs = service.runs.iter().cloned();
                     files.extend(programs.map(|path| (path, step.span.clone())));
                 }
-                Spec::Packages(packages) if packages.checksums.is_some() => {
+                Some(PayloadUser::Packages(packages)) if packages.checksums.is_some() => {
                     let cx = self.context(false);
                     for name in &packages.names {
                         match in_time(&packages.directory, packages.closure(name, &cx)).await {
@@ -116,36 +114,7 @@ impl Runner<'_> {
                         }
                     }
                 }
-                Spec::Directory(_)
-                | Spec::File(_)
-                | Spec::Symlink(_)
-                | Spec::EnvFile(_)
-                | Spec::Authority(_)
-                | Spec::ServiceAccountKey(_)
-                | Spec::EncryptionKeys(_)
-                | Spec::DataId(_)
-                | Spec::Certificate(_)
-                | Spec::Kubeconfig(_)
-                | Spec::ImageDirectory(_)
-                | Spec::Container(_)
-                | Spec::Service(_)
-                | Spec::Sysctl(_)
-                | Spec::KernelModule(_)
-                | Spec::Packages(_)
-                | Spec::Link(_)
-                | Spec::Pods(_)
-                | Spec::PodContainer(_)
-                | Spec::Manifest(_)
-                | Spec::Node(_)
-                | Spec::Drain(_)
-                | Spec::Command(_)
-                | Spec::FirewallChains(_)
-                | Spec::Ipsets(_)
-                | Spec::IpvsServices(_)
-                | Spec::Cgroup(_)
-                | Spec::SysctlSnapshot(_)
-                | Spec::Group(_)
-                | Spec::Timer(_) => {}
+                Some(PayloadUser::Service(_) | PayloadUser::Packages(_)) | None => {}
             }
         }
         for path in self

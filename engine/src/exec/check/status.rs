@@ -348,7 +348,7 @@ impl Runner<'_> {
                     } => before.next(&phase.name, check, condition),
                     _ => condition,
                 };
-                if condition.status == Status::False && !condition.advisory {
+                if condition.fails_phase() {
                     failed.send_modify(|failed| {
                         failed.insert(phase.name.clone());
                     });

@@ -9,7 +9,7 @@ use super::recovered::Recovered;
 use crate::exec::Runner;
 use crate::resource::docker::container_runtime;
 use crate::resource::files::directory;
-use crate::resource::{ResourceResult, Spec, Undo};
+use crate::resource::{PossiblyForeign, ResourceResult, Spec, Undo};
 
 /// What this host has of a resource in the records of the simulated apply.
 pub(super) enum Found {
@@ -103,42 +103,16 @@ impl Runner<'_> {
         &self,
         left_behind: &Spec,
     ) -> ResourceResult<Option<String>> {
-        let is_present = match left_behind {
-            Spec::SysctlSnapshot(setting) => return Ok(Some(unknown_setting(&setting.key))),
-            Spec::Directory(its) if !is_ours(&its.path) => {
-                let names = directory::names(self.host, &its.path).await?;
+        let is_present = match left_behind.properties().possibly_foreign {
+            Some(PossiblyForeign::Sysctl(key)) => return Ok(Some(unknown_setting(key))),
+            Some(PossiblyForeign::Directory(path)) if !is_ours(path) => {
+                let names = directory::names(self.host, path).await?;
                 names.is_some_and(|names| !names.is_empty())
             }
-            Spec::Group(_) => left_behind.pending(&self.context(true)).await?.is_some(),
-            Spec::Directory(_)
-            | Spec::File(_)
-            | Spec::Symlink(_)
-            | Spec::EnvFile(_)
-            | Spec::Authority(_)
-            | Spec::ServiceAccountKey(_)
-            | Spec::EncryptionKeys(_)
-            | Spec::DataId(_)
-            | Spec::Certificate(_)
-            | Spec::Kubeconfig(_)
-            | Spec::Image(_)
-            | Spec::ImageDirectory(_)
-            | Spec::Container(_)
-            | Spec::Service(_)
-            | Spec::Sysctl(_)
-            | Spec::KernelModule(_)
-            | Spec::Packages(_)
-            | Spec::Link(_)
-            | Spec::Pods(_)
-            | Spec::PodContainer(_)
-            | Spec::Manifest(_)
-            | Spec::Node(_)
-            | Spec::Drain(_)
-            | Spec::Command(_)
-            | Spec::FirewallChains(_)
-            | Spec::Ipsets(_)
-            | Spec::IpvsServices(_)
-            | Spec::Cgroup(_)
-            | Spec::Timer(_) => false,
+            Some(PossiblyForeign::Group) => {
+                left_behind.pending(&self.context(true)).await?.is_some()
+            }
+            Some(PossiblyForeign::Directory(_)) | None => false,
         };
         let (kind, name) = (left_behind.kind(), left_behind.label());
         Ok(is_present.then(|| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::stop::Containers;
-use crate::exec::check::condition::{PhaseHealth, Status};
+use crate::exec::check::condition::{Condition, PhaseHealth};
 use crate::exec::event::Event;
 use crate::exec::{Mode, Renewals, Runner, Selection};
 use crate::ledger::Ledger;
@@ -38,10 +38,9 @@ pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> 
 /// only warn (`.advisory()`), and resources that are not in the plan, which are taken back while everything goes on running.
 #[must_use]
 pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
-    let failed = health.iter().filter(|phase| {
-        let mut its = phase.conditions.iter();
-        its.any(|its| its.status == Status::False && its.causes_restart())
-    });
+    let failed = health
+        .iter()
+        .filter(|phase| phase.conditions.iter().any(Condition::fails_phase));
     failed.map(|phase| phase.phase.clone()).collect()
 }
 
@@ -160,7 +159,7 @@ impl Runner<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::ConditionKind;
+    use crate::exec::{ConditionKind, Status};
     use crate::plan::PlannedPhase;
 
     fn phase(name: &str, requires: &[&str], after: &[&str], from: Option<&str>) -> PlannedPhase {
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_is_healthy_with_orphans_and_not_with_unknown_checks() {
+    fn a_phase_is_healthy_with_orphans_and_fails_only_because_of_checks() {
         let condition = |kind, status| crate::exec::Condition {
             kind,
             check: "c".to_owned(),
@@ -283,6 +282,10 @@ mod tests {
                 works,
                 "{runs:?}, {with_orphans:?}"
             );
+            let all = std::slice::from_ref(&health);
+            assert_eq!(failed_phases(all).len(), usize::from(runs == Status::False));
+            let orphans = usize::from(with_orphans == Status::False);
+            assert_eq!(phases_with_orphans(all).len(), orphans);
         }
     }
 

@@ -84,7 +84,7 @@ impl Runner<'_> {
         for one in ended.into_iter().rev() {
             let action = format!("start {}", one.start_undo.key());
             let start = self.start_unless_it_runs(&one.start_undo);
-            match within(one.start_undo.timeout(), action, start).await {
+            match within(one.start_undo.properties().timeout, action, start).await {
                 Ok(None) => {}
                 Ok(Some(observation)) => started.push((one, observation)),
                 Err(error) => self.start_failed(one, &chain(&error).join(": ")),

@@ -182,7 +182,7 @@ impl Clean<'_, '_> {
         let settling = work
             .undos
             .iter()
-            .filter(|it| it.undo.deferred_order().is_some());
+            .filter(|it| it.undo.properties().deferred_order.is_some());
         self.executor.later.extend(settling.cloned());
         for phase in &work.phases {
             if self.cancel.is_cancelled() {
@@ -246,7 +246,7 @@ impl Clean<'_, '_> {
             if self.cancel.is_cancelled() {
                 break;
             }
-            if live.undo.deferred_order().is_none() && !self.must_stay(&live.undo) {
+            if live.undo.properties().deferred_order.is_none() && !self.must_stay(&live.undo) {
                 self.undo(Some(phase), live).await;
             }
         }

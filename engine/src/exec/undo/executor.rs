@@ -69,10 +69,11 @@ impl<'a> Executor<'a> {
             return Undone::Failed(error);
         }
         let action = format!("revert {}", undo.key());
-        match within(undo.timeout(), action, self.carry_out(undo)).await {
+        let its = undo.properties();
+        match within(its.timeout, action, self.carry_out(undo)).await {
             // Not in a prune: nodeletd tries again what has failed, and each try would restart the unit.
             Ok(true)
-                if undo.deferred_order().is_some()
+                if its.deferred_order.is_some()
                     && self.failed > 0
                     && self.purpose != UndoPurpose::Prune =>
             {
@@ -82,7 +83,7 @@ impl<'a> Executor<'a> {
             Ok(false) => Undone::Full,
             Err(error) if self.leaves(undo, &error) => Undone::Left(error),
             Err(error) => {
-                self.containers_left |= is_about_containers(undo);
+                self.containers_left |= its.needs_runtime;
                 Undone::Failed(error)
             }
         }
@@ -154,7 +155,7 @@ pub(in crate::exec) fn needs_runtime<'u>(
     cleanup: impl IntoIterator<Item = &'u PlannedStep>,
 ) -> bool {
     let (mut undos, mut cleanup) = (undos.into_iter(), cleanup.into_iter());
-    undos.any(|live| is_about_containers(&live.undo))
+    undos.any(|live| live.undo.properties().needs_runtime)
         || cleanup.any(|step| matches!(step.spec, Spec::Pods(_)))
 }
 
@@ -241,18 +242,6 @@ pub(in crate::exec) fn brings_runtime(undo: &Undo) -> bool {
 /// Whether the role itself may be what uses a resource that a prune leaves, so that a later clean has to take it back.
 pub(in crate::exec) fn role_may_use(undo: &Undo) -> bool {
     matches!(undo, Undo::UnloadModule { .. } | Undo::PurgePackages { .. })
-}
-
-/// Whether the container runtime is needed for an undo.
-fn is_about_containers(undo: &Undo) -> bool {
-    matches!(
-        undo,
-        Undo::RemoveContainer { .. }
-            | Undo::RecreateContainer { .. }
-            | Undo::StopContainer { .. }
-            | Undo::RemoveImage { .. }
-            | Undo::RestoreImage { .. }
-    )
 }
 
 /// Whether an undo changes a unit file of the role.

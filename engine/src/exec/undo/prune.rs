@@ -114,7 +114,7 @@ impl Prune<'_, '_, '_> {
             if self.runner.cancel.is_cancelled() {
                 return Ok(());
             }
-            if resource.undo.undo.deferred_order().is_some() {
+            if resource.undo.undo.properties().deferred_order.is_some() {
                 self.executor.later.push(resource.undo.clone());
             } else if !is_directory(&resource.undo.undo) {
                 self.resource(&resource.undo).await?;

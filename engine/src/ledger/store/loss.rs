@@ -70,7 +70,7 @@ impl<'a> Ledger<'a> {
     pub async fn damaged_contents(host: &dyn Host) -> Result<Vec<String>, LedgerError> {
         let mut problems = Vec::new();
         for live in live(&Self::read(host).await?) {
-            let Some(kept) = live.undo.kept() else {
+            let Some(kept) = live.undo.properties().content else {
                 continue;
             };
             let digest = in_time(host.remembered_digest(&kept.path())).await;
@@ -129,7 +129,8 @@ impl<'a> Ledger<'a> {
             let Record::Undo { undo, .. } = record else {
                 return false;
             };
-            undo.kept().is_some_and(|kept| kept.sha256 == name)
+            let content = undo.properties().content;
+            content.is_some_and(|content| content.sha256 == name)
         };
         let names = in_time(host.list(&content_folder())).await;
         let mut names = names.map_err(failed("look for contents of"))?;

@@ -42,7 +42,7 @@ impl<'a> Ledger<'a> {
 #[async_trait]
 impl UndoLog for StepLog<'_, '_> {
     async fn note(&self, undo: &Undo) -> ResourceResult<()> {
-        if let Some(content) = undo.kept()
+        if let Some(content) = undo.properties().content
             && let Some(bytes) = content.at_hand()
             && self.ledger.host.entry(&content.path()).await?.is_none()
         {

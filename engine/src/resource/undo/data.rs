@@ -230,15 +230,63 @@ impl std::fmt::Debug for SavedContent {
     }
 }
 
-impl Undo {
+/// Timeout for a call of the cluster.
+const CLUSTER: Duration = Duration::from_secs(15);
+
+/// What is asked about undos of all kinds, and what differs from kind to kind. [`Undo::properties`] answers it without a host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UndoProperties<'a> {
+    /// The file or link that it restores or removes.
+    pub(crate) file: Option<&'a Path>,
+    /// The previous content that it restores.
+    pub(crate) content: Option<&'a SavedContent>,
     /// Timeout for carrying it out.
-    #[must_use]
-    pub fn timeout(&self) -> Duration {
-        Duration::from_secs(match self {
-            Self::PurgePackages { .. } => 13 * 60,
-            Self::DeleteObject { .. } | Self::RestoreObject { .. } | Self::PatchNode { .. } => 15,
-            _ => 180,
-        })
+    pub(crate) timeout: Duration,
+    /// Position among the undos that run last, after all files are restored; `None` for the other undos.
+    pub(crate) deferred_order: Option<u8>,
+    /// Whether it needs the container runtime.
+    pub(crate) needs_runtime: bool,
+}
+
+impl Undo {
+    /// The properties of this undo. Each kind must be named here, so a new one cannot get a wrong answer by default.
+    pub(crate) fn properties(&self) -> UndoProperties<'_> {
+        let mut its = UndoProperties {
+            file: None,
+            content: None,
+            timeout: Duration::from_secs(180),
+            deferred_order: None,
+            needs_runtime: false,
+        };
+        match self {
+            Self::RemoveFile { path } | Self::RestoreSymlink { path, .. } => its.file = Some(path),
+            Self::RestoreFile { path, content, .. } => {
+                its.file = Some(path);
+                its.content = Some(content);
+            }
+            Self::ReloadUnits => its.deferred_order = Some(0),
+            Self::StartUnit { .. } | Self::RestartUnit { .. } => its.deferred_order = Some(1),
+            Self::RemoveContainer { .. }
+            | Self::RecreateContainer { .. }
+            | Self::StopContainer { .. }
+            | Self::RemoveImage { .. }
+            | Self::RestoreImage { .. } => its.needs_runtime = true,
+            Self::PurgePackages { .. } => its.timeout = Duration::from_secs(13 * 60),
+            Self::RestoreObject { content, .. } => {
+                its.content = Some(content);
+                its.timeout = CLUSTER;
+            }
+            Self::DeleteObject { .. } | Self::PatchNode { .. } => its.timeout = CLUSTER,
+            Self::RemoveDirectory { .. }
+            | Self::RemoveTree { .. }
+            | Self::ClearDirectory { .. }
+            | Self::RestoreAttributes { .. }
+            | Self::StopUnit { .. }
+            | Self::SetUnitEnabled { .. }
+            | Self::SetSysctl { .. }
+            | Self::UnloadModule { .. } => {}
+        }
+        its
     }
 
     /// Key of the resource that it restores. Of two undos with the same key, the older one restores the original state.
@@ -286,76 +334,6 @@ impl Undo {
             kind: Some(EntryType::of(&entry.kind)),
         }
     }
-
-    /// The file or link that it restores or removes.
-    #[must_use]
-    pub fn file(&self) -> Option<&Path> {
-        match self {
-            Self::RemoveFile { path }
-            | Self::RestoreFile { path, .. }
-            | Self::RestoreSymlink { path, .. } => Some(path),
-            Self::RemoveDirectory { .. }
-            | Self::RemoveTree { .. }
-            | Self::ClearDirectory { .. }
-            | Self::RestoreAttributes { .. }
-            | Self::RemoveContainer { .. }
-            | Self::RecreateContainer { .. }
-            | Self::StopContainer { .. }
-            | Self::RemoveImage { .. }
-            | Self::RestoreImage { .. }
-            | Self::StopUnit { .. }
-            | Self::StartUnit { .. }
-            | Self::RestartUnit { .. }
-            | Self::SetUnitEnabled { .. }
-            | Self::ReloadUnits
-            | Self::SetSysctl { .. }
-            | Self::UnloadModule { .. }
-            | Self::PurgePackages { .. }
-            | Self::RestoreObject { .. }
-            | Self::DeleteObject { .. }
-            | Self::PatchNode { .. } => None,
-        }
-    }
-
-    /// The previous content that it restores.
-    #[must_use]
-    pub fn kept(&self) -> Option<&SavedContent> {
-        match self {
-            Self::RestoreFile { content, .. } | Self::RestoreObject { content, .. } => {
-                Some(content)
-            }
-            Self::RemoveFile { .. }
-            | Self::RestoreSymlink { .. }
-            | Self::RemoveDirectory { .. }
-            | Self::RemoveTree { .. }
-            | Self::ClearDirectory { .. }
-            | Self::RestoreAttributes { .. }
-            | Self::RemoveContainer { .. }
-            | Self::RecreateContainer { .. }
-            | Self::StopContainer { .. }
-            | Self::RemoveImage { .. }
-            | Self::RestoreImage { .. }
-            | Self::StopUnit { .. }
-            | Self::StartUnit { .. }
-            | Self::RestartUnit { .. }
-            | Self::SetUnitEnabled { .. }
-            | Self::ReloadUnits
-            | Self::SetSysctl { .. }
-            | Self::UnloadModule { .. }
-            | Self::PurgePackages { .. }
-            | Self::DeleteObject { .. }
-            | Self::PatchNode { .. } => None,
-        }
-    }
-
-    /// Position among the undos that run last, after all files are restored; `None` for the other undos.
-    pub(crate) fn deferred_order(&self) -> Option<u8> {
-        match self {
-            Self::ReloadUnits => Some(0),
-            Self::StartUnit { .. } | Self::RestartUnit { .. } => Some(1),
-            _ => None,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -367,5 +345,36 @@ mod tests {
         let record = r#"{"undo":"restore_attributes","path":"/a","attributes":{"mode":493,"uid":0,"gid":0}}"#;
         let undo: Undo = serde_json::from_str(record).expect("it is understood");
         assert!(matches!(undo, Undo::RestoreAttributes { kind: None, .. }));
+    }
+
+    #[test]
+    fn properties_differ_from_kind_to_kind() {
+        let restore = Undo::RestoreFile {
+            path: "/a".into(),
+            content: SavedContent::new(b"a".to_vec()),
+            attributes: Attributes::root(0o644),
+        };
+        let its = restore.properties();
+        assert_eq!(its.file, Some(Path::new("/a")));
+        assert_eq!(its.content, Some(&SavedContent::new(b"a".to_vec())));
+        assert!(its.deferred_order.is_none() && !its.needs_runtime);
+
+        let directory = Undo::RemoveDirectory { path: "/a".into() };
+        assert_eq!(directory.properties().file, None);
+
+        let image = Undo::RemoveImage {
+            reference: "app:1".to_owned(),
+        };
+        assert!(image.properties().needs_runtime);
+
+        let packages = Undo::PurgePackages { names: Vec::new() };
+        assert!(packages.properties().timeout > image.properties().timeout);
+
+        // Units are loaded before one of them starts.
+        let start = Undo::StartUnit {
+            name: "a.service".to_owned(),
+        };
+        let reload = Undo::ReloadUnits.properties().deferred_order;
+        assert!(reload.is_some() && reload < start.properties().deferred_order);
     }
 }

@@ -12,7 +12,7 @@ use crate::resource::ResourceResult;
 pub(crate) fn in_order(undos: &[Undo]) -> Vec<&Undo> {
     let (settling, others): (Vec<&Undo>, Vec<&Undo>) = undos
         .iter()
-        .partition(|undo| undo.deferred_order().is_some());
+        .partition(|undo| undo.properties().deferred_order.is_some());
     let mut last: Vec<&Undo> = Vec::new();
     for undo in settling {
         if !last.contains(&undo) {
@@ -30,7 +30,7 @@ pub(crate) fn last_order(undo: &Undo) -> (Option<u8>, Reverse<usize>) {
         Undo::RemoveDirectory { path } => path.components().count(),
         _ => 0,
     };
-    (undo.deferred_order(), Reverse(depth))
+    (undo.properties().deferred_order, Reverse(depth))
 }
 
 /// Bounds the time of an undo, or of a step that removes something. `action` says what is done, for the error.

@@ -27,7 +27,7 @@ pub(crate) async fn revert_each<'u>(
     let mut all = Vec::new();
     for undo in in_order(undos) {
         let action = format!("revert {}", undo.key());
-        let result = within(undo.timeout(), action, undo.carry_out(host)).await;
+        let result = within(undo.properties().timeout, action, undo.carry_out(host)).await;
         all.push((undo, result));
     }
     all

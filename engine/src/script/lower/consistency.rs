@@ -126,43 +126,6 @@ pub(super) fn system_directory(call: &Call, spec: &Spec) -> Option<Diagnostic> {
     })
 }
 
-/// The path that a step makes. None for a resource whose path nodelet chooses, or that has none.
-fn made_path(spec: &Spec) -> Option<&PathBuf> {
-    match spec {
-        Spec::Directory(directory) => Some(&directory.path),
-        Spec::File(file) => Some(&file.path),
-        Spec::Symlink(link) => Some(&link.path),
-        Spec::EnvFile(file) => Some(&file.path),
-        Spec::DataId(file) => Some(&file.path),
-        Spec::Authority(_)
-        | Spec::ServiceAccountKey(_)
-        | Spec::EncryptionKeys(_)
-        | Spec::Certificate(_)
-        | Spec::Kubeconfig(_)
-        | Spec::Image(_)
-        | Spec::ImageDirectory(_)
-        | Spec::Container(_)
-        | Spec::Service(_)
-        | Spec::Sysctl(_)
-        | Spec::KernelModule(_)
-        | Spec::Packages(_)
-        | Spec::Link(_)
-        | Spec::Pods(_)
-        | Spec::PodContainer(_)
-        | Spec::Manifest(_)
-        | Spec::Node(_)
-        | Spec::Drain(_)
-        | Spec::Command(_)
-        | Spec::FirewallChains(_)
-        | Spec::Ipsets(_)
-        | Spec::IpvsServices(_)
-        | Spec::Cgroup(_)
-        | Spec::SysctlSnapshot(_)
-        | Spec::Group(_)
-        | Spec::Timer(_) => None,
-    }
-}
-
 /// What the steps and checks of a phase have named so far.
 #[derive(Debug, Default)]
 pub(super) struct Named {
@@ -187,11 +150,11 @@ impl Named {
 
     /// A finding if a step of another kind makes the same path.
     pub(super) fn path(&mut self, step: &PlannedStep) -> Option<Diagnostic> {
-        let path = made_path(&step.spec)?;
+        let path = step.spec.properties().path?;
         let kind = step.spec.kind();
         let (first, line) = self
             .paths
-            .insert(path.clone(), (kind, step.span.line))
+            .insert(path.to_path_buf(), (kind, step.span.line))
             .filter(|(first, _)| *first != kind)?;
         let message = format!(
             "two steps make `{}`: `{kind}` here, and `{first}` in line {line}",

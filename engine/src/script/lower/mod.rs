@@ -233,7 +233,7 @@ impl Lowering<'_> {
 
     /// Refuses a step whose removal a rollback and a clean could not reverse.
     fn check_reversible(&mut self, call: &Call, step: &PlannedStep) {
-        if step.policy.absent && !step.spec.is_reversible() {
+        if step.policy.absent && step.spec.properties().irreversible {
             self.findings.push(
                 Diagnostic::new(
                     "P0326",

@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Local, SecondsFormat, Utc};
 use daemon::health::Beat;
-use engine::exec::{Condition, PhaseHealth, Status};
+use engine::exec::{PhaseHealth, Status};
 use engine::model::STATE;
 use engine::model::old_records::{self, OldRecord};
 use engine::resource::{TIMERS, TimerCommand, TimerFile};
@@ -151,11 +151,10 @@ const SOURCE: &str = "etcd";
 /// setting has turned off does not run, even while its file is still there. The phase `source` must not fail.
 fn allowed(view: &View, phase_of_timer: &str, source: &str) -> Option<bool> {
     let phase = |name: &str| view.phases.iter().find(|one| one.phase.as_str() == name);
-    let fails = |condition: &Condition| condition.status == Status::False && !condition.advisory;
     let at_rest = view.desired != "false"
         && view.paused_until.is_none()
         && !is_coming_up(view)
-        && phase(source).is_none_or(|phase| !phase.conditions.iter().any(fails));
+        && phase(source).is_none_or(|phase| phase.status() != Status::False);
     let wanted = phase(phase_of_timer).is_some_and(|phase| phase.skipped.is_none());
     (at_rest && wanted).then_some(view.keeps_last_good)
 }
@@ -366,7 +365,7 @@ pub(crate) fn next(name: &str) -> Option<DateTime<Utc>> {
 
 #[cfg(test)]
 mod tests {
-    use engine::exec::ConditionKind;
+    use engine::exec::{Condition, ConditionKind};
     use engine::model::Span;
 
     use super::*;

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::host::live::blocking::{blocking, file_error};
 use crate::host::{HostError, HostResult};
 
-/// How long to wait for an earlier change. Shorter than the time for an undo (`Undo::timeout`), so that the undo reports the reason.
+/// How long to wait for an earlier change. Shorter than the time for an undo (`Undo::properties`), so that the undo reports the reason.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Changes that were given up and have not ended.

@@ -8,7 +8,7 @@ use crate::resource::pki::{
     EncryptionKeysSpec, ServiceAccountKeySpec, authority_paths, service_account_paths,
 };
 use crate::resource::{
-    Context, NoSecrets, Outputs, Resource as _, ResourceError, ResourceResult, Spec,
+    Context, NoSecrets, Outputs, RecordedKey, Resource as _, ResourceError, ResourceResult, Spec,
 };
 
 /// What is wrong with the authority, service-account key, encryption keys or data id of a step, with the name of the file and the
@@ -23,46 +23,20 @@ pub async fn key_problem(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<
         secrets: &NoSecrets,
         absent: false,
     };
-    Ok(match spec {
-        Spec::Authority(spec) => {
+    Ok(match spec.properties().recorded_key {
+        Some(RecordedKey::Authority(spec)) => {
             let directory = authority_paths(&spec.name).directory;
             let found = spec.observe(&cx).await?.problem();
             found.map(|(file, problem)| format!("{}: {problem}", directory.join(file).display()))
         }
-        Spec::ServiceAccountKey(spec) => {
+        Some(RecordedKey::ServiceAccountKey(spec)) => {
             let path = service_account_paths().0;
             let found = spec.observe(&cx).await?.problem();
             found.map(|problem| format!("{}: {problem}", path.display()))
         }
-        Spec::EncryptionKeys(spec) => spec.observe(&cx).await?.problem(),
-        Spec::DataId(spec) => spec.problem(&cx).await?,
-        Spec::Directory(_)
-        | Spec::File(_)
-        | Spec::Symlink(_)
-        | Spec::EnvFile(_)
-        | Spec::Certificate(_)
-        | Spec::Kubeconfig(_)
-        | Spec::Image(_)
-        | Spec::ImageDirectory(_)
-        | Spec::Container(_)
-        | Spec::Service(_)
-        | Spec::Sysctl(_)
-        | Spec::KernelModule(_)
-        | Spec::Packages(_)
-        | Spec::Link(_)
-        | Spec::Pods(_)
-        | Spec::PodContainer(_)
-        | Spec::Manifest(_)
-        | Spec::Node(_)
-        | Spec::Drain(_)
-        | Spec::Command(_)
-        | Spec::FirewallChains(_)
-        | Spec::Ipsets(_)
-        | Spec::IpvsServices(_)
-        | Spec::Cgroup(_)
-        | Spec::SysctlSnapshot(_)
-        | Spec::Group(_)
-        | Spec::Timer(_) => None,
+        Some(RecordedKey::EncryptionKeys(spec)) => spec.observe(&cx).await?.problem(),
+        Some(RecordedKey::DataId(spec)) => spec.problem(&cx).await?,
+        None => None,
     })
 }
 

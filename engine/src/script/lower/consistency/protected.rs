@@ -4,7 +4,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::made_path;
 use crate::model::{Diagnostic, KERNEL_TREES, OWN_PATHS};
 use crate::resource::Spec;
 use crate::script::recorder::Call;
@@ -28,7 +27,7 @@ pub(in crate::script::lower) fn protected(
         Spec::Service(service) if service.unit == UNIT => return Some(daemon(call)),
         _ => {}
     }
-    let path = without_link(made_path(spec)?);
+    let path = without_link(spec.properties().path?);
     // A directory whose content stays may contain a path of nodelet, as `/etc/pf9` does.
     let with_content = match spec {
         Spec::Directory(directory) => directory.exclusive || is_absent,
