@@ -21,6 +21,8 @@ pub enum Event {
         digest: String,
         phases: Vec<PhaseName>,
     },
+    /// Before a run: the first phase whose checks have not ended. It is emitted if they take a while.
+    Checking { phase: PhaseName },
     /// All preconditions hold; `evaluated` of them were evaluated now.
     PreflightPassed { evaluated: usize },
     /// Preconditions that do not hold. Nothing was touched.
@@ -153,11 +155,13 @@ impl Event {
         Some(lines.collect::<Vec<_>>().join("; "))
     }
 
-    /// The phase it is about.
+    /// The phase of a run that it is about.
     #[must_use]
     pub fn phase(&self) -> Option<&PhaseName> {
         match self {
-            Self::RunStarted { .. }
+            // It comes before a run, so the order of the run's phases does not hold it back.
+            Self::Checking { .. }
+            | Self::RunStarted { .. }
             | Self::PreflightPassed { .. }
             | Self::PreflightFailed { .. }
             | Self::ResourcesKept { .. }

@@ -119,6 +119,24 @@ mod tests {
         }
     }
 
+    /// No run has begun, so no order of phases is known.
+    #[test]
+    fn the_phase_that_is_checked_before_a_run_is_reported_at_once() {
+        let checking = Event::Checking {
+            phase: "etcd".parse().expect("a name"),
+        };
+        assert_eq!(
+            InOrder::default().take(checking.clone()),
+            std::slice::from_ref(&checking)
+        );
+        let detail = Detail {
+            unchanged: false,
+            diffs: false,
+            times: true,
+        };
+        assert_eq!(render(&checking, detail), "checking etcd\n");
+    }
+
     #[test]
     fn a_repeated_phase_is_reported_twice_in_order() {
         let order = InOrder::default();

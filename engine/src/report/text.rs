@@ -99,6 +99,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 count(phases.len(), "phase")
             )
         }
+        Event::Checking { phase } => writeln!(text, "checking {phase}"),
         Event::PreflightPassed { evaluated: 0 } => Ok(()),
         Event::PreflightPassed { evaluated: 1 } => {
             writeln!(text, "preconditions: the only one holds")
@@ -256,9 +257,14 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 text,
                 "refused: preconditions do not hold, nothing was touched"
             ),
-            Outcome::Cleaned if *changed == 0 => {
+            Outcome::Cleaned if *changed == 0 && *unchanged == 0 => {
                 writeln!(text, "clean: nothing of the role is left on this host")
             }
+            Outcome::Cleaned if *changed == 0 => writeln!(
+                text,
+                "clean: nothing of the role is left on this host except what is listed above ({})",
+                count(*unchanged, "resource")
+            ),
             Outcome::Cleaned => writeln!(
                 text,
                 "clean: {} reverted{}",

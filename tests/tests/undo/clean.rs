@@ -80,6 +80,15 @@ fn clean_restores_the_host() {
             host.clear_journal();
             let second = Bringup::clean(&host, purge);
             assert_eq!(second.outcome, Outcome::Cleaned);
+            let nothing = "clean: nothing of the role is left on this host";
+            let ends = match purge {
+                false => format!("{nothing} except what is listed above ("),
+                true => format!("{nothing}\n"),
+            };
+            let text = second.text();
+            assert!(text.contains(&ends), "{case}, purge {purge}: {text}");
+            let lists = text.contains("kept, until `nodelet clean --purge`:\n");
+            assert_eq!(lists, !purge, "{case}: {text}");
             assert_eq!(
                 host.mutating_calls(),
                 [],

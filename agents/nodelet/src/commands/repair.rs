@@ -25,6 +25,7 @@ use crate::inputs::installed_identity::installed_identity;
 use crate::inputs::{self, Inputs};
 use crate::output::exit::Exit;
 use crate::output::{self, say};
+use crate::pass::follow_checks;
 use crate::process::limits::Limits;
 use crate::process::signals;
 
@@ -42,12 +43,10 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     let (inputs, _lock) = prepare("repair", &args.role, &named, &host).await?;
     let checks = args.phases.is_empty() || !args.if_failing.is_empty();
     let limits = checks.then(|| Limits::enter(&inputs.secrets.0));
+    let sink = output::sink(args.role.json);
     let (failed, with_orphans, health) = if args.phases.is_empty() && args.if_failing.is_empty() {
         // Check even if a pass has seen failures: the host may have recovered, or an operator may have repaired it, meanwhile.
-        let ignored_events = Recording::default();
-        let runner = inputs.runner(&host, &ignored_events);
-        // This asks again what does not answer: a server that is busy for a moment is no reason to take anything off.
-        let health = runner.check_until_failed(SETTLE).await;
+        let health = checked(&inputs, &host, sink.as_ref()).await;
         let with_orphans = phases_with_orphans(&health);
         (failed_phases(&health), with_orphans, health)
     } else {
@@ -68,7 +67,6 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         }
         return Ok(Exit::Ok);
     }
-    let sink = output::sink(args.role.json);
     let cancel = signals::cancel_on_signal()?;
     let outcome = if args.rebuild {
         rebuild(&args.role, &inputs, &host, sink.as_ref(), &cancel).await?
@@ -102,6 +100,16 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         outcome
     };
     Ok(exit(outcome))
+}
+
+/// The conditions of all phases. A server that does not answer takes its time, so `sink` gets the phase that is waited for.
+async fn checked(inputs: &Inputs, host: &dyn Host, sink: &dyn EventSink) -> Vec<PhaseHealth> {
+    let ignored_events = Recording::default();
+    let runner = inputs.runner(host, &ignored_events);
+    let in_progress = runner.checks_in_progress.clone();
+    let tell = |phase| sink.emit(Event::Checking { phase });
+    // This asks again what does not answer: a server that is busy for a moment is no reason to take anything off.
+    follow_checks(in_progress, tell, runner.check_until_failed(SETTLE)).await
 }
 
 /// The phases that a repair restarts in a second step: when they start, they read something that its first step, `repaired`, has made
@@ -253,6 +261,25 @@ mod tests {
             seen_failing.iter().map(|name| (*name).to_owned()).collect();
         let failing = still_failing(&inputs(), host, &seen_failing).await;
         failing.iter().map(ToString::to_string).collect()
+    }
+
+    /// Otherwise an operator would see nothing for as long as a server does not answer.
+    #[tokio::test(start_paused = true)]
+    async fn a_repair_names_the_phase_whose_checks_it_waits_for() {
+        let host = FakeHost::new()
+            .with_file("/run/docker", "x")
+            .with_file("/run/etcd", "x")
+            .with_file("/run/kubelet", "x");
+        let named = async || {
+            let events = Recording::default();
+            let health = checked(&inputs(), &host, &events).await;
+            assert_eq!(health.len(), 3, "{health:?}");
+            events.events()
+        };
+        assert_eq!(named().await, [], "the checks end at once");
+        host.set_faults(FaultPlan::none().stall("read", "/run/etcd"));
+        let phase = "etcd".parse().expect("a name");
+        assert_eq!(named().await, [Event::Checking { phase }]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,10 +25,7 @@ pub(crate) async fn apply(args: &ApplyArgs) -> Result<Exit> {
     let RunArgs { role, phases } = &args.run;
     let selection = phases.selection();
     let (inputs, _lock) = prepare_for_any_role("apply", role, &selection, &host).await?;
-    if !args.replace_role {
-        refuse_to_replace(&inputs, &host).await?;
-    }
-    inputs.refuse_taken_directories()?;
+    refuse_before_apply(&inputs, args.replace_role, &host).await?;
     let sink = output::sink(role.json);
     let mut runner = inputs.runner(&host, sink.as_ref());
     runner.selection = selection;
@@ -153,6 +150,14 @@ pub(super) async fn another_role(
     runner.another_role().await
 }
 
+/// Refuses an apply of another role, unless it is to replace the one on this host, and an apply of settings that do not fit the host.
+async fn refuse_before_apply(inputs: &Inputs, replaces: bool, host: &LiveHost) -> Result<()> {
+    if !replaces {
+        refuse_to_replace(inputs, host).await?;
+    }
+    inputs.refuse_taken_directories()
+}
+
 /// Refuses an apply of a role other than the one that is on this host, and lists what it would remove.
 async fn refuse_to_replace(inputs: &Inputs, host: &LiveHost) -> Result<()> {
     let Some(another) = another_role(inputs, host).await? else {
@@ -172,8 +177,8 @@ async fn refuse_to_replace(inputs: &Inputs, host: &LiveHost) -> Result<()> {
 /// What an operator does first if nodeletd holds the host at its role.
 const NEXT: &str = "`systemctl stop pf9-nodeletd` first, or set KUBE_SERVICE_STATE to false";
 
-/// Refuses to take the role down if nodeletd would bring it up again at once, perhaps before an operator has worked on the host. `what`
-/// completes "could not …", and `state` is the state of the host afterwards.
+/// Refuses to take the role down if nodeletd may bring it up again, perhaps before an operator has worked on the host. `what` completes
+/// "could not …", and `state` is the state of the host afterwards.
 pub(super) async fn refuse_if_reapplied(what: &str, state: &str) -> Result<()> {
     let view = match client::status().await {
         Err(error) if error.is::<client::NotThere>() => return Ok(()),
@@ -185,33 +190,50 @@ pub(super) async fn refuse_if_reapplied(what: &str, state: &str) -> Result<()> {
     };
     match reapplied(&view) {
         None => Ok(()),
-        Some(Reapplied::NoPass) => {
-            bail!("{what}: nodeletd runs, and no status pass of it has succeeded yet; {NEXT}")
-        }
-        Some(Reapplied::AtOnce) => bail!(
-            "{what}: nodeletd holds it at its role and would bring it up again at once; {NEXT}, or `nodelet pause` for as long as it is to \
-             stay {state}"
-        ),
+        Some(reapplied) => bail!("{what}: {}", reapplied.as_reason(state)),
     }
 }
 
-/// Why a role that is taken down does not stay down.
+/// Why a role that is taken down may not stay down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reapplied {
     /// It is not known yet what nodeletd will do.
     NoPass,
     /// nodeletd brings it up again.
-    AtOnce,
+    WhenItFails,
+    /// nodeletd changes nothing now, for a reason that may end with what is done to the host.
+    Later,
 }
 
-/// Whether nodeletd would bring the role up again.
+impl Reapplied {
+    /// The reason and the next step of an operator who wants the host to stay in this state. nodeletd may wait before an attempt, and an
+    /// attempt may be refused, so the text says neither that it succeeds nor when it comes.
+    fn as_reason(self, state: &str) -> String {
+        let why = match self {
+            Self::NoPass => {
+                return format!(
+                    "nodeletd runs, and no status pass of it has succeeded yet; {NEXT}"
+                );
+            }
+            Self::WhenItFails => "nodeletd holds it at its role and may bring it up again",
+            Self::Later => {
+                "nodeletd changes nothing now (`nodelet status` says why), but may bring it up again once that is over"
+            }
+        };
+        format!("{why}; {NEXT}, or `nodelet pause` for as long as it is to stay {state}")
+    }
+}
+
+/// Whether nodeletd may bring the role up again.
 fn reapplied(view: &View) -> Option<Reapplied> {
     if view.last_pass.is_none() {
         Some(Reapplied::NoPass)
-    } else if view.desired == "true" && view.paused_until.is_none() {
-        Some(Reapplied::AtOnce)
-    } else {
+    } else if view.desired != "true" || view.paused_until.is_some() || view.is_unassigned {
         None
+    } else if view.changes_nothing {
+        Some(Reapplied::Later)
+    } else {
+        Some(Reapplied::WhenItFails)
     }
 }
 
@@ -274,13 +296,23 @@ pub(super) fn exit(outcome: Outcome) -> Exit {
 
 #[cfg(test)]
 mod tests {
+    use engine::env::KubeEnv;
+    use engine::facts::{Disk, Facts};
+    use engine::plan::Plan;
+
     use super::*;
+    use crate::inputs::{Role, SettingSecrets};
 
     /// A stop or a clean would not last.
     #[test]
     fn a_host_that_nodeletd_holds_is_not_taken_down() {
         let mut view = View::at_rest();
-        assert_eq!(reapplied(&view), Some(Reapplied::AtOnce));
+        assert_eq!(reapplied(&view), Some(Reapplied::WhenItFails));
+        view.changes_nothing = true;
+        assert_eq!(reapplied(&view), Some(Reapplied::Later));
+        view.is_unassigned = true;
+        assert_eq!(reapplied(&view), None, "no role is to be there");
+        view.is_unassigned = false;
         view.paused_until = Some(9);
         assert_eq!(reapplied(&view), None);
         view.paused_until = None;
@@ -290,6 +322,63 @@ mod tests {
         }
         view.last_pass = None;
         assert_eq!(reapplied(&view), Some(Reapplied::NoPass));
+    }
+
+    #[test]
+    fn a_refused_stop_says_what_nodeletd_does_now() {
+        let holds = Reapplied::WhenItFails.as_reason("stopped");
+        let held = Reapplied::Later.as_reason("stopped");
+        let unknown = Reapplied::NoPass.as_reason("stopped");
+        assert!(holds.contains("holds it at its role"), "{holds}");
+        for other in [&held, &unknown] {
+            assert!(!other.contains("holds it at its role"), "{other}");
+        }
+        assert!(held.starts_with("nodeletd changes nothing now"), "{held}");
+        for text in [holds, held, unknown] {
+            // It may wait for its next attempt.
+            assert!(!text.contains("at once"), "{text}");
+            assert!(text.contains("`systemctl stop pf9-nodeletd`"), "{text}");
+        }
+    }
+
+    /// As a plan does: the phase that uses the directory would find it only after others have changed the host.
+    #[tokio::test]
+    async fn an_apply_refuses_a_setting_that_names_a_file_as_a_directory() {
+        let pairs = [
+            ("ROLE", "master"),
+            ("MASTER_IP", "10.0.0.1"),
+            ("USER_IMAGES_DIR", "/etc/shadow"),
+        ];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+        let mut facts = Facts::nothing_about("m");
+        facts.disks.push(Disk {
+            path: "/etc/shadow".to_owned(),
+            free: 1,
+            total: 1,
+            filesystem: None,
+            read_only: false,
+            mode: None,
+            taken_by: None,
+        });
+        let mut inputs = Inputs {
+            plan: Plan::bare(Vec::new()),
+            identity: Identity::of(&settings, &facts),
+            facts,
+            secrets: SettingSecrets(settings),
+            role: Role::LastGood(Vec::new()),
+            renamed: None,
+        };
+        // An apply that replaces a role does not look for the role on this host.
+        let apply =
+            async |inputs: &Inputs| refuse_before_apply(inputs, true, &LiveHost::new()).await;
+        apply(&inputs).await.expect("nothing is in the way");
+        inputs.facts.disks[0].taken_by = Some("a file".to_owned());
+        let refused = apply(&inputs).await.expect_err("a file is in the way");
+        let refused = inputs::problems_of(&refused).concat();
+        for part in ["USER_IMAGES_DIR", "/etc/shadow is not a directory"] {
+            assert!(refused.contains(part), "{refused}");
+        }
     }
 
     #[test]

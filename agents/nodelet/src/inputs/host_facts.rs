@@ -44,14 +44,29 @@ pub(super) async fn facts_for(
     query: &FactQuery,
 ) -> Result<(Facts, Option<Changed>)> {
     let facts = gather_facts(host, query).await?;
+    Ok(with_name_of_set_up(
+        args,
+        Identity::recorded,
+        settings,
+        facts,
+    ))
+}
+
+/// The same for facts that are gathered already; `recorded` reads the identity of the set-up.
+fn with_name_of_set_up(
+    args: &RoleArgs,
+    recorded: impl FnOnce() -> Option<Identity>,
+    settings: &KubeEnv,
+    facts: Facts,
+) -> (Facts, Option<Changed>) {
     let recorded = match args.merged_settings {
-        true => Identity::recorded(),
+        true => recorded(),
         false => None,
     };
-    Ok(match recorded {
+    match recorded {
         Some(recorded) => recorded.with_its_name(settings, facts),
         None => (facts, None),
-    })
+    }
 }
 
 pub(super) async fn read_facts(path: &Path, host: &LiveHost) -> Result<Facts> {
@@ -63,4 +78,41 @@ pub(super) async fn read_facts(path: &Path, host: &LiveHost) -> Result<Facts> {
     let text = String::from_utf8(content)
         .with_context(|| format!("read facts: {} is not text", path.display()))?;
     Facts::from_yaml(&text).with_context(|| format!("read facts from {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The arguments with the last good settings, or with those of the operator.
+    fn arguments(merged_settings: bool) -> RoleArgs {
+        RoleArgs {
+            role: "r".to_owned(),
+            config: "/nowhere".into(),
+            json: false,
+            merged_settings,
+        }
+    }
+
+    #[test]
+    fn only_the_last_good_settings_are_planned_with_the_name_of_the_set_up() {
+        let pairs = [("ROLE", "none"), ("MASTER_IP", "10.0.0.1")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+        let at_set_up = Identity::of(&settings, &Facts::nothing_about("m-1"));
+        let known_as = |merged_settings: bool, recorded: Option<&Identity>, host: &str| {
+            let args = arguments(merged_settings);
+            let facts = Facts::nothing_about(host);
+            let (facts, renamed) =
+                with_name_of_set_up(&args, || recorded.cloned(), &settings, facts);
+            (facts.hostname, renamed.is_some())
+        };
+        let known = |name: &str, renamed: bool| (name.to_owned(), renamed);
+        let recorded = Some(&at_set_up);
+        assert_eq!(known_as(true, recorded, "m-2"), known("m-1", true));
+        assert_eq!(known_as(true, recorded, "m-1"), known("m-1", false));
+        assert_eq!(known_as(true, None, "m-2"), known("m-2", false));
+        // The settings of the operator are refused instead.
+        assert_eq!(known_as(false, recorded, "m-2"), known("m-2", false));
+    }
 }

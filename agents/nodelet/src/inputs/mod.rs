@@ -62,7 +62,8 @@ pub(crate) struct Inputs {
 pub(crate) enum Role {
     /// The one that is installed.
     Installed(Box<RolePackage>),
-    /// The last good one, because the installed one has these problems.
+    /// The last good one, because the installed one has these problems. Without problems, the installed one is another version, which
+    /// does not come into force while the host has a wrong name.
     LastGood(Vec<String>),
 }
 
@@ -118,8 +119,7 @@ pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     files_are_in_directories_of_root(&settings, host).await?;
     let usual = FactQuery::default().and_disks(settings.paths());
     let (facts, renamed) = facts_for(args, &settings, host, &usual).await?;
-    let mut inputs = planned(args, role, settings, facts)?;
-    inputs.renamed = renamed;
+    let mut inputs = planned(role, || last_good_role(args), settings, facts, renamed)?;
     // A script can require other programs and disks than the usual ones.
     let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
     let asked = usual.clone().and_requirements(unmet);
@@ -162,8 +162,7 @@ pub(crate) async fn for_a_pass(
     let role = role(args, host).await;
     let query = FactQuery::for_a_plan();
     let (facts, renamed) = facts_for(args, &settings, host, &query).await?;
-    let mut inputs = planned(args, role, settings, facts)?;
-    inputs.renamed = renamed;
+    let mut inputs = planned(role, || last_good_role(args), settings, facts, renamed)?;
     let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
     let asked = FactQuery::for_a_plan().and_requirements(unmet);
     if asked != query {
@@ -172,21 +171,28 @@ pub(crate) async fn for_a_pass(
     Ok(inputs)
 }
 
-/// Plans for this host.
+/// The last good role package, if it may take the place of the installed one: only together with the last good settings.
+fn last_good_role(args: &RoleArgs) -> Option<RolePackage> {
+    match args.merged_settings {
+        true => last_good_settings::role(&args.role),
+        false => None,
+    }
+}
+
+/// Plans for this host with the installed `role`, or with the last good one. `renamed` says that the host has another name now than at its
+/// set-up; the facts have the name of the set-up then.
 fn planned(
-    args: &RoleArgs,
     role: Result<RolePackage>,
+    last_good: impl FnOnce() -> Option<RolePackage>,
     settings: KubeEnv,
     facts: Facts,
+    renamed: Option<Changed>,
 ) -> Result<Inputs> {
     let identity = Identity::of(&settings, &facts);
-    let planned = role.and_then(|role| {
-        let plan = plan(&role, &settings, &facts)?;
-        Ok((plan, Role::Installed(Box::new(role))))
-    });
-    let (plan, role) = match planned {
-        Ok(planned) => planned,
-        Err(error) => {
+    let planned = if renamed.is_some() {
+        planned_as_before(role, last_good(), &settings, &facts)
+    } else {
+        planned_as_installed(role, &settings, &facts).or_else(|error| {
             // If a fixed setting changed, that is the better reason: report it instead.
             if let Some(recorded) = Identity::recorded()
                 && let Some(changed) = recorded.changed_by(&identity)
@@ -194,27 +200,51 @@ fn planned(
                 return Err(changed.into());
             }
             // With the last good settings, plan with the last good role package if the installed one is broken.
-            let Some(last) = args
-                .merged_settings
-                .then(|| last_good_settings::role(&args.role))
-                .flatten()
-            else {
+            let Some(last) = last_good() else {
                 return Err(error);
             };
             let Ok(plan) = plan(&last, &settings, &facts) else {
                 return Err(error);
             };
-            (plan, Role::LastGood(problems_of(&error)))
-        }
+            Ok((plan, Role::LastGood(problems_of(&error))))
+        })
     };
+    let (plan, role) = planned?;
     Ok(Inputs {
         plan,
         identity,
         facts,
         secrets: SettingSecrets(settings),
         role,
-        renamed: None,
+        renamed,
     })
+}
+
+fn planned_as_installed(
+    role: Result<RolePackage>,
+    settings: &KubeEnv,
+    facts: &Facts,
+) -> Result<(Plan, Role)> {
+    let role = role?;
+    let plan = plan(&role, settings, facts)?;
+    Ok((plan, Role::Installed(Box::new(role))))
+}
+
+/// Plans with the last good role, if it is another one than the installed `role` and can be planned. While the host has a wrong name, what
+/// fails is restarted as it was: a version of the role that was installed meanwhile must not come into force with that.
+fn planned_as_before(
+    role: Result<RolePackage>,
+    last_good: Option<RolePackage>,
+    settings: &KubeEnv,
+    facts: &Facts,
+) -> Result<(Plan, Role)> {
+    let another = last_good.filter(|last| role.as_ref().ok() != Some(last));
+    let Some(plan) = another.and_then(|last| plan(&last, settings, facts).ok()) else {
+        return planned_as_installed(role, settings, facts);
+    };
+    let installed = planned_as_installed(role, settings, facts);
+    let problems = installed.err().map(|error| problems_of(&error));
+    Ok((plan, Role::LastGood(problems.unwrap_or_default())))
 }
 
 fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Plan> {
@@ -245,4 +275,53 @@ pub(crate) async fn current(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv
     let settings = settings(args, host).await?;
     let inputs = for_a_pass(args, settings.clone(), host).await?;
     Ok((settings, inputs))
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::host::fake::FakeHost;
+
+    use super::*;
+
+    /// The settings of a host without a role. Its plan has no phases, and names the role that it was made from.
+    fn settings_without_a_role() -> KubeEnv {
+        let pairs = [("ROLE", "none"), ("MASTER_IP", "10.0.0.1")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        KubeEnv::from_pairs(pairs).expect("good settings")
+    }
+
+    /// Otherwise a repair would bring a part of a new version into force, which no apply could complete.
+    #[tokio::test]
+    async fn a_new_role_does_not_come_into_force_while_the_host_has_a_wrong_name() {
+        let manifest = "version: 1\nname: r\nrelease: '1'\nabout: A role.\nnodes:\n  master: [example]\npayload: [bin/a]\n";
+        let host = FakeHost::new()
+            .with_file("/r/role.yaml", manifest)
+            .with_file("/r/phases/example.rhai", "phase(\"example\");\n");
+        let before = RolePackage::load(&host, "/r").await.expect("a role");
+        let mut new = before.clone();
+        new.manifest.release = "2".to_owned();
+        let settings = settings_without_a_role();
+        let at_set_up = Identity::of(&settings, &Facts::nothing_about("m-1"));
+        let plan_on = |host: &str, role: Result<RolePackage>, last_good: Option<&RolePackage>| {
+            let facts = Facts::nothing_about(host);
+            let (facts, renamed) = at_set_up.with_its_name(&settings, facts);
+            let settings = settings.clone();
+            let inputs = planned(role, || last_good.cloned(), settings, facts, renamed);
+            let inputs = inputs.expect("a plan");
+            let problems = match inputs.role {
+                Role::LastGood(problems) => Some(problems.len()),
+                Role::Installed(_) => None,
+            };
+            assert_eq!(inputs.renamed.is_some(), host == "m-2");
+            (inputs.plan.role, problems)
+        };
+        let by = |role: &str, problems: Option<usize>| (role.to_owned(), problems);
+        let old = Some(&before);
+        assert_eq!(plan_on("m-1", Ok(new.clone()), old), by("r 2", None));
+        assert_eq!(plan_on("m-2", Ok(new.clone()), old), by("r 1", Some(0)));
+        assert_eq!(plan_on("m-2", Ok(before.clone()), old), by("r 1", None));
+        assert_eq!(plan_on("m-2", Ok(new), None), by("r 2", None));
+        let broken = anyhow::anyhow!("use the role: it is broken");
+        assert_eq!(plan_on("m-2", Err(broken), old), by("r 1", Some(1)));
+    }
 }

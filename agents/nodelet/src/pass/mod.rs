@@ -31,8 +31,8 @@ use allocation::nodes_without_subnet;
 pub(crate) use allocation::{Allocation, WithoutSubnet};
 use damage::damaged;
 pub(crate) use desired::{Desired, ServiceState};
-pub(crate) use progress::Progress;
 use progress::tell_progress;
+pub(crate) use progress::{Progress, follow_checks};
 pub(crate) use result::Pass;
 use state::{has_no_other_role, keep, lacks_backup, ledger, protect_state, remember};
 use timeouts::{SETTLE, TIMEOUT};
@@ -102,7 +102,7 @@ impl Pass {
                 let readable = settings(args, host).await.ok();
                 match (&inputs.role, readable) {
                     // Only the role is wrong. KUBE_SERVICE_STATE of the current settings still decides whether the role is to be up.
-                    (Role::LastGood(_), Some(settings)) => {
+                    (Role::LastGood(wrong), Some(settings)) if !wrong.is_empty() => {
                         service_state = Some(Desired::of(&settings).service_state);
                         (good, inputs, Vec::new())
                     }

@@ -1,4 +1,4 @@
-//! What a pass reports while it runs.
+//! What a pass reports while it runs, and how it is found out which phase checks wait for.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::output::say;
 
-/// Interval in which a pass reports the phase whose checks it waits for.
+/// Interval in which the phase is reported whose checks have not ended.
 const TELL: Duration = Duration::from_millis(500);
 
 /// What a pass reports while it runs: the phase whose checks it waits for. One JSON line each, before the line with the result of the
@@ -19,9 +19,24 @@ pub(crate) struct Progress {
     pub(crate) checking: PhaseName,
 }
 
-/// Reports the phase that `work` waits for, whenever it is another phase than before. If `work` ends quickly, nothing is reported.
+/// Reports the phase that `work` waits for, as a line of a pass.
 pub(super) async fn tell_progress<T>(
     in_progress: ChecksInProgress,
+    work: impl Future<Output = T>,
+) -> T {
+    let tell = |checking| {
+        if let Ok(line) = serde_json::to_string(&Progress { checking }) {
+            say(&format!("{line}\n"));
+        }
+    };
+    follow_checks(in_progress, tell, work).await
+}
+
+/// Gives the phase that `work` waits for to `tell`, whenever it is another phase than before. If `work` ends quickly, `tell` is not
+/// called.
+pub(crate) async fn follow_checks<T>(
+    in_progress: ChecksInProgress,
+    mut tell: impl FnMut(PhaseName),
     work: impl Future<Output = T>,
 ) -> T {
     let mut work = std::pin::pin!(work);
@@ -39,8 +54,6 @@ pub(super) async fn tell_progress<T>(
             continue;
         }
         said = Some(checking.clone());
-        if let Ok(line) = serde_json::to_string(&Progress { checking }) {
-            say(&format!("{line}\n"));
-        }
+        tell(checking);
     }
 }

@@ -19,8 +19,8 @@ pub(crate) struct Pass {
     pub(crate) role_problems: Vec<String>,
     /// Why this host may not be worked on with these settings.
     pub(crate) refused: Option<String>,
-    /// What fails is restarted by the last good settings although `refused` is set, because only the host's name is wrong. Nothing else is
-    /// changed.
+    /// What fails is restarted by the last good settings and role although `refused` is set, because only the host's name is wrong. Nothing
+    /// else is changed.
     #[serde(default)]
     pub(crate) restarts_only: bool,
     /// Why nothing may be changed before the ledger is recovered; empty if the ledger is good.
@@ -63,7 +63,13 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// Whether commands that change the host use the last good settings, and the last good role if the installed one cannot be used.
+    /// Whether nothing may be changed, not even if a phase fails: the settings do not allow changes to the host, or the ledger is lost.
+    pub(crate) fn changes_nothing(&self) -> bool {
+        self.refused.is_some() && !self.restarts_only || !self.ledger_lost.is_empty()
+    }
+
+    /// Whether commands that change the host use the last good settings, and the last good role if the installed one cannot be used or the
+    /// host has a wrong name.
     pub(crate) fn uses_last_good(&self) -> bool {
         !self.settings_problems.is_empty() || !self.role_problems.is_empty() || self.restarts_only
     }

@@ -33,6 +33,8 @@ struct Clean<'a, 'h> {
     events: &'a dyn EventSink,
     cancel: &'a CancellationToken,
     undone: usize,
+    /// How many resources were not taken back, without a failure.
+    left: usize,
     /// The first failure of each phase, to be recorded.
     failures: Vec<(PhaseName, Failure)>,
     /// Names of containers that are not the role's, in a runtime that the role installed: with such containers the
@@ -73,6 +75,7 @@ pub async fn clean(
         events,
         cancel,
         undone: 0,
+        left: 0,
         failures: Vec::new(),
         foreign_containers: Some(Vec::new()),
     };
@@ -119,7 +122,7 @@ pub async fn clean(
     events.emit(Event::RunFinished {
         outcome,
         changed: clean.undone,
-        unchanged: 0,
+        unchanged: work.kept.len() + clean.left,
         milliseconds: millis(host.elapsed().saturating_sub(started)),
     });
     Ok(outcome)
@@ -289,7 +292,7 @@ impl Clean<'_, '_> {
 
     /// Whether a phase installed a container runtime that now has containers that are not the role's. The runtime then
     /// stays, with its configuration. Reports this.
-    fn keeps_runtime_for_others(&self, phase: &PhaseName, work: &Work) -> bool {
+    fn keeps_runtime_for_others(&mut self, phase: &PhaseName, work: &Work) -> bool {
         let its = |live: &&LiveUndo| live.phase == *phase && brings_runtime(&live.undo);
         let Some(live) = work.undos.iter().find(its) else {
             return false;
@@ -304,11 +307,8 @@ impl Clean<'_, '_> {
             ),
             None => "it is not known whether it has containers that are not the role's".to_owned(),
         };
-        self.events.emit(Event::ResourceLeft {
-            phase: Some(phase.clone()),
-            resource: live.undo.key(),
-            reason: format!("{reason}, so docker, its data and its configuration stay"),
-        });
+        let reason = format!("{reason}, so docker, its data and its configuration stay");
+        self.leave(Some(phase), live.undo.key(), reason);
         true
     }
 
@@ -342,11 +342,7 @@ impl Clean<'_, '_> {
             }
             Undone::Again => self.took_back(phase, resource),
             Undone::Full => self.executor.later.push(live.clone()),
-            Undone::Left(error) => self.events.emit(Event::ResourceLeft {
-                phase: phase.cloned(),
-                resource,
-                reason: chain(&error).join(": "),
-            }),
+            Undone::Left(error) => self.leave(phase, resource, chain(&error).join(": ")),
             Undone::Failed(error) => self.fail(phase, &resource, &error),
         }
     }
@@ -385,6 +381,15 @@ impl Clean<'_, '_> {
         self.events.emit(Event::ResourceRestored {
             phase: phase.cloned(),
             resource,
+        });
+    }
+
+    fn leave(&mut self, phase: Option<&PhaseName>, resource: String, reason: String) {
+        self.left += 1;
+        self.events.emit(Event::ResourceLeft {
+            phase: phase.cloned(),
+            resource,
+            reason,
         });
     }
 

@@ -10,7 +10,7 @@ use engine::exec::{
 };
 use engine::host::Host;
 use engine::host::live::LiveHost;
-use engine::model::{Outcome, count};
+use engine::model::{Outcome, Verb, count};
 use engine::plan::Plan;
 use engine::report::{self, JsonReport, Review, with_octal_modes};
 use engine::resource::{MaskedSecrets, SecretStore};
@@ -72,7 +72,9 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
         true => Review::of_repair(&events),
         false => Review::of(&events),
     };
-    if role.json {
+    if role.json && events.is_empty() {
+        lines(&nothing_predicted(&inputs.plan));
+    } else if role.json {
         lines(&events);
     } else if events.is_empty() {
         say(&report::nothing_to_repair(&health));
@@ -86,6 +88,25 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
         0 if !args.repair => Exit::Ok,
         _ => Exit::Pending,
     })
+}
+
+/// What a program gets if a repair would do nothing: the events of a dry run without phases. No output could also be a failure.
+fn nothing_predicted(plan: &Plan) -> [Event; 2] {
+    [
+        Event::RunStarted {
+            verb: Verb::DryRun,
+            role: plan.role.clone(),
+            host: plan.host.clone(),
+            digest: plan.digest(),
+            phases: Vec::new(),
+        },
+        Event::RunFinished {
+            outcome: Outcome::Predicted,
+            changed: 0,
+            unchanged: 0,
+            milliseconds: 0,
+        },
+    ]
 }
 
 /// Says that there is no role to apply. With `--json` it prints nothing, because there are no events.
@@ -258,4 +279,26 @@ fn full(inputs: &Inputs, phases: &PhaseArgs) -> Exit {
         say(&format!("{}\n", report::plan(phase)));
     }
     Exit::Ok
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs read it as they read any other prediction.
+    #[test]
+    fn a_prediction_without_a_repair_is_a_run_without_phases() {
+        let events = nothing_predicted(&Plan::bare(Vec::new()));
+        let [started, finished] = events
+            .each_ref()
+            .map(|event| serde_json::to_value(event).expect("JSON"));
+        assert_eq!(started["event"], "run_started");
+        assert_eq!(started["verb"], "dry_run");
+        assert_eq!(started["phases"], serde_json::json!([]));
+        assert_eq!(finished["event"], "run_finished");
+        assert_eq!(finished["outcome"], "predicted");
+        let review = Review::of_repair(&events);
+        assert!(review.complete());
+        assert_eq!(review.totals().pending(), 0);
+    }
 }

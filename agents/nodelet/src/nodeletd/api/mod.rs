@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | the state of the host, JSON |
-//! | `GET /v1/diff`, `GET /v1/diff?repair=true` | what an apply or a repair would change: events as JSON lines; one request at a time |
+//! | `GET /v1/diff`, `GET /v1/diff?repair=true` | what an apply or a repair would change: events as JSON lines, without a repair those of a run without phases; one request at a time |
 //! | `GET /v1/events` | events of changes as they come, one JSON object per line |
 //! | `POST /v1/check` | make a pass now |
 //! | `POST /v1/repair/PHASE` | restart a phase and what needs it; 409 if nothing may be changed |

@@ -2,7 +2,7 @@
 //!
 //! Written whole or not at all, 0640. If there is no room for a new file beside the old one, the old one is removed first: a reader finds no
 //! file, but never an old `ok`. A file that is lost or cannot be read is written again from what passes see; nothing else is changed for
-//! it.
+//! it. An empty directory in its place is removed; a directory with entries stays, because they are not ours, and is reported.
 
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ use serde_json::{Map, Value};
 pub(in crate::nodeletd) const PATH: &str = "/var/opt/pf9/kube_status";
 /// Bound on the file.
 const LIMIT: u64 = 256 * 1024;
+/// The file system, or the quota, has no blocks or no inodes left.
+const LACKS_ROOM: [ErrorKind; 2] = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
 /// Time after which a failure that did not come again is forgotten, in seconds.
 const FORGET: i64 = 600;
 
@@ -132,7 +134,7 @@ impl StatusFile {
         self.written().clone_from(&text);
         let mut written = replace(&self.path, &text, 0o640);
         if let Err(error) = &written
-            && lacks_room(error)
+            && has_kind(error, &LACKS_ROOM)
         {
             // The old file has the inode and the room that the new one needs. Noted first, so that the watch does not take its absence for
             // a change by others.
@@ -140,6 +142,15 @@ impl StatusFile {
             if std::fs::remove_file(&self.path).is_ok() {
                 written = replace(&self.path, &text, 0o640);
             }
+        }
+        // The kernel removes no directory that has entries.
+        if let Err(error) = &written
+            && has_kind(error, &[ErrorKind::IsADirectory])
+            && std::fs::remove_dir(&self.path).is_ok()
+        {
+            let path = self.path.display();
+            tracing::warn!("an empty directory was in the place of {path}; it is removed");
+            written = replace(&self.path, &text, 0o640);
         }
         if written.is_ok() {
             self.is_removed.store(false, Ordering::Release);
@@ -161,13 +172,10 @@ impl StatusFile {
     }
 }
 
-/// Whether a write has failed because the file system, or the quota, has no blocks or no inodes left.
-fn lacks_room(error: &anyhow::Error) -> bool {
+/// Whether a write has failed for one of these reasons.
+fn has_kind(error: &anyhow::Error, kinds: &[ErrorKind]) -> bool {
     let kind = error.downcast_ref::<Error>().map(Error::kind);
-    matches!(
-        kind,
-        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-    )
+    kind.is_some_and(|kind| kinds.contains(&kind))
 }
 
 impl KubeStatus {
@@ -384,6 +392,24 @@ mod tests {
             assert!(!file.path().exists(), "{kind}");
             assert!(file.is_as_written(), "its absence is no change by others");
         }
+    }
+
+    #[test]
+    fn an_empty_directory_makes_way_for_the_file_and_one_with_entries_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = StatusFile::at(directory.path().join("kube_status"));
+        std::fs::create_dir_all(file.path().join("theirs")).expect("they are made");
+        let error = file.write(&KubeStatus::default());
+        let error = format!("{:#}", error.expect_err("the place is taken"));
+        assert!(error.contains("Is a directory"), "{error}");
+        assert!(file.path().join("theirs").is_dir());
+        assert!(!file.is_as_written());
+        std::fs::remove_dir(file.path().join("theirs")).expect("it is removed");
+        file.write(&KubeStatus::default()).expect("it is written");
+        assert!(file.path().is_file());
+        assert!(file.is_as_written());
+        let left = directory.path().read_dir().expect("a listing");
+        assert_eq!(left.count(), 1, "no temporary file is left");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::kube_status::{KubeStatus, NodeState};
 use crate::nodeletd::state::attempts::Attempts;
 use crate::nodeletd::state::renewal::RenewalQueue;
+use crate::nodeletd::supervisor::decide::is_unassigned;
 use crate::pass::{Pass, ServiceState, WithoutSubnet};
 
 /// A snapshot of the daemon's state.
@@ -38,6 +39,12 @@ pub(crate) struct View {
     /// Why the settings in use do not allow changes to the host.
     #[serde(default)]
     pub(crate) refused: Option<String>,
+    /// Nothing is changed now, not even if a phase fails: the settings are refused, or the ledger is lost.
+    #[serde(default)]
+    pub(crate) changes_nothing: bool,
+    /// No role is to be on this host, so none is brought up.
+    #[serde(default)]
+    pub(crate) is_unassigned: bool,
     /// Failed passes since the last successful one, whose results are still shown.
     #[serde(default)]
     pub(crate) failed_in_a_row: u32,
@@ -137,7 +144,7 @@ impl Now<'_> {
                 let is_up = pass.desired.service_state == ServiceState::True;
                 let does = match pass.restarts_only && is_up {
                     true => {
-                        "; until then nodeletd repairs what fails with the last good settings, and changes nothing else"
+                        "; until then nodeletd repairs what fails with the last good settings and role, and changes nothing else"
                     }
                     false => "",
                 };
@@ -289,6 +296,8 @@ impl View {
             paused_because: now.paused_because.to_owned(),
             keeps_last_good: pass.uses_last_good(),
             refused: pass.refused.clone(),
+            changes_nothing: pass.changes_nothing(),
+            is_unassigned: is_unassigned(&pass.desired, pass.installed),
             failed_in_a_row: 0,
             conditions: now.conditions(Some(pass)),
             phases: pass.health.clone(),
@@ -331,6 +340,8 @@ impl View {
             paused_because: String::new(),
             keeps_last_good: false,
             refused: None,
+            changes_nothing: false,
+            is_unassigned: false,
             failed_in_a_row: 0,
             conditions: Vec::new(),
             phases: Vec::new(),

@@ -97,7 +97,7 @@ pub(in crate::nodeletd) fn decide(s: &Situation<'_>) -> Action {
 
 /// Whether the host is not to be a node: its role is `none`, or nothing is installed and it has no cluster id. An installed role is kept
 /// up also without an id.
-fn is_unassigned(desired: &Desired, installed: bool) -> bool {
+pub(in crate::nodeletd) fn is_unassigned(desired: &Desired, installed: bool) -> bool {
     desired.node == "none" || desired.cluster_id.is_empty() && !installed
 }
 

@@ -290,7 +290,7 @@ impl<H: HostOps> Supervisor<H> {
             .next(&due, pass.desired.loop_interval, Instant::now());
         let action = decide::decide(&Situation {
             desired: &pass.desired,
-            refused: pass.refused.is_some() && !pass.restarts_only || !pass.ledger_lost.is_empty(),
+            refused: pass.changes_nothing(),
             restarts_only: pass.restarts_only,
             paused: self.paused(),
             failing,

@@ -233,7 +233,9 @@ fn warnings_of(pass: &Pass) -> Vec<String> {
     }
     if let Some(refused) = &pass.refused {
         let does = match pass.restarts_only {
-            true => "restarting what fails by the last good settings, and changing nothing else",
+            true => {
+                "restarting what fails by the last good settings and role, and changing nothing else"
+            }
             false => "changing nothing",
         };
         warnings.push(format!("{does}: could not {refused}"));

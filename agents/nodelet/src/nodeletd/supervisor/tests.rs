@@ -377,6 +377,12 @@ fn condition(handles: &Handles, name: &str) -> Option<(Status, String)> {
     its.map(|one| (one.status, one.reason.clone()))
 }
 
+/// Whether nothing may be changed on the host, and whether no role is to be on it.
+fn restraints(handles: &Handles) -> (bool, bool) {
+    let view = handles.view.borrow().clone().expect("it looks");
+    (view.changes_nothing, view.is_unassigned)
+}
+
 /// Runs a daemon on `host` with its files in `directory` for as long as `what` runs.
 async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOnce(&Handles)) {
     let state_files = StateFiles {

@@ -84,6 +84,24 @@ fn wrong_settings_are_refused_with_their_place() {
     master.apply(&[]).exits(0).changes_nothing();
 }
 
+/// The phase that uses the directory would find the file only after others have changed the host.
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn a_file_at_the_place_of_a_directory_is_refused_before_a_run() {
+    let master = shared();
+    master.sh("echo theirs > /opt/taken");
+    master.configure(&[("USER_IMAGES_DIR", "/opt/taken")]);
+    for verb in ["plan", "apply"] {
+        let run = master.nodelet(&[verb]).exits(1);
+        let run = run.says(&["USER_IMAGES_DIR: /opt/taken is not a directory: a file is there"]);
+        assert!(run.events("run_started").is_empty(), "{}", run.text());
+    }
+    assert_eq!(master.sh("cat /opt/taken"), "theirs");
+    master.sh("rm /opt/taken");
+    master.configure(&[]);
+    master.apply(&[]).exits(0).changes_nothing();
+}
+
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn changes_of_the_installed_identity_are_refused_with_a_next_step() {

@@ -232,8 +232,9 @@ async fn an_unassigned_host_does_not_stay_converging() {
     let host = Broken::new();
     host.cluster.lock().expect("no test panicked").clear();
     host.bare.store(true, Ordering::Relaxed);
-    beside(&host, directory.path(), async |_| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(restraints(handles), (false, true));
         let status = kept(directory.path());
         assert_eq!(status.pf9_kube_node_state, NodeState::Ok);
         assert_eq!(status.pf9_kube_start_attempt, 0);
@@ -393,15 +394,21 @@ async fn a_host_that_is_refused_with_its_settings_is_not_ok() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    beside(&host, directory.path(), async |_outside| {
+    beside(&host, directory.path(), async |handles| {
         tokio::time::sleep(Duration::from_secs(120)).await;
         assert_eq!(kept(directory.path()).pf9_kube_node_state, NodeState::Ok);
+        assert_eq!(restraints(handles), (false, false));
         let refused = "CLUSTER_ID is another one".to_owned();
         *host.refused.lock().expect("no test panicked") = Some(refused);
         tokio::time::sleep(Duration::from_secs(120)).await;
         let status = kept(directory.path());
         assert_eq!(status.pf9_kube_node_state, NodeState::Converging);
         assert_eq!(status.last_failed_status_check, "settings");
+        assert_eq!(restraints(handles), (true, false));
+        *host.refused.lock().expect("no test panicked") = None;
+        *host.ledger_lost.lock().expect("no test panicked") = "it is lost".to_owned();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(restraints(handles), (true, false));
     })
     .await;
 }
@@ -419,6 +426,7 @@ async fn while_the_host_has_a_wrong_name_what_fails_is_restarted() {
         attempts(&host, 15).await;
         assert_eq!(host.cleans(), 0);
         assert!(host.went_by_last_good.load(Ordering::Relaxed));
+        assert_eq!(restraints(handles), (false, false));
         let (status, reason) = condition(handles, "SettingsAllowed").expect("it is a condition");
         assert_eq!(status, Status::False);
         for part in ["could not use the node name=m-2", "repairs what fails"] {
