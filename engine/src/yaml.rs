@@ -1,7 +1,7 @@
 //! Checks of all YAML from outside (settings, facts, `role.yaml`) before the parser reads it.
 //!
-//! It finds nesting that is too deep, a byte order mark, a second document, keys that are there twice, and the line of a value. Not here:
-//! parsing, and what the documents mean; that is in `env::source`, `facts::fixture` and `role::manifest`. Start with `too_deep`.
+//! It finds nesting that is too deep, a byte order mark, a second document, a key that a map has twice, and the line of a value.
+//! Not here: parsing, and what the documents mean; that is in `env::source`, `facts::fixture` and `role::manifest`. Start with `too_deep`.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
@@ -50,37 +50,37 @@ pub(crate) fn second_document(text: &str) -> Option<usize> {
     None
 }
 
-/// One step on the way from a document to a value in it.
+/// One segment of the path to a value in a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// To the value of a key.
+pub(crate) enum Segment {
+    /// The key of a map.
     Key(&'static str),
-    /// To an item of a list, counted from 0.
+    /// The index of a list, counted from 0.
     Index(usize),
 }
 
-/// A way in one word, for example `disks[1].mode`.
-pub(crate) fn name_of(way: &[Step]) -> String {
-    let mut name = String::new();
-    for step in way {
-        match step {
-            Step::Key(key) if name.is_empty() => name.push_str(key),
-            Step::Key(key) => {
-                name.push('.');
-                name.push_str(key);
+/// The text form of a path, for example `disks[1].mode`.
+pub(crate) fn path_text(path: &[Segment]) -> String {
+    let mut text = String::new();
+    for segment in path {
+        match segment {
+            Segment::Key(key) if text.is_empty() => text.push_str(key),
+            Segment::Key(key) => {
+                text.push('.');
+                text.push_str(key);
             }
-            Step::Index(index) => {
-                let _ = write!(name, "[{index}]");
+            Segment::Index(index) => {
+                let _ = write!(text, "[{index}]");
             }
         }
     }
-    name
+    text
 }
 
-/// The line of the value at the end of a way, counted from 1.
-pub(crate) fn line_of(text: &str, way: &[Step]) -> Option<usize> {
+/// The line of the value at a path, counted from 1. `None` if there is no such value.
+pub(crate) fn line_of(text: &str, path: &[Segment]) -> Option<usize> {
     // The parser gives positions only with errors, so the search fails where the value is.
-    let found = Find(way).deserialize(serde_yaml::Deserializer::from_str(text));
+    let found = Find(path).deserialize(serde_yaml::Deserializer::from_str(text));
     Some(found.err()?.location()?.line())
 }
 
@@ -89,8 +89,8 @@ pub(crate) fn refuse_duplicates(text: &str) -> Result<(), serde_yaml::Error> {
     UniqueKeys.deserialize(serde_yaml::Deserializer::from_str(text))
 }
 
-/// Goes the way to a value, and fails there.
-struct Find<'w>(&'w [Step]);
+/// Follows a path to its value, and fails there.
+struct Find<'p>(&'p [Segment]);
 
 impl<'de> DeserializeSeed<'de> for Find<'_> {
     type Value = ();
@@ -104,11 +104,11 @@ impl<'de> Visitor<'de> for Find<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the way to a value")
+        f.write_str("the path to a value")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((Step::Key(wanted), rest)) = self.0.split_first() else {
+        let Some((Segment::Key(wanted), rest)) = self.0.split_first() else {
             return Err(A::Error::custom("the value is here"));
         };
         while let Some(key) = map.next_key::<String>()? {
@@ -122,7 +122,7 @@ impl<'de> Visitor<'de> for Find<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let Some((Step::Index(wanted), rest)) = self.0.split_first() else {
+        let Some((Segment::Index(wanted), rest)) = self.0.split_first() else {
             return Err(A::Error::custom("the value is here"));
         };
         for _ in 0..*wanted {
@@ -240,21 +240,21 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_found_by_its_way() {
+    fn a_value_is_found_by_its_path() {
         let text = "a: 1\nlist:\n- b: {c: x}\n- d: 1\n  b:\n    c: y\nlast: 1\n";
-        let way = |index| {
+        let path = |index| {
             [
-                Step::Key("list"),
-                Step::Index(index),
-                Step::Key("b"),
-                Step::Key("c"),
+                Segment::Key("list"),
+                Segment::Index(index),
+                Segment::Key("b"),
+                Segment::Key("c"),
             ]
         };
-        assert_eq!(line_of(text, &way(0)), Some(3));
-        assert_eq!(line_of(text, &way(1)), Some(6));
-        assert_eq!(line_of(text, &way(2)), None);
-        assert_eq!(line_of(text, &[Step::Key("last")]), Some(7));
-        assert_eq!(name_of(&way(1)), "list[1].b.c");
+        assert_eq!(line_of(text, &path(0)), Some(3));
+        assert_eq!(line_of(text, &path(1)), Some(6));
+        assert_eq!(line_of(text, &path(2)), None);
+        assert_eq!(line_of(text, &[Segment::Key("last")]), Some(7));
+        assert_eq!(path_text(&path(1)), "list[1].b.c");
     }
 
     #[test]

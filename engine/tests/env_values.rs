@@ -291,10 +291,16 @@ fn settings() -> impl Strategy<Value = Vec<(String, String)>> {
 /// An update of the program must not leave a running host without settings.
 #[test]
 fn saved_settings_are_not_refused_by_later_rules() {
-    let file = b"MASTER_IP: 192.0.2.1\nDOCKERHUB_PASSWORD: secret\n".to_vec();
-    let current = KubeEnv::resolve(vec![("a.yaml".to_owned(), file.clone())]);
-    assert_eq!(current.expect_err("half an account").len(), 1);
-    KubeEnv::resolve_saved("settings.yaml", file).expect("they were in force");
+    for setting in [
+        "DOCKERHUB_PASSWORD: secret",
+        "DOCKER_ROOT: /srv/docker,1",
+        "API_SERVER_EXTRA_DIR: /certs/apiserver",
+    ] {
+        let file = format!("MASTER_IP: 192.0.2.1\n{setting}\n").into_bytes();
+        let current = KubeEnv::resolve(vec![("a.yaml".to_owned(), file.clone())]);
+        assert_eq!(current.expect_err(setting).len(), 1, "{setting}");
+        KubeEnv::resolve_saved("settings.yaml", file).expect("they were in force");
+    }
 }
 
 proptest! {

@@ -448,6 +448,24 @@ async fn a_pod_that_is_killed_when_the_time_is_up_is_waited_for() {
     killed.join().expect("it was killed");
 }
 
+/// A longer wait is of no use if the grace period ends later, or if a finalizer keeps the pod.
+#[tokio::test]
+async fn a_pod_that_is_not_killed_when_the_time_is_up_is_not_waited_for() {
+    for (grace, finalizers) in [(30, json!([])), (0, json!(["shop.example/backup"]))] {
+        let mut stubborn = pod("db", Fate::Lingers);
+        stubborn.metadata["deletionTimestamp"] = json!("2026-03-04T05:06:07Z");
+        stubborn.metadata["deletionGracePeriodSeconds"] = json!(grace);
+        stubborn.metadata["finalizers"] = finalizers;
+        let server = Server::with([stubborn]);
+        let begun = std::time::Instant::now();
+        let left = server.drain(SHORT).await.expect("the pods are known");
+        assert_eq!(left.len(), 1, "{left:?}");
+        // The longer wait is 10 s.
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_list_that_fails_is_never_taken_for_an_empty_node() {
     let server = Server::with([pod("web", Fate::Goes)]);
@@ -462,7 +480,7 @@ async fn a_list_that_fails_is_never_taken_for_an_empty_node() {
         error.to_string().contains("list the pods of node master-1"),
         "{error}"
     );
-    // What waiting does not mend is not waited for: the whole time would be a minute.
+    // A refusal ends the drain early: the whole time would be a minute.
     server.api().failing_lists = (u32::MAX, 403);
     let before = server.api().asked.len();
     server.drain(LONG).await.expect_err("it is forbidden");

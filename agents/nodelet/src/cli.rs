@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use engine::exec::{FailureCounts, Selection};
 use engine::resource::pki::components;
 
-/// Longest pause: a host that is forgotten is repaired again by itself.
+/// Longest pause. After it, nodeletd repairs the host again, also if an operator has forgotten the pause.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Brings this host to a role and keeps it there.
@@ -416,7 +416,7 @@ pub(crate) struct PodSubnetsArgs {
     pub(crate) kubeconfig: PathBuf,
 }
 
-/// The time of a pause. Longer times would overflow the end of the pause.
+/// The time of a pause, for example `30m`. Longer times would overflow the end of the pause.
 fn pause_time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if time < Duration::from_secs(1) || time > LONGEST_PAUSE {
@@ -492,7 +492,7 @@ pub(crate) struct StopArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
 
-    /// nodeletd runs this command because the role is to be down, so it need not be asked whether it would bring the role up again.
+    /// nodeletd runs this command itself, so the command does not ask nodeletd whether it would bring the role up again.
     #[arg(long, hide = true)]
     pub(crate) by_nodeletd: bool,
 }

@@ -46,8 +46,8 @@ impl KubeEnv {
         finish(merge, rules::check)
     }
 
-    /// Reads back settings that were in force on this host. Rules that came later do not refuse them: an update of the program must not
-    /// leave a running host without settings.
+    /// Reads saved settings that were in force on this host, or returns every problem. New rules do not refuse them: an update of the program
+    /// must not leave a running host without settings.
     pub fn resolve_saved(path: &str, content: Vec<u8>) -> Result<Self, Vec<EnvError>> {
         let mut merge = Merge::default();
         merge.directory(vec![(PathBuf::from(path), content)]);

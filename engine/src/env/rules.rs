@@ -18,12 +18,14 @@ const MAX_SUBNET_BITS: i64 = 16;
 pub(crate) fn check(settings: &Layered) -> Vec<EnvError> {
     let mut problems = check_saved(settings);
     let settings = Settings(settings);
-    problems.extend(mounted_directories(settings));
+    problems.extend(separators_of_mounts(settings));
+    problems.extend(certificates_of_the_api_server(settings));
     problems.extend(docker_hub_account(settings));
     problems
 }
 
-/// The rules that each version has had. A rule that comes later belongs to [`check`]: settings that were in force stay usable.
+/// The rules for saved settings: those that every version of this program has. A new rule belongs to [`check`], so that settings that were
+/// in force stay usable.
 pub(crate) fn check_saved(settings: &Layered) -> Vec<EnvError> {
     let settings = Settings(settings);
     let mut problems = Vec::new();
@@ -270,8 +272,8 @@ const DIRECTORIES: [&str; 4] = [
     "ETCD_BACKUP_DIR",
 ];
 
-/// Trees that settings cannot name for data: they belong to the system, to a package or to nodelet. The kernel's trees and the paths of
-/// nodelet itself, which are refused, too, are constants of `model`, because scripts cannot name them either.
+/// Trees that settings cannot name for data, because they belong to the system or to a package. The trees of the kernel and the paths of
+/// nodelet are refused, too. They are constants of `model`, because scripts cannot name them either.
 const TAKEN: [&str; 23] = [
     "/bin",
     "/boot",
@@ -354,8 +356,8 @@ fn directories(settings: Settings<'_>) -> Vec<EnvError> {
     problems
 }
 
-/// Settings that become a part of a mount, and the characters that separate such parts. The other directories are mounted through docker's
-/// newer form (`Mount`), which separates nothing, or not at all.
+/// Settings that become a part of a mount, and the characters that separate such parts. Other directories are not mounted, or they are
+/// mounted through docker's newer form (`Mount`), which has no separators.
 const SEPARATORS: [(&str, &[char]); 2] = [
     // kubelet gives docker a mount as `SOURCE:TARGET:OPTIONS`.
     ("API_SERVER_EXTRA_DIR", &[':']),
@@ -366,8 +368,8 @@ const SEPARATORS: [(&str, &[char]); 2] = [
 /// Where the API server's container has its certificates (`phases/templates/control-plane/k8s-master.yaml.tmpl`).
 const CONTAINER_CERTIFICATES: &str = "/certs";
 
-/// A directory that becomes a part of a mount has none of the separators, and its place in the container is free.
-fn mounted_directories(settings: Settings<'_>) -> Vec<EnvError> {
+/// A directory that becomes a part of a mount has none of the separators.
+fn separators_of_mounts(settings: Settings<'_>) -> Vec<EnvError> {
     let mut problems = Vec::new();
     for (key, separators) in SEPARATORS {
         let Some(SettingValue::Text(path)) = settings.get(key) else {
@@ -380,17 +382,23 @@ fn mounted_directories(settings: Settings<'_>) -> Vec<EnvError> {
             problems.push(settings.broken(key, &[], problem));
         }
     }
-    // The only directory that is mounted under the path that a setting gives.
-    let key = "API_SERVER_EXTRA_DIR";
-    if let Some(SettingValue::Text(path)) = settings.get(key)
-        && Path::new(path).starts_with(CONTAINER_CERTIFICATES)
-    {
-        let problem = format!(
-            "{path} lies in {CONTAINER_CERTIFICATES}, where the API server's container has its certificates; name another directory"
-        );
-        problems.push(settings.broken(key, &[], problem));
-    }
     problems
+}
+
+/// The extra directory of the API server does not hide the certificates in its container. It is the only directory of a setting that has the
+/// same path in a container.
+fn certificates_of_the_api_server(settings: Settings<'_>) -> Option<EnvError> {
+    let key = "API_SERVER_EXTRA_DIR";
+    let SettingValue::Text(path) = settings.get(key)? else {
+        return None;
+    };
+    if !Path::new(path).starts_with(CONTAINER_CERTIFICATES) {
+        return None;
+    }
+    let problem = format!(
+        "{path} lies in {CONTAINER_CERTIFICATES}, where the API server's container has its certificates; name another directory"
+    );
+    Some(settings.broken(key, &[], problem))
 }
 
 /// An account of Docker Hub is a user and a password; one without the other is a mistake.

@@ -30,7 +30,7 @@ pub enum FactsError {
     Wrong {
         /// Where that is; 0 if it is not known.
         line: usize,
-        /// The way to the value, for example `disks[1].mode`.
+        /// The path of the value, for example `disks[1].mode`.
         key: String,
         /// What is wrong with the value.
         problem: String,
@@ -79,9 +79,9 @@ impl Facts {
         let facts: Self = serde_yaml::from_str(&text).map_err(FactsError::Read)?;
         match plausible::first_wrong(&facts) {
             None => Ok(facts),
-            Some((way, problem)) => Err(FactsError::Wrong {
-                line: yaml::line_of(&text, &way).unwrap_or(0),
-                key: yaml::name_of(&way),
+            Some((path, problem)) => Err(FactsError::Wrong {
+                line: yaml::line_of(&text, &path).unwrap_or(0),
+                key: yaml::path_text(&path),
                 problem,
             }),
         }
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_there_twice_is_refused_with_its_line() {
+    fn a_repeated_key_is_refused_with_its_line() {
         let error = Facts::from_yaml("# a\nversion: 1\nhostname: a\ncpus: 1\nhostname: b\n");
         let cause = error.unwrap_err().source().unwrap().to_string();
         assert!(

@@ -65,7 +65,7 @@ pub async fn gather_with(host: &dyn Host, query: &FactQuery) -> HostResult<Facts
         async { facts.os = ask.parsed("/etc/os-release", parse::os_release).await },
         async {
             let online = ask
-                .parsed("/sys/devices/system/cpu/online", parse::cpus)
+                .parsed("/sys/devices/system/cpu/online", parse::online_cpus)
                 .await;
             (facts.cpus, facts.cpu_list) =
                 online.map_or((None, None), |(count, list)| (Some(count), list));

@@ -128,6 +128,17 @@ impl Facts {
         }
     }
 
+    /// The list of the processors in use, as the kernel writes it. `None` if their number is unknown.
+    #[must_use]
+    pub fn online_cpus(&self) -> Option<String> {
+        let count = self.cpus?;
+        let without_gaps = || match count {
+            0 | 1 => "0".to_owned(),
+            _ => format!("0-{}", count - 1),
+        };
+        Some(self.cpu_list.clone().unwrap_or_else(without_gaps))
+    }
+
     /// The link of this name.
     #[must_use]
     pub fn link(&self, name: &str) -> Option<&LinkFacts> {

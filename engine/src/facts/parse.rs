@@ -66,7 +66,7 @@ pub(crate) fn cpu_ranges(text: &str) -> Option<Vec<(u32, u32)>> {
 }
 
 /// How many processors a list such as `0-3,6` names.
-pub(crate) fn cpu_list(text: &str) -> Option<u32> {
+pub(crate) fn cpu_count(text: &str) -> Option<u32> {
     let mut count = 0_u32;
     for (first, last) in cpu_ranges(text)? {
         count = count.checked_add((last - first).checked_add(1)?)?;
@@ -74,9 +74,9 @@ pub(crate) fn cpu_list(text: &str) -> Option<u32> {
     Some(count)
 }
 
-/// The same with the list itself, if its numbers are not 0 to the count - 1.
-pub(crate) fn cpus(text: &str) -> Option<(u32, Option<String>)> {
-    let count = cpu_list(text)?;
+/// How many processors a list names, and the list itself if its numbers are not 0 to the count - 1.
+pub(crate) fn online_cpus(text: &str) -> Option<(u32, Option<String>)> {
+    let count = cpu_count(text)?;
     let ranges = cpu_ranges(text)?;
     let has_gaps = ranges != [(0, count.saturating_sub(1))];
     Some((count, has_gaps.then(|| text.trim().to_owned())))
@@ -235,12 +235,12 @@ mod tests {
             ("3-1", None),
             ("", None),
         ] {
-            assert_eq!(cpu_list(list), count, "{list:?}");
+            assert_eq!(cpu_count(list), count, "{list:?}");
         }
-        assert_eq!(cpus("0\n"), Some((1, None)));
-        assert_eq!(cpus("0-3\n"), Some((4, None)));
-        assert_eq!(cpus("0,2-3\n"), Some((3, Some("0,2-3".to_owned()))));
-        assert_eq!(cpus("1\n"), Some((1, Some("1".to_owned()))));
+        assert_eq!(online_cpus("0\n"), Some((1, None)));
+        assert_eq!(online_cpus("0-3\n"), Some((4, None)));
+        assert_eq!(online_cpus("0,2-3\n"), Some((3, Some("0,2-3".to_owned()))));
+        assert_eq!(online_cpus("1\n"), Some((1, Some("1".to_owned()))));
     }
 
     #[test]

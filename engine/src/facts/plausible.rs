@@ -5,10 +5,10 @@
 
 use super::model::Facts;
 use super::parse;
-use crate::yaml::Step;
+use crate::yaml::Segment;
 
-/// The way to a value that no host has, and what is wrong with it; completes "`hostname` …".
-pub(super) type Wrong = (Vec<Step>, String);
+/// The path of a value that no host has, and what is wrong with it. The text completes "`hostname` …".
+pub(super) type Wrong = (Vec<Segment>, String);
 
 /// The first value that no host has.
 pub(super) fn first_wrong(facts: &Facts) -> Option<Wrong> {
@@ -28,24 +28,24 @@ fn hostname(facts: &Facts) -> Option<Wrong> {
     } else {
         return None;
     };
-    Some((vec![Step::Key("hostname")], problem))
+    Some((vec![Segment::Key("hostname")], problem))
 }
 
 fn clock(facts: &Facts) -> Option<Wrong> {
     let clock = facts.clock.as_deref()?;
     humantime::parse_rfc3339(clock).is_err().then(|| {
         let problem = format!("is not a time such as 2026-01-31T12:00:00Z: {clock:?}");
-        (vec![Step::Key("clock")], problem)
+        (vec![Segment::Key("clock")], problem)
     })
 }
 
 fn processors(facts: &Facts) -> Option<Wrong> {
     let list = facts.cpu_list.as_deref()?;
-    let way = || vec![Step::Key("cpu_list")];
-    match (parse::cpu_list(list), facts.cpus) {
-        (None, _) => Some((way(), format!("is not a list such as 0,2-3: {list:?}"))),
+    let path = || vec![Segment::Key("cpu_list")];
+    match (parse::cpu_count(list), facts.cpus) {
+        (None, _) => Some((path(), format!("is not a list such as 0,2-3: {list:?}"))),
         (Some(count), Some(cpus)) if count == cpus => None,
-        (Some(count), _) => Some((way(), format!("has {count} processors, unlike `cpus`"))),
+        (Some(count), _) => Some((path(), format!("has {count} processors, unlike `cpus`"))),
     }
 }
 
@@ -54,21 +54,30 @@ fn default_route(facts: &Facts) -> Option<Wrong> {
     facts.links.as_ref()?;
     facts.link(&route.link).is_none().then(|| {
         let problem = format!("is not among `links`: {:?}", route.link);
-        (vec![Step::Key("default_route"), Step::Key("link")], problem)
+        (
+            vec![Segment::Key("default_route"), Segment::Key("link")],
+            problem,
+        )
     })
 }
 
 fn disks(facts: &Facts) -> Option<Wrong> {
     let mut disks = facts.disks.iter().enumerate();
     disks.find_map(|(index, disk)| {
-        let way = |key| vec![Step::Key("disks"), Step::Index(index), Step::Key(key)];
+        let path = |key| {
+            vec![
+                Segment::Key("disks"),
+                Segment::Index(index),
+                Segment::Key(key),
+            ]
+        };
         if disk.free > disk.total {
             let problem = format!("is {}, more than `total` ({})", disk.free, disk.total);
-            return Some((way("free"), problem));
+            return Some((path("free"), problem));
         }
         let mode = disk.mode.as_deref().filter(|mode| !is_mode(mode))?;
         let problem = format!("is not a mode in octal such as '0755': {mode:?}");
-        Some((way("mode"), problem))
+        Some((path("mode"), problem))
     })
 }
 

@@ -114,14 +114,9 @@ pub(crate) fn cpus_online(facts: &Facts, wanted: &str) -> Verdict {
             reason: format!("processors: `{wanted}` is not a list such as `0-1,4`"),
         };
     };
-    let Some(count) = facts.cpus else {
+    let Some(list) = facts.online_cpus() else {
         return Verdict::unknown(facts, "processors", &["/sys/devices/system/cpu/online"]);
     };
-    let numbered_in_order = || match count {
-        0 | 1 => "0".to_owned(),
-        _ => format!("0-{}", count - 1),
-    };
-    let list = facts.cpu_list.clone().unwrap_or_else(numbered_in_order);
     let online = parse::cpu_ranges(&list).unwrap_or_default();
     let missing = wanted_ranges
         .into_iter()
@@ -130,12 +125,12 @@ pub(crate) fn cpus_online(facts: &Facts, wanted: &str) -> Verdict {
         None => Verdict::Met,
         Some(number) => Verdict::not_met(
             format!("`{wanted}` names processor {number}, and the host has only {list}"),
-            "name only processors that the host has (RESERVED_CPUS in the settings)",
+            "name only processors that the host has",
         ),
     }
 }
 
-/// The first number of a range of processors that is in none of the others.
+/// The first number of a range of processors that is in none of the ranges `online`.
 fn first_missing((first, last): (u32, u32), online: &[(u32, u32)]) -> Option<u32> {
     let mut next = first;
     while let Some((_, end)) = online

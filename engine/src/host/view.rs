@@ -139,7 +139,7 @@ pass_on!(Files {
     to_change remove_tree(path: &Path) -> ();
     to_change unmount_below(path: &Path) -> ();
     to_change mark_unknown(path: &Path, why: &str) -> ();
-    to_read foresee_write(path: &Path, room: u64) -> ();
+    to_read predict_write(path: &Path, room: u64) -> ();
     to_read is_unknown(path: &Path) -> bool;
     to_read space(path: &Path) -> Space;
 } {

@@ -265,7 +265,7 @@ fn left_behind(records: &[Record], resource: &str) -> Vec<Cause> {
 
 /// Whether a failure was in a step or check of this name.
 fn failed_at(failure: &Failure, resource: &str) -> bool {
-    let about = failure.what.strip_prefix("taking back ");
+    let about = failure.what.strip_prefix(Failure::UNDO);
     let about = about.unwrap_or(&failure.what);
     let label = about.split_once(' ').map_or(about, |(_, label)| label);
     label.trim_matches('"') == resource || is_about(about, resource)

@@ -1,10 +1,17 @@
-//! Directories of the engine on a host, and the paths that neither a role nor a setting may name for something else.
+//! Directories of the engine on a host, and paths that belong to the kernel or to nodelet. Neither a role nor a setting may use these.
+
+use std::path::Path;
 
 /// Where the engine keeps what it must remember about a host.
 pub const STATE: &str = "/var/opt/pf9/nodelet";
 
 /// Trees in which the kernel shows its own state. A file cannot be made there, or is lost at the next boot.
 pub(crate) const KERNEL_TREES: [&str; 3] = ["/dev", "/proc", "/sys"];
+
+/// Whether a path is in a tree in which only the kernel makes files.
+pub(crate) fn is_in_kernel_file_system(path: &Path) -> bool {
+    ["/proc", "/sys"].iter().any(|tree| path.starts_with(tree))
+}
 
 /// Files and directories of nodelet itself: program, configuration, state, locks and socket. Without some of them, it cannot undo changes.
 pub(crate) const OWN_PATHS: [&str; 9] = [

@@ -61,6 +61,13 @@ pub struct Failure {
     pub next: String,
 }
 
+impl Failure {
+    /// `what` of an undo that failed begins with this. Ledgers contain it, so it must not change.
+    pub(crate) const UNDO: &str = "taking back ";
+    /// `what` of the stop of a step that failed begins with this. Ledgers contain it, so it must not change.
+    pub(crate) const STOP: &str = "stop ";
+}
+
 /// A precondition that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {

@@ -33,7 +33,7 @@ pub fn history(history: &History) -> String {
 /// How much of a reason the list of runs shows, in characters.
 const REASON: usize = 160;
 
-/// Why it failed, on the same line; `nodelet history --run N` shows all of it.
+/// The reason of a failure, on the same line; `nodelet history --run N` shows all of it.
 fn reason(failure: &Failure) -> String {
     let all = failure.chain.join(": ");
     let line = all.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -46,7 +46,7 @@ fn reason(failure: &Failure) -> String {
     }
 }
 
-/// What was done about a failure in a phase. Only a run that changes the host to its plan reverts something.
+/// What the run did after a failure in a phase. Only a run that applies its plan reverts something.
 fn after_failure(verb: Verb, done: &RunPhase) -> &'static str {
     let what = done
         .failure
@@ -54,10 +54,22 @@ fn after_failure(verb: Verb, done: &RunPhase) -> &'static str {
         .map_or("", |failure| failure.what.as_str());
     match verb {
         Verb::Stop => "not ended; the stop went on with the rest",
-        Verb::Restart if what.starts_with("stop ") => "not ended; the repair went on",
-        _ if what.starts_with("taking back ") => "not taken back; the run went on with the rest",
-        _ if done.reverted => "reverted",
-        _ => "only partly reverted",
+        Verb::Restart if what.starts_with(Failure::STOP) => "not ended; the repair went on",
+        Verb::Apply
+        | Verb::DryRun
+        | Verb::Clean
+        | Verb::Restart
+        | Verb::Renew
+        | Verb::Rotate
+        | Verb::Recover => {
+            if what.starts_with(Failure::UNDO) {
+                "not taken back; the run went on with the rest"
+            } else if done.reverted {
+                "reverted"
+            } else {
+                "only partly reverted"
+            }
+        }
     }
 }
 
@@ -146,7 +158,7 @@ pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
     text
 }
 
-/// The paths of the plan that the name of a file may mean.
+/// The question which of several paths of the plan an operator means by the name of a file.
 #[must_use]
 pub fn several_paths(name: &str, paths: &[String]) -> String {
     let mut text = format!(

@@ -18,7 +18,7 @@ pub struct Review<'a> {
     events: &'a [Event],
     plan: Option<&'a Plan>,
     missing: Option<&'a UnmetRequires>,
-    /// Whether a repair is predicted, and not an apply.
+    /// Whether the events are those of a repair, and not of an apply.
     repair: bool,
 }
 
@@ -107,7 +107,7 @@ impl<'a> Review<'a> {
         !self.events.iter().any(refused) && self.has_end()
     }
 
-    /// Whether a run was predicted up to its end, and nothing was found on which it would fail.
+    /// Whether a run was predicted up to its end, without a failure.
     fn has_end(&self) -> bool {
         let ended = |event: &Event| {
             matches!(
@@ -223,12 +223,12 @@ impl<'a> Review<'a> {
         text
     }
 
-    /// What a repair would do that is refused, all of it or some phases.
+    /// The verdict on a repair that would be refused as a whole, or that would skip some phases.
     fn refused_repair(&self, problems: &[Problem], totals: &Totals) -> String {
         let why = unmet(problems);
         match self.has_end() {
             true => format!(
-                "a repair would leave out the phases that need this, because {why}; the others as shown above: {}",
+                "a repair would skip the phases that need this, because {why}; it would change the others as shown above: {}",
                 totals.sum()
             ),
             false => format!(
@@ -405,7 +405,7 @@ nothing would be changed: an apply would refuse this host, because 2 preconditio
         }
         let begin = "2 preconditions do not hold; see the end\netcd ";
         assert!(review.plan().starts_with(begin), "{}", review.plan());
-        // A repair is refused as a whole, or it leaves out what cannot be repaired.
+        // A repair is refused as a whole, or it skips some phases.
         let repair = Review::of_repair(&events).diff();
         let nothing = "nothing would be stopped or changed: a repair would be refused, because 2 preconditions do not hold\n";
         assert!(repair.ends_with(nothing), "{repair}");
@@ -416,7 +416,7 @@ nothing would be changed: an apply would refuse this host, because 2 preconditio
             milliseconds: 0,
         });
         let repair = Review::of_repair(&events).diff();
-        let others = "because 2 preconditions do not hold; the others as shown above: 1 created,";
+        let others = "because 2 preconditions do not hold; it would change the others as shown above: 1 created,";
         assert!(repair.contains(others), "{repair}");
     }
 

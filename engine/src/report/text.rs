@@ -401,8 +401,8 @@ fn sign(status: Status) -> char {
     }
 }
 
-/// What a repair says that has nothing to restart and nothing to remove: the conditions that do not hold all the same, with what an
-/// operator has to do about them.
+/// The message of a repair that has nothing to restart and nothing to remove. It lists the conditions that do not hold and only warn; their
+/// reasons say what an operator has to do.
 #[must_use]
 pub fn nothing_to_repair(health: &[PhaseHealth]) -> String {
     let warnings = health.iter().flat_map(|phase| {
@@ -423,7 +423,7 @@ pub fn nothing_to_repair(health: &[PhaseHealth]) -> String {
         ),
     };
     format!(
-        "nothing to repair. These conditions do not hold, and no repair mends them:\n{warnings}{unknown}"
+        "nothing to repair. These conditions do not hold, and a repair cannot fix them:\n{warnings}{unknown}"
     )
 }
 
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_that_no_repair_mends_are_named_with_their_remedy() {
+    fn conditions_that_a_repair_cannot_fix_are_named_with_their_remedy() {
         let keys = "keys and authorities are those that this host keeps";
         let of = |keys_kept: Status, planned: Status| {
             let reason = "svcacct.key: it is another key; move it away";
@@ -465,7 +465,7 @@ mod tests {
         assert_eq!(nothing_to_repair(&of(Status::True, Status::Unknown)), well);
         assert_eq!(
             nothing_to_repair(&of(Status::False, Status::Unknown)),
-            "nothing to repair. These conditions do not hold, and no repair mends them:\n  \
+            "nothing to repair. These conditions do not hold, and a repair cannot fix them:\n  \
              ✗ certs: keys and authorities are those that this host keeps\n      \
              svcacct.key: it is another key; move it away\n\
              1 check cannot be made: `nodelet check` shows why\n"

@@ -222,7 +222,7 @@ impl RolePackage {
                 Err(finding) => findings.push(finding),
             }
         }
-        // The phases of a checkout belong to several roles. After another mistake, a listed name may be the wrong one.
+        // The phases of a checkout belong to several roles. After another mistake, a name in the list may be wrong.
         if findings.is_empty() && phases == directory.join("phases") {
             let names = files.list(&phases).await?;
             findings.extend(unlisted(&names, &scripts));
@@ -289,7 +289,7 @@ impl RolePackage {
     }
 }
 
-/// A finding for each script among these files that no node kind lists. A name that begins with a dot is that of an editor's own file.
+/// A finding for each script among these files that no node kind lists. A file whose name begins with a dot is a temporary file of an editor.
 fn unlisted(files: &[String], listed: &BTreeMap<String, String>) -> Vec<Diagnostic> {
     let names = files.iter().filter(|file| !file.starts_with('.'));
     let names = names.filter_map(|file| file.strip_suffix(".rhai"));

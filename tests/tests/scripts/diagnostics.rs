@@ -18,7 +18,7 @@ fn mistakes_in_scripts_read_well() {
     });
 }
 
-/// What a role must leave alone, and what looks like it. Each line is a phase's only word; the code is that of its finding.
+/// Each line has the only word of a phase and the code of its finding. The lines with no code look similar and are allowed.
 #[test]
 fn a_role_leaves_the_kernels_trees_and_nodelet_alone() {
     let case = Case::named("cp-1");
@@ -93,9 +93,9 @@ fn a_role_leaves_the_kernels_trees_and_nodelet_alone() {
     }
 }
 
-/// A word that is left out has no findings, so the plan shows its name; a terminal obeys nothing in it.
+/// A skipped word has no findings, but the plan shows its name.
 #[test]
-fn a_word_that_is_left_out_is_shown_without_control_characters() {
+fn a_skipped_word_is_shown_without_control_characters() {
     let script = "phase(\"example\").about(\"An example.\").nodes([\"master\"]);\n\
                   check(\"x\\u001b[31m\").file_exists(\"/etc/hosts\").when(false);\n";
     let scripts = Scripts::default().phase("example", script);

@@ -413,7 +413,6 @@ fn there_is_nothing_to_recover_on_a_host_that_has_its_ledger_and_on_a_bare_one()
     }
 }
 
-/// Its ledger would say that the host has this other role, and its next apply would remove the role that runs.
 /// A dry run must not promise what the recovery refuses.
 #[test]
 fn a_directory_in_the_place_of_the_ledger_is_moved_away_first() {
@@ -435,6 +434,7 @@ fn a_directory_in_the_place_of_the_ledger_is_moved_away_first() {
     assert!(lost(&bringup, &host).is_none());
 }
 
+/// Its ledger would say that the host has this other role, and its next apply would remove the role that runs.
 #[test]
 fn a_ledger_is_not_recovered_as_that_of_another_role() {
     let (bringup, applied_host, _) = applied_host("cp-1");

@@ -5,7 +5,7 @@ use engine::exec::{PhaseHealth, Recording};
 use engine::host::live::LiveHost;
 use engine::report;
 
-use super::run::{lost_ledger, refuse_known_other_role, unchanged};
+use super::run::{lost_ledger, refuse_another_role_if_readable, unchanged};
 use crate::cli::RunArgs;
 use crate::commands::report::plan::nothing;
 use crate::inputs;
@@ -21,9 +21,9 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     if inputs.are_of_no_role() && !args.role.json {
         return Ok(nothing(&args.role));
     }
-    // A check of another role would report everything of the host's own role as left behind.
+    // A check of another role would report all resources of the host's own role as orphans.
     if !inputs.are_of_no_role() {
-        refuse_known_other_role("check", &inputs, &host).await?;
+        refuse_another_role_if_readable("check", &inputs, &host).await?;
     }
     let selection = args.phases.selection();
     selection.validate(&inputs.plan)?;

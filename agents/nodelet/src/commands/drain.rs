@@ -20,7 +20,7 @@ use crate::output::exit::Exit;
 use crate::output::{self, say};
 use crate::process::signals;
 
-/// The next step after a drain that did not evict all pods.
+/// The next step if a drain did not evict all pods.
 const PODS_LEFT: &str = "some pods may be left, for the reasons above; `nodelet drain` waits for them again, `kubectl delete pod NAME --namespace NAMESPACE` ends a pod that a disruption budget protects\n";
 
 /// Passes events on, and remembers whether a step of the stop failed: the stop goes on after that, but the exit code has to show it.
@@ -91,7 +91,7 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     }
     let has_failed = recorder.failed.load(Ordering::Relaxed);
     if !args.role.json {
-        say(&what_follows(&paused, has_failed));
+        say(&next_steps(&paused, has_failed));
     }
     if has_failed {
         return Ok(Exit::Pending);
@@ -99,8 +99,8 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     Ok(exit(outcome))
 }
 
-/// What an operator can do next, and when pods come back.
-fn what_follows(paused: &Pause, has_failed: bool) -> String {
+/// The next steps of an operator, and when pods come back.
+fn next_steps(paused: &Pause, has_failed: bool) -> String {
     let pods_left = if has_failed { PODS_LEFT } else { "" };
     let come_back = match paused {
         Pause::NotRunning => {
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_drain_that_leaves_pods_has_a_next_step() {
         for (has_failed, lines) in [(true, 2), (false, 1)] {
-            let text = what_follows(&Pause::Longer, has_failed);
+            let text = next_steps(&Pause::Longer, has_failed);
             assert_eq!(text.lines().count(), lines, "{text}");
             assert_eq!(text.contains("`nodelet drain` waits"), has_failed, "{text}");
             assert!(text.contains("`nodelet resume`"), "{text}");

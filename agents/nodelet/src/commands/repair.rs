@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use engine::exec::{
-    Event, EventSink, PhaseHealth, Recording, Selection, failed_phases, phases_with_orphans,
-    restart_set,
+    Event, EventSink, PhaseHealth, Recording, Runner, Selection, failed_phases,
+    phases_with_orphans, restart_set,
 };
 use engine::host::Host;
 use engine::host::live::LiveHost;
@@ -78,11 +78,8 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         };
         let mut outcome = restart(&set, &with_orphans).await?;
         if outcome == Outcome::Refused {
-            // A file that cannot be written prevents the repair of its own phase, but not of other phases.
             let runner = inputs.runner(&host, sink.as_ref());
-            let (others, problems) = runner.restartable(&failed).await;
-            let nothing_else = others.is_empty() && with_orphans.is_empty();
-            if !problems.is_empty() && !nothing_else {
+            if let Some(others) = other_phases(&runner, &failed, &with_orphans).await {
                 outcome = match restart(&others, &with_orphans).await? {
                     Outcome::Converged => Outcome::Refused,
                     outcome => outcome,
@@ -110,6 +107,18 @@ async fn checked(inputs: &Inputs, host: &dyn Host, sink: &dyn EventSink) -> Vec<
     let tell = |phase| sink.emit(Event::Checking { phase });
     // This asks again what does not answer: a server that is busy for a moment is no reason to take anything off.
     follow_checks(in_progress, tell, runner.check_until_failed(SETTLE)).await
+}
+
+/// The phases that a repair still restarts after it was refused: a file that cannot be written prevents the repair of its own phase, but not of
+/// other phases. `None` if nothing else is to be done, or if the repair was refused for another reason.
+pub(super) async fn other_phases(
+    runner: &Runner<'_>,
+    failed: &BTreeSet<PhaseName>,
+    with_orphans: &[PhaseName],
+) -> Option<Vec<PhaseName>> {
+    let (others, problems) = runner.restartable(failed).await;
+    let nothing_else = others.is_empty() && with_orphans.is_empty();
+    (!problems.is_empty() && !nothing_else).then_some(others)
 }
 
 /// The phases that a repair restarts in a second step: when they start, they read something that its first step, `repaired`, has made

@@ -120,23 +120,26 @@ async fn prepare_for_any_role(
     Ok((inputs, lock))
 }
 
-/// Refuses a role other than the one that is on this host: for this command it is a mistake.
+/// Refuses a role other than the one that is on this host. Only an apply can replace a role.
 async fn refuse_another_role(verb: &str, inputs: &Inputs, host: &LiveHost) -> Result<()> {
-    match another_role(inputs, host).await? {
-        Some(another) => bail!("{verb} a role: {}", another.as_mistake()),
-        None => Ok(()),
-    }
+    refuse_mismatch(verb, another_role(inputs, host).await?.as_ref())
 }
 
-/// The same for commands that change nothing: they go on if they may not read the ledger.
-pub(super) async fn refuse_known_other_role(
+/// The same for a command that changes nothing. It continues if its user may not read the ledger.
+pub(super) async fn refuse_another_role_if_readable(
     verb: &str,
     inputs: &Inputs,
     host: &LiveHost,
 ) -> Result<()> {
-    match another_role(inputs, host).await {
-        Ok(Some(another)) => bail!("{verb} a role: {}", another.as_mistake()),
-        Ok(None) | Err(_) => Ok(()),
+    let another = another_role(inputs, host).await.ok().flatten();
+    refuse_mismatch(verb, another.as_ref())
+}
+
+/// Refuses a role that differs from the one on this host.
+fn refuse_mismatch(verb: &str, another: Option<&AnotherRole>) -> Result<()> {
+    match another {
+        Some(another) => bail!("{verb} a role: {}", another.mismatch_message()),
+        None => Ok(()),
     }
 }
 
@@ -174,7 +177,7 @@ async fn refuse_to_replace(inputs: &Inputs, host: &LiveHost) -> Result<()> {
     })
 }
 
-/// What an operator does first if nodeletd holds the host at its role.
+/// The next step if nodeletd holds the host at its role.
 const NEXT: &str = "`systemctl stop pf9-nodeletd` first, or set KUBE_SERVICE_STATE to false";
 
 /// Refuses to take the role down if nodeletd may bring it up again, perhaps before an operator has worked on the host. `what` completes

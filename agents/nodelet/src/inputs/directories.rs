@@ -19,7 +19,8 @@ use crate::output::problem::{Problem, Refused};
 /// Timeout of checking the directories that settings name.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Settings whose directory may be missing, but must not be something else. Those of etcd have a precondition for that.
+/// Settings whose directory may be missing, but must not be something else, such as a file. The directories of etcd have a precondition
+/// instead.
 const DIRECTORIES: [&str; 3] = ["API_SERVER_EXTRA_DIR", "DOCKER_ROOT", "USER_IMAGES_DIR"];
 
 /// Refuses a directory from the settings if a user other than root could replace it: root creates these directories, sets their owner,
@@ -39,7 +40,7 @@ pub(super) async fn files_are_in_directories_of_root(
     refuse_directories(problems)
 }
 
-/// Refuses settings with these problems of their directories, if there are any.
+/// Refuses settings if their directories have problems.
 pub(super) fn refuse_directories(problems: Vec<String>) -> Result<()> {
     if problems.is_empty() {
         return Ok(());
@@ -78,7 +79,7 @@ async fn directory_problems(
     Ok(problems)
 }
 
-/// The directories of settings in whose place the host has something else, one sentence each. A link may lead to a directory.
+/// The directories of settings at whose path the host has something else, one sentence each. A link may lead to a directory.
 pub(super) fn taken_directories(settings: &KubeEnv, facts: &Facts) -> Vec<String> {
     let mut problems = Vec::new();
     for name in DIRECTORIES {

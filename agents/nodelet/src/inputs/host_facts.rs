@@ -35,8 +35,8 @@ pub(crate) async fn gather_facts(host: &LiveHost, query: &FactQuery) -> Result<F
     Ok(facts)
 }
 
-/// The facts of this host for a plan with these settings. With the last good settings the host keeps the name of its set-up: while its name
-/// is wrong, what is down is started again as it was. Also returns that the host has another name now, if so.
+/// The facts of this host for a plan with these settings, and the change of the host's name since its set-up, if there is one. A plan with
+/// the last good settings has the recorded name: while the host's name is wrong, nodelet starts what is down as it was.
 pub(super) async fn facts_for(
     args: &RoleArgs,
     settings: &KubeEnv,
@@ -64,7 +64,7 @@ fn with_name_of_set_up(
         false => None,
     };
     match recorded {
-        Some(recorded) => recorded.with_its_name(settings, facts),
+        Some(recorded) => recorded.with_recorded_name(settings, facts),
         None => (facts, None),
     }
 }

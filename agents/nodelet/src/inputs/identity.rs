@@ -100,7 +100,7 @@ fn ledger_id(state: &Path) -> Option<String> {
     })
 }
 
-/// What to do about a lost record. A status pass replaces a file; what is no file must be moved away first.
+/// What an operator has to do about a record that cannot be read. A status pass replaces a file, but not a directory.
 fn next_step(path: &Path) -> &'static str {
     match path.is_file() {
         true => "the next status pass writes it again",
@@ -139,7 +139,7 @@ impl Identity {
     fn recorded_at(path: &Path, ledger: Option<&str>) -> Option<Self> {
         let next = next_step(path);
         let lost = |error: &anyhow::Error| {
-            // A command reads the file several times.
+            // A command reads the file several times, and warns once.
             static WARNED: Once = Once::new();
             WARNED.call_once(|| {
                 tracing::warn!(
@@ -182,16 +182,16 @@ impl Identity {
         self.address.filter(|address| facts.has_address(*address))
     }
 
-    /// The facts with the host's name at its set-up, if the host has another name now and `settings` name the node after its host. Also
-    /// returns that change.
-    pub(crate) fn with_its_name(
+    /// The facts with the recorded name, and the change of the name, if `settings` name the node after its host and the host has another
+    /// name now. Otherwise the facts as they are.
+    pub(crate) fn with_recorded_name(
         &self,
         settings: &KubeEnv,
         mut facts: Facts,
     ) -> (Facts, Option<Changed>) {
         let now = Self::of(settings, &facts);
-        let is_after_host = now.node.as_ref() == Some(&facts.hostname.to_lowercase());
-        let renamed = self.renamed_by(&now).filter(|_| is_after_host);
+        let is_named_after_host = now.node.as_ref() == Some(&facts.hostname.to_lowercase());
+        let renamed = self.renamed_by(&now).filter(|_| is_named_after_host);
         if let (true, Some(name)) = (renamed.is_some(), &self.node) {
             facts.hostname.clone_from(name);
         }
@@ -377,7 +377,7 @@ mod tests {
         assert_eq!(refused(&current, &identity_of("m-2", ADDRESS, "false")), "");
     }
 
-    /// What a way out says completes `set it back, or …`.
+    /// A way out completes `set it back, or …`.
     #[test]
     fn each_way_out_says_what_to_do() {
         for (name, way_out) in FIXED {
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_good_settings_are_planned_with_the_name_of_the_set_up() {
+    fn the_last_good_settings_are_planned_with_the_recorded_name() {
         let recorded = identity_of("m-1", ADDRESS, "true");
         let with = |recorded: &Identity, host: &str, use_hostname: &str| {
             let pairs = [
@@ -401,7 +401,7 @@ mod tests {
                 address: ADDRESS.parse().ok(),
                 ..Facts::nothing_about(host)
             };
-            let (facts, renamed) = recorded.with_its_name(&settings, facts);
+            let (facts, renamed) = recorded.with_recorded_name(&settings, facts);
             // Commands that use these facts are not refused.
             let planned = Identity::of(&settings, &facts);
             assert_eq!(recorded.changed_by(&planned), None, "{host}");

@@ -53,7 +53,7 @@ pub(crate) struct Inputs {
     pub(crate) secrets: SettingSecrets,
     pub(crate) identity: Identity,
     pub(crate) role: Role,
-    /// That the host has another name now than at its set-up. The plan has the name of the set-up then: this is only so with the last good
+    /// The change of the host's name since its set-up, if the plan has the recorded name because of it. This is so only with the last good
     /// settings.
     pub(crate) renamed: Option<Changed>,
 }
@@ -85,8 +85,8 @@ impl Inputs {
         self.plan.phases.is_empty()
     }
 
-    /// Refuses settings that name a directory where the host has something else, for example a file. An apply would find that only in the
-    /// phase that uses the directory.
+    /// Refuses settings that name a directory at a path where the host has something else, such as a file. Otherwise an apply would fail
+    /// only in the phase that uses the directory.
     pub(crate) fn refuse_taken_directories(&self) -> Result<()> {
         refuse_directories(taken_directories(&self.secrets.0, &self.facts))
     }
@@ -304,7 +304,7 @@ mod tests {
         let at_set_up = Identity::of(&settings, &Facts::nothing_about("m-1"));
         let plan_on = |host: &str, role: Result<RolePackage>, last_good: Option<&RolePackage>| {
             let facts = Facts::nothing_about(host);
-            let (facts, renamed) = at_set_up.with_its_name(&settings, facts);
+            let (facts, renamed) = at_set_up.with_recorded_name(&settings, facts);
             let settings = settings.clone();
             let inputs = planned(role, || last_good.cloned(), settings, facts, renamed);
             let inputs = inputs.expect("a plan");

@@ -29,11 +29,11 @@ pub(crate) async fn settings(args: &RoleArgs, host: &LiveHost) -> Result<KubeEnv
     settings_in(&args.config, true, host).await
 }
 
-/// Reads the last good settings, which this program has merged and saved.
+/// Reads the last good settings, which a status pass has merged and saved.
 async fn saved_settings(path: &Path, host: &LiveHost) -> Result<KubeEnv> {
     let Some(content) = host.read(path, LIMIT).await? else {
         bail!(
-            "read the last good settings: {} is not there",
+            "read the last good settings: {} is not there; a status pass with good settings writes it",
             path.display()
         );
     };
@@ -98,7 +98,7 @@ pub(super) async fn settings_in(
         .map_err(|problems| refused_settings(path, &problems).into())
 }
 
-/// The settings at this path, with these problems.
+/// The refusal of the settings at this path, with these problems.
 fn refused_settings(path: &Path, problems: &[EnvError]) -> Refused {
     Refused {
         what: format!(

@@ -101,7 +101,7 @@ fn next_step(chain: &[String], root: bool) -> Option<Cow<'static, str>> {
         "a link is at the path of the lock; remove it (`rm /run/pf9-nodelet.lock`)"
     } else if says("the ledger") && says("Is a directory") {
         "a directory is at the path of the ledger; move it away (`mv /var/opt/pf9/nodelet/ledger.jsonl /root/`), then `nodelet recover` brings the ledger back"
-    } else if says("but it is not saved") {
+    } else if says("but it is not saved") || says("but this is not saved") {
         "make it possible to write the file, then repeat the command; do not restart nodeletd before"
     } else if says("Read-only file system") && says("/run/") {
         "/run has to be writable; see `findmnt /run`, and `mount -o remount,rw /run` if nothing is wrong with it"
@@ -206,6 +206,14 @@ mod tests {
             (
                 &[
                     "ask nodeletd: the pause is in force, but it is not saved, so a restart of nodeletd ends it: could not write \
+                     /var/opt/pf9/nodelet/nodeletd.json: Is a directory (os error 21)",
+                ],
+                true,
+                "do not restart nodeletd before",
+            ),
+            (
+                &[
+                    "ask nodeletd: the pause is over, but this is not saved, so a restart of nodeletd brings the pause back: could not write \
                      /var/opt/pf9/nodelet/nodeletd.json: Is a directory (os error 21)",
                 ],
                 true,

@@ -36,7 +36,7 @@ pub(crate) use progress::{Progress, follow_checks};
 pub(crate) use result::Pass;
 use state::{has_no_other_role, keep, lacks_backup, ledger, protect_state, remember};
 use timeouts::{SETTLE, TIMEOUT};
-use verdict::{SettingsVerdict, blockers, doubted};
+use verdict::{SettingsVerdict, blockers, with_failures_unknown};
 pub(crate) use watch_list::WatchList;
 
 impl Pass {
@@ -129,7 +129,7 @@ impl Pass {
         let in_progress = runner.checks_in_progress.clone();
         let mut health = tell_progress(in_progress, runner.check_again(SETTLE, before)).await;
         if refused.is_some() && !restarts_only {
-            health = doubted(health);
+            health = with_failures_unknown(health);
         }
         let failed = failed_phases(&health);
         let due = runner.due().await;

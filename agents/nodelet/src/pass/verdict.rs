@@ -95,15 +95,15 @@ pub(super) async fn blockers(
     Ok(blockers_now.collect())
 }
 
-/// The results of checks whose plan is for a host with another name or address: what does not hold by such a plan is unknown.
-pub(super) fn doubted(mut health: Vec<PhaseHealth>) -> Vec<PhaseHealth> {
+/// The results of checks whose plan is for a host with another name or address: a condition that does not hold by such a plan is unknown.
+pub(super) fn with_failures_unknown(mut health: Vec<PhaseHealth>) -> Vec<PhaseHealth> {
     let conditions = health.iter_mut().flat_map(|phase| &mut phase.conditions);
     for condition in conditions.filter(|condition| condition.status == Status::False) {
         condition.status = Status::Unknown;
         let why = std::mem::take(&mut condition.reason);
         let why = match why.is_empty() {
             true => String::new(),
-            false => format!(" (with them: {why})"),
+            false => format!("; a check by them says: {why}"),
         };
         condition.reason = format!("it is not known while the settings are refused{why}");
     }
@@ -153,7 +153,7 @@ mod tests {
             failed_in_a_row: 0,
             deferred: false,
         };
-        let health = doubted(vec![PhaseHealth {
+        let health = with_failures_unknown(vec![PhaseHealth {
             phase: "etcd".parse().expect("a name"),
             skipped: None,
             conditions: vec![
@@ -165,7 +165,8 @@ mod tests {
         let shown = health[0].conditions.iter();
         let shown: Vec<(Status, &str)> = shown.map(|c| (c.status, c.reason.as_str())).collect();
         let refused = "it is not known while the settings are refused";
-        let with_its_reason = format!("{refused} (with them: node cp-2 would be changed)");
+        let with_its_reason =
+            format!("{refused}; a check by them says: node cp-2 would be changed");
         let expected = [
             (Status::True, ""),
             (Status::Unknown, with_its_reason.as_str()),

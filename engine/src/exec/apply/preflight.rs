@@ -64,7 +64,7 @@ impl Runner<'_> {
         };
         if mode == Mode::DryRun {
             // Without its record an apply ends before its first change.
-            problems.extend(self.foreseen_record().await);
+            problems.extend(self.predicted_record_problem().await);
         }
         // The record is another host's, or it is damaged but can be read: it counts as lost.
         let phases = self.plan.phases.iter();

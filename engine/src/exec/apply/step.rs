@@ -249,7 +249,7 @@ fn or_placeholder(text: &str) -> &str {
     if text.is_empty() { "nothing" } else { text }
 }
 
-/// Whether the kernel would refuse what a step writes. A dry run sees this on the host below without a write.
+/// Whether the kernel would refuse a file that a step writes, according to [`Files::predict_write`](crate::host::Files::predict_write).
 fn is_refused_write(error: &ResourceError) -> bool {
     let ResourceError::Host(HostError::File {
         action: "write",
@@ -259,7 +259,7 @@ fn is_refused_write(error: &ResourceError) -> bool {
     else {
         return false;
     };
-    // A simulated host has errors without a number, too: those say nothing about the host below.
+    // Some errors of the simulated host have no number: they say nothing about the host below.
     source.raw_os_error().is_some()
         && matches!(
             source.kind(),

@@ -98,13 +98,10 @@ impl World {
                 .memory_bytes
                 .map(|bytes| format!("MemTotal: {} kB\n", bytes / 1024)),
         );
-        let cpus = facts.cpus.filter(|count| *count > 0);
+        let online = facts.online_cpus().filter(|_| facts.cpus != Some(0));
         known(
             "/sys/devices/system/cpu/online",
-            cpus.map(|count| match &facts.cpu_list {
-                Some(list) => format!("{list}\n"),
-                None => format!("0-{}\n", count - 1),
-            }),
+            online.map(|list| format!("{list}\n")),
         );
         let os = facts.os.as_ref();
         known(

@@ -62,8 +62,7 @@ impl Runner<'_> {
         found
     }
 
-    /// The paths of the plan whose last part is `name`, in order. An operator may have only the name of a file, from an error for
-    /// example.
+    /// The paths of the plan whose last part is `name`, in order. An operator may have only the name of a file, for example from an error.
     #[must_use]
     pub fn paths_named(&self, name: &str) -> Vec<String> {
         let steps = self.plan.phases.iter().flat_map(|phase| &phase.steps);

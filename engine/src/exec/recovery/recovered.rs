@@ -19,7 +19,7 @@ pub struct Recovered {
     pub recorded: Vec<String>,
     /// What could not be known, a sentence each.
     pub unknown: Vec<String>,
-    /// Saved contents of files that no record names any more; empty if nothing is missing.
+    /// Saved contents of files that no record names; empty after a recovery from the copy.
     pub unused_contents: Vec<PathBuf>,
 }
 

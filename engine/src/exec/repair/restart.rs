@@ -79,7 +79,7 @@ impl Runner<'_> {
     }
 
     /// Predicts what [`Runner::restart`] would do. The host must be a simulated one, as for [`Runner::dry_run`]. Files that cannot be
-    /// written are predicted as far as they are seen without a write.
+    /// written are predicted as far as the host can tell without a write.
     ///
     /// # Errors
     /// The simulated host failed.
@@ -117,7 +117,7 @@ impl Runner<'_> {
         if !phases.is_empty() && self.preconditions_hold(mode).await? {
             let mut containers = Containers::End;
             if mode == Mode::DryRun {
-                let problems = self.foreseen(phases).await;
+                let problems = self.predicted_write_problems(phases).await;
                 if !problems.is_empty() {
                     self.events.emit(Event::PreflightFailed { problems });
                     return Ok(Outcome::Refused);

@@ -428,7 +428,12 @@ fn not_ended(step: &PlannedStep, error: &str, purpose: StopPurpose) -> Failure {
         StopPurpose::Restart(_) => "see what keeps it from ending; the next repair tries again",
     };
     Failure {
-        what: format!("stop {} {}", step.spec.kind(), step.spec.label()),
+        what: format!(
+            "{}{} {}",
+            Failure::STOP,
+            step.spec.kind(),
+            step.spec.label()
+        ),
         span: step.span.clone(),
         chain: vec![error.to_owned()],
         found: Vec::new(),

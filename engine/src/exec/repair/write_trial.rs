@@ -13,7 +13,8 @@ use super::runtime_state::RuntimeState;
 use crate::exec::diagnosis::remedy::remedy;
 use crate::exec::{Mode, Runner};
 use crate::host::{EntryKind, HostError};
-use crate::model::{PhaseName, Problem, STATE, Span, chain};
+use crate::ledger::Ledger;
+use crate::model::{PhaseName, Problem, Span, chain};
 use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::{Action, FileSource, ResourceError, Spec, largest};
 
@@ -45,8 +46,8 @@ pub(in crate::exec) struct Found {
 /// What a trial is about, and what is known when it begins.
 pub(super) struct Trial<'a> {
     pub(super) written: Written,
-    /// Whether also what the phases need and lack is looked for.
-    looks_for_needs: bool,
+    /// Whether the trial also looks for what the phases need and lack.
+    with_needs: bool,
     /// All phases that run.
     pub(super) run: &'a [&'a PlannedPhase],
     pub(super) runtime: &'a RuntimeState,
@@ -66,12 +67,11 @@ impl Runner<'_> {
     pub(in crate::exec) async fn unwritable(&self, phases: &[PhaseName]) -> Found {
         let mut found = Vec::new();
         found.extend(self.unwritable_record().await);
-        let run = |phase: &&PlannedPhase| phases.contains(&phase.name) && phase.skipped.is_none();
-        let run: Vec<&PlannedPhase> = self.plan.phases.iter().filter(run).collect();
+        let run = self.phases_that_run(phases);
         let runtime = self.runtime_state(&run).await;
         let trial = Trial {
             written: Written::Pending,
-            looks_for_needs: true,
+            with_needs: true,
             run: &run,
             runtime: &runtime,
         };
@@ -92,14 +92,22 @@ impl Runner<'_> {
         }
     }
 
-    /// What a restart of these phases would fail to write, as far as the simulated host sees it: nothing is written for it. What the
-    /// phases need and lack is left to the restart.
-    pub(in crate::exec) async fn foreseen(&self, phases: &[PhaseName]) -> Vec<Problem> {
-        let run = |phase: &&PlannedPhase| phases.contains(&phase.name) && phase.skipped.is_none();
-        let run: Vec<&PlannedPhase> = self.plan.phases.iter().filter(run).collect();
+    /// The phases of the plan with these names, without those that are skipped.
+    fn phases_that_run(&self, names: &[PhaseName]) -> Vec<&PlannedPhase> {
+        let runs = |phase: &&PlannedPhase| names.contains(&phase.name) && phase.skipped.is_none();
+        self.plan.phases.iter().filter(runs).collect()
+    }
+
+    /// What a restart of these phases would fail to write, as far as the simulated host can tell without a write. Does not look for what
+    /// the phases need and lack.
+    pub(in crate::exec) async fn predicted_write_problems(
+        &self,
+        phases: &[PhaseName],
+    ) -> Vec<Problem> {
+        let run = self.phases_that_run(phases);
         let trial = Trial {
             written: Written::Pending,
-            looks_for_needs: false,
+            with_needs: false,
             run: &run,
             runtime: &RuntimeState::default(),
         };
@@ -110,11 +118,11 @@ impl Runner<'_> {
         problems(found)
     }
 
-    /// Why the engine's own records could not be written, as far as it is seen without a write.
-    pub(in crate::exec) async fn foreseen_record(&self) -> Option<Problem> {
-        let ledger = Path::new(STATE).join("ledger.jsonl");
-        let foreseen = tokio::time::timeout(BOUND, self.host.foresee_write(&ledger, SMALL)).await;
-        match foreseen {
+    /// Why the engine's own records could not be written, as far as the host can tell without a write.
+    pub(in crate::exec) async fn predicted_record_problem(&self) -> Option<Problem> {
+        let ledger = Ledger::path();
+        let predicted = tokio::time::timeout(BOUND, self.host.predict_write(&ledger, SMALL)).await;
+        match predicted {
             Ok(Err(error)) => {
                 let span = Span::file("role.yaml");
                 Some(self.not_writable(&ledger, SMALL, error, span).await)
@@ -123,7 +131,7 @@ impl Runner<'_> {
         }
     }
 
-    /// The same for everything that an apply writes after a full clean.
+    /// What an apply after a full clean would fail to write, or would lack. Existing files stay as they are.
     pub(in crate::exec) async fn unwritable_for_rebuild(&self) -> Vec<Problem> {
         let mut found = Vec::new();
         found.extend(self.unwritable_record().await);
@@ -132,7 +140,7 @@ impl Runner<'_> {
         let runtime = self.runtime_state(&run).await;
         let trial = Trial {
             written: Written::All,
-            looks_for_needs: true,
+            with_needs: true,
             run: &run,
             runtime: &runtime,
         };
@@ -144,7 +152,7 @@ impl Runner<'_> {
 
     /// The ledger is written all the time, and replaced now and then, so it is always tried.
     async fn unwritable_record(&self) -> Option<Unwritable> {
-        let ledger = Path::new(STATE).join("ledger.jsonl");
+        let ledger = Ledger::path();
         let problem = self.trial(&ledger, SMALL, Span::file("role.yaml")).await?;
         Some(Unwritable {
             phase: None,
@@ -161,7 +169,7 @@ impl Runner<'_> {
         // If a key or certificate is made again, those after it are made again from it.
         let mut made_anew = false;
         for step in &phase.steps {
-            let lacks = match step.policy.absent || !trial.looks_for_needs {
+            let lacks = match step.policy.absent || !trial.with_needs {
                 true => None,
                 false => self.lacks(step, trial).await,
             };

@@ -25,9 +25,9 @@ pub struct AnotherRole {
 }
 
 impl AnotherRole {
-    /// The message of commands that do not replace a role: a wrong or missing `--role`.
+    /// The message of a command that does not replace a role: `--role` is wrong or missing.
     #[must_use]
-    pub fn as_mistake(&self) -> String {
+    pub fn mismatch_message(&self) -> String {
         format!(
             "this host has the role {}, and {} is another role; use `--role {}`",
             self.installed_role,
@@ -108,7 +108,7 @@ mod tests {
                 removed,
             };
             assert_eq!(
-                another.as_mistake(),
+                another.mismatch_message(),
                 "this host has the role a 1, and b 1 is another role; use `--role a`"
             );
             let message = another.to_string();

@@ -214,7 +214,7 @@ pub(in crate::exec) fn failure(
     next: String,
 ) -> Failure {
     Failure {
-        what: format!("taking back {resource}"),
+        what: format!("{}{resource}", Failure::UNDO),
         span: Span::file(format!("phases/{phase}.rhai")),
         chain: chain(error),
         found: Vec::new(),

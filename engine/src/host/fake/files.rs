@@ -12,6 +12,7 @@ use crate::host::fake::world::tree::{Node, NodeKind};
 use crate::host::{
     Attributes, Entry, EntryKind, Files, HostError, HostResult, LIVE_RESTORE_DIR, Space,
 };
+use crate::model::is_in_kernel_file_system;
 
 /// File calls have no deadline of their own; on a disk that hangs, a call ends after this time.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -96,7 +97,7 @@ impl Files for FakeHost {
         .await
     }
 
-    async fn foresee_write(&self, path: &Path, room: u64) -> HostResult<()> {
+    async fn predict_write(&self, path: &Path, room: u64) -> HostResult<()> {
         // Not in the journal: a prediction looks before each write that it simulates.
         self.with_world(|world| accepts_file(world, path, room))
             .map_err(|source| file_error("write", path, source))
@@ -122,7 +123,7 @@ impl Files for FakeHost {
             if world.tree.entry(path).is_some() {
                 return Err(failed(ErrorKind::AlreadyExists.into()));
             }
-            if is_kernel_tree(path) && !world.is_cgroup(path.parent().unwrap_or(path)) {
+            if is_in_kernel_file_system(path) && !world.is_cgroup(path.parent().unwrap_or(path)) {
                 return Err(failed(ErrorKind::PermissionDenied.into()));
             }
             let node = Node {
@@ -250,11 +251,6 @@ fn has_inodes(world: &World, path: &Path) -> Result<(), Error> {
     }
 }
 
-/// The kernel's own trees: only the kernel makes files in them.
-fn is_kernel_tree(path: &Path) -> bool {
-    path.starts_with("/proc") || path.starts_with("/sys")
-}
-
 fn show(path: &Path) -> String {
     path.display().to_string()
 }
@@ -279,7 +275,7 @@ pub(super) fn write_file(
         .writable(path)
         .and_then(|()| has_inodes(world, path))
         .map_err(|source| file_error("write", path, source))?;
-    let in_kernel_tree = is_kernel_tree(path) && world.tree.content(path).is_none();
+    let in_kernel_tree = is_in_kernel_file_system(path) && world.tree.content(path).is_none();
     if in_kernel_tree {
         return Err(file_error(
             "write",

@@ -62,18 +62,18 @@ impl Files for OverlayHost<'_> {
     }
 
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
-        self.foresee_write(path, content.len() as u64).await?;
+        self.predict_write(path, content.len() as u64).await?;
         self.before_change(path).await?;
         self.upper.write(path, content, attributes).await
     }
 
     async fn try_write(&self, path: &Path, room: u64) -> HostResult<()> {
         // A trial would change the host below, if only for a moment.
-        self.foresee_write(path, room).await
+        self.predict_write(path, room).await
     }
 
-    async fn foresee_write(&self, path: &Path, room: u64) -> HostResult<()> {
-        self.lower.foresee_write(path, room).await
+    async fn predict_write(&self, path: &Path, room: u64) -> HostResult<()> {
+        self.lower.predict_write(path, room).await
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
@@ -87,13 +87,13 @@ impl Files for OverlayHost<'_> {
         self.fetch(path, true).await?;
         let exists = self.upper.with_world(|world| world.tree.is_directory(path));
         if !exists {
-            self.foresee_write(path, 0).await?;
+            self.predict_write(path, 0).await?;
         }
         self.upper.create_directory(path, attributes).await
     }
 
     async fn symlink(&self, path: &Path, target: &str) -> HostResult<()> {
-        self.foresee_write(path, 0).await?;
+        self.predict_write(path, 0).await?;
         self.before_change(path).await?;
         self.upper.symlink(path, target).await
     }

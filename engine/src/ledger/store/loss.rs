@@ -120,7 +120,7 @@ impl<'a> Ledger<'a> {
         ledger.end(run, Outcome::Converged, (changed, 0)).await
     }
 
-    /// Saved contents of files that none of these records names, not even one that no longer counts.
+    /// Saved contents of files that none of these records names. Records of undos that no longer count are included.
     pub(crate) async fn unused_contents(
         host: &dyn Host,
         records: &[Record],

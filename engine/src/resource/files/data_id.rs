@@ -116,8 +116,8 @@ impl DataIdSpec {
             ),
             next: format!(
                 "put the right data back with this file in it, or restore a backup and copy this file from the previous data; if the \
-                 present data is the right one and only this file is wrong, or to start without any data, move {} away: the data \
-                 that is there then gets an id",
+                 present data is right and only this file is wrong, or if you want to start without any data, move {} away: the \
+                 present data then gets an id",
                 self.records()
                     .map(|record| record.display().to_string())
                     .join(" and ")
@@ -323,7 +323,7 @@ mod tests {
             };
             assert!(next.starts_with("put the right data back"), "{next}");
             assert!(
-                next.contains("the present data is the right one and only this file is wrong"),
+                next.contains("the present data is right and only this file is wrong"),
                 "{next}"
             );
             assert_eq!(host.mutations(), 0, "{content:?}");

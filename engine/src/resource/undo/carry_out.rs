@@ -7,6 +7,7 @@ use sha2::Digest as _;
 
 use super::data::{EntryType, SavedContent, Undo};
 use crate::host::{Attributes, ContainerState, Entry, EntryKind, Host};
+use crate::model::is_in_kernel_file_system;
 use crate::resource::docker::container_runtime;
 use crate::resource::files::directory;
 use crate::resource::{KEPT_LIMIT, ResourceError, ResourceResult};
@@ -21,8 +22,10 @@ impl Undo {
     /// An operation of the host failed.
     pub async fn carry_out(&self, host: &dyn Host) -> ResourceResult<()> {
         match self {
+            // Such a file was never replaced, and a restore would fail each time. A script that names one is refused, but a ledger of an
+            // earlier version may have it.
             Self::RestoreFile { path, .. } | Self::RestoreSymlink { path, .. }
-                if is_of_kernel(path) => {}
+                if is_in_kernel_file_system(path) => {}
             // Checked first, because a read-only file system refuses the removal even if the file does not exist.
             Self::RemoveFile { path } => {
                 if host.entry(path).await?.is_some() {
@@ -216,12 +219,6 @@ impl SavedContent {
         }
         Ok(bytes)
     }
-}
-
-/// Whether a path is in a tree in which the kernel lets no file be made. Such a file was never replaced, so nothing has to be restored, and
-/// a restore would fail each time. A script that names one is refused; a ledger of an earlier version may have it.
-fn is_of_kernel(path: &Path) -> bool {
-    ["/proc", "/sys"].iter().any(|tree| path.starts_with(tree))
 }
 
 /// Whether a file still has its previous content and attributes, because it was never replaced.

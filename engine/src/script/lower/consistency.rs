@@ -1,5 +1,5 @@
 //! Rules about several words of a script: their order, names that appear twice, and paths that more than one step has. `protected` has the
-//! paths that no step may have.
+//! rules about paths that no step may make or change.
 
 mod protected;
 

@@ -46,7 +46,7 @@ impl<'a> Options<'a> {
         let label = self.text_argument(0);
         let label = label.or_else(|| Some(self.texts_argument(0)?.join(" ")));
         let mut label = label.unwrap_or_default();
-        // Findings about a word that is left out are not reported.
+        // Findings about a skipped word are not reported, so its name may have control characters.
         if label.contains(char::is_control) {
             label = label.escape_debug().to_string();
         }

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rest_of_a_life_is_readable() {
+    fn the_remaining_time_is_readable() {
         const DAY: u64 = 24 * 3600;
         for (seconds, text) in [
             (59, "59 s"),

@@ -16,7 +16,7 @@ use engine::report::{self, JsonReport, Review, with_octal_modes};
 use engine::resource::{MaskedSecrets, SecretStore};
 
 use crate::cli::{DiffArgs, PhaseArgs, PlanArgs, RoleArgs, TargetArgs};
-use crate::commands::repair::{SETTLE, readers};
+use crate::commands::repair::{SETTLE, other_phases, readers};
 use crate::commands::run::{another_role, lost_ledger, unchanged};
 use crate::inputs::{self, Inputs, NO_ROLE};
 use crate::output::exit::Exit;
@@ -128,13 +128,13 @@ fn warn_of_facts(target: &TargetArgs, inputs: &Inputs) {
     }
 }
 
-/// Says that an apply needs an option, because another role is on this host. The prediction shows and counts what it would remove.
+/// Warns that an apply needs an option, because another role is on this host. The prediction shows and counts what it would remove.
 async fn warn_of_another_role(inputs: &Inputs, host: &LiveHost) {
     // A user who may not read the ledger gets the prediction without the warning.
     if let Ok(Some(another)) = another_role(inputs, host).await {
         error_report::say(&format!(
-            "{}; only `nodelet apply --replace-role` would do what follows",
-            another.as_mistake()
+            "{}; only `nodelet apply --replace-role` would make the changes below",
+            another.mismatch_message()
         ));
     }
 }
@@ -212,10 +212,8 @@ async fn predict_repair(
     let runner = || inputs.runner(&overlay, &recording);
     let outcome = runner().dry_restart(&set, &with_orphans).await?;
     if outcome == Outcome::Refused {
-        // As in a repair: a file that cannot be written prevents the repair of its own phase only.
-        let (others, problems) = runner().restartable(&failed).await;
-        let nothing_else = others.is_empty() && with_orphans.is_empty();
-        if !problems.is_empty() && !nothing_else {
+        // The same phases as in a repair.
+        if let Some(others) = other_phases(&runner(), &failed, &with_orphans).await {
             runner().dry_restart(&others, &with_orphans).await?;
         }
     }

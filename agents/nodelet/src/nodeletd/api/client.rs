@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 )]
 pub(crate) struct NotThere(#[source] std::io::Error);
 
-/// The daemon takes the connection and does not answer.
+/// The daemon accepts the connection, but does not answer in time.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "ask nodeletd through {SOCKET}: no answer within {} s; `journalctl --unit pf9-nodeletd` shows what it does, `systemctl restart pf9-nodeletd` starts it again",

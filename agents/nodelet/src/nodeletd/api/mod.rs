@@ -8,7 +8,7 @@
 //! | `POST /v1/check` | make a pass now |
 //! | `POST /v1/repair/PHASE` | restart a phase and what needs it; 409 if nothing may be changed |
 //! | `POST /v1/pause?seconds=N&because=TEXT` | change nothing for so long: 200 once it is in force, 202 if a change has to end first, 507 if it is in force but not saved |
-//! | `POST /v1/resume` | end the pause |
+//! | `POST /v1/resume` | end the pause: 202, or 507 if the pause is over, but this is not saved |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | `ok` while the daemon works; else 503 and which part is stuck, or that passes fail |
 //!
@@ -36,16 +36,17 @@ use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::supervisor::{FAILED_PASSES, Handles, PendingRequest, Request};
-use crate::nodeletd::state::{disk, pause};
+use crate::cli::LONGEST_PAUSE;
+use crate::nodeletd::state::disk;
 use crate::nodeletd::status::metrics;
 use crate::nodeletd::supervisor::worker::Worker;
 
 pub(crate) use sockets::SOCKET;
 pub(super) use sockets::serve;
 
-/// The answer to a request that is in force, but that a restart of nodeletd forgets.
+/// The status of the answer if a request is in force, but a restart of nodeletd would forget it.
 const NOT_SAVED: StatusCode = StatusCode::INSUFFICIENT_STORAGE;
-/// How long the answer to a pause waits until the pause is in force: longer than the loop waits for the disk.
+/// How long the answer to a pause or resume waits until the request is in force: longer than the loop waits for the disk.
 const HOLDS: Duration = disk::TIMEOUT.saturating_add(Duration::from_secs(1));
 
 #[derive(Clone)]
@@ -162,7 +163,7 @@ struct PauseQuery {
 }
 
 async fn pause(State(shared): State<Shared>, Query(query): Query<PauseQuery>) -> Response {
-    let longest = pause::LONGEST.as_secs();
+    let longest = LONGEST_PAUSE.as_secs();
     if query.seconds == 0 || query.seconds > longest {
         let said = format!("a pause takes 1 to {longest} seconds\n");
         return (StatusCode::BAD_REQUEST, said).into_response();
@@ -202,11 +203,11 @@ async fn resume(State(shared): State<Shared>) -> Response {
     match tokio::time::timeout(HOLDS, is_over).await {
         Ok(Ok(Err(problem))) => {
             let said = format!(
-                "the pause is over, but this is not saved, so a restart of nodeletd brings it back: {problem}\n"
+                "the pause is over, but this is not saved, so a restart of nodeletd brings the pause back: {problem}\n"
             );
             (NOT_SAVED, said).into_response()
         }
-        // During a change, the loop takes the request later.
+        // During a change, the loop takes the request after the change.
         _ => StatusCode::ACCEPTED.into_response(),
     }
 }
@@ -352,7 +353,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_has_a_limit_and_its_reason_is_a_line() {
         let mut api = SimulatedApi::new();
-        let too_long = format!("/v1/pause?seconds={}", pause::LONGEST.as_secs() + 1);
+        let too_long = format!("/v1/pause?seconds={}", LONGEST_PAUSE.as_secs() + 1);
         for path in [
             "/v1/pause?seconds=0",
             &too_long,
@@ -396,21 +397,35 @@ mod tests {
         assert!(taken.load(Ordering::Relaxed), "not before");
     }
 
-    /// The operator must know that a restart of nodeletd ends the pause.
+    /// The operator must know what a restart of nodeletd would do.
     #[tokio::test(start_paused = true)]
-    async fn an_unsaved_pause_is_no_success() {
-        let mut api = SimulatedApi::new();
-        let (requests, mut asked) = mpsc::channel::<PendingRequest>(2);
-        api.shared.handles.requests = requests;
-        tokio::spawn(async move {
-            let asked = asked.recv().await.expect("it is asked");
-            let problem = "could not write /var/x: no room";
-            let _ = asked.taken.send(Err(problem.to_owned()));
-        });
-        let (status, said) = api.answers("POST", "/v1/pause?seconds=60").await;
-        assert_eq!(status, 507, "{said}");
-        let parts = ["in force", "a restart of nodeletd ends it", "no room"];
-        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    async fn an_unsaved_pause_or_resume_is_no_success() {
+        for (path, parts) in [
+            (
+                "/v1/pause?seconds=60",
+                ["in force", "a restart of nodeletd ends it", "no room"],
+            ),
+            (
+                "/v1/resume",
+                [
+                    "the pause is over",
+                    "a restart of nodeletd brings the pause back",
+                    "no room",
+                ],
+            ),
+        ] {
+            let mut api = SimulatedApi::new();
+            let (requests, mut asked) = mpsc::channel::<PendingRequest>(2);
+            api.shared.handles.requests = requests;
+            tokio::spawn(async move {
+                let asked = asked.recv().await.expect("it is asked");
+                let problem = "could not write /var/x: no room";
+                let _ = asked.taken.send(Err(problem.to_owned()));
+            });
+            let (status, said) = api.answers("POST", path).await;
+            assert_eq!(status, 507, "{said}");
+            assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        }
     }
 
     #[tokio::test]

@@ -8,8 +8,6 @@ use tokio::time::Instant;
 use crate::cli::LONGEST_PAUSE;
 use crate::nodeletd::state::State;
 
-/// Longest pause: a clock that was set back makes no pause longer either.
-pub(in crate::nodeletd) const LONGEST: Duration = LONGEST_PAUSE;
 /// By how many seconds the end of the pause may differ from the saved one before it is saved again.
 const DRIFT: u64 = 60;
 
@@ -26,7 +24,8 @@ impl Pause {
         let left = left
             .and_then(|left| u64::try_from(left).ok())
             .map(Duration::from_secs)
-            .filter(|left| *left <= LONGEST);
+            // A clock that was set back makes no pause longer.
+            .filter(|left| *left <= LONGEST_PAUSE);
         Self {
             until: left.map(|left| now + left),
         }
@@ -41,7 +40,7 @@ impl Pause {
         wall: i64,
         now: Instant,
     ) {
-        self.until = Some(now + time.min(LONGEST));
+        self.until = Some(now + time.min(LONGEST_PAUSE));
         state.paused_because = because;
         self.keep(state, wall, now);
     }

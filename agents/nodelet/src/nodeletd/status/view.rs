@@ -186,8 +186,8 @@ impl Now<'_> {
     }
 }
 
-/// All problems. The text of one may have several lines, of which the last one ends as well.
-fn joined(problems: &[String]) -> String {
+/// The problems as one text. A problem may end with a line feed, which is removed.
+pub(in crate::nodeletd) fn joined(problems: &[String]) -> String {
     let problems: Vec<&str> = problems.iter().map(|problem| problem.trim_end()).collect();
     problems.join("; ")
 }
@@ -195,7 +195,7 @@ fn joined(problems: &[String]) -> String {
 /// Why a state file is not written, and what to do about it. nodeletd tries again with each status pass.
 fn with_next_step(problem: &str) -> String {
     let next = if problem.contains("Is a directory") {
-        "; a directory is in the place of the file: move it away, then nodeletd writes the file again"
+        "; a directory is at the path of the file: move it away, then nodeletd writes the file again"
     } else if problem.contains("No space left on device") || problem.contains("Disk quota exceeded")
     {
         "; make room on its file system (`df -h` shows bytes, `df -i` inodes), then nodeletd writes the file again"

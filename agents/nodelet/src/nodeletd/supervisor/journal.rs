@@ -1,5 +1,5 @@
-//! What the journal says of conditions that do not hold: one line when a condition begins to fail, and one when it ends. The lines of a
-//! change and of a failed pass are not here.
+//! The lines of the journal about conditions: one line when a condition begins to fail, and one when it no longer fails. The lines about a
+//! change and a failed pass are not here.
 //!
 //! A condition may fail for days without any change of the host, for example because a key was replaced. Then these lines are the only
 //! ones in the journal.
@@ -36,10 +36,9 @@ impl Line {
 }
 
 impl Problems {
-    /// The lines about conditions that began to fail, or ended, since the pass before. A condition whose result is unknown now has
-    /// neither begun nor ended.
+    /// The lines about conditions that began to fail, or no longer fail, since the last pass. An unknown result changes nothing.
     pub(super) fn lines(&mut self, pass: &Pass) -> Vec<Line> {
-        // Nothing of the role is to be there, so its checks fail on purpose.
+        // The role is not on the host, or is to be down, so its checks fail on purpose.
         if !pass.installed || pass.desired.service_state == ServiceState::False {
             self.0.clear();
             return Vec::new();
@@ -74,7 +73,7 @@ impl Problems {
             if failing.contains_key(&name) {
                 continue;
             }
-            // Orphans have a condition only while there are some, or if it is unknown whether there are any.
+            // A pass has a condition about orphans only if there are some, or if it is unknown whether there are any.
             if unknown.contains(&name) || kind == ConditionKind::Orphans && orphans_are_unknown {
                 self.0.insert(name, kind);
             } else {
@@ -89,14 +88,14 @@ impl Problems {
     }
 }
 
-/// The line for a host on which no phase fails after attempts. It is healthy only if nothing else is wrong.
+/// The line for a host on which no phase fails any more after attempts. The host is healthy only if nothing else is wrong.
 pub(super) fn after_attempts(attempt: u32, pass: &Pass) -> Line {
     let left = still_wrong(pass);
     if left.is_empty() {
         return Line::Information(format!("healthy again after attempt {attempt}"));
     }
     Line::Warning(format!(
-        "no phase fails any more after attempt {attempt}, but the host is not healthy, and no repair mends this: {}",
+        "no phase fails any more after attempt {attempt}, but the host is not healthy, and a repair cannot fix this: {}",
         left.join("; ")
     ))
 }
@@ -173,7 +172,7 @@ mod tests {
         assert_eq!(problems.lines(&check(Status::True, "")), []);
         assert_eq!(problems.lines(&lost), std::slice::from_ref(&begun));
         assert_eq!(problems.lines(&lost), [], "once");
-        // Another reason, or a pass that does not know it, is no new beginning and no end.
+        // Another reason or an unknown result is not logged.
         assert_eq!(problems.lines(&check(Status::False, "it is missing")), []);
         assert_eq!(problems.lines(&check(Status::Unknown, "no answer")), []);
         assert_eq!(problems.lines(&lost), []);
@@ -182,16 +181,16 @@ mod tests {
             std::slice::from_ref(&ended)
         );
         assert_eq!(problems.lines(&check(Status::True, "")), [], "once");
-        // The next time it is logged again. It also ends if the plan does not have it any more.
+        // The next failure is logged again. A condition that the plan no longer has does not fail any more.
         assert_eq!(problems.lines(&lost), [begun]);
         let without = pass(ConditionKind::Check, None, "");
         assert_eq!(problems.lines(&without), [ended]);
         assert_eq!(problems.lines(&check(Status::Unknown, "")), []);
     }
 
-    /// Their condition is there only while there are some.
+    /// If it is unknown whether there are orphans, the condition is in another phase, and that of the orphans is missing.
     #[test]
-    fn orphans_that_cannot_be_looked_for_have_not_ended() {
+    fn an_unknown_result_about_orphans_does_not_end_their_condition() {
         let mut problems = Problems::default();
         let orphans = |status| pass(ConditionKind::Orphans, status, "file /etc/x");
         assert_eq!(problems.lines(&orphans(Some(Status::False))).len(), 1);
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_not_healthy_again_while_something_is_wrong_that_no_repair_mends() {
+    fn a_host_is_not_healthy_again_while_something_is_wrong_that_a_repair_cannot_fix() {
         let healthy = Line::Information("healthy again after attempt 3".to_owned());
         assert_eq!(after_attempts(3, &check(Status::True, "")), healthy);
         let mut held = check(Status::False, "it is another key");

@@ -137,7 +137,7 @@ pub(super) struct Supervisor<H> {
     settings_in_use: u64,
     group: StatusGroup,
     counters: Counters,
-    /// What the last pass has warned of.
+    /// The warnings of the last pass.
     warned: Vec<String>,
     /// What triggered the last pass.
     last_triggers: Vec<String>,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{FAILED_PASSES, Supervisor, unix_now};
 use crate::nodeletd::state::retry::{Retries, backoff};
 use crate::nodeletd::status::kube_status::NodeState;
-use crate::nodeletd::status::view::View;
+use crate::nodeletd::status::view::{View, joined};
 use crate::nodeletd::supervisor::journal::after_attempts;
 use crate::nodeletd::supervisor::worker::HostOps;
 use crate::pass::{Pass, ServiceState};
@@ -20,7 +20,7 @@ impl<H: HostOps> Supervisor<H> {
     /// Records the result of a pass, before anything is decided.
     pub(super) fn observe(&mut self, pass: &Pass) {
         let warnings = warnings_of(pass);
-        for warning in new_ones(&self.warned, &warnings) {
+        for warning in new_warnings(&self.warned, &warnings) {
             tracing::warn!("{warning}");
         }
         self.warned = warnings;
@@ -219,7 +219,7 @@ impl<H: HostOps> Supervisor<H> {
     }
 }
 
-/// What is wrong with the settings, the role and the ledger, one entry for each.
+/// Warnings about the settings, the role and the ledger of a pass, one for each.
 fn warnings_of(pass: &Pass) -> Vec<String> {
     let mut warnings = Vec::new();
     for (what, problems) in [
@@ -227,7 +227,7 @@ fn warnings_of(pass: &Pass) -> Vec<String> {
         ("role", &pass.role_problems),
     ] {
         if !problems.is_empty() {
-            let problems = problems.join("; ");
+            let problems = joined(problems);
             warnings.push(format!("keeping the last good {what}: {problems}"));
         }
     }
@@ -245,10 +245,10 @@ fn warnings_of(pass: &Pass) -> Vec<String> {
     warnings
 }
 
-/// The warnings that the pass before did not have: the others are in the journal already.
-fn new_ones<'a>(before: &[String], now: &'a [String]) -> Vec<&'a String> {
-    let news = now.iter().filter(|warning| !before.contains(warning));
-    news.collect()
+/// The warnings that the last pass did not have: the others are in the journal already.
+fn new_warnings<'a>(before: &[String], now: &'a [String]) -> Vec<&'a String> {
+    let new = now.iter().filter(|warning| !before.contains(warning));
+    new.collect()
 }
 
 fn phases(pass: &Pass, which: impl Fn(&PhaseHealth) -> bool) -> Vec<String> {
@@ -268,7 +268,7 @@ mod tests {
     fn a_warning_is_one_entry_and_is_repeated_only_after_a_change() {
         let pass = serde_json::json!({
             "desired": Desired::default(), "settings_problems": [], "digest": "d", "health": [], "failed": [], "due": [],
-            "role_problems": ["use role r: 1 mistake", "phases/etcd.rhai:3:5: unknown word"], "refused": null,
+            "role_problems": ["use role r: 1 mistake\n", "phases/etcd.rhai:3:5: unknown word"], "refused": null,
             "interests": crate::pass::WatchList::default(), "stands": true,
         });
         let mut pass: Pass = serde_json::from_value(pass).expect("a pass");
@@ -276,17 +276,21 @@ mod tests {
         let both =
             "keeping the last good role: use role r: 1 mistake; phases/etcd.rhai:3:5: unknown word";
         assert_eq!(first, [both]);
-        assert_eq!(new_ones(&[], &first), [both]);
-        assert_eq!(new_ones(&first, &warnings_of(&pass)), [""; 0]);
+        assert_eq!(new_warnings(&[], &first), [both]);
+        assert_eq!(new_warnings(&first, &warnings_of(&pass)), [""; 0]);
         pass.refused = Some("use another name".to_owned());
         let second = warnings_of(&pass);
         let refused = "changing nothing: could not use another name";
-        assert_eq!(new_ones(&first, &second), [refused]);
+        assert_eq!(new_warnings(&first, &second), [refused]);
         pass.restarts_only = true;
         let third = warnings_of(&pass);
-        let news = new_ones(&second, &third);
-        assert!(news[0].starts_with("restarting what fails"), "{news:?}");
-        // It is a change if a problem comes back.
-        assert_eq!(new_ones(&[], &first), [both]);
+        let new = new_warnings(&second, &third);
+        assert!(new[0].starts_with("restarting what fails"), "{new:?}");
+        // After a pass without problems, the same problem is logged again.
+        pass.role_problems.clear();
+        pass.refused = None;
+        let none = warnings_of(&pass);
+        assert_eq!(none, [""; 0]);
+        assert_eq!(new_warnings(&none, &first), [both]);
     }
 }

@@ -148,7 +148,7 @@ impl HostOps for Worker {
         last_good: bool,
         event: impl FnMut(String),
     ) -> Result<(Change, String)> {
-        let argv = self.change_words(words, last_good);
+        let argv = self.change_argv(words, last_good);
         let child = Child {
             argv,
             limit: CHANGE,
@@ -318,7 +318,7 @@ impl Worker {
         *its = problem;
     }
 
-    /// Logs the warnings of a successful pass, each once.
+    /// Logs the warnings of a successful pass that the last one did not have, each once.
     fn warned_of(&self, errors: &str) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         for line in new_warnings(&warned, errors) {
@@ -328,7 +328,7 @@ impl Worker {
     }
 
     /// How `nodelet` is called for a change.
-    fn change_words(&self, words: &[&str], last_good: bool) -> Vec<String> {
+    fn change_argv(&self, words: &[&str], last_good: bool) -> Vec<String> {
         let mut argv = self.nodelet(words, last_good);
         argv.push("--json".to_owned());
         argv.extend((words == ["stop"]).then(|| "--by-nodeletd".to_owned()));
@@ -360,7 +360,7 @@ fn checking(line: &str) -> Option<PhaseName> {
     Some(progress.checking)
 }
 
-/// The lines of a log, each once, without the time at their beginning, which is not compared.
+/// The lines of a log without their times, each line once.
 fn warnings(errors: &str) -> Vec<&str> {
     let mut lines: Vec<&str> = Vec::new();
     for line in errors.lines().map(without_time) {
@@ -464,7 +464,7 @@ mod tests {
         assert_eq!(error_text(""), "");
     }
 
-    /// nodeletd need not ask itself whether it would bring the role up again; and the check must not prevent the stop.
+    /// Without this argument, `nodelet stop` would ask nodeletd, and refuse to run.
     #[test]
     fn a_stop_by_nodeletd_is_called_as_such() {
         let worker = Worker {
@@ -476,7 +476,7 @@ mod tests {
             subnet_problem: Arc::default(),
         };
         for (words, is_told) in [(&["stop"][..], true), (&["repair", "etcd"], false)] {
-            let argv = worker.change_words(words, true);
+            let argv = worker.change_argv(words, true);
             let told = argv.iter().any(|word| word == "--by-nodeletd");
             assert_eq!(told, is_told, "{argv:?}");
             assert!(Cli::try_parse_from(&argv).is_ok(), "{argv:?}");

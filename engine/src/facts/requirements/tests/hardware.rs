@@ -87,7 +87,7 @@ fn reserved_processors_are_there() {
             &wants(list),
             &format!(
                 "`{list}` names processor {missing}, and the host has only 0-1; \
-                 name only processors that the host has (RESERVED_CPUS in the settings)"
+                 name only processors that the host has"
             ),
         );
     }
@@ -99,7 +99,7 @@ fn reserved_processors_are_there() {
         &gaps,
         &wants("0-2"),
         "`0-2` names processor 1, and the host has only 0,2; \
-         name only processors that the host has (RESERVED_CPUS in the settings)",
+         name only processors that the host has",
     );
     unknown(
         &wants("0"),

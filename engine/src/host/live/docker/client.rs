@@ -125,7 +125,8 @@ impl DockerClient {
     }
 }
 
-/// The connection to the runtime has failed. The cause says why; the texts of the client's libraries say nothing to an operator.
+/// The connection to the runtime has failed, and the cause says why. Replaces the message of the client's library, which does not help an
+/// operator.
 #[derive(Debug)]
 struct ConnectionFailed(hyper_util::client::legacy::Error);
 
@@ -141,7 +142,7 @@ impl std::error::Error for ConnectionFailed {
     }
 }
 
-/// The error with words for operators.
+/// The error with a message for operators.
 fn plain(error: Error) -> Box<dyn std::error::Error + Send + Sync> {
     match error {
         Error::HyperLegacyError { err } => Box::new(ConnectionFailed(err)),

@@ -74,8 +74,8 @@ impl Files for LiveHost {
             .await
     }
 
-    async fn foresee_write(&self, path: &Path, room: u64) -> HostResult<()> {
-        on_path("write", path, move |path| foresee_write(path, room)).await
+    async fn predict_write(&self, path: &Path, room: u64) -> HostResult<()> {
+        on_path("write", path, move |path| predict_write(path, room)).await
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
@@ -304,16 +304,16 @@ fn space(path: &Path) -> io::Result<Space> {
     })
 }
 
-/// The error that [`Files::try_write`] would certainly have, as far as it is seen without a write. What cannot be looked at is no error.
-fn foresee_write(path: &Path, room: u64) -> io::Result<()> {
+/// The error that [`Files::try_write`] would certainly have, as far as the kernel tells it without a write. What cannot be read is no error.
+fn predict_write(path: &Path, room: u64) -> io::Result<()> {
     let mut directories = path.ancestors().skip(1);
     let Some(directory) = directories.find(|above| above.is_dir()) else {
         return Ok(());
     };
-    // A link is replaced itself, and what it points to stays.
+    // A write replaces a link itself; the target of the link stays.
     let file = (!path.is_symlink()).then_some(path);
     for one in file.into_iter().chain([directory]) {
-        // Immutable, or on a read-only file system. Other users than root may lack rights that an apply has, so these do not count.
+        // Immutable, or on a read-only file system. EACCES does not count: a dry run may lack rights that an apply, as root, has.
         if let Err(refused @ (Errno::EPERM | Errno::EROFS)) = access(one, AccessFlags::W_OK) {
             return Err(refused.into());
         }

@@ -35,7 +35,7 @@ const PARALLEL: usize = 8;
 /// After this many refusals (403) in a row the list counts as forbidden. One is not enough: an API server that starts forbids everything
 /// until it has read its roles.
 const FORBIDDEN: u32 = 5;
-/// Additional time for pods whose grace period ends with the time of the drain: kubelet kills them then, and reports it after that.
+/// Additional time for pods whose grace period ends with the time of the drain: kubelet kills them then, and reports their end afterwards.
 const AFTER_GRACE: Duration = Duration::from_secs(10);
 /// Characters of an answer that are kept.
 const REASON: usize = 300;
@@ -47,8 +47,8 @@ type Meta = PartialObjectMeta<Pod>;
 type Refusals = HashMap<String, String>;
 
 impl LiveHost {
-    /// Evicts the pods of a node and waits for them to go; returns those that are still there when `timeout` passes. If only pods are left
-    /// that kubelet kills at that moment, waits a little longer, once.
+    /// Evicts the pods of a node and waits for them to go; returns those that are still there when `timeout` passes. If kubelet kills all
+    /// pods that are left at that moment, waits [`AFTER_GRACE`] longer, once.
     ///
     /// An eviction that is refused or that fails is asked for again in each round. A list that cannot be read is read
     /// again, too; it is an error if that lasts to the end, because nothing is known of the pods then.

@@ -257,7 +257,7 @@ fn dpkg(argv: Vec<String>) -> CommandSpec {
     command
 }
 
-/// The name, if it is that of one package. Scripts are held to the same rule when the plan is made.
+/// The name, if it is that of one package. The same rule holds for scripts when the plan is made.
 fn package(name: &str) -> HostResult<&str> {
     if is_package_name(name) {
         return Ok(name);

@@ -89,8 +89,8 @@ impl AuthorityState {
         if let Some(key) = imported {
             wanted.insert(KEY, key.to_vec());
         }
-        let in_place = |error: PkiError| match error {
-            // The record has the certificate, so only the key is in doubt: the authority must not be made anew.
+        // If the record has the certificate, only the key can be wrong, so the advice is not to make a new authority.
+        let with_advice = |error: PkiError| match error {
             PkiError::Precious { problem, .. } if imported.is_some() => PkiError::Precious {
                 problem,
                 help: format!(
@@ -108,7 +108,7 @@ impl AuthorityState {
             bytes.map_or(Content::Missing, Content::Bytes)
         };
         Authority::from_contents(name, &of(CERTIFICATE), &of(KEY))
-            .map_err(|error| at(name, in_place(error)))?;
+            .map_err(|error| at(name, with_advice(error)))?;
         let present = files.content(CERTIFICATE);
         // An interrupted step of a replacement leaves a certificate that the record has under another name.
         if lost.iter().any(|(file, _)| *file == CERTIFICATE) && !record.has(CERTIFICATE, present) {

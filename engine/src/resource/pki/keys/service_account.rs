@@ -80,7 +80,7 @@ impl std::fmt::Debug for Pair {
 impl Pair {
     fn new(pem: Vec<u8>, lost: Option<String>) -> ResourceResult<Self> {
         let parsed =
-            keys::parse(&pem).map_err(|problem| irreplaceable(Doubt::LostKey, &problem))?;
+            keys::parse(&pem).map_err(|problem| irreplaceable(PairProblem::LostKey, &problem))?;
         Ok(Self {
             public: parsed.public_key_pem(),
             files: KeptFiles::from([(KEY, pem)]),
@@ -204,20 +204,20 @@ async fn pair(
         RecordMatch::AsRecorded => {
             return Pair::new(record.copy(KEY).unwrap_or_else(live), None).map(Some);
         }
-        // The record may be the wrong one: key and public half match each other, and only the record differs.
+        // The record may be wrong: key and public half match each other, and only the record differs.
         RecordMatch::Restorable { .. } if is_pair(key, public) => {
             let problem = format!(
                 "it matches the public half beside it, but {} records another key",
                 service_account_record().display()
             );
-            return Err(irreplaceable(Doubt::ForeignPair, &problem));
+            return Err(irreplaceable(PairProblem::ForeignPair, &problem));
         }
         RecordMatch::Restorable { problem, copy } => {
             return Pair::new(copy, Some(problem)).map(Some);
         }
         RecordMatch::Lost { problem } => {
             let problem = format!("it is {problem}, and there is no intact copy of it");
-            return Err(irreplaceable(Doubt::LostKey, &problem));
+            return Err(irreplaceable(PairProblem::LostKey, &problem));
         }
         RecordMatch::Unrecorded => {}
     }
@@ -225,11 +225,11 @@ async fn pair(
         (Content::Missing, Content::Missing) => return Ok(None),
         (Content::Missing, _) => {
             return Err(irreplaceable(
-                Doubt::LostKey,
+                PairProblem::LostKey,
                 "it is missing, but its public half is there",
             ));
         }
-        (Content::Unfit(problem), _) => return Err(irreplaceable(Doubt::LostKey, problem)),
+        (Content::Unfit(problem), _) => return Err(irreplaceable(PairProblem::LostKey, problem)),
         (Content::Bytes(_), _) => {}
     }
     let pair = Pair::new(live(), None)?;
@@ -243,7 +243,7 @@ async fn pair(
     };
     if !proven {
         return Err(irreplaceable(
-            Doubt::Unproven,
+            PairProblem::Mismatch,
             "it is not the public half of the key beside it; which of the two the cluster uses is unknown",
         ));
     }
@@ -256,24 +256,24 @@ fn is_pair(key: &Content, public: &Content) -> bool {
     matches!((derived, public), (Some(Ok(pem)), Content::Bytes(is)) if pem.as_bytes() == is)
 }
 
-/// What an operator has to decide.
+/// What is wrong with the pair.
 #[derive(Clone, Copy)]
-enum Doubt {
+enum PairProblem {
     /// The key is lost or unreadable, and this host has no copy of it.
     LostKey,
     /// Key and public half are a pair, and the record has a copy of another key. Which of the two keys is right is unknown.
     ForeignPair,
     /// The public half does not belong to the key, and there is no record.
-    Unproven,
+    Mismatch,
 }
 
-/// A problem of the pair that only an operator can solve. A remedy never begins with the removal of the last good copy.
-fn irreplaceable(doubt: Doubt, problem: &str) -> ResourceError {
+/// The error for a problem of the pair that only an operator can solve. The first remedy in it never removes the last good copy.
+fn irreplaceable(kind: PairProblem, problem: &str) -> ResourceError {
     let (key, public) = service_account_paths();
     let record = service_account_record();
     let record = record.display();
-    let (path, help) = match doubt {
-        Doubt::LostKey => (
+    let (path, help) = match kind {
+        PairProblem::LostKey => (
             &key,
             format!(
                 "Put the right key back from a backup or another master. Only if there is no copy of it anywhere, move it, {} and \
@@ -281,7 +281,7 @@ fn irreplaceable(doubt: Doubt, problem: &str) -> ResourceError {
                 public.display(),
             ),
         ),
-        Doubt::ForeignPair => (
+        PairProblem::ForeignPair => (
             &key,
             format!(
                 "The record has a copy of its key. If the recorded key is the right one, move {} and {} away: `nodelet apply` then \
@@ -292,7 +292,7 @@ fn irreplaceable(doubt: Doubt, problem: &str) -> ResourceError {
                 public.display(),
             ),
         ),
-        Doubt::Unproven => (
+        PairProblem::Mismatch => (
             &public,
             format!(
                 "Put the right files back from a backup or another master; if the key is right, derive the public half \

@@ -34,7 +34,7 @@ fn a_full_store_is_reported_and_does_not_restart_etcd() {
         .nodelet(&["etcd", "status"])
         .exits(2)
         .says(&["NOSPACE", "compact and defragment"]);
-    // No repair mends it: the alarm is named, and nothing of etcd is restarted.
+    // A repair cannot fix it: the prediction names the alarm and restarts nothing of etcd.
     let predicted = master.nodelet(&["diff", "--repair"]).text();
     assert!(predicted.contains("nothing to repair"), "{predicted}");
     assert!(predicted.contains(alarm), "{predicted}");
