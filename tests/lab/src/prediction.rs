@@ -169,6 +169,8 @@ fn pause(master: &Master, watch: &Watch<'_>, fault: &Fault) {
     watch.wait_until_healthy(REPAIRED);
     // Longer than the clock of a fault is ahead.
     master.sh("nodelet pause 3d --because 'a suite breaks this host'");
+    // A repair may have begun just before, for example after a restart of the controller-manager. It would not see what is broken now.
+    watch.until("no repair runs", REPAIRED, || watch.is_idle());
 }
 
 fn wait_until_repaired(master: &Master, watch: &Watch<'_>, fault: &Fault) {
