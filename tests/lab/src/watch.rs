@@ -80,7 +80,8 @@ impl<'a> Watch<'a> {
     /// Whether nothing is being done to the host.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.view().is_some_and(|view| view["doing"] == "watching")
+        let idle = |view: Value| view["doing"] == "watching" || view["doing"] == "paused";
+        self.view().is_some_and(idle)
     }
 
     /// Waits until a pass that began after this call finds every condition holding.
