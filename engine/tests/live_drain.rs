@@ -466,6 +466,19 @@ async fn a_pod_that_is_not_killed_when_the_time_is_up_is_not_waited_for() {
     }
 }
 
+/// If kubelet is down, nothing kills the pod. The drain must end all the same.
+#[tokio::test]
+async fn a_pod_that_nothing_kills_is_waited_for_only_once() {
+    let mut stubborn = pod("db", Fate::Lingers);
+    stubborn.metadata["deletionTimestamp"] = json!("2026-03-04T05:06:07Z");
+    stubborn.metadata["deletionGracePeriodSeconds"] = json!(0);
+    let server = Server::with([stubborn]);
+    // The longer wait is 10 s.
+    let drain = tokio::time::timeout(LONG / 2, server.drain(SHORT)).await;
+    let left = drain.expect("it ends").expect("the pods are known");
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
 #[tokio::test]
 async fn a_list_that_fails_is_never_taken_for_an_empty_node() {
     let server = Server::with([pod("web", Fate::Goes)]);

@@ -50,6 +50,27 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
+/// A dry run of a user with fewer rights must not refuse what an apply, as root, can write. Root has all rights, so the test says more if
+/// another user runs it.
+#[tokio::test]
+async fn a_prediction_ignores_rights_that_an_apply_has() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let path = directory.path().join("kubelet.conf");
+    fs::write(&path, "one").expect("write");
+    let allow = |path: &Path, mode: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("own file");
+    };
+    allow(&path, 0o400);
+    allow(directory.path(), 0o500);
+    let host = LiveHost::new();
+    for name in ["kubelet.conf", "new"] {
+        let predicted = host.predict_write(&directory.path().join(name), 1).await;
+        predicted.expect("root can write it");
+    }
+    // Otherwise the directory could not be removed.
+    allow(directory.path(), 0o700);
+}
+
 #[tokio::test]
 async fn a_write_is_atomic_and_leaves_no_temporary_file() {
     let directory = tempfile::tempdir().expect("tempdir");

@@ -557,12 +557,16 @@ mod tests {
         ] {
             let time = pause_time(text).ok().map(|time| time.as_secs());
             assert_eq!(time, seconds, "{text}");
-            let arguments = ["nodelet", "drain", "--duration", text];
-            assert_eq!(
-                Cli::try_parse_from(arguments).is_ok(),
-                seconds.is_some(),
-                "{text}"
-            );
+            for arguments in [
+                &["nodelet", "drain", "--duration", text][..],
+                &["nodelet", "pause", text],
+            ] {
+                assert_eq!(
+                    Cli::try_parse_from(arguments).is_ok(),
+                    seconds.is_some(),
+                    "{arguments:?}"
+                );
+            }
         }
     }
 }

@@ -278,6 +278,25 @@ mod tests {
         assert_eq!(faults.len(), 6, "{faults:?}");
     }
 
+    /// A terminal would obey them.
+    #[test]
+    fn an_unknown_name_is_shown_without_control_characters() {
+        for (script, shown) in [
+            (
+                "directory(host[\"nmae\\u001b[31m\"]);",
+                "P0204 there is no `host.nmae\\u{1b}[31m`",
+            ),
+            (
+                "file(\"/a\").content(secret(\"kube/\\u001b[31m\"));",
+                "P0371 there is no secret `kube/\\u{1b}[31m`",
+            ),
+        ] {
+            let faults = faults(script).join(" ");
+            assert!(faults.contains(shown), "{script}: {faults:?}");
+            assert!(!faults.contains(char::is_control), "{script}: {faults:?}");
+        }
+    }
+
     #[test]
     fn a_script_without_mistakes_has_no_finding() {
         let script =

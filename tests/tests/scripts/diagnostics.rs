@@ -54,6 +54,10 @@ fn a_role_leaves_the_kernels_trees_and_nodelet_alone() {
             r#"container("example").image("example:1").mount("/var/opt/pf9/nodelet", "/state")"#,
             "P0332",
         ),
+        (
+            r#"container("example").image("example:1").mount("/var/run/pf9-nodelet.lock", "/lock")"#,
+            "P0332",
+        ),
         (r#"packages(["--purge"])"#, "P0333"),
         (r#"packages(["chrony; rm -rf /"])"#, "P0333"),
         (r#"file("/etc/a\nb").content("")"#, "P0334"),

@@ -415,6 +415,20 @@ mod tests {
         // A node that is named after its address does not depend on the host's name.
         let by_address = identity_of("m-1", ADDRESS, "false");
         assert_eq!(with(&by_address, "m-2", "false"), ("m-2".to_owned(), None));
+        // If the settings change the node's name, the host keeps the name that it has.
+        let pairs = [
+            ("ROLE", "master"),
+            ("MASTER_IP", ADDRESS),
+            ("USE_HOSTNAME", "false"),
+        ];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+        let facts = Facts {
+            address: ADDRESS.parse().ok(),
+            ..Facts::nothing_about("m-2")
+        };
+        let (facts, renamed) = recorded.with_recorded_name(&settings, facts);
+        assert_eq!((facts.hostname.as_str(), renamed), ("m-2", None));
     }
 
     #[test]

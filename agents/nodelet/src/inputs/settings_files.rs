@@ -126,3 +126,29 @@ fn settings_file(name: &str) -> Option<bool> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An update of the program must not leave a running host without settings.
+    #[tokio::test]
+    async fn the_last_good_settings_are_not_refused_by_a_new_rule() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = directory.path().join("settings.yaml");
+        let half_an_account = "MASTER_IP: 192.0.2.1\nDOCKERHUB_PASSWORD: secret\n";
+        std::fs::write(&config, half_an_account).expect("it is written");
+        let read = async |merged_settings: bool| {
+            let args = RoleArgs {
+                role: "r".to_owned(),
+                config: config.clone(),
+                json: false,
+                merged_settings,
+            };
+            settings(&args, &LiveHost::new()).await
+        };
+        read(true).await.expect("they were in force");
+        let refused = read(false).await.expect_err("half an account");
+        assert!(refused.is::<Refused>(), "{refused:#}");
+    }
+}

@@ -56,6 +56,42 @@ async fn files_are_read_through_and_changed_above() {
     .await;
 }
 
+/// Otherwise a dry run would promise what an apply cannot write.
+#[tokio::test]
+async fn what_the_host_below_refuses_to_write_is_refused_above() {
+    let lower = FakeHost::new()
+        .with_file("/etc/full/a", "old")
+        .with_file("/etc/safe/a", "old");
+    lower.with_world_mut(|world| {
+        world.exhaust_inodes("/etc/full");
+        world.protect("/etc/safe");
+    });
+    above(lower, async |host| {
+        for directory in ["/etc/full", "/etc/safe"] {
+            let at = |name: &str| Path::new(directory).join(name);
+            let tries = [
+                host.write(&at("a"), b"new", MODE).await,
+                host.create_directory(&at("b"), MODE).await,
+                host.symlink(&at("c"), "a").await,
+                host.try_write(&at("d"), 0).await,
+                host.predict_write(&at("e"), 0).await,
+            ];
+            for (index, one) in tries.iter().enumerate() {
+                assert!(one.is_err(), "{directory}: {index}");
+            }
+            assert_eq!(host.read(&at("a"), 9).await.unwrap().unwrap(), b"old");
+            for name in ["b", "c"] {
+                assert_eq!(host.entry(&at(name)).await.unwrap(), None, "{directory}");
+            }
+        }
+        // A directory that is there is not made.
+        host.create_directory(path("/etc/full"), Attributes::root(0o755))
+            .await
+            .unwrap();
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_unknown_file_is_read_only_after_it_is_written() {
     let lower = FakeHost::new().with_file("/etc/a", "old");

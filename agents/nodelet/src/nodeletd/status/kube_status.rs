@@ -392,6 +392,10 @@ mod tests {
             assert!(!file.path().exists(), "{kind}");
             assert!(file.is_as_written(), "its absence is no change by others");
         }
+        // Once it is written again, its absence is a change by others.
+        file.write(&ok).expect("it is written");
+        std::fs::remove_file(file.path()).expect("another program removes it");
+        assert!(!file.is_as_written());
     }
 
     #[test]

@@ -101,9 +101,14 @@ fn another_host_name(master: &Master, watch: &Watch<'_>) {
     master.sh("hostname another-name");
     watch.tells("SettingsAllowed", "another-name", CALM);
     master.check(&[]).exits(1).says(&["another-name"]);
+    assert_eq!(RunningInstances::of(master), before);
+    // The cluster knows the node by its old name, so what is down is started again with that name.
+    master.sh("docker rm --force proxy");
+    let back = "[ $(docker inspect --format '{{.State.Running}}' proxy) = true ]";
+    master.wait_for("kube-proxy is back", back, CALM);
+    watch.tells("SettingsAllowed", "another-name", CALM);
     master.sh(&format!("hostname {name}"));
     watch.wait_until_healthy(CALM);
-    assert_eq!(RunningInstances::of(master), before);
 }
 
 /// An invalid role is reported at once with the place of the mistake, and what is down is started from the last good role.

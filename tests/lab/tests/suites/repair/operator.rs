@@ -31,17 +31,17 @@ fn a_paused_host_can_be_drained_and_is_not_cleaned() {
     let watch = Watch::start(&master);
     watch.wait_until_healthy(CALM);
 
-    // A clean is refused: nodeletd would bring the host up again before the operator could work on it.
+    // A clean or a stop is refused: nodeletd would bring the host up again before the operator could work on it.
     let before = RunningInstances::of(&master);
-    master
-        .nodelet(&["clean"])
-        .exits(1)
-        .says(&["nodeletd holds it", "systemctl stop pf9-nodeletd"]);
+    for verb in ["clean", "stop"] {
+        let refused = master.nodelet(&[verb]).exits(1);
+        refused.says(&["nodeletd holds it", "systemctl stop pf9-nodeletd"]);
+    }
     assert_eq!(RunningInstances::of(&master), before);
 
     // A nodeletd that does not answer does not count as none, either.
     master.sh("rm /run/pf9/nodeletd.sock; mkdir /run/pf9/nodeletd.sock");
-    for verb in ["clean", "drain"] {
+    for verb in ["clean", "stop", "drain"] {
         let refused = master.nodelet(&[verb]).exits(1);
         refused.says(&["it runs, and makes its socket again"]);
     }

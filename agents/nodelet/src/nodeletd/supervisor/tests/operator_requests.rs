@@ -140,6 +140,40 @@ async fn a_pause_that_cannot_be_saved_is_in_force_and_is_reported() {
     assert!(State::read(&state_file).paused_until.is_some());
 }
 
+/// A restart of nodeletd would bring the pause back, so the sender of the request must know.
+#[tokio::test(start_paused = true)]
+async fn a_resume_that_cannot_be_saved_is_in_force_and_is_reported() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    let state_file = directory.path().join("nodeletd.json");
+    beside(&host, directory.path(), async |handles| {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        handles.ask(pause()).await;
+        // It may be written once more meanwhile.
+        let blocked = (0..1000).any(|_| {
+            let _ = std::fs::remove_file(&state_file);
+            std::fs::create_dir_all(state_file.join("of others")).is_ok()
+        });
+        assert!(blocked, "a directory in its place");
+        for is_saved in [false, true] {
+            if is_saved {
+                std::fs::remove_dir_all(&state_file).expect("it goes");
+            }
+            let (pending, is_over) = Request::Resume.pending();
+            handles.requests.send(pending).await.expect("it listens");
+            let saved = is_over.await.expect("it is taken");
+            assert_eq!(saved.is_ok(), is_saved, "{saved:?}");
+            let problem = saved.err().unwrap_or_default();
+            assert_eq!(problem.contains("nodeletd.json"), !is_saved, "{problem}");
+            let view = handles.view.borrow().clone().expect("it looks");
+            assert_eq!(view.paused_until, None, "it is over all the same");
+        }
+    })
+    .await;
+    assert_eq!(State::read(&state_file).paused_until, None);
+}
+
 /// The pause is measured on the monotonic clock: here the time of day stands still.
 #[tokio::test(start_paused = true)]
 async fn a_pause_ends_with_its_time() {
