@@ -288,6 +288,26 @@ fn settings() -> impl Strategy<Value = Vec<(String, String)>> {
         })
 }
 
+/// A script would be refused later (P0332), with a place in the script and not in the settings.
+#[test]
+fn a_directory_above_a_path_of_nodelet_is_refused() {
+    for (path, refused) in [
+        ("/run/pf9", Some("contains /run/pf9/nodeletd.sock")),
+        ("/var/run/pf9", Some("contains /run/pf9/nodeletd.sock")),
+        ("/var/run", Some("contains /run/pf9-nodelet.lock")),
+        ("/var/run/pf9-nodelet.lock/etcd", Some("lies in /run/pf9-nodelet.lock")),
+        ("/run/pf9/etcd", None),
+        ("/run/etcd", None),
+    ] {
+        let settings = pairs(&[("MASTER_IP", "192.0.2.1"), ("ETCD_DATA_DIR", path)]);
+        let problems = settings.err().unwrap_or_default();
+        assert_eq!(problems.len(), usize::from(refused.is_some()), "{path}");
+        let said = problems.iter().map(ToString::to_string);
+        let said = said.collect::<String>();
+        assert!(said.contains(refused.unwrap_or_default()), "{said}");
+    }
+}
+
 /// An update of the program must not leave a running host without settings.
 #[test]
 fn saved_settings_are_not_refused_by_later_rules() {
@@ -295,6 +315,8 @@ fn saved_settings_are_not_refused_by_later_rules() {
         "DOCKERHUB_PASSWORD: secret",
         "DOCKER_ROOT: /srv/docker,1",
         "API_SERVER_EXTRA_DIR: /certs/apiserver",
+        "ETCD_DATA_DIR: /run/pf9",
+        "ETCD_DATA_DIR: /var/run/pf9",
     ] {
         let file = format!("MASTER_IP: 192.0.2.1\n{setting}\n").into_bytes();
         let current = KubeEnv::resolve(vec![("a.yaml".to_owned(), file.clone())]);

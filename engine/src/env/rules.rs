@@ -9,7 +9,7 @@ use super::error::EnvError;
 use super::value::SettingValue;
 use crate::env::source::layers::{Layered, Setting};
 use crate::env::source::place::Place;
-use crate::model::{KERNEL_TREES, OWN_PATHS};
+use crate::model::{KERNEL_TREES, OWN_PATHS, resolve_var_run};
 
 /// Kubernetes' controller-manager divides a network into at most 2^16 subnets.
 const MAX_SUBNET_BITS: i64 = 16;
@@ -18,6 +18,7 @@ const MAX_SUBNET_BITS: i64 = 16;
 pub(crate) fn check(settings: &Layered) -> Vec<EnvError> {
     let mut problems = check_saved(settings);
     let settings = Settings(settings);
+    problems.extend(paths_of_nodelet(settings));
     problems.extend(separators_of_mounts(settings));
     problems.extend(certificates_of_the_api_server(settings));
     problems.extend(docker_hub_account(settings));
@@ -318,27 +319,61 @@ const SHARED: [&str; 14] = [
     "/var/opt/pf9",
 ];
 
-/// Each directory is separate from the system's, nodelet's and the other settings' directories.
-fn directories(settings: Settings<'_>) -> Vec<EnvError> {
-    let mut problems = Vec::new();
-    let chosen: Vec<(&'static str, &Path)> = DIRECTORIES
+/// The directories of [`DIRECTORIES`] that are set, by key.
+fn chosen_directories(settings: Settings<'_>) -> Vec<(&'static str, &Path)> {
+    DIRECTORIES
         .into_iter()
         .filter_map(|key| match settings.get(key)? {
             SettingValue::Text(path) if !path.is_empty() => Some((key, Path::new(path))),
             _ => None,
         })
-        .collect();
+        .collect()
+}
+
+/// Why a setting cannot name this directory, if it is a part of the system or of nodelet, or shared by many programs.
+fn misplaced(path: &Path) -> Option<String> {
+    let mut taken = TAKEN.iter().chain(&KERNEL_TREES).chain(&OWN_PATHS);
+    match taken.find(|taken| path.starts_with(taken)) {
+        Some(taken) => Some(format!("lies in {taken}, which is not for data")),
+        None if SHARED.iter().any(|shared| Path::new(shared) == path) => {
+            Some("is shared by many programs".to_owned())
+        }
+        None => None,
+    }
+}
+
+/// No directory contains a path of nodelet, and none lies in one that it names through `/var/run`. A role refuses such a path, too, but only
+/// when it is planned.
+fn paths_of_nodelet(settings: Settings<'_>) -> Vec<EnvError> {
+    let mut problems = Vec::new();
+    for (key, path) in chosen_directories(settings) {
+        // Another rule reports these.
+        if misplaced(path).is_some() {
+            continue;
+        }
+        let behind = resolve_var_run(path);
+        for own in OWN_PATHS {
+            let what = if behind.starts_with(own) {
+                format!("lies in {own}, which is not for data")
+            } else if Path::new(own).starts_with(&behind) {
+                format!("contains {own}, which belongs to nodelet itself")
+            } else {
+                continue;
+            };
+            let problem = format!("{} {what}; name a directory of its own", path.display());
+            problems.push(settings.broken(key, &[], problem));
+            break;
+        }
+    }
+    problems
+}
+
+/// Each directory is separate from the system's, nodelet's and the other settings' directories.
+fn directories(settings: Settings<'_>) -> Vec<EnvError> {
+    let mut problems = Vec::new();
+    let chosen = chosen_directories(settings);
     for (at, (key, path)) in chosen.iter().enumerate() {
-        let mut taken = TAKEN.iter().chain(&KERNEL_TREES).chain(&OWN_PATHS);
-        let within = taken.find(|taken| path.starts_with(taken));
-        let what = match within {
-            Some(taken) => Some(format!("lies in {taken}, which is not for data")),
-            None if SHARED.iter().any(|shared| Path::new(shared) == *path) => {
-                Some("is shared by many programs".to_owned())
-            }
-            None => None,
-        };
-        if let Some(what) = what {
+        if let Some(what) = misplaced(path) {
             let problem = format!("{} {what}; name a directory of its own", path.display());
             problems.push(settings.broken(key, &[], problem));
         }

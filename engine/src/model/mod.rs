@@ -24,7 +24,7 @@ pub use hex::hex;
 pub(crate) use name::is_package_name;
 pub use name::{InvalidPhaseName, PhaseName, Span, StepId};
 pub use paths::STATE;
-pub(crate) use paths::{KERNEL_TREES, OWN_PATHS, is_in_kernel_file_system};
+pub(crate) use paths::{KERNEL_TREES, OWN_PATHS, is_in_kernel_file_system, resolve_var_run};
 pub use run::{Failure, Outcome, Problem, Verb};
 pub use template::{FILTERS, RenderError, Text, render, variables};
 pub use value::{OutputRef, SecretRef, Value};

@@ -1,6 +1,6 @@
 //! Directories of the engine on a host, and paths that belong to the kernel or to nodelet. Neither a role nor a setting may use these.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where the engine keeps what it must remember about a host.
 pub const STATE: &str = "/var/opt/pf9/nodelet";
@@ -25,3 +25,11 @@ pub(crate) const OWN_PATHS: [&str; 9] = [
     "/var/opt/pf9/kube_status",
     STATE,
 ];
+
+/// The path behind `/var/run`, which the base system has as a link to `/run`.
+pub(crate) fn resolve_var_run(path: &Path) -> PathBuf {
+    match path.strip_prefix("/var/run") {
+        Ok(rest) => Path::new("/run").join(rest),
+        Err(_) => path.to_path_buf(),
+    }
+}

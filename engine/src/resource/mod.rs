@@ -37,7 +37,7 @@ pub use docker::container::ContainerSpec;
 pub use docker::image::ImageSpec;
 pub use docker::image_directory::ImageDirectorySpec;
 pub use files::checksums::Checksums;
-pub(crate) use files::checksums::digest_of;
+pub(crate) use files::checksums::{ANOTHER_VERSION, APPLY_VERSION, digest_of};
 pub use files::data_id::DataIdSpec;
 pub use files::directory::DirectorySpec;
 pub use files::env_file::EnvFileSpec;

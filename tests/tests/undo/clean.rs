@@ -4,7 +4,7 @@ use behaviour::{Bringup, Run, Scripts, block_on, foreign_container};
 use engine::exec::Event;
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{Containers as _, Files as _, Services as _};
-use engine::ledger::{Cause, Why};
+use engine::ledger::{Cause, Record, Why};
 use engine::model::Outcome;
 use engine::report;
 
@@ -119,6 +119,22 @@ fn a_purge_removes_what_a_clean_kept() {
             .iter()
             .any(|event| matches!(event, Event::ResourcesKept { .. }))
     );
+    // The events and the history say the same of what stays.
+    let told = clean.events.iter().rev().find_map(|event| match event {
+        Event::RunFinished {
+            changed, unchanged, ..
+        } => Some((*changed, *unchanged)),
+        _ => None,
+    });
+    let records = Bringup::records(&host);
+    let recorded = records.iter().rev().find_map(|record| match record {
+        Record::End {
+            changed, unchanged, ..
+        } => Some((*changed, *unchanged)),
+        _ => None,
+    });
+    assert!(told.is_some_and(|(_, unchanged)| unchanged > 0));
+    assert_eq!(recorded, told);
     let purge = Bringup::clean(&host, true);
     assert_eq!(purge.outcome, Outcome::Cleaned, "{}", purge.text());
     assert_eq!(

@@ -33,6 +33,8 @@ use crate::process::signals;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Time for the checks of the other phases, once one is found to fail still.
 pub(super) const SETTLE: Duration = Duration::from_millis(250);
+/// After this time an operator sees which phase the checks wait for. On a healthy host that is busy they have ended before.
+const FIRST_TOLD: Duration = Duration::from_secs(3);
 
 pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     let host = LiveHost::new();
@@ -106,7 +108,8 @@ async fn checked(inputs: &Inputs, host: &dyn Host, sink: &dyn EventSink) -> Vec<
     let in_progress = runner.checks_in_progress.clone();
     let tell = |phase| sink.emit(Event::Checking { phase });
     // This asks again what does not answer: a server that is busy for a moment is no reason to take anything off.
-    follow_checks(in_progress, tell, runner.check_until_failed(SETTLE)).await
+    let checks = runner.check_until_failed(SETTLE);
+    follow_checks(in_progress, FIRST_TOLD, tell, checks).await
 }
 
 /// The phases that a repair still restarts after it was refused: a file that cannot be written prevents the repair of its own phase, but not of
@@ -260,7 +263,10 @@ mod tests {
             identity: Identity::of(&settings, &facts),
             facts,
             secrets: SettingSecrets(settings),
-            role: Role::LastGood(Vec::new()),
+            role: Role::LastGood {
+                problems: Vec::new(),
+                pending_release: None,
+            },
             renamed: None,
         }
     }
@@ -289,6 +295,13 @@ mod tests {
         host.set_faults(FaultPlan::none().stall("read", "/run/etcd"));
         let phase = "etcd".parse().expect("a name");
         assert_eq!(named().await, [Event::Checking { phase }]);
+        // The checks of a healthy host that is busy take a second or two.
+        let events = Recording::default();
+        let short = FIRST_TOLD.saturating_sub(Duration::from_millis(100));
+        let inputs = inputs();
+        let ended = tokio::time::timeout(short, checked(&inputs, &host, &events)).await;
+        assert!(ended.is_err(), "a check hangs");
+        assert_eq!(events.events(), []);
     }
 
     #[tokio::test(start_paused = true)]

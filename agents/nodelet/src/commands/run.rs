@@ -233,7 +233,7 @@ fn reapplied(view: &View) -> Option<Reapplied> {
         Some(Reapplied::NoPass)
     } else if view.desired != "true" || view.paused_until.is_some() || view.is_unassigned {
         None
-    } else if view.changes_nothing {
+    } else if view.prevents_changes.is_some() {
         Some(Reapplied::Later)
     } else {
         Some(Reapplied::WhenItFails)
@@ -311,7 +311,7 @@ mod tests {
     fn a_host_that_nodeletd_holds_is_not_taken_down() {
         let mut view = View::at_rest();
         assert_eq!(reapplied(&view), Some(Reapplied::WhenItFails));
-        view.changes_nothing = true;
+        view.prevents_changes = Some("could not read the ledger".to_owned());
         assert_eq!(reapplied(&view), Some(Reapplied::Later));
         view.is_unassigned = true;
         assert_eq!(reapplied(&view), None, "no role is to be there");
@@ -369,7 +369,10 @@ mod tests {
             identity: Identity::of(&settings, &facts),
             facts,
             secrets: SettingSecrets(settings),
-            role: Role::LastGood(Vec::new()),
+            role: Role::LastGood {
+                problems: Vec::new(),
+                pending_release: None,
+            },
             renamed: None,
         };
         // An apply that replaces a role does not look for the role on this host.

@@ -62,9 +62,14 @@ pub(crate) struct Inputs {
 pub(crate) enum Role {
     /// The one that is installed.
     Installed(Box<RolePackage>),
-    /// The last good one, because the installed one has these problems. Without problems, the installed one is another version, which
-    /// does not come into force while the host has a wrong name.
-    LastGood(Vec<String>),
+    /// The last good one.
+    LastGood {
+        /// What is wrong with the installed one. If nothing is, the installed one is another version, which does not come into force while
+        /// the host has a wrong name.
+        problems: Vec<String>,
+        /// The release of that version, if its payload may have other files than that of the last good one.
+        pending_release: Option<String>,
+    },
 }
 
 /// Secrets among the settings.
@@ -206,7 +211,11 @@ fn planned(
             let Ok(plan) = plan(&last, &settings, &facts) else {
                 return Err(error);
             };
-            Ok((plan, Role::LastGood(problems_of(&error))))
+            let role = Role::LastGood {
+                problems: problems_of(&error),
+                pending_release: None,
+            };
+            Ok((plan, role))
         })
     };
     let (plan, role) = planned?;
@@ -239,12 +248,28 @@ fn planned_as_before(
     facts: &Facts,
 ) -> Result<(Plan, Role)> {
     let another = last_good.filter(|last| role.as_ref().ok() != Some(last));
-    let Some(plan) = another.and_then(|last| plan(&last, settings, facts).ok()) else {
+    let planned = another.and_then(|last| Some((plan(&last, settings, facts).ok()?, last)));
+    let Some((plan, last)) = planned else {
         return planned_as_installed(role, settings, facts);
     };
-    let installed = planned_as_installed(role, settings, facts);
-    let problems = installed.err().map(|error| problems_of(&error));
-    Ok((plan, Role::LastGood(problems.unwrap_or_default())))
+    // An installed role that can be read has no problems: it may need other settings than the last good ones.
+    let (problems, pending_release) = match &role {
+        Ok(installed) => (Vec::new(), pending_release(installed, &last)),
+        Err(error) => (problems_of(error), None),
+    };
+    let role = Role::LastGood {
+        problems,
+        pending_release,
+    };
+    Ok((plan, role))
+}
+
+/// The release of the `installed` role, if its payload may have other files than that of the `last` good one. Both are at the same path, and
+/// only the files that the checksums of the last good one name are used.
+fn pending_release(installed: &RolePackage, last: &RolePackage) -> Option<String> {
+    let named = &last.manifest.checksums;
+    let differ = named.is_some() && *named != installed.manifest.checksums;
+    differ.then(|| installed.manifest.release.clone())
 }
 
 fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Plan> {
@@ -280,6 +305,7 @@ pub(crate) async fn current(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv
 #[cfg(test)]
 mod tests {
     use engine::host::fake::FakeHost;
+    use engine::resource::Spec;
 
     use super::*;
 
@@ -309,7 +335,7 @@ mod tests {
             let inputs = planned(role, || last_good.cloned(), settings, facts, renamed);
             let inputs = inputs.expect("a plan");
             let problems = match inputs.role {
-                Role::LastGood(problems) => Some(problems.len()),
+                Role::LastGood { problems, .. } => Some(problems.len()),
                 Role::Installed(_) => None,
             };
             assert_eq!(inputs.renamed.is_some(), host == "m-2");
@@ -323,5 +349,67 @@ mod tests {
         assert_eq!(plan_on("m-2", Ok(new), None), by("r 2", None));
         let broken = anyhow::anyhow!("use the role: it is broken");
         assert_eq!(plan_on("m-2", Err(broken), old), by("r 1", Some(1)));
+    }
+
+    /// The payload of both versions is at the same path.
+    #[tokio::test]
+    async fn while_the_host_has_a_wrong_name_programs_are_compared_with_the_version_in_force() {
+        let manifest = "version: 1\nname: r\nrelease: '1'\nabout: A role.\nnodes:\n  master: [example]\npayload: [bin/a]\n";
+        let script = "phase(\"example\")\n    .about(\"Runs a program.\")\n    .nodes([\"master\"])\n    .timeout(\"1m\");\n\nservice(\"a\")\n    .started()\n    .runs([`${role.payload}/bin/a`]);\n";
+        let host = FakeHost::new()
+            .with_file("/r/role.yaml", manifest)
+            .with_file("/r/phases/example.rhai", script);
+        let loaded = RolePackage::load(&host, "/r").await.expect("a role");
+        let release = |release: &str, checksums: Option<&str>| {
+            let mut role = loaded.clone();
+            role.manifest.release = release.to_owned();
+            role.manifest.checksums = checksums.map(|digit| digit.repeat(64));
+            role
+        };
+        let pairs = [("ROLE", "master"), ("MASTER_IP", "10.0.0.1")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+        let facts = |host: &str| Facts {
+            address: "10.0.0.2".parse().ok(),
+            ..Facts::nothing_about(host)
+        };
+        let at_set_up = Identity::of(&settings, &facts("m-1"));
+        let planned_with = |installed: RolePackage, last_good: &RolePackage| {
+            let (facts, renamed) = at_set_up.with_recorded_name(&settings, facts("m-2"));
+            let last_good = || Some(last_good.clone());
+            let inputs = planned(Ok(installed), last_good, settings.clone(), facts, renamed);
+            inputs.expect("a plan")
+        };
+        let before = release("1", Some("1"));
+        let inputs = planned_with(release("2", Some("2")), &before);
+        let phase = inputs.plan.phase("example").expect("it is planned");
+        let Spec::Service(service) = &phase.steps[0].spec else {
+            panic!("{:?}", phase.steps[0].spec);
+        };
+        let checksums = service.checksums.as_ref().expect("it has checksums");
+        assert_eq!(checksums.sha256, "1".repeat(64));
+        let said = |inputs: Inputs| match inputs.role {
+            Role::LastGood {
+                problems,
+                pending_release,
+            } => (problems, pending_release),
+            Role::Installed(role) => panic!("{} is planned", role.manifest.release),
+        };
+        let pending = Some("2".to_owned());
+        assert_eq!(said(inputs), (Vec::new(), pending.clone()));
+        // The payload is the same, or nothing of it is verified.
+        let unpacked = release("1", None);
+        for (installed, last_good) in [
+            (release("2", Some("1")), &before),
+            (release("2", Some("2")), &unpacked),
+        ] {
+            let said = said(planned_with(installed, last_good));
+            assert_eq!(said, (Vec::new(), None));
+        }
+        // A role that cannot be planned with the last good settings has no mistake.
+        let mut for_others = release("2", Some("2"));
+        for_others.manifest.nodes.clear();
+        let said = said(planned_with(for_others, &before));
+        assert_eq!(said, (Vec::new(), pending));
     }
 }

@@ -58,6 +58,12 @@ impl Desired {
             && self.cluster_id.is_empty()
     }
 
+    /// Whether the host is not to be a node: its role is `none`, or nothing is installed and it has no cluster id. An installed role is kept
+    /// up also without an id.
+    pub(crate) fn is_unassigned(&self, installed: bool) -> bool {
+        self.node == "none" || self.cluster_id.is_empty() && !installed
+    }
+
     pub(super) fn of(settings: &KubeEnv) -> Self {
         let text = |name: &str| {
             settings

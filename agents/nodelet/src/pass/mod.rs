@@ -102,7 +102,9 @@ impl Pass {
                 let readable = settings(args, host).await.ok();
                 match (&inputs.role, readable) {
                     // Only the role is wrong. KUBE_SERVICE_STATE of the current settings still decides whether the role is to be up.
-                    (Role::LastGood(wrong), Some(settings)) if !wrong.is_empty() => {
+                    (Role::LastGood { problems: wrong, .. }, Some(settings))
+                        if !wrong.is_empty() =>
+                    {
                         service_state = Some(Desired::of(&settings).service_state);
                         (good, inputs, Vec::new())
                     }
@@ -115,9 +117,12 @@ impl Pass {
                 }
             }
         };
-        let role_problems = match &inputs.role {
-            Role::LastGood(problems) => problems.clone(),
-            Role::Installed(_) => Vec::new(),
+        let (role_problems, pending_release) = match &inputs.role {
+            Role::LastGood {
+                problems,
+                pending_release,
+            } => (problems.clone(), pending_release.clone()),
+            Role::Installed(_) => (Vec::new(), None),
         };
         let changed = bound.and_then(|bound| bound.changed_by(&inputs.identity));
         // The plan has the name of the set-up: what it says of this host is true, and what fails can be restarted.
@@ -168,6 +173,7 @@ impl Pass {
             desired,
             settings_problems,
             role_problems,
+            pending_release,
             refused,
             restarts_only,
             ledger_lost,

@@ -29,24 +29,27 @@ pub(super) async fn tell_progress<T>(
             say(&format!("{line}\n"));
         }
     };
-    follow_checks(in_progress, tell, work).await
+    follow_checks(in_progress, TELL, tell, work).await
 }
 
-/// Gives the phase that `work` waits for to `tell`, whenever it is another phase than before. If `work` ends quickly, `tell` is not
+/// Gives the phase that `work` waits for to `tell`, whenever it is another phase than before. If `work` ends before `first`, `tell` is not
 /// called.
 pub(crate) async fn follow_checks<T>(
     in_progress: ChecksInProgress,
+    first: Duration,
     mut tell: impl FnMut(PhaseName),
     work: impl Future<Output = T>,
 ) -> T {
     let mut work = std::pin::pin!(work);
     let mut said = None;
+    let mut pause = first;
     loop {
-        let tick = tokio::time::sleep(TELL);
+        let tick = tokio::time::sleep(pause);
         tokio::select! {
             result = &mut work => return result,
             () = tick => {}
         }
+        pause = TELL;
         let Some(checking) = in_progress.first() else {
             continue;
         };

@@ -17,6 +17,10 @@ pub(crate) struct Pass {
     /// Why the role in use is the last good one and not the one that is installed; empty if it is that one.
     #[serde(default)]
     pub(crate) role_problems: Vec<String>,
+    /// The release of the installed role, if it is another version than the last good one and comes into force only when the host has its
+    /// name again.
+    #[serde(default)]
+    pub(crate) pending_release: Option<String>,
     /// Why this host may not be worked on with these settings.
     pub(crate) refused: Option<String>,
     /// What fails is restarted by the last good settings and role although `refused` is set, because only the host's name is wrong. Nothing
@@ -63,9 +67,13 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// Whether nothing may be changed, not even if a phase fails: the settings do not allow changes to the host, or the ledger is lost.
-    pub(crate) fn changes_nothing(&self) -> bool {
-        self.refused.is_some() && !self.restarts_only || !self.ledger_lost.is_empty()
+    /// Why nothing may be changed, not even if a phase fails: the settings do not allow changes to the host, or the ledger is lost.
+    pub(crate) fn prevents_changes(&self) -> Option<String> {
+        if !self.ledger_lost.is_empty() {
+            return Some(self.ledger_lost.clone());
+        }
+        let refused = self.refused.as_ref().filter(|_| !self.restarts_only);
+        refused.map(|why| format!("could not {why}"))
     }
 
     /// Whether commands that change the host use the last good settings, and the last good role if the installed one cannot be used or the
@@ -80,6 +88,24 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+
+    #[test]
+    fn a_lost_ledger_prevents_a_restart_and_a_wrong_name_does_not() {
+        let pass = serde_json::json!({
+            "desired": Desired::default(), "settings_problems": [], "refused": null, "digest": "d", "health": [], "failed": [],
+            "due": [], "interests": WatchList::default(), "stands": true,
+        });
+        let mut pass: Pass = serde_json::from_value(pass).expect("it is read");
+        assert_eq!(pass.prevents_changes(), None);
+        pass.refused = Some("use another name".to_owned());
+        let why = pass.prevents_changes();
+        assert_eq!(why.as_deref(), Some("could not use another name"));
+        pass.restarts_only = true;
+        assert_eq!(pass.prevents_changes(), None);
+        pass.ledger_lost = "could not read the ledger".to_owned();
+        let why = pass.prevents_changes();
+        assert_eq!(why.as_deref(), Some("could not read the ledger"));
+    }
 
     #[test]
     fn versions_of_nodelet_from_before_the_present_names_read_and_write_a_pass() {

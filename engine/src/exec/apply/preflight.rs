@@ -19,7 +19,7 @@ use crate::ledger::in_time;
 use crate::model::preflight_record::{self, PreflightRecord};
 use crate::model::{Problem, STATE, Span, chain};
 use crate::plan::{Plan, PlannedPhase, PlannedRequirement, PlannedStep};
-use crate::resource::{ResourceError, ResourceResult, Spec};
+use crate::resource::{ANOTHER_VERSION, APPLY_VERSION, ResourceError, ResourceResult, Spec};
 
 impl Runner<'_> {
     /// Whether all requirements that were not met before hold now. Problems are reported as one event.
@@ -153,7 +153,14 @@ impl Runner<'_> {
         mode: Mode,
     ) -> Option<Problem> {
         let (problem, remedy) = match self.host.entry(path).await {
-            Ok(entry) => payload_problem(path, entry)?,
+            Ok(entry) => {
+                let is_missing = entry.is_none();
+                let problem = payload_problem(path, entry)?;
+                match is_missing && self.has_another_version().await {
+                    true => missing_in_another_version(path),
+                    false => problem,
+                }
+            }
             Err(error) if mode == Mode::DryRun && is_forbidden(&error) => hidden(&error),
             Err(error) => inspection_problem(error),
         };
@@ -286,6 +293,12 @@ fn payload_problem(path: &Path, entry: Option<Entry>) -> Option<(String, String)
         )),
         _ => None,
     }
+}
+
+/// The problem of a file that is missing because another version of the role is installed, and what to do about it.
+fn missing_in_another_version(path: &Path) -> (String, String) {
+    let problem = format!("{} is not there: {ANOTHER_VERSION}", path.display());
+    (problem, APPLY_VERSION.to_owned())
 }
 
 fn unreadable(error: &crate::resource::ResourceError) -> Problem {

@@ -63,6 +63,15 @@ impl Runner<'_> {
         steps.filter(|step| !step.policy.absent).collect()
     }
 
+    /// Whether another version of the role than that of the plan is installed, so that the payload has the files of that version.
+    pub(in crate::exec) async fn has_another_version(&self) -> bool {
+        let steps = self.rebuild_steps();
+        match self.checksums(&steps) {
+            Some(checksums) => checksums.has_another_version(self.host).await,
+            None => false,
+        }
+    }
+
     /// The checksums of the package; a package from a checkout has none.
     fn checksums<'p>(&'p self, steps: &[&'p PlannedStep]) -> Option<&'p Checksums> {
         let mut users = steps
@@ -194,7 +203,7 @@ mod tests {
     use crate::host::fake::FakeHost;
     use crate::model::{PhaseName, StepId};
     use crate::plan::{Plan, PlannedPhase, StepPolicy};
-    use crate::resource::{NoSecrets, ServiceSpec};
+    use crate::resource::{ANOTHER_VERSION, APPLY_VERSION, NoSecrets, ServiceSpec};
 
     const PAYLOAD: &str = "/opt/pf9/roles/r/current/payload";
     const SUMS: &str = "/opt/pf9/roles/r/current/SHA256SUMS";
@@ -301,6 +310,26 @@ mod tests {
             // A repair needs only the files that it uses.
             assert_eq!(failed_preconditions(&host, &plan, false).await, []);
         }
+    }
+
+    /// The plan of the version before stays in use while the host has a wrong name.
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_a_version_which_is_not_applied_lacks_is_reported_as_such() {
+        let (host, plan) = with_checksums();
+        let digest = |text: &str| crate::model::hex(&sha2::Sha256::digest(text));
+        let sums = format!("{}  payload/bin/kubelet\n", digest("kubelet 2"));
+        let manifest = format!("checksums: {}\n", digest(&sums));
+        host.with_world_mut(|world| {
+            world.file_with_mode(at("bin/kubelet"), "kubelet 2", 0o755);
+            world.remove(at("images/a.tar"));
+            world.file("/opt/pf9/roles/r/current/role.yaml", &manifest);
+            world.file(SUMS, &sums);
+        });
+        let reported = failed_preconditions(&host, &plan, false).await;
+        assert_eq!(reported.len(), 1, "{reported:?}");
+        let reason = format!("a.tar is not there: {ANOTHER_VERSION}");
+        assert!(reported[0].problem.ends_with(&reason), "{reported:?}");
+        assert_eq!(reported[0].remedy, APPLY_VERSION);
     }
 
     #[tokio::test(start_paused = true)]

@@ -271,11 +271,12 @@ impl Runner<'_> {
     }
 
     /// Why a file of the payload cannot be used although its content is what was packed, such as a program that has
-    /// lost its mode.
+    /// lost its mode. The plan does not name the files of another version.
     async fn payload_problem_text(&self) -> Option<String> {
         for path in &self.plan.payload {
             if let Some(damage) = self.payload_problem(path, Mode::Apply).await {
-                return Some(format!("{}; {}", damage.problem, damage.remedy));
+                let text = format!("{}; {}", damage.problem, damage.remedy);
+                return (!self.has_another_version().await).then_some(text);
             }
         }
         None

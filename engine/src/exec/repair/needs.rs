@@ -138,3 +138,94 @@ impl Runner<'_> {
 fn deadline(action: String, after: Duration) -> ResourceError {
     ResourceError::Host(HostError::Deadline { action, after })
 }
+
+#[cfg(test)]
+mod tests {
+    use sha2::Digest as _;
+
+    use super::*;
+    use crate::exec::{Event, Recording};
+    use crate::facts::Facts;
+    use crate::host::Services as _;
+    use crate::host::fake::FakeHost;
+    use crate::model::{Outcome, PhaseName, Span, StepId};
+    use crate::plan::{Plan, PlannedPhase, StepPolicy};
+    use crate::resource::{ANOTHER_VERSION, APPLY_VERSION, Checksums, NoSecrets};
+
+    const UNIT: &str = "pf9-kubelet.service";
+    const PACKAGE: &str = "/opt/pf9/roles/r/current";
+    const PROGRAM: &str = "/opt/pf9/roles/r/current/payload/bin/kubelet";
+
+    /// Installs a release of the package with this program. Returns its checksums.
+    fn install(host: &FakeHost, release: &str, program: &str) -> Checksums {
+        let digest = |text: &str| crate::model::hex(&sha2::Sha256::digest(text));
+        let sums = format!(
+            "{}  payload/bin/kubelet\n{}  payload/release\n",
+            digest(program),
+            digest(release)
+        );
+        let sha256 = digest(&sums);
+        let manifest = format!("checksums: {sha256}\n");
+        let file = format!("{PACKAGE}/SHA256SUMS");
+        host.with_world_mut(|world| {
+            world.file_with_mode(PROGRAM, program, 0o755);
+            world.file(format!("{PACKAGE}/role.yaml"), &manifest);
+            world.file(&file, &sums);
+        });
+        Checksums {
+            file: file.into(),
+            sha256,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_program_that_differs_in_a_version_that_is_not_applied_is_not_started() {
+        let host = FakeHost::new()
+            .with_docker()
+            .with_unit(UNIT, "[Service]\n");
+        let checksums = install(&host, "1", "kubelet");
+        let name: PhaseName = "kubelet".parse().expect("a name");
+        let step = PlannedStep {
+            id: StepId::new(&name, "service", "kubelet"),
+            span: Span::file("phases/kubelet.rhai"),
+            spec: Spec::Service(ServiceSpec {
+                unit: UNIT.to_owned(),
+                started: true,
+                enabled: None,
+                restart_inputs: Vec::new(),
+                reload_inputs: Vec::new(),
+                runs: vec![PROGRAM.into()],
+                checksums: Some(checksums),
+            }),
+            policy: StepPolicy::default(),
+        };
+        let plan = Plan::bare(vec![PlannedPhase {
+            steps: vec![step],
+            ..PlannedPhase::bare(name.clone())
+        }]);
+        let facts = Facts::nothing_about("cp-1");
+        let restart = async || {
+            let heard = Recording::default();
+            let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
+            let outcome = runner.restart(std::slice::from_ref(&name), &[]).await;
+            (outcome.expect("it is written down"), heard.events())
+        };
+        assert_eq!(restart().await.0, Outcome::Converged);
+        install(&host, "2", "kubelet");
+        host.stop_unit(UNIT).await.expect("it stops");
+        let (outcome, events) = restart().await;
+        assert_eq!(outcome, Outcome::Converged, "{events:?}");
+        install(&host, "3", "another kubelet");
+        host.stop_unit(UNIT).await.expect("it stops");
+        let (outcome, events) = restart().await;
+        assert_eq!(outcome, Outcome::Refused, "{events:?}");
+        let refusal = events.iter().find_map(Event::refusal);
+        let refusal = refusal.expect("it says why");
+        for part in [PROGRAM, ANOTHER_VERSION, APPLY_VERSION] {
+            assert!(refusal.contains(part), "{refusal}");
+        }
+        assert!(!refusal.contains("damaged"), "{refusal}");
+        let unit = host.unit(UNIT).await.expect("systemd answers");
+        assert!(!unit.is_active(), "it is not started");
+    }
+}

@@ -80,6 +80,7 @@ pub async fn clean(
         foreign_containers: Some(Vec::new()),
     };
     let mut outcome = Outcome::Cleaned;
+    let counts = |clean: &Clean<'_, '_>| (clean.undone, work.kept.len() + clean.left);
     if !work.phases.is_empty() {
         ledger = Ledger::open(host).await?;
         let run = ledger.begin(Verb::Clean, &work.role, "").await?;
@@ -108,7 +109,7 @@ pub async fn clean(
             };
             ledger.append(record).await?;
         }
-        ledger.end(run, outcome, (clean.undone, 0)).await?;
+        ledger.end(run, outcome, counts(&clean)).await?;
         if outcome == Outcome::Cleaned {
             // The previous files are restored, so the saved copies, which may hold secrets, are no longer needed.
             ledger.compact().await?;
@@ -119,10 +120,11 @@ pub async fn clean(
             resources: work.kept.iter().map(Undo::key).collect(),
         });
     }
+    let (changed, unchanged) = counts(&clean);
     events.emit(Event::RunFinished {
         outcome,
-        changed: clean.undone,
-        unchanged: work.kept.len() + clean.left,
+        changed,
+        unchanged,
         milliseconds: millis(host.elapsed().saturating_sub(started)),
     });
     Ok(outcome)

@@ -207,6 +207,11 @@ impl ImageSpec {
             Some(_) => None,
         };
         if let Some(what) = problem {
+            if let Some(checksums) = &self.checksums
+                && checksums.has_another_version(host).await
+            {
+                checksums.verify(host, &self.archive).await?;
+            }
             let next = "install the role's package again, or name an image that the host has";
             let next = next.to_owned();
             return Err(ResourceError::Unmet { what, next });
@@ -235,7 +240,8 @@ impl ImageSpec {
         Ok(host.archived_images(&self.archive).await?)
     }
 
-    /// Content id of the image in the archive; empty if there is no archive, or if the archive does not say.
+    /// Content id of the image in the archive; empty if there is no archive, if the archive does not say, or if the archive is that of
+    /// another version of the role, which is installed and not applied.
     ///
     /// # Errors
     /// The archive has another image than the `present` one, and is not the archive that was packed, so it would not be loaded.
@@ -254,8 +260,13 @@ impl ImageSpec {
         let id = its.map(|its| its.id).unwrap_or_default();
         if id != present
             && let Some(checksums) = &self.checksums
+            && let Err(error) = checksums.verify_remembered(cx.host, &self.archive).await
         {
-            checksums.verify_remembered(cx.host, &self.archive).await?;
+            // The archive of another version says nothing about this image.
+            return match checksums.has_another_version(cx.host).await {
+                true => Ok(String::new()),
+                false => Err(error),
+            };
         }
         Ok(id)
     }
@@ -307,6 +318,7 @@ mod tests {
     use super::*;
     use crate::host::Services as _;
     use crate::host::fake::FakeHost;
+    use crate::resource::ANOTHER_VERSION;
     use crate::resource::tests::{apply_in, context};
 
     const ARCHIVE: &str = "/opt/images/app.tar";
@@ -402,6 +414,40 @@ mod tests {
             note.contains("app.tar of the role's package: it is damaged"),
             "{note}"
         );
+    }
+
+    #[tokio::test]
+    async fn an_archive_of_a_version_that_is_not_applied_outdates_no_image() {
+        let host = host(&["app:1"]).await;
+        let (error, _) = converge(&host).await;
+        assert!(error.is_none(), "{error:?}");
+        let sums = format!("{}  images/app.tar\n", "0".repeat(64));
+        let digest = crate::model::hex(&sha2::Sha256::digest(&sums));
+        let manifest = format!("checksums: {digest}\n");
+        let file = "/opt/SHA256SUMS";
+        host.with_world_mut(|world| {
+            world.file(file, &sums);
+            world.file("/opt/role.yaml", &manifest);
+            world.file(ARCHIVE, "fake-image:app:1\nbuild 2");
+        });
+        let image = ImageSpec {
+            reference: "app:1".to_owned(),
+            archive: ARCHIVE.into(),
+            checksums: Some(Checksums {
+                file: file.into(),
+                sha256: "1".repeat(64),
+            }),
+        };
+        let observed = image.observe(&context(&host)).await;
+        let observed = observed.expect("docker answers");
+        assert_eq!((image.diff(&observed), image.note(&observed)), (None, None));
+        // If docker loses the image, its archive is not loaded, and the reason is the true one.
+        for archive in ["differs", "is not there"] {
+            let error = image.verify_archive(&host).await.expect_err(archive);
+            let error = error.to_string();
+            assert!(error.contains(ANOTHER_VERSION), "{archive}: {error}");
+            host.with_world_mut(|world| world.remove(ARCHIVE));
+        }
     }
 
     #[tokio::test]

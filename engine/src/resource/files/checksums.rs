@@ -3,6 +3,9 @@
 //! `SHA256SUMS` beside `role.yaml` contains the digest of each file below `payload/` and `phases/`; `role.yaml` contains the digest of
 //! `SHA256SUMS`. Only the payload files that a step is about to use are verified, so a run that changes nothing reads none of them.
 //! Scripts and templates are verified when the role is loaded.
+//!
+//! The installed version may be another one than the one that is in use: its package was installed and not applied. Its files are not
+//! damaged, but they are used only if they are the same in both versions.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,6 +23,12 @@ const COPY: &str = "/var/opt/pf9/nodelet/SHA256SUMS";
 const NAMED: usize = 10;
 const GONE: &str = "it is not there";
 const OTHER: &str = "its checksum is not the one of the package";
+/// Why a file of the payload is not the one that was packed, if the package is intact.
+pub(crate) const ANOTHER_VERSION: &str =
+    "another version of the role is installed and not applied";
+/// What to do about it.
+pub(crate) const APPLY_VERSION: &str =
+    "apply that version (`nodelet apply`); `nodelet status` says whether something prevents this";
 
 /// The file of checksums, and its own checksum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,14 +58,14 @@ impl Checksums {
         };
         match host.digest(path).await? {
             Some(is) if is == packed => self.remember(host, &sums).await,
-            Some(_) => Err(damaged(path, OTHER)),
-            None => Err(damaged(path, GONE)),
+            Some(_) => Err(self.unusable(host, path, OTHER).await),
+            None => Err(self.unusable(host, path, GONE).await),
         }
     }
 
-    /// Problems with the files of the package, each with its remedy: at most the first ten; empty if all files are as packed. A large file
-    /// is read only if it has changed. Files in `known`, or below a directory in it, are left out: their problems are known. Cancel safe:
-    /// the digest of a file that was read is remembered.
+    /// Problems with the files of the package, each with its remedy: at most the first ten; empty if all files are as packed. If another
+    /// version is installed, its files are compared with its own checksums. A large file is read only if it has changed. Files in `known`,
+    /// or below a directory in it, are left out: their problems are known. Cancel safe: the digest of a file that was read is remembered.
     ///
     /// # Errors
     /// A file cannot be read.
@@ -74,7 +83,10 @@ impl Checksums {
         };
         let sums = match self.packed(host).await {
             Ok(sums) => sums,
-            Err(error) => return Ok(vec![problem_text(error)?]),
+            Err(error) => match self.sums_of_another_version(host).await {
+                Some(sums) => sums,
+                None => return Ok(vec![problem_text(error)?]),
+            },
         };
         let root = self.file.parent().unwrap_or(Path::new("/"));
         let mut problems = Vec::new();
@@ -112,10 +124,15 @@ impl Checksums {
         let root = self.file.parent().unwrap_or(Path::new("/"));
         let name = path.strip_prefix(root).unwrap_or(path);
         match host.remembered_digest(path).await? {
-            None => Err(damaged(path, GONE)),
+            None => Err(self.unusable(host, path, GONE).await),
             is if is.as_deref() == digest_of(&sums, name) => Ok(()),
-            Some(_) => Err(damaged(path, OTHER)),
+            Some(_) => Err(self.unusable(host, path, OTHER).await),
         }
+    }
+
+    /// Whether another version of the role is installed. No, if that cannot be determined.
+    pub(crate) async fn has_another_version(&self, host: &dyn Host) -> bool {
+        self.sums_of_another_version(host).await.is_some()
     }
 
     /// The content of the checksum file, if its own checksum is the one that the role names.
@@ -130,7 +147,35 @@ impl Checksums {
     async fn packed_or_copy(&self, host: &dyn Host) -> ResourceResult<String> {
         match self.packed(host).await {
             Ok(sums) => Ok(sums),
-            Err(error) => self.copy(host).await?.ok_or(error),
+            Err(error) => match self.copy(host).await? {
+                Some(sums) => Ok(sums),
+                None if self.has_another_version(host).await => {
+                    Err(of_another_version(&self.file, OTHER))
+                }
+                None => Err(error),
+            },
+        }
+    }
+
+    /// The content of the checksum file if it is that of another version: it is not ours, and `role.yaml` beside it has its checksum.
+    /// A damaged file does not have the checksum that `role.yaml` names.
+    async fn sums_of_another_version(&self, host: &dyn Host) -> Option<String> {
+        let sums = host.read(&self.file, READ_LIMIT).await.ok()??;
+        let is = crate::model::hex(&Sha256::digest(&sums));
+        if is == self.sha256 {
+            return None;
+        }
+        let manifest = self.file.with_file_name("role.yaml");
+        let manifest = host.read(&manifest, READ_LIMIT).await.ok()??;
+        let names_it = String::from_utf8_lossy(&manifest).contains(&is);
+        names_it.then(|| String::from_utf8_lossy(&sums).into_owned())
+    }
+
+    /// The error for a file that is not the one that was packed, with the true reason.
+    async fn unusable(&self, host: &dyn Host, path: &Path, problem: &str) -> ResourceError {
+        match self.has_another_version(host).await {
+            true => of_another_version(path, problem),
+            false => damaged(path, problem),
         }
     }
 
@@ -172,6 +217,21 @@ fn damaged(path: &Path, problem: &str) -> ResourceError {
             path.display()
         ),
         next: "install the role's package again".to_owned(),
+    }
+}
+
+/// The error for a file that is another one, or is not there, in the version that is installed and not applied.
+fn of_another_version(path: &Path, problem: &str) -> ResourceError {
+    let how = match problem {
+        GONE => "it does not have this file",
+        _ => "this file differs in it",
+    };
+    ResourceError::Unmet {
+        what: format!(
+            "use {} of the role's package: {ANOTHER_VERSION}, and {how}",
+            path.display()
+        ),
+        next: APPLY_VERSION.to_owned(),
     }
 }
 
@@ -274,6 +334,52 @@ mod tests {
             problem_text.len() == 1 && problem_text[0].0.contains("SHA256SUMS"),
             "{problem_text:?}"
         );
+    }
+
+    /// Its files are not damaged, but a program of a version that is not applied must not be started.
+    #[tokio::test]
+    async fn files_of_a_version_that_is_not_applied_are_not_called_damaged() {
+        let digest = |text: &str| crate::model::hex(&Sha256::digest(text));
+        let install = |host: &FakeHost, content: &str| {
+            let sums = format!("{}  payload/debs/a b.deb\n", digest(content));
+            let manifest = format!("checksums: {}\n", digest(&sums));
+            host.with_world_mut(|world| {
+                world.file(FILE, content);
+                world.file("/opt/r/role.yaml", &manifest);
+                world.file(SUMS, &sums);
+            });
+        };
+        let (host, sums) = packed();
+        // An apply creates its state directory first.
+        host.with_world_mut(|world| world.file("/var/opt/pf9/nodelet/ledger.jsonl", ""));
+        let without_copy = host.fork();
+        assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
+        install(&host, "kontent");
+        let differs = verdict(&host, &sums, FILE).await;
+        let reason = format!("{FILE} of the role's package: {ANOTHER_VERSION}, and this file");
+        assert!(differs.contains(&reason), "{differs}");
+        // The package itself is as it was packed.
+        let none = BTreeSet::new();
+        let problems = async || sums.problems(&host, &none).await.expect("it is read");
+        assert_eq!(problems().await, []);
+        host.with_world_mut(|world| world.remove(FILE));
+        let gone = verdict(&host, &sums, FILE).await;
+        assert!(gone.contains("it does not have this file"), "{gone}");
+        let damage = problems().await;
+        assert_eq!(damage.len(), 1, "{damage:?}");
+        assert!(damage[0].0.contains("it is damaged"), "{damage:?}");
+        // A file that is the same in both versions is used. The copy of our checksums tells this.
+        host.with_world_mut(|world| world.file(FILE, "content"));
+        assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
+        // Without the copy this is not known.
+        install(&without_copy, "kontent");
+        let unknown = verdict(&without_copy, &sums, FILE).await;
+        let reason = format!("{SUMS} of the role's package: {ANOTHER_VERSION}");
+        assert!(unknown.contains(&reason), "{unknown}");
+        // A checksum file that role.yaml does not name is damaged.
+        without_copy.with_world_mut(|world| world.file("/opt/r/role.yaml", "checksums: 0\n"));
+        let damaged = verdict(&without_copy, &sums, FILE).await;
+        assert!(damaged.contains("it is damaged"), "{damaged}");
     }
 
     #[tokio::test]

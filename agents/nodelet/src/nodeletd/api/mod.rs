@@ -347,7 +347,18 @@ mod tests {
         assert_eq!(said, "nothing is repaired: paused: we move\n");
         api.shows(|view| "ignore".clone_into(&mut view.desired));
         assert_eq!(api.answers("POST", "/v1/repair/etcd-backup").await.0, 409);
+        api.shows(|view| view.is_unassigned = true);
+        assert_eq!(api.answers("POST", "/v1/repair/etcd-backup").await.0, 409);
+        let lost = "could not read the ledger".to_owned();
+        api.shows(|view| view.prevents_changes = Some(lost));
+        let (status, said) = api.answers("POST", "/v1/repair/etcd-backup").await;
+        assert_eq!(status, 409);
+        assert_eq!(said, "nothing is repaired: could not read the ledger\n");
         assert!(api.asked.try_recv().is_err(), "nothing more was asked");
+        // With a wrong host name, the settings are refused, and phases are restarted all the same.
+        api.shows(|view| view.refused = Some("use the node name=m-2".to_owned()));
+        assert_eq!(api.answers("POST", "/v1/repair/etcd-backup").await.0, 202);
+        api.asked.try_recv().expect("it was asked");
     }
 
     #[tokio::test(start_paused = true)]

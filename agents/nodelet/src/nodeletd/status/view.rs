@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::kube_status::{KubeStatus, NodeState};
 use crate::nodeletd::state::attempts::Attempts;
 use crate::nodeletd::state::renewal::RenewalQueue;
-use crate::nodeletd::supervisor::decide::is_unassigned;
 use crate::pass::{Pass, ServiceState, WithoutSubnet};
 
 /// A snapshot of the daemon's state.
@@ -39,9 +38,9 @@ pub(crate) struct View {
     /// Why the settings in use do not allow changes to the host.
     #[serde(default)]
     pub(crate) refused: Option<String>,
-    /// Nothing is changed now, not even if a phase fails: the settings are refused, or the ledger is lost.
+    /// Why nothing is changed now, not even if a phase fails: the settings are refused, or the ledger is lost.
     #[serde(default)]
-    pub(crate) changes_nothing: bool,
+    pub(crate) prevents_changes: Option<String>,
     /// No role is to be on this host, so none is brought up.
     #[serde(default)]
     pub(crate) is_unassigned: bool,
@@ -148,7 +147,12 @@ impl Now<'_> {
                     }
                     false => "",
                 };
-                refused.map_or_else(String::new, |why| format!("could not {why}{does}"))
+                let waits = pass.pending_release.as_ref().map_or_else(String::new, |release| {
+                    format!(
+                        "; release {release} of the role is installed and comes into force when the name is right: until then, nodelet starts no program and loads no image that differs in it"
+                    )
+                });
+                refused.map_or_else(String::new, |why| format!("could not {why}{does}{waits}"))
             }),
             condition_for("ClusterIdSet", &|pass| {
                 if pass.installed && pass.desired.lacks_cluster() {
@@ -259,8 +263,10 @@ impl View {
             Some(format!("paused: {}", self.paused_because))
         } else if self.desired != "true" {
             Some(format!("KUBE_SERVICE_STATE is {}", self.desired))
+        } else if self.is_unassigned {
+            Some("this host is not to be a node: ROLE is none, or CLUSTER_ID is not set".to_owned())
         } else {
-            self.refused.clone()
+            self.prevents_changes.clone()
         }
     }
 
@@ -296,8 +302,8 @@ impl View {
             paused_because: now.paused_because.to_owned(),
             keeps_last_good: pass.uses_last_good(),
             refused: pass.refused.clone(),
-            changes_nothing: pass.changes_nothing(),
-            is_unassigned: is_unassigned(&pass.desired, pass.installed),
+            prevents_changes: pass.prevents_changes(),
+            is_unassigned: pass.desired.is_unassigned(pass.installed),
             failed_in_a_row: 0,
             conditions: now.conditions(Some(pass)),
             phases: pass.health.clone(),
@@ -340,7 +346,7 @@ impl View {
             paused_because: String::new(),
             keeps_last_good: false,
             refused: None,
-            changes_nothing: false,
+            prevents_changes: None,
             is_unassigned: false,
             failed_in_a_row: 0,
             conditions: Vec::new(),
@@ -408,7 +414,7 @@ mod tests {
     fn the_settings_in_force_are_reported_after_a_failed_pass() {
         let mut before = View::at_rest();
         before.keeps_last_good = true;
-        before.refused = Some("the cluster is another".to_owned());
+        before.prevents_changes = Some("the cluster is another".to_owned());
         before.next_attempt = Some(3);
         let (status, renewals) = (KubeStatus::default(), RenewalQueue::default());
         let attempts = Attempts::default();

@@ -68,7 +68,7 @@ pub(in crate::nodeletd) fn decide(s: &Situation<'_>) -> Action {
     }
     match s.desired.service_state {
         ServiceState::Ignore => Action::Nothing,
-        ServiceState::True if is_unassigned(s.desired, s.installed) => Action::Nothing,
+        ServiceState::True if s.desired.is_unassigned(s.installed) => Action::Nothing,
         ServiceState::False if s.installed && !s.stopped && !s.restarts_only => Action::Stop,
         ServiceState::False => Action::Nothing,
         ServiceState::True if !s.failing && s.restarts_only => Action::Nothing,
@@ -95,12 +95,6 @@ pub(in crate::nodeletd) fn decide(s: &Situation<'_>) -> Action {
     }
 }
 
-/// Whether the host is not to be a node: its role is `none`, or nothing is installed and it has no cluster id. An installed role is kept
-/// up also without an id.
-pub(in crate::nodeletd) fn is_unassigned(desired: &Desired, installed: bool) -> bool {
-    desired.node == "none" || desired.cluster_id.is_empty() && !installed
-}
-
 /// Whether a host is as desired without being a node: nothing is to run on it and nothing runs, or it is not assigned to a cluster.
 pub(in crate::nodeletd) fn at_desired_state(
     desired: &Desired,
@@ -108,7 +102,7 @@ pub(in crate::nodeletd) fn at_desired_state(
     stopped: bool,
 ) -> bool {
     match desired.service_state {
-        ServiceState::True => is_unassigned(desired, installed),
+        ServiceState::True => desired.is_unassigned(installed),
         ServiceState::False => !installed || stopped,
         ServiceState::Ignore => false,
     }

@@ -290,7 +290,7 @@ impl<H: HostOps> Supervisor<H> {
             .next(&due, pass.desired.loop_interval, Instant::now());
         let action = decide::decide(&Situation {
             desired: &pass.desired,
-            refused: pass.changes_nothing(),
+            refused: pass.prevents_changes().is_some(),
             restarts_only: pass.restarts_only,
             paused: self.paused(),
             failing,

@@ -80,6 +80,8 @@ struct Broken {
     /// Problems of the installed role.
     role_problems: Arc<Mutex<Vec<String>>>,
     refused: Arc<Mutex<Option<String>>>,
+    /// The release of a role that waits for the right name of the host.
+    pending_release: Arc<Mutex<Option<String>>>,
     /// Whether it is refused only because it has another name.
     renamed: Arc<AtomicBool>,
     without_subnet: Arc<Mutex<WithoutSubnet>>,
@@ -126,6 +128,7 @@ impl Broken {
             unrenewable: Arc::default(),
             role_problems: Arc::default(),
             refused: Arc::default(),
+            pending_release: Arc::default(),
             renamed: Arc::default(),
             without_subnet: Arc::default(),
             subnet_problem: Arc::default(),
@@ -209,6 +212,11 @@ impl HostOps for Broken {
             },
             settings_problems: Vec::new(),
             role_problems: self.role_problems.lock().expect("no test panicked").clone(),
+            pending_release: self
+                .pending_release
+                .lock()
+                .expect("no test panicked")
+                .clone(),
             refused: self.refused.lock().expect("no test panicked").clone(),
             restarts_only: self.renamed.load(Ordering::Relaxed),
             ledger_lost: self.ledger_lost.lock().expect("no test panicked").clone(),
@@ -380,7 +388,7 @@ fn condition(handles: &Handles, name: &str) -> Option<(Status, String)> {
 /// Whether nothing may be changed on the host, and whether no role is to be on it.
 fn restraints(handles: &Handles) -> (bool, bool) {
     let view = handles.view.borrow().clone().expect("it looks");
-    (view.changes_nothing, view.is_unassigned)
+    (view.prevents_changes.is_some(), view.is_unassigned)
 }
 
 /// Runs a daemon on `host` with its files in `directory` for as long as `what` runs.

@@ -281,6 +281,35 @@ fn package(program: &str) -> (Plan, FakeHost) {
     (plan, host)
 }
 
+/// The plan of the version before stays in use while the host has a wrong name. A new installation of the package would not help.
+#[tokio::test(start_paused = true)]
+async fn an_intact_package_of_a_version_that_is_not_applied_is_not_damaged() {
+    let program = "/opt/r/payload/bin/kubelet";
+    let (plan, host) = package(program);
+    let digest = |text: &str| crate::model::hex(&Sha256::digest(text));
+    let other = "/opt/r/payload/bin/other";
+    let sums = format!("{}  payload/bin/other\n", digest("another program"));
+    let manifest = format!("checksums: {}\n", digest(&sums));
+    host.with_world_mut(|world| {
+        world.remove(program);
+        world.file_with_mode(other, "another program", 0o755);
+        world.file("/opt/r/role.yaml", &manifest);
+        world.file("/opt/r/SHA256SUMS", &sums);
+    });
+    let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
+    let check_once = || async {
+        let health = runner.check_until_failed(Duration::from_millis(250)).await;
+        health[1].conditions[0].clone()
+    };
+    let intact = check_once().await;
+    assert_eq!(intact.status, Status::True, "{intact:?}");
+    host.with_world_mut(|world| world.file_with_mode(other, "a program", 0o755));
+    let damaged = check_once().await;
+    assert_eq!(damaged.status, Status::False, "{damaged:?}");
+    assert!(damaged.reason.contains(other), "{damaged:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn package_damage_is_reported_beside_other_failures() {
     let program = "/opt/r/payload/bin/kubelet";

@@ -2,9 +2,9 @@
 //!
 //! The same lists hold for settings (`env::rules`). Words that only read a path may name these paths.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::model::{Diagnostic, KERNEL_TREES, OWN_PATHS};
+use crate::model::{Diagnostic, KERNEL_TREES, OWN_PATHS, resolve_var_run};
 use crate::resource::Spec;
 use crate::script::recorder::Call;
 
@@ -44,14 +44,6 @@ pub(in crate::script::lower) fn protected(
         matches!(spec, Spec::Directory(directory) if !directory.exclusive && !is_absent);
     let about_content = (!keeps_content).then_some(NAME_ANOTHER);
     of_kernel(call, &path).or_else(|| of_nodelet(call, &path, about_content))
-}
-
-/// The path behind `/var/run`, which the base system has as a link to `/run`.
-fn resolve_var_run(path: &Path) -> PathBuf {
-    match path.strip_prefix("/var/run") {
-        Ok(rest) => Path::new("/run").join(rest),
-        Err(_) => path.to_path_buf(),
-    }
 }
 
 /// A finding for a path in one of the kernel's trees.

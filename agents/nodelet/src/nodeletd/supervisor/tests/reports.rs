@@ -479,6 +479,7 @@ async fn while_the_host_has_a_wrong_name_what_fails_is_restarted() {
     let refused = "use the node name=m-2 on this host".to_owned();
     *host.refused.lock().expect("no test panicked") = Some(refused);
     host.renamed.store(true, Ordering::Relaxed);
+    *host.pending_release.lock().expect("no test panicked") = Some("2".to_owned());
     beside(&host, directory.path(), async |handles| {
         // More than FULL_RETRY_COUNT.
         attempts(&host, 15).await;
@@ -487,7 +488,11 @@ async fn while_the_host_has_a_wrong_name_what_fails_is_restarted() {
         assert_eq!(restraints(handles), (false, false));
         let (status, reason) = condition(handles, "SettingsAllowed").expect("it is a condition");
         assert_eq!(status, Status::False);
-        for part in ["could not use the node name=m-2", "repairs what fails"] {
+        for part in [
+            "could not use the node name=m-2",
+            "repairs what fails",
+            "release 2 of the role is installed",
+        ] {
             assert!(reason.contains(part), "{reason}");
         }
         host.broken.store(false, Ordering::Relaxed);
