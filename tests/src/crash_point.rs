@@ -44,7 +44,7 @@ impl CrashPoint {
                     host: before.fork(),
                 });
             }
-            if let Some(host) = torn(before, after, n).or_else(|| half_written(before, &calls[n])) {
+            if let Some(host) = partly_appended(before, after, n).or_else(|| half_written(before, &calls[n])) {
                 points.push(Self {
                     place: format!("within {call}"),
                     host,
@@ -72,7 +72,7 @@ fn half_written(before: &FakeHost, call: &Call) -> Option<FakeHost> {
 
 /// The world in which only a part of what was appended to the ledger was written: in turn one byte, half of it, all but the end of
 /// the line.
-fn torn(before: &FakeHost, after: &FakeHost, n: usize) -> Option<FakeHost> {
+fn partly_appended(before: &FakeHost, after: &FakeHost, n: usize) -> Option<FakeHost> {
     let ledger = Path::new(STATE).join("ledger.jsonl");
     let text = |host: &FakeHost| host.with_world(|world| world.text(&ledger));
     let (old, new) = (text(before)?, text(after)?);

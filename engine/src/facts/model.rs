@@ -77,7 +77,7 @@ pub struct Facts {
     /// Kernel settings of interest that exist.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,
-    /// Version of the docker engine that answers.
+    /// Version of the docker that answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker: Option<String>,
     /// Units of interest that exist.

@@ -39,7 +39,7 @@ pub enum HostError {
     },
     /// An earlier change was given up and has not ended, because the file system hangs. Whether it takes effect is not known.
     #[error(
-        "{action} {}: an earlier `{earlier} {}`, which was given up, has not ended within {}, so the content of that path is not known",
+        "{action} {}: an earlier `{earlier} {}` is still in progress after {}, so the content of that path is not known",
         path.display(), earlier_path.display(), humantime::format_duration(*.after)
     )]
     InProgress {

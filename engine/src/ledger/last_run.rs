@@ -75,7 +75,7 @@ impl LastRun {
         }
         if !self.sum.is_empty() && self.sum != sum(records, self.run) {
             return Some(format!(
-                "its run {} is not the run {} that has ended on this host: the ledger was replaced",
+                "run {} in this ledger differs from the recorded run {}: the ledger was replaced",
                 self.run, self.run
             ));
         }

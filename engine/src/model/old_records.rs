@@ -1,8 +1,12 @@
 //! Old names in files on a host, for hosts of earlier commits. To be removed at the first release.
 //!
-//! This is the only reader of old names: [`read`] renames kinds and keys of a JSON object before serde reads it, and [`facts()`] renames a
-//! key of a facts file. Everything that is written has the present names. The lines of the ledger stay on disk as they are, because each
-//! sum in its chain is over the text of a line (`ledger::hash_chain`).
+//! This is the only reader of old names in files: [`read`] renames kinds and keys of a JSON object before serde reads it, and [`facts()`]
+//! renames a key of a facts file. Every file that is written has the present names. The lines of the ledger stay on disk as they are,
+//! because each sum in its chain is over the text of a line (`ledger::hash_chain`).
+//!
+//! Two places of nodelet use old names between programs, because an earlier nodeletd runs beside the present `nodelet` until it is
+//! restarted: the option `--settled`, an alias of `--merged-settings` (`agents/nodelet/src/cli.rs`), and the fields `restart_set`,
+//! `interests` and `stands` of the result of a pass (`agents/nodelet/src/pass/result.rs`).
 //!
 //! Not here: names in forms of which a host has only the digest, because such a form cannot be renamed when it is read
 //! (`facts::preflight`, the labels of containers). Their types write the old name and say so.

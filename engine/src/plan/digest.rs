@@ -74,7 +74,7 @@ mod tests {
             word: "directory".to_owned(),
             label: "/etc/x".to_owned(),
             span: Span::new("phases/etcd.rhai", 3, 1),
-            reason: "its condition (phases/etcd.rhai:4:6) is false".to_owned(),
+            reason: "the condition at phases/etcd.rhai:4:6 is false".to_owned(),
         });
         assert_ne!(skipping, plain);
         assert_eq!(skipping.digest(), plain.digest());

@@ -14,7 +14,7 @@ use crate::resource::{FileSource, Secrecy, Spec, TOO_OPEN, is_read_by_systemd};
 const PRIVATE: u32 = 0o600;
 
 /// The files that steps make, as far as the plan says how secret they are.
-type Files = BTreeMap<PathBuf, Secrecy>;
+type SecrecyByPath = BTreeMap<PathBuf, Secrecy>;
 
 /// Makes each copy as private as its source. Returns a finding for each step that would show a secret.
 pub(crate) fn guard_secrets(phases: &mut [PlannedPhase]) -> Vec<Diagnostic> {
@@ -70,8 +70,8 @@ fn steps_of(phase: &PlannedPhase) -> impl Iterator<Item = &PlannedStep> {
     steps.filter(|step| !step.policy.absent)
 }
 
-fn files_of(phases: &[PlannedPhase]) -> Files {
-    let mut files = Files::new();
+fn files_of(phases: &[PlannedPhase]) -> SecrecyByPath {
+    let mut files = SecrecyByPath::new();
     let steps = phases.iter().flat_map(steps_of);
     for (path, secrecy) in steps.flat_map(|step| step.spec.secrecy()) {
         let strictest = files.entry(path).or_insert(secrecy);
@@ -100,7 +100,7 @@ fn link(spec: &Spec) -> Option<(PathBuf, PathBuf)> {
 }
 
 /// Makes copies as private as their sources; returns whether a copy changed.
-fn inherit(phases: &mut [PlannedPhase], files: &Files) -> bool {
+fn inherit(phases: &mut [PlannedPhase], files: &SecrecyByPath) -> bool {
     let mut has_changed = false;
     for phase in phases {
         let steps = phase.steps.iter_mut().chain(&mut phase.on_stop);
@@ -112,7 +112,7 @@ fn inherit(phases: &mut [PlannedPhase], files: &Files) -> bool {
     has_changed
 }
 
-fn inherits(step: &mut PlannedStep, files: &Files) -> bool {
+fn inherits(step: &mut PlannedStep, files: &SecrecyByPath) -> bool {
     let Spec::File(file) = &mut step.spec else {
         return false;
     };
@@ -137,7 +137,7 @@ fn inherits(step: &mut PlannedStep, files: &Files) -> bool {
 }
 
 /// A finding if the step would show a secret.
-fn problem(step: &PlannedStep, files: &Files, doubtful: &BTreeSet<PathBuf>) -> Option<Diagnostic> {
+fn problem(step: &PlannedStep, files: &SecrecyByPath, doubtful: &BTreeSet<PathBuf>) -> Option<Diagnostic> {
     match &step.spec {
         Spec::File(file) => {
             let source = copied_from(&file.source)?;

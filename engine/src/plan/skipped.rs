@@ -20,10 +20,11 @@ pub struct SkippedWord {
 
 impl std::fmt::Display for SkippedWord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.word)?;
-        if !self.label.is_empty() {
-            write!(f, " {}", self.label)?;
+        match (self.label.as_str(), self.word.as_str()) {
+            ("", word) => f.write_str(word),
+            // Their names are sentences.
+            (name, word @ ("check" | "require")) => write!(f, "{word} \"{name}\""),
+            (label, word) => write!(f, "{word} {label}"),
         }
-        Ok(())
     }
 }

@@ -53,8 +53,8 @@ fn after_failure(verb: Verb, done: &RunPhase) -> &'static str {
         .as_ref()
         .map_or("", |failure| failure.what.as_str());
     match verb {
-        Verb::Stop => "not ended; the stop went on with the rest",
-        Verb::Restart if what.starts_with(Failure::STOP) => "not ended; the repair went on",
+        Verb::Stop => "not ended; the stop continued with the rest",
+        Verb::Restart if what.starts_with(Failure::STOP) => "not ended; the repair continued",
         Verb::Apply
         | Verb::DryRun
         | Verb::Clean
@@ -63,7 +63,7 @@ fn after_failure(verb: Verb, done: &RunPhase) -> &'static str {
         | Verb::Rotate
         | Verb::Recover => {
             if what.starts_with(Failure::UNDO) {
-                "not taken back; the run went on with the rest"
+                "not taken back; the run continued with the rest"
             } else if done.reverted {
                 "reverted"
             } else {
@@ -151,8 +151,8 @@ pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
     let left = !why.causes.is_empty() && why.causes.iter().all(|cause| cause.left);
     let next = match failed {
         Some(failure) => failure.next.clone(),
-        None if left => "`nodelet clean` takes it back; an apply does not look at it".to_owned(),
-        None => "the next `nodelet apply` looks at it again and changes it only if it differs from the plan".to_owned(),
+        None if left => "`nodelet clean` takes it back; an apply does not check or change it".to_owned(),
+        None => "the next `nodelet apply` checks it again and changes it only if it differs from the plan".to_owned(),
     };
     let _ = writeln!(text, "next: {next}");
     text
@@ -269,18 +269,18 @@ mod tests {
             (
                 Verb::Stop,
                 &stop,
-                "not ended; the stop went on with the rest",
+                "not ended; the stop continued with the rest",
             ),
-            (Verb::Restart, &stop, "not ended; the repair went on"),
+            (Verb::Restart, &stop, "not ended; the repair continued"),
             (
                 Verb::Clean,
                 &kept,
-                "not taken back; the run went on with the rest",
+                "not taken back; the run continued with the rest",
             ),
             (
                 Verb::Apply,
                 &kept,
-                "not taken back; the run went on with the rest",
+                "not taken back; the run continued with the rest",
             ),
             (Verb::Apply, &apply, "only partly reverted"),
             (Verb::Restart, &apply, "only partly reverted"),

@@ -143,7 +143,7 @@ impl<'a> Page<'a> {
 pub(super) fn left_out(words: &[SkippedWord]) -> String {
     let mut text = String::new();
     for word in words {
-        let _ = writeln!(text, "  · {word} skipped: {}", word.reason);
+        let _ = writeln!(text, "  · skipped: {word} ({})", word.reason);
     }
     text
 }

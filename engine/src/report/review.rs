@@ -196,7 +196,7 @@ impl<'a> Review<'a> {
         if let Some(first) = pages.iter().find_map(Page::failing) {
             let _ = writeln!(
                 text,
-                "an apply would fail in {first}; the phases after it are shown all the same"
+                "an apply would fail in {first}; the phases after it are shown, too"
             );
         }
         if let Some(missing) = self.missing {
@@ -372,7 +372,7 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
         );
         assert!(
             diff.ends_with(
-                "an apply would fail in etcd; the phases after it are shown all the same\n"
+                "an apply would fail in etcd; the phases after it are shown, too\n"
             ),
             "{diff}"
         );
@@ -440,7 +440,13 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
             word: "directory".to_owned(),
             label: "/etc/y".to_owned(),
             span: Span::new("phases/etcd.rhai", 5, 1),
-            reason: "its condition (phases/etcd.rhai:6:6) is false".to_owned(),
+            reason: "the condition at phases/etcd.rhai:6:6 is false".to_owned(),
+        });
+        phase.skipped_words.push(SkippedWord {
+            word: "check".to_owned(),
+            label: "the log is small".to_owned(),
+            span: Span::new("phases/etcd.rhai", 7, 1),
+            reason: "the condition at phases/etcd.rhai:8:6 is false".to_owned(),
         });
         let plan = Plan::bare(vec![phase]);
         let mut events = events().split_off(7);
@@ -449,11 +455,12 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
             reason: "its condition (phases/keepalived.rhai:6:6) is false".to_owned(),
         });
         let expected = "\
-etcd               1 unchanged, 1 check, 1 skipped
+etcd               1 unchanged, 1 check, 2 skipped
 keepalived         skipped: its condition (phases/keepalived.rhai:6:6) is false
 
 etcd: Runs etcd.
-  · directory /etc/y skipped: its condition (phases/etcd.rhai:6:6) is false
+  · skipped: directory /etc/y (the condition at phases/etcd.rhai:6:6 is false)
+  · skipped: check \"the log is small\" (the condition at phases/etcd.rhai:8:6 is false)
 
 nothing would change: 1 unchanged
 ";

@@ -193,7 +193,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
             }
             writeln!(
                 text,
-                "  {phase} was interrupted at a safe point after {done} of {}; `nodelet apply` goes on from there",
+                "  {phase} was interrupted at a safe point after {done} of {}; `nodelet apply` continues there",
                 count(*steps, "step")
             )
         }
@@ -410,18 +410,19 @@ pub fn nothing_to_repair(health: &[PhaseHealth]) -> String {
         each.map(move |its| format!("  ✗ {}: {}\n      {}\n", phase.phase, its.check, its.reason))
     });
     let warnings: String = warnings.collect();
-    if warnings.is_empty() {
-        return "nothing to repair: every check holds or cannot be made\n".to_owned();
-    }
     let all = health.iter().flat_map(|phase| &phase.conditions);
     let unknown = all.filter(|its| its.status == Status::Unknown).count();
     let unknown = match unknown {
+        0 if warnings.is_empty() => return "nothing to repair: every check holds\n".to_owned(),
         0 => String::new(),
         some => format!(
-            "{} cannot be made: `nodelet check` shows why\n",
+            "{} could not be made: `nodelet check` shows why\n",
             count(some, "check")
         ),
     };
+    if warnings.is_empty() {
+        return format!("nothing to repair: no check fails; {unknown}");
+    }
     format!(
         "nothing to repair. These conditions do not hold, and a repair cannot fix them:\n{warnings}{unknown}"
     )
@@ -460,15 +461,19 @@ mod tests {
                 ],
             }]
         };
-        let well = "nothing to repair: every check holds or cannot be made\n";
+        let well = "nothing to repair: every check holds\n";
         assert_eq!(nothing_to_repair(&of(Status::True, Status::True)), well);
-        assert_eq!(nothing_to_repair(&of(Status::True, Status::Unknown)), well);
+        let unclear = "nothing to repair: no check fails; 1 check could not be made: `nodelet check` shows why\n";
+        assert_eq!(
+            nothing_to_repair(&of(Status::True, Status::Unknown)),
+            unclear
+        );
         assert_eq!(
             nothing_to_repair(&of(Status::False, Status::Unknown)),
             "nothing to repair. These conditions do not hold, and a repair cannot fix them:\n  \
              ✗ certs: keys and authorities are those that this host keeps\n      \
              svcacct.key: it is another key; move it away\n\
-             1 check cannot be made: `nodelet check` shows why\n"
+             1 check could not be made: `nodelet check` shows why\n"
         );
     }
 }

@@ -55,7 +55,7 @@ fn a_stop_that_failed_says_why() {
         "kubelet failed at phases/kubelet.rhai:",
         ": stop service pf9-kubelet.service: ",
         "stop_unit pf9-kubelet.service",
-        "; not ended; the stop went on with the rest",
+        "; not ended; the stop continued with the rest",
     ] {
         assert!(listed.contains(text), "{text}: {listed}");
     }
@@ -169,7 +169,7 @@ fn planned_but_unapplied_resources_are_reported() {
     assert_eq!(planned.len(), 1, "{planned:?}");
     assert!(
         text.contains("it is planned by phase node-config")
-            && text.contains("but it is skipped on this host: its condition (phases/"),
+            && text.contains("but it is skipped on this host: the condition at phases/"),
         "{text}"
     );
     let (planned, text) = why(&bringup, &host, "/etc/passwd");

@@ -108,7 +108,7 @@ fn skipped_phases_are_shown_with_their_reason() {
     let full = Program::for_cp_1("plan", &["--full"]).answer();
     for (what, answer) in [("the review", review), ("the plan in full", full)] {
         let is_skipped = |line: &str| {
-            line.starts_with("  · kernel_module ip_vs_rr skipped: its condition (phases/")
+            line.starts_with("  · skipped: kernel_module ip_vs_rr (the condition at phases/")
         };
         assert!(answer.out.lines().any(is_skipped), "{what}: {}", answer.out);
     }

@@ -49,7 +49,7 @@ fn every_certificate_of_the_role_has_its_use() {
 
 #[test]
 fn the_page_has_the_table() {
-    let mut table = "| certificate | renewed with | what for | a renewed one is taken up |\n|---|---|---|---|\n".to_owned();
+    let mut table = "| certificate | renewed with | what for | the component uses a renewed one |\n|---|---|---|---|\n".to_owned();
     for one in CONSUMERS {
         let _ = writeln!(
             table,

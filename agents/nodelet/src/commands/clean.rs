@@ -126,8 +126,8 @@ async fn installed(inputs: &Inputs, host: &LiveHost, files: bool) -> Vec<String>
     runner.installed(files).await
 }
 
-/// For the cluster's sake: evicts the pods, and stops what runs in order. The clean itself needs only the ledger, so it goes on if the
-/// role or the settings are gone.
+/// For the cluster's sake: evicts the pods, and stops what runs in order. The clean itself needs only the ledger, so it continues if
+/// the role or the settings are gone.
 async fn stop(
     inputs: Result<&Inputs, &anyhow::Error>,
     host: &LiveHost,
@@ -148,7 +148,7 @@ async fn stop(
     runner.cancel = cancel.clone();
     match runner.stop_for_clean().await {
         Ok(Outcome::Failed) => {
-            tracing::warn!("the stop left something running; cleaning all the same")
+            tracing::warn!("the stop left something running; the clean continues")
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(

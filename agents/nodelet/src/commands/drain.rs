@@ -23,7 +23,7 @@ use crate::process::signals;
 /// The next step if a drain did not evict all pods.
 const PODS_LEFT: &str = "some pods may be left, for the reasons above; `nodelet drain` waits for them again, `kubectl delete pod NAME --namespace NAMESPACE` ends a pod that a disruption budget protects\n";
 
-/// Passes events on, and remembers whether a step of the stop failed: the stop goes on after that, but the exit code has to show it.
+/// Passes events on, and remembers whether a step of the stop failed: the stop continues after that, but the exit code has to show it.
 struct FailureRecorder<'a> {
     sink: &'a dyn EventSink,
     failed: AtomicBool,
@@ -51,7 +51,7 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
         );
     }
     for drain in &drains {
-        // A stop goes on without an API server, but a drain needs one: fail here, before nodeletd is paused.
+        // A stop continues without an API server, but a drain needs one: fail here, before nodeletd is paused.
         is_cordoned(&host, drain).await?;
     }
     let cancel = signals::cancel_on_signal()?;
@@ -127,7 +127,7 @@ impl Pause {
     async fn for_drain(duration: Duration) -> Result<Self> {
         let view = match client::status().await {
             Err(error) if error.is::<client::NotThere>() => return Ok(Self::NotRunning),
-            view => view.context("drain this node: nodeletd must not let pods come back")?,
+            view => view.context("pause nodeletd for the drain")?,
         };
         let over = Utc::now() + duration;
         if view
@@ -138,7 +138,7 @@ impl Pause {
         }
         pause_for(duration, "drained")
             .await
-            .context("drain this node: nodeletd must not let pods come back")?;
+            .context("pause nodeletd for the drain")?;
         let before = view.paused_until.map(|until| (until, view.paused_because));
         Ok(Self::Ours { before })
     }
@@ -158,7 +158,7 @@ impl Pause {
         };
         if let Err(error) = undone {
             tracing::warn!(
-                "nodeletd stays paused; `nodelet resume` ends that: could not {error:#}"
+                "nodeletd stays paused until `nodelet resume`: could not {error:#}"
             );
         }
     }
@@ -183,7 +183,7 @@ async fn is_cordoned(host: &LiveHost, drain: &DrainSpec) -> Result<bool> {
     let node = host
         .node(&access, &drain.node)
         .await
-        .context("drain this node: its API server must evict the pods")?;
+        .context("ask the API server for the node")?;
     let Some(node) = node else {
         bail!("drain this node: the cluster has no node {}", drain.node);
     };

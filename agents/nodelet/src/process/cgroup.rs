@@ -142,7 +142,7 @@ impl Leaf {
         let backs = self.resolved().into_iter().map(|procs| {
             let back = current_group(&procs, &groups, &mounts).filter(|back| back.is_file());
             let shown = procs.display();
-            back.with_context(|| format!("find the control group that joining {shown} would leave"))
+            back.with_context(|| format!("find the present control group before joining {shown}"))
         });
         backs.collect()
     }

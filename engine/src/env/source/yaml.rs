@@ -260,7 +260,7 @@ impl<'de> DeserializeSeed<'de> for KeySeed {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<FoundKey, D::Error> {
         let text = RefCell::new(None);
-        let Err(error) = deserializer.deserialize_str(Probe(&text)) else {
+        let Err(error) = deserializer.deserialize_str(KeyProbe(&text)) else {
             return Err(D::Error::custom("a key that cannot be read"));
         };
         // Without a text, the parser has refused the key before the probe saw it: the key is a list or a map.
@@ -288,9 +288,10 @@ fn position(message: &str) -> (usize, usize) {
         .unwrap_or((1, 1))
 }
 
-struct Probe<'a>(&'a RefCell<Option<String>>);
+/// Takes the text of a key, and ends with an error that has its position.
+struct KeyProbe<'a>(&'a RefCell<Option<String>>);
 
-impl Visitor<'_> for Probe<'_> {
+impl Visitor<'_> for KeyProbe<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,7 +17,7 @@ use crate::resource::{Checksums, ImageSpec, PayloadUser, ResourceError, Resource
 const READING: Duration = Duration::from_secs(5 * 60);
 
 /// Files of the package, and the place of the script that uses each.
-type Files = BTreeMap<PathBuf, Span>;
+type UsedFiles = BTreeMap<PathBuf, Span>;
 
 impl Runner<'_> {
     /// The damaged files of the package. Problems of the files in `reported` are already known.
@@ -101,8 +101,8 @@ impl Runner<'_> {
     }
 
     /// The files of the package that these steps use, without archives of images.
-    async fn used_files(&self, steps: &[&PlannedStep], problems: &mut Vec<Problem>) -> Files {
-        let mut files = Files::new();
+    async fn used_files(&self, steps: &[&PlannedStep], problems: &mut Vec<Problem>) -> UsedFiles {
+        let mut files = UsedFiles::new();
         let mut archives = BTreeSet::new();
         for step in steps {
             match step.spec.properties().payload_user {

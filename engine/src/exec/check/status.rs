@@ -186,7 +186,7 @@ impl Runner<'_> {
     async fn check_orphans(&self, health: &mut Vec<PhaseHealth>) {
         let condition = |phase: &PhaseName, status, reason| Condition {
             kind: ConditionKind::Orphans,
-            check: "the host has nothing that the plan does not have".to_owned(),
+            check: "every resource of the role on the host is in the plan".to_owned(),
             span: Span::file(format!("phases/{phase}.rhai")),
             status,
             reason,

@@ -116,8 +116,7 @@ impl Runner<'_> {
         Ok(outcome)
     }
 
-    /// The container that would look for a new certificate only after its present one has ended, and a text that says
-    /// so.
+    /// The container that would read a new certificate only after its present one has ended, and a text that says so.
     async fn impatient(&self, certificate: &str) -> ResourceResult<Option<(&'static str, String)>> {
         let Some(ReloadMode::Reconnect { within, container }) =
             consumer_of(certificate).map(|its| its.reload)
@@ -134,7 +133,7 @@ impl Runner<'_> {
             .unwrap_or_default();
         Ok((left < within + MARGIN).then(|| {
             let reason = format!(
-                "its old certificate {certificate} ends in {}, and it looks for another every {}",
+                "its old certificate {certificate} ends in {}, and the component reads the file only every {}",
                 humantime::format_duration(Duration::from_secs(left.as_secs())),
                 humantime::format_duration(within)
             );

@@ -12,7 +12,7 @@ use crate::resource::files::directory;
 use crate::resource::{PossiblyForeign, ResourceResult, Spec, Undo};
 
 /// What this host has of a resource in the records of the simulated apply.
-pub(super) enum Found {
+pub(super) enum Presence {
     /// It is on this host, and this undo takes it back.
     Present(Undo),
     /// There is nothing to take back.
@@ -24,26 +24,26 @@ pub(super) enum Found {
 impl Runner<'_> {
     /// What this host has of a resource in the records of the simulated apply. `on_top` says that saved records name other
     /// resources of the role: a resource that they do not name may have been there before the role.
-    pub(super) async fn found(&self, undo: &Undo, on_top: bool) -> ResourceResult<Found> {
+    pub(super) async fn found(&self, undo: &Undo, on_top: bool) -> ResourceResult<Presence> {
         let host = self.host;
         let about = undo.key();
         let not_named = |there: bool| match there {
-            true => Found::Unknown(format!(
+            true => Presence::Unknown(format!(
                 "{about}: it is on the host, but the saved records do not name it; it stays, because it may have been there before the role"
             )),
-            false => Found::Nothing,
+            false => Presence::Nothing,
         };
         let is_present = |there: bool| match there {
-            true => Found::Present(undo.clone()),
-            false => Found::Nothing,
+            true => Presence::Present(undo.clone()),
+            false => Presence::Nothing,
         };
         Ok(match undo {
             Undo::RemoveFile { path } | Undo::RestoreFile { path, .. } => {
                 let there = host.entry(path).await?.is_some();
                 let path = path.clone();
                 match there {
-                    true => Found::Present(Undo::RemoveFile { path }),
-                    false => Found::Nothing,
+                    true => Presence::Present(Undo::RemoveFile { path }),
+                    false => Presence::Nothing,
                 }
             }
             Undo::RemoveDirectory { path } | Undo::RemoveTree { path } => {
@@ -65,11 +65,11 @@ impl Runner<'_> {
                 }
             }
             // `as_before` has noted each package.
-            Undo::PurgePackages { .. } => Found::Nothing,
+            Undo::PurgePackages { .. } => Presence::Nothing,
             Undo::StopUnit { name } | Undo::RestartUnit { name } => {
                 let loaded = host.unit(name).await?.loaded;
                 match on_top && container_runtime::is_unit(name) {
-                    true => Found::Nothing,
+                    true => Presence::Nothing,
                     false => is_present(loaded),
                 }
             }
@@ -77,15 +77,15 @@ impl Runner<'_> {
                 is_present(!on_top && host.unit(name).await?.loaded)
             }
             Undo::ReloadUnits | Undo::DeleteObject { .. } | Undo::PatchNode { .. } => {
-                Found::Present(undo.clone())
+                Presence::Present(undo.clone())
             }
             // `note_kernel` has noted all kernel settings and modules of the plan.
-            Undo::SetSysctl { .. } | Undo::UnloadModule { .. } => Found::Nothing,
-            Undo::RestoreAttributes { path, .. } => Found::Unknown(format!(
+            Undo::SetSysctl { .. } | Undo::UnloadModule { .. } => Presence::Nothing,
+            Undo::RestoreAttributes { path, .. } => Presence::Unknown(format!(
                 "{}: its mode and owner before the role are not known, so they stay",
                 path.display()
             )),
-            Undo::ClearDirectory { path, .. } => Found::Unknown(format!(
+            Undo::ClearDirectory { path, .. } => Presence::Unknown(format!(
                 "{}: what was in it before the role is not known, so what is in it stays",
                 path.display()
             )),
@@ -93,7 +93,7 @@ impl Runner<'_> {
             | Undo::RecreateContainer { .. }
             | Undo::RestoreImage { .. }
             | Undo::StartUnit { .. }
-            | Undo::RestoreObject { .. } => Found::Nothing,
+            | Undo::RestoreObject { .. } => Presence::Nothing,
         })
     }
 

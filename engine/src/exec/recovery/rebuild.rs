@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::found::Found;
+use super::found::Presence;
 use super::recovered::{Rebuilt, Recovered, RecoveredFrom};
 use crate::exec::Runner;
 use crate::ledger::{Ledger, Record, Recoverable, RunId};
@@ -67,7 +67,7 @@ impl Runner<'_> {
                     }
                     resources.insert(undo.key());
                     match self.found(&undo, on_top).await? {
-                        Found::Present(undo) => {
+                        Presence::Present(undo) => {
                             wanted.insert(step.clone());
                             if undo != Undo::ReloadUnits {
                                 rebuilt.result.recorded.push(undo.key());
@@ -81,8 +81,8 @@ impl Runner<'_> {
                                 undo,
                             });
                         }
-                        Found::Nothing => {}
-                        Found::Unknown(why) => rebuilt.result.note(why),
+                        Presence::Nothing => {}
+                        Presence::Unknown(why) => rebuilt.result.note(why),
                     }
                 }
                 Record::CleanupSteps {

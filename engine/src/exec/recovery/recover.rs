@@ -76,29 +76,29 @@ impl Runner<'_> {
         let Some((_, records)) = &from.part else {
             return Ok(None);
         };
-        let Some(standing) = role_of(records) else {
+        let Some(recorded) = role_of(records) else {
             return Ok(None);
         };
         let planned = &self.plan.role;
-        if name(&standing) == name(planned) {
+        if name(&recorded) == name(planned) {
             return Ok(None);
         }
-        let (last, known) = (last_run(records), from.last_run);
-        if last < known {
+        let (end, last) = (last_run(records), from.last_run);
+        if end < last {
             return Ok(Some(format!(
-                "role {planned}: what remains of the ledger names the role {standing}, but it ends with run {last}, and run {known} \
-                 was the last one; the next `nodelet apply` removes what only {standing} has, and `nodelet plan` shows what that is"
+                "role {planned}: the last run (run {last}) is missing from the ledger, which ends with run {end} and names the role {recorded}. \
+                 The next `nodelet apply` removes what only {recorded} has: see `nodelet plan`"
             )));
         }
         Err(ResourceError::Unmet {
             what: format!(
-                "recover the ledger {}: it is the ledger of the role {standing}, and {planned} is another role",
+                "recover the ledger {}: it is the ledger of the role {recorded}, and {planned} is another role",
                 Ledger::path().display()
             ),
             next: format!(
                 "recover it with the role of this host: `nodelet recover --role {}`; then replace that role with \
                  `nodelet apply --replace-role`, if you want to",
-                name(&standing)
+                name(&recorded)
             ),
         })
     }

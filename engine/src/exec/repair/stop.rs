@@ -215,9 +215,9 @@ impl Runner<'_> {
     /// Whether anything of the role's own runs: a unit that it brings or has started, or one of its containers. The
     /// container runtime alone does not count. `None` if nothing is known to run and not everything could be checked.
     pub async fn runs(&self) -> Option<bool> {
-        let mut told = true;
+        let mut all_known = true;
         let records = Ledger::read(self.host).await.unwrap_or_else(|_| {
-            told = false;
+            all_known = false;
             Vec::new()
         });
         let live = Ledger::live_in(&records);
@@ -239,14 +239,14 @@ impl Runner<'_> {
                         return Some(true);
                     }
                     Ok(_) => {}
-                    Err(_) => told = false,
+                    Err(_) => all_known = false,
                 }
             }
         }
         match self.host.unit(container_runtime::UNIT).await {
             Ok(state) if state.is_active() => {}
             // A runtime that is down runs nothing, and a request to its socket would start it.
-            Ok(_) => return told.then_some(false),
+            Ok(_) => return all_known.then_some(false),
             Err(_) => return None,
         }
         for step in self.plan.phases.iter().flat_map(|phase| &phase.steps) {
@@ -254,11 +254,11 @@ impl Runner<'_> {
                 match container.runs(self.host).await {
                     Ok(true) => return Some(true),
                     Ok(false) => {}
-                    Err(_) => told = false,
+                    Err(_) => all_known = false,
                 }
             }
         }
-        told.then_some(false)
+        all_known.then_some(false)
     }
 
     /// Whether a phase has anything of the role on this host. If not, what the phase would end is not the role's.

@@ -36,7 +36,7 @@ pub(in crate::exec) struct Unwritable {
 
 /// What a trial has found.
 #[derive(Debug)]
-pub(in crate::exec) struct Found {
+pub(in crate::exec) struct TrialResult {
     /// What cannot be written, or is missing.
     pub(in crate::exec) found: Vec<Unwritable>,
     /// Whether the container runtime answered. If it did not, nothing is known of images and of room for containers.
@@ -64,7 +64,7 @@ pub(super) enum Written {
 
 impl Runner<'_> {
     /// What a restart of these phases would fail to write, or would lack. Existing files stay as they are.
-    pub(in crate::exec) async fn unwritable(&self, phases: &[PhaseName]) -> Found {
+    pub(in crate::exec) async fn unwritable(&self, phases: &[PhaseName]) -> TrialResult {
         let mut found = Vec::new();
         found.extend(self.unwritable_record().await);
         let run = self.phases_that_run(phases);
@@ -86,7 +86,7 @@ impl Runner<'_> {
             }
             self.unwritable_of(phase, &trial, &mut found).await;
         }
-        Found {
+        TrialResult {
             found,
             runtime_answers: runtime.answers,
         }

@@ -340,9 +340,9 @@ impl Clean<'_, '_> {
                     in_use: false,
                 })
                 .await;
-                self.took_back(phase, resource);
+                self.report_restored(phase, resource);
             }
-            Undone::Again => self.took_back(phase, resource),
+            Undone::Again => self.report_restored(phase, resource),
             Undone::Full => self.executor.later.push(live.clone()),
             Undone::Left(error) => self.leave(phase, resource, chain(&error).join(": ")),
             Undone::Failed(error) => self.fail(phase, &resource, &error),
@@ -354,7 +354,7 @@ impl Clean<'_, '_> {
         let resource = name_of(step);
         let removed = remove(self.host, step).await;
         match &removed {
-            Ok(true) => self.took_back(Some(phase), resource),
+            Ok(true) => self.report_restored(Some(phase), resource),
             Ok(false) => {}
             Err(error) => self.fail(Some(phase), &resource, error),
         }
@@ -378,7 +378,7 @@ impl Clean<'_, '_> {
         Ok(())
     }
 
-    fn took_back(&mut self, phase: Option<&PhaseName>, resource: String) {
+    fn report_restored(&mut self, phase: Option<&PhaseName>, resource: String) {
         self.undone += 1;
         self.events.emit(Event::ResourceRestored {
             phase: phase.cloned(),

@@ -267,12 +267,12 @@ impl ContainerSpec {
         }))
     }
 
-    /// The configuration that the existing container of ours carries. Without it, the container cannot be made again.
+    /// The configuration in the label of the existing container of ours. Without it, the container cannot be made again.
     async fn previous(&self, host: &dyn Host) -> HostResult<Option<ContainerConfig>> {
         let config = host.container_config(&self.name).await?;
         if config.is_none() {
             tracing::warn!(
-                "container {} does not carry its configuration: a rollback cannot make it again",
+                "container {} has no label with its configuration: a rollback cannot make it again",
                 self.name
             );
         }

@@ -257,7 +257,7 @@ mod tests {
             attributes: theirs,
             kind,
         };
-        for (kind, standing, restored) in [
+        for (kind, present, restored) in [
             (Some(EntryType::Directory), "directory", true),
             (None, "directory", true),
             (Some(EntryType::Directory), "link", false),
@@ -266,7 +266,7 @@ mod tests {
             (Some(EntryType::File), "file", true),
         ] {
             let mut host = FakeHost::new().with_directory("/etc/cron.d");
-            host = match standing {
+            host = match present {
                 "directory" => host.with_directory(PATH),
                 "file" => host.with_file(PATH, "a setuid program of another user"),
                 _ => {
@@ -279,7 +279,7 @@ mod tests {
             let before = host.snapshot();
             let undone = recorded(kind).carry_out(&host).await;
             undone.expect("the undo works");
-            let case = format!("{kind:?} and a {standing}");
+            let case = format!("{kind:?} and a {present}");
             assert_eq!(host.snapshot() != before, restored, "{case}");
             let etc = Path::new("/etc/cron.d");
             let etc = crate::host::Files::entry(&host, etc).await;

@@ -54,7 +54,7 @@ impl<'a> Options<'a> {
             word: self.call.word.name.to_owned(),
             label,
             span: self.call.span.clone(),
-            reason: format!("its condition ({}) is false", self.span("when")),
+            reason: format!("the condition at {} is false", self.span("when")),
         }
     }
 

@@ -155,9 +155,9 @@ fn known_now(view: &View) -> Vec<PhaseHealth> {
     if view.failed_in_a_row > 0 {
         for condition in phases.iter_mut().flat_map(|phase| &mut phase.conditions) {
             let before = match condition.status {
-                Status::True => "it held",
-                Status::Unknown => "it was not known either",
-                Status::False => "it did not hold",
+                Status::True => "the condition held",
+                Status::Unknown => "the condition was unknown",
+                Status::False => "the condition did not hold",
             };
             let why = std::mem::take(&mut condition.reason);
             let why = match why.is_empty() {
@@ -165,7 +165,7 @@ fn known_now(view: &View) -> Vec<PhaseHealth> {
                 false => format!(": {why}"),
             };
             condition.reason =
-                format!("the last status pass failed; at the one before, {before}{why}");
+                format!("the last status pass failed; the result of the last complete pass: {before}{why}");
             condition.status = Status::Unknown;
         }
     }
@@ -250,7 +250,7 @@ mod tests {
             text.starts_with("master unknown (ok at the last check), desired true;"),
             "{text}"
         );
-        for wanted in ["? SettingsValid: the last", "? etcd-backup", "it held\n"] {
+        for wanted in ["? SettingsValid: the last", "? etcd-backup", "the condition held\n"] {
             assert!(text.contains(wanted), "`{wanted}`: {text}");
         }
         assert!(!text.contains('✗') && !text.contains('✓'), "{text}");

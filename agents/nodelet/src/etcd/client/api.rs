@@ -125,7 +125,7 @@ impl Etcd {
             async move { UnixStream::connect(at).await.map(TokioIo::new) }
         });
         // The URL is required, but the connector does not use it.
-        let channel = Endpoint::from_static("http://proof")
+        let channel = Endpoint::from_static("http://restore-test")
             .connect_timeout(TIMEOUT)
             .connect_with_connector(connector)
             .await

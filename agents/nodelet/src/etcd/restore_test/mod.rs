@@ -25,7 +25,9 @@ const RESTORE: Duration = Duration::from_secs(600);
 /// Timeout for an etcd on the copy to answer: it reads all keys first.
 const START: Duration = Duration::from_secs(120);
 /// etcd 3.4 accepts a unix socket only in the form of an address (HOST:PORT), and creates the socket in its working directory.
-const LISTEN: &str = "proof:1";
+const LISTEN: &str = "restore-test:1";
+/// Its name as a member of its own cluster.
+const NAME: &str = "restore-test";
 /// The temporary etcd is its own only peer, on the container's own loopback.
 const PEER: &str = "http://127.0.0.1:2380";
 
@@ -101,7 +103,7 @@ pub(super) async fn verify(path: &Path, image: &str) -> Result<RestoredSnapshot>
         target: "/restore",
         read_only: false,
     };
-    let cluster = format!("proof={PEER}");
+    let cluster = format!("{NAME}={PEER}");
     let restore = [
         "etcdctl",
         "snapshot",
@@ -110,7 +112,7 @@ pub(super) async fn verify(path: &Path, image: &str) -> Result<RestoredSnapshot>
         "--data-dir",
         "/restore/data",
         "--name",
-        "proof",
+        NAME,
         "--initial-cluster",
         &cluster,
         "--initial-advertise-peer-urls",
@@ -126,7 +128,7 @@ pub(super) async fn verify(path: &Path, image: &str) -> Result<RestoredSnapshot>
         "--data-dir",
         "/restore/data",
         "--name",
-        "proof",
+        NAME,
         "--listen-client-urls",
         &listen,
         "--advertise-client-urls",

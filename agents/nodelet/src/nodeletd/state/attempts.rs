@@ -206,7 +206,7 @@ impl Attempts {
         let unrepaired: Vec<&str> = clean.unrepaired().map(PhaseName::as_str).collect();
         Some(format!(
             "the full clean of attempt {} did not repair {}, so it is not repeated before other phases fail or the plan changes; \
-             repairs go on; see why with `nodelet check` and remove the cause",
+             repairs continue; see why with `nodelet check` and remove the cause",
             clean.attempt,
             unrepaired.join(", ")
         ))

@@ -39,9 +39,12 @@ impl RenewalQueue {
             // A renewal that is killed again and again would otherwise be tried without a pause.
             Change::Failed | Change::Refused | Change::Interrupted => {
                 self.failed.add(now);
+                let before = match self.failed.count {
+                    0 | 1 => String::new(),
+                    count => format!(" ({count} renewals in a row have failed)"),
+                };
                 self.problem = format!(
-                    "renewing the certificates of {component} failed, the {} in a row; see `nodelet history`, or try `nodelet certs renew {component}`",
-                    ordinal(self.failed.count)
+                    "renewing the certificates of {component} failed{before}; see `nodelet history`, or try `nodelet certs renew {component}`"
                 );
             }
             Change::Busy => {}
@@ -68,15 +71,6 @@ fn pause(failed: u32, interval: Duration) -> Duration {
         .min(interval * 60)
 }
 
-fn ordinal(number: u32) -> String {
-    match number {
-        1 => "first".to_owned(),
-        2 => "second".to_owned(),
-        3 => "third".to_owned(),
-        _ => format!("{number}th"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,8 +88,12 @@ mod tests {
         assert_eq!(killed.next(&due, minute, began), None, "also after a kill");
         renewals.ended("etcd", Change::Failed, began);
         assert_eq!(renewals.next(&due, minute, began), None, "not at once");
-        assert!(renewals.problem(&due).contains("of etcd failed"));
+        assert!(renewals.problem(&due).contains("of etcd failed; see"));
         assert_eq!(renewals.next(&due, minute, later), Some("kubelet"));
+        renewals.ended("kubelet", Change::Failed, later);
+        let problem = renewals.problem(&due);
+        let wanted = "of kubelet failed (2 renewals in a row have failed); see";
+        assert!(problem.contains(wanted), "{problem}");
         renewals.ended("kubelet", Change::Done, later);
         assert_eq!(renewals.next(&due[..1], minute, later), Some("etcd"));
         assert_eq!(renewals.problem(&due), "");

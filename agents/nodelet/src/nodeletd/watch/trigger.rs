@@ -111,11 +111,11 @@ impl Triggers {
     }
 
     /// Logs once what cannot be listened to, and why. The pass at the next interval sees changes without an event.
-    pub(super) fn warn_once(&self, deaf: String) {
+    pub(super) fn warn_once(&self, problem: String) {
         let mut warned = self.0.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.len() < WARNINGS && !warned.contains(&deaf) {
-            tracing::warn!("{deaf}; only the next status pass sees changes there");
-            warned.insert(deaf);
+        if warned.len() < WARNINGS && !warned.contains(&problem) {
+            tracing::warn!("{problem}; nodeletd notices changes there only in its next status pass");
+            warned.insert(problem);
         }
     }
 

@@ -317,7 +317,7 @@ mod tests {
         }
         let asked = effects.wait("remove", Path::new("/a/b"), PathPurpose::Touch);
         let told = asked.await.expect_err("it goes on").to_string();
-        let wanted = "remove /a/b: an earlier `write /a/b`, which was given up, has not ended within 20ms, so the content of that path is not known";
+        let wanted = "remove /a/b: an earlier `write /a/b` is still in progress after 20ms, so the content of that path is not known";
         assert_eq!(told, wanted);
         let effects = effects.with_timeout(TIMEOUT);
         let (waited, took) = tokio::join!(free(&effects, "/a/b", PathPurpose::Touch), async {

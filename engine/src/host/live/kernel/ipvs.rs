@@ -86,9 +86,10 @@ impl LiveHost {
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Any error of a request to the kernel: the library has a type for each kind of request.
+type NetlinkError = Box<dyn std::error::Error + Send + Sync>;
 
-fn remove(service: &VirtualService) -> Result<(), Failure> {
+fn remove(service: &VirtualService) -> Result<(), NetlinkError> {
     let (router, _) = NlRouter::connect(NlFamily::Generic, None, Groups::empty())?;
     let family = router
         .resolve_genl_family("IPVS")
@@ -116,9 +117,9 @@ fn remove(service: &VirtualService) -> Result<(), Failure> {
 }
 
 /// The attributes that identify the service. The kernel wants an IPv4 address padded to the length of an IPv6 address.
-fn nested(service: &VirtualService) -> Result<Nlattr<CommandAttribute, Buffer>, Failure> {
+fn nested(service: &VirtualService) -> Result<Nlattr<CommandAttribute, Buffer>, NetlinkError> {
     let mut nested = attribute(CommandAttribute::Service, Vec::<u8>::new())?;
-    let mut say = |kind, value: &[u8]| -> Result<(), Failure> {
+    let mut say = |kind, value: &[u8]| -> Result<(), NetlinkError> {
         nested = nested.clone().nest(&attribute(kind, value.to_vec())?)?;
         Ok(())
     };
@@ -138,7 +139,7 @@ fn nested(service: &VirtualService) -> Result<Nlattr<CommandAttribute, Buffer>, 
     Ok(nested)
 }
 
-fn attribute<K: NlAttrType>(kind: K, value: Vec<u8>) -> Result<Nlattr<K, Buffer>, Failure> {
+fn attribute<K: NlAttrType>(kind: K, value: Vec<u8>) -> Result<Nlattr<K, Buffer>, NetlinkError> {
     let kind = AttrTypeBuilder::default().nla_type(kind).build()?;
     Ok(NlattrBuilder::default()
         .nla_type(kind)

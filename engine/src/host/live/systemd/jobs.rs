@@ -16,9 +16,9 @@ const JOB: Duration = Duration::from_secs(105);
 /// Lines of the journal in an error.
 const LINES: usize = 5;
 
-/// The outcome of a verb.
+/// The result of a job.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::host::live) enum Outcome {
+pub(in crate::host::live) enum JobResult {
     /// The job was done.
     Done,
     /// There is no such unit.
@@ -32,7 +32,7 @@ impl LiveHost {
         verb: &str,
         method: &str,
         unit: &str,
-    ) -> HostResult<Outcome> {
+    ) -> HostResult<JobResult> {
         let action = format!("{verb} {unit}");
         let result = within(JOB, || action.clone(), async {
             // Subscribes before the job is queued; otherwise a quick end of the job would be missed.
@@ -47,11 +47,11 @@ impl LiveHost {
         })
         .await;
         match result {
-            Ok(Ok(end)) if end == "done" => Ok(Outcome::Done),
+            Ok(Ok(end)) if end == "done" => Ok(JobResult::Done),
             Ok(Ok(end)) => Err(self
                 .explain(&action, &format!("its job ended with `{end}`"), unit)
                 .await),
-            Ok(Err(_)) => Ok(Outcome::Unknown),
+            Ok(Err(_)) => Ok(JobResult::Unknown),
             Err(HostError::Deadline { .. }) => {
                 let waited = humantime::format_duration(JOB);
                 Err(self

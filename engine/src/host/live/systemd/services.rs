@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use zbus::OwnedObjectPath;
 
 use super::bus::{Properties, is_unknown_unit};
-use super::jobs::Outcome;
+use super::jobs::JobResult;
 use crate::host::live::LiveHost;
 use crate::host::live::process::age::began_after_boot;
 use crate::host::{CommandSpec, HostError, HostResult, Processes, Services, UnitState};
@@ -167,10 +167,10 @@ impl LiveHost {
     }
 }
 
-fn known(verb: &str, name: &str, outcome: Outcome) -> HostResult<()> {
-    match outcome {
-        Outcome::Done => Ok(()),
-        Outcome::Unknown => Err(HostError::Missing {
+fn known(verb: &str, name: &str, result: JobResult) -> HostResult<()> {
+    match result {
+        JobResult::Done => Ok(()),
+        JobResult::Unknown => Err(HostError::Missing {
             what: format!("unit {name} to {verb} it (is its unit file written and loaded?)"),
         }),
     }

@@ -177,15 +177,15 @@ impl std::fmt::Display for ReloadMode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let minutes = |within: &Duration| humantime::format_duration(*within).to_string();
         match self {
-            Self::EachConnection => f.write_str("by itself, at the next connection"),
-            Self::Reload { within } => write!(f, "by itself, within {}", minutes(within)),
+            Self::EachConnection => f.write_str("from its next connection on"),
+            Self::Reload { within } => write!(f, "within {}", minutes(within)),
             Self::Reconnect { within, .. } => write!(
                 f,
-                "by itself, within {}, with new connections; if the old one expires sooner, by a restart of its container",
+                "within {}, on new connections; if the old one expires sooner, after a restart of its container",
                 minutes(within)
             ),
-            Self::Restart { cost } => write!(f, "by a restart: {cost}"),
-            Self::EachUse => f.write_str("at the next use"),
+            Self::Restart { cost } => write!(f, "after a restart: {cost}"),
+            Self::EachUse => f.write_str("at once: it reads the file for each use"),
         }
     }
 }

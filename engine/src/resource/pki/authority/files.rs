@@ -28,16 +28,16 @@ pub(in crate::resource::pki) const NAMES: [&str; 5] =
     [PREVIOUS, KEY, CERTIFICATE, NEXT_KEY, NEXT_CERTIFICATE];
 
 /// The files of an authority, with their content.
-pub(in crate::resource::pki) struct Files(BTreeMap<&'static str, (Stored, Content)>);
+pub(in crate::resource::pki) struct AuthorityFiles(BTreeMap<&'static str, (Stored, Content)>);
 
 /// Without their content.
-impl std::fmt::Debug for Files {
+impl std::fmt::Debug for AuthorityFiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.present()).finish()
     }
 }
 
-impl Files {
+impl AuthorityFiles {
     /// Reads the files. Cancel safe.
     pub(in crate::resource::pki) async fn read(
         host: &dyn Host,

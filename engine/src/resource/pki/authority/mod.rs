@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use super::{Authority, PkiError, PrivateKey, authority_paths, authority_record};
 use crate::host::{Attributes, Host};
 use crate::resource::change::Differences;
-use crate::resource::pki::authority::files::{CERTIFICATE, Files, KEY};
+use crate::resource::pki::authority::files::{CERTIFICATE, AuthorityFiles, KEY};
 use crate::resource::pki::authority::spec::AuthoritySpec;
 use crate::resource::pki::authority::state::AuthorityState;
 use crate::resource::pki::certificate::issue;
@@ -31,7 +31,7 @@ use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult
 pub struct Observed {
     absent: bool,
     directory: Stored,
-    files: Files,
+    files: AuthorityFiles,
     record: KeyRecord,
     authority_state: AuthorityState,
 }
@@ -79,7 +79,7 @@ impl Resource for AuthoritySpec {
         self.validate()
             .map_err(|error| error.at(self.action("plan")))?;
         let directory = Stored::read_entry(cx.host, &authority_paths(&self.name).directory).await?;
-        let files = Files::read(cx.host, &self.name).await?;
+        let files = AuthorityFiles::read(cx.host, &self.name).await?;
         let record = KeyRecord::read(cx.host, &authority_record(&self.name)).await?;
         let authority_state = match cx.absent {
             true => AuthorityState::Nothing,

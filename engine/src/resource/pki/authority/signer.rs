@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 use super::rotation::{Stage, trusted};
 use crate::host::Host;
 use crate::resource::ResourceResult;
-use crate::resource::pki::authority::files::{CERTIFICATE, Files};
+use crate::resource::pki::authority::files::{CERTIFICATE, AuthorityFiles};
 use crate::resource::pki::certificate::facts::{Certificate, show};
 use crate::resource::pki::certificate::issue;
 use crate::resource::pki::keys::record::KeyRecord;
@@ -48,7 +48,7 @@ impl Authority {
     /// Its files exist but cannot be used, or its certificate is not the recorded one.
     pub async fn read(host: &dyn Host, name: &str) -> ResourceResult<Option<Self>> {
         let record = KeyRecord::read(host, &authority_record(name)).await?;
-        let mut files = Ok(Files::read(host, name).await?);
+        let mut files = Ok(AuthorityFiles::read(host, name).await?);
         if record.names(CERTIFICATE) {
             files = files.and_then(|files| files.only_recorded(name, &record));
         }
@@ -60,7 +60,7 @@ impl Authority {
     /// The authority that consists of these files.
     pub(in crate::resource::pki) fn of(
         name: &str,
-        files: &Files,
+        files: &AuthorityFiles,
     ) -> Result<Option<Self>, PkiError> {
         let (certificate, key) = files.signer();
         let Some(mut its) = Self::from_contents(name, certificate, key)? else {

@@ -3,7 +3,7 @@
 use super::evidence::Evidence;
 use super::signer::irreplaceable;
 use crate::host::Host;
-use crate::resource::pki::authority::files::{CERTIFICATE, Files, KEY, NEXT_CERTIFICATE, PREVIOUS};
+use crate::resource::pki::authority::files::{CERTIFICATE, AuthorityFiles, KEY, NEXT_CERTIFICATE, PREVIOUS};
 use crate::resource::pki::certificate::facts::Certificate;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord, RecordMatch};
 use crate::resource::pki::stored::Content;
@@ -45,7 +45,7 @@ impl AuthorityState {
     /// It is lost or a foreign one, with the remedy; or the host cannot be read.
     pub(in crate::resource::pki) async fn of(
         name: &str,
-        files: &Files,
+        files: &AuthorityFiles,
         record: &KeyRecord,
         host: &dyn Host,
     ) -> ResourceResult<Self> {
@@ -59,7 +59,7 @@ impl AuthorityState {
     /// The state according to its record.
     async fn recorded(
         name: &str,
-        files: &Files,
+        files: &AuthorityFiles,
         record: &KeyRecord,
         host: &dyn Host,
     ) -> ResourceResult<Self> {
@@ -148,7 +148,7 @@ impl AuthorityState {
     }
 
     /// The state on a host without a record.
-    async fn without_record(name: &str, files: &Files, host: &dyn Host) -> ResourceResult<Self> {
+    async fn without_record(name: &str, files: &AuthorityFiles, host: &dyn Host) -> ResourceResult<Self> {
         let authority = Authority::of(name, files).map_err(|error| at(name, error))?;
         let key =
             Authority::parse_key(name, files.content(KEY)).map_err(|error| at(name, error))?;
@@ -160,8 +160,8 @@ impl AuthorityState {
                 .parse(|pem| Certificate::parse("", pem))?;
             parsed.ok()
         });
-        let proven = trusted.any(|its| evidence.proves(&its));
-        if !proven && evidence.has_orphans() {
+        let is_in_use = trusted.any(|its| evidence.proves(&its));
+        if !is_in_use && evidence.has_orphans() {
             let problem = match authority {
                 Some(_) => {
                     "no certificate on this host belongs to this authority, but there are certificates of another one"

@@ -233,7 +233,7 @@ async fn pair(
         (Content::Bytes(_), _) => {}
     }
     let pair = Pair::new(live(), None)?;
-    let proven = match public {
+    let is_usable = match public {
         Content::Bytes(bytes) => bytes == pair.public.as_bytes(),
         // The API server's certificate is made after the key: a host without that certificate has never used the key.
         _ => {
@@ -241,7 +241,7 @@ async fn pair(
             host.entry(&used).await?.is_none()
         }
     };
-    if !proven {
+    if !is_usable {
         return Err(irreplaceable(
             PairProblem::Mismatch,
             "it is not the public half of the key beside it; which of the two the cluster uses is unknown",

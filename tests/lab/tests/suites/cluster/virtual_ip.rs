@@ -136,7 +136,7 @@ fn a_virtual_ip_that_is_no_longer_wanted_is_taken_back() {
         diff.text()
     );
     master.check(&[]).exits(2).says(&[
-        "the host has nothing that the plan does not have",
+        "every resource of the role on the host is in the plan",
         "keepalived",
     ]);
 

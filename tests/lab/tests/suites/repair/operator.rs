@@ -60,7 +60,7 @@ fn a_paused_host_can_be_drained_and_is_not_cleaned() {
     master.sh("nodelet pause 5m --because 'a look at the rack'");
     master.sh(&format!("docker pause {server}"));
     let refused = master.nodelet(&["drain"]).exits(1);
-    refused.says(&["its API server must evict the pods"]);
+    refused.says(&["ask the API server for the node"]);
     let view = watch.view().expect("a view");
     assert_eq!(view["paused_because"], "a look at the rack", "{view:#}");
     master.sh(&format!("docker unpause {server}"));
