@@ -1,4 +1,4 @@
-//! Plain data that all modules share: names, values, positions, texts, findings, and how a run ended.
+//! Plain data that all modules share: names, values, positions, texts, findings, errors of the system, and how a run ended.
 //!
 //! Contains the types that stand in scripts, plans, events and the ledger, and pure functions over them. Nothing here reads a host or
 //! knows a kind of resource; only `old_records` knows old names of some.
@@ -14,6 +14,7 @@ pub mod old_records;
 mod paths;
 pub(crate) mod preflight_record;
 mod run;
+mod system_error;
 mod template;
 mod value;
 
@@ -26,5 +27,6 @@ pub use name::{InvalidPhaseName, PhaseName, Span, StepId};
 pub use paths::STATE;
 pub(crate) use paths::{KERNEL_TREES, OWN_PATHS, is_in_kernel_file_system, resolve_var_run};
 pub use run::{Failure, Outcome, Problem, Verb};
+pub use system_error::SystemError;
 pub use template::{FILTERS, RenderError, Text, render, variables};
 pub use value::{OutputRef, SecretRef, Value};

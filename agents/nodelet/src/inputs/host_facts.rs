@@ -35,17 +35,36 @@ pub(crate) async fn gather_facts(host: &LiveHost, query: &FactQuery) -> Result<F
     Ok(facts)
 }
 
-/// The facts of this host for a plan with these settings, and the change of the host's name since its set-up, if there is one. A plan with
-/// the last good settings has the recorded name: while the host's name is wrong, nodelet starts what is down as it was.
+/// The name of the host in a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PlannedName {
+    /// The one that the host has now.
+    Present,
+    /// The one of the set-up, if the host has another name now.
+    Recorded,
+}
+
+impl PlannedName {
+    /// A plan with the last good settings has the recorded name: while the host's name is wrong, nodelet starts what is down as it was.
+    pub(super) fn by(args: &RoleArgs) -> Self {
+        match args.merged_settings {
+            true => Self::Recorded,
+            false => Self::Present,
+        }
+    }
+}
+
+/// The facts of this host for a plan with these settings and this name, and the change of the host's name since its set-up, if the plan has
+/// the recorded name because of it.
 pub(super) async fn facts_for(
-    args: &RoleArgs,
+    name: PlannedName,
     settings: &KubeEnv,
     host: &LiveHost,
     query: &FactQuery,
 ) -> Result<(Facts, Option<Changed>)> {
     let facts = gather_facts(host, query).await?;
-    Ok(with_name_of_set_up(
-        args,
+    Ok(with_planned_name(
+        name,
         Identity::recorded,
         settings,
         facts,
@@ -53,15 +72,15 @@ pub(super) async fn facts_for(
 }
 
 /// The same for facts that are gathered already; `recorded` reads the identity of the set-up.
-fn with_name_of_set_up(
-    args: &RoleArgs,
+fn with_planned_name(
+    name: PlannedName,
     recorded: impl FnOnce() -> Option<Identity>,
     settings: &KubeEnv,
     facts: Facts,
 ) -> (Facts, Option<Changed>) {
-    let recorded = match args.merged_settings {
-        true => recorded(),
-        false => None,
+    let recorded = match name {
+        PlannedName::Recorded => recorded(),
+        PlannedName::Present => None,
     };
     match recorded {
         Some(recorded) => recorded.with_recorded_name(settings, facts),
@@ -101,10 +120,9 @@ mod tests {
         let settings = KubeEnv::from_pairs(pairs).expect("good settings");
         let at_set_up = Identity::of(&settings, &Facts::nothing_about("m-1"));
         let known_as = |merged_settings: bool, recorded: Option<&Identity>, host: &str| {
-            let args = arguments(merged_settings);
+            let name = PlannedName::by(&arguments(merged_settings));
             let facts = Facts::nothing_about(host);
-            let (facts, renamed) =
-                with_name_of_set_up(&args, || recorded.cloned(), &settings, facts);
+            let (facts, renamed) = with_planned_name(name, || recorded.cloned(), &settings, facts);
             (facts.hostname, renamed.is_some())
         };
         let known = |name: &str, renamed: bool| (name.to_owned(), renamed);

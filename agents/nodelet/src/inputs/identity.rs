@@ -208,11 +208,18 @@ impl Identity {
         }
     }
 
-    /// The first difference of `wanted` from this identity.
+    /// All differences of `wanted` from this identity: the address, the node's name, then the settings.
+    pub(crate) fn changes_by(&self, wanted: &Self) -> Vec<Changed> {
+        let of_node = [self.address_changed_by(wanted), self.renamed_by(wanted)];
+        let of_settings = FIXED
+            .iter()
+            .filter_map(|(name, way_out)| self.setting_changed_by(wanted, name, way_out));
+        of_node.into_iter().flatten().chain(of_settings).collect()
+    }
+
+    /// The first of them.
     pub(crate) fn changed_by(&self, wanted: &Self) -> Option<Changed> {
-        self.address_changed_by(wanted)
-            .or_else(|| self.renamed_by(wanted))
-            .or_else(|| self.setting_changed_by(wanted))
+        self.changes_by(wanted).into_iter().next()
     }
 
     fn address_changed_by(&self, wanted: &Self) -> Option<Changed> {
@@ -236,21 +243,19 @@ impl Identity {
         })
     }
 
-    fn setting_changed_by(&self, wanted: &Self) -> Option<Changed> {
-        FIXED.iter().find_map(|(name, way_out)| {
-            let current = self.settings.get(*name)?;
-            let wanted = wanted.settings.get(*name)?;
-            // Identifiers are compared without regard to case. A host that was set up without an id may get one: nothing on the host
-            // depends on it.
-            let same = *name == "CLUSTER_ID" && current.is_empty()
-                || current == wanted
-                || *name == "CLUSTER_ID" && current.eq_ignore_ascii_case(wanted);
-            (!same).then(|| Changed {
-                name: (*name).to_owned(),
-                current: current.clone(),
-                wanted: wanted.clone(),
-                way_out: (*way_out).to_owned(),
-            })
+    fn setting_changed_by(&self, wanted: &Self, name: &str, way_out: &str) -> Option<Changed> {
+        let current = self.settings.get(name)?;
+        let wanted = wanted.settings.get(name)?;
+        // Identifiers are compared without regard to case. A host that was set up without an id may get one: nothing on the host
+        // depends on it.
+        let same = name == "CLUSTER_ID" && current.is_empty()
+            || current == wanted
+            || name == "CLUSTER_ID" && current.eq_ignore_ascii_case(wanted);
+        (!same).then(|| Changed {
+            name: name.to_owned(),
+            current: current.clone(),
+            wanted: wanted.clone(),
+            way_out: way_out.to_owned(),
         })
     }
 
@@ -350,6 +355,14 @@ mod tests {
         assert!(refused.contains("nodelet clean --purge"), "{refused}");
         let renamed = identity("n", &[]);
         assert!(current.changed_by(&renamed).is_some());
+        // Each change is named, not only the first one.
+        let wanted = identity(
+            "n",
+            &[("ROLE", "worker"), ("CONTAINERS_CIDR", "10.30.0.0/16")],
+        );
+        let changes = current.changes_by(&wanted);
+        let names: Vec<&str> = changes.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["the node name", "ROLE", "CONTAINERS_CIDR"]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::cli::{RoleArgs, TargetArgs};
 use crate::inputs::directories::{
     files_are_in_directories_of_root, refuse_directories, taken_directories,
 };
-use crate::inputs::host_facts::{facts_for, read_facts};
+use crate::inputs::host_facts::{PlannedName, facts_for, read_facts};
 use crate::inputs::identity::{Changed, Identity};
 use crate::inputs::role_package::{role, usable};
 use crate::inputs::settings_files::settings_in;
@@ -53,8 +53,8 @@ pub(crate) struct Inputs {
     pub(crate) secrets: SettingSecrets,
     pub(crate) identity: Identity,
     pub(crate) role: Role,
-    /// The change of the host's name since its set-up, if the plan has the recorded name because of it. This is so only with the last good
-    /// settings.
+    /// The change of the host's name since its set-up, if the plan has the recorded name because of it: with the last good settings, and by
+    /// [`with_recorded_name`].
     pub(crate) renamed: Option<Changed>,
 }
 
@@ -123,13 +123,14 @@ pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     let role = role(args, host).await;
     files_are_in_directories_of_root(&settings, host).await?;
     let usual = FactQuery::default().and_disks(settings.paths());
-    let (facts, renamed) = facts_for(args, &settings, host, &usual).await?;
+    let name = PlannedName::by(args);
+    let (facts, renamed) = facts_for(name, &settings, host, &usual).await?;
     let mut inputs = planned(role, || last_good_role(args), settings, facts, renamed)?;
     // A script can require other programs and disks than the usual ones.
     let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
     let asked = usual.clone().and_requirements(unmet);
     if asked != usual {
-        (inputs.facts, _) = facts_for(args, &inputs.secrets.0, host, &asked).await?;
+        (inputs.facts, _) = facts_for(name, &inputs.secrets.0, host, &asked).await?;
     }
     Ok(inputs)
 }
@@ -159,21 +160,35 @@ pub(crate) async fn read_for(target: &TargetArgs, host: &LiveHost) -> Result<Inp
 
 /// As [`read`] for a status pass, which runs every minute, with settings that are read already. Gathers only the facts that a plan needs,
 /// and those that the preconditions need which were not met before.
-pub(crate) async fn for_a_pass(
+async fn for_a_pass(
     args: &RoleArgs,
+    name: PlannedName,
     settings: KubeEnv,
     host: &LiveHost,
 ) -> Result<Inputs> {
     let role = role(args, host).await;
     let query = FactQuery::for_a_plan();
-    let (facts, renamed) = facts_for(args, &settings, host, &query).await?;
+    let (facts, renamed) = facts_for(name, &settings, host, &query).await?;
     let mut inputs = planned(role, || last_good_role(args), settings, facts, renamed)?;
     let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
     let asked = FactQuery::for_a_plan().and_requirements(unmet);
     if asked != query {
-        (inputs.facts, _) = facts_for(args, &inputs.secrets.0, host, &asked).await?;
+        (inputs.facts, _) = facts_for(name, &inputs.secrets.0, host, &asked).await?;
     }
     Ok(inputs)
+}
+
+/// The inputs of a status pass with these settings, planned with the installed role and the name that the host had at its set-up. While the
+/// host has another name, this shows what else is wrong with the settings.
+///
+/// # Errors
+/// The settings cannot be planned, or gathering the facts of the host timed out.
+pub(crate) async fn with_recorded_name(
+    args: &RoleArgs,
+    settings: KubeEnv,
+    host: &LiveHost,
+) -> Result<Inputs> {
+    for_a_pass(args, PlannedName::Recorded, settings, host).await
 }
 
 /// The last good role package, if it may take the place of the installed one: only together with the last good settings.
@@ -298,7 +313,7 @@ pub(crate) fn problems_of(error: &anyhow::Error) -> Vec<String> {
 /// As [`settings`] and [`for_a_pass`].
 pub(crate) async fn current(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> {
     let settings = settings(args, host).await?;
-    let inputs = for_a_pass(args, settings.clone(), host).await?;
+    let inputs = for_a_pass(args, PlannedName::by(args), settings.clone(), host).await?;
     Ok((settings, inputs))
 }
 
@@ -316,14 +331,39 @@ mod tests {
         KubeEnv::from_pairs(pairs).expect("good settings")
     }
 
-    /// Otherwise a repair would bring a part of a new version into force, which no apply could complete.
-    #[tokio::test]
-    async fn a_new_role_does_not_come_into_force_while_the_host_has_a_wrong_name() {
+    /// A role for masters only.
+    async fn role_of_masters() -> RolePackage {
         let manifest = "version: 1\nname: r\nrelease: '1'\nabout: A role.\nnodes:\n  master: [example]\npayload: [bin/a]\n";
         let host = FakeHost::new()
             .with_file("/r/role.yaml", manifest)
             .with_file("/r/phases/example.rhai", "phase(\"example\");\n");
-        let before = RolePackage::load(&host, "/r").await.expect("a role");
+        RolePackage::load(&host, "/r").await.expect("a role")
+    }
+
+    /// The change of the name would be the error otherwise, and an operator would learn of the other mistake only after that one is undone.
+    #[tokio::test]
+    async fn a_wrong_name_does_not_hide_what_else_is_wrong_with_the_settings() {
+        let before = settings_without_a_role();
+        let at_set_up = Identity::of(&before, &Facts::nothing_about("m-1"));
+        let pairs = [("ROLE", "worker"), ("MASTER_IP", "10.0.0.1")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = KubeEnv::from_pairs(pairs).expect("each value is valid");
+        let facts = Facts::nothing_about("m-2");
+        let (facts, renamed) = at_set_up.with_recorded_name(&settings, facts);
+        assert!(renamed.is_some());
+        let role = Ok(role_of_masters().await);
+        let Err(error) = planned(role, || None, settings, facts, renamed) else {
+            panic!("the role has no workers");
+        };
+        let problems = problems_of(&error).concat();
+        assert!(problems.contains("P0607"), "{problems}");
+        assert!(!problems.contains("m-2"), "{problems}");
+    }
+
+    /// Otherwise a repair would bring a part of a new version into force, which no apply could complete.
+    #[tokio::test]
+    async fn a_new_role_does_not_come_into_force_while_the_host_has_a_wrong_name() {
+        let before = role_of_masters().await;
         let mut new = before.clone();
         new.manifest.release = "2".to_owned();
         let settings = settings_without_a_role();

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
+use engine::model::SystemError;
 use engine::resource::ResourceError;
 use engine::role::RoleError;
 use serde::Serialize;
@@ -80,35 +81,32 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The next thing to try, by the system's error message and the file that it is about.
+/// The next thing to try, by the error of the system and the file that it is about.
 fn next_step(chain: &[String], root: bool) -> Option<Cow<'static, str>> {
     let says = |text: &str| chain.iter().any(|cause| cause.contains(text));
-    if says("No space left on device") || says("Disk quota exceeded") {
-        let place = written(chain)
-            .unwrap_or(Path::new("/var/opt/pf9"))
-            .display();
-        return Some(Cow::from(format!(
-            "make room on the file system of {place} (`df -h {place}` shows bytes, `df -i {place}` inodes), then try again"
-        )));
+    let error = SystemError::of(&chain.join("\n"));
+    let is = |kind: SystemError| error == Some(kind);
+    if is(SystemError::NoRoom) {
+        let place = written(chain).unwrap_or(Path::new("/var/opt/pf9"));
+        let next = SystemError::NoRoom.next_step(Some(place));
+        return Some(Cow::from(format!("{next}, then try again")));
     }
     let next = if says("find role `") {
         "install the role's package, or name its directory with --role PATH; a path contains a slash, as in ./roles/pf9-kube"
-    } else if says("Permission denied") && !root {
+    } else if is(SystemError::Forbidden) && !root {
         "only root is allowed to do this; try again with sudo"
-    } else if says("open the lock") && says("Is a directory") {
+    } else if says("open the lock") && is(SystemError::IsDirectory) {
         "a directory is at the path of the lock; make sure that it is not needed, and remove it (`rmdir /run/pf9-nodelet.lock`)"
-    } else if says("open the lock") && says("Too many levels of symbolic links") {
+    } else if says("open the lock") && is(SystemError::LinkLoop) {
         "a link is at the path of the lock; remove it (`rm /run/pf9-nodelet.lock`)"
-    } else if says("the ledger") && says("Is a directory") {
-        "a directory is at the path of the ledger; move it away (`mv /var/opt/pf9/nodelet/ledger.jsonl /root/`), then `nodelet recover` brings the ledger back"
     } else if says("but it is not saved") || says("but this is not saved") {
         "make it possible to write the file, then repeat the command; do not restart nodeletd before"
-    } else if says("Read-only file system") && says("/run/") {
+    } else if is(SystemError::ReadOnly) && says("/run/") {
         "/run has to be writable; see `findmnt /run`, and `mount -o remount,rw /run` if nothing is wrong with it"
-    } else if says("Read-only file system") {
-        "the file system is read-only, often after a disk error: see `dmesg | tail` and `findmnt -o TARGET,OPTIONS`, then mount it writable again"
     } else {
-        return None;
+        // The user is root here, and this advice would be to become root.
+        let error = error.filter(|error| *error != SystemError::Forbidden);
+        return error.map(|error| error.next_step(None));
     };
     Some(next.into())
 }
@@ -196,12 +194,29 @@ mod tests {
             ),
             (
                 &[
-                    "read the ledger",
-                    "read /var/opt/pf9/nodelet/ledger.jsonl",
+                    "open the lock /run/pf9-nodelet.lock",
+                    "Too many levels of symbolic links (os error 40)",
+                ],
+                true,
+                "`rm /run/pf9-nodelet.lock`",
+            ),
+            // The ledger itself is good.
+            (
+                &[
+                    "write the copy of the ledger",
+                    "write /var/opt/pf9/nodelet/ledger.backup.jsonl",
                     "Is a directory (os error 21)",
                 ],
                 true,
-                "brings the ledger back",
+                "a directory is at the path that the message names",
+            ),
+            (
+                &[
+                    "write /etc/pf9/kube.d/ca.crt",
+                    "Read-only file system (os error 30)",
+                ],
+                true,
+                "often after a disk error",
             ),
             (
                 &[

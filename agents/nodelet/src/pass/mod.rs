@@ -36,7 +36,10 @@ pub(crate) use progress::{Progress, follow_checks};
 pub(crate) use result::Pass;
 use state::{has_no_other_role, keep, lacks_backup, ledger, protect_state, remember};
 use timeouts::{SETTLE, TIMEOUT};
-use verdict::{SettingsVerdict, blockers, with_failures_unknown};
+use verdict::{
+    SettingsVerdict, at_their_places, blockers, changed_settings, problems_beside_name,
+    with_failures_unknown,
+};
 pub(crate) use watch_list::WatchList;
 
 impl Pass {
@@ -71,15 +74,16 @@ impl Pass {
                 };
                 let another = bound.is_some_and(|b| b.changed_by(&inputs.identity).is_some());
                 match (SettingsVerdict::of(now, before.as_deref(), another), last) {
-                    // The settings are not to blame: the host has another name. KUBE_SERVICE_STATE still counts.
+                    // The settings are not to blame for the host's other name. KUBE_SERVICE_STATE still counts.
                     (SettingsVerdict::Refused(_), Some((good, last))) if last.renamed.is_some() => {
                         service_state = Some(Desired::of(&settings).service_state);
-                        (good, last, Vec::new())
+                        let problems = problems_beside_name(args, &settings, &good, bound, host);
+                        let problems = problems.await?;
+                        (good, last, problems)
                     }
                     (SettingsVerdict::Refused(worse), Some((good, last))) => {
-                        let worse_problems = worse.iter().map(|one| one.at_its_place(&settings));
-                        let worse_problems = worse_problems.collect();
-                        (good, last, worse_problems)
+                        let problems = at_their_places(&worse, &settings);
+                        (good, last, problems)
                     }
                     (verdict, _) => {
                         // The last good settings and the last good role are those of the role that is on this host.
@@ -99,19 +103,21 @@ impl Pass {
                 let Ok((good, inputs)) = last_good(args, host).await else {
                     return Err(error);
                 };
-                let readable = settings(args, host).await.ok();
-                match (&inputs.role, readable) {
-                    // Only the role is wrong. KUBE_SERVICE_STATE of the current settings still decides whether the role is to be up.
-                    (Role::LastGood { problems: wrong, .. }, Some(settings))
-                        if !wrong.is_empty() =>
-                    {
+                let is_role_wrong =
+                    matches!(&inputs.role, Role::LastGood { problems, .. } if !problems.is_empty());
+                match settings(args, host).await {
+                    // The role is wrong. KUBE_SERVICE_STATE of the current settings still decides whether the role is to be up.
+                    Ok(settings) if is_role_wrong => {
                         service_state = Some(Desired::of(&settings).service_state);
-                        (good, inputs, Vec::new())
+                        let problems = changed_settings(bound, &settings, &inputs);
+                        (good, inputs, problems)
                     }
-                    // Only the host's name is wrong, and nothing can be planned with it.
-                    (_, Some(settings)) if inputs.renamed.is_some() && error.is::<Changed>() => {
+                    // The host's name is wrong, and nothing can be planned with it.
+                    Ok(settings) if inputs.renamed.is_some() && error.is::<Changed>() => {
                         service_state = Some(Desired::of(&settings).service_state);
-                        (good, inputs, Vec::new())
+                        let problems = problems_beside_name(args, &settings, &good, bound, host);
+                        let problems = problems.await?;
+                        (good, inputs, problems)
                     }
                     _ => (good, inputs, problems),
                 }
@@ -124,11 +130,13 @@ impl Pass {
             } => (problems.clone(), pending_release.clone()),
             Role::Installed(_) => (Vec::new(), None),
         };
-        let changed = bound.and_then(|bound| bound.changed_by(&inputs.identity));
+        let changes = bound.map(|bound| bound.changes_by(&inputs.identity));
+        let mut changes = changes.unwrap_or_default();
         // The plan has the name of the set-up: what it says of this host is true, and what fails can be restarted.
-        let restarts_only = changed.is_none() && inputs.renamed.is_some();
-        let refused = changed.or_else(|| inputs.renamed.clone());
-        let refused = refused.map(|changed| changed.to_string());
+        let restarts_only = changes.is_empty() && inputs.renamed.is_some();
+        changes.extend(inputs.renamed.clone());
+        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        let refused = (!changes.is_empty()).then(|| changes.join("; "));
         let ignored_events = Recording::default();
         let runner = inputs.runner(host, &ignored_events);
         let in_progress = runner.checks_in_progress.clone();

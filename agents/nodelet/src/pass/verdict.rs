@@ -4,9 +4,11 @@ use anyhow::Result;
 use engine::env::KubeEnv;
 use engine::exec::{PhaseHealth, Recording, Status};
 use engine::host::live::LiveHost;
+use tokio::time::error::Elapsed;
 
-use crate::inputs::Inputs;
+use crate::cli::RoleArgs;
 use crate::inputs::identity::Identity;
+use crate::inputs::{Inputs, problems_of, with_recorded_name};
 
 /// Why a host with a role cannot go on with settings that were read without an error. Such settings are wrong, and must not keep nodeletd
 /// from holding the host at the last good ones.
@@ -20,7 +22,7 @@ pub(super) struct Blocker {
 
 impl Blocker {
     /// The sentence, after the place of the first setting that it names and that is set in a file.
-    pub(super) fn at_its_place(&self, settings: &KubeEnv) -> String {
+    fn at_its_place(&self, settings: &KubeEnv) -> String {
         let all = format!("{} {}", self.about, self.why);
         let word = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
         let mut words = all.split(|c| !word(c));
@@ -29,6 +31,12 @@ impl Blocker {
             None => self.why.clone(),
         }
     }
+}
+
+/// The sentences, each after the place of its setting.
+pub(super) fn at_their_places(blockers: &[Blocker], settings: &KubeEnv) -> Vec<String> {
+    let sentences = blockers.iter().map(|one| one.at_its_place(settings));
+    sentences.collect()
 }
 
 /// What is done with settings that could be read.
@@ -45,7 +53,7 @@ pub(super) enum SettingsVerdict {
 
 impl SettingsVerdict {
     /// `now` has the obstacles of the current settings, `before` those of the last good ones, if there are any. `another` means that the
-    /// current settings change the host's identity; then `now` has only that obstacle.
+    /// current settings change the host's identity; then `now` has only such obstacles.
     pub(super) fn of(now: Vec<Blocker>, before: Option<&[Blocker]>, another: bool) -> Self {
         if now.is_empty() {
             return Self::Good;
@@ -79,11 +87,9 @@ pub(super) async fn blockers(
     let Some(recorded) = bound else {
         return Ok(Vec::new());
     };
-    if let Some(changed) = recorded.changed_by(&inputs.identity) {
-        return Ok(vec![Blocker {
-            why: changed.to_string(),
-            about: String::new(),
-        }]);
+    let changes = changes(recorded, &inputs.identity);
+    if !changes.is_empty() {
+        return Ok(changes);
     }
     let ignored_events = Recording::default();
     let runner = inputs.runner(host, &ignored_events);
@@ -93,6 +99,60 @@ pub(super) async fn blockers(
         about: one.requirement,
     });
     Ok(blockers_now.collect())
+}
+
+/// The changes of a recorded identity.
+fn changes(recorded: &Identity, wanted: &Identity) -> Vec<Blocker> {
+    let changes = recorded.changes_by(wanted).into_iter();
+    let blockers = changes.map(|changed| Blocker {
+        why: changed.to_string(),
+        about: String::new(),
+    });
+    blockers.collect()
+}
+
+/// What is wrong with the current `settings` while the host has a wrong name, beside that name: what would be wrong with them if the host
+/// still had the recorded name, and is not wrong with the last good ones.
+///
+/// # Errors
+/// Gathering the facts of the host timed out, or a precondition could not be evaluated.
+pub(super) async fn problems_beside_name(
+    args: &RoleArgs,
+    settings: &KubeEnv,
+    good: &KubeEnv,
+    bound: Option<&Identity>,
+    host: &LiveHost,
+) -> Result<Vec<String>> {
+    let now = match with_recorded_name(args, settings.clone(), host).await {
+        Ok(inputs) => blockers(bound, &inputs, host).await?,
+        Err(error) if error.is::<Elapsed>() => return Err(error),
+        Err(error) => return Ok(problems_of(&error)),
+    };
+    if now.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Both are planned with the installed role: a precondition of a new version of it is not blamed on the settings.
+    let before = match with_recorded_name(args, good.clone(), host).await {
+        Ok(inputs) => blockers(bound, &inputs, host).await?,
+        Err(error) if error.is::<Elapsed>() => return Err(error),
+        Err(_) => Vec::new(),
+    };
+    Ok(at_their_places(&new_blockers(now, &before), settings))
+}
+
+/// The fixed settings that the current `settings` change and the `last` good ones do not. Nothing is planned, so this can also be told if
+/// the role is wrong.
+pub(super) fn changed_settings(
+    bound: Option<&Identity>,
+    settings: &KubeEnv,
+    last: &Inputs,
+) -> Vec<String> {
+    let Some(recorded) = bound else {
+        return Vec::new();
+    };
+    let now = changes(recorded, &Identity::of(settings, &last.facts));
+    let before = changes(recorded, &last.identity);
+    at_their_places(&new_blockers(now, &before), settings)
 }
 
 /// The results of checks whose plan is for a host with another name or address: a condition that does not hold by such a plan is unknown.
@@ -113,9 +173,12 @@ pub(super) fn with_failures_unknown(mut health: Vec<PhaseHealth>) -> Vec<PhaseHe
 #[cfg(test)]
 mod tests {
     use engine::exec::{Condition, ConditionKind};
+    use engine::facts::Facts;
     use engine::model::Span;
 
     use super::*;
+    use crate::inputs::{Role, SettingSecrets};
+    use crate::pass::tests::plan_of_master;
 
     fn blocker(why: &str, about: &str) -> Blocker {
         Blocker {
@@ -173,6 +236,51 @@ mod tests {
             (Status::Unknown, refused),
         ];
         assert_eq!(shown, expected);
+    }
+
+    /// Otherwise an operator would learn of them only when the name is right again, and then of one after the other.
+    #[tokio::test]
+    async fn while_the_host_has_a_wrong_name_all_changed_settings_are_reported() {
+        let settings = |more: &[(&str, &str)]| {
+            let pairs = [("ROLE", "master"), ("MASTER_IP", "172.30.0.11")];
+            let pairs = pairs.iter().chain(more);
+            let pairs = pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            KubeEnv::from_pairs(pairs).expect("good settings")
+        };
+        let good = settings(&[]);
+        let recorded = Identity::of(&good, &Facts::nothing_about("m-1"));
+        let inputs = async |settings: &KubeEnv| {
+            let facts = Facts::nothing_about("m-2");
+            let (facts, renamed) = recorded.with_recorded_name(settings, facts);
+            assert!(renamed.is_some());
+            Inputs {
+                plan: plan_of_master().await,
+                identity: Identity::of(settings, &facts),
+                facts,
+                secrets: SettingSecrets(settings.clone()),
+                role: Role::LastGood(Vec::new()),
+                renamed,
+            }
+        };
+        let current = settings(&[
+            ("CONTAINERS_CIDR", "10.30.0.0/16"),
+            ("CLUSTER_DNS_DOMAIN", "elsewhere.local"),
+        ]);
+        let host = LiveHost::new();
+        let now = blockers(Some(&recorded), &inputs(&current).await, &host).await;
+        let now = now.expect("the identities are compared");
+        let last = inputs(&good).await;
+        for said in [
+            at_their_places(&now, &current),
+            changed_settings(Some(&recorded), &current, &last),
+        ] {
+            assert_eq!(said.len(), 2, "{said:?}");
+            for (said, name) in said.iter().zip(["CONTAINERS_CIDR", "CLUSTER_DNS_DOMAIN"]) {
+                assert!(said.contains(&format!("use {name}=")), "{said}");
+            }
+        }
+        let none = changed_settings(Some(&recorded), &good, &last);
+        assert_eq!(none, [""; 0]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Start with `advice`; `remedy` has the known errors.
 //!
-//! Not here: the text of the error itself (each module has its own errors), and the report (`report`).
+//! Not here: the text of the error itself (each module has its own errors), what to do about an error of the operating system
+//! (`model::SystemError`), and the report (`report`).
 
 pub(in crate::exec) mod advice;
 pub(in crate::exec) mod remedy;

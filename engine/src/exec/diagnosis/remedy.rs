@@ -1,12 +1,12 @@
 //! What to do about an error, in the imperative. It comes from the error itself, from the error's kind, or from known
-//! words in its causes and in the logs near it.
+//! words in its causes and in the logs near it. Errors of the operating system are in `model`.
 //!
 //! Every sentence here names a command to type or a thing to change: an operator may read it at night.
 
 use std::io::ErrorKind;
 
 use crate::host::HostError;
-use crate::model::chain;
+use crate::model::{SystemError, chain};
 use crate::resource::ResourceError;
 
 /// What to do, without the full stop.
@@ -21,6 +21,10 @@ pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String
     let all = [chain(error).join(": "), found.join(": ")]
         .concat()
         .to_lowercase();
+    // First, because such an error explains the others.
+    if let Some(known) = SystemError::of(&all) {
+        return known.next_step(None).into_owned();
+    }
     if let Some(known) = by_words(&all) {
         return known.to_owned();
     }
@@ -52,24 +56,8 @@ macro_rules! known {
     };
 }
 
-/// Causes that have the same remedy in all places. The first match wins, so causes that explain others come first.
+/// Causes that have the same remedy in all places, beside [`SystemError`]. The first match wins, so causes that explain others come first.
 const KNOWN: &[(&[&[&str]], &str)] = known! {
-    [["no space left on device"]] =>
-        "make room on the file system that the message names (`df -h`, `df -i`)";
-    [["read-only file system"]] =>
-        "mount the file system that the message names for writing (`findmnt --target PATH` shows it)";
-    [["permission denied"], ["operation not permitted"]] =>
-        "run as root, and see what protects the path that the message names (`lsattr`, `findmnt --target PATH`)";
-    [["is a directory"], ["not a directory"]] =>
-        "something else is at the path that the message names, or at a directory above it (`namei -l PATH`): move it away";
-    [["too many levels of symbolic links"]] =>
-        "the links on the path that the message names lead in a circle (`namei -l PATH`): remove one of them";
-    [["too many open files"]] =>
-        "see which program has so many files open (`lsof | awk '{print $1}' | sort | uniq -c | sort -n`), and raise its limit";
-    [["cannot allocate memory"], ["out of memory"]] =>
-        "free memory on this host (`free -m`, `ps aux --sort -rss | head`)";
-    [["address already in use"]] =>
-        "find the program that holds the port (`ss -ltnp`) and stop it, or choose another port";
     [["is masked"]] => "unmask the unit that the message names (`systemctl unmask UNIT`)";
     [["certificate", "expired"], ["certificate", "not valid yet"]] =>
         "compare the host's clock with the certificate's dates (`date -u`, `openssl x509 -noout -dates -in FILE`)";

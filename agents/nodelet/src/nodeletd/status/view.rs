@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use engine::exec::{PhaseHealth, Status};
-use engine::model::PhaseName;
+use engine::model::{PhaseName, SystemError};
 use serde::{Deserialize, Serialize};
 
 use super::kube_status::{KubeStatus, NodeState};
@@ -71,6 +71,71 @@ pub(crate) struct DaemonCondition {
     pub(crate) reason: String,
 }
 
+/// A condition that follows from the result of a pass alone.
+pub(in crate::nodeletd) struct PassCondition {
+    pub(in crate::nodeletd) name: &'static str,
+    /// What is wrong; empty if nothing is.
+    wrong: fn(&Pass) -> String,
+}
+
+/// The settings on the host are in force.
+pub(in crate::nodeletd) const SETTINGS_VALID: PassCondition = PassCondition {
+    name: "SettingsValid",
+    wrong: |pass| match &pass.settings_problems[..] {
+        [] => String::new(),
+        problems => format!("{}; the last good ones are in force", joined(problems)),
+    },
+};
+
+/// The installed role is in force.
+pub(in crate::nodeletd) const ROLE_VALID: PassCondition = PassCondition {
+    name: "RoleValid",
+    wrong: |pass| match &pass.role_problems[..] {
+        [] => String::new(),
+        problems => format!("{}; the last good role is in force", joined(problems)),
+    },
+};
+
+/// The settings allow changes to the host.
+pub(in crate::nodeletd) const SETTINGS_ALLOWED: PassCondition = PassCondition {
+    name: "SettingsAllowed",
+    wrong: |pass| {
+        let refused = pass.refused.as_ref();
+        let is_up = pass.desired.service_state == ServiceState::True;
+        let does = match pass.restarts_only && is_up {
+            true => {
+                "; until then nodeletd repairs what fails with the last good settings and role, and changes nothing else"
+            }
+            false => "",
+        };
+        let waits = pass.pending_release.as_ref().map_or_else(String::new, |release| {
+            format!(
+                "; release {release} of the role is installed and comes into force when the name is right: until then, nodelet starts no program and loads no image that differs in it"
+            )
+        });
+        refused.map_or_else(String::new, |why| format!("could not {why}{does}{waits}"))
+    },
+};
+
+/// The ledger, and what a clean needs beside it, can be relied on.
+pub(in crate::nodeletd) const LEDGER_VALID: PassCondition = PassCondition {
+    name: "LedgerValid",
+    wrong: |pass| match pass.ledger_lost.as_str() {
+        "" => pass.ledger_problem.clone(),
+        lost => format!("{lost}; until then nodeletd checks the host, but changes nothing"),
+    },
+};
+
+/// The condition that each node has a pod subnet, or gets one.
+const NODES_HAVE_SUBNETS: &str = "NodesHaveSubnets";
+
+impl PassCondition {
+    /// Whether it does not hold after this pass.
+    pub(in crate::nodeletd) fn is_wrong(&self, pass: &Pass) -> bool {
+        !(self.wrong)(pass).is_empty()
+    }
+}
+
 /// What happened since the daemon's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counters {
@@ -128,32 +193,12 @@ impl Now<'_> {
                 reason: "the last status pass failed".to_owned(),
             },
         };
+        let of_pass = |condition: &PassCondition| condition_for(condition.name, &condition.wrong);
         let known = |name: &str, wrong: &str| DaemonCondition::new(name, wrong.to_owned());
         vec![
-            condition_for("SettingsValid", &|pass| match &pass.settings_problems[..] {
-                [] => String::new(),
-                problems => format!("{}; the last good ones are in force", joined(problems)),
-            }),
-            condition_for("RoleValid", &|pass| match &pass.role_problems[..] {
-                [] => String::new(),
-                problems => format!("{}; the last good role is in force", joined(problems)),
-            }),
-            condition_for("SettingsAllowed", &|pass| {
-                let refused = pass.refused.as_ref();
-                let is_up = pass.desired.service_state == ServiceState::True;
-                let does = match pass.restarts_only && is_up {
-                    true => {
-                        "; until then nodeletd repairs what fails with the last good settings and role, and changes nothing else"
-                    }
-                    false => "",
-                };
-                let waits = pass.pending_release.as_ref().map_or_else(String::new, |release| {
-                    format!(
-                        "; release {release} of the role is installed and comes into force when the name is right: until then, nodelet starts no program and loads no image that differs in it"
-                    )
-                });
-                refused.map_or_else(String::new, |why| format!("could not {why}{does}{waits}"))
-            }),
+            of_pass(&SETTINGS_VALID),
+            of_pass(&ROLE_VALID),
+            of_pass(&SETTINGS_ALLOWED),
             condition_for("ClusterIdSet", &|pass| {
                 if pass.installed && pass.desired.lacks_cluster() {
                     "CLUSTER_ID is not set in the settings, but a role is installed on this host and KUBE_SERVICE_STATE is true: nodeletd still repairs it, but its backups do not name their cluster; set CLUSTER_ID".to_owned()
@@ -161,13 +206,10 @@ impl Now<'_> {
                     String::new()
                 }
             }),
-            condition_for("LedgerValid", &|pass| match pass.ledger_lost.as_str() {
-                "" => pass.ledger_problem.clone(),
-                lost => format!("{lost}; until then nodeletd checks the host, but changes nothing"),
-            }),
+            of_pass(&LEDGER_VALID),
             match pass {
                 Some(pass) => nodes_have_subnets(pass, &self.subnets_not_given),
-                None => condition_for("NodesHaveSubnets", &|_| String::new()),
+                None => condition_for(NODES_HAVE_SUBNETS, &|_| String::new()),
             },
             condition_for("HostFits", &|_| self.precondition_error.to_owned()),
             condition_for("FullCleanHelps", &|pass| {
@@ -198,17 +240,14 @@ pub(in crate::nodeletd) fn joined(problems: &[String]) -> String {
 
 /// Why a state file is not written, and what to do about it. nodeletd tries again with each status pass.
 fn with_next_step(problem: &str) -> String {
-    let next = if problem.contains("Is a directory") {
-        "; a directory is at the path of the file: move it away, then nodeletd writes the file again"
-    } else if problem.contains("No space left on device") || problem.contains("Disk quota exceeded")
-    {
-        "; make room on its file system (`df -h` shows bytes, `df -i` inodes), then nodeletd writes the file again"
-    } else if problem.contains("Read-only file system") {
-        "; make its file system writable (`findmnt -o TARGET,OPTIONS`), then nodeletd writes the file again"
-    } else {
-        ""
-    };
-    format!("{problem}{next}")
+    match SystemError::of(problem) {
+        // nodeletd is root, and this advice would be to become root.
+        None | Some(SystemError::Forbidden) => problem.to_owned(),
+        Some(error) => format!(
+            "{problem}; {}, then nodeletd writes the file again",
+            error.next_step(None)
+        ),
+    }
 }
 
 /// Whether each node has a pod subnet, or gets one.
@@ -218,7 +257,7 @@ fn nodes_have_subnets(pass: &Pass, not_given: &str) -> DaemonCondition {
         more,
         unknown,
     } = &pass.without_subnet;
-    let name = "NodesHaveSubnets";
+    let name = NODES_HAVE_SUBNETS;
     if !unknown.is_empty() {
         return DaemonCondition {
             name: name.to_owned(),
@@ -406,7 +445,11 @@ mod tests {
             let shown = with_next_step(&problem);
             assert!(shown.starts_with(&problem), "{shown}");
             assert!(shown.contains(next), "{shown}");
+            let again = "then nodeletd writes the file again";
+            assert!(shown.ends_with(again), "{shown}");
         }
+        let unknown = "could not write /var/opt/pf9/kube_status: Input/output error (os error 5)";
+        assert_eq!(with_next_step(unknown), unknown);
     }
 
     /// After a failed pass the API and the timers still use the view: its settings and its pause stay in force.

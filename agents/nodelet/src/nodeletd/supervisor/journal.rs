@@ -1,22 +1,39 @@
-//! The lines of the journal about conditions: one line when a condition begins to fail, and one when it no longer fails. The lines about a
-//! change and a failed pass are not here.
+//! The lines of the journal about what a pass finds: one line when a condition begins to fail, one when it no longer fails, and one for
+//! each problem of the settings, the role or the ledger. The lines about a change and a failed pass are not here.
 //!
 //! A condition may fail for days without any change of the host, for example because a key was replaced. Then these lines are the only
 //! ones in the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display, Formatter};
 
 use engine::exec::{ConditionKind, Status};
 use engine::model::PhaseName;
 
+use crate::nodeletd::status::view::{
+    LEDGER_VALID, ROLE_VALID, SETTINGS_ALLOWED, SETTINGS_VALID, joined,
+};
+use crate::nodeletd::supervisor::known_problems::KnownProblems;
 use crate::pass::{Pass, ServiceState};
 
-/// A phase and what a check of it asserts.
-type Name = (PhaseName, String);
+/// A condition that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Failing {
+    phase: PhaseName,
+    /// What the check asserts.
+    check: String,
+    is_about_orphans: bool,
+}
+
+impl Display for Failing {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.phase, self.check)
+    }
+}
 
 /// The conditions that are known not to hold.
 #[derive(Debug, Default)]
-pub(super) struct Problems(BTreeMap<Name, ConditionKind>);
+pub(super) struct Problems(KnownProblems<Failing>);
 
 /// A line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,52 +57,73 @@ impl Problems {
     pub(super) fn lines(&mut self, pass: &Pass) -> Vec<Line> {
         // The role is not on the host, or is to be down, so its checks fail on purpose.
         if !pass.installed || pass.desired.service_state == ServiceState::False {
-            self.0.clear();
+            self.0 = KnownProblems::default();
             return Vec::new();
         }
-        let mut lines = Vec::new();
-        let mut failing = BTreeMap::new();
+        let mut failing = Vec::new();
+        let mut reasons = BTreeMap::new();
         let mut unknown = BTreeSet::new();
         let mut orphans_are_unknown = false;
         for phase in &pass.health {
             for its in &phase.conditions {
-                let name = (phase.phase.clone(), its.check.clone());
+                let condition = Failing {
+                    phase: phase.phase.clone(),
+                    check: its.check.clone(),
+                    is_about_orphans: its.kind == ConditionKind::Orphans,
+                };
                 match its.status {
                     Status::True => {}
                     Status::Unknown => {
-                        orphans_are_unknown |= its.kind == ConditionKind::Orphans;
-                        unknown.insert(name);
+                        orphans_are_unknown |= condition.is_about_orphans;
+                        unknown.insert(condition);
                     }
                     Status::False => {
-                        if !self.0.contains_key(&name) {
-                            let (phase, check) = &name;
-                            lines.push(Line::Warning(format!(
-                                "a condition does not hold: {phase}: {check}: {}",
-                                its.reason
-                            )));
-                        }
-                        failing.insert(name, its.kind);
+                        reasons.insert(condition.clone(), its.reason.as_str());
+                        failing.push(condition);
                     }
                 }
             }
         }
-        for (name, kind) in std::mem::take(&mut self.0) {
-            if failing.contains_key(&name) {
-                continue;
-            }
-            // A pass has a condition about orphans only if there are some, or if it is unknown whether there are any.
-            if unknown.contains(&name) || kind == ConditionKind::Orphans && orphans_are_unknown {
-                self.0.insert(name, kind);
-            } else {
-                let (phase, check) = name;
-                lines.push(Line::Information(format!(
-                    "no longer a problem: {phase}: {check}"
-                )));
-            }
-        }
-        self.0.append(&mut failing);
-        lines
+        // A pass has a condition about orphans only if there are some, or if it is unknown whether there are any.
+        let stays = |one: &&Failing| {
+            unknown.contains(*one) || one.is_about_orphans && orphans_are_unknown
+        };
+        failing.extend(self.0.all().filter(stays).cloned());
+        let changes = self.0.update(failing);
+        let begun = changes.begun.iter().map(|one| {
+            let reason = reasons.get(one).copied().unwrap_or_default();
+            Line::Warning(format!("a condition does not hold: {one}: {reason}"))
+        });
+        let ended = changes.ended.iter();
+        let ended = ended.map(|one| Line::Information(format!("no longer a problem: {one}")));
+        begun.chain(ended).collect()
     }
+}
+
+/// Warnings about the settings, the role and the ledger of a pass, one for each.
+pub(super) fn warnings_of(pass: &Pass) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (what, problems) in [
+        ("settings", &pass.settings_problems),
+        ("role", &pass.role_problems),
+    ] {
+        if !problems.is_empty() {
+            let problems = joined(problems);
+            warnings.push(format!("keeping the last good {what}: {problems}"));
+        }
+    }
+    if let Some(refused) = &pass.refused {
+        let does = match pass.restarts_only {
+            true => {
+                "restarting what fails by the last good settings and role, and changing nothing else"
+            }
+            false => "changing nothing",
+        };
+        warnings.push(format!("{does}: could not {refused}"));
+    }
+    let problems = [&pass.ledger_lost, &pass.ledger_problem];
+    warnings.extend(problems.into_iter().filter(|one| !one.is_empty()).cloned());
+    warnings
 }
 
 /// The line for a host on which no phase fails any more after attempts. The host is healthy only if nothing else is wrong.
@@ -102,17 +140,9 @@ pub(super) fn after_attempts(attempt: u32, pass: &Pass) -> Line {
 
 /// What is wrong although no phase fails.
 fn still_wrong(pass: &Pass) -> Vec<String> {
-    let of_nodeletd = [
-        (
-            "LedgerValid",
-            !pass.ledger_lost.is_empty() || !pass.ledger_problem.is_empty(),
-        ),
-        ("RoleValid", !pass.role_problems.is_empty()),
-        ("SettingsValid", !pass.settings_problems.is_empty()),
-        ("SettingsAllowed", pass.refused.is_some()),
-    ];
-    let of_nodeletd = of_nodeletd.into_iter().filter(|(_, is_wrong)| *is_wrong);
-    let mut wrong: Vec<String> = of_nodeletd.map(|(name, _)| name.to_owned()).collect();
+    let of_nodeletd = [LEDGER_VALID, ROLE_VALID, SETTINGS_VALID, SETTINGS_ALLOWED];
+    let of_nodeletd = of_nodeletd.iter().filter(|its| its.is_wrong(pass));
+    let mut wrong: Vec<String> = of_nodeletd.map(|its| its.name.to_owned()).collect();
     for phase in &pass.health {
         let failing = phase.conditions.iter();
         let failing = failing.filter(|its| its.status == Status::False);
@@ -213,6 +243,36 @@ mod tests {
             problems.lines(&check(Status::False, "it is missing")).len(),
             1
         );
+    }
+
+    #[test]
+    fn a_warning_is_one_entry_and_is_repeated_only_after_a_change() {
+        let mut known = KnownProblems::default();
+        let mut new = |pass: &Pass| known.update(warnings_of(pass)).begun;
+        let mut pass = check(Status::True, "");
+        let problems = [
+            "use role r: 1 mistake\n",
+            "phases/etcd.rhai:3:5: unknown word",
+        ];
+        pass.role_problems = problems.map(str::to_owned).to_vec();
+        let both =
+            "keeping the last good role: use role r: 1 mistake; phases/etcd.rhai:3:5: unknown word";
+        assert_eq!(new(&pass), [both]);
+        assert_eq!(new(&pass), [""; 0]);
+        pass.refused = Some("use another name".to_owned());
+        let refused = "changing nothing: could not use another name";
+        assert_eq!(new(&pass), [refused]);
+        pass.restarts_only = true;
+        let restarts = new(&pass);
+        assert_eq!(restarts.len(), 1, "{restarts:?}");
+        assert!(
+            restarts[0].starts_with("restarting what fails"),
+            "{restarts:?}"
+        );
+        // After a pass without problems, the same problem is logged again.
+        assert_eq!(new(&check(Status::True, "")), [""; 0]);
+        pass.refused = None;
+        assert_eq!(new(&pass), [both]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! `observe` records the results of a pass, `journal` says which conditions began to fail or ended, `decide` chooses the next action (pure),
 //! `act` carries it out, `requests` handles the requests of operators, and `worker` runs `nodelet` for all of it, in processes of its own.
+//! `known_problems` keeps `journal`, `observe` and `worker` from reporting a problem again while it stays.
 //! The tests play the loop with another worker and a clock that they turn.
 //!
 //! Not here: how a pass finds out the state of the host (`pass`), what is remembered over restarts (`state`), and what wakes the loop
@@ -9,6 +10,7 @@
 
 pub(in crate::nodeletd) mod decide;
 mod journal;
+mod known_problems;
 mod observe;
 mod requests;
 pub(in crate::nodeletd) mod worker;
@@ -37,6 +39,7 @@ use crate::nodeletd::status::kube_status::{KubeStatus, StatusFile};
 use crate::nodeletd::status::view::{Counters, Now, View};
 use crate::nodeletd::supervisor::decide::{Action, Situation};
 use crate::nodeletd::supervisor::journal::Problems;
+use crate::nodeletd::supervisor::known_problems::KnownProblems;
 use crate::nodeletd::supervisor::worker::{CHANGE, GRACE, HostOps, PASS};
 use crate::pass::{Desired, Pass};
 use crate::process::cgroup::StatusGroup;
@@ -138,7 +141,7 @@ pub(super) struct Supervisor<H> {
     group: StatusGroup,
     counters: Counters,
     /// The warnings of the last pass.
-    warned: Vec<String>,
+    warned: KnownProblems<String>,
     /// What triggered the last pass.
     last_triggers: Vec<String>,
 }
@@ -210,7 +213,7 @@ impl<H: HostOps> Supervisor<H> {
             settings_in_use: 0,
             group: StatusGroup::default(),
             counters: Counters::default(),
-            warned: Vec::new(),
+            warned: KnownProblems::default(),
             last_triggers: Vec::new(),
         };
         if supervisor.state.has_booted() {

@@ -11,19 +11,17 @@ use tokio::time::Instant;
 use super::{FAILED_PASSES, Supervisor, unix_now};
 use crate::nodeletd::state::retry::{Retries, backoff};
 use crate::nodeletd::status::kube_status::NodeState;
-use crate::nodeletd::status::view::{View, joined};
-use crate::nodeletd::supervisor::journal::after_attempts;
+use crate::nodeletd::status::view::View;
+use crate::nodeletd::supervisor::journal::{after_attempts, warnings_of};
 use crate::nodeletd::supervisor::worker::HostOps;
 use crate::pass::{Pass, ServiceState};
 
 impl<H: HostOps> Supervisor<H> {
     /// Records the result of a pass, before anything is decided.
     pub(super) fn observe(&mut self, pass: &Pass) {
-        let warnings = warnings_of(pass);
-        for warning in new_warnings(&self.warned, &warnings) {
+        for warning in self.warned.update(warnings_of(pass)).begun {
             tracing::warn!("{warning}");
         }
-        self.warned = warnings;
         if pass.desired != self.desired {
             // New settings may fix the failure, so the next attempt does not wait.
             self.skip_backoff |= self.settings_in_use > 0;
@@ -219,78 +217,10 @@ impl<H: HostOps> Supervisor<H> {
     }
 }
 
-/// Warnings about the settings, the role and the ledger of a pass, one for each.
-fn warnings_of(pass: &Pass) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (what, problems) in [
-        ("settings", &pass.settings_problems),
-        ("role", &pass.role_problems),
-    ] {
-        if !problems.is_empty() {
-            let problems = joined(problems);
-            warnings.push(format!("keeping the last good {what}: {problems}"));
-        }
-    }
-    if let Some(refused) = &pass.refused {
-        let does = match pass.restarts_only {
-            true => {
-                "restarting what fails by the last good settings and role, and changing nothing else"
-            }
-            false => "changing nothing",
-        };
-        warnings.push(format!("{does}: could not {refused}"));
-    }
-    let problems = [&pass.ledger_lost, &pass.ledger_problem];
-    warnings.extend(problems.into_iter().filter(|one| !one.is_empty()).cloned());
-    warnings
-}
-
-/// The warnings that the last pass did not have: the others are in the journal already.
-fn new_warnings<'a>(before: &[String], now: &'a [String]) -> Vec<&'a String> {
-    let new = now.iter().filter(|warning| !before.contains(warning));
-    new.collect()
-}
-
 fn phases(pass: &Pass, which: impl Fn(&PhaseHealth) -> bool) -> Vec<String> {
     let phases = pass
         .health
         .iter()
         .filter(|phase| (phase.skipped.is_none() || phase.has_orphans()) && which(phase));
     phases.map(|phase| phase.phase.to_string()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pass::Desired;
-
-    #[test]
-    fn a_warning_is_one_entry_and_is_repeated_only_after_a_change() {
-        let pass = serde_json::json!({
-            "desired": Desired::default(), "settings_problems": [], "digest": "d", "health": [], "failed": [], "due": [],
-            "role_problems": ["use role r: 1 mistake\n", "phases/etcd.rhai:3:5: unknown word"], "refused": null,
-            "interests": crate::pass::WatchList::default(), "stands": true,
-        });
-        let mut pass: Pass = serde_json::from_value(pass).expect("a pass");
-        let first = warnings_of(&pass);
-        let both =
-            "keeping the last good role: use role r: 1 mistake; phases/etcd.rhai:3:5: unknown word";
-        assert_eq!(first, [both]);
-        assert_eq!(new_warnings(&[], &first), [both]);
-        assert_eq!(new_warnings(&first, &warnings_of(&pass)), [""; 0]);
-        pass.refused = Some("use another name".to_owned());
-        let second = warnings_of(&pass);
-        let refused = "changing nothing: could not use another name";
-        assert_eq!(new_warnings(&first, &second), [refused]);
-        pass.restarts_only = true;
-        let third = warnings_of(&pass);
-        let new = new_warnings(&second, &third);
-        assert!(new[0].starts_with("restarting what fails"), "{new:?}");
-        // After a pass without problems, the same problem is logged again.
-        pass.role_problems.clear();
-        pass.refused = None;
-        let none = warnings_of(&pass);
-        assert_eq!(none, [""; 0]);
-        assert_eq!(new_warnings(&none, &first), [both]);
-    }
 }

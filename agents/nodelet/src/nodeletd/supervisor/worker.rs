@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::inputs::last_good_settings;
 use crate::nodeletd::pod_subnets;
 use crate::nodeletd::status::kube_status::StatusFile;
+use crate::nodeletd::supervisor::known_problems::KnownProblems;
 use crate::nodeletd::watch::{self, Triggers, Watched};
 use crate::output::exit::Exit;
 use crate::pass::{Allocation, Pass, Progress};
@@ -52,7 +53,7 @@ pub(in crate::nodeletd) struct Worker {
     pub(in crate::nodeletd) config: PathBuf,
     pub(in crate::nodeletd) shutdown: CancellationToken,
     /// Warnings of the last pass: the next passes repeat them, but each is logged once.
-    pub(in crate::nodeletd) warned: Arc<Mutex<String>>,
+    pub(in crate::nodeletd) warned: Arc<Mutex<KnownProblems<String>>>,
     /// Why not all nodes have been given a pod subnet.
     pub(in crate::nodeletd) subnet_problem: Arc<Mutex<String>>,
 }
@@ -321,10 +322,9 @@ impl Worker {
     /// Logs the warnings of a successful pass that the last one did not have, each once.
     fn warned_of(&self, errors: &str) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        for line in new_warnings(&warned, errors) {
+        for line in warned.update(warnings(errors)).begun {
             tracing::warn!("a status pass: {line}");
         }
-        *warned = warnings(errors).join("\n");
     }
 
     /// How `nodelet` is called for a change.
@@ -360,22 +360,10 @@ fn checking(line: &str) -> Option<PhaseName> {
     Some(progress.checking)
 }
 
-/// The lines of a log without their times, each line once.
-fn warnings(errors: &str) -> Vec<&str> {
-    let mut lines: Vec<&str> = Vec::new();
-    for line in errors.lines().map(without_time) {
-        if !line.is_empty() && !lines.contains(&line) {
-            lines.push(line);
-        }
-    }
-    lines
-}
-
-/// The warnings in `errors` that are not among those `before`.
-fn new_warnings<'a>(before: &str, errors: &'a str) -> Vec<&'a str> {
-    let mut lines = warnings(errors);
-    lines.retain(|line| before.lines().all(|other| other != *line));
-    lines
+/// The lines of a log without their times.
+fn warnings(errors: &str) -> impl Iterator<Item = String> {
+    let lines = errors.lines().map(without_time);
+    lines.filter(|line| !line.is_empty()).map(str::to_owned)
 }
 
 /// A line of a log without the time at its beginning.
@@ -533,11 +521,12 @@ mod tests {
     #[test]
     fn a_warning_is_logged_once_and_again_after_a_change() {
         let at = |second: u32, line: &str| format!("2026-03-04T05:06:{second:02}Z  WARN {line}\n");
+        let mut warned = KnownProblems::default();
+        let mut new = |errors: &str| warned.update(warnings(errors)).begun;
         let errors = [at(1, "ca.crt is foreign"), at(2, "ca.crt is foreign")].concat();
-        assert_eq!(new_warnings("", &errors), ["WARN ca.crt is foreign"]);
-        let before = warnings(&errors).join("\n");
+        assert_eq!(new(&errors), ["WARN ca.crt is foreign"]);
         let errors = [at(3, "no room"), at(4, "ca.crt is foreign"), at(5, "")].concat();
-        assert_eq!(new_warnings(&before, &errors), ["WARN no room", "WARN"]);
+        assert_eq!(new(&errors), ["WARN no room", "WARN"]);
     }
 
     #[test]

@@ -106,7 +106,12 @@ fn another_host_name(master: &Master, watch: &Watch<'_>) {
     master.sh("docker rm --force proxy");
     let back = "[ $(docker inspect --format '{{.State.Running}}' proxy) = true ]";
     master.wait_for("kube-proxy is back", back, CALM);
+    // What else is wrong with the settings is reported, too.
+    let otherwise = ("CONTAINERS_CIDR", "10.99.0.0/16");
+    master.configure(&[SCALED, &[otherwise]].concat());
+    watch.refuses(otherwise.0, otherwise.1, CALM);
     watch.tells("SettingsAllowed", "another-name", CALM);
+    master.configure(SCALED);
     master.sh(&format!("hostname {name}"));
     watch.wait_until_healthy(CALM);
 }
