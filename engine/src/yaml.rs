@@ -1,6 +1,6 @@
 //! Checks of all YAML from outside (settings, facts, `role.yaml`) before the parser reads it.
 //!
-//! It finds nesting that is too deep, a byte order mark, a second document, a key that a map has twice, and the line of a value.
+//! It finds nesting that is too deep, a byte order mark, a second document, a key that a map has twice, and positions of keys and values.
 //! Not here: parsing, and what the documents mean; that is in `env::source`, `facts::fixture` and `role::manifest`. Start with `too_deep`.
 
 use std::collections::BTreeSet;
@@ -77,11 +77,49 @@ pub(crate) fn path_text(path: &[Segment]) -> String {
     text
 }
 
+/// A position in a document. Line and column are counted from 1.
+///
+/// The parser gives positions only with errors. So a search fails on purpose at its target, with [`stop`] or with [`TARGET`] as what it
+/// expects there. [`Position::of_stop`] then takes the position from the text of the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The line.
+    pub(crate) line: usize,
+    /// The column.
+    pub(crate) column: usize,
+}
+
+/// The last words of an error with which a search stops at its target. The position follows them.
+const TARGET: &str = "the target of a search";
+
+/// The error with which a search stops at its target.
+pub(crate) fn stop<E: Error>() -> E {
+    E::custom(TARGET)
+}
+
+impl Position {
+    /// The position at which a search has stopped. `None` for other errors.
+    ///
+    /// It is read from the text of the error, because a visitor does not have the parser's own type of error.
+    pub(crate) fn of_stop(error: &impl fmt::Display) -> Option<Self> {
+        let message = error.to_string();
+        let (_, place) = message.rsplit_once(TARGET)?;
+        if place.is_empty() {
+            // The parser leaves out the position of the first character.
+            return Some(Self { line: 1, column: 1 });
+        }
+        let (line, column) = place.strip_prefix(" at line ")?.split_once(" column ")?;
+        Some(Self {
+            line: line.parse().ok()?,
+            column: column.parse().ok()?,
+        })
+    }
+}
+
 /// The line of the value at a path, counted from 1. `None` if there is no such value.
 pub(crate) fn line_of(text: &str, path: &[Segment]) -> Option<usize> {
-    // The parser gives positions only with errors, so the search fails where the value is.
     let found = Find(path).deserialize(serde_yaml::Deserializer::from_str(text));
-    Some(found.err()?.location()?.line())
+    Some(Position::of_stop(&found.err()?)?.line)
 }
 
 /// Refuses a map with the same key twice, with the place of the second one. For a struct the parser would give the place of the map.
@@ -89,7 +127,7 @@ pub(crate) fn refuse_duplicates(text: &str) -> Result<(), serde_yaml::Error> {
     UniqueKeys.deserialize(serde_yaml::Deserializer::from_str(text))
 }
 
-/// Follows a path to its value, and fails there.
+/// Follows a path to its value, and stops there. A value that is neither a map nor a list is an error that names [`TARGET`] as expected.
 struct Find<'p>(&'p [Segment]);
 
 impl<'de> DeserializeSeed<'de> for Find<'_> {
@@ -104,12 +142,12 @@ impl<'de> Visitor<'de> for Find<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the path to a value")
+        f.write_str(TARGET)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Some((Segment::Key(wanted), rest)) = self.0.split_first() else {
-            return Err(A::Error::custom("the value is here"));
+            return Err(stop());
         };
         while let Some(key) = map.next_key::<String>()? {
             if key == *wanted {
@@ -123,7 +161,7 @@ impl<'de> Visitor<'de> for Find<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         let Some((Segment::Index(wanted), rest)) = self.0.split_first() else {
-            return Err(A::Error::custom("the value is here"));
+            return Err(stop());
         };
         for _ in 0..*wanted {
             items.next_element::<IgnoredAny>()?;
@@ -254,7 +292,37 @@ mod tests {
         assert_eq!(line_of(text, &path(1)), Some(6));
         assert_eq!(line_of(text, &path(2)), None);
         assert_eq!(line_of(text, &[Segment::Key("last")]), Some(7));
+        let map_of_second = [
+            Segment::Key("list"),
+            Segment::Index(1),
+            Segment::Key("b"),
+        ];
+        assert_eq!(line_of(text, &map_of_second), Some(6), "it is a map");
+        assert_eq!(line_of(text, &[Segment::Key("list")]), Some(3), "a list");
+        assert_eq!(line_of(text, &[Segment::Key("none")]), None);
         assert_eq!(path_text(&path(1)), "list[1].b.c");
+    }
+
+    #[test]
+    fn a_text_like_a_position_does_not_change_the_position() {
+        let imitation = format!("a: 1\nb: \"{TARGET} at line 9 column 9\"\n");
+        assert_eq!(line_of(&imitation, &[Segment::Key("b")]), Some(2));
+    }
+
+    #[test]
+    fn only_a_search_that_has_stopped_has_a_position() {
+        let at = |line, column| Some(Position { line, column });
+        let told = |text: &str| Position::of_stop(&text);
+        assert_eq!(told(TARGET), at(1, 1));
+        assert_eq!(told(&format!("{TARGET} at line 3 column 5")), at(3, 5));
+        assert_eq!(told(&format!("a.b: {TARGET} at line 3 column 5")), at(3, 5));
+        for other in [
+            "repetition limit exceeded",
+            "did not find expected key at line 3 column 5",
+            "the target of a search at position 7",
+        ] {
+            assert_eq!(told(other), None, "{other}");
+        }
     }
 
     #[test]

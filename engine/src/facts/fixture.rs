@@ -25,11 +25,12 @@ pub enum FactsError {
     },
     /// A value is not one that a host can have.
     #[error(
-        "read facts: line {line}: `{key}` {problem} (`nodelet facts > FILE` on a host writes a good file)"
+        "read facts: {}`{key}` {problem} (`nodelet facts > FILE` on a host writes a good file)",
+        shown_line(*.line)
     )]
     Wrong {
-        /// Where that is; 0 if it is not known.
-        line: usize,
+        /// Where that is, if it is known.
+        line: Option<usize>,
         /// The path of the value, for example `disks[1].mode`.
         key: String,
         /// What is wrong with the value.
@@ -47,6 +48,11 @@ pub enum FactsError {
     /// The facts cannot be written.
     #[error("write facts")]
     Write(#[source] serde_yaml::Error),
+}
+
+/// A line as a message names it before the mistake; nothing if the line is not known.
+fn shown_line(line: Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!("line {line}: "))
 }
 
 /// The one key that is read first, so that a newer file is refused for its version and not for its keys.
@@ -80,7 +86,7 @@ impl Facts {
         match plausible::first_wrong(&facts) {
             None => Ok(facts),
             Some((path, problem)) => Err(FactsError::Wrong {
-                line: yaml::line_of(&text, &path).unwrap_or(0),
+                line: yaml::line_of(&text, &path),
                 key: yaml::path_text(&path),
                 problem,
             }),
@@ -207,6 +213,38 @@ mod tests {
             "{base}clock: 2026-01-01T00:00:00Z\ncpus: 3\ncpu_list: 0,2-3\ndefault_route: {{link: a}}\ndisks:\n- {{path: /, free: 1, total: 1, mode: '1777'}}\n"
         );
         assert!(Facts::from_yaml(&good).is_ok());
+    }
+
+    #[test]
+    fn a_mistake_without_a_known_line_is_told_without_one() {
+        let told = |line| {
+            let key = "hostname".to_owned();
+            let problem = "is empty".to_owned();
+            FactsError::Wrong { line, key, problem }.to_string()
+        };
+        let rest = "`hostname` is empty (`nodelet facts > FILE` on a host writes a good file)";
+        assert_eq!(told(None), format!("read facts: {rest}"));
+        assert_eq!(told(Some(2)), format!("read facts: line 2: {rest}"));
+    }
+
+    #[test]
+    fn an_obstacle_is_one_that_a_host_can_have() {
+        let read = |taken_by: &str| {
+            Facts::from_yaml(&format!(
+                "version: 1\nhostname: a\ndisks:\n- path: /srv/a\n  free: 1\n  total: 1\n  taken_by: {taken_by}\n"
+            ))
+        };
+        for good in ["a link", "a file (/srv)"] {
+            let facts = read(good).unwrap();
+            let told = facts.disks[0].taken_by.as_ref().map(ToString::to_string);
+            assert_eq!(told.as_deref(), Some(good));
+            assert!(facts.to_yaml().unwrap().contains(&format!("taken_by: {good}\n")));
+        }
+        let cause = read("a cat").unwrap_err().source().unwrap().to_string();
+        assert!(
+            cause.contains("\"a cat\" is not `a file`") && cause.contains("line 7"),
+            "{cause}"
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use super::fact_query::FactQuery;
 use super::kernel::{FEATURES, Signs, cgroups, filesystem_of, unified_mount};
 use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts, VIRTUAL_SERVICES};
+use super::obstacle::{Obstacle, ObstacleKind};
 use super::parse;
 use crate::host::{CommandSpec, Entry, EntryKind, Host, HostError, HostResult};
 
@@ -384,23 +385,26 @@ impl Asking<'_> {
         disks
     }
 
-    /// What is in the way of a directory at `path`: something else at the path itself (`a file`) or above it (`a file (/where/it/is)`). A
-    /// link above the path is not in the way, because it may lead to a directory.
-    async fn taken_by(&self, path: &Path, entry: &HostResult<Option<Entry>>) -> Option<String> {
+    /// What is in the way of a directory at `path`: something else at the path itself or above it. A link above the path is not in the way,
+    /// because it may lead to a directory.
+    async fn taken_by(&self, path: &Path, entry: &HostResult<Option<Entry>>) -> Option<Obstacle> {
         let kind_of = |entry: &HostResult<Option<Entry>>| match entry {
             Ok(entry) => entry.as_ref().map(|entry| entry.kind.clone()),
             Err(_) => None,
         };
-        match kind_of(entry) {
-            Some(EntryKind::Directory) => return None,
-            Some(kind) => return Some(name_of(&kind).to_owned()),
-            None => {}
+        if let Some(kind) = kind_of(entry) {
+            return ObstacleKind::of(&kind).map(Obstacle::from);
         }
         for above in path.ancestors().skip(1) {
             let entry = within_deadline("look above the directory", self.host.entry(above)).await;
             match kind_of(&entry) {
-                Some(EntryKind::Directory | EntryKind::Symlink(_)) => return None,
-                Some(kind) => return Some(format!("{} ({})", name_of(&kind), above.display())),
+                Some(kind) => {
+                    let obstacle = ObstacleKind::of(&kind).map(|kind| Obstacle {
+                        kind,
+                        above: Some(above.display().to_string()),
+                    });
+                    return obstacle.filter(|obstacle| !obstacle.may_lead_to_directory());
+                }
                 // On a disk that hangs, gathering does not wait for each parent directory in turn.
                 None if matches!(entry, Err(HostError::Deadline { .. })) => return None,
                 None => {}
@@ -480,17 +484,6 @@ impl Asking<'_> {
     }
 }
 
-/// The name of an entry's kind, for messages.
-fn name_of(kind: &EntryKind) -> &'static str {
-    match kind {
-        EntryKind::Directory => "a directory",
-        EntryKind::File(_) => "a file",
-        EntryKind::Symlink(_) => "a link",
-        EntryKind::Socket => "a socket",
-        EntryKind::Other => "a device",
-    }
-}
-
 /// Asks the container runtime or a file system. No answer within [`TIMEOUT`] is an error, so the item becomes unknown.
 async fn within_deadline<T>(
     action: &str,
@@ -564,7 +557,9 @@ mod tests {
         let facts = gather_with(&host, &query).await.unwrap();
         for (path, taken_by) in paths {
             let disk = facts.disks.iter().find(|disk| disk.path == path);
-            assert_eq!(disk.expect(path).taken_by.as_deref(), taken_by, "{path}");
+            let told = disk.expect(path).taken_by.as_ref();
+            let told = told.map(ToString::to_string);
+            assert_eq!(told.as_deref(), taken_by, "{path}");
         }
     }
 

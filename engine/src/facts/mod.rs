@@ -13,6 +13,7 @@ mod fixture;
 mod gather;
 pub(crate) mod kernel;
 mod model;
+mod obstacle;
 mod parse;
 mod plausible;
 mod preflight;
@@ -25,4 +26,5 @@ pub use model::{
     CgroupVersion, Cgroups, DefaultRoute, Disk, Facts, LinkFacts, Listener, OperatingSystem, Route,
     Swap, UnitFacts,
 };
+pub use obstacle::{Obstacle, ObstacleKind};
 pub use preflight::{NamedCidr, Requirement, SupportedSystem, Verdict};

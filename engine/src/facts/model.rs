@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::obstacle::Obstacle;
+
 /// A description of one host. An absent optional item is unknown; `unknown` says why.
 ///
 /// Old readers refuse newer versions; a new optional item needs no new version, a changed meaning does.
@@ -243,9 +245,9 @@ pub struct Disk {
     /// Mode of the directory itself, in octal, if the directory exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
-    /// What is in the way of a directory: something else at the path itself (`a file`) or above it (`a file (/where/it/is)`).
+    /// What is in the way of a directory: something else at the path itself or above it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub taken_by: Option<String>,
+    pub taken_by: Option<Obstacle>,
 }
 
 /// Control groups of the kernel.

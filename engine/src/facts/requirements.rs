@@ -172,7 +172,7 @@ pub(crate) fn persistent_directory(facts: &Facts, path: &str, wanted: u64) -> Ve
             "mount it writable (`mount -o remount,rw`), or name another directory",
         );
     }
-    if let Some(what) = disk.taken_by.as_deref().filter(|_| disk.path == path) {
+    if let Some(what) = disk.taken_by.as_ref().filter(|_| disk.path == path) {
         return Verdict::not_met(
             format!("{path} is not a directory: {what} is there"),
             "name another directory, or move away what is there",

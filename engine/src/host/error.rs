@@ -21,6 +21,15 @@ pub enum HostError {
         #[source]
         source: std::io::Error,
     },
+    /// A write would fail. The host can tell this without a write: [`Files::predict_write`](crate::host::Files::predict_write).
+    #[error("write {}", path.display())]
+    WriteRefused {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel would say.
+        #[source]
+        source: std::io::Error,
+    },
     /// Something is larger than we are willing to read.
     #[error("read {}: it is larger than {limit} bytes", path.display())]
     TooLarge {

@@ -9,7 +9,8 @@ use super::{Spec, Undo};
 use crate::resource::kubernetes::manifest::identity;
 
 impl Spec {
-    /// Keys of the resources that this resource needs.
+    /// Keys of the resources that this resource needs. Those of a kind that is not named here are its files, see
+    /// [`Resource::paths`](super::Resource::paths).
     #[must_use]
     pub(crate) fn keys(&self) -> Vec<String> {
         match self {

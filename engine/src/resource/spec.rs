@@ -110,10 +110,12 @@ impl Spec {
                 its.recorded_key = Some(RecordedKey::DataId(file));
             }
             Self::Authority(authority) => {
+                its.follows_pki = true;
                 its.recorded_key = Some(RecordedKey::Authority(authority));
                 its.secrecy = Some(SecrecyFrom::Authority(authority));
             }
             Self::ServiceAccountKey(key) => {
+                its.follows_pki = true;
                 its.recorded_key = Some(RecordedKey::ServiceAccountKey(key));
                 its.secrecy = Some(SecrecyFrom::ServiceAccountKey);
             }
@@ -121,8 +123,14 @@ impl Spec {
                 its.recorded_key = Some(RecordedKey::EncryptionKeys(keys));
                 its.secrecy = Some(SecrecyFrom::AllPrivate);
             }
-            Self::Kubeconfig(_) => its.secrecy = Some(SecrecyFrom::AllPrivate),
-            Self::Certificate(spec) => its.secrecy = Some(SecrecyFrom::Certificate(spec)),
+            Self::Kubeconfig(_) => {
+                its.follows_pki = true;
+                its.secrecy = Some(SecrecyFrom::AllPrivate);
+            }
+            Self::Certificate(spec) => {
+                its.follows_pki = true;
+                its.secrecy = Some(SecrecyFrom::Certificate(spec));
+            }
             Self::Image(image) => {
                 its.irreversible = true;
                 its.payload_user = Some(PayloadUser::Image(image));
@@ -156,7 +164,8 @@ impl Spec {
         its
     }
 
-    /// Whether consumers need no restart because of this change: the next apply makes it, and the check `keys_kept` reports it.
+    /// Whether consumers need no restart because of this change: the next apply makes it, and the check `keys_kept` reports it. False is the
+    /// right answer for any other kind: the change is reported and repaired.
     #[must_use]
     pub fn can_wait(&self, change: &Change) -> bool {
         matches!(self, Self::DataId(_)) && change.action == Action::Change
@@ -194,6 +203,8 @@ pub(crate) struct Properties<'a> {
     pub(crate) path: Option<&'a Path>,
     /// No undo can restore what the step removes when the resource has to be absent.
     pub(crate) irreversible: bool,
+    /// A key, a certificate or a kubeconfig. If one of these is made again, those after it in its phase are made again from it.
+    pub(crate) follows_pki: bool,
     /// The resource itself, if it is a key, an authority or a data id that the host records.
     pub(crate) recorded_key: Option<RecordedKey<'a>>,
     /// The resource itself, if it verifies files of the payload before it uses them.
@@ -255,7 +266,8 @@ pub(crate) enum SecrecyFrom<'a> {
     AllPrivate,
 }
 
-/// Maximum size of an existing file that `spec` may replace.
+/// Maximum size of an existing file that `spec` may replace. Only a link replaces a file without reading it for a comparison. For any other
+/// kind the lower limit is safe: a trial refuses before anything is stopped.
 pub(crate) fn largest(spec: &Spec) -> u64 {
     match spec {
         Spec::Symlink(_) => KEPT_LIMIT,
@@ -299,7 +311,8 @@ mod tests {
         // nodelet chooses the paths of the key.
         let key = Spec::ServiceAccountKey(ServiceAccountKeySpec {});
         let its = key.properties();
-        assert!(its.path.is_none() && !its.irreversible);
+        assert!(its.path.is_none() && !its.irreversible && its.follows_pki);
+        assert!(!data.properties().follows_pki && !group.properties().follows_pki);
         assert!(matches!(
             its.recorded_key,
             Some(RecordedKey::ServiceAccountKey(_))

@@ -1,6 +1,6 @@
 //! `${…}` in a text with double quotes. Rhai replaces it only in backticks, so a path would contain it as it is written.
 
-use super::vocabulary::{Arg, Param};
+use super::vocabulary::{Arg, Param, TextKind};
 use crate::model::{Diagnostic, Span, Value};
 
 /// The constants that a script reads. Neither a shell nor systemd has variables with a dot in their names, so `${host.` in a
@@ -15,8 +15,8 @@ pub(super) fn unreplaced(
     value: &Value,
     span: &Span,
 ) -> Option<Diagnostic> {
-    let may_be_shell =
-        matches!(param.arg, Arg::AnyText | Arg::Map | Arg::Any) || param.name == "argv";
+    let may_be_shell = matches!(param.arg, Arg::AnyText | Arg::Map | Arg::Any)
+        || param.text == TextKind::Command;
     let is_wrong = |text: &str| text.contains("${") && (!may_be_shell || names_a_constant(text));
     let text = find(value, &is_wrong)?;
     let message = format!(
@@ -62,18 +62,22 @@ mod tests {
         let path = Param {
             name: "path",
             arg: Arg::Path,
+            text: TextKind::Plain,
         };
         let argv = Param {
             name: "argv",
             arg: Arg::Texts,
+            text: TextKind::Command,
         };
         let names = Param {
             name: "names",
             arg: Arg::Texts,
+            text: TextKind::Plain,
         };
         let content = Param {
             name: "text",
             arg: Arg::AnyText,
+            text: TextKind::Content,
         };
         let list = |text: &str| Value::List(vec![Value::from("sh"), Value::from(text)]);
         assert!(finds(path, &Value::from("/etc/${host.name}")));

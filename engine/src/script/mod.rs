@@ -23,7 +23,8 @@ mod words;
 
 pub use reference::reference;
 pub use vocabulary::{
-    Arg, CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, STEP_POLICY, Word, WordKind,
+    Arg, CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, STEP_POLICY, TextKind, Word,
+    WordKind,
 };
 pub use words::WORDS;
 

@@ -178,7 +178,7 @@ impl Recorder {
 fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec<Diagnostic> {
     let one = |(param, argument): (&Param, &Argument)| {
         let value = argument.value();
-        let unprintable = value.and_then(|value| unprintable(name, param, value));
+        let unprintable = value.and_then(|value| unprintable(param, value));
         if let Some((text, letter)) = unprintable {
             let shown = quote(&Value::Text(text.to_owned()));
             let message = format!("`{name}` gets the control character {letter:?} in {shown}");
@@ -225,17 +225,10 @@ fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec
     params.iter().zip(args).filter_map(one).collect()
 }
 
-/// The first text of an argument that has a control character, and this character. Names, paths and other texts are parts of reports, so
-/// they have none. Not judged: the content of files, maps, and names of units, which have a rule of their own.
-fn unprintable<'v>(name: &str, param: &Param, value: &'v Value) -> Option<(&'v str, char)> {
-    let legal: &[char] = match (name, param.name) {
-        (".content", _) | (_, "unit") | ("unit", "name") => return None,
-        // Scripts for a shell, and what a program prints, may have several lines.
-        (_, "argv") | (".expect", _) => &['\n', '\t'],
-        // The kernel separates some numbers by tabs.
-        ("sysctl", "value") => &['\t'],
-        _ => &[],
-    };
+/// The first text of an argument that has a control character which texts of its kind must not have, and this character. Maps are not
+/// judged.
+fn unprintable<'v>(param: &Param, value: &'v Value) -> Option<(&'v str, char)> {
+    let legal = param.text.control_characters()?;
     let is_wrong = |letter: &char| letter.is_control() && !legal.contains(letter);
     let first = |text: &'v str| Some((text, text.chars().find(is_wrong)?));
     match (param.arg, value) {
@@ -340,6 +333,7 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::script::vocabulary::TextKind;
 
     #[test]
     fn modes_need_a_leading_zero() {
@@ -360,32 +354,38 @@ mod tests {
 
     #[test]
     fn control_characters_are_refused_in_what_is_shown() {
-        let wrong = |name: &str, param: &'static str, arg: Arg, text: &str| {
-            let param = Param { name: param, arg };
+        use TextKind::{Command, Content, KernelValue, Output, Plain, UnitName};
+        let wrong = |arg: Arg, kind: TextKind, text: &str| {
+            let param = Param {
+                name: "text",
+                arg,
+                text: kind,
+            };
             let value = match arg {
                 Arg::Texts | Arg::Paths => Value::List(vec![Value::from("good"), text.into()]),
                 _ => Value::from(text),
             };
             let argument = [Argument::Value(value)];
-            let found = problems(name, &[param], &argument, &Span::new("a.rhai", 1, 1));
+            let found = problems("word", &[param], &argument, &Span::new("a.rhai", 1, 1));
             found.iter().any(|finding| {
                 assert!(!finding.message.contains(char::is_control));
                 finding.code == "P0334"
             })
         };
-        assert!(wrong("file", "text", Arg::Path, "/etc/a\nb"));
-        assert!(wrong(".reads", "text", Arg::Paths, "/etc/a\tb"));
-        assert!(wrong("check", "text", Arg::Text, "x\u{1b}[31m"));
-        assert!(wrong(".about", "text", Arg::Text, "x\n  FAKE"));
-        assert!(wrong(".label", "value", Arg::AnyText, "a\tb"));
-        assert!(wrong("command", "argv", Arg::Texts, "a\u{9b}31m"));
-        assert!(wrong("sysctl", "value", Arg::Text, "1\n2"));
-        assert!(!wrong("sysctl", "value", Arg::Text, "1\t2"));
-        assert!(!wrong("command", "argv", Arg::Texts, "a\n\tb"));
-        assert!(!wrong(".expect", "text", Arg::Text, "a\nb"));
-        assert!(!wrong(".content", "text", Arg::AnyText, "a\u{1b}b\n"));
-        assert!(!wrong(".service_active", "unit", Arg::Text, "etcd\n"));
-        assert!(!wrong("check", "text", Arg::Text, "größer – als 1"));
+        assert!(wrong(Arg::Path, Plain, "/etc/a\nb"));
+        assert!(wrong(Arg::Paths, Plain, "/etc/a\tb"));
+        assert!(wrong(Arg::Text, Plain, "x\u{1b}[31m"));
+        assert!(wrong(Arg::Text, Plain, "x\n  FAKE"));
+        assert!(wrong(Arg::AnyText, Plain, "a\tb"));
+        assert!(wrong(Arg::Texts, Command, "a\u{9b}31m"));
+        assert!(wrong(Arg::Text, Output, "a\u{1b}b"));
+        assert!(wrong(Arg::Text, KernelValue, "1\n2"));
+        assert!(!wrong(Arg::Text, KernelValue, "1\t2"));
+        assert!(!wrong(Arg::Texts, Command, "a\n\tb"));
+        assert!(!wrong(Arg::Text, Output, "a\nb"));
+        assert!(!wrong(Arg::AnyText, Content, "a\u{1b}b\n"));
+        assert!(!wrong(Arg::Text, UnitName, "etcd\n"));
+        assert!(!wrong(Arg::Text, Plain, "größer – als 1"));
     }
 
     #[test]

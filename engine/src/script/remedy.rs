@@ -1,7 +1,7 @@
 //! Help for arguments of the wrong type: what to write instead, with the author's own text.
 
 use super::recorder::{Argument, is_clean_path, parse_duration};
-use super::vocabulary::{Arg, Param};
+use super::vocabulary::{Arg, Param, TextKind};
 use crate::model::Value;
 
 /// Help for the most frequent mistakes. `name` is the word, or the modifier with its dot.
@@ -150,7 +150,7 @@ fn steps(name: &str, text: &str) -> String {
 
 /// Whether a text is a command with arguments, where a list of program and arguments is expected.
 fn is_command(param: &Param, text: &str) -> bool {
-    param.name == "argv" && text.split_whitespace().nth(1).is_some()
+    param.text == TextKind::Command && text.split_whitespace().nth(1).is_some()
 }
 
 /// The text of a list that has a command with its arguments in a single item.

@@ -108,6 +108,38 @@ impl Arg {
     }
 }
 
+/// What the texts of an argument are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextKind {
+    /// Names, paths and other texts in one line: reports show them as they are.
+    Plain,
+    /// A program and its arguments. An argument may be a script for a shell.
+    Command,
+    /// What a program prints.
+    Output,
+    /// The value of a kernel setting.
+    KernelValue,
+    /// The content of a file.
+    Content,
+    /// The name of a unit.
+    UnitName,
+}
+
+impl TextKind {
+    /// The control characters that the texts may have. `None` if they are not judged here.
+    pub(super) fn control_characters(self) -> Option<&'static [char]> {
+        match self {
+            Self::Plain => Some(&[]),
+            // They may have several lines.
+            Self::Command | Self::Output => Some(&['\n', '\t']),
+            // The kernel separates some numbers by tabs.
+            Self::KernelValue => Some(&['\t']),
+            // Names of units have a rule of their own.
+            Self::Content | Self::UnitName => None,
+        }
+    }
+}
+
 /// A parameter of a word or modifier.
 #[derive(Debug, Clone, Copy)]
 pub struct Param {
@@ -115,6 +147,8 @@ pub struct Param {
     pub name: &'static str,
     /// Its type.
     pub arg: Arg,
+    /// What its texts are.
+    pub text: TextKind,
 }
 
 /// A word: it begins the phase, a step, a check or a requirement.
@@ -151,12 +185,20 @@ pub struct Modifier {
     pub(super) variant: ModifierVariant,
 }
 
-/// Makes a list of parameters of `name: Type, ..`; a type is a variant of [`Arg`].
+/// Makes a list of parameters of `name: Type, ..`; a type is a variant of [`Arg`]. `name: Type as Kind` sets its [`TextKind`]; without it,
+/// the texts are plain.
 macro_rules! params {
-    ($($name:ident: $arg:ident $(($($bound:literal),+))?),*) => {
+    (@text) => {
+        $crate::script::vocabulary::TextKind::Plain
+    };
+    (@text $text:ident) => {
+        $crate::script::vocabulary::TextKind::$text
+    };
+    ($($name:ident: $arg:ident $(($($bound:literal),+))? $(as $text:ident)?),*) => {
         &[$($crate::script::vocabulary::Param {
             name: stringify!($name),
             arg: $crate::script::vocabulary::Arg::$arg $(($($bound),+))?,
+            text: $crate::script::vocabulary::params!(@text $($text)?),
         }),*]
     };
 }

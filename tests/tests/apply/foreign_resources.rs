@@ -2,7 +2,7 @@
 
 use behaviour::{Bringup, block_on, foreign_container};
 use engine::exec::{Event, Recording, Runner, failed_phases, restart_set};
-use engine::facts::{Disk, Facts, Listener, Requirement, Swap};
+use engine::facts::{Disk, Facts, Listener, ObstacleKind, Requirement, Swap};
 use engine::host::fake::FakeHost;
 use engine::host::{Containers as _, Files as _};
 use engine::model::{Outcome, PhaseName};
@@ -287,7 +287,7 @@ fn blockers_are_named_before_a_full_clean() {
     taken.disks.push(Disk {
         path: backups.to_owned(),
         mode: None,
-        taken_by: Some("a file".to_owned()),
+        taken_by: Some(ObstacleKind::File.into()),
         ..disk
     });
     let report = problems(&taken, true);

@@ -300,7 +300,7 @@ pub(super) fn exit(outcome: Outcome) -> Exit {
 #[cfg(test)]
 mod tests {
     use engine::env::KubeEnv;
-    use engine::facts::{Disk, Facts};
+    use engine::facts::{Disk, Facts, ObstacleKind};
     use engine::plan::Plan;
 
     use super::*;
@@ -379,7 +379,7 @@ mod tests {
         let apply =
             async |inputs: &Inputs| refuse_before_apply(inputs, true, &LiveHost::new()).await;
         apply(&inputs).await.expect("nothing is in the way");
-        inputs.facts.disks[0].taken_by = Some("a file".to_owned());
+        inputs.facts.disks[0].taken_by = Some(ObstacleKind::File.into());
         let refused = apply(&inputs).await.expect_err("a file is in the way");
         let refused = inputs::problems_of(&refused).concat();
         for part in ["USER_IMAGES_DIR", "/etc/shadow is not a directory"] {

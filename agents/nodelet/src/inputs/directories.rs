@@ -87,8 +87,8 @@ pub(super) fn taken_directories(settings: &KubeEnv, facts: &Facts) -> Vec<String
             continue;
         };
         let disk = facts.disks.iter().find(|disk| disk.path == *path);
-        let taken_by = disk.and_then(|disk| disk.taken_by.as_deref());
-        let Some(what) = taken_by.filter(|what| *what != "a link") else {
+        let obstacle = disk.and_then(|disk| disk.taken_by.as_ref());
+        let Some(what) = obstacle.filter(|obstacle| !obstacle.may_lead_to_directory()) else {
             continue;
         };
         let place = settings.source_of(name).and_then(Source::place);
@@ -102,7 +102,7 @@ pub(super) fn taken_directories(settings: &KubeEnv, facts: &Facts) -> Vec<String
 
 #[cfg(test)]
 mod tests {
-    use engine::facts::Disk;
+    use engine::facts::{Disk, ObstacleKind};
     use engine::host::Attributes;
     use engine::host::fake::FakeHost;
 
@@ -149,7 +149,7 @@ mod tests {
         let text = b"ROLE: master\nMASTER_IP: 10.0.0.1\nUSER_IMAGES_DIR: /etc/shadow\n";
         let files = vec![("settings.yaml".to_owned(), text.to_vec())];
         let settings = KubeEnv::resolve(files).expect("good settings");
-        let told = |taken_by: Option<&str>| {
+        let told = |taken_by: Option<ObstacleKind>| {
             let mut facts = Facts::nothing_about("h");
             facts.disks.push(Disk {
                 path: "/etc/shadow".to_owned(),
@@ -158,18 +158,25 @@ mod tests {
                 filesystem: None,
                 read_only: false,
                 mode: None,
-                taken_by: taken_by.map(str::to_owned),
+                taken_by: taken_by.map(Into::into),
             });
             taken_directories(&settings, &facts).concat()
         };
-        assert_eq!(
-            (told(None).as_str(), told(Some("a link")).as_str()),
-            ("", "")
-        );
-        assert_eq!(
-            told(Some("a file")),
-            "settings.yaml:3:1: USER_IMAGES_DIR: /etc/shadow is not a directory: a file is there; \
-             name another directory, or move away what is there\n"
-        );
+        for fine in [None, Some(ObstacleKind::Link)] {
+            assert_eq!(told(fine), "", "{fine:?}");
+        }
+        for (kind, what) in [
+            (ObstacleKind::File, "a file"),
+            (ObstacleKind::Socket, "a socket"),
+            (ObstacleKind::Device, "a device"),
+        ] {
+            assert_eq!(
+                told(Some(kind)),
+                format!(
+                    "settings.yaml:3:1: USER_IMAGES_DIR: /etc/shadow is not a directory: {what} is there; \
+                     name another directory, or move away what is there\n"
+                )
+            );
+        }
     }
 }

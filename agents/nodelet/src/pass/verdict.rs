@@ -258,7 +258,10 @@ mod tests {
                 identity: Identity::of(settings, &facts),
                 facts,
                 secrets: SettingSecrets(settings.clone()),
-                role: Role::LastGood(Vec::new()),
+                role: Role::LastGood {
+                    problems: Vec::new(),
+                    pending_release: None,
+                },
                 renamed,
             }
         };

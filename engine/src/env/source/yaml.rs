@@ -1,9 +1,9 @@
 //! Reads flat YAML maps with the position of every key. Called by `layers.rs`; does not know the table of keys.
 //!
-//! serde_yaml gives positions only with errors. So each key is read by a visitor that keeps the text and
-//! then fails: the error names line and column, the key is consumed, and reading goes on with its value.
-//! The positions are thus the parser's own, and correct with quotes, comments, block scalars and flow
-//! style. A second pass reads the scalars as text, so that `1.20` and `0755` stay as they were written.
+//! Each key is read by a visitor that keeps the text and then stops: the error has the position ([`Position`]), the key is
+//! consumed, and reading goes on with its value. The positions are thus the parser's own, and correct with
+//! quotes, comments, block scalars and flow style. A second pass reads the scalars as text, so that `1.20`
+//! and `0755` stay as they were written.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -18,7 +18,7 @@ use serde::de::{
 use super::layers::MAX_KEYS_PER_FILE;
 use super::place::Place;
 use crate::env::error::EnvError;
-use crate::yaml;
+use crate::yaml::{self, Position};
 
 /// Most items in nested lists and maps that are skipped before the file is refused: with aliases a small file can have very many.
 const MAX_NESTED_ITEMS: u32 = 10_000;
@@ -89,7 +89,7 @@ pub(crate) fn entries(path: &Path, bytes: &[u8]) -> Result<Vec<Entry>, EnvError>
     Ok(keys
         .into_iter()
         .map(|key| Entry {
-            place: Place::column(path, key.line, key.column),
+            place: Place::column(path, key.position.line, key.position.column),
             key: key.text,
             node: nodes.next().unwrap_or(Node::Null),
         })
@@ -155,8 +155,7 @@ fn invalid_yaml(path: &Path, error: &serde_yaml::Error) -> EnvError {
 /// A key as the first pass finds it.
 struct FoundKey {
     text: String,
-    line: usize,
-    column: usize,
+    position: Position,
     shape: Shape,
 }
 
@@ -250,9 +249,6 @@ impl<'de> Visitor<'de> for TopVisitor {
     }
 }
 
-/// The error text of the probe; the position follows it.
-const PROBE: &str = "probe";
-
 struct KeySeed;
 
 impl<'de> DeserializeSeed<'de> for KeySeed {
@@ -269,26 +265,18 @@ impl<'de> DeserializeSeed<'de> for KeySeed {
                 "a list or a map as key, expected `KEY: value`",
             ));
         };
-        let (line, column) = position(&error.to_string());
+        let Some(position) = Position::of_stop(&error) else {
+            return Err(error);
+        };
         Ok(FoundKey {
             text,
-            line,
-            column,
+            position,
             shape: Shape::Null,
         })
     }
 }
 
-/// Line and column at the end of the probe's error. serde_yaml gives none for the first character of a file.
-fn position(message: &str) -> (usize, usize) {
-    message
-        .rsplit_once(" at line ")
-        .and_then(|(_, place)| place.split_once(" column "))
-        .and_then(|(line, column)| line.parse().ok().zip(column.parse().ok()))
-        .unwrap_or((1, 1))
-}
-
-/// Takes the text of a key, and ends with an error that has its position.
+/// Keeps the text of a key, and stops.
 struct KeyProbe<'a>(&'a RefCell<Option<String>>);
 
 impl Visitor<'_> for KeyProbe<'_> {
@@ -300,7 +288,7 @@ impl Visitor<'_> for KeyProbe<'_> {
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
         self.0.replace(Some(text.to_owned()));
-        Err(E::custom(PROBE))
+        Err(yaml::stop())
     }
 }
 

@@ -1,7 +1,6 @@
 //! One step: observe, diff, converge, and observe again.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::session::Session;
@@ -249,22 +248,10 @@ fn or_placeholder(text: &str) -> &str {
     if text.is_empty() { "nothing" } else { text }
 }
 
-/// Whether the kernel would refuse a file that a step writes, according to [`Files::predict_write`](crate::host::Files::predict_write).
+/// Whether the host below would refuse a file that a step writes. Other failed writes are those of the simulated host, and say nothing
+/// about the host below.
 fn is_refused_write(error: &ResourceError) -> bool {
-    let ResourceError::Host(HostError::File {
-        action: "write",
-        source,
-        ..
-    }) = error
-    else {
-        return false;
-    };
-    // Some errors of the simulated host have no number: they say nothing about the host below.
-    source.raw_os_error().is_some()
-        && matches!(
-            source.kind(),
-            ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied
-        )
+    matches!(error, ResourceError::Host(HostError::WriteRefused { .. }))
 }
 
 /// The pause after a failed try: it grows to four times `base`, and varies by up to 10 % either way.

@@ -96,6 +96,13 @@ impl PhaseHealth {
         its.any(|its| its.deferred && !its.advisory)
     }
 
+    /// Whether a check of the phase fails, so that a repair restarts the phase. Checks that only warn do not count. Resources that are not
+    /// in the plan do not count either: they are removed while the phase goes on running.
+    #[must_use]
+    pub fn fails(&self) -> bool {
+        self.conditions.iter().any(Condition::fails_phase)
+    }
+
     /// Whether the phase has something on the host that is not in the plan.
     #[must_use]
     pub fn has_orphans(&self) -> bool {

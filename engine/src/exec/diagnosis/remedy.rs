@@ -133,6 +133,7 @@ fn by_kind(error: &HostError, all: &str) -> String {
         HostError::InUse { .. } => "find out what uses it, and stop or remove that".to_owned(),
         HostError::Service { .. } | HostError::Refused { .. } => by_service(all).to_owned(),
         HostError::File { .. }
+        | HostError::WriteRefused { .. }
         | HostError::TooMuch { .. }
         | HostError::InProgress { .. }
         | HostError::Missing { .. }

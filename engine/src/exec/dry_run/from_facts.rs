@@ -10,7 +10,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use crate::facts::kernel::IPVS;
-use crate::facts::{CgroupVersion, Facts};
+use crate::facts::{CgroupVersion, Facts, ObstacleKind};
 use crate::host::fake::{FakeHost, Node, NodeKind, Program, World};
 use crate::host::{Attributes, Space};
 
@@ -243,18 +243,19 @@ impl World {
             if let Some(mode) = mode.and_then(|mode| u32::from_str_radix(mode, 8).ok()) {
                 self.directory_with_mode(&disk.path, mode);
             }
-            if let Some(what) = &disk.taken_by {
+            if let Some(obstacle) = &disk.taken_by {
                 let node = Node {
-                    kind: match what.as_str() {
-                        "a file" => NodeKind::File(Vec::new()),
-                        "a link" => NodeKind::Symlink("/".to_owned()),
-                        "a socket" => NodeKind::Socket,
-                        _ => NodeKind::Other,
+                    kind: match obstacle.kind {
+                        ObstacleKind::File => NodeKind::File(Vec::new()),
+                        ObstacleKind::Link => NodeKind::Symlink("/".to_owned()),
+                        ObstacleKind::Socket => NodeKind::Socket,
+                        ObstacleKind::Device => NodeKind::Other,
                     },
                     attributes: Attributes::root(0o644),
                     modified: self.now(),
                 };
-                self.tree.plant(Path::new(&disk.path), node);
+                let place = obstacle.above.as_ref().unwrap_or(&disk.path);
+                self.tree.plant(Path::new(place), node);
             }
             if let Some(kind) = &disk.filesystem {
                 let access = if disk.read_only { "ro" } else { "rw" };
@@ -354,7 +355,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::facts::gather;
+    use crate::facts::{Disk, FactQuery, Obstacle, gather, gather_with};
     use crate::host::{Containers, Network, Services};
 
     #[expect(
@@ -380,6 +381,38 @@ mod tests {
                 assert!(seen.unknown.remove("docker").is_some(), "{name}");
             }
             assert_eq!(seen.to_yaml().unwrap(), facts.to_yaml().unwrap(), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_way_of_a_directory_is_in_the_way_on_the_fake() {
+        let disk = |path: &str, kind, above: Option<&str>| Disk {
+            path: path.to_owned(),
+            free: 1,
+            total: 1,
+            filesystem: None,
+            read_only: false,
+            mode: None,
+            taken_by: Some(Obstacle {
+                kind,
+                above: above.map(str::to_owned),
+            }),
+        };
+        let mut facts = Facts::nothing_about("cp-1");
+        facts.disks = vec![
+            disk("/srv/device", ObstacleKind::Device, None),
+            disk("/srv/file", ObstacleKind::File, None),
+            disk("/srv/link", ObstacleKind::Link, None),
+            disk("/srv/other/below/it", ObstacleKind::File, Some("/srv/other")),
+            disk("/srv/socket", ObstacleKind::Socket, None),
+        ];
+        let paths = facts.disks.iter().map(|disk| disk.path.clone());
+        let query = FactQuery::default().and_disks(paths);
+        let host = FakeHost::from_facts(&facts);
+        let seen = gather_with(&host, &query).await.unwrap();
+        for disk in &facts.disks {
+            let same = seen.disks.iter().find(|seen| seen.path == disk.path);
+            assert_eq!(same.expect("it is told").taken_by, disk.taken_by);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::stop::Containers;
-use crate::exec::check::condition::{Condition, PhaseHealth};
+use crate::exec::check::condition::PhaseHealth;
 use crate::exec::event::Event;
 use crate::exec::{Mode, Renewals, Runner, Selection};
 use crate::ledger::Ledger;
@@ -38,9 +38,7 @@ pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> 
 /// only warn (`.advisory()`), and resources that are not in the plan, which are taken back while everything goes on running.
 #[must_use]
 pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
-    let failed = health
-        .iter()
-        .filter(|phase| phase.conditions.iter().any(Condition::fails_phase));
+    let failed = health.iter().filter(|phase| phase.fails());
     failed.map(|phase| phase.phase.clone()).collect()
 }
 

@@ -186,13 +186,13 @@ impl Runner<'_> {
                 (Spec::Container(_), _) => !step.policy.absent,
                 (_, Written::All) if !kept => true,
                 _ if files.is_empty() => false,
-                (spec, _) if made_anew && is_of_pki(spec) => true,
+                (spec, _) if made_anew && spec.properties().follows_pki => true,
                 _ => self.is_pending(step).await,
             };
             if !due {
                 continue;
             }
-            made_anew |= is_of_pki(&step.spec);
+            made_anew |= step.spec.properties().follows_pki;
             for (path, room) in files {
                 let problem = match self.obstacle(&step.spec, &path).await {
                     Some(error) => Some(unwritable(&error, step.span.clone(), remedy(&error, &[]))),
@@ -289,7 +289,8 @@ impl Runner<'_> {
     async fn not_writable(&self, path: &Path, room: u64, error: HostError, span: Span) -> Problem {
         let no_space = matches!(
             &error,
-            HostError::File { source, .. } if source.kind() == ErrorKind::StorageFull
+            HostError::File { source, .. } | HostError::WriteRefused { source, .. }
+                if source.kind() == ErrorKind::StorageFull
         );
         let error = ResourceError::Host(error);
         let free = self.host.space(path).await.map(|space| space.free);
@@ -315,14 +316,4 @@ fn unwritable(error: &ResourceError, span: Span, remedy: String) -> Problem {
 
 pub(super) fn problems(unwritable: Vec<Unwritable>) -> Vec<Problem> {
     unwritable.into_iter().map(|one| one.problem).collect()
-}
-
-fn is_of_pki(spec: &Spec) -> bool {
-    matches!(
-        spec,
-        Spec::Authority(_)
-            | Spec::ServiceAccountKey(_)
-            | Spec::Certificate(_)
-            | Spec::Kubeconfig(_)
-    )
 }

@@ -100,7 +100,10 @@ impl Files for FakeHost {
     async fn predict_write(&self, path: &Path, room: u64) -> HostResult<()> {
         // Not in the journal: a prediction looks before each write that it simulates.
         self.with_world(|world| accepts_file(world, path, room))
-            .map_err(|source| file_error("write", path, source))
+            .map_err(|source| HostError::WriteRefused {
+                path: path.to_owned(),
+                source,
+            })
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {

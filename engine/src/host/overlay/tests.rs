@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::host::{
-    Attributes, Clock as _, CommandSpec, Containers as _, EntryKind, Files as _, HttpsRequest,
-    Kernel as _, Network as _, Packages as _, Processes as _, Services as _,
+    Attributes, Clock as _, CommandSpec, Containers as _, EntryKind, Files as _, HostError,
+    HttpsRequest, Kernel as _, Network as _, Packages as _, Processes as _, Services as _,
 };
 
 fn path(text: &str) -> &Path {
@@ -88,6 +88,32 @@ async fn what_the_host_below_refuses_to_write_is_refused_above() {
         host.create_directory(path("/etc/full"), Attributes::root(0o755))
             .await
             .unwrap();
+    })
+    .await;
+}
+
+/// A dry run gives up only if an apply would fail in the same way.
+#[tokio::test]
+async fn a_write_that_the_host_below_refuses_differs_from_one_that_fails_above() {
+    let lower = FakeHost::new().with_file("/etc/a", "old");
+    lower.with_world_mut(|world| {
+        world.protect("/etc/a");
+        world.exhaust_inodes("/srv");
+    });
+    above(lower, async |host| {
+        for refused in [
+            host.write(path("/etc/a"), b"new", MODE).await,
+            host.try_write(path("/etc/a"), 1).await,
+            host.symlink(path("/etc/a"), "/etc/b").await,
+            host.create_directory(path("/srv/a"), MODE).await,
+        ] {
+            let is_refused = matches!(refused, Err(HostError::WriteRefused { .. }));
+            assert!(is_refused, "{refused:?}");
+        }
+        for name in ["/none/a", "/proc/sys/new"] {
+            let failed = host.write(path(name), b"", MODE).await;
+            assert!(matches!(failed, Err(HostError::File { .. })), "{failed:?}");
+        }
     })
     .await;
 }

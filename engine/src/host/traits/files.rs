@@ -118,8 +118,8 @@ pub trait Files {
     /// leaves `path` as it is. If the directory does not exist yet, its nearest existing ancestor is tried.
     async fn try_write(&self, path: &Path, room: u64) -> HostResult<()>;
 
-    /// The error that [`Files::try_write`] would certainly have, as far as the host can tell without a change: the file, its directory or
-    /// the file system is protected, or there is no room. Cancel safe.
+    /// An error if [`Files::try_write`] would certainly fail, as far as the host can tell without a change: the file, its directory or the
+    /// file system is protected, or there is no room. The error is [`WriteRefused`](crate::host::HostError::WriteRefused). Cancel safe.
     async fn predict_write(&self, path: &Path, room: u64) -> HostResult<()>;
 
     /// Adds to the end of a file, created with these attributes if need be, and returns once the content would survive a power cut. When

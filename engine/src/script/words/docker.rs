@@ -15,7 +15,7 @@ words! {
         example: r#"container("example").image("example:1").host_network().mount_read_only("/etc/pf9", "/etc/pf9");"#;
         rollback: "Removed, and the one it replaced is made again.";
         image(reference: Text) => "The image to run.";
-        command(argv: Texts) => "Command and arguments.";
+        command(argv: Texts as Command) => "Command and arguments.";
         env(values: Map) =>
             "Environment variables by name. They cannot hold a secret, because the container runtime shows them.";
         #repeatable env_from(step: Steps) =>

@@ -28,7 +28,7 @@ words! {
         MODE;
         OWNER;
         GROUP;
-        content(text: AnyText) => "Its text.";
+        content(text: AnyText as Content) => "Its text.";
         payload(path: Path) => "A file of the role's payload to copy.";
         copy_of(path: Path) =>
             "A file of the host to copy; an earlier step may make it. A copy of a file that contains a secret, or that other users cannot read, is not shown, and its default mode is 0600.";
@@ -54,7 +54,7 @@ words! {
         rollback: "Removed, or pointed to where it pointed before.";
     }
 
-    UNIT = Resource(Files::Unit) unit(name: Text, template: Text) {
+    UNIT = Resource(Files::Unit) unit(name: Text as UnitName, template: Text) {
         doc: "A unit file in `/etc/systemd/system`, rendered from a template; systemd loads its files again. It cannot hold a secret: systemd shows the settings of units to every user.";
         example: r#"unit("example.service", "example/greeting.tmpl").vars(#{ name: host.name });"#;
         rollback: "Removed, or written back as it was; systemd loads its files again.";

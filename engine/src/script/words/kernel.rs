@@ -3,7 +3,7 @@
 use super::shared::words;
 
 words! {
-    SYSCTL = Resource(System::Sysctl) sysctl(key: Text, value: Text) {
+    SYSCTL = Resource(System::Sysctl) sysctl(key: Text, value: Text as KernelValue) {
         doc: "A kernel setting, now and after the next boot.";
         example: r#"sysctl("net.ipv4.ip_forward", "1");"#;
         rollback: "Set back; the file in /etc/sysctl.d is removed.";

@@ -59,6 +59,38 @@ pub static WORDS: &[Word] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::script::vocabulary::{Param, TextKind};
+
+    /// A parameter of these words may have control characters that others must not have, so each one is here.
+    #[test]
+    fn each_parameter_whose_texts_are_not_plain_is_known() {
+        let mut found = Vec::new();
+        let mut note = |name: &str, params: &[Param]| {
+            for param in params.iter().filter(|param| param.text != TextKind::Plain) {
+                found.push((format!("{name}({})", param.name), param.text));
+            }
+        };
+        for word in WORDS {
+            note(word.name, word.params);
+            for modifier in word.all_modifiers() {
+                note(&format!("{}.{}", word.name, modifier.name), modifier.params);
+            }
+        }
+        let expected = [
+            ("file.content(text)", TextKind::Content),
+            ("unit(name)", TextKind::UnitName),
+            ("container.command(argv)", TextKind::Command),
+            ("service(unit)", TextKind::UnitName),
+            ("sysctl(value)", TextKind::KernelValue),
+            ("command(argv)", TextKind::Command),
+            ("command.unless(argv)", TextKind::Command),
+            ("check.expect(text)", TextKind::Output),
+            ("check.run(argv)", TextKind::Command),
+            ("check.service_active(unit)", TextKind::UnitName),
+            ("timer.command(argv)", TextKind::Command),
+        ];
+        assert_eq!(found, expected.map(|(name, kind)| (name.to_owned(), kind)));
+    }
 
     #[test]
     fn names_are_unique() {

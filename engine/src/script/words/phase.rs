@@ -30,16 +30,16 @@ words! {
             "The client certificate to use, by its path; its root is trusted.";
         server_certificate(path: Text) = CheckDetail::ServerCertificate =>
             "The certificate that the server must present, by its path; one that it read before a renewal fails the check.";
-        expect(text: Text) = CheckDetail::Expect =>
+        expect(text: Text as Output) = CheckDetail::Expect =>
             "Text that the answer (`.https`) or the standard output (`.run`) must contain.";
         tcp(address: Text, port: Integer(1)) = Observation::Tcp =>
             "A TCP port accepts connections.";
-        run(argv: Texts) = Observation::Run =>
+        run(argv: Texts as Command) = Observation::Run =>
             "A program ends with exit code 0 within 5 seconds; with `.expect`, its standard output must also contain the text. Program and arguments are items of the list, and no shell reads them; for a shell, write `[\"sh\", \"-c\", \"…\"]`. It runs as root at each check, so it must only read.";
         file_exists(path: Path) = Observation::FileExists => "A file is there and not empty.";
         first_file(path: Path, endings: Texts) = Observation::FirstFile =>
             "A file is the first one by name in its directory that has one of these extensions: the program that reads the directory uses only the first.";
-        service_active(unit: Text) = Observation::ServiceActive => "A unit is active.";
+        service_active(unit: Text as UnitName) = Observation::ServiceActive => "A unit is active.";
         container_running(name: Text) = Observation::ContainerRunning => "A container runs.";
         container_runtime() = Observation::ContainerRuntime => "The container runtime answers.";
         pod_running(pod: Text, containers: Texts) = Observation::PodRunning =>

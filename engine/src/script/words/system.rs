@@ -3,7 +3,7 @@
 use super::shared::words;
 
 words! {
-    SERVICE = Resource(System::Service) service(unit: Text) {
+    SERVICE = Resource(System::Service) service(unit: Text as UnitName) {
         doc: "A unit of systemd. `.service` is added to a name without a suffix.";
         example: r#"service("example").started().enabled();"#;
         rollback: "Stopped if it was started, started if it was stopped; whether it starts at boot is set back.";
@@ -26,12 +26,12 @@ words! {
         rollback: "Those that were installed are purged.";
     }
 
-    COMMAND = Resource(System::Command) command(argv: Texts) {
+    COMMAND = Resource(System::Command) command(argv: Texts as Command) {
         doc: "The escape hatch: a command, without a shell. Say `.creates` or `.unless`, or it runs every time.";
         example: r#"command(["touch", "/run/example"]).creates("/run/example");"#;
         rollback: "Nothing by itself: add steps in `on_rollback`.";
         creates(path: Path) => "It is done when this path exists.";
-        unless(argv: Texts) => "It is done when this command ends with 0.";
+        unless(argv: Texts as Command) => "It is done when this command ends with 0.";
     }
 
     CGROUP = Resource(System::Cgroup) cgroup(name: Text) {
@@ -53,7 +53,7 @@ words! {
         schedule(expression: Text) =>
             "When it runs: a cron expression of five fields, in the host's time zone; 0 and 7 are Sunday.";
         run(what: Text) => "The command of nodelet that runs then: `etcd-backup`.";
-        command(argv: Texts) =>
+        command(argv: Texts as Command) =>
             "The program of the role that runs then, with its arguments and without a shell: a path below `role.payload`. If `role.yaml` has `checksums`, it is verified by its checksum before each run. `.timeout` bounds one run: 10m by default, 30m at most.";
     }
 }

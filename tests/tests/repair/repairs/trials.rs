@@ -9,7 +9,7 @@ use std::time::Duration;
 use behaviour::{Bringup, Case, block_on, fixtures};
 use engine::exec::{Recording, restart_set};
 use engine::host::fake::{FakeHost, FaultPlan, difference};
-use engine::host::{Containers as _, Files as _, Services as _, Space};
+use engine::host::{Containers as _, Files as _, HostError, Services as _, Space};
 use engine::model::{Outcome, PhaseName, STATE};
 use engine::resource::Spec;
 use tokio::time::Instant;
@@ -482,6 +482,8 @@ fn a_trial_on_a_real_disk_leaves_no_trace() {
     let predicted = block_on(host.predict_write(&at("new"), 1 << 60));
     let is_root = nix::unistd::Uid::effective().is_root();
     assert_eq!(predicted.is_err(), is_root, "{predicted:?}");
+    let is_refused = matches!(predicted, Err(HostError::WriteRefused { .. }));
+    assert_eq!(is_refused, is_root, "{predicted:?}");
     let full = tries(&at("new"), 1 << 60).expect_err("no disk has this room");
     assert!(full.to_string().starts_with("write "), "{full}");
     let listed = std::fs::read_dir(directory.path()).expect("a listing");

@@ -56,7 +56,12 @@ pub(crate) async fn post(path: &str) -> Result<String> {
 }
 
 async fn ask(method: Method, path: &str) -> Result<Bytes> {
-    tokio::time::timeout(TIMEOUT, exchange(method, path))
+    in_time(exchange(method, path)).await
+}
+
+/// The answer of the daemon, if it comes within [`TIMEOUT`].
+async fn in_time(answer: impl Future<Output = Result<Bytes>>) -> Result<Bytes> {
+    tokio::time::timeout(TIMEOUT, answer)
         .await
         .map_err(|_| NoAnswer)?
 }
@@ -118,11 +123,15 @@ mod tests {
         serve_text(stream, "200 OK", &body).await;
     }
 
-    async fn serve_text(mut stream: UnixStream, status: &str, body: &[u8]) {
+    async fn read_request(stream: &mut UnixStream) {
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             request.push(stream.read_u8().await.expect("a request"));
         }
+    }
+
+    async fn serve_text(mut stream: UnixStream, status: &str, body: &[u8]) {
+        read_request(&mut stream).await;
         let length = body.len();
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n");
         // A client that refuses the answer closes the connection.
@@ -158,9 +167,21 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_daemon_that_hangs_has_a_next_step() {
-        let error = NoAnswer.to_string();
+    #[tokio::test]
+    async fn a_daemon_that_hangs_has_a_next_step() {
+        let (ours, mut theirs) = UnixStream::pair().expect("two ends");
+        let hanging = tokio::spawn(async move {
+            read_request(&mut theirs).await;
+            // From here on, time passes only while all wait.
+            tokio::time::pause();
+            std::future::pending::<()>().await;
+        });
+        let answer = in_time(exchange_over(ours, Method::GET, "/v1/status")).await;
+        let error = answer.expect_err("the daemon does not answer");
+        assert!(error.is::<NoAnswer>(), "{error:#}");
+        assert!(!hanging.is_finished(), "the connection stays open");
+        hanging.abort();
+        let error = format!("{error:#}");
         assert!(error.contains("no answer within 10 s"), "{error}");
         assert!(error.contains("systemctl restart pf9-nodeletd"), "{error}");
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Local, SecondsFormat, Utc};
 use daemon::health::Beat;
-use engine::exec::{PhaseHealth, Status};
+use engine::exec::PhaseHealth;
 use engine::model::STATE;
 use engine::model::old_records::{self, OldRecord};
 use engine::resource::{TIMERS, TimerCommand, TimerFile};
@@ -148,13 +148,14 @@ const DISK: Duration = Duration::from_secs(30);
 const SOURCE: &str = "etcd";
 
 /// Whether a timer may run now, and if so, whether with the last good settings. Its phase must do something on this host: a timer that a
-/// setting has turned off does not run, even while its file is still there. The phase `source` must not fail.
+/// setting has turned off does not run, even while its file is still there. The phase `source` must not fail. A resource of it that is not
+/// in the plan prevents no run: the phase works, and the removal of the resource may fail for months.
 fn allowed(view: &View, phase_of_timer: &str, source: &str) -> Option<bool> {
     let phase = |name: &str| view.phases.iter().find(|one| one.phase.as_str() == name);
     let at_rest = view.desired != "false"
         && view.paused_until.is_none()
         && !is_coming_up(view)
-        && phase(source).is_none_or(|phase| phase.status() != Status::False);
+        && phase(source).is_none_or(|phase| !phase.fails());
     let wanted = phase(phase_of_timer).is_some_and(|phase| phase.skipped.is_none());
     (at_rest && wanted).then_some(view.keeps_last_good)
 }
@@ -365,7 +366,7 @@ pub(crate) fn next(name: &str) -> Option<DateTime<Utc>> {
 
 #[cfg(test)]
 mod tests {
-    use engine::exec::{Condition, ConditionKind};
+    use engine::exec::{Condition, ConditionKind, Status};
     use engine::model::Span;
 
     use super::*;
@@ -423,6 +424,40 @@ mod tests {
         let off = Some("its condition is false".to_owned());
         assert_eq!(changed(|view| view.phases[0].skipped = off), None);
         assert_eq!(changed(|view| view.phases.clear()), None);
+    }
+
+    #[test]
+    fn what_is_not_in_the_plan_prevents_no_run() {
+        for (check, orphans, runs) in [
+            (Status::True, Status::True, Some(false)),
+            (Status::True, Status::False, Some(false)),
+            (Status::Unknown, Status::False, Some(false)),
+            (Status::False, Status::True, None),
+            (Status::False, Status::False, None),
+        ] {
+            let condition = |kind, status| Condition {
+                kind,
+                check: "c".to_owned(),
+                span: Span::file("phases/etcd.rhai"),
+                status,
+                advisory: false,
+                failed_in_a_row: 0,
+                deferred: false,
+                reason: String::new(),
+            };
+            let etcd = PhaseHealth {
+                phase: "etcd".parse().expect("a name"),
+                skipped: None,
+                conditions: vec![
+                    condition(ConditionKind::Check, check),
+                    condition(ConditionKind::Orphans, orphans),
+                ],
+            };
+            // As a repair does: it restarts the phase only if the timer does not run.
+            assert_eq!(etcd.fails(), runs.is_none());
+            let allowed = changed(|view| view.phases.push(etcd));
+            assert_eq!(allowed, runs, "{check:?}, {orphans:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The requirements about what the host has: memory, processors, swap and disks.
 
 use super::{GIB, assert_unmet_after, check, disk, good, unknown, words};
-use crate::facts::{Disk, Facts, Requirement, Swap, Verdict};
+use crate::facts::{Disk, Facts, ObstacleKind, Requirement, Swap, Verdict};
 
 #[test]
 fn swap() {
@@ -165,7 +165,7 @@ fn persistent_directory_rejects_temporary_file_systems() {
         "/backups/etcd is there, and others than root may look into it (mode 0755); \
          name another directory, or close this one with `chmod 0700 /backups/etcd`"
     );
-    let taken = |disk: &mut Disk| disk.taken_by = Some("a link".to_owned());
+    let taken = |disk: &mut Disk| disk.taken_by = Some(ObstacleKind::Link.into());
     assert_eq!(with(&taken), "met", "one above it may be a link");
     assert_eq!(
         with(&|disk| {

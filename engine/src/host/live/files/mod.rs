@@ -75,7 +75,11 @@ impl Files for LiveHost {
     }
 
     async fn predict_write(&self, path: &Path, room: u64) -> HostResult<()> {
-        on_path("write", path, move |path| predict_write(path, room)).await
+        let path = path.to_owned();
+        blocking(move || {
+            predict_write(&path, room).map_err(|source| HostError::WriteRefused { path, source })
+        })
+        .await
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
