@@ -9,6 +9,9 @@
 //!
 //! Scripts describe, Rust performs: evaluating scripts changes nothing ([`script`]), the plan is immutable data
 //! ([`mod@plan`]), and everything that reads or changes a machine goes through one trait ([`host::Host`]).
+//!
+//! Not here: arguments, exit codes and locks of a command, and when the daemon acts (the agents). Start with [`resource`], then [`exec`];
+//! ARCHITECTURE.md has the order of the modules.
 
 pub mod env;
 pub mod exec;

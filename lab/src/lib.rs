@@ -7,7 +7,7 @@
 //! checkout, keyed by its inputs. [`Lab::create`] brings hosts up, [`Host`] runs commands on them, [`Lab::destroy`] and [`topology::down`]
 //! leave nothing behind.
 //!
-//! Nothing here is part of the product: nodelet must not know that a host is a container.
+//! Nothing here is part of the product: nodelet must not know that a host is a container. Start with `topology`.
 
 #![forbid(unsafe_code)]
 

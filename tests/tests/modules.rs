@@ -18,31 +18,44 @@ const ORDERED: [(&str, &str); 2] = [
 ];
 
 /// All sources.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 11] = [
     "engine/src",
     "engine/tests",
     "agents/nodelet/src",
+    "agents/nodelet/tests",
     "crates",
     "lab/src",
+    "lab/tests",
     "xtask/src",
     "tests/src",
     "tests/tests",
     "tests/lab",
 ];
 
-/// Sources of one crate each; in `engine/tests` each file is a crate.
-const CRATES: [&str; 11] = [
+/// Sources of one crate each. In `engine/tests`, `agents/nodelet/tests` and `lab/tests` each file is a crate. So is each file directly in
+/// `tests/tests`: such a crate has one file and no cycle.
+const CRATES: [&str; 21] = [
     "engine/src",
     "engine/tests",
     "agents/nodelet/src",
+    "agents/nodelet/tests",
     "crates/atomic-files/src",
     "crates/child-process/src",
     "crates/daemon/src",
     "crates/traced/src",
     "lab/src",
+    "lab/tests",
     "xtask/src",
     "tests/src",
+    "tests/tests/apply",
+    "tests/tests/cli",
+    "tests/tests/repair",
+    "tests/tests/scripts",
+    "tests/tests/undo",
     "tests/lab/src",
+    "tests/lab/tests/micro",
+    "tests/lab/tests/soak",
+    "tests/lab/tests/suites",
 ];
 
 /// The modules from the lowest to the highest, as a table in ARCHITECTURE.md lists them: each row begins with a module's name.

@@ -5,6 +5,9 @@
 //!
 //! `nodeletd` changes nothing on the host itself: it decides what has to be done and when, and runs `nodelet` for it, as an operator
 //! would ([`nodeletd`](mod@nodeletd)).
+//!
+//! Not here: what a plan is, and how it is carried out (the crate `engine`). Start with [`command_line`]; `commands::run` has `nodelet
+//! apply`, and `nodeletd::supervisor` has the loop of the daemon.
 
 mod inputs;
 mod output;
@@ -70,6 +73,7 @@ pub fn command_line() -> ExitCode {
         ));
         process::priority::lower();
     }
+    // Not `daemon::log`: a person reads these lines on a terminal, with times and colours.
     let filter = EnvFilter::try_from_env("NODELET_LOG")
         .unwrap_or_else(|_| EnvFilter::new("warn,kube_client=off"));
     tracing_subscriber::fmt()

@@ -1,5 +1,7 @@
 //! What happens in a run. The only input of reports, logs, JSON and progress.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Failure, Outcome, PhaseName, Problem, Span, StepId, Verb};
@@ -189,6 +191,11 @@ impl Event {
             | Self::PhaseFinished { phase, .. } => Some(phase),
         }
     }
+}
+
+/// Whole milliseconds, as events have them.
+pub(in crate::exec) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Takes events, from several phases at once.

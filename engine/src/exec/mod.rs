@@ -5,7 +5,8 @@
 //! (`report`).
 //!
 //! Not here: how one resource is changed or reverted (`resource`), the calls of the host (`host`), and when the daemon acts
-//! (`nodeletd::supervisor` of the agent). Start with `runner`, then `apply::run` and `apply::step`.
+//! (`nodeletd::supervisor` of the agent). Start with `runner`, then `apply::run` and `apply::step`; `session` is what one run knows of the
+//! ledger.
 
 mod apply;
 mod check;
@@ -13,10 +14,13 @@ mod diagnosis;
 mod dry_run;
 mod event;
 mod kubernetes;
+mod partial_files;
+mod planned_resources;
 mod recovery;
 mod repair;
 mod runner;
 mod selection;
+mod session;
 mod undo;
 
 pub use apply::preflight::unmet;

@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 /// Where the engine keeps what it must remember about a host.
 pub const STATE: &str = "/var/opt/pf9/nodelet";
 
+/// The directory of the records of what is kept: keys and authorities with copies, and data ids. Nothing in it is ever printed, logged or
+/// bundled.
+pub const RECORDS: &str = "/var/opt/pf9/nodelet/kept";
+
 /// Trees in which the kernel shows its own state. A file cannot be made there, or is lost at the next boot.
 pub(crate) const KERNEL_TREES: [&str; 3] = ["/dev", "/proc", "/sys"];
 

@@ -13,7 +13,6 @@ use async_trait::async_trait;
 
 use crate::host::{EntryKind, Host, HostError};
 use crate::model::{OutputRef, SecretRef, StepId, Value};
-use crate::resource::pki::PkiError;
 use crate::resource::{Change, Receipt, Undo};
 
 /// Result of a resource's verb.
@@ -46,6 +45,8 @@ pub enum ResourceError {
         /// Why it failed.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+        /// Whether the next try would fail as this one did.
+        permanent: bool,
     },
     /// An operator has to act first: a retry does not help.
     #[error("{what}")]
@@ -70,10 +71,7 @@ impl ResourceError {
         match self {
             Self::Host(error) => error.is_permanent(),
             Self::Unmet { .. } | Self::Render(_) => true,
-            // A key that is lost does not come back by itself.
-            Self::Pki { source, .. } => source
-                .downcast_ref::<PkiError>()
-                .is_some_and(|error| matches!(error, PkiError::Precious { .. })),
+            Self::Pki { permanent, .. } => *permanent,
             Self::Missing { .. } | Self::Ledger(_) | Self::NotConverged { .. } => false,
         }
     }

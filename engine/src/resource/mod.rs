@@ -10,6 +10,7 @@
 
 mod change;
 mod contract;
+pub(crate) mod directory_contents;
 pub(crate) mod docker;
 pub(crate) mod files;
 mod inputs;

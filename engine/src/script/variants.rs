@@ -30,6 +30,7 @@ pub(super) enum FileWord {
     Symlink,
     Unit,
     EnvFile,
+    DataId,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +38,6 @@ pub(super) enum PkiWord {
     CertificateAuthority,
     ServiceAccountKey,
     EncryptionKeys,
-    DataId,
     Certificate,
     Kubeconfig,
 }
@@ -47,8 +47,6 @@ pub(super) enum ContainerWord {
     Image,
     ImageDirectory,
     Container,
-    Pods,
-    PodContainer,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +71,8 @@ pub(super) enum ClusterWord {
     Manifest,
     Drain,
     Node,
+    Pods,
+    PodContainer,
 }
 
 /// What a modifier says about its word.

@@ -6,6 +6,8 @@
 //!
 //! `cargo xtask test --only lab -- FILTER` runs some of them; with `NODELET_LAB_KEEP=1` the labs stay and can be inspected. Those
 //! in `tests/soak` take minutes each and are marked `ignore`: `cargo xtask soak` runs them.
+//!
+//! Start with `master`.
 
 #![forbid(unsafe_code)]
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use behaviour::{Bringup, block_on};
 use engine::exec::{Condition, PhaseHealth, Recording, Runner, Status, failed_phases, restart_set};
 use engine::host::fake::FakeHost;
-use engine::model::Outcome;
+use engine::model::{Outcome, RECORDS};
 use engine::resource::NoSecrets;
-use engine::resource::pki::{RECORDS, authority_record, service_account_record};
+use engine::resource::pki::{authority_record, service_account_record};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const SIGNS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.key";

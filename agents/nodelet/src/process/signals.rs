@@ -1,4 +1,6 @@
 //! SIGINT, SIGTERM and SIGHUP ask a run to end at its next safe point; a second signal has no effect.
+//!
+//! Not here: the signals of a daemon, for which SIGHUP means a reload (`daemon::shutdown`).
 
 use std::io::Write as _;
 

@@ -2,11 +2,11 @@
 
 use std::sync::{Mutex, OnceLock};
 
-use super::session::Session;
+use crate::exec::session::Session;
 use crate::exec::{Mode, Runner};
 use crate::host::{Host, View};
 use crate::plan::{PlannedPhase, PlannedStep};
-use crate::resource::files::directory;
+use crate::resource::directory_contents;
 use crate::resource::{Context, DirectorySpec, ResourceResult, Spec, Undo};
 
 impl Runner<'_> {
@@ -52,7 +52,7 @@ impl Runner<'_> {
         if !its.exclusive || step.policy.absent || session.mode == Mode::DryRun {
             return Ok(());
         }
-        let Some(spared) = directory::names(self.host, &its.path).await? else {
+        let Some(spared) = directory_contents::names(self.host, &its.path).await? else {
             return Ok(());
         };
         let path = its.path.clone();
@@ -110,7 +110,7 @@ async fn excluding_existing(host: &dyn Host, spec: &Spec) -> ResourceResult<Opti
         // An empty directory may be a separate disk. If a directory is not empty, later files in it may belong to
         // another program.
         Spec::Directory(its) => {
-            let names = directory::names(host, &its.path).await?;
+            let names = directory_contents::names(host, &its.path).await?;
             let empty = names.filter(Vec::is_empty);
             empty.map(|spared| {
                 Spec::Directory(DirectorySpec {

@@ -2,10 +2,10 @@
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::session::Session;
-use super::step::{Done, millis};
+use super::step::Done;
 use crate::exec::diagnosis::advice;
-use crate::exec::event::Event;
+use crate::exec::event::{Event, millis};
+use crate::exec::session::Session;
 use crate::exec::{Mode, Runner};
 use crate::model::{Failure, Outcome, Span, chain};
 use crate::plan::PlannedPhase;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::Digest as _;
 
+use super::runtime_state::RuntimeState;
 use crate::exec::diagnosis::remedy::remedy;
 use crate::exec::event::Event;
-use crate::exec::repair::runtime_state::RuntimeState;
 use crate::exec::{Mode, Runner, Selection};
 use crate::facts::{Requirement, Verdict};
 use crate::host::{Attributes, Entry, EntryKind, HostError};

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 
-use super::session::Session;
-use super::step::millis;
-use crate::exec::event::Event;
+use crate::exec::event::{Event, millis};
+use crate::exec::session::Session;
 use crate::exec::undo::orphans::{PhaseOrphans, orphans};
 use crate::exec::{Mode, Runner};
 use crate::ledger::LedgerError;

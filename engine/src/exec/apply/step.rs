@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::session::Session;
 use crate::exec::apply::permanent::PermanentErrors;
-use crate::exec::event::{Event, EventSink};
+use crate::exec::event::{Event, EventSink, millis};
+use crate::exec::session::Session;
 use crate::exec::{Mode, Runner};
 use crate::host::HostError;
 use crate::model::PhaseName;
@@ -258,11 +258,6 @@ fn is_refused_write(error: &ResourceError) -> bool {
 pub(in crate::exec) fn backoff(base: Duration, attempt: u32) -> Duration {
     let grown = base.mul_f64(f64::from(attempt.min(7) + 1) / 2.0);
     grown.mul_f64(rand::random_range(0.9..1.1))
-}
-
-/// Whole milliseconds.
-pub(in crate::exec) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Spec {

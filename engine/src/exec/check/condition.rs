@@ -61,6 +61,11 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// Whether it is known to hold.
+    pub(in crate::exec) fn holds(&self) -> bool {
+        self.status == Status::True
+    }
+
     /// Whether its failure causes a restart.
     pub(in crate::exec) fn causes_restart(&self) -> bool {
         self.kind.is_check() && !self.advisory

@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exec::Runner;
 use crate::exec::apply::permanent::PermanentErrors;
-use crate::exec::apply::step::{backoff, millis};
+use crate::exec::apply::step::backoff;
 use crate::exec::check::condition::{Condition, ConditionKind, PhaseHealth, Status};
 use crate::exec::check::failure_counts::FailureCounts;
-use crate::exec::event::Event;
+use crate::exec::event::{Event, millis};
 use crate::exec::undo::orphans::orphans;
 use crate::host::{Host, HostError, UnitState, View};
 use crate::model::{PhaseName, Span, chain};

@@ -1,6 +1,10 @@
 //! What runs know of Kubernetes, etcd and keepalived: renewal of certificates, rotation of authorities, backups of etcd, pods that do
 //! not start, the virtual IP, and what checks observe of them.
 //!
+//! `renew` and `rotate` are applies with a changed plan or selection. `stuck_pods` ends containers that a phase has waited for without
+//! success. `probes`, `backups` and `virtual_ip` are observations of checks.
+//!
+//! Not here: how certificates are made (`resource::pki`), all other observations (`check::probe`), and the making of backups (the agent).
 //! Start with `renew`.
 
 pub(in crate::exec) mod backups;

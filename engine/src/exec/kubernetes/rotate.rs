@@ -4,7 +4,6 @@
 //! Files with the trusted roots then differ from the plan, and a component that reads them at its start is restarted.
 //! Certificates that the predecessor signed are due for renewal, which goes on one component at a time as usual.
 
-use crate::exec::check::condition::Status;
 use crate::exec::{Mode, Renewals, Runner};
 use crate::host::ClusterAccess;
 use crate::ledger::Ledger;
@@ -110,7 +109,7 @@ impl Runner<'_> {
         };
         for phase in self.check().await {
             let mut its = phase.conditions.iter().filter(|its| !its.advisory);
-            if let Some(bad) = its.find(|its| its.status != Status::True) {
+            if let Some(bad) = its.find(|its| !its.holds()) {
                 let (name, check) = (&phase.phase, &bad.check);
                 return Err(unmet(format!("{name}: {check}: {}", bad.reason)));
             }

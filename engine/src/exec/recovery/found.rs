@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use super::installed::is_ours;
 use super::recovered::Recovered;
 use crate::exec::Runner;
+use crate::resource::directory_contents;
 use crate::resource::docker::container_runtime;
-use crate::resource::files::directory;
 use crate::resource::{PossiblyForeign, ResourceResult, Spec, Undo};
 
 /// What this host has of a resource in the records of the simulated apply.
@@ -106,7 +106,7 @@ impl Runner<'_> {
         let is_present = match left_behind.properties().possibly_foreign {
             Some(PossiblyForeign::Sysctl(key)) => return Ok(Some(unknown_setting(key))),
             Some(PossiblyForeign::Directory(path)) if !is_ours(path) => {
-                let names = directory::names(self.host, path).await?;
+                let names = directory_contents::names(self.host, path).await?;
                 names.is_some_and(|names| !names.is_empty())
             }
             Some(PossiblyForeign::Group) => {

@@ -1,12 +1,12 @@
 //! What a phase needs to come up again after a stop, and lacks: programs, units, images, keys and data.
 //!
 //! A restart would only find this after it has stopped what worked. Not here: files that cannot be written (`write_trial`), and what the
-//! container runtime says of its images (`runtime_state`).
+//! container runtime says of its images (`apply::runtime_state`).
 
 use std::path::Path;
 use std::time::Duration;
 
-use super::runtime_state::RuntimeState;
+use crate::exec::apply::runtime_state::RuntimeState;
 use super::write_trial::{BOUND, Trial, Written};
 use crate::exec::Runner;
 use crate::exec::diagnosis::remedy::remedy;

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::start_again::Ended;
-use crate::exec::apply::session::Session;
-use crate::exec::apply::step::{Done, millis};
-use crate::exec::event::Event;
+use crate::exec::apply::step::Done;
+use crate::exec::event::{Event, millis};
+use crate::exec::session::Session;
 use crate::exec::{Mode, Runner, scratch};
 use crate::ledger::Ledger;
 use crate::model::{Failure, Outcome, PhaseName, Verb, chain};

@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::runtime_state::RuntimeState;
+use crate::exec::apply::runtime_state::RuntimeState;
 use crate::exec::diagnosis::remedy::remedy;
 use crate::exec::{Mode, Runner};
 use crate::host::{EntryKind, HostError};

@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::exec::apply::step::millis;
-use crate::exec::event::{Event, EventSink};
+use crate::exec::event::{Event, EventSink, millis};
+use crate::exec::partial_files::sweep;
 use crate::exec::scratch;
 use crate::exec::undo::executor::{
     Executor, UndoPurpose, Undone, brings_runtime, failure, keeps_runtime, name_of, needs_runtime,
     remove,
 };
-use crate::exec::undo::partial_files::sweep;
 use crate::host::Host;
 use crate::ledger::{Ledger, LiveUndo, Record, RunId};
 use crate::model::{Failure, Outcome, PhaseName, STATE, Verb, chain};

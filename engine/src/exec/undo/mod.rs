@@ -9,7 +9,6 @@ pub(in crate::exec) mod another_role;
 pub(in crate::exec) mod clean;
 pub(in crate::exec) mod executor;
 pub(in crate::exec) mod orphans;
-pub(in crate::exec) mod partial_files;
 pub(in crate::exec) mod prune;
 pub(in crate::exec) mod rollback;
 pub mod scratch;

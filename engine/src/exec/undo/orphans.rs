@@ -4,16 +4,13 @@
 //! The ledger says what was made, and by which step. The plan says which steps there are and what they are about. What
 //! any step of the plan is about is not an orphan, no matter which step made it. What is kept is not an orphan either.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
 use crate::exec::Selection;
+use crate::exec::planned_resources::PlannedResources;
 use crate::host::Host;
-use crate::ledger::{Ledger, LiveResource, LiveUndo, Record};
+use crate::ledger::{Ledger, LiveResource, Record};
 use crate::model::{PhaseName, Span, StepId};
 use crate::plan::{Plan, PlannedStep};
-use crate::resource::docker::container_runtime;
-use crate::resource::{Action, Change, ResourceResult, Spec, Undo};
+use crate::resource::{Action, Change, ResourceResult, Undo};
 
 /// What one phase has left, in the order in which it is taken back.
 #[derive(Debug)]
@@ -94,7 +91,7 @@ pub(in crate::exec) async fn orphans(
 
 /// The same, only from records.
 fn of(records: &[Record], plan: &Plan) -> Vec<PhaseOrphans> {
-    let wanted = Wanted::of(plan);
+    let planned = PlannedResources::of(plan);
     let mut left: Vec<PhaseOrphans> = Vec::new();
     let mut at = |phase: &PhaseName| {
         left.iter()
@@ -110,14 +107,14 @@ fn of(records: &[Record], plan: &Plan) -> Vec<PhaseOrphans> {
     };
     let mut resources = Vec::new();
     for resource in Ledger::live_resources_in(records) {
-        if !wanted.wants(&resource) {
+        if !planned.keeps(&resource) {
             resources.push((at(&resource.undo.phase), resource));
         }
     }
     let mut cleanups = Vec::new();
     for (phase, mut steps) in Ledger::all_cleanup_steps_in(records) {
         steps.retain(|step| !step.policy.keep);
-        if !steps.is_empty() && !wanted.phases.contains(&phase) {
+        if !steps.is_empty() && !planned.phases.contains(&phase) {
             cleanups.push((at(&phase), steps));
         }
     }
@@ -146,90 +143,6 @@ fn of(records: &[Record], plan: &Plan) -> Vec<PhaseOrphans> {
     }
     left.reverse();
     left
-}
-
-/// The undos of resources that an earlier plan had no longer and that were in use then, if this plan has them again.
-pub(in crate::exec) fn planned_again(resources: Vec<LiveResource>, plan: &Plan) -> Vec<LiveUndo> {
-    let wanted = Wanted::of(plan);
-    let again = resources
-        .into_iter()
-        .filter(|resource| resource.in_use && wanted.has(resource));
-    again.map(|resource| resource.undo).collect()
-}
-
-/// What the steps of the plan are about.
-struct Wanted<'a> {
-    phases: BTreeSet<&'a PhaseName>,
-    steps: BTreeSet<&'a StepId>,
-    resources: BTreeSet<String>,
-    packages: BTreeSet<&'a str>,
-    /// Whether the plan has containers or images.
-    containers: bool,
-}
-
-impl<'a> Wanted<'a> {
-    fn of(plan: &'a Plan) -> Self {
-        let phases = || plan.phases.iter().filter(|phase| phase.skipped.is_none());
-        let specs = || {
-            phases()
-                .flat_map(|phase| &phase.steps)
-                .map(|step| &step.spec)
-        };
-        Self {
-            phases: phases().map(|phase| &phase.name).collect(),
-            steps: phases()
-                .flat_map(|phase| &phase.steps)
-                .map(|step| &step.id)
-                .collect(),
-            resources: specs().flat_map(Spec::keys).collect(),
-            packages: specs()
-                .filter_map(|spec| match spec {
-                    Spec::Packages(packages) => Some(packages.names.iter().map(String::as_str)),
-                    _ => None,
-                })
-                .flatten()
-                .collect(),
-            containers: specs().any(|spec| matches!(spec, Spec::Container(_) | Spec::Image(_))),
-        }
-    }
-
-    /// Whether a resource stays.
-    fn wants(&self, resource: &LiveResource) -> bool {
-        resource.undo.keep
-            // A clean takes it back, when what uses it is gone.
-            || resource.in_use
-            // It belongs to no step alone: taking back a unit's file loads the units again anyway.
-            || resource.undo.undo == Undo::ReloadUnits
-            || self.has(resource)
-    }
-
-    /// Whether the plan has a resource.
-    fn has(&self, resource: &LiveResource) -> bool {
-        let undo = &resource.undo.undo;
-        resource.steps.iter().any(|step| self.steps.contains(step))
-            || self.resources.contains(&undo.key())
-            || match undo {
-                Undo::PurgePackages { names } => {
-                    names
-                        .iter()
-                        .any(|name| self.packages.contains(name.as_str()))
-                        || (self.containers && container_runtime::is_runtime(names))
-                }
-                Undo::RemoveTree { path } | Undo::ClearDirectory { path, .. } => {
-                    self.has_below(path)
-                }
-                _ => false,
-            }
-    }
-
-    /// Whether a step is about something in this directory.
-    fn has_below(&self, directory: &Path) -> bool {
-        self.resources.iter().any(|resource| {
-            resource
-                .split_once(' ')
-                .is_some_and(|(_, path)| Path::new(path).starts_with(directory))
-        })
-    }
 }
 
 /// Drops directories that are not empty. Such a directory is removed together with the last file in it, even years

@@ -10,10 +10,9 @@ use std::time::Duration;
 use super::executor::{
     Executor, UndoPurpose, Undone, failure, name_of, needs_runtime, remove, role_may_use,
 };
-use crate::exec::apply::session::Session;
-use crate::exec::apply::step::millis;
 use crate::exec::diagnosis::advice::advice;
-use crate::exec::event::Event;
+use crate::exec::event::{Event, millis};
+use crate::exec::session::Session;
 use crate::exec::undo::orphans::{OrphanStep, PhaseOrphans, is_directory};
 use crate::exec::{Mode, Runner};
 use crate::ledger::LiveUndo;

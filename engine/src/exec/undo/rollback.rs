@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::exec::Runner;
-use crate::exec::apply::session::Session;
 use crate::exec::event::Event;
+use crate::exec::session::Session;
 use crate::exec::undo::executor::{Executor, UndoPurpose, Undone};
 use crate::ledger::LedgerError;
 use crate::model::chain;

@@ -1,19 +1,22 @@
 //! The machine we run on.
 //!
 //! [`LiveHost`] implements every capability of [`Host`](super::Host) with the real thing: system calls, child
-//! processes, the docker socket, systemd over D-Bus, dpkg, the API server. One directory per part of the machine; `backoff` and
-//! `blocking` are what several of them share.
+//! processes, the docker socket, systemd over D-Bus, dpkg, the API server. One directory per part of the machine; `backoff`,
+//! `blocking` and `error_class` are what several of them share.
 //!
 //! Two rules hold everywhere. All input from outside is bounded in size and in time. And a connection is made when it is first needed and
 //! made again after it failed, because the plan itself may install, start or restart the program at its other end.
 //!
 //! Deliberately not here: policy. How often to try, in which order and what to do about a failure is decided by
 //! `resource` and `exec`; this module tries once and says what happened.
+//!
+//! Start with `files`; `process` runs programs.
 
 mod backoff;
 mod blocking;
 mod clock;
 mod docker;
+mod error_class;
 mod files;
 mod kernel;
 mod kubernetes;

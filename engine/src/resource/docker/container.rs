@@ -353,6 +353,7 @@ impl ContainerSpec {
             serde_json::to_vec(&config).map_err(|source| ResourceError::Pki {
                 action: format!("hash the configuration of container {}", self.name),
                 source: source.into(),
+                permanent: false,
             })?,
         );
         hash.update(inputs::digest(cx.host, &self.inputs).await?);

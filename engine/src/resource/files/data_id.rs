@@ -15,8 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{PRIVATE, remember};
 use crate::host::{Attributes, Entry, EntryKind, Host};
-use crate::model::STATE;
-use crate::resource::pki::RECORDS;
+use crate::model::{RECORDS, STATE};
 use crate::resource::{
     Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
     missing_parents,

@@ -1,13 +1,14 @@
 //! A directory with mode and owner.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::owner::{Owner, Resolved, known};
-use crate::host::{Attributes, Entry, EntryKind, Host};
+use crate::host::{Attributes, Entry, EntryKind};
 use crate::resource::change::Differences;
+use crate::resource::directory_contents::{clear, other_entries};
 use crate::resource::{
     Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo, create_parents,
 };
@@ -137,45 +138,4 @@ impl Resource for DirectorySpec {
         }
         Ok(())
     }
-}
-
-/// The directory that every new ext4 file system contains.
-const LOST_AND_FOUND: &str = "lost+found";
-
-/// The names in a directory except these.
-async fn other_entries(
-    host: &dyn Host,
-    path: &Path,
-    spared: &[String],
-) -> ResourceResult<Vec<String>> {
-    let mut names = host.list(path).await?;
-    names.retain(|name| name != LOST_AND_FOUND && !spared.contains(name));
-    Ok(names)
-}
-
-/// The names in a directory; `None` if there is no directory.
-pub(crate) async fn names(host: &dyn Host, path: &Path) -> ResourceResult<Option<Vec<String>>> {
-    match host.entry(path).await? {
-        Some(entry) if entry.kind == EntryKind::Directory => {
-            Ok(Some(other_entries(host, path, &[]).await?))
-        }
-        _ => Ok(None),
-    }
-}
-
-/// Removes everything in a directory except these names. The directory stays.
-pub(in crate::resource) async fn clear(
-    host: &dyn Host,
-    path: &Path,
-    spared: &[String],
-) -> ResourceResult<()> {
-    if host.entry(path).await?.is_none() {
-        return Ok(());
-    }
-    for name in other_entries(host, path, spared).await? {
-        let path = path.join(name);
-        host.unmount_below(&path).await?;
-        host.remove_tree(&path).await?;
-    }
-    Ok(())
 }

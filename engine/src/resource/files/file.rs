@@ -1,4 +1,11 @@
 //! A file: fixed text, a rendered template, or a copy from the role's payload or of another file.
+//!
+//! Its content, mode and owner are compared with the plan. Other content is written as one replacement of the file, whose undo restores the
+//! earlier content or removes the file; otherwise only mode and owner are set. systemd reads its unit files again after a change of one.
+//! If the content may hold a secret, a change does not show it (`hidden`).
+//!
+//! Not here: files of settings (`env_file`), keys and certificates (`resource::pki`), and how a host replaces a file
+//! (`host::live::files`). Start with [`FileSpec`]. The directory `file` has only its tests.
 
 use std::path::{Path, PathBuf};
 

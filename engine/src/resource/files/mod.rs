@@ -6,7 +6,7 @@
 
 pub(in crate::resource) mod checksums;
 pub(in crate::resource) mod data_id;
-pub(crate) mod directory;
+pub(in crate::resource) mod directory;
 pub(in crate::resource) mod env_file;
 pub(in crate::resource) mod file;
 pub(in crate::resource) mod hidden;

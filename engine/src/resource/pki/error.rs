@@ -63,6 +63,8 @@ impl PkiError {
     pub(crate) fn at(self, action: impl Into<String>) -> ResourceError {
         ResourceError::Pki {
             action: action.into(),
+            // A key that is lost does not come back by itself.
+            permanent: matches!(self, Self::Precious { .. }),
             source: Box::new(self),
         }
     }

@@ -8,8 +8,8 @@ use sha2::Digest as _;
 use super::data::{EntryType, SavedContent, Undo};
 use crate::host::{Attributes, ContainerState, Entry, EntryKind, Host};
 use crate::model::is_in_kernel_file_system;
+use crate::resource::directory_contents;
 use crate::resource::docker::container_runtime;
-use crate::resource::files::directory;
 use crate::resource::{KEPT_LIMIT, ResourceError, ResourceResult};
 
 /// How long a container may take to stop when its creation is reverted.
@@ -64,7 +64,9 @@ impl Undo {
                 host.unmount_below(path).await?;
                 host.remove_tree(path).await?;
             }
-            Self::ClearDirectory { path, spared } => directory::clear(host, path, spared).await?,
+            Self::ClearDirectory { path, spared } => {
+                directory_contents::clear(host, path, spared).await?;
+            }
             Self::RestoreAttributes {
                 path,
                 attributes,

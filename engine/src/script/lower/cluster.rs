@@ -1,16 +1,18 @@
-//! Objects in the cluster: manifests, the node, its drain.
+//! Objects in the cluster: manifests, the node, its drain; the pods and their containers on this host.
 
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 
 use super::files::template;
+use super::system::only_absent;
 use crate::host::Taint;
 use crate::kubernetes::SubnetPool;
 use crate::model::{Diagnostic, Value, closest};
-use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, Spec};
+use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, PodContainerSpec, PodsSpec, Spec};
 use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
+use crate::script::recorder::Call;
 use crate::script::variants::ClusterWord;
 
 /// The kubeconfig used where a script names none.
@@ -21,26 +23,35 @@ const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 pub(super) fn lower(
     word: ClusterWord,
+    call: &Call,
     options: &Options<'_>,
     context: &LoweringContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
-    let kubeconfig = options
-        .text("kubeconfig")
-        .map_or_else(|| ADMIN.into(), PathBuf::from);
-    let name = options.text_argument(0)?;
     match word {
         ClusterWord::Manifest => Some(Spec::Manifest(ManifestSpec {
-            text: template(&name, options, context, findings)?,
-            name,
-            kubeconfig,
+            text: template(&options.text_argument(0)?, options, context, findings)?,
+            name: options.text_argument(0)?,
+            kubeconfig: kubeconfig(options),
         })),
         ClusterWord::Drain => Some(Spec::Drain(DrainSpec {
-            node: name,
-            kubeconfig,
+            node: options.text_argument(0)?,
+            kubeconfig: kubeconfig(options),
             seconds: options.seconds("within", 30, findings),
         })),
+        ClusterWord::Pods => {
+            only_absent(call, options, findings)?;
+            Some(Spec::Pods(PodsSpec {
+                grace_seconds: options.seconds("grace", 10, findings),
+            }))
+        }
+        ClusterWord::PodContainer => Some(Spec::PodContainer(PodContainerSpec {
+            pod: options.text_argument(0)?,
+            container: options.text_argument(1)?,
+            inputs: options.restart_inputs(),
+        })),
         ClusterWord::Node => {
+            let name = options.text_argument(0)?;
             let mut taints = Vec::new();
             for taint in options.repeated("taint") {
                 let [key, value, effect] = taint.as_slice() else {
@@ -73,7 +84,7 @@ pub(super) fn lower(
             });
             Some(Spec::Node(NodeSpec {
                 name,
-                kubeconfig,
+                kubeconfig: kubeconfig(options),
                 labels: labels.collect(),
                 taints,
                 untainted: options
@@ -86,6 +97,12 @@ pub(super) fn lower(
             }))
         }
     }
+}
+
+/// The kubeconfig that the modifier names.
+fn kubeconfig(options: &Options<'_>) -> PathBuf {
+    let named = options.text("kubeconfig");
+    named.map_or_else(|| ADMIN.into(), PathBuf::from)
 }
 
 /// `.pod_subnet_of(network, prefix)`.

@@ -1,13 +1,10 @@
-//! Images, containers, pods.
+//! Images and containers.
 
 use std::path::PathBuf;
 
-use super::system::only_absent;
 use crate::host::{Mount, RestartPolicy};
 use crate::model::Diagnostic;
-use crate::resource::{
-    ContainerSpec, ImageDirectorySpec, ImageSpec, PodContainerSpec, PodsSpec, Spec,
-};
+use crate::resource::{ContainerSpec, ImageDirectorySpec, ImageSpec, Spec};
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 use crate::script::variants::ContainerWord;
@@ -40,17 +37,6 @@ pub(super) fn lower(
         ContainerWord::ImageDirectory => Some(Spec::ImageDirectory(ImageDirectorySpec {
             path: options.text_argument(0)?.into(),
             except: options.texts("except").unwrap_or_default(),
-        })),
-        ContainerWord::Pods => {
-            only_absent(call, options, findings)?;
-            Some(Spec::Pods(PodsSpec {
-                grace_seconds: options.seconds("grace", 10, findings),
-            }))
-        }
-        ContainerWord::PodContainer => Some(Spec::PodContainer(PodContainerSpec {
-            pod: options.text_argument(0)?,
-            container: options.text_argument(1)?,
-            inputs: options.restart_inputs(),
         })),
         ContainerWord::Container => container(call, options, findings),
     }

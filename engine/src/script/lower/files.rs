@@ -1,4 +1,10 @@
-//! Directories, files, links, unit files, environment files.
+//! Directories, files, links, unit files, environment files, data ids: what these words mean.
+//!
+//! Contains the choice of a file's content, and its mode and owner with the rules for files that hold a secret. `template` compares a
+//! template with its variables, and renders it if all of them are known.
+//!
+//! Not here: paths that no step may make, and paths that two steps have (`consistency`), and how the files are written
+//! (`resource::files`). Start with [`lower`].
 
 mod template;
 
@@ -9,7 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::host::Attributes;
 use crate::model::{Diagnostic, Text, Value};
 use crate::resource::{
-    DirectorySpec, EnvFileSpec, FileSource, FileSpec, Owner, Spec, SymlinkSpec, TOO_OPEN,
+    DataIdSpec, DirectorySpec, EnvFileSpec, FileSource, FileSpec, Owner, Spec, SymlinkSpec, TOO_OPEN,
     is_read_by_systemd,
 };
 use crate::script::lower::context::LoweringContext;
@@ -108,7 +114,28 @@ pub(super) fn lower(
                 owner: access.owner,
             }))
         }
+        FileWord::DataId => data_id(call, options, findings),
     }
+}
+
+/// The name of a data id is a part of the name of its record.
+fn data_id(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Spec> {
+    let name = options.text_argument(0)?;
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        findings.push(
+            Diagnostic::new(
+                "P0330",
+                call.span.clone(),
+                format!("`{name}` cannot be the name of a data id"),
+            )
+            .help("use letters, digits and `-`, for example \"etcd\""),
+        );
+        return None;
+    }
+    Some(Spec::DataId(DataIdSpec {
+        name,
+        path: options.text_argument(1)?.into(),
+    }))
 }
 
 /// A finding for a file without content, or with content from several modifiers.

@@ -200,7 +200,7 @@ impl Lowering<'_> {
                 system::lower(word, call, options, self.context, phase, &mut self.findings)
             }
             ResourceWord::Cluster(word) => {
-                cluster::lower(word, options, self.context, &mut self.findings)
+                cluster::lower(word, call, options, self.context, &mut self.findings)
             }
         }?;
         let policy = self.policy(&spec, options);

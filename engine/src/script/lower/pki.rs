@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::model::{Diagnostic, closest};
 use crate::resource::pki::{PkiError, Usage};
 use crate::resource::{
-    AuthoritySpec, CertificateSpec, DataIdSpec, EncryptionKeysSpec, KubeconfigSpec,
-    ServiceAccountKeySpec, Spec,
+    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, KubeconfigSpec, ServiceAccountKeySpec, Spec,
 };
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
@@ -39,25 +38,6 @@ pub(super) fn lower(
         PkiWord::ServiceAccountKey => Some(Spec::ServiceAccountKey(ServiceAccountKeySpec {})),
         PkiWord::EncryptionKeys => {
             Some(Spec::EncryptionKeys(EncryptionKeysSpec { rotation: None }))
-        }
-        PkiWord::DataId => {
-            let name = options.text_argument(0)?;
-            // It is part of a file's name.
-            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-                findings.push(
-                    Diagnostic::new(
-                        "P0330",
-                        call.span.clone(),
-                        format!("`{name}` cannot be the name of a data id"),
-                    )
-                    .help("use letters, digits and `-`, for example \"etcd\""),
-                );
-                return None;
-            }
-            Some(Spec::DataId(DataIdSpec {
-                name,
-                path: options.text_argument(1)?.into(),
-            }))
         }
         PkiWord::CertificateAuthority => {
             let name = options.text_argument(0)?;

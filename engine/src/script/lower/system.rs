@@ -1,4 +1,10 @@
-//! Services, kernel, packages, links, commands.
+//! Services, packages, commands, groups, control groups, timers, and what the kernel has (settings, modules, links, packet filter, address
+//! sets, virtual services): what these words mean.
+//!
+//! Contains the rules about names of units and packages, and about resources that only other programs make ([`only_absent`]). `timer` reads
+//! a schedule and what runs then.
+//!
+//! Not here: unit files (`files`), docker's containers (`containers`), and how a resource is changed (`resource`). Start with [`lower`].
 
 mod timer;
 

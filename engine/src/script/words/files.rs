@@ -71,7 +71,7 @@ words! {
         values(values: Map) => "Variables by name; secrets stay references in the plan.";
     }
 
-    DATA_ID = Resource(Pki::DataId) data_id(name: Text, path: Path) {
+    DATA_ID = Resource(Files::DataId) data_id(name: Text, path: Path) {
         doc: "A file with a random id that lies with data and identifies it. nodelet records the id under this name. If the file is missing later, or holds another id, the phase fails before anything starts on the data. Mount the file into the container that uses the data.";
         example: r#"data_id("example", "/var/opt/pf9/example/data/id").keep();"#;
         rollback: "Removed, unless it is to be kept.";

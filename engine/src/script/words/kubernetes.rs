@@ -3,7 +3,7 @@
 use super::shared::{KUBECONFIG, VARS, words};
 
 words! {
-    PODS = Resource(Containers::Pods) pods() {
+    PODS = Resource(Cluster::Pods) pods() {
         doc: "The containers that kubelet started; only `.absent()` makes sense.";
         example: "on_stop(|| { pods().absent(); });";
         rollback: "Nothing.";
@@ -39,7 +39,7 @@ words! {
         within(duration: Duration) => "How long pods may take to go. Default 30s.";
     }
 
-    POD_CONTAINER = Resource(Containers::PodContainer) pod_container(pod: Text, container: Text) {
+    POD_CONTAINER = Resource(Cluster::PodContainer) pod_container(pod: Text, container: Text) {
         doc: "A container of a static pod that kubelet runs. If it started before the files that it reads were written, it is ended, and kubelet starts a new one.";
         example: r#"pod_container("k8s-master", "kube-apiserver").reads(["/etc/pf9/kube.d/certs/apiserver/etcd/ca.crt"]);"#;
         rollback: "Nothing.";

@@ -14,6 +14,9 @@
 //!
 //! The last two are also served on 127.0.0.1 if `METRICS_PORT` names a port. If the API cannot be served, nodeletd reports this and tries
 //! again; it holds the host at its role also without the API.
+//!
+//! `sockets` listens, `connections` limits how many clients are served at a time, and `client` makes the requests of `nodelet`. Not here:
+//! what is reported (`status`), and what becomes of a request (`supervisor::requests`). Start with `routes` in this file.
 
 pub(crate) mod client;
 pub(in crate::nodeletd) mod connections;

@@ -1,7 +1,10 @@
 //! The daemon's own state, kept over restarts of the daemon and of the host, beside `kube_status`.
 //!
 //! This file reads and writes it; `disk` does so outside of the loop. The other files are its parts: `attempts` (failed attempts and
-//! their pauses), `interrupted_runs`, `pause`, `renewal`, `retry`. They decide nothing: see `supervisor/decide`.
+//! their pauses), `interrupted_runs`, `pause`, `renewal`, `retry` (the growing pauses between tries). They decide nothing.
+//!
+//! Not here: what is decided from it (`supervisor::decide`), and what is reported of the host (`status`). Start with `State` in this file,
+//! then `attempts`.
 
 pub(in crate::nodeletd) mod attempts;
 pub(in crate::nodeletd) mod disk;

@@ -1,7 +1,7 @@
 //! What nodeletd reports of the host.
 //!
 //! `kube_status` is the file for hostagent and people, with the fields of the original nodelet. `view` is what the socket and `nodelet
-//! status` show. `metrics` is the same for Prometheus. How reports are served is in `api`. Start with `view`.
+//! status` show. `metrics` is the same for Prometheus. Not here: how reports are served (`api`). Start with `view`.
 
 pub(in crate::nodeletd) mod kube_status;
 pub(in crate::nodeletd) mod metrics;

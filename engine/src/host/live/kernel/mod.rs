@@ -1,7 +1,10 @@
 //! Settings and modules of the running kernel.
 //!
-//! `ipvs` has virtual services. Not here: control groups, which are files, and the packet filter, which programs change. Start with this
-//! file.
+//! Contains reading and writing of settings, and loading and removal of modules. `ipvs` lists and removes the virtual services of IPVS, the
+//! kernel's load balancer, without a program that has to be installed.
+//!
+//! Not here: control groups, which are files, the packet filter, which programs change, links (`network`), and what a kernel must be able
+//! to do (`facts::kernel`). Start with this file.
 
 pub(in crate::host::live) mod ipvs;
 

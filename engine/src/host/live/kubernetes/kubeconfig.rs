@@ -9,7 +9,7 @@ use kube::{Client, Config};
 use tokio::sync::Mutex;
 
 use crate::host::live::blocking::{blocking, file_error, within};
-use crate::host::live::kubernetes::error_class::{classified, is_status_permanent};
+use crate::host::live::error_class::{classified, is_status_permanent};
 use crate::host::{ClusterAccess, HostError, HostResult};
 
 /// Deadline of one call.

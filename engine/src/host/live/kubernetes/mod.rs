@@ -1,12 +1,11 @@
 //! The API server, as the kubeconfig files of this machine reach it.
 //!
-//! Start with `cluster`; `kubeconfig` makes the clients, `error_class` tells permanent errors from transient ones.
+//! Start with `cluster`; `kubeconfig` makes the clients. `error_class` of `live` tells permanent errors from transient ones.
 //!
 //! Not here: the components on this host, which are units and containers, and what objects should be (`resource::kubernetes`).
 
 pub(in crate::host::live) mod cluster;
 pub(in crate::host::live) mod drain;
-pub(in crate::host::live) mod error_class;
 pub(in crate::host::live) mod kubeconfig;
 pub(in crate::host::live) mod pod_subnets;
 pub(in crate::host::live) mod secrets;

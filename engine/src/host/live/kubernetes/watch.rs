@@ -11,7 +11,7 @@ use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use super::cluster::node;
 use super::kubeconfig::{CALL, connect, status};
 use crate::host::live::blocking::within;
-use crate::host::live::kubernetes::error_class::classified;
+use crate::host::live::error_class::classified;
 use crate::host::{ClusterAccess, ClusterNode, HostError, HostResult};
 
 /// Nodes per page of a list, so that a large cluster needs little memory.

@@ -1,6 +1,12 @@
 //! Probes from the machine, and its links.
 //!
-//! `https` makes one GET. Not here: requests to the API server (`kubernetes`) and to docker (`docker`). Start with this file.
+//! Contains TCP connections, the links with their addresses and routes as the kernel lists them, and the removal of a link. `https` makes
+//! one GET, with a certificate of a client if the probe has one.
+//!
+//! A probe opens a new connection and closes it again.
+//!
+//! Not here: requests to the API server (`kubernetes`) and to docker (`docker`), virtual services (`kernel::ipvs`), which errors last
+//! (`error_class`), and what a failed probe means (`exec::check`). Start with this file.
 
 pub(in crate::host::live) mod https;
 

@@ -1,6 +1,13 @@
-//! The machine's packages.
+//! The machine's packages, as dpkg knows them.
 //!
-//! `dpkg_run` is one run of dpkg. Not here: which packages a role needs (`resource::system::packages`). Start with this file.
+//! Contains which version of a package is installed, what a `.deb` file contains, and the installation and removal of packages. The
+//! versions of all packages are read once and kept until dpkg's database changes. `dpkg_run` is one run of dpkg: its lock, and the policy
+//! that keeps packages from starting services.
+//!
+//! Two messages of dpkg become errors of their own, because something else has to be done then: a file is damaged, and a package that
+//! stays needs what is to be removed.
+//!
+//! Not here: which packages a role needs, and from which files they come (`resource::system::packages`). Start with this file.
 
 pub(in crate::host::live) mod dpkg_run;
 

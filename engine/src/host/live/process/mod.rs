@@ -1,7 +1,10 @@
 //! Commands on the machine.
 //!
-//! `age` tells when a process began, and `stopped` finds processes that do not run. Not here: how a child is started and killed
-//! (`crates/child-process`). Start with this file.
+//! `age` tells when a process or a unit began, by clocks that cannot be set. `stopped` finds processes that a signal has stopped: they do
+//! no work, and do not end by themselves.
+//!
+//! Not here: how a child is started and killed with its process group (`crates/child-process`), and units (`systemd`). Start with this
+//! file.
 
 pub(in crate::host::live) mod age;
 pub(in crate::host::live) mod stopped;

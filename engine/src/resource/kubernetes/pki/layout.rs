@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::model::STATE;
+use crate::model::{RECORDS, STATE};
 
 /// Directory of everything that belongs to the node's Kubernetes configuration.
 pub const BASE: &str = "/etc/pf9/kube.d";
@@ -72,9 +72,6 @@ pub fn service_account_paths() -> (PathBuf, PathBuf) {
     let directory = Path::new(BASE).join("certs/apiserver");
     (directory.join("svcacct.key"), directory.join("svcacct.pub"))
 }
-
-/// The directory of the records of keys and authorities, with copies. Nothing in it is ever printed, logged or bundled.
-pub const RECORDS: &str = "/var/opt/pf9/nodelet/kept";
 
 /// The record of an authority: which certificates and keys it has, with a copy of each.
 #[must_use]

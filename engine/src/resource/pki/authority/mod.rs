@@ -1,7 +1,11 @@
 //! A certificate authority on this host.
 //!
-//! Not here: certificates that an authority signs (`certificate`), and when an authority is replaced (`exec::kubernetes`). Start with
-//! `spec`, then `state`; `rotation` has the stages of a replacement.
+//! `spec` is what a script says of it, and `state` is its state: according to its record, or without a record to what the certificates on
+//! disk prove (`evidence`). `files` changes its files to the desired ones, `rotation` has the stages of a replacement, and `signer` is an
+//! authority that was read from its files and can verify and sign.
+//!
+//! Not here: certificates that an authority signs (`certificate`), its paths (`kubernetes::pki::layout`), its record (`keys::record`), and
+//! when it is replaced (`exec::kubernetes`). Start with `spec`, then `state`.
 
 pub(in crate::resource::pki) mod evidence;
 pub(in crate::resource::pki) mod files;

@@ -1,7 +1,11 @@
 //! A certificate with its key, signed by an authority of this host.
 //!
+//! `spec` is what a script says of it. `reissue` has the reasons to issue it again, and `issue` makes it; both are pure. `facts` describes
+//! a certificate, `scan` finds all certificates below a directory, and `inventory` lists everything that expires, with the components that
+//! use it.
+//!
 //! Not here: authorities (`authority`), private keys (`keys`), and which component uses a certificate (`kubernetes::pki::consumers`).
-//! Start with `spec`; `reissue` says when a certificate is made again.
+//! Start with `spec`, then `reissue`.
 
 pub(in crate::resource::pki) mod facts;
 pub(in crate::resource::pki) mod inventory;

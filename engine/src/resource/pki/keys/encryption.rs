@@ -19,12 +19,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::retired::{Named, Retired};
 use crate::host::{Attributes, Host};
+use crate::model::RECORDS;
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::authority::rotation::Stage;
 use crate::resource::pki::authority::spec::Rotation;
 use crate::resource::pki::stored::{Content, Stored};
-use crate::resource::pki::{BASE, PkiError, RECORDS};
+use crate::resource::pki::{BASE, PkiError};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
 /// The name of these keys in `nodelet certs rotate`.

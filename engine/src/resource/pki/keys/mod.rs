@@ -1,7 +1,10 @@
 //! Private keys: generated, parsed, and never shown.
 //!
-//! Not here: the keys of authorities and certificates as files (`authority`, `certificate`). Start with this file; `record` says which
-//! keys a host has.
+//! Two kinds of resource are here: the key pair of service-account tokens (`service_account`), and the keys with which the API server
+//! encrypts Secrets (`encryption`; `retired` has those that were replaced). `record` says which keys and authorities a host has, with a
+//! copy of each, and `problem` is what a status reports about them.
+//!
+//! Not here: the keys of authorities and certificates as files (`authority`, `certificate`). Start with this file, then `record`.
 
 pub(in crate::resource::pki) mod encryption;
 pub(in crate::resource::pki) mod problem;

@@ -2,7 +2,7 @@
 //!
 //! The content of a key does not show whether it is the original or a replacement. So the host records which one it has: for
 //! each authority and for the service-account key there is one file below the engine's state
-//! ([`RECORDS`](crate::resource::pki::RECORDS), for root only), with the identity and a copy of each recorded file. The record is written
+//! ([`RECORDS`](crate::model::RECORDS), for root only), with the identity and a copy of each recorded file. The record is written
 //! before the files themselves. So after an interrupted run the next run restores the files from the copies, and every key that
 //! signs has a record.
 //!

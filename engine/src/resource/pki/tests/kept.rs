@@ -1,9 +1,10 @@
 //! Lost or replaced keys and authorities: restored from their copies, or left as they are and reported.
 
 use super::*;
+use crate::model::RECORDS;
 use crate::resource::Action;
 use crate::resource::pki::{
-    Authority, RECORDS, Rotation, ServiceAccountKeySpec, Stage, authority_record,
+    Authority, Rotation, ServiceAccountKeySpec, Stage, authority_record,
     service_account_record,
 };
 

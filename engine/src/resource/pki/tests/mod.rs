@@ -161,7 +161,7 @@ fn put(host: &FakeHost, path: &str, content: &str, mode: u32) {
 
 /// Removes the records of the host, as on a host that was brought up by a version without records.
 fn forget(host: &FakeHost) {
-    host.with_world_mut(|world| world.remove(super::RECORDS));
+    host.with_world_mut(|world| world.remove(crate::model::RECORDS));
 }
 
 fn advance(host: &FakeHost, by: Duration) {

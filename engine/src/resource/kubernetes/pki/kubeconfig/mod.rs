@@ -1,6 +1,9 @@
 //! Kubeconfigs that contain their certificate and key, or the paths of both.
 //!
-//! `kubeconfig_yaml` has the text. Not here: clients that use a kubeconfig (`host::live::kubernetes`). Start with this file.
+//! A kubeconfig is written again if its certificate, its authority or anything else in it differs. `kubeconfig_yaml` has the text.
+//!
+//! Not here: its certificate (`resource::pki::certificate`), and clients that use a kubeconfig (`host::live::kubernetes`). Start with this
+//! file.
 
 pub(in crate::resource) mod kubeconfig_yaml;
 

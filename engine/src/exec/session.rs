@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 use crate::exec::Mode;
-use crate::exec::undo::orphans::planned_again;
-use crate::exec::undo::partial_files::sweep;
+use crate::exec::partial_files::sweep;
+use crate::exec::planned_resources::planned_again;
 use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError, Record, RunId};
 use crate::model::{Failure, Outcome, PhaseName, Span, StepId, Verb};

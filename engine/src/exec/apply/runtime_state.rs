@@ -1,6 +1,6 @@
-//! The container runtime at the beginning of a trial: whether it answers, and which images it lacks.
+//! The container runtime before an apply or a repair: whether it answers, and which images it lacks.
 //!
-//! It is asked once for all phases. Not here: whether an image that is gone can be loaded (`needs`).
+//! It is asked once for all phases. Not here: whether an image that is gone can be loaded (`repair::needs`).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,11 +15,11 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Bound on each further question about it.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// The container runtime at the beginning of a trial.
+/// The container runtime at the beginning of a write trial, or of the preconditions of an apply.
 #[derive(Debug, Default)]
 pub(in crate::exec) struct RuntimeState {
     /// Whether it answered.
-    pub(super) answers: bool,
+    pub(in crate::exec) answers: bool,
     /// Images that it says it does not have.
     removed: BTreeSet<String>,
 }
@@ -65,7 +65,7 @@ impl Runner<'_> {
     }
 
     /// Whether the runtime says that it does not have an image.
-    pub(super) async fn is_gone(&self, reference: &str) -> bool {
+    pub(in crate::exec) async fn is_gone(&self, reference: &str) -> bool {
         let image = tokio::time::timeout(BOUND, self.host.image(reference)).await;
         matches!(image, Ok(Ok(None)))
     }
