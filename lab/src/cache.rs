@@ -41,7 +41,7 @@ impl Key {
     }
 }
 
-/// Bytes in lower-case hexadecimal.
+/// Bytes in lower-case hexadecimal. The engine has the same function, but the lab does not use the engine.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -7,9 +7,9 @@ use ipnet::IpNet;
 
 use super::key::{Key, Kind};
 use super::names;
-use super::suggest::closest_word;
 use super::value::{SecretText, SettingValue};
 use crate::env::source::layers::MAX_VALUE_BYTES;
+use crate::model::closest;
 use crate::schedule::Schedule;
 
 /// Why a text is not a value of a key.
@@ -89,7 +89,7 @@ fn value(kind: Kind, text: &str) -> Result<SettingValue, Option<String>> {
         Kind::Path => known(is_path(text)),
         Kind::Duration { min, max } => duration(text, min, max),
         Kind::Choice(words) if words.contains(&text) => Ok(SettingValue::Text(text.to_owned())),
-        Kind::Choice(words) => Err(closest_word(&text.to_lowercase(), words.iter().copied())
+        Kind::Choice(words) => Err(closest(&text.to_lowercase(), words.iter().copied())
             .map(|word| format!("did you mean `{word}`?"))),
         Kind::FlagList => flags(text),
         Kind::UrlList => {

@@ -36,6 +36,5 @@ pub use source::layers::{
 };
 pub use source::parse::{Assignment, MAX_ENV_BYTES, parse};
 pub use source::place::{Place, Source};
-pub use suggest::closest;
 pub use template::template;
 pub use value::{SecretText, SettingValue};

@@ -1,36 +1,16 @@
-//! "Did you mean": the nearest known word. Pure; the callers write the message.
+//! The known key that an unknown one most likely means. Pure; the callers write the message.
 
 use super::keys::KEYS;
+use crate::model::closest;
 
-/// A word that is less similar than this (0 to 1) is not suggested. Found by trying common typing errors on the table.
-const LIKENESS: f64 = 0.6;
-
-/// Longer words are not compared: the distance takes quadratic time, and no key is nearly as long.
-const LONGEST: usize = 64;
-
-/// The known key that `name` most likely means, in upper or lower case; `None` if no key is similar.
-pub fn closest(name: &str) -> Option<&'static str> {
-    closest_word(&name.to_uppercase(), KEYS.iter().map(|key| key.name))
-}
-
-/// The nearest of `words` to `text`.
-pub(crate) fn closest_word(
-    text: &str,
-    words: impl Iterator<Item = &'static str>,
-) -> Option<&'static str> {
-    if text.len() > LONGEST {
-        return None;
-    }
-    words
-        .map(|word| (strsim::normalized_damerau_levenshtein(text, word), word))
-        .filter(|(likeness, _)| *likeness >= LIKENESS)
-        .max_by(|left, right| left.0.total_cmp(&right.0))
-        .map(|(_, word)| word)
+/// The known key closest to `name`, in upper or lower case; `None` if no key is similar.
+pub(in crate::env) fn closest_key(name: &str) -> Option<&'static str> {
+    closest(&name.to_uppercase(), KEYS.iter().map(|key| key.name))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::closest;
+    use super::closest_key;
 
     #[test]
     fn misspelt_keys_are_suggested_and_unknown_ones_are_not() {
@@ -42,8 +22,9 @@ mod tests {
             ("SERVICE_CIDR", Some("SERVICES_CIDR")),
             ("GRAVITY", None),
             ("", None),
+            (&"K8S_API_PORT".repeat(6), None),
         ] {
-            assert_eq!(closest(slip), key, "{slip}");
+            assert_eq!(closest_key(slip), key, "{slip}");
         }
     }
 }

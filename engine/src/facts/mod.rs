@@ -6,8 +6,9 @@
 //! what could not be learnt is listed under `unknown` with its reason.
 //!
 //! Not here: how a host is read (`host::live`), and what scripts see of the facts (`planner::context`). Start with `model`, then
-//! `gather`; `preflight` has the requirements, and `requirements` compares them with the facts.
+//! `gather`; `preflight` has the requirements, and `requirements` compares them with the facts. `directory` judges a directory for secrets.
 
+mod directory;
 mod fact_query;
 mod fixture;
 mod gather;
@@ -19,6 +20,7 @@ mod plausible;
 mod preflight;
 mod requirements;
 
+pub use directory::DirectoryProblem;
 pub use fact_query::FactQuery;
 pub use fixture::FactsError;
 pub use gather::{gather, gather_with};

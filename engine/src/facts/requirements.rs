@@ -3,6 +3,7 @@
 //! Pure: facts and a requirement in, a verdict out. `network` has addresses, ports and interfaces. Not here: the types of requirements
 //! (`preflight`), and how facts are taken (`gather`). Start with `no_swap`, which is short: all the others have its form.
 
+use super::directory::DirectoryProblem;
 use super::fact_query::FactQuery;
 use super::model::{Disk, Facts, VIRTUAL_SERVICES};
 use super::parse;
@@ -159,31 +160,17 @@ pub(crate) fn persistent_directory(facts: &Facts, path: &str, wanted: u64) -> Ve
     let Some(disk) = disk_of(facts, path) else {
         return Verdict::unknown(facts, &format!("what {path} is on"), &[path]);
     };
+    let taken_by = disk.taken_by.as_ref().filter(|_| disk.path == path);
+    let mode = disk.mode.as_deref().filter(|_| disk.path == path && taken_by.is_none());
+    let mode = mode.and_then(|mode| u32::from_str_radix(mode, 8).ok());
     let kind = disk.filesystem.as_deref().unwrap_or_default();
-    if matches!(kind, "tmpfs" | "ramfs") {
-        return Verdict::not_met(
-            format!("{path} is in memory ({kind}) and would be gone with the next boot"),
-            "name a directory on a disk",
-        );
+    if let Some(problem) = DirectoryProblem::of(kind, disk.read_only, mode) {
+        return Verdict::not_met(format!("{path} {problem}"), problem.remedy(path, "name"));
     }
-    if disk.read_only {
-        return Verdict::not_met(
-            format!("{path} is mounted read-only"),
-            "mount it writable (`mount -o remount,rw`), or name another directory",
-        );
-    }
-    if let Some(what) = disk.taken_by.as_ref().filter(|_| disk.path == path) {
+    if let Some(what) = taken_by {
         return Verdict::not_met(
             format!("{path} is not a directory: {what} is there"),
             "name another directory, or move away what is there",
-        );
-    }
-    let mode = disk.mode.as_deref().filter(|_| disk.path == path);
-    let open = |mode: &&str| u32::from_str_radix(mode, 8).is_ok_and(|mode| mode & 0o077 != 0);
-    if let Some(mode) = mode.filter(open) {
-        return Verdict::not_met(
-            format!("{path} is there, and others than root may look into it (mode {mode})"),
-            format!("name another directory, or close this one with `chmod 0700 {path}`"),
         );
     }
     room(disk, path, wanted)

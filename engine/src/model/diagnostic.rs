@@ -136,10 +136,17 @@ fn report(diagnostic: &Diagnostic) -> miette::MietteDiagnostic {
     report
 }
 
+/// Longer names are not compared: the distance takes quadratic time and memory, and no known name is nearly as long.
+const LONGEST: usize = 64;
+
 /// The known name closest to `name`, if it is close enough for a suggestion.
 pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > LONGEST {
+        return None;
+    }
     known
         .into_iter()
+        .filter(|candidate| candidate.len() <= LONGEST)
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= candidate.len().max(name.len()) / 3 + 1)
         .min()

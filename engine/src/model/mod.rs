@@ -7,26 +7,26 @@
 
 mod count;
 mod diagnostic;
-mod error_chain;
+mod error;
 mod hex;
 mod name;
 pub mod old_records;
 mod paths;
+mod pause;
 pub(crate) mod preflight_record;
 mod run;
-mod system_error;
 mod template;
 mod value;
 
 pub use count::count;
 pub use diagnostic::{Diagnostic, Sources, closest};
-pub use error_chain::chain;
+pub use error::{SystemError, chain};
 pub use hex::hex;
 pub(crate) use name::is_package_name;
 pub use name::{InvalidPhaseName, PhaseName, Span, StepId};
 pub(crate) use paths::{KERNEL_TREES, OWN_PATHS, is_in_kernel_file_system, resolve_var_run};
 pub use paths::{RECORDS, STATE};
+pub use pause::doubled;
 pub use run::{Failure, Outcome, Problem, Verb};
-pub use system_error::SystemError;
-pub use template::{FILTERS, RenderError, Text, render, variables};
+pub use template::{FILTERS, RenderError, RenderProblem, Text, render, variables};
 pub use value::{OutputRef, SecretRef, Value};

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::text::short;
+use super::text::{short, verb_name};
 use crate::exec::Planned;
 use crate::ledger::{History, Run, RunPhase, Why};
 use crate::model::{Failure, Outcome, StepId, Verb, count};
@@ -201,16 +201,7 @@ fn unknown(text: &mut String, resource: &str, planned: Option<&[Planned]>) {
 }
 
 fn line(run: &Run) -> String {
-    let verb = match run.verb {
-        Verb::Apply => "apply",
-        Verb::DryRun => "dry run",
-        Verb::Stop => "stop",
-        Verb::Clean => "clean",
-        Verb::Restart => "restart",
-        Verb::Renew => "renew",
-        Verb::Rotate => "rotate",
-        Verb::Recover => "recover",
-    };
+    let verb = verb_name(run.verb);
     let outcome = match run.outcome {
         None => "interrupted",
         Some(Outcome::Converged) => "converged",

@@ -74,14 +74,8 @@ pub fn render(event: &Event, detail: Detail) -> String {
             phases,
         } => {
             let what = match verb {
-                Verb::Apply => "apply",
                 Verb::DryRun => "dry run of",
-                Verb::Stop => "stop",
-                Verb::Clean => "clean",
-                Verb::Restart => "restart",
-                Verb::Renew => "renew",
-                Verb::Rotate => "rotate",
-                Verb::Recover => "recover",
+                verb => verb_name(*verb),
             };
             let role = if role.is_empty() {
                 String::new()
@@ -353,6 +347,20 @@ pub(super) fn failed(phase: &str, how: &str, failure: &Failure) -> String {
     }
     let _ = writeln!(text, "      next: {}", failure.next);
     text
+}
+
+/// The name of a verb in texts for people.
+pub(super) fn verb_name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Apply => "apply",
+        Verb::DryRun => "dry run",
+        Verb::Stop => "stop",
+        Verb::Clean => "clean",
+        Verb::Restart => "restart",
+        Verb::Renew => "renew",
+        Verb::Rotate => "rotate",
+        Verb::Recover => "recover",
+    }
 }
 
 /// `1.2 s`.

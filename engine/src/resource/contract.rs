@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 
-use crate::host::{EntryKind, Host, HostError};
+use crate::host::{Attributes, EntryKind, Host, HostError};
 use crate::model::{OutputRef, SecretRef, StepId, Value};
 use crate::resource::{Change, Receipt, Undo};
 
@@ -235,7 +235,7 @@ pub(crate) const READ_LIMIT: u64 = 4 * 1024 * 1024;
 pub(crate) const KEPT_LIMIT: u64 = 128 * 1024 * 1024;
 
 /// Parent directories of `path` that do not exist, outermost first.
-pub(crate) async fn missing_parents(host: &dyn Host, path: &Path) -> ResourceResult<Vec<PathBuf>> {
+async fn missing_parents(host: &dyn Host, path: &Path) -> ResourceResult<Vec<PathBuf>> {
     let mut missing = Vec::new();
     let mut at = path.parent();
     while let Some(directory) = at {
@@ -255,14 +255,24 @@ pub(crate) async fn create_parents(
     path: &Path,
     receipt: &mut Receipt<'_>,
 ) -> ResourceResult<()> {
+    create_parents_with(host, path, |_| Attributes::root(0o755), receipt).await
+}
+
+/// The same with the attributes that each directory gets.
+pub(crate) async fn create_parents_with(
+    host: &dyn Host,
+    path: &Path,
+    attributes: fn(&Path) -> Attributes,
+    receipt: &mut Receipt<'_>,
+) -> ResourceResult<()> {
     for directory in missing_parents(host, path).await? {
         receipt
             .push(Undo::RemoveDirectory {
                 path: directory.clone(),
             })
             .await?;
-        host.create_directory(&directory, crate::host::Attributes::root(0o755))
-            .await?;
+        let attributes = attributes(&directory);
+        host.create_directory(&directory, attributes).await?;
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ pub use contract::{
     Context, MaskedSecrets, NoSecrets, Outputs, Resource, ResourceError, ResourceResult,
     SecretStore,
 };
-pub(crate) use contract::{KEPT_LIMIT, READ_LIMIT, create_parents, missing_parents};
+pub(crate) use contract::{KEPT_LIMIT, READ_LIMIT, create_parents, create_parents_with};
 pub use spec::Spec;
 pub(crate) use spec::{
     PayloadUser, PossiblyForeign, RecordedKey, SecrecyFrom, largest, with_resource,

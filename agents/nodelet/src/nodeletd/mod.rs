@@ -37,7 +37,7 @@ use status::kube_status::StatusFile;
 use supervisor::worker::Worker;
 use supervisor::{StateFiles, Supervisor};
 
-pub(crate) use status::view::View;
+pub(crate) use status::view::{View, unix_now};
 
 /// Holds this host at its role: checks it, restarts what failed, and, if that does not help, cleans it and starts from the first phase.
 ///

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use engine::host::ClusterAccess;
 use engine::host::live::{NodeEvent, watch_nodes};
+use engine::model::doubled;
 use tokio::sync::watch;
 
-use crate::nodeletd::state::retry::doubled;
 use crate::pass::Allocation;
 
 /// Pauses between attempts that did not give each node a subnet, and between watches.

@@ -9,7 +9,7 @@ use super::yaml::{self, Entry, Node};
 use crate::env::error::{EnvError, Found};
 use crate::env::key::Key;
 use crate::env::keys::KEYS;
-use crate::env::suggest::closest;
+use crate::env::suggest::closest_key;
 use crate::env::value::{SecretText, SettingValue};
 
 /// Most files that are read.
@@ -165,7 +165,7 @@ impl Merge {
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
             self.problems.push(EnvError::UnknownKey {
                 key: Found::name(name),
-                closest: closest(name),
+                closest: closest_key(name),
                 place: place.cloned(),
             });
             return None;

@@ -254,7 +254,8 @@ fn is_refused_write(error: &ResourceError) -> bool {
     matches!(error, ResourceError::Host(HostError::WriteRefused { .. }))
 }
 
-/// The pause after a failed try: it grows to four times `base`, and varies by up to 10 % either way.
+/// The pause after a failed try: it grows to four times `base`, and varies by up to 10 % either way. It grows by equal amounts and is
+/// not [`doubled`](crate::model::doubled), because a script gives a number of tries: their last ones would be minutes apart.
 pub(in crate::exec) fn backoff(base: Duration, attempt: u32) -> Duration {
     let grown = base.mul_f64(f64::from(attempt.min(7) + 1) / 2.0);
     grown.mul_f64(rand::random_range(0.9..1.1))

@@ -63,17 +63,22 @@ fn compares_the_package(phase: &PlannedPhase) -> bool {
     phase.checks.iter().any(compares)
 }
 
-fn unknown(check: &PlannedCheck, reason: String) -> Condition {
+/// The condition of a check with this result.
+fn condition_of(check: &PlannedCheck, status: Status, reason: String) -> Condition {
     Condition {
         kind: ConditionKind::Check,
         check: check.name.clone(),
         span: check.span.clone(),
-        status: Status::Unknown,
+        status,
         reason,
         advisory: check.advisory,
         failed_in_a_row: 0,
         deferred: false,
     }
+}
+
+fn unknown(check: &PlannedCheck, reason: String) -> Condition {
+    condition_of(check, Status::Unknown, reason)
 }
 
 /// Leaves the decision about a failure to the next check.
@@ -91,18 +96,9 @@ fn judged(check: &PlannedCheck, answer: ResourceResult<Option<String>>) -> Condi
         Err(error @ ResourceError::Host(HostError::Refused { .. })) => {
             (Status::False, chain(&error).join(": "))
         }
-        Err(error) => return unknown(check, chain(&error).join(": ")),
+        Err(error) => (Status::Unknown, chain(&error).join(": ")),
     };
-    Condition {
-        kind: ConditionKind::Check,
-        check: check.name.clone(),
-        span: check.span.clone(),
-        status,
-        reason,
-        advisory: check.advisory,
-        failed_in_a_row: 0,
-        deferred: false,
-    }
+    condition_of(check, status, reason)
 }
 
 /// A phase whose checks run, and the token that ends them.

@@ -311,7 +311,6 @@ impl Runner<'_> {
         all_ended: &mut Vec<Ended>,
     ) -> (usize, bool) {
         let mut ended = 0;
-        let mut failed = false;
         let mut why = None;
         if !self.has_begun(phase, begun).await {
             return (0, false);
@@ -326,13 +325,8 @@ impl Runner<'_> {
                 .iter()
                 .map(|(resource, error)| format!("{resource}: {}", chain(error).join(": ")));
             for error in problems.into_iter().chain(left) {
-                failed = true;
                 why.get_or_insert_with(|| not_ended(step, &error, purpose));
-                self.events.emit(Event::StopFailed {
-                    phase: phase.name.clone(),
-                    step: step.id.clone(),
-                    error,
-                });
+                self.stop_failed(phase, step, error);
             }
         }
         let stays = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if running.contains(&service.unit));
@@ -383,13 +377,8 @@ impl Runner<'_> {
                     humantime::format_duration(step.policy.timeout)
                 ),
             };
-            failed = true;
             why.get_or_insert_with(|| not_ended(step, &error, purpose));
-            self.events.emit(Event::StopFailed {
-                phase: phase.name.clone(),
-                step: step.id.clone(),
-                error,
-            });
+            self.stop_failed(phase, step, error);
         }
         let is_stop = purpose == StopPurpose::Stop;
         for step in phase.on_stop.iter().filter(|_| is_stop) {
@@ -401,23 +390,26 @@ impl Runner<'_> {
                     // Draining is best effort: an error is reported, and is no failure of the stop.
                     let error = chain(&error).join(": ");
                     if step.spec.kind() != "drain" {
-                        failed = true;
                         why.get_or_insert_with(|| not_ended(step, &error, purpose));
                     }
-                    self.events.emit(Event::StopFailed {
-                        phase: phase.name.clone(),
-                        step: step.id.clone(),
-                        error,
-                    });
+                    self.stop_failed(phase, step, error);
                 }
             }
         }
-        if let Some(failure) = why
-            && let Err(error) = session.failed(&phase.name, &failure).await
+        if let Some(failure) = &why
+            && let Err(error) = session.failed(&phase.name, failure).await
         {
             tracing::warn!("could not {}", chain(&error).join(": "));
         }
-        (ended, failed)
+        (ended, why.is_some())
+    }
+
+    fn stop_failed(&self, phase: &PlannedPhase, step: &PlannedStep, error: String) {
+        self.events.emit(Event::StopFailed {
+            phase: phase.name.clone(),
+            step: step.id.clone(),
+            error,
+        });
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::model::doubled;
+
 /// Pauses that double from a tenth of a second to five seconds, with jitter, until a deadline.
 #[derive(Debug)]
 pub(super) struct Backoff {
-    next: Duration,
+    count: u32,
     deadline: Instant,
 }
 
@@ -16,7 +18,7 @@ impl Backoff {
     /// Pauses for at most `timeout` in all.
     pub(super) fn new(timeout: Duration) -> Self {
         Self {
-            next: Self::FIRST,
+            count: 0,
             deadline: Instant::now() + timeout,
         }
     }
@@ -27,8 +29,9 @@ impl Backoff {
         if left.is_zero() {
             return false;
         }
-        let jittered = self.next.mul_f64(rand::random_range(0.75..1.25));
-        self.next = (self.next * 2).min(Self::LONGEST);
+        self.count = self.count.saturating_add(1);
+        let pause = doubled(self.count, Self::FIRST, Self::LONGEST);
+        let jittered = pause.mul_f64(rand::random_range(0.75..1.25));
         tokio::time::sleep(jittered.min(left)).await;
         true
     }

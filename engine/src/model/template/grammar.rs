@@ -7,7 +7,7 @@
 use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Stmt};
 use minijinja::machinery::{Token, parse, tokenize};
 
-use super::text::RenderError;
+use super::text::{RenderError, RenderProblem};
 use crate::model::Span;
 use crate::model::template::{refused, syntax};
 
@@ -27,6 +27,7 @@ pub(crate) struct Shape {
 pub(crate) fn inspect(template: &str, source: &str) -> Result<Shape, RenderError> {
     let refuse = |(line, problem): (u16, String)| RenderError {
         place: Span::new(template, usize::from(line), 0),
+        kind: RenderProblem::Other,
         problem,
     };
     chains(source).map_err(refuse)?;

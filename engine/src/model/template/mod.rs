@@ -9,7 +9,7 @@ pub(crate) mod grammar;
 pub(crate) mod systemd;
 pub(crate) mod text;
 
-pub use text::{RenderError, Text};
+pub use text::{RenderError, RenderProblem, Text};
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -58,11 +58,13 @@ pub fn render(
         // Only fixed text is not counted when it is printed, and only a loop prints more of it than the file contains.
         return Err(RenderError {
             place: Span::new(template, shape.first_loop.unwrap_or(1), 0),
-            problem: too_much_text(),
+            kind: RenderProblem::TooLarge,
+            problem: TooMuchText.to_string(),
         });
     }
     String::from_utf8(page.bytes).map_err(|error| RenderError {
         place: Span::file(template),
+        kind: RenderProblem::Other,
         problem: error.to_string(),
     })
 }
@@ -97,6 +99,7 @@ pub(crate) fn syntax() -> minijinja::syntax::SyntaxConfig {
 pub(crate) fn refused(template: &str, error: &Error) -> RenderError {
     RenderError {
         place: Span::new(template, error.line().unwrap_or(0), 0),
+        kind: kind(error),
         problem: describe(error),
     }
 }
@@ -174,7 +177,7 @@ impl Budget {
                 left.checked_sub(bytes)
             })
             .map(|_| ())
-            .map_err(|_| Error::new(ErrorKind::InvalidOperation, too_much_text()))
+            .map_err(|_| too_much_text())
     }
 
     fn made(&self, text: String) -> Result<String, Error> {
@@ -192,7 +195,7 @@ impl Budget {
         };
         match write!(paid, "{value}") {
             Ok(()) => Ok(paid.text),
-            Err(_) => Err(Error::new(ErrorKind::InvalidOperation, too_much_text())),
+            Err(_) => Err(too_much_text()),
         }
     }
 
@@ -246,8 +249,33 @@ impl std::io::Write for &mut Page {
     }
 }
 
-fn too_much_text() -> String {
-    format!("it makes more than {} MiB of text", TEXT >> 20)
+/// A rendering passes the limit [`TEXT`].
+#[derive(Debug, thiserror::Error)]
+#[error("it makes more than {} MiB of text", TEXT >> 20)]
+struct TooMuchText;
+
+fn too_much_text() -> Error {
+    Error::from(ErrorKind::InvalidOperation).with_source(TooMuchText)
+}
+
+/// The kind of an error of the template library.
+fn kind(error: &Error) -> RenderProblem {
+    let cause = std::error::Error::source(error);
+    match error.kind() {
+        ErrorKind::UnknownFilter => RenderProblem::UnknownFilter,
+        ErrorKind::UndefinedError => RenderProblem::Undefined,
+        ErrorKind::OutOfFuel => RenderProblem::TooLarge,
+        _ if cause.is_some_and(|cause| cause.is::<TooMuchText>()) => RenderProblem::TooLarge,
+        // The library has no kind for its limits of nesting: only its text names them.
+        _ if error
+            .detail()
+            .is_some_and(|detail| detail.contains("recursion limit")) =>
+        {
+            RenderProblem::TooDeep
+        }
+        ErrorKind::SyntaxError => RenderProblem::Syntax,
+        _ => RenderProblem::Other,
+    }
 }
 
 fn describe(error: &Error) -> String {
@@ -318,6 +346,35 @@ mod tests {
         );
         let missing = render("t", "{{ [nme]|join }}", &vars).expect_err("nme is not given");
         assert!(missing.problem.contains("is not there"), "{missing}");
+    }
+
+    #[test]
+    fn each_problem_has_its_kind() {
+        let many: Vec<u32> = (0..12).collect();
+        let vars = serde_json::json!({"a": "x".repeat(200_000), "many": many});
+        let nested = [
+            "{% for x in many %}".repeat(12),
+            "{{ x }}".to_owned(),
+            "{% endfor %}".repeat(12),
+        ]
+        .concat();
+        let brackets = format!("{{{{ {}a }}}}", "(".repeat(200));
+        for (source, kind) in [
+            ("{{ a|shout }}", RenderProblem::UnknownFilter),
+            ("{{ recursion }}", RenderProblem::Undefined),
+            (&brackets, RenderProblem::TooDeep),
+            ("{% if a %}", RenderProblem::Syntax),
+            ("{{ a|replace('x', a) }}", RenderProblem::TooLarge),
+            (
+                "{% for x in many %}{% for y in many %}{{ a }}{% endfor %}{% endfor %}",
+                RenderProblem::TooLarge,
+            ),
+            (&nested, RenderProblem::TooLarge),
+            ("{{ a * 2 }}", RenderProblem::Other),
+        ] {
+            let error = render("t", source, &vars).expect_err(source);
+            assert_eq!(error.kind, kind, "{error}");
+        }
     }
 
     #[test]

@@ -33,8 +33,27 @@ pub enum Text {
 pub struct RenderError {
     /// Template file and line.
     pub place: Span,
+    /// Kind of the problem.
+    pub kind: RenderProblem,
     /// What is wrong.
     pub problem: String,
+}
+
+/// Kind of the problem of a template. It decides what its author is advised to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenderProblem {
+    /// Templates do not have this filter.
+    UnknownFilter,
+    /// A variable or a field does not exist.
+    Undefined,
+    /// Tags or brackets are nested too deeply.
+    TooDeep,
+    /// The template does not parse.
+    Syntax,
+    /// The rendering takes too many operations, or makes too much text.
+    TooLarge,
+    /// Something else, for example syntax that templates cannot use.
+    Other,
 }
 
 impl Text {
@@ -66,6 +85,7 @@ impl Text {
                 for (name, value) in vars {
                     let json = value.to_json(resolve).map_err(|error| RenderError {
                         place: Span::file(template.as_str()),
+                        kind: RenderProblem::Other,
                         problem: format!("variable `{name}`: {error}"),
                     })?;
                     map.insert(name.clone(), json);

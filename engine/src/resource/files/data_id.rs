@@ -17,8 +17,7 @@ use super::file::{PRIVATE, remember};
 use crate::host::{Attributes, Entry, EntryKind, Host};
 use crate::model::{RECORDS, STATE};
 use crate::resource::{
-    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
-    missing_parents,
+    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, create_parents_with,
 };
 
 /// Maximum size of the file and of the record. Both are far smaller.
@@ -247,11 +246,7 @@ impl Resource for DataIdSpec {
             if state_of_file.id.as_ref() == Ok(&id) && !state_of_file.differs_in_attributes() {
                 continue;
             }
-            for directory in missing_parents(cx.host, &path).await? {
-                let path = directory.clone();
-                receipt.push(Undo::RemoveDirectory { path }).await?;
-                cx.host.create_directory(&directory, DIRECTORY).await?;
-            }
+            create_parents_with(cx.host, &path, |_| DIRECTORY, receipt).await?;
             remember(
                 cx.host,
                 &path,

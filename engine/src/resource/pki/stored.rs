@@ -6,7 +6,7 @@ use crate::host::{Attributes, Entry, EntryKind, Host};
 use crate::resource::change::{Differences, octal};
 use crate::resource::files::file::remember;
 use crate::resource::kubernetes::pki::layout::directory_mode;
-use crate::resource::{Receipt, ResourceResult, Undo, missing_parents};
+use crate::resource::{Receipt, ResourceResult, Undo, create_parents_with};
 
 /// Maximum size of a file. Files of keys and certificates are far smaller.
 const LIMIT: u64 = 64 * 1024;
@@ -129,15 +129,8 @@ impl Stored {
         attributes: Attributes,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        for directory in missing_parents(host, &self.path).await? {
-            receipt
-                .push(Undo::RemoveDirectory {
-                    path: directory.clone(),
-                })
-                .await?;
-            let attributes = Attributes::root(directory_mode(&directory));
-            host.create_directory(&directory, attributes).await?;
-        }
+        let of_parent = |directory: &Path| Attributes::root(directory_mode(directory));
+        create_parents_with(host, &self.path, of_parent, receipt).await?;
         remember(host, &self.path, self.entry.as_ref(), "a file", receipt).await?;
         if matches!(&self.entry, Some(entry) if matches!(entry.kind, EntryKind::Symlink(_))) {
             // The undo of a link needs a free path, so the undo that removes our file has to run first.

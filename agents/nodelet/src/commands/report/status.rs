@@ -1,14 +1,14 @@
 //! `nodelet status`, `pause` and `resume`: talking with nodeletd.
 
 use std::fmt::Write as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Result;
 use engine::exec::{PhaseHealth, Status};
 
 use crate::cli::{PauseArgs, StatusArgs};
-use crate::nodeletd::View;
 use crate::nodeletd::api::client;
+use crate::nodeletd::{View, unix_now};
 use crate::output::exit::Exit;
 use crate::output::say;
 use crate::output::try_print;
@@ -24,7 +24,7 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<Exit> {
         if args.json {
             written = try_print(&format!("{:#}\n", serde_json::to_value(&view)?));
         } else {
-            let text = screen(&view, now());
+            let text = screen(&view, unix_now());
             if text != shown {
                 // Moves the cursor to the top and clears the screen.
                 let above = if args.watch { "\x1b[H\x1b[2J" } else { "" };
@@ -174,12 +174,6 @@ fn known_now(view: &View) -> Vec<PhaseHealth> {
 
 fn span(seconds: i64) -> String {
     humantime::format_duration(Duration::from_secs(u64::try_from(seconds).unwrap_or(0))).to_string()
-}
-
-fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use engine::facts::DirectoryProblem;
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
@@ -18,29 +19,22 @@ pub(in crate::etcd) fn prepare(directory: &Path) -> Result<()> {
     let shown = directory.display();
     if !directory.is_dir() {
         // The new directory will be on the file system of its nearest ancestor.
-        refuse(nearest(directory), directory)?;
+        refuse(nearest(directory), directory, None)?;
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)
             .with_context(|| format!("make the backup directory {shown}"))?;
     }
-    refuse(directory, directory)?;
     let said = directory
         .metadata()
         .with_context(|| format!("look at {shown}"))?;
+    refuse(directory, directory, Some(said.permissions().mode()))?;
     let ours = nix::unistd::Uid::effective();
     if said.uid() != ours.as_raw() {
         bail!(
             "keep backups in {shown}: it belongs to user {}, and a snapshot holds every secret of the cluster; `chown root: {shown}`, or set ETCD_BACKUP_DIR to another directory",
             said.uid()
-        );
-    }
-    let mode = said.permissions().mode();
-    if mode & 0o077 != 0 {
-        bail!(
-            "keep backups in {shown}: others may look into it (mode {:04o}), and a snapshot holds every secret of the cluster; `chmod 0700 {shown}`",
-            mode & 0o7777
         );
     }
     Ok(())
@@ -53,23 +47,25 @@ fn nearest(directory: &Path) -> &Path {
         .unwrap_or(Path::new("/"))
 }
 
-fn refuse(on: &Path, directory: &Path) -> Result<()> {
-    let shown = directory.display();
+/// Refuses the file system of `on`, and the mode, for the directory.
+fn refuse(on: &Path, directory: &Path, mode: Option<u32>) -> Result<()> {
+    let shown = directory.display().to_string();
     let kind = statfs(on)
         .with_context(|| format!("see on which file system {shown} is"))?
         .filesystem_type();
-    if kind == TMPFS_MAGIC || kind == RAMFS {
-        bail!(
-            "keep backups in {shown}: it is in memory (tmpfs) and would be gone with the next boot; set ETCD_BACKUP_DIR to a directory on a disk"
-        );
-    }
+    let kind = if kind == TMPFS_MAGIC {
+        "tmpfs"
+    } else if kind == RAMFS {
+        "ramfs"
+    } else {
+        ""
+    };
     let flags = statvfs(on)
         .with_context(|| format!("see how {shown} is mounted"))?
         .flags();
-    if flags.contains(FsFlags::ST_RDONLY) {
-        bail!(
-            "keep backups in {shown}: it is mounted read-only; mount it writable (`mount -o remount,rw`), or set ETCD_BACKUP_DIR to another directory"
-        );
+    if let Some(problem) = DirectoryProblem::of(kind, flags.contains(FsFlags::ST_RDONLY), mode) {
+        let remedy = problem.remedy(&shown, "set ETCD_BACKUP_DIR to");
+        bail!("keep backups in {shown}: it {problem}; {remedy}");
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use engine::model::doubled;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -33,12 +34,6 @@ impl Retries {
 /// between passes, doubled each time, at most five intervals. With the usual minute: 5 s, 10 s, 20 s … 5 min.
 pub(in crate::nodeletd) fn backoff(attempts: u32, interval: Duration) -> Duration {
     doubled(attempts, interval / 12, interval * 5)
-}
-
-/// Pause after so many failures: none before the first one, then `first`, doubled each time, at most `longest`.
-pub(in crate::nodeletd) fn doubled(failures: u32, first: Duration, longest: Duration) -> Duration {
-    let pause = |doublings: u32| first.saturating_mul(1 << doublings.min(10)).min(longest);
-    failures.checked_sub(1).map_or(Duration::ZERO, pause)
 }
 
 #[cfg(test)]

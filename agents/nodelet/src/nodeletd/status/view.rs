@@ -1,6 +1,6 @@
 //! The state of the host, as the socket, `nodelet status` and the metrics show it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::exec::{PhaseHealth, Status};
 use engine::model::{PhaseName, SystemError};
@@ -230,6 +230,13 @@ impl Now<'_> {
     fn paused_until(&self) -> Option<i64> {
         self.paused.map(|left| self.after(left))
     }
+}
+
+/// The time of the host in seconds since 1970.
+pub(crate) fn unix_now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// The problems as one text. A problem may end with a line feed, which is removed.

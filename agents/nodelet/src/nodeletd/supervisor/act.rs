@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use engine::exec::Event;
-use engine::model::{Outcome, Verb};
+use engine::model::{Outcome, Verb, doubled};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{CHANGING, Supervisor, unix_now};
 use crate::nodeletd::state::attempts::Attempts;
 use crate::nodeletd::state::disk;
-use crate::nodeletd::state::retry::doubled;
 use crate::nodeletd::status::kube_status::{KubeStatus, NodeState};
 use crate::nodeletd::supervisor::worker::{Change, HostOps};
 use crate::pass::Pass;

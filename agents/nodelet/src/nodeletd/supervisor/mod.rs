@@ -19,7 +19,7 @@ mod act;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use daemon::health::{Beat, Health};
 use daemon::systemd;
@@ -36,7 +36,7 @@ use crate::nodeletd::state::pause::Pause;
 use crate::nodeletd::state::renewal::RenewalQueue;
 use crate::nodeletd::state::retry::Retries;
 use crate::nodeletd::status::kube_status::{KubeStatus, StatusFile};
-use crate::nodeletd::status::view::{Counters, Now, View};
+use crate::nodeletd::status::view::{Counters, Now, View, unix_now};
 use crate::nodeletd::supervisor::decide::{Action, Situation};
 use crate::nodeletd::supervisor::journal::Problems;
 use crate::nodeletd::supervisor::known_problems::KnownProblems;
@@ -510,12 +510,6 @@ fn renewable(pass: &Pass) -> Vec<String> {
     due.filter(|component| phases_renewed_with(component).iter().all(|name| well(name)))
         .cloned()
         .collect()
-}
-
-fn unix_now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -122,12 +122,7 @@ impl HostOps for Worker {
             argv.extend(["--before".to_owned(), serde_json::to_string(before)?]);
         }
         let argv = limited(argv, cgroup);
-        let child = Child {
-            argv,
-            limit: PASS,
-            grace: Duration::from_secs(2),
-            cancel: self.shutdown.clone(),
-        };
+        let child = self.short_child(argv, PASS);
         let mut last = String::new();
         let ended = child
             .run(|line| match checking(&line) {
@@ -189,6 +184,16 @@ impl HostOps for Worker {
 }
 
 impl Worker {
+    /// A child that the end of the daemon ends soon: it leaves nothing half-done on this host.
+    fn short_child(&self, argv: Vec<String>, limit: Duration) -> Child {
+        Child {
+            argv,
+            limit,
+            grace: Duration::from_secs(2),
+            cancel: self.shutdown.clone(),
+        }
+    }
+
     /// What an apply or a repair would change: events, one JSON value per line.
     ///
     /// # Errors
@@ -197,12 +202,7 @@ impl Worker {
         let mut argv: Vec<String> = ["nice", "-n", "10"].map(str::to_owned).into();
         argv.extend(self.nodelet(&["diff", "--json"], last_good));
         argv.extend(repair.then(|| "--repair".to_owned()));
-        let child = Child {
-            argv,
-            limit: PASS,
-            grace: Duration::from_secs(2),
-            cancel: self.shutdown.clone(),
-        };
+        let child = self.short_child(argv, PASS);
         let mut lines = String::new();
         let mut fits = true;
         let ended = child
@@ -288,12 +288,7 @@ impl Worker {
     async fn give_subnets(&self, allocation: &Allocation) -> bool {
         let mut argv = vec![self.nodelet.display().to_string()];
         argv.extend(allocation.words());
-        let child = Child {
-            argv,
-            limit: SUBNETS,
-            grace: Duration::from_secs(2),
-            cancel: self.shutdown.clone(),
-        };
+        let child = self.short_child(argv, SUBNETS);
         match child.run(|line| tracing::info!("{line}")).await {
             Ok(ended) if ended.code == Some(0) => true,
             Ok(ended) => {

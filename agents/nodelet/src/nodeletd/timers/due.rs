@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
+use engine::model::doubled;
 use engine::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
 use super::calendar::next_due;
-use crate::nodeletd::state::retry::doubled;
 
 /// Pause after the first failure; doubled with each further one.
 const PAUSE: Duration = Duration::from_secs(60);

@@ -9,6 +9,7 @@ use crate::host::fake::docker::container::FakeContainer;
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::World;
 use crate::host::{ArchivedImage, ContainerConfig, HostError, HostResult, RestartPolicy};
+use crate::model::hex;
 
 /// docker's unit.
 const UNIT: &str = "docker.service";
@@ -26,8 +27,7 @@ pub(in crate::host::fake) const PACKAGE_ITEMS: &[&str] = &[
 /// The content id of one build of an image.
 fn image_id(reference: &str, build: &str) -> String {
     let digest = Sha256::digest(format!("{reference}{build}").as_bytes());
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", hex(&digest))
 }
 
 /// The images in a fake archive: a file with `fake-image:REFERENCE,…`, and on further lines the name of the build.

@@ -9,6 +9,7 @@ use super::jobs::JobResult;
 use crate::host::live::LiveHost;
 use crate::host::live::process::age::began_after_boot;
 use crate::host::{CommandSpec, HostError, HostResult, Processes, Services, UnitState};
+use crate::model::hex;
 
 #[async_trait::async_trait]
 impl Services for LiveHost {
@@ -209,10 +210,6 @@ fn bytes(properties: &Properties, key: &str) -> Vec<u8> {
     value
         .and_then(|value| Vec::try_from(value).ok())
         .unwrap_or_default()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    Diagnostic, FILTERS, RenderError, Span, Text, Value, closest, render, variables,
+    Diagnostic, FILTERS, RenderError, RenderProblem, Span, Text, Value, closest, render, variables,
 };
 use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
@@ -135,36 +135,40 @@ fn text(
 fn unusable(error: RenderError, source: &str) -> Diagnostic {
     let line = error.place.line.checked_sub(1);
     let line = line.and_then(|line| source.lines().nth(line));
-    let help = what_to_do(&error.problem, line.unwrap_or_default());
+    let help = what_to_do(error.kind, line.unwrap_or_default());
     Diagnostic::new("P0502", error.place, error.problem).help(help)
 }
 
-/// Help for a problem that the template library or the limits of a rendering report in this line.
-fn what_to_do(problem: &str, line: &str) -> String {
-    if problem.starts_with("unknown filter") {
-        format!("the filters are {}", FILTERS.join(", "))
-    } else if problem.contains("is not there") {
-        let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.');
-        let is_field = |word: &&str| word.contains('.') && word.starts_with(char::is_alphabetic);
-        let fields = line.split(|c: char| !is_of_name(c)).filter(is_field);
-        let fields: Vec<String> = fields.map(|word| format!("`{word}`")).collect();
-        if fields.is_empty() {
-            "compare the names in this line with those that `.vars` gives".to_owned()
-        } else {
-            format!(
-                "compare the fields in this line with the values that `.vars` gives: {}",
-                fields.join(", ")
-            )
+/// Help for a problem of this kind in this line.
+fn what_to_do(problem: RenderProblem, line: &str) -> String {
+    match problem {
+        RenderProblem::UnknownFilter => format!("the filters are {}", FILTERS.join(", ")),
+        RenderProblem::Undefined => {
+            let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.');
+            let is_field =
+                |word: &&str| word.contains('.') && word.starts_with(char::is_alphabetic);
+            let fields = line.split(|c: char| !is_of_name(c)).filter(is_field);
+            let fields: Vec<String> = fields.map(|word| format!("`{word}`")).collect();
+            if fields.is_empty() {
+                "compare the names in this line with those that `.vars` gives".to_owned()
+            } else {
+                format!(
+                    "compare the fields in this line with the values that `.vars` gives: {}",
+                    fields.join(", ")
+                )
+            }
         }
-    } else if problem.contains("recursion") {
-        "nest fewer tags and brackets in each other".to_owned()
-    } else if problem.starts_with("syntax error") {
-        "each `{% if … %}` needs its `{% endif %}`, each `{% for … %}` its `{% endfor %}`, and each `{{` its `}}`"
-            .to_owned()
-    } else if problem.contains("operations") || problem.contains("of text") {
-        "make a shorter list in the script, and pass it with `.vars`".to_owned()
-    } else {
-        "compute the value in the script and pass it with `.vars`, or join a list: `[a, b]|join`"
-            .to_owned()
+        RenderProblem::TooDeep => "nest fewer tags and brackets in each other".to_owned(),
+        RenderProblem::Syntax => {
+            "each `{% if … %}` needs its `{% endif %}`, each `{% for … %}` its `{% endfor %}`, and each `{{` its `}}`"
+                .to_owned()
+        }
+        RenderProblem::TooLarge => {
+            "make a shorter list in the script, and pass it with `.vars`".to_owned()
+        }
+        RenderProblem::Other => {
+            "compute the value in the script and pass it with `.vars`, or join a list: `[a, b]|join`"
+                .to_owned()
+        }
     }
 }
