@@ -49,6 +49,7 @@ const FIRST: &[&str] = &[
     "lab: apply::attempts",
     "lab: repair::eviction",
     "lab: repair::timers",
+    "lab: role",
     "lab: files::etcd_backup::schedule",
     "behaviour: crashes",
     "behaviour: repair",

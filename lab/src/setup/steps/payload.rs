@@ -21,6 +21,8 @@ const PACKAGES: &[&str] = &[
     "ipset",
     "keepalived",
     "containernetworking-plugins",
+    // Not for this role: the suite `role` copies it into the package of the example in docs/role.md.
+    "chrony",
 ];
 
 /// One file of the payload.

@@ -6,3 +6,4 @@ mod cluster;
 mod files;
 mod live;
 mod repair;
+mod role;

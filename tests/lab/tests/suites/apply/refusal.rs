@@ -2,6 +2,8 @@
 
 use lab_suites::{changes, listing, shared};
 
+use super::{install_another_role, remove_another_role};
+
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn only_root_may_apply_and_stop() {
@@ -126,21 +128,7 @@ fn changes_of_the_installed_identity_are_refused_with_a_next_step() {
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn another_role_is_refused_with_what_it_would_remove() {
     let master = shared();
-    master.sh("mkdir -p /opt/pf9/roles/other/1/phases/templates
-         cat > /opt/pf9/roles/other/1/role.yaml <<'END'
-version: 1
-name: other
-release: '1'
-about: Has one file.
-nodes:
-  master: [example]
-payload: []
-END
-         cat > /opt/pf9/roles/other/1/phases/example.rhai <<'END'
-phase(\"example\").about(\"Has one file.\").nodes([\"master\"]);
-file(\"/etc/pf9/example\").content(\"\");
-END
-         ln -s 1 /opt/pf9/roles/other/current");
+    install_another_role(&master);
     let files = listing(&master);
     let refused = |verb: &str, texts: &[&str]| {
         let run = master.nodelet(&[verb, "--role", "other"]).exits(1);
@@ -174,6 +162,6 @@ END
         .exits(0)
         .says(&["another role", "example", "removed"]);
     assert_eq!(changes(&files, &listing(&master)), [""; 0]);
-    master.sh("rm -r /opt/pf9/roles/other");
+    remove_another_role(&master);
     master.apply(&[]).exits(0).changes_nothing();
 }
