@@ -292,11 +292,7 @@ mod tests {
         assert_eq!(line_of(text, &path(1)), Some(6));
         assert_eq!(line_of(text, &path(2)), None);
         assert_eq!(line_of(text, &[Segment::Key("last")]), Some(7));
-        let map_of_second = [
-            Segment::Key("list"),
-            Segment::Index(1),
-            Segment::Key("b"),
-        ];
+        let map_of_second = [Segment::Key("list"), Segment::Index(1), Segment::Key("b")];
         assert_eq!(line_of(text, &map_of_second), Some(6), "it is a map");
         assert_eq!(line_of(text, &[Segment::Key("list")]), Some(3), "a list");
         assert_eq!(line_of(text, &[Segment::Key("none")]), None);

@@ -295,7 +295,10 @@ fn a_directory_above_a_path_of_nodelet_is_refused() {
         ("/run/pf9", Some("contains /run/pf9/nodeletd.sock")),
         ("/var/run/pf9", Some("contains /run/pf9/nodeletd.sock")),
         ("/var/run", Some("contains /run/pf9-nodelet.lock")),
-        ("/var/run/pf9-nodelet.lock/etcd", Some("lies in /run/pf9-nodelet.lock")),
+        (
+            "/var/run/pf9-nodelet.lock/etcd",
+            Some("lies in /run/pf9-nodelet.lock"),
+        ),
         ("/run/pf9/etcd", None),
         ("/run/etcd", None),
     ] {

@@ -44,7 +44,9 @@ impl CrashPoint {
                     host: before.fork(),
                 });
             }
-            if let Some(host) = partly_appended(before, after, n).or_else(|| half_written(before, &calls[n])) {
+            if let Some(host) =
+                partly_appended(before, after, n).or_else(|| half_written(before, &calls[n]))
+            {
                 points.push(Self {
                     place: format!("within {call}"),
                     host,

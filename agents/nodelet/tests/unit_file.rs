@@ -173,7 +173,10 @@ fn systemd_of_each_supported_host_knows_every_setting() {
     let oldest = oldest.expect("there are supported hosts");
     let mut files = vec![(PathBuf::from("pf9-nodeletd.service"), UNIT.to_owned())];
     add_unit_templates(&root.join("phases/templates"), &mut files);
-    let names: Vec<_> = files.iter().filter_map(|(path, _)| path.file_name()).collect();
+    let names: Vec<_> = files
+        .iter()
+        .filter_map(|(path, _)| path.file_name())
+        .collect();
     for name in ["pf9-kubelet.service.tmpl", "shutdown.conf.tmpl"] {
         assert!(names.contains(&OsStr::new(name)), "{name}: {names:?}");
     }

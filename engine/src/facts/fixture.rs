@@ -238,7 +238,12 @@ mod tests {
             let facts = read(good).unwrap();
             let told = facts.disks[0].taken_by.as_ref().map(ToString::to_string);
             assert_eq!(told.as_deref(), Some(good));
-            assert!(facts.to_yaml().unwrap().contains(&format!("taken_by: {good}\n")));
+            assert!(
+                facts
+                    .to_yaml()
+                    .unwrap()
+                    .contains(&format!("taken_by: {good}\n"))
+            );
         }
         let cause = read("a cat").unwrap_err().source().unwrap().to_string();
         assert!(

@@ -161,7 +161,10 @@ pub(crate) fn persistent_directory(facts: &Facts, path: &str, wanted: u64) -> Ve
         return Verdict::unknown(facts, &format!("what {path} is on"), &[path]);
     };
     let taken_by = disk.taken_by.as_ref().filter(|_| disk.path == path);
-    let mode = disk.mode.as_deref().filter(|_| disk.path == path && taken_by.is_none());
+    let mode = disk
+        .mode
+        .as_deref()
+        .filter(|_| disk.path == path && taken_by.is_none());
     let mode = mode.and_then(|mode| u32::from_str_radix(mode, 8).ok());
     let kind = disk.filesystem.as_deref().unwrap_or_default();
     if let Some(problem) = DirectoryProblem::of(kind, disk.read_only, mode) {

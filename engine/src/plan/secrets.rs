@@ -137,7 +137,11 @@ fn inherits(step: &mut PlannedStep, files: &SecrecyByPath) -> bool {
 }
 
 /// A finding if the step would show a secret.
-fn problem(step: &PlannedStep, files: &SecrecyByPath, doubtful: &BTreeSet<PathBuf>) -> Option<Diagnostic> {
+fn problem(
+    step: &PlannedStep,
+    files: &SecrecyByPath,
+    doubtful: &BTreeSet<PathBuf>,
+) -> Option<Diagnostic> {
     match &step.spec {
         Spec::File(file) => {
             let source = copied_from(&file.source)?;

@@ -371,9 +371,7 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
             "{diff}"
         );
         assert!(
-            diff.ends_with(
-                "an apply would fail in etcd; the phases after it are shown, too\n"
-            ),
+            diff.ends_with("an apply would fail in etcd; the phases after it are shown, too\n"),
             "{diff}"
         );
     }

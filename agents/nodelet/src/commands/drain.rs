@@ -157,9 +157,7 @@ impl Pause {
             None => client::post("/v1/resume").await.map(drop),
         };
         if let Err(error) = undone {
-            tracing::warn!(
-                "nodeletd stays paused until `nodelet resume`: could not {error:#}"
-            );
+            tracing::warn!("nodeletd stays paused until `nodelet resume`: could not {error:#}");
         }
     }
 }

@@ -63,12 +63,7 @@ pub(super) async fn facts_for(
     query: &FactQuery,
 ) -> Result<(Facts, Option<Changed>)> {
     let facts = gather_facts(host, query).await?;
-    Ok(with_planned_name(
-        name,
-        Identity::recorded,
-        settings,
-        facts,
-    ))
+    Ok(with_planned_name(name, Identity::recorded, settings, facts))
 }
 
 /// The same for facts that are gathered already; `recorded` reads the identity of the set-up.

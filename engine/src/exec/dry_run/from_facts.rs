@@ -403,7 +403,11 @@ mod tests {
             disk("/srv/device", ObstacleKind::Device, None),
             disk("/srv/file", ObstacleKind::File, None),
             disk("/srv/link", ObstacleKind::Link, None),
-            disk("/srv/other/below/it", ObstacleKind::File, Some("/srv/other")),
+            disk(
+                "/srv/other/below/it",
+                ObstacleKind::File,
+                Some("/srv/other"),
+            ),
             disk("/srv/socket", ObstacleKind::Socket, None),
         ];
         let paths = facts.disks.iter().map(|disk| disk.path.clone());

@@ -6,9 +6,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::exec::apply::runtime_state::RuntimeState;
 use super::write_trial::{BOUND, Trial, Written};
 use crate::exec::Runner;
+use crate::exec::apply::runtime_state::RuntimeState;
 use crate::exec::diagnosis::remedy::remedy;
 use crate::host::{EntryKind, HostError};
 use crate::model::{Problem, chain};
@@ -180,9 +180,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_program_that_differs_in_a_version_that_is_not_applied_is_not_started() {
-        let host = FakeHost::new()
-            .with_docker()
-            .with_unit(UNIT, "[Service]\n");
+        let host = FakeHost::new().with_docker().with_unit(UNIT, "[Service]\n");
         let checksums = install(&host, "1", "kubelet");
         let name: PhaseName = "kubelet".parse().expect("a name");
         let step = PlannedStep {

@@ -24,8 +24,7 @@ const NAMED: usize = 10;
 const GONE: &str = "it is not there";
 const OTHER: &str = "its checksum is not the one of the package";
 /// Why a file of the payload is not the one that was packed, if the package is intact.
-pub(crate) const ANOTHER_VERSION: &str =
-    "another version of the role is installed and not applied";
+pub(crate) const ANOTHER_VERSION: &str = "another version of the role is installed and not applied";
 /// What to do about it.
 pub(crate) const APPLY_VERSION: &str =
     "apply that version (`nodelet apply`); `nodelet status` says whether something prevents this";

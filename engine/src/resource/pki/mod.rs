@@ -29,8 +29,8 @@ pub use super::kubernetes::pki::consumers::{
 };
 pub use super::kubernetes::pki::kubeconfig::KubeconfigSpec;
 pub use super::kubernetes::pki::layout::{
-    AuthorityPaths, BASE, CertificatePaths, authority_paths, authority_record,
-    certificate_paths, kubeconfig_path, service_account_paths, service_account_record,
+    AuthorityPaths, BASE, CertificatePaths, authority_paths, authority_record, certificate_paths,
+    kubeconfig_path, service_account_paths, service_account_record,
 };
 pub use authority::rotation::Stage;
 pub use authority::signer::Authority;

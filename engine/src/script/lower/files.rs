@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use crate::host::Attributes;
 use crate::model::{Diagnostic, Text, Value};
 use crate::resource::{
-    DataIdSpec, DirectorySpec, EnvFileSpec, FileSource, FileSpec, Owner, Spec, SymlinkSpec, TOO_OPEN,
-    is_read_by_systemd,
+    DataIdSpec, DirectorySpec, EnvFileSpec, FileSource, FileSpec, Owner, Spec, SymlinkSpec,
+    TOO_OPEN, is_read_by_systemd,
 };
 use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;

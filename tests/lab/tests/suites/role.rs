@@ -55,10 +55,7 @@ fn a_role_package_is_applied_changed_repaired_and_cleaned() {
     assert_eq!(invocation(&master), first, "nothing was restarted");
 
     // Only the file changes, and the service restarts.
-    master.configure(&[
-        ("ROLE_SERVERS", "192.0.2.3"),
-        ("ROLE_LARGEST_STEP", "5"),
-    ]);
+    master.configure(&[("ROLE_SERVERS", "192.0.2.3"), ("ROLE_LARGEST_STEP", "5")]);
     assert_eq!(applied(&master), [FILE_STEP, SERVICE_STEP]);
     let second = invocation(&master);
     assert_ne!(second, first, "it was restarted");

@@ -143,7 +143,10 @@ fn line(text: &mut String, one: &Listed, now: SystemTime) {
         let _ = writeln!(text, "      for {}", names.join(", "));
     }
     if let (Some(purpose), Some(reload)) = (one.purpose, &one.reload) {
-        let _ = writeln!(text, "      {purpose}; the component uses a renewed certificate {reload}");
+        let _ = writeln!(
+            text,
+            "      {purpose}; the component uses a renewed certificate {reload}"
+        );
     }
 }
 

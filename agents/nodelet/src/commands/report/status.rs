@@ -164,8 +164,9 @@ fn known_now(view: &View) -> Vec<PhaseHealth> {
                 true => String::new(),
                 false => format!(": {why}"),
             };
-            condition.reason =
-                format!("the last status pass failed; the result of the last complete pass: {before}{why}");
+            condition.reason = format!(
+                "the last status pass failed; the result of the last complete pass: {before}{why}"
+            );
             condition.status = Status::Unknown;
         }
     }
@@ -244,7 +245,11 @@ mod tests {
             text.starts_with("master unknown (ok at the last check), desired true;"),
             "{text}"
         );
-        for wanted in ["? SettingsValid: the last", "? etcd-backup", "the condition held\n"] {
+        for wanted in [
+            "? SettingsValid: the last",
+            "? etcd-backup",
+            "the condition held\n",
+        ] {
             assert!(text.contains(wanted), "`{wanted}`: {text}");
         }
         assert!(!text.contains('✗') && !text.contains('✓'), "{text}");

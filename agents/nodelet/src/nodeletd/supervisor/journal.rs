@@ -85,9 +85,8 @@ impl Problems {
             }
         }
         // A pass has a condition about orphans only if there are some, or if it is unknown whether there are any.
-        let stays = |one: &&Failing| {
-            unknown.contains(*one) || one.is_about_orphans && orphans_are_unknown
-        };
+        let stays =
+            |one: &&Failing| unknown.contains(*one) || one.is_about_orphans && orphans_are_unknown;
         failing.extend(self.0.all().filter(stays).cloned());
         let changes = self.0.update(failing);
         let begun = changes.begun.iter().map(|one| {

@@ -114,7 +114,9 @@ impl Triggers {
     pub(super) fn warn_once(&self, problem: String) {
         let mut warned = self.0.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.len() < WARNINGS && !warned.contains(&problem) {
-            tracing::warn!("{problem}; nodeletd notices changes there only in its next status pass");
+            tracing::warn!(
+                "{problem}; nodeletd notices changes there only in its next status pass"
+            );
             warned.insert(problem);
         }
     }

@@ -233,10 +233,7 @@ async fn a_hanging_change_is_not_reported_as_reverted() {
         panic!("it was reported as taken back: {undone:?}");
     };
     let message = error.to_string();
-    assert!(
-        message.contains("is still in progress after"),
-        "{message}"
-    );
+    assert!(message.contains("is still in progress after"), "{message}");
     let looked = host.entry(&path).await;
     assert!(
         matches!(looked, Err(HostError::InProgress { .. })),

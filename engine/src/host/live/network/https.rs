@@ -18,8 +18,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::host::live::blocking::blocking;
-use crate::host::live::files;
 use crate::host::live::error_class::classified;
+use crate::host::live::files;
 use crate::host::{HostError, HostResult, HttpsRequest, HttpsResponse};
 
 /// A longer body is an error: nothing is concluded from a part of it.

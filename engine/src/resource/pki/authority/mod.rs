@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use super::{Authority, PkiError, PrivateKey, authority_paths, authority_record};
 use crate::host::{Attributes, Host};
 use crate::resource::change::Differences;
-use crate::resource::pki::authority::files::{CERTIFICATE, AuthorityFiles, KEY};
+use crate::resource::pki::authority::files::{AuthorityFiles, CERTIFICATE, KEY};
 use crate::resource::pki::authority::spec::AuthoritySpec;
 use crate::resource::pki::authority::state::AuthorityState;
 use crate::resource::pki::certificate::issue;

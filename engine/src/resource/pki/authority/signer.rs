@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 use super::rotation::{Stage, trusted};
 use crate::host::Host;
 use crate::resource::ResourceResult;
-use crate::resource::pki::authority::files::{CERTIFICATE, AuthorityFiles};
+use crate::resource::pki::authority::files::{AuthorityFiles, CERTIFICATE};
 use crate::resource::pki::certificate::facts::{Certificate, show};
 use crate::resource::pki::certificate::issue;
 use crate::resource::pki::keys::record::KeyRecord;

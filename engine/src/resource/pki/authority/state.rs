@@ -3,7 +3,9 @@
 use super::evidence::Evidence;
 use super::signer::irreplaceable;
 use crate::host::Host;
-use crate::resource::pki::authority::files::{CERTIFICATE, AuthorityFiles, KEY, NEXT_CERTIFICATE, PREVIOUS};
+use crate::resource::pki::authority::files::{
+    AuthorityFiles, CERTIFICATE, KEY, NEXT_CERTIFICATE, PREVIOUS,
+};
 use crate::resource::pki::certificate::facts::Certificate;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord, RecordMatch};
 use crate::resource::pki::stored::Content;
@@ -148,7 +150,11 @@ impl AuthorityState {
     }
 
     /// The state on a host without a record.
-    async fn without_record(name: &str, files: &AuthorityFiles, host: &dyn Host) -> ResourceResult<Self> {
+    async fn without_record(
+        name: &str,
+        files: &AuthorityFiles,
+        host: &dyn Host,
+    ) -> ResourceResult<Self> {
         let authority = Authority::of(name, files).map_err(|error| at(name, error))?;
         let key =
             Authority::parse_key(name, files.content(KEY)).map_err(|error| at(name, error))?;

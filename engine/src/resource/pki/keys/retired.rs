@@ -12,8 +12,8 @@ use crate::host::Host;
 use crate::model::RECORDS;
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
-use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::pki::BASE;
+use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::{Receipt, ResourceResult};
 
 /// A key with its name. Has no `Debug`.

@@ -4,8 +4,7 @@ use super::*;
 use crate::model::RECORDS;
 use crate::resource::Action;
 use crate::resource::pki::{
-    Authority, Rotation, ServiceAccountKeySpec, Stage, authority_record,
-    service_account_record,
+    Authority, Rotation, ServiceAccountKeySpec, Stage, authority_record, service_account_record,
 };
 
 const SIGNS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.key";

@@ -104,9 +104,8 @@ impl Known {
     fn of(master: &Master) -> Self {
         let known = Self {
             history: master.sh("nodelet history --last 100000 --json"),
-            removed: master.sh(
-                "{ nodelet apply --role other 2>&1 || true; } | grep 'it would be removed'",
-            ),
+            removed: master
+                .sh("{ nodelet apply --role other 2>&1 || true; } | grep 'it would be removed'"),
             backups: master.sh("nodelet etcd list --json"),
         };
         for step in ["etcd/container:etcd", "kubelet/restore_sysctl:kernel.panic"] {
@@ -141,7 +140,10 @@ fn write_old_names(master: &Master) {
         let present = host.get(&path).expect("it is there");
         let present = String::from_utf8(present).expect("a ledger is text");
         let same = with_records(&present, str::to_owned);
-        assert!(same == present, "{name}: the suite makes another chain than the engine");
+        assert!(
+            same == present,
+            "{name}: the suite makes another chain than the engine"
+        );
         let old = with_records(&present, old_record);
         for expected in EXPECTED {
             let expected = format!("\"{expected}\"");
@@ -149,7 +151,8 @@ fn write_old_names(master: &Master) {
         }
         assert!(old.contains(STEP.1), "{name} has no {}", STEP.1);
         assert_eq!(records(&old), records(&present), "{name}");
-        host.put(old.as_bytes(), &path, 0o600).expect("it is written");
+        host.put(old.as_bytes(), &path, 0o600)
+            .expect("it is written");
     }
     // Only nodeletd writes the record of a timer. This one says that repairs have ended its last runs, which a command reports.
     master.sh(&format!(
@@ -188,10 +191,7 @@ fn with_records(ledger: &str, text: impl Fn(&str) -> String) -> String {
     for (number, line) in (1_u64..).zip(lines) {
         let record = text(record_in(line));
         last = sum(&last, number, &record);
-        let _ = writeln!(
-            all,
-            "{{\"n\":{number},\"sum\":\"{last}\",\"is\":{record}}}"
-        );
+        let _ = writeln!(all, "{{\"n\":{number},\"sum\":\"{last}\",\"is\":{record}}}");
     }
     all
 }
