@@ -123,10 +123,21 @@ pub(super) async fn problems_beside_name(
     bound: Option<&Identity>,
     host: &LiveHost,
 ) -> Result<Vec<String>> {
+    // The usual case: only the name has changed.
+    if settings.iter().eq(good.iter()) {
+        return Ok(Vec::new());
+    }
     let now = match with_recorded_name(args, settings.clone(), host).await {
         Ok(inputs) => blockers(bound, &inputs, host).await?,
         Err(error) if error.is::<Elapsed>() => return Err(error),
-        Err(error) => return Ok(problems_of(&error)),
+        Err(error) => {
+            // If the last good ones cannot be planned either, the installed role is wrong, not the settings.
+            return match with_recorded_name(args, good.clone(), host).await {
+                Ok(_) => Ok(problems_of(&error)),
+                Err(late) if late.is::<Elapsed>() => Err(late),
+                Err(_) => Ok(Vec::new()),
+            };
+        }
     };
     if now.is_empty() {
         return Ok(Vec::new());

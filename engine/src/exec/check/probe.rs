@@ -275,8 +275,11 @@ impl Runner<'_> {
     async fn payload_problem_text(&self) -> Option<String> {
         for path in &self.plan.payload {
             if let Some(damage) = self.payload_problem(path, Mode::Apply).await {
-                let text = format!("{}; {}", damage.problem, damage.remedy);
-                return (!self.has_another_version().await).then_some(text);
+                let is_missing = matches!(self.host.entry(path).await, Ok(None));
+                if is_missing && self.has_another_version().await {
+                    continue;
+                }
+                return Some(format!("{}; {}", damage.problem, damage.remedy));
             }
         }
         None

@@ -172,9 +172,17 @@ impl Checksums {
 
     /// The error for a file that is not the one that was packed, with the true reason.
     async fn unusable(&self, host: &dyn Host, path: &Path, problem: &str) -> ResourceError {
-        match self.has_another_version(host).await {
-            true => of_another_version(path, problem),
-            false => damaged(path, problem),
+        let Some(another) = self.sums_of_another_version(host).await else {
+            return damaged(path, problem);
+        };
+        let root = self.file.parent().unwrap_or(Path::new("/"));
+        let name = path.strip_prefix(root).unwrap_or(path);
+        // A file that both versions have is damaged, and no version of the role can use it.
+        let ours = self.copy(host).await.ok().flatten();
+        let packed = ours.as_deref().and_then(|ours| digest_of(ours, name));
+        match packed.is_some() && packed == digest_of(&another, name) {
+            true => damaged(path, problem),
+            false => of_another_version(path, problem),
         }
     }
 

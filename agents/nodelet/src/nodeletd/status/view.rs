@@ -110,7 +110,7 @@ pub(in crate::nodeletd) const SETTINGS_ALLOWED: PassCondition = PassCondition {
         };
         let waits = pass.pending_release.as_ref().map_or_else(String::new, |release| {
             format!(
-                "; release {release} of the role is installed and comes into force when the name is right: until then, nodelet starts no program and loads no image that differs in it"
+                "; release {release} of the role is installed and comes into force when the name is right: until then, nodelet starts no program and loads no image that differs in it (systemd does, at boot or if a program ends)"
             )
         });
         refused.map_or_else(String::new, |why| format!("could not {why}{does}{waits}"))

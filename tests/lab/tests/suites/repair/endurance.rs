@@ -106,6 +106,7 @@ fn another_host_name(master: &Master, watch: &Watch<'_>) {
     master.sh("docker rm --force proxy");
     let back = "[ $(docker inspect --format '{{.State.Running}}' proxy) = true ]";
     master.wait_for("kube-proxy is back", back, CALM);
+    let repaired = RunningInstances::of(master);
     // What else is wrong with the settings is reported, too.
     let otherwise = ("CONTAINERS_CIDR", "10.99.0.0/16");
     master.configure(&[SCALED, &[otherwise]].concat());
@@ -114,6 +115,7 @@ fn another_host_name(master: &Master, watch: &Watch<'_>) {
     master.configure(SCALED);
     master.sh(&format!("hostname {name}"));
     watch.wait_until_healthy(CALM);
+    assert_eq!(RunningInstances::of(master), repaired);
 }
 
 /// An invalid role is reported at once with the place of the mistake, and what is down is started from the last good role.
