@@ -1,6 +1,7 @@
 //! The loop on a test clock: minutes pass at once, and each attempt is recorded.
 
 mod attempts;
+mod journal;
 mod ledger;
 mod operator_requests;
 mod renewals;
