@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: nodelet measured, beside `kubeadm` of the same source on the same hosts. It tells figures and whether targets
+//! `cargo xtask bench`: nodelet measured, beside `kubeadm` of the same source on hosts of the same image. It tells figures and whether targets
 //! are met; nothing fails for being slow.
 //!
 //! `bringup`, `plans` and `repairs` measure the parts that `--only` names; `figures` compares figures with targets and prints them. Not
@@ -110,9 +110,10 @@ impl Arguments {
         let only = self.only.and_then(|part| part.to_possible_value());
         let only = only.map(|part| format!(" --only {}", part.get_name()));
         format!(
-            "cargo xtask bench --repetitions {}{}",
+            "cargo xtask bench --repetitions {}{}{}",
             self.repetitions,
-            only.unwrap_or_default()
+            only.unwrap_or_default(),
+            if self.write { " --write" } else { "" }
         )
     }
 }
@@ -233,10 +234,11 @@ fn rewritten(page: &str, part: Part, section: &str) -> String {
 
 const INTRODUCTION: &str = "\
 Each section names the command that measured it; `cargo xtask bench --write` writes all but those that name a soak. nodelet is a release build. The
-peer is `kubeadm` 1.20.2, built from the same Debian source as the role's Kubernetes.
+peer is `kubeadm` 1.20.2, built from the same Debian source as the role's Kubernetes. A figure belongs to the commit that stands above it: later commits have changed the
+code, and were measured only where a section says so.
 
-Rows show the median with minimum and maximum, and below all values; a row with (once) is a single measurement. kubeadm's times have clusters: a node
-becomes Ready with a status report, and registration backs off. The fast cluster of a row are its smallest values up to the first gap of more than a second between two
+Rows show the median with minimum and maximum, and below all values. What was seen once stands in a table of its own. kubeadm's times have clusters: a node
+becomes Ready with a status report, and registration backs off. The fast cluster of a row are its smallest values up to the first gap of more than a second (as printed) between two
 neighbours, or all values where there is no such gap; the number of values in it stands beside its median. Ratios are our median divided by kubeadm's median, and
 by the median of its fast cluster. A ratio's target is judged by the fast cluster; any other limit is judged by our largest value. A row
 without a target says so. The load average shows whether the machine was quiet.
@@ -247,6 +249,8 @@ Every repetition has a lab of its own with seven hosts of the same image. All ha
 plugins installed. They are measured one after the other, each switched off when it is done, and the order rotates. All but two have the role's
 configuration of docker: the stock one, and one where nodelet configures and restarts docker as part of its command. Before the first repetition nodelet and kubeadm
 each bring a host up that is not counted.
+`plan` and `init --dry-run` are measured before the bring-up, on nodelet's and kubeadm's host with preloaded images only.
+There programs are in memory when the bring-up begins; the other five hosts, stock kubeadm's among them, begin without it.
 
 Three moments are taken on the host, from the start of the command. Node Ready: the API server says so to a question that is asked each tenth of a second from its
 first answer on. First pod Running: a pod that tolerates the master's taint is created as soon as the API server accepts it, with the same manifest on all hosts
@@ -283,7 +287,7 @@ phase needs the one before it. Peak memory has a floor of a few MB, which is tha
 ";
 
 const REPAIRS: &str = "\
-Rows with (once) are single measurements: they have no minimum and maximum. All other rows have at least seven repetitions, the hosts in turn.
+At least seven repetitions, the hosts in turn; what was seen once is listed below.
 
 A master with a virtual IP that nodeletd keeps, at the usual interval of a minute between passes: an event is acted on at once, the rest by the next
 pass. Times are taken on the host, from the fault until the host is whole and stays so for a second; what that means is beside each fault

@@ -47,7 +47,7 @@ enum Command {
     Test(test::Arguments),
     /// Run the suites that take minutes each: clean slate, interruptions with kill -9, predictions on real hosts.
     Soak(soak::Arguments),
-    /// Measure nodelet, and kubeadm from the same source on the same hosts, and report whether the targets are met.
+    /// Measure nodelet, and kubeadm from the same source on hosts of the same image, and report whether the targets are met.
     Bench(bench::Arguments),
     /// Run a program once and print its seconds and its peak memory; `bench` uses it.
     #[command(hide = true)]

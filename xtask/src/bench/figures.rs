@@ -59,11 +59,12 @@ pub(super) struct Figure {
     pub(super) target: Target,
 }
 
-/// Two neighbouring values of the peer, in order of size, belong to different clusters if they are further apart than this, in seconds.
+/// Two neighbouring values of the peer, in order of size, belong to different clusters if they are further apart than this, in tenths of a
+/// second. Values are compared as the page prints them, so that a reader can recompute the clusters.
 ///
 /// Shorter than each wait that makes the clusters (4 seconds between two status reports), so that no slow value counts as a fast one. Where it
 /// splits what is one cluster, it serves the peer.
-pub(super) const GAP: f64 = 1.0;
+pub(super) const GAP: f64 = 10.0;
 
 /// The smallest values, up to the first gap of more than [`GAP`]; all values where there is no such gap.
 ///
@@ -71,7 +72,10 @@ pub(super) const GAP: f64 = 1.0;
 pub(super) fn fast_cluster(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let gap = sorted.windows(2).position(|pair| pair[1] - pair[0] > GAP);
+    let printed = |value: f64| (value * 10.0).round();
+    let gap = sorted
+        .windows(2)
+        .position(|pair| printed(pair[1]) - printed(pair[0]) > GAP);
     sorted.truncate(gap.map_or(sorted.len(), |last| last + 1));
     sorted
 }
@@ -139,6 +143,11 @@ impl Figure {
         }
     }
 
+    /// Whether it was measured once: then it says nothing about the spread.
+    fn is_single(&self) -> bool {
+        self.ours.len() == 1 && self.theirs.len() < 2
+    }
+
     /// Median, minimum and maximum of some values.
     fn range(&self, values: &[f64]) -> String {
         let Some(middle) = median(values) else {
@@ -147,7 +156,7 @@ impl Figure {
         let least = values.iter().copied().fold(f64::INFINITY, f64::min);
         let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         if values.len() == 1 {
-            return format!("{} (once)", self.unit.show(middle));
+            return self.unit.show(middle);
         }
         format!(
             "{} ({}–{})",
@@ -197,8 +206,30 @@ pub(super) fn growth(small: (f64, f64), large: (f64, f64)) -> f64 {
     (large.1 / small.1).ln() / (large.0 / small.0).ln()
 }
 
-/// Medians with minimum and maximum, ratios and targets as a Markdown table.
+/// Medians with minimum and maximum, ratios and targets as a Markdown table. What was measured once has a table of its own.
 pub(super) fn medians(figures: &[Figure]) -> String {
+    let (once, repeated): (Vec<&Figure>, Vec<&Figure>) =
+        figures.iter().partition(|figure| figure.is_single());
+    let mut text = with_spread(&repeated);
+    if !once.is_empty() {
+        text.push_str(
+            "\nSeen once, and no benchmark: these rows have no repetitions.\n\n| figure | nodelet | target | |\n|---|---:|---|---|\n",
+        );
+    }
+    for figure in once {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} |",
+            figure.name,
+            figure.range(&figure.ours),
+            figure.target_text(),
+            figure.verdict(),
+        );
+    }
+    text
+}
+
+fn with_spread(figures: &[&Figure]) -> String {
     let mut text = String::from(
         "| figure: median (minimum–maximum) | nodelet | kubeadm | kubeadm's fast cluster | ratio to the median | ratio to the fast cluster | target | |\n\
          |---|---:|---:|---:|---:|---:|---|---|\n",
@@ -222,12 +253,12 @@ pub(super) fn medians(figures: &[Figure]) -> String {
     text
 }
 
-/// Each repetition's values as a Markdown table.
+/// Each repetition's values as a Markdown table, for what was measured more than once.
 pub(super) fn repetitions(figures: &[Figure]) -> String {
     let mut text = String::from(
         "| figure: all values, in the order of the repetitions | unit | nodelet | kubeadm |\n|---|---|---|---|\n",
     );
-    for figure in figures {
+    for figure in figures.iter().filter(|figure| !figure.is_single()) {
         let list = |values: &[f64]| {
             let shown: Vec<String> = values
                 .iter()
@@ -287,6 +318,8 @@ mod tests {
         assert_eq!(fast_cluster(&[14.0, 9.0, 20.0]), [9.0]);
         assert_eq!(fast_cluster(&[12.0, 10.0, 11.0]), [10.0, 11.0, 12.0]);
         assert_eq!(fast_cluster(&[]), Vec::<f64>::new());
+        // Printed as 33.1 and 34.1, which are not more than a second apart.
+        assert_eq!(fast_cluster(&[34.14, 33.06]), [33.06, 34.14]);
         // Two that came with the first status report, four seconds before the others would have.
         let reports = [9.4, 5.7, 6.4, 9.6, 9.0, 9.3, 10.4];
         assert_eq!(fast_cluster(&reports), [5.7, 6.4]);
@@ -345,13 +378,18 @@ mod tests {
             medians(&figures).lines().skip(2).collect::<Vec<_>>(),
             [
                 "| bare host to Ready | 6.5 s (6.0–7.0) | 15.0 s (10.0–20.0) | 10.0 s (1 of 2) | 0.43 | 0.65 | ≤ 0.65 × fast cluster | **missed** |",
-                "| bare host to Ready | 1.0 s (once) | — | — | — | — | ≤ 2.0 s | met |",
-                "| bare host to Ready | 1.0 s (once) | — | — | — | — | no target | — |",
+                "",
+                "Seen once, and no benchmark: these rows have no repetitions.",
+                "",
+                "| figure | nodelet | target | |",
+                "|---|---:|---|---|",
+                "| bare host to Ready | 1.0 s | ≤ 2.0 s | met |",
+                "| bare host to Ready | 1.0 s | no target | — |",
             ]
         );
         assert_eq!(
-            repetitions(&figures).lines().nth(2),
-            Some("| bare host to Ready | s | 6.0, 7.0 | 10.0, 20.0 |")
+            repetitions(&figures).lines().skip(2).collect::<Vec<_>>(),
+            ["| bare host to Ready | s | 6.0, 7.0 | 10.0, 20.0 |"]
         );
     }
 }
