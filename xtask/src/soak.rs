@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use lab::snapshot::{EXCEPTIONS, KEPT, LEFT_OUT};
 use lab::{Cache, Setup, Suites, command};
 
-use crate::machine::{Machine, refuse_changes};
+use crate::machine::{Machine, refuse_changes, wait_until_quiet};
 use crate::nodelet::{self, Profile};
 use crate::repository::{cargo, checkout};
 use crate::temporary_lab::{suites, with_labs};
@@ -46,6 +46,7 @@ const IN_FULL: &[&str] = &["crashes", "properties"];
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.write {
         refuse_changes()?;
+        wait_until_quiet()?;
     }
     let began = Instant::now();
     let machine = Machine::now();
@@ -112,9 +113,11 @@ impl Arguments {
     }
 
     fn command(&self) -> String {
-        [&["cargo xtask soak".to_owned()], self.names.as_slice()]
-            .concat()
-            .join(" ")
+        let write = if self.write { " --write" } else { "" };
+        let names = self.names.join(" ");
+        format!("cargo xtask soak{write} {names}")
+            .trim_end()
+            .to_owned()
     }
 }
 

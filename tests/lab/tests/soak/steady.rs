@@ -20,6 +20,8 @@ const PASSES: f64 = 500.0;
 const WARM: f64 = 50.0;
 /// The usual interval.
 const MINUTES: f64 = 5.0;
+/// The number of times for which a host at rest is measured.
+const WINDOWS: usize = 3;
 /// How far a figure may be above its target before the soak fails.
 const TOLERATED: f64 = 1.6;
 /// Time until the first backup is made.
@@ -38,32 +40,22 @@ fn steady_state_costs_next_to_nothing() {
             .sh("ls /etc/pf9/etcd-backup 2> /dev/null || true")
             .contains(".json")
     });
-    let (first, began) = (Stock::of(&master, &watch), Instant::now());
-    let last = after_passes(&master, &watch, first.passes + MINUTES);
-    let together = last.most_resident + last.pass_resident;
-    let share = (last.cpu - first.cpu) / began.elapsed().as_secs_f64();
-    let written = (last.written - first.written) / (last.passes - first.passes);
-    let periods = last.periods - first.periods;
-    let throttled = (last.throttled - first.throttled) / periods;
-    println!(
-        "{:.0} passes in {:.0} s: {:.2} % of one processor, at most {:.1} MB resident, a pass at most {:.1} MB; {:.1} KB written a pass; \
-         throttled in {:.0} % of {periods:.0} periods",
-        last.passes - first.passes,
-        began.elapsed().as_secs_f64(),
-        share * 100.0,
-        last.most_resident / 1e6,
-        last.pass_resident / 1e6,
-        written / 1e3,
-        throttled * 100.0,
-    );
-    assert!(periods > 0.0, "passes run in their control group");
+    let windows: Vec<Window> = (0..WINDOWS)
+        .map(|_| Window::measure(&master, &watch))
+        .collect();
+    let peak = |of: fn(&Window) -> f64| windows.iter().map(of).fold(0.0, f64::max);
+    let (daemon, child) = (peak(|it| it.daemon), peak(|it| it.child));
+    for window in &windows {
+        println!("{window:?}");
+        assert!(window.periods > 0.0, "passes run in their control group");
+    }
     for (what, is, target) in [
-        ("processor", share, MOST_CPU),
-        ("written", written, MOST_WRITTEN),
-        ("throttled", throttled, MOST_THROTTLED),
-        ("resident", together, MOST_RESIDENT),
+        ("processor", peak(|it| it.share), MOST_CPU),
+        ("written", peak(|it| it.written), MOST_WRITTEN),
+        ("throttled", peak(Window::throttled), MOST_THROTTLED),
+        ("resident", daemon + child, MOST_RESIDENT),
     ] {
-        assert!(is <= target * TOLERATED, "{what}: {is}, {last:?}");
+        assert!(is <= target * TOLERATED, "{what}: {is}, {windows:?}");
     }
     drop(watch);
 
@@ -85,55 +77,54 @@ fn steady_state_costs_next_to_nothing() {
     assert!(end.descriptors <= warm.descriptors, "{warm:?} {end:?}");
     assert_eq!(end.zombies, 0);
 
-    let row = |what: &str, is: String, target: String, is_met: Option<bool>| {
-        let verdict = match is_met {
-            None => NO_TARGET,
-            Some(true) => "met",
-            Some(false) => "**missed**",
+    let row = |what: &str, values: Vec<f64>, show: &dyn Fn(f64) -> String, target: Option<f64>| {
+        let most = values.iter().copied().fold(0.0, f64::max);
+        let shown: Vec<String> = values.into_iter().map(show).collect();
+        let (limit, verdict) = match target {
+            None => ("—".to_owned(), "—"),
+            Some(target) if most <= target => (format!("≤ {}", show(target)), "met"),
+            Some(target) => (format!("≤ {}", show(target)), "**missed**"),
         };
-        format!("| {what} | {is} | {target} | {verdict} |\n")
+        format!("| {what} | {} | {limit} | {verdict} |\n", shown.join(", "))
     };
-    let minute = [
+    let each = |of: fn(&Window) -> f64| windows.iter().map(of).collect::<Vec<f64>>();
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    let minutes = [
         row(
             "processor",
-            format!("{:.2} %", share * 100.0),
-            format!("≤ {:.0} %", MOST_CPU * 100.0),
-            Some(share <= MOST_CPU),
-        ),
-        row(
-            "resident, the daemon at most",
-            megabytes(last.most_resident),
-            NO_TARGET.to_owned(),
-            None,
-        ),
-        row(
-            "resident, the largest child",
-            megabytes(last.pass_resident),
-            NO_TARGET.to_owned(),
-            None,
-        ),
-        row(
-            "resident, together",
-            megabytes(together),
-            format!("≤ {:.0} MB", MOST_RESIDENT / 1e6),
-            Some(together <= MOST_RESIDENT),
+            each(|it| it.share),
+            &|share| format!("{:.2} %", share * 100.0),
+            Some(MOST_CPU),
         ),
         row(
             "written to disk in a pass",
-            format!("{:.1} KB", written / 1e3),
-            format!("≤ {:.0} KB", MOST_WRITTEN / 1e3),
-            Some(written <= MOST_WRITTEN),
+            each(|it| it.written),
+            &|bytes| format!("{:.1} KB", bytes / 1e3),
+            Some(MOST_WRITTEN),
         ),
         row(
             "periods in which passes reached their limit on CPU time",
-            format!("{:.0} % of {periods:.0}", throttled * 100.0),
-            format!("≤ {:.0} %", MOST_THROTTLED * 100.0),
-            Some(throttled <= MOST_THROTTLED),
+            each(Window::throttled),
+            &percent,
+            Some(MOST_THROTTLED),
+        ),
+        row(
+            "resident, the daemon at most",
+            vec![daemon],
+            &megabytes,
+            None,
+        ),
+        row("resident, the largest child", vec![child], &megabytes, None),
+        row(
+            "resident, together",
+            vec![daemon + child],
+            &megabytes,
+            Some(MOST_RESIDENT),
         ),
     ]
     .concat();
     let tables = format!(
-        "| of {MINUTES:.0} minutes | measured | target | |\n|---|---:|---:|---|\n{minute}\n\
+        "| of {WINDOWS} times {MINUTES:.0} minutes | measured | target for the largest | |\n|---|---:|---:|---|\n{minutes}\n\
          | of {PASSES:.0} passes | after {WARM:.0} | at the end |\n|---|---:|---:|\n\
          | resident, the daemon | {} | {} |\n| open files | {} | {} |\n| children not waited for | — | {} |\n",
         megabytes(warm.resident),
@@ -145,16 +136,17 @@ fn steady_state_costs_next_to_nothing() {
     write_section(PAGE, SECTION, WORDS, &tables);
 }
 
-const NO_TARGET: &str = "—";
 const PAGE: &str = "docs/benchmarks.md";
 const SECTION: &str = "At rest";
 /// What stands in place of figures that this method has not measured.
 const UNMEASURED: &str = "Not measured to its end with this method";
-const WORDS: &str = "One run: there are no repetitions, and so no minimum and maximum. A healthy master, at the usual interval of a minute, watched by nodeletd for five \
-minutes. Processor time is that\nof the daemon and its passes, as a share of one processor. Resident memory is the peak of the daemon, and the peak of the largest process \
-that it has run\n(a pass; its first backup). The five minutes begin when the first backup is made: there is one a day. Then 500 passes, a second apart: memory does not\n\
-grow, no file stays open, every child is waited for. A figure of more than 1.6 times its target fails the soak. Written by\n\
-`cargo xtask soak --write steady_state`.";
+const WORDS: &str = "A healthy master, at the usual interval of a minute, watched by nodeletd for three times five minutes, one after the other on one host. Processor \
+time is that\nof the daemon and its passes, as a share of one processor. Resident memory is the peak of the daemon, and the peak of the largest process that it has \
+run\n(a pass; its first backup), in all of the time. The first window begins when the first backup is made: there is one a day. Then 500 passes, a second apart: memory \
+does not\ngrow, no file stays open, every child is waited for. The targets are limits that this project set for itself. A figure of more than 1.6 times its target fails \
+the soak;\nbefore 2026-11-26 each figure above its target did. Written by `cargo xtask soak --write steady_state`.\n\n\
+Earlier runs, each of one window: 152 KB (with the first backup), 27.9 KB and 21.3 KB were written in a pass; 38.5, 38.7 and 39.3 MB were resident, 29.2 and 29.8 MB on\n\
+2026-11-22, when a pass did less; 61, 66 and 62 % of the periods reached the limit.";
 
 /// A method that changes takes its old figures along.
 #[test]
@@ -173,6 +165,40 @@ fn the_page_describes_the_present_method() {
 
 fn megabytes(bytes: f64) -> String {
     format!("{:.1} MB", bytes / 1e6)
+}
+
+/// What a host at rest costs for [`MINUTES`].
+#[derive(Debug)]
+struct Window {
+    /// The share of one processor that the daemon and its passes took.
+    share: f64,
+    /// Bytes in a pass.
+    written: f64,
+    /// Periods in which the control group of passes ran, and how many of them reached its limit.
+    periods: f64,
+    limited: f64,
+    /// Peaks in bytes: of the daemon in this window, and of the largest child since the start of the daemon.
+    daemon: f64,
+    child: f64,
+}
+
+impl Window {
+    fn measure(master: &Master, watch: &Watch<'_>) -> Self {
+        let (first, began) = (Stock::of(master, watch), Instant::now());
+        let last = after_passes(master, watch, first.passes + MINUTES);
+        Self {
+            share: (last.cpu - first.cpu) / began.elapsed().as_secs_f64(),
+            written: (last.written - first.written) / (last.passes - first.passes),
+            periods: last.periods - first.periods,
+            limited: last.throttled - first.throttled,
+            daemon: last.most_resident,
+            child: last.pass_resident,
+        }
+    }
+
+    fn throttled(&self) -> f64 {
+        self.limited / self.periods
+    }
 }
 
 /// The resources of nodeletd.
