@@ -1,5 +1,6 @@
 //! Reports the daemon's state to systemd (`sd_notify(3)`). Does nothing if systemd did not start us.
 
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -36,10 +37,19 @@ pub fn feed_watchdog(shutdown: CancellationToken, health: Health) -> std::io::Re
         return Ok(());
     };
     let every = (limit / 2).max(Duration::from_millis(100));
+    start(every, shutdown, health, tell).map(drop)
+}
+
+/// Feeds the watchdog in a thread of its own: the daemon's own threads may wait for a disk.
+fn start(
+    every: Duration,
+    shutdown: CancellationToken,
+    health: Health,
+    tell: impl FnMut(&[NotifyState<'_>]) + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name("watchdog".to_owned())
         .spawn(move || feed(every, &shutdown, &health, tell))
-        .map(drop)
 }
 
 fn feed(
@@ -93,13 +103,11 @@ mod tests {
         let (health, shutdown) = (Health::default(), CancellationToken::new());
         let beat = health.part("the loop", Duration::from_secs(3600));
         let (fed, feeds) = mpsc::channel();
-        let ends = shutdown.clone();
-        let watchdog = std::thread::spawn(move || {
+        let watchdog = start(SOON, shutdown.clone(), health, move |state| {
             // At the end the test no longer listens.
-            feed(SOON, &ends, &health, |state| {
-                let _ = fed.send(name(state));
-            });
-        });
+            let _ = fed.send(name(state));
+        })
+        .expect("a thread");
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .expect("a runtime");
