@@ -148,6 +148,9 @@ fn chosen(inputs: &Inputs, names: &[String]) -> Vec<PhaseName> {
 
 /// Those phases of `seen_failing` that still fail. Between the pass that saw them fail and this command's lock, the host may have recovered, or
 /// an operator may have repaired it.
+///
+/// The phases that these require are checked, too, and are among the failing ones if their checks end in time: the pass may have checked a
+/// phase just before it broke, and then have seen only what that broke. A repair without the cause would wait for minutes in vain.
 async fn still_failing(
     inputs: &Inputs,
     host: &dyn Host,
@@ -155,8 +158,14 @@ async fn still_failing(
 ) -> BTreeSet<PhaseName> {
     let seen_failing = chosen(inputs, seen_failing);
     let ignored_events = &Recording::default();
-    let mut checks: FuturesUnordered<_> = seen_failing
+    let required: BTreeSet<PhaseName> = (inputs.plan.phases.iter())
+        .filter(|phase| seen_failing.contains(&phase.name))
+        .flat_map(|phase| phase.requires.iter().cloned())
+        .filter(|required| !seen_failing.contains(required))
+        .collect();
+    let mut checks: FuturesUnordered<_> = required
         .iter()
+        .chain(&seen_failing)
         .map(|phase| async move {
             let mut runner = inputs.runner(host, ignored_events);
             runner.selection.only.push(phase.to_string());
@@ -178,6 +187,7 @@ async fn still_failing(
             failing.remove(phase);
         } else {
             known.insert(phase.clone());
+            failing.insert(phase.clone());
             until = until.min(Instant::now() + SETTLE);
         }
         // Phases that are restarted anyway with the failing ones need no check.
@@ -331,6 +341,24 @@ mod tests {
             assert_eq!(failing.contains(&beside.to_owned()), beside == "kubelet");
             assert!(began.elapsed() <= longest + Duration::from_millis(10));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cause_that_the_pass_has_not_seen_is_repaired_too() {
+        let host = FakeHost::new().with_file("/run/docker", "x");
+        let mut inputs = inputs();
+        let [docker, etcd] = [0, 1].map(|number: usize| inputs.plan.phases[number].name.clone());
+        inputs.plan.phases[2].requires = vec![docker, etcd.clone()];
+        let failing = still_failing(&inputs, &host, &["kubelet".to_owned()]).await;
+        let kubelet = inputs.plan.phases[2].name.clone();
+        assert_eq!(failing, BTreeSet::from([etcd, kubelet]));
+        // A cause whose check hangs does not delay the repair.
+        let hangs = FaultPlan::none().stall("read", "/run/docker");
+        let host = FakeHost::new().with_faults(hangs);
+        let began = Instant::now();
+        let failing = still_failing(&inputs, &host, &["kubelet".to_owned()]).await;
+        assert_eq!(failing.len(), 2, "{failing:?}");
+        assert!(began.elapsed() < SETTLE, "{:?}", began.elapsed());
     }
 
     /// A phase that is restarted anyway is not checked.

@@ -111,6 +111,8 @@ pub(super) struct Supervisor<H> {
     skip_backoff: bool,
     /// A pass was requested: the next round begins at once.
     again: bool,
+    /// A pause ended during the present pass. The operator has worked on the host, so what the pass has checked may be out of date.
+    resumed: bool,
     /// Phases whose restart was requested.
     wanted: Vec<String>,
     /// A repair found the phases healthy that a pass had seen failing, and no pass has seen the host healthy since. The next repair
@@ -196,6 +198,7 @@ impl<H: HostOps> Supervisor<H> {
             beat: health.part("the main loop", ROUND),
             skip_backoff: false,
             again: false,
+            resumed: false,
             wanted: Vec::new(),
             flapped: false,
             interrupted_runs: InterruptedRuns::default(),
@@ -259,6 +262,7 @@ impl<H: HostOps> Supervisor<H> {
         self.last_triggers = self.triggers.take();
         // This pass answers all requests that came before it.
         self.again = false;
+        self.resumed = false;
         let pass = match self.run_pass().await {
             Ok(pass) => pass,
             Err(_) if self.shutdown.is_cancelled() => return Duration::ZERO,
@@ -333,6 +337,16 @@ impl<H: HostOps> Supervisor<H> {
             return Duration::ZERO;
         }
         self.left_to_next = 0;
+        if action.changes_the_host() && self.resumed {
+            tracing::info!("the pause ended during this pass, so the next one decides");
+            self.publish(
+                &pass,
+                "checking again after the pause",
+                Duration::ZERO,
+                None,
+            );
+            return Duration::ZERO;
+        }
         match action {
             Action::Nothing => {
                 self.skip_backoff = self.again;

@@ -101,6 +101,7 @@ impl<H: HostOps> Supervisor<H> {
                 // The operator who paused it has worked on the host, so attempts are counted from 0.
                 self.forget_attempts();
                 self.ask_again();
+                self.resumed = true;
                 self.remember();
                 self.wait_for_writes().await;
                 self.show_pause();

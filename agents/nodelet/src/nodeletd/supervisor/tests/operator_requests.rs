@@ -112,6 +112,25 @@ async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
     .await;
 }
 
+/// The operator may have changed what the pass checked before the pause ended.
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_began_before_the_end_of_a_pause_decides_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    let seconds = Duration::from_secs;
+    *host.pass_time.lock().expect("no test panicked") = seconds(20);
+    beside(&host, directory.path(), async |handles| {
+        tokio::time::sleep(seconds(10)).await;
+        handles.ask(pause()).await;
+        handles.ask(Request::Resume).await;
+        let resumed = Instant::now();
+        attempts(&host, 1).await;
+        // The rest of that pass, and all of the next one.
+        assert!(resumed.elapsed() >= seconds(30), "{:?}", resumed.elapsed());
+    })
+    .await;
+}
+
 /// A restart of nodeletd would end such a pause, so its sender must know.
 #[tokio::test(start_paused = true)]
 async fn a_pause_that_cannot_be_saved_is_in_force_and_is_reported() {
