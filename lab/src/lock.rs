@@ -95,16 +95,11 @@ impl Lock {
             Ok(_) => return Ok(()),
             Err(error) => Err(error),
         };
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove the lock {}", path.display()))
-            }
-            _ => {
-                // The folder stays if other processes have put files there meanwhile.
-                let _ = path.parent().map(fs::remove_dir);
-                Ok(())
-            }
-        }
+        atomic_files::removed(removed)
+            .with_context(|| format!("cannot remove the lock {}", path.display()))?;
+        // The folder stays if other processes have put files there meanwhile.
+        let _ = path.parent().map(fs::remove_dir);
+        Ok(())
     }
 
     /// Writes who holds the lock, and the group that works under it.

@@ -109,7 +109,7 @@ impl Command {
                 None => args.json,
             },
             Self::Etcd(EtcdCommand::Backup(args)) => args.role.json,
-            Self::Etcd(EtcdCommand::List(args) | EtcdCommand::Status(args)) => args.role.json,
+            Self::Etcd(EtcdCommand::List(args) | EtcdCommand::Status(args)) => args.json,
             Self::Etcd(EtcdCommand::Verify(args)) => args.role.json,
             Self::Timer(TimerVerb::Status(args)) => args.json,
             Self::Timer(TimerVerb::Run(_)) => false,
@@ -126,13 +126,13 @@ pub(crate) enum EtcdCommand {
     /// backup, it takes another one when no command changes the host.
     Backup(EtcdBackupArgs),
     /// List the backups. Reads only their manifests.
-    List(EtcdListArgs),
+    List(RoleArgs),
     /// Verify backups: compare each one with its hash, its manifest, this cluster and a restored copy. Changes no backup.
     ///
     /// Exit codes: 0 all are good; 1 some could not be verified, or the command was interrupted; 2 at least one is not good.
     Verify(EtcdVerifyArgs),
     /// Show the state of backups: the newest verified one, free space, alarms of etcd.
-    Status(EtcdListArgs),
+    Status(RoleArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -173,12 +173,6 @@ pub(crate) struct EtcdBackupArgs {
     /// Files named cgroup.procs through which the backup joins its control group before it does anything.
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) cgroup: Vec<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct EtcdListArgs {
-    #[command(flatten)]
-    pub(crate) role: RoleArgs,
 }
 
 #[derive(Debug, Args)]

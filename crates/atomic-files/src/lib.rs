@@ -32,10 +32,7 @@ pub fn beside(path: &Path) -> io::Result<NamedTempFile> {
 /// For a temporary file or link with the name of `temporary`, which the caller makes in the same directory (`tempfile_in`, `make_in`).
 /// What a power cut left there is removed.
 pub fn at(temporary: &Path) -> io::Result<Builder<'_, 'static>> {
-    match fs::remove_file(temporary) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    removed(fs::remove_file(temporary))?;
     let mut builder = Builder::new();
     let name = temporary.file_name().unwrap_or_default();
     builder.prefix(name).rand_bytes(0);
@@ -73,6 +70,14 @@ pub fn is_temporary(name: &OsStr) -> bool {
     random.is_some_and(|random| {
         random.len() == RANDOM && random.bytes().all(|one| one.is_ascii_alphanumeric())
     })
+}
+
+/// The result of a removal: what was not there counts as removed.
+pub fn removed(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Makes what happened to the names in a directory survive a power cut.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-pub use atomic_files::sync_directory;
+pub use atomic_files::{removed, sync_directory};
 
 /// Longer than any write takes: for [`sweep`] in a directory that other processes may be writing to.
 pub const ABANDONED: Duration = Duration::from_secs(600);

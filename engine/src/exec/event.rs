@@ -1,5 +1,6 @@
 //! What happens in a run. The only input of reports, logs, JSON and progress.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -206,24 +207,22 @@ pub trait EventSink: Send + Sync {
 
 /// Keeps events, for tests and for callers that read them all at the end.
 #[derive(Debug, Default)]
-pub struct Recording(std::sync::Mutex<Vec<Event>>);
+pub struct Recording(Mutex<Vec<Event>>);
 
 impl Recording {
     /// All events so far.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Event>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl EventSink for Recording {
     fn emit(&self, event: Event) {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .push(event);
+        self.lock().push(event);
     }
 }

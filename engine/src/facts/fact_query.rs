@@ -3,7 +3,7 @@
 use super::preflight::Requirement;
 
 /// What gathering asks for. Items are named if they cannot be listed, or if the whole list would be too long.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FactQuery {
     /// Programs to look for on the PATH.
     pub programs: Vec<String>,
@@ -13,7 +13,7 @@ pub struct FactQuery {
     pub units: Vec<String>,
     /// Packages.
     pub packages: Vec<String>,
-    /// Images, by reference. Empty by default: the roles know them.
+    /// Images, by reference. Usually none: the roles know them.
     pub images: Vec<String>,
     /// Files whose content matters.
     pub files: Vec<String>,
@@ -36,20 +36,7 @@ impl FactQuery {
     /// are unknown.
     #[must_use]
     pub fn for_a_plan() -> Self {
-        Self {
-            programs: Vec::new(),
-            sysctls: Vec::new(),
-            units: Vec::new(),
-            packages: Vec::new(),
-            images: Vec::new(),
-            files: Vec::new(),
-            disks: Vec::new(),
-            earlier_clusters: Vec::new(),
-            listeners: false,
-            kernel_features: false,
-            virtual_services: false,
-            container_runtime: false,
-        }
+        Self::default()
     }
 
     /// Adds the facts that these preconditions are judged by.
@@ -58,7 +45,7 @@ impl FactQuery {
         mut self,
         requirements: impl IntoIterator<Item = &'r Requirement>,
     ) -> Self {
-        let usual = Self::default();
+        let usual = Self::usual();
         for requirement in requirements {
             match requirement {
                 Requirement::PortsFree(_) => self.listeners = true,
@@ -109,10 +96,10 @@ impl FactQuery {
         }
         self
     }
-}
 
-impl Default for FactQuery {
-    fn default() -> Self {
+    /// The usual query: the items that preconditions are usually about.
+    #[must_use]
+    pub fn usual() -> Self {
         let all = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         Self {
             programs: all(&[
@@ -264,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_already_is_not_asked_twice() {
-        let usual = FactQuery::default();
+        let usual = FactQuery::usual();
         let requirements = [
             Requirement::Programs(vec!["ip".to_owned()]),
             Requirement::MinDisk {
@@ -282,7 +269,7 @@ mod tests {
     #[tokio::test]
     async fn a_precondition_without_its_facts_is_unknown() {
         let host = FakeHost::new().with_docker();
-        let all = gather_with(&host, &FactQuery::default()).await.unwrap();
+        let all = gather_with(&host, &FactQuery::usual()).await.unwrap();
         let bare = gather_with(&host, &FactQuery::for_a_plan()).await.unwrap();
         for requirement in every_requirement() {
             let asked = FactQuery::for_a_plan().and_requirements([&requirement]);

@@ -108,7 +108,7 @@ impl Facts {
         mut self,
         requirements: impl IntoIterator<Item = &'r Requirement>,
     ) -> Self {
-        let usual = FactQuery::default().programs;
+        let usual = FactQuery::usual().programs;
         let listed = self.programs.clone().unwrap_or_default();
         for requirement in requirements {
             let Requirement::Programs(names) = requirement else {

@@ -28,12 +28,12 @@ const FILE_OF_INTEREST: u64 = 64 << 10;
 /// plan depends on its answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Takes the facts with the default query.
+/// Takes the facts with the usual query.
 ///
 /// # Errors
 /// The host's name cannot be learnt; every other failure is an entry of `unknown`.
 pub async fn gather(host: &dyn Host) -> HostResult<Facts> {
-    gather_with(host, &FactQuery::default()).await
+    gather_with(host, &FactQuery::usual()).await
 }
 
 /// Takes the facts, asking for what `query` lists; what it leaves out is unknown. Cancel safe.
@@ -171,7 +171,7 @@ pub async fn gather_with(host: &dyn Host, query: &FactQuery) -> HostResult<Facts
 
 /// Items that were not asked for and whose absence from the facts would otherwise mean "not there".
 fn unasked(query: &FactQuery) -> Vec<String> {
-    let usual = FactQuery::default();
+    let usual = FactQuery::usual();
     let mut unasked = Vec::new();
     for (all, asked) in [
         (usual.units, &query.units),
@@ -553,7 +553,7 @@ mod tests {
             ("/srv/file", Some("a file")),
             ("/srv/file/below/it", Some("a file (/srv/file)")),
         ];
-        let query = FactQuery::default().and_disks(paths.map(|(path, _)| path.to_owned()));
+        let query = FactQuery::usual().and_disks(paths.map(|(path, _)| path.to_owned()));
         let facts = gather_with(&host, &query).await.unwrap();
         for (path, taken_by) in paths {
             let disk = facts.disks.iter().find(|disk| disk.path == path);

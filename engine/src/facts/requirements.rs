@@ -288,7 +288,7 @@ pub(crate) fn no_virtual_services(facts: &Facts) -> Verdict {
 
 pub(crate) fn no_earlier_cluster(facts: &Facts) -> Verdict {
     if facts.earlier_clusters.is_empty() {
-        let asked = FactQuery::default().earlier_clusters;
+        let asked = FactQuery::usual().earlier_clusters;
         let unasked = asked.iter().find(|path| facts.unknown.contains_key(*path));
         return unasked.map_or(Verdict::Met, |path| {
             Verdict::unknown(facts, "earlier clusters", &[path])

@@ -441,37 +441,25 @@ pub(super) fn resources(records: &[Record]) -> Vec<LiveResource> {
     let mut resources: Vec<LiveResource> = Vec::new();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for (place, _) in LiveRecords::with_all_undos(records).undos {
-        let Record::Undo {
-            run,
-            phase,
-            step,
-            keep,
-            undo,
-        } = &records[place]
-        else {
+        let Some(live) = live_undo(&records[place]) else {
             continue;
         };
-        if let Some(known) = places.get(&undo.key()) {
+        let key = live.undo.key();
+        if let Some(known) = places.get(&key) {
             let known = &mut resources[*known];
-            known.undo.keep |= keep;
-            if !known.steps.contains(step) {
-                known.steps.push(step.clone());
+            known.undo.keep |= live.keep;
+            if !known.steps.contains(&live.step) {
+                known.steps.push(live.step);
             }
             continue;
         }
-        places.insert(undo.key(), resources.len());
         resources.push(LiveResource {
-            undo: LiveUndo {
-                run: *run,
-                phase: phase.clone(),
-                step: step.clone(),
-                keep: *keep,
-                undo: undo.clone(),
-            },
-            steps: vec![step.clone()],
-            span: span_of(records, step),
-            in_use: in_use.contains(&undo.key()),
+            steps: vec![live.step.clone()],
+            span: span_of(records, &live.step),
+            in_use: in_use.contains(&key),
+            undo: live,
         });
+        places.insert(key, resources.len() - 1);
     }
     resources
 }

@@ -1,7 +1,7 @@
 //! JSON for programs: events, one object per line, and plans.
 
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value as Json;
 
@@ -26,10 +26,7 @@ impl<W: Write + Send> JsonReport<W> {
 
 impl<W: Write + Send> EventSink for JsonReport<W> {
     fn emit(&self, event: Event) {
-        let mut out = self
-            .out
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         for event in self.order.take(event) {
             let line = serde_json::to_string(&event).expect("an event is JSON");
             // A reader that went away is no reason to stop bringing up a host.

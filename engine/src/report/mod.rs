@@ -23,7 +23,7 @@ pub use text::{Detail, TextReport, conditions, nothing_to_repair, render};
 pub use totals::Totals;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use crate::exec::Event;
 use crate::model::PhaseName;
@@ -44,10 +44,7 @@ struct State {
 impl InOrder {
     /// Takes an event and returns those that may go out now.
     pub fn take(&self, event: Event) -> Vec<Event> {
-        let mut state = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Event::RunStarted { phases, .. } = &event {
             // One report may have several runs: a clean comes after a stop.
             *state = State {

@@ -1,7 +1,7 @@
 //! Live progress on a terminal: a line for each phase that runs, and plain lines for phases that have ended.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -34,10 +34,7 @@ impl ProgressReport {
         let Some(phase) = event.phase() else {
             return;
         };
-        let mut running = self
-            .running
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let bar = running.entry(phase.clone()).or_insert_with(|| {
             let style =
                 ProgressStyle::with_template("  {spinner} {prefix:<18} {elapsed:>4} {wide_msg}")

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use similar::TextDiff;
 
@@ -42,10 +42,7 @@ impl<W: Write + Send> TextReport<W> {
 
 impl<W: Write + Send> EventSink for TextReport<W> {
     fn emit(&self, event: Event) {
-        let mut out = self
-            .out
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         for event in self.order.take(event) {
             // A reader that went away is no reason to stop bringing up a host.
             let _ = out.write_all(render(&event, self.detail).as_bytes());

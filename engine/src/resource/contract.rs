@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
@@ -175,10 +175,8 @@ impl Outputs {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(StepId, String), serde_json::Value>> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(StepId, String), serde_json::Value>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -194,15 +192,14 @@ pub trait Resource: Send + Sync {
     /// Reads the current state. Changes nothing. Cancel safe.
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed>;
 
-    /// What would have to change; `None` if nothing.
-    fn diff(&self, observed: &Self::Observed) -> Option<Change>;
+    /// What would have to change, or with `absent`, what would have to be removed; `None` if nothing. Not all kinds can be absent.
+    fn diff(&self, observed: &Self::Observed, absent: bool) -> Option<Change>;
 
-    /// Brings the host to the desired state. Must be idempotent: after a crash in the middle it is observed and converged
+    /// Brings the host to the desired state, if it differs from it. Must be idempotent: after a crash in the middle it is observed and converged
     /// again. An undo is pushed to `receipt` *before* the effect that it reverts, so a failure half-way can be reverted.
     async fn converge(
         &self,
         observed: &Self::Observed,
-        change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()>;

@@ -96,9 +96,9 @@ mod tests {
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<Option<Change>> {
         let observed = resource.observe(cx).await?;
-        let change = resource.diff(&observed);
-        if let Some(change) = &change {
-            resource.converge(&observed, change, cx, receipt).await?;
+        let change = resource.diff(&observed, cx.absent);
+        if change.is_some() {
+            resource.converge(&observed, cx, receipt).await?;
         }
         Ok(change)
     }

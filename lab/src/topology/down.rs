@@ -81,10 +81,6 @@ pub fn cache(cache: &Cache) -> Result<()> {
             docker.socket().display()
         );
     }
-    match fs::remove_dir_all(cache.root()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", cache.root().display()))
-        }
-        _ => Ok(()),
-    }
+    atomic_files::removed(fs::remove_dir_all(cache.root()))
+        .with_context(|| format!("cannot remove {}", cache.root().display()))
 }

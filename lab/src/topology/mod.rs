@@ -263,12 +263,8 @@ pub(crate) fn remove(cache: &Cache, docker: &Docker, name: &str) -> Result<()> {
     docker.remove(&["volume", "rm", "--force"], &volumes)?;
     let networks = docker.list(&["network", "ls", "--quiet", "--filter", &filter])?;
     docker.remove(&["network", "rm"], &networks)?;
-    match fs::remove_file(file(cache, name)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).context("cannot remove the lab's record")
-        }
-        _ => Ok(()),
-    }
+    let removed = atomic_files::removed(fs::remove_file(file(cache, name)));
+    removed.context("cannot remove the lab's record")
 }
 
 /// The names of labs that docker knows of, with or without a record.

@@ -131,9 +131,8 @@ async fn make(host: &FakeHost, authority: &AuthoritySpec) {
         absent: false,
     };
     let observed = authority.observe(&cx).await.expect("it can be observed");
-    let change = authority.diff(&observed).expect("there is none");
     let mut receipt = Receipt::default();
-    let made = authority.converge(&observed, &change, &cx, &mut receipt);
+    let made = authority.converge(&observed, &cx, &mut receipt);
     made.await.expect("it is made");
 }
 

@@ -8,7 +8,7 @@ use engine::ledger::{Ledger, RECOVER, Record};
 use engine::model::Outcome;
 use tokio_util::sync::CancellationToken;
 
-use super::run::{exit, has_ledger, installed_inputs, refuse_if_reapplied};
+use super::run::{exit, has_ledger, installed_inputs, only_root, refuse_if_reapplied};
 use crate::cli::{CleanArgs, RoleArgs};
 use crate::inputs::Inputs;
 use crate::inputs::identity::Identity;
@@ -18,9 +18,7 @@ use crate::process::lock::Lock;
 use crate::process::{cgroup, signals};
 
 pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
-    if !nix::unistd::Uid::effective().is_root() {
-        bail!("clean this host: only root can; try again with sudo");
-    }
+    only_root("clean this host")?;
     refuse_if_reapplied("clean this host", "clean").await?;
     let _lock = Lock::take("clean")?;
     let host = LiveHost::new();

@@ -175,9 +175,7 @@ fn drain_steps(phase: &PlannedPhase) -> impl Iterator<Item = &DrainSpec> {
 /// # Errors
 /// The API server does not answer, or has no such node.
 async fn is_cordoned(host: &LiveHost, drain: &DrainSpec) -> Result<bool> {
-    let access = ClusterAccess {
-        kubeconfig: drain.kubeconfig.clone(),
-    };
+    let access = ClusterAccess::with(&drain.kubeconfig);
     let node = host
         .node(&access, &drain.node)
         .await

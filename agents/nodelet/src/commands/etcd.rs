@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use chrono::SecondsFormat;
 use engine::exec::room_for_backup;
 use engine::host::Files as _;
@@ -11,7 +11,8 @@ use engine::host::live::LiveHost;
 use engine::kubernetes::etcd_backup::{ClusterIdentity, SNAPSHOT, TIMER, too_old};
 use engine::model::count;
 
-use crate::cli::{EtcdBackupArgs, EtcdCommand, EtcdListArgs, EtcdVerifyArgs, RoleArgs};
+use super::run::only_root;
+use crate::cli::{EtcdBackupArgs, EtcdCommand, EtcdVerifyArgs, RoleArgs};
 use crate::etcd::{self, AlarmKind, Backups, Etcd, Interrupted, Stored};
 use crate::inputs;
 use crate::nodeletd::timers;
@@ -33,9 +34,7 @@ pub(crate) async fn etcd(command: &EtcdCommand) -> Result<Exit> {
 }
 
 async fn settings(args: &RoleArgs) -> Result<Backups> {
-    if !nix::unistd::Uid::effective().is_root() {
-        bail!("look at etcd and its backups: only root can; try again with sudo");
-    }
+    only_root("look at etcd and its backups")?;
     Backups::of(&inputs::settings(args, &LiveHost::new()).await?)
 }
 
@@ -78,10 +77,10 @@ async fn backup(args: &EtcdBackupArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-async fn list(args: &EtcdListArgs) -> Result<Exit> {
-    let backups = settings(&args.role).await?;
+async fn list(args: &RoleArgs) -> Result<Exit> {
+    let backups = settings(args).await?;
     let all = etcd::stored(&backups.directory)?;
-    if args.role.json {
+    if args.json {
         let values: Vec<_> = all
             .iter()
             .map(|one| {
@@ -178,8 +177,8 @@ struct EtcdBackupStatus {
     problems: Vec<String>,
 }
 
-async fn status(args: &EtcdListArgs) -> Result<Exit> {
-    let backups = settings(&args.role).await?;
+async fn status(args: &RoleArgs) -> Result<Exit> {
+    let backups = settings(args).await?;
     let all = etcd::stored(&backups.directory)?;
     let now = SystemTime::now();
     let (etcd, silence) = match ask().await {
@@ -239,7 +238,7 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
         room,
         problems,
     };
-    if args.role.json {
+    if args.json {
         say(&format!("{:#}\n", serde_json::json!(status)));
     } else {
         say(&screen(&status, all.len(), SystemTime::now()));

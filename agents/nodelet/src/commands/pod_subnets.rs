@@ -10,9 +10,7 @@ use crate::output::exit::Exit;
 use crate::output::{error_report, say};
 
 pub(crate) async fn pod_subnets(args: &PodSubnetsArgs) -> Result<Exit> {
-    let access = ClusterAccess {
-        kubeconfig: args.kubeconfig.clone(),
-    };
+    let access = ClusterAccess::with(&args.kubeconfig);
     let pool = SubnetPool {
         network: args.network.trunc(),
         prefix: args.prefix,

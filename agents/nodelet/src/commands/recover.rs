@@ -13,7 +13,7 @@ use crate::output::say;
 use crate::process::lock::Lock;
 
 pub(crate) async fn recover(args: &RecoverArgs) -> Result<Exit> {
-    only_root("recover")?;
+    only_root("recover a role")?;
     let _lock = Lock::take("recover")?;
     let host = LiveHost::new();
     let inputs = installed_inputs(&args.role, &host).await?;

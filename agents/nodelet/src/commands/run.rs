@@ -107,7 +107,7 @@ async fn prepare_for_any_role(
     selection: &Selection,
     host: &LiveHost,
 ) -> Result<(Inputs, Lock)> {
-    only_root(verb)?;
+    only_root(&format!("{verb} a role"))?;
     let lock = Lock::take(verb)?;
     let inputs = inputs::read(args, host).await?;
     unchanged(args, host, &inputs).await?;
@@ -240,10 +240,10 @@ fn reapplied(view: &View) -> Option<Reapplied> {
     }
 }
 
-/// Refuses users other than root: a command that changes this host needs root.
-pub(super) fn only_root(verb: &str) -> Result<()> {
+/// Refuses users other than root: a command that changes this host, or reads what only root may read, needs root.
+pub(super) fn only_root(what: &str) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
-        bail!("{verb} a role: only root can; try again with sudo");
+        bail!("{what}: only root can; try again with sudo");
     }
     Ok(())
 }

@@ -5,9 +5,10 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use engine::host::live::LiveHost;
 
+use super::run::only_root;
 use crate::cli::{TimerRunArgs, TimerStatusArgs, TimerVerb};
 use crate::nodeletd::timers::{self, Listed};
 use crate::output::exit::Exit;
@@ -19,6 +20,8 @@ use crate::process::signals;
 const LINES: usize = 100;
 /// Most characters of such a line.
 const WIDTH: usize = 500;
+/// What only root can do.
+const LOOK: &str = "look at the timers of this host";
 
 pub(crate) async fn timer(verb: &TimerVerb) -> Result<Exit> {
     match verb {
@@ -27,15 +30,8 @@ pub(crate) async fn timer(verb: &TimerVerb) -> Result<Exit> {
     }
 }
 
-fn only_root() -> Result<()> {
-    if !nix::unistd::Uid::effective().is_root() {
-        bail!("look at the timers of this host: only root can; try again with sudo");
-    }
-    Ok(())
-}
-
 async fn run(args: &TimerRunArgs) -> Result<Exit> {
-    only_root()?;
+    only_root(LOOK)?;
     let name = &args.name;
     // Before the lock is taken: a command that wants the lock sends a signal to its owner.
     let cancel = signals::cancel_on_signal()?;
@@ -67,7 +63,7 @@ fn tail(output: &str) -> String {
 }
 
 fn status(args: &TimerStatusArgs) -> Result<Exit> {
-    only_root()?;
+    only_root(LOOK)?;
     let all = timers::listed();
     if args.json {
         say(&format!("{:#}\n", serde_json::json!(all)));

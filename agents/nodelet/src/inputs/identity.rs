@@ -283,12 +283,8 @@ impl Identity {
     }
 
     pub(crate) fn forget() -> Result<()> {
-        match std::fs::remove_file(path()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("remove {}", path().display()))
-            }
-            _ => Ok(()),
-        }
+        daemon::files::removed(std::fs::remove_file(path()))
+            .with_context(|| format!("remove {}", path().display()))
     }
 }
 

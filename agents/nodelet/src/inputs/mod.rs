@@ -120,16 +120,26 @@ impl Inputs {
 /// Reads all inputs for this host and plans. Reports all problems of a kind at once.
 pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     let settings = settings(args, host).await?;
-    let role = role(args, host).await;
     files_are_in_directories_of_root(&settings, host).await?;
-    let usual = FactQuery::default().and_disks(settings.paths());
-    let name = PlannedName::by(args);
-    let (facts, renamed) = facts_for(name, &settings, host, &usual).await?;
+    let usual = FactQuery::usual().and_disks(settings.paths());
+    with_facts(args, PlannedName::by(args), settings, host, &usual).await
+}
+
+/// Plans with settings that are read already. Gathers the facts that `query` names, and those that preconditions need which were not met
+/// before: a script can require other programs and disks than the usual ones.
+async fn with_facts(
+    args: &RoleArgs,
+    name: PlannedName,
+    settings: KubeEnv,
+    host: &LiveHost,
+    query: &FactQuery,
+) -> Result<Inputs> {
+    let role = role(args, host).await;
+    let (facts, renamed) = facts_for(name, &settings, host, query).await?;
     let mut inputs = planned(role, || last_good_role(args), settings, facts, renamed)?;
-    // A script can require other programs and disks than the usual ones.
     let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
-    let asked = usual.clone().and_requirements(unmet);
-    if asked != usual {
+    let asked = query.clone().and_requirements(unmet);
+    if asked != *query {
         (inputs.facts, _) = facts_for(name, &inputs.secrets.0, host, &asked).await?;
     }
     Ok(inputs)
@@ -166,16 +176,7 @@ async fn for_a_pass(
     settings: KubeEnv,
     host: &LiveHost,
 ) -> Result<Inputs> {
-    let role = role(args, host).await;
-    let query = FactQuery::for_a_plan();
-    let (facts, renamed) = facts_for(name, &settings, host, &query).await?;
-    let mut inputs = planned(role, || last_good_role(args), settings, facts, renamed)?;
-    let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
-    let asked = FactQuery::for_a_plan().and_requirements(unmet);
-    if asked != query {
-        (inputs.facts, _) = facts_for(name, &inputs.secrets.0, host, &asked).await?;
-    }
-    Ok(inputs)
+    with_facts(args, name, settings, host, &FactQuery::for_a_plan()).await
 }
 
 /// The inputs of a status pass with these settings, planned with the installed role and the name that the host had at its set-up. While the

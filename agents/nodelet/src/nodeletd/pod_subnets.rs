@@ -35,9 +35,7 @@ pub(super) async fn keep<F: Future<Output = bool>>(
 
 /// Keeps the set of nodes without a subnet up to date.
 async fn watched(allocation: &Allocation, lacking: &watch::Sender<BTreeSet<String>>) {
-    let access = ClusterAccess {
-        kubeconfig: allocation.kubeconfig.clone(),
-    };
+    let access = ClusterAccess::with(&allocation.kubeconfig);
     let mut short_watches: u32 = 0;
     loop {
         let began = tokio::time::Instant::now();

@@ -10,22 +10,28 @@ use serde::{Deserialize, Serialize};
 
 use super::allocation::Allocation;
 
-/// Names of what a plan has on its host.
+/// Names of what a plan has on its host. They change with the plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WatchList {
+    /// Names of containers.
     pub(crate) containers: Vec<String>,
+    /// Names of units.
     pub(crate) units: Vec<String>,
+    /// Directories whose files are ours.
     pub(crate) directories: Vec<PathBuf>,
+    /// Names of links. Events of the link itself, of its addresses and of the routes over it count.
     #[serde(default)]
     pub(crate) links: Vec<String>,
+    /// Addresses, on any link.
     #[serde(default)]
     pub(crate) addresses: Vec<IpAddr>,
+    /// Nodes of the cluster, as steps of the role make them.
     #[serde(default)]
     pub(crate) nodes: Vec<NodeSpec>,
     /// How this host assigns pod subnets to nodes of the cluster; `None` if it may not change anything.
     #[serde(default)]
     pub(crate) allocation: Option<Allocation>,
-    /// The directory with the settings, one of them.
+    /// The one of `directories` that contains the settings; the daemon writes nothing to it.
     pub(crate) settings: PathBuf,
 }
 

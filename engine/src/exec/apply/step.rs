@@ -74,34 +74,29 @@ impl Runner<'_> {
                 }
                 Err(error) => error,
             };
-            if session.mode == Mode::DryRun && (error.is_permanent() || is_refused_write(&error)) {
-                // An apply would fail in the same way on each try.
-                return Err(error);
-            }
+            let reason = crate::model::chain(&error).join(": ");
             if session.mode == Mode::DryRun {
-                self.mark_paths_unknown(step, &error).await;
-            }
-            if session.mode == Mode::DryRun && reported.is_some() {
-                // The change has been reported; how it ends cannot be simulated here.
-                break;
-            }
-            if session.mode == Mode::DryRun {
-                // The present state cannot be simulated here either: the server that would know it is missing.
-                let reason = crate::model::chain(&error).join(": ");
-                let change = Change::unknown(&reason);
-                self.events.emit(Event::StepChanging {
-                    phase: phase.clone(),
-                    step: step.id.clone(),
-                    span: step.span.clone(),
-                    change,
-                });
+                if error.is_permanent() || is_refused_write(&error) {
+                    // An apply would fail in the same way on each try.
+                    return Err(error);
+                }
+                self.mark_paths_unknown(step, &reason).await;
+                // If the change has been reported, how it ends cannot be simulated here. Otherwise the present state cannot be simulated
+                // either: the server that would know it is missing.
+                if reported.is_none() {
+                    self.events.emit(Event::StepChanging {
+                        phase: phase.clone(),
+                        step: step.id.clone(),
+                        span: step.span.clone(),
+                        change: Change::unknown(&reason),
+                    });
+                }
                 break;
             }
             let given_up = permanent_errors.give_up(error.is_permanent(), self.host.elapsed());
             if attempt >= step.policy.tries || given_up || self.cancel.is_cancelled() {
                 return Err(error);
             }
-            let reason = crate::model::chain(&error).join(": ");
             if reason != last {
                 // The same reason is not reported again.
                 self.events.emit(Event::StepRetried {
@@ -126,11 +121,10 @@ impl Runner<'_> {
 
     /// Marks what a step would write as not known, if the step cannot be simulated: a step that reads it is then known
     /// after apply, too.
-    async fn mark_paths_unknown(&self, step: &PlannedStep, error: &ResourceError) {
-        let why = crate::model::chain(error).join(": ");
+    async fn mark_paths_unknown(&self, step: &PlannedStep, why: &str) {
         for path in step.spec.paths() {
             // If the path may not be read, the steps that need it cannot read it either.
-            let _ = self.host.mark_unknown(&path, &why).await;
+            let _ = self.host.mark_unknown(&path, why).await;
         }
     }
 
@@ -206,18 +200,18 @@ async fn drive<R: Resource>(
     reported: &mut Option<Change>,
 ) -> ResourceResult<StepAttempt> {
     let observed = resource.observe(cx).await?;
-    let Some(change) = resource.diff(&observed) else {
+    let Some(change) = resource.diff(&observed, cx.absent) else {
         return Ok(StepAttempt::Unchanged(resource.outputs(&observed)));
     };
     if change.action == Action::Renew && !about.renews {
         return Ok(StepAttempt::Unchanged(resource.outputs(&observed)));
     }
     about.intend(&change, reported).await?;
-    resource.converge(&observed, &change, cx, receipt).await?;
+    resource.converge(&observed, cx, receipt).await?;
     // Observe again: a step is done when its result is seen, not when there was no error.
     let observed = resource.observe(cx).await?;
     if about.session.mode == Mode::Apply
-        && let Some(left) = resource.diff(&observed)
+        && let Some(left) = resource.diff(&observed, cx.absent)
         && left.action != Action::Run
     {
         let fields: Vec<String> = left
@@ -277,7 +271,8 @@ impl Spec {
     ) -> ResourceResult<(Option<Change>, Option<String>)> {
         with_resource!(self, resource => {
             let observed = resource.observe(cx).await?;
-            Ok((resource.diff(&observed), resource.note(&observed)))
+            let change = resource.diff(&observed, cx.absent);
+            Ok((change, resource.note(&observed)))
         })
     }
 }

@@ -411,7 +411,7 @@ mod tests {
             disk("/srv/socket", ObstacleKind::Socket, None),
         ];
         let paths = facts.disks.iter().map(|disk| disk.path.clone());
-        let query = FactQuery::default().and_disks(paths);
+        let query = FactQuery::usual().and_disks(paths);
         let host = FakeHost::from_facts(&facts);
         let seen = gather_with(&host, &query).await.unwrap();
         for disk in &facts.disks {

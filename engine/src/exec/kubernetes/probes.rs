@@ -27,7 +27,7 @@ impl Runner<'_> {
         kubeconfig: &Path,
     ) -> ResourceResult<Option<String>> {
         let whose = format!("service account {namespace}/{account}");
-        let access = access(kubeconfig);
+        let access = ClusterAccess::with(kubeconfig);
         match host.accepts_token_of(&access, namespace, account).await? {
             Some(true) => Ok(None),
             Some(false) => Ok(Some(format!(
@@ -69,12 +69,6 @@ impl Runner<'_> {
     }
 }
 
-fn access(kubeconfig: &Path) -> ClusterAccess {
-    ClusterAccess {
-        kubeconfig: kubeconfig.to_owned(),
-    }
-}
-
 /// The API server keeps the last report of the kubelet that ran before. kubelet's own first report may be that it is not ready.
 pub(in crate::exec) async fn node_ready(
     host: &dyn Host,
@@ -82,7 +76,7 @@ pub(in crate::exec) async fn node_ready(
     kubelet: &str,
     kubeconfig: &Path,
 ) -> ResourceResult<Option<String>> {
-    let Some(state) = host.node(&access(kubeconfig), node).await? else {
+    let Some(state) = host.node(&ClusterAccess::with(kubeconfig), node).await? else {
         return Ok(Some(format!("there is no node {node}")));
     };
     if state.ready != Some(true) {
@@ -131,24 +125,26 @@ pub(in crate::exec) async fn node_without_pressure(
     node: &str,
     kubeconfig: &Path,
 ) -> ResourceResult<Option<String>> {
-    Ok(match host.node(&access(kubeconfig), node).await? {
-        None => Some(format!("there is no node {node}")),
-        Some(state) if state.pressures.is_empty() => {
-            if !state.unknown_pressures.is_empty() {
-                return Err(ResourceError::Missing {
-                    what: format!(
-                        "find {} of node {node}: kubelet has not reported it",
-                        state.unknown_pressures.join(", ")
-                    ),
-                });
+    Ok(
+        match host.node(&ClusterAccess::with(kubeconfig), node).await? {
+            None => Some(format!("there is no node {node}")),
+            Some(state) if state.pressures.is_empty() => {
+                if !state.unknown_pressures.is_empty() {
+                    return Err(ResourceError::Missing {
+                        what: format!(
+                            "find {} of node {node}: kubelet has not reported it",
+                            state.unknown_pressures.join(", ")
+                        ),
+                    });
+                }
+                None
             }
-            None
-        }
-        Some(state) => Some(format!(
-            "node {node} reports {}: kubelet evicts pods and admits few new ones until there is room again",
-            state.pressures.join(", ")
-        )),
-    })
+            Some(state) => Some(format!(
+                "node {node} reports {}: kubelet evicts pods and admits few new ones until there is room again",
+                state.pressures.join(", ")
+            )),
+        },
+    )
 }
 
 /// Whether the API server has an object.
@@ -157,7 +153,9 @@ pub(in crate::exec) async fn object_exists(
     object: &Value,
     kubeconfig: &Path,
 ) -> ResourceResult<Option<String>> {
-    let there = host.object_exists(&access(kubeconfig), object).await?;
+    let there = host
+        .object_exists(&ClusterAccess::with(kubeconfig), object)
+        .await?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Ok((!there).then(|| {
         let (kind, metadata) = (text(&object["kind"]), &object["metadata"]);

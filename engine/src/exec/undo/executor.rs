@@ -184,15 +184,13 @@ pub(in crate::exec) async fn remove(host: &dyn Host, step: &PlannedStep) -> Reso
 
 async fn remove_once<R: Resource>(resource: &R, cx: &Context<'_>) -> ResourceResult<bool> {
     let observed = resource.observe(cx).await?;
-    let Some(change) = resource.diff(&observed) else {
+    if resource.diff(&observed, cx.absent).is_none() {
         return Ok(false);
-    };
+    }
     // The removal needs no undo of its own.
     let mut ignored = Receipt::default();
-    resource
-        .converge(&observed, &change, cx, &mut ignored)
-        .await?;
-    let left = resource.diff(&resource.observe(cx).await?);
+    resource.converge(&observed, cx, &mut ignored).await?;
+    let left = resource.diff(&resource.observe(cx).await?, cx.absent);
     if left.is_none() {
         return Ok(true);
     }

@@ -18,7 +18,7 @@ pub struct FakeHost {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct State {
     pub(super) world: World,
     pub(super) faults: FaultPlan,
@@ -53,12 +53,7 @@ impl FakeHost {
     pub fn of(world: World) -> Self {
         let state = State {
             world,
-            faults: FaultPlan::none(),
-            late: LateWrites::default(),
-            struck: 0,
-            journal: Vec::new(),
-            crashed: false,
-            past: None,
+            ..State::default()
         };
         Self {
             state: Mutex::new(state),
@@ -125,11 +120,7 @@ impl FakeHost {
     /// How many mutating calls were made so far.
     #[must_use]
     pub fn mutations(&self) -> usize {
-        self.lock()
-            .journal
-            .iter()
-            .filter(|call| call.mutating)
-            .count()
+        self.mutating_calls().len()
     }
 
     /// Whether an injected crash happened and [`FakeHost::end_crash`] was not called.

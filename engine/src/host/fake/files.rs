@@ -179,10 +179,7 @@ impl Files for FakeHost {
                 world.writable(path).map_err(refused)?;
             }
             world.empty_cgroup(path);
-            world
-                .tree
-                .remove(path)
-                .map_err(|source| file_error("remove", path, source))
+            world.tree.remove(path).map_err(refused)
         })
         .await
     }
@@ -274,27 +271,18 @@ pub(super) fn write_file(
     content: &[u8],
     attributes: Attributes,
 ) -> HostResult<()> {
-    world
-        .writable(path)
-        .and_then(|()| has_inodes(world, path))
-        .map_err(|source| file_error("write", path, source))?;
-    let in_kernel_tree = is_in_kernel_file_system(path) && world.tree.content(path).is_none();
-    if in_kernel_tree {
-        return Err(file_error(
-            "write",
-            path,
-            ErrorKind::PermissionDenied.into(),
-        ));
+    let failed = |source| file_error("write", path, source);
+    world.writable(path).map_err(failed)?;
+    has_inodes(world, path).map_err(failed)?;
+    if is_in_kernel_file_system(path) && world.tree.content(path).is_none() {
+        return Err(failed(ErrorKind::PermissionDenied.into()));
     }
     let node = Node {
         kind: NodeKind::File(content.to_vec()),
         attributes,
         modified: world.now(),
     };
-    world
-        .tree
-        .put(path, node)
-        .map_err(|source| file_error("write", path, source))
+    world.tree.put(path, node).map_err(failed)
 }
 
 /// Adds to the end of a file, or makes one.
@@ -304,14 +292,9 @@ pub(super) fn append_file(
     content: &[u8],
     attributes: Attributes,
 ) -> HostResult<()> {
-    world
-        .writable(path)
-        .map_err(|source| file_error("append to", path, source))?;
-    let mut whole = world
-        .tree
-        .content(path)
-        .map(|bytes| bytes.to_vec())
-        .unwrap_or_default();
+    let failed = |source| file_error("append to", path, source);
+    world.writable(path).map_err(failed)?;
+    let mut whole = world.tree.content(path).unwrap_or_default().to_vec();
     let arrives = if world.tears_appends {
         content.len() / 2
     } else {
@@ -323,10 +306,7 @@ pub(super) fn append_file(
         attributes,
         modified: world.now(),
     };
-    world
-        .tree
-        .put(path, node)
-        .map_err(|source| file_error("append to", path, source))
+    world.tree.put(path, node).map_err(failed)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,16 @@ use crate::host::HostResult;
 pub struct ClusterAccess {
     /// The kubeconfig file to use.
     pub kubeconfig: PathBuf,
+}
+
+impl ClusterAccess {
+    /// With this kubeconfig file.
+    #[must_use]
+    pub fn with(kubeconfig: &Path) -> Self {
+        Self {
+            kubeconfig: kubeconfig.to_owned(),
+        }
+    }
 }
 
 /// A node object, as far as we read it.

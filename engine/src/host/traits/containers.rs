@@ -13,7 +13,7 @@ use crate::host::HostResult;
 pub(crate) const LIVE_RESTORE_DIR: &str = "/run/containerd/io.containerd.runtime.v2.task/moby";
 
 /// Everything that decides how a container runs. Equal configurations make equal containers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerConfig {
     /// Container name.
     pub name: String,
@@ -52,25 +52,17 @@ impl ContainerConfig {
         Self {
             name: name.into(),
             image: image.into(),
-            command: Vec::new(),
-            env: BTreeMap::new(),
-            mounts: Vec::new(),
-            host_network: false,
-            host_pid: false,
-            privileged: false,
-            capabilities: Vec::new(),
-            user: String::new(),
-            restart: RestartPolicy::No,
-            labels: BTreeMap::new(),
+            ..Self::default()
         }
     }
 }
 
 /// When the container runtime starts a container again by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
     /// Never.
+    #[default]
     No,
     /// Always, unless it was stopped on purpose.
     UnlessStopped,

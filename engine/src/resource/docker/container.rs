@@ -63,7 +63,6 @@ pub struct Observed {
     state: Option<ContainerState>,
     /// `Err` says what is missing for the configuration.
     desired: Result<ContainerConfig, String>,
-    absent: bool,
 }
 
 #[async_trait]
@@ -98,15 +97,11 @@ impl Resource for ContainerSpec {
             Err(error) if state.is_some() && !cx.absent => return Err(error),
             desired => desired.map_err(|error| error.to_string()),
         };
-        let observed = Observed {
-            state,
-            desired,
-            absent: cx.absent,
-        };
-        if self.differs_only_in_inputs(&observed) {
+        let observed = Observed { state, desired };
+        if self.differs_only_in_inputs(&observed, cx.absent) {
             inputs::wait_until_written(cx.host, &self.inputs).await?;
         }
-        if self.differs_only_in_image(cx.host, &observed).await {
+        if self.differs_only_in_image(cx, &observed).await {
             return Err(ResourceError::Host(HostError::service(
                 format!(
                     "tell whether container {} was made from image {}",
@@ -118,12 +113,11 @@ impl Resource for ContainerSpec {
         Ok(observed)
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
         let Some(state) = &observed.state else {
-            return (!observed.absent)
-                .then(|| Change::new(Action::Create).with("image", "", &self.image));
+            return (!absent).then(|| Change::new(Action::Create).with("image", "", &self.image));
         };
-        if observed.absent {
+        if absent {
             return Some(Change::new(Action::Remove));
         }
         let mut change = Change::new(Action::Restart);
@@ -153,16 +147,15 @@ impl Resource for ContainerSpec {
     async fn converge(
         &self,
         observed: &Observed,
-        change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if let Some(state) = &observed.state {
-            if change.action == Action::Remove
-                || change.differences.iter().any(|d| d.field != "state")
-            {
+            let change = self.diff(observed, cx.absent);
+            let mut differences = change.iter().flat_map(|change| &change.differences);
+            if cx.absent || differences.any(|d| d.field != "state") {
                 // Checked before the undo is recorded: the undo itself would stop the container.
-                if change.action != Action::Remove {
+                if !cx.absent {
                     self.has_image(cx).await?;
                 }
                 if let Some(config) = self.previous(cx.host).await? {
@@ -189,7 +182,7 @@ impl Resource for ContainerSpec {
                 return Ok(());
             }
         }
-        if observed.absent {
+        if cx.absent {
             return Ok(());
         }
         let desired = observed
@@ -297,8 +290,8 @@ impl ContainerSpec {
     }
 
     /// Whether the container differs only in its configuration or inputs.
-    fn differs_only_in_inputs(&self, observed: &Observed) -> bool {
-        let change = self.diff(observed);
+    fn differs_only_in_inputs(&self, observed: &Observed, absent: bool) -> bool {
+        let change = self.diff(observed, absent);
         change.is_some_and(|change| {
             change.action == Action::Restart && change.differences.iter().all(|d| d.field == INPUTS)
         })
@@ -306,15 +299,15 @@ impl ContainerSpec {
 
     /// Whether the container is current, except that a dry run has loaded the image: such an image has no id yet, and may differ
     /// from the image that the container was created from.
-    async fn differs_only_in_image(&self, host: &dyn Host, observed: &Observed) -> bool {
+    async fn differs_only_in_image(&self, cx: &Context<'_>, observed: &Observed) -> bool {
         let (Some(state), Ok(desired)) = (&observed.state, &observed.desired) else {
             return false;
         };
         // A container that this dry run has created from that image has no image id either.
         state.labels.contains_key(IMAGE_LABEL)
             && !desired.labels.contains_key(IMAGE_LABEL)
-            && self.diff(observed).is_none()
-            && matches!(host.image(&self.image).await, Ok(Some(image)) if image.id.is_empty())
+            && self.diff(observed, cx.absent).is_none()
+            && matches!(cx.host.image(&self.image).await, Ok(Some(image)) if image.id.is_empty())
     }
 
     /// The whole configuration, with environment files read and the digest in place.
@@ -423,6 +416,7 @@ mod tests {
         // A removal needs no configuration.
         let cx = Context { absent: true, ..cx };
         let observed = spec.observe(&cx).await.unwrap();
-        assert_eq!(spec.diff(&observed).unwrap().action, Action::Remove);
+        let change = spec.diff(&observed, true).unwrap();
+        assert_eq!(change.action, Action::Remove);
     }
 }

@@ -41,7 +41,6 @@ pub struct Observed {
     archived: String,
     /// Why it is not known, if the archive exists.
     unread: Option<String>,
-    absent: bool,
 }
 
 impl Observed {
@@ -72,7 +71,6 @@ impl Resource for ImageSpec {
             present: present.map(|image| image.id),
             archived: String::new(),
             unread: None,
-            absent: cx.absent,
         };
         if let Some(present) = &observed.present
             && !cx.absent
@@ -86,8 +84,8 @@ impl Resource for ImageSpec {
         Ok(observed)
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
-        match (&observed.present, observed.absent) {
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
+        match (&observed.present, absent) {
             (None, false) => Some(
                 Change::new(Action::Create).with(
                     "archive",
@@ -108,12 +106,11 @@ impl Resource for ImageSpec {
 
     async fn converge(
         &self,
-        observed: &Observed,
-        _change: &Change,
+        _observed: &Observed,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if observed.absent {
+        if cx.absent {
             cx.host.remove_image(&self.reference).await?;
             return Ok(());
         }
@@ -405,10 +402,13 @@ mod tests {
         };
         let cx = context(&host);
         let observed = image.observe(&cx).await.expect("docker answers");
-        assert_eq!((image.diff(&observed), image.note(&observed)), (None, None));
+        assert_eq!(
+            (image.diff(&observed, false), image.note(&observed)),
+            (None, None)
+        );
         host.with_world_mut(|world| world.file(ARCHIVE, "fake-image:app:1\nbuild 2"));
         let observed = image.observe(&cx).await.expect("docker answers");
-        assert_eq!(image.diff(&observed), None);
+        assert_eq!(image.diff(&observed, false), None);
         let note = image.note(&observed).expect("it is told");
         assert!(
             note.contains("app.tar of the role's package: it is damaged"),
@@ -440,7 +440,10 @@ mod tests {
         };
         let observed = image.observe(&context(&host)).await;
         let observed = observed.expect("docker answers");
-        assert_eq!((image.diff(&observed), image.note(&observed)), (None, None));
+        assert_eq!(
+            (image.diff(&observed, false), image.note(&observed)),
+            (None, None)
+        );
         // If docker loses the image, its archive is not loaded, and the reason is the true one.
         for archive in ["differs", "is not there"] {
             let error = image.verify_archive(&host).await.expect_err(archive);
@@ -538,7 +541,7 @@ mod tests {
         };
         let observed = image.observe(&context(host)).await;
         let observed = observed.expect("docker answers");
-        (image.diff(&observed), image.note(&observed))
+        (image.diff(&observed, false), image.note(&observed))
     }
 
     #[tokio::test]

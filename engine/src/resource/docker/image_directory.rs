@@ -146,7 +146,7 @@ impl Resource for ImageDirectorySpec {
         Ok(observed)
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
+    fn diff(&self, observed: &Observed, _absent: bool) -> Option<Change> {
         if observed.pending.is_empty() && observed.problems.is_empty() {
             return None;
         }
@@ -163,7 +163,6 @@ impl Resource for ImageDirectorySpec {
     async fn converge(
         &self,
         observed: &Observed,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
@@ -359,10 +358,10 @@ mod tests {
         let cx = context(host);
         let observed = spec.observe(&cx).await.expect("the host answers");
         let mut receipt = Receipt::default();
-        let Some(change) = spec.diff(&observed) else {
+        let Some(change) = spec.diff(&observed, false) else {
             return (Vec::new(), String::new(), Vec::new());
         };
-        let done = spec.converge(&observed, &change, &cx, &mut receipt).await;
+        let done = spec.converge(&observed, &cx, &mut receipt).await;
         let fields = change.differences.into_iter().map(|one| one.field);
         let error = done.err().map(|error| error.to_string());
         (fields.collect(), error.unwrap_or_default(), receipt.undos)

@@ -47,7 +47,6 @@ struct FileState {
 /// The current state of the file and its records.
 #[derive(Debug)]
 pub struct Observed {
-    absent: bool,
     file: FileState,
     /// The record and its copy.
     records: [FileState; 2],
@@ -129,7 +128,7 @@ impl DataIdSpec {
     /// The data was lost or exchanged, or the host cannot be read.
     pub(crate) async fn problem(&self, cx: &Context<'_>) -> ResourceResult<Option<String>> {
         match self.observe(cx).await {
-            Ok(observed) => Ok(self.diff(&observed).map(|_| {
+            Ok(observed) => Ok(self.diff(&observed, cx.absent).map(|_| {
                 let path = self.path.display();
                 let records = self.records().map(|record| record.display().to_string());
                 let records = records.join(" or its copy ");
@@ -172,16 +171,12 @@ impl Resource for DataIdSpec {
                 _ => {}
             }
         }
-        Ok(Observed {
-            absent: cx.absent,
-            file,
-            records,
-        })
+        Ok(Observed { file, records })
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
         let Observed { file, records, .. } = observed;
-        if observed.absent {
+        if absent {
             let mut all = records.iter().chain([file]);
             return all
                 .any(|state_of_file| state_of_file.entry.is_some())
@@ -206,7 +201,6 @@ impl Resource for DataIdSpec {
     async fn converge(
         &self,
         observed: &Observed,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
@@ -216,17 +210,10 @@ impl Resource for DataIdSpec {
             (record, is_record),
             (copy, is_copy),
         ];
-        if observed.absent {
+        if cx.absent {
             for (path, state_of_file) in paths {
-                if state_of_file.entry.is_some() {
-                    remember(
-                        cx.host,
-                        &path,
-                        state_of_file.entry.as_ref(),
-                        "a file",
-                        receipt,
-                    )
-                    .await?;
+                if let Some(entry) = &state_of_file.entry {
+                    remember(cx.host, &path, Some(entry), "a file", receipt).await?;
                     cx.host.remove(&path).await?;
                 }
             }
@@ -247,14 +234,8 @@ impl Resource for DataIdSpec {
                 continue;
             }
             create_parents_with(cx.host, &path, |_| DIRECTORY, receipt).await?;
-            remember(
-                cx.host,
-                &path,
-                state_of_file.entry.as_ref(),
-                "a file",
-                receipt,
-            )
-            .await?;
+            let entry = state_of_file.entry.as_ref();
+            remember(cx.host, &path, entry, "a file", receipt).await?;
             cx.host.write(&path, &content, PRIVATE).await?;
         }
         Ok(())

@@ -38,7 +38,6 @@ pub struct Observed {
     entry: Option<Entry>,
     /// Desired mode and owner.
     attributes: Resolved,
-    absent: bool,
     /// Names that were not in it before the role was applied; empty if `spared` is not set.
     other_entries: Vec<String>,
 }
@@ -60,7 +59,6 @@ impl Resource for DirectorySpec {
         Ok(Observed {
             entry: cx.host.entry(&self.path).await?,
             attributes,
-            absent: cx.absent,
             other_entries: match &self.spared {
                 Some(spared) => other_entries(cx.host, &self.path, spared).await?,
                 None => Vec::new(),
@@ -68,8 +66,8 @@ impl Resource for DirectorySpec {
         })
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
-        match (&observed.entry, observed.absent) {
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
+        match (&observed.entry, absent) {
             (None, true) => None,
             (Some(_), true) if self.spared.is_some() && observed.other_entries.is_empty() => None,
             (Some(_), true) => Some(Change::new(Action::Remove)),
@@ -97,14 +95,13 @@ impl Resource for DirectorySpec {
     async fn converge(
         &self,
         observed: &Observed,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if let (true, Some(spared)) = (observed.absent, &self.spared) {
+        if let (true, Some(spared)) = (cx.absent, &self.spared) {
             return clear(cx.host, &self.path, spared).await;
         }
-        if observed.absent {
+        if cx.absent {
             cx.host.unmount_below(&self.path).await?;
             cx.host.remove_tree(&self.path).await?;
             return Ok(());

@@ -40,7 +40,6 @@ pub struct Observed {
     shown: String,
     /// Desired mode and owner.
     attributes: Resolved,
-    absent: bool,
 }
 
 #[async_trait]
@@ -76,12 +75,11 @@ impl Resource for EnvFileSpec {
             desired: render(&values),
             shown: render(&shown),
             attributes: self.owner.resolve(cx.host, self.attributes).await?,
-            absent: cx.absent,
         })
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
-        if observed.absent {
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
+        if absent {
             return observed.entry.as_ref().map(|_| Change::new(Action::Remove));
         }
         let Some(entry) = &observed.entry else {
@@ -116,12 +114,11 @@ impl Resource for EnvFileSpec {
     async fn converge(
         &self,
         observed: &Observed,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if observed.absent {
-            let entry = observed.entry.as_ref();
+        let entry = observed.entry.as_ref();
+        if cx.absent {
             remember(cx.host, &self.path, entry, "a file", receipt).await?;
             cx.host.remove(&self.path).await?;
             return Ok(());
@@ -129,21 +126,14 @@ impl Resource for EnvFileSpec {
         let attributes = known(&self.path, &observed.attributes)?;
         create_parents(cx.host, &self.path, receipt).await?;
         if observed.content.as_deref() == Some(observed.desired.as_bytes()) {
-            if let Some(entry) = &observed.entry {
+            if let Some(entry) = entry {
                 let undo = Undo::restore_attributes(&self.path, entry);
                 receipt.push(undo).await?;
             }
             cx.host.set_attributes(&self.path, attributes).await?;
             return Ok(());
         }
-        remember(
-            cx.host,
-            &self.path,
-            observed.entry.as_ref(),
-            "a file",
-            receipt,
-        )
-        .await?;
+        remember(cx.host, &self.path, entry, "a file", receipt).await?;
         cx.host
             .write(&self.path, observed.desired.as_bytes(), attributes)
             .await?;
@@ -264,14 +254,14 @@ mod tests {
         };
         let text = || host.with_world(|world| world.text("/etc/a.env"));
         let observed = file.observe(&cx).await.expect("it can be observed");
-        let change = file.diff(&observed).expect("it is there");
+        let change = file.diff(&observed, true).expect("it is there");
         assert_eq!(change.action, Action::Remove);
         let mut receipt = Receipt::default();
-        let removed = file.converge(&observed, &change, &cx, &mut receipt).await;
+        let removed = file.converge(&observed, &cx, &mut receipt).await;
         removed.expect("it is removed");
         assert_eq!(text(), None);
         let observed = file.observe(&cx).await.expect("it can be observed");
-        assert_eq!(file.diff(&observed), None);
+        assert_eq!(file.diff(&observed, true), None);
         assert!(receipt.revert(&host).await.is_empty());
         assert_eq!(text().as_deref(), Some("A=1\n"));
     }
@@ -291,7 +281,7 @@ mod tests {
         host.with_world_mut(|world| world.file_with_mode("/etc/a.env", before, mode));
         let cx = with_secrets(&host);
         let observed = file.observe(&cx).await.expect("it can be observed");
-        let change = file.diff(&observed).expect("it differs");
+        let change = file.diff(&observed, false).expect("it differs");
         let differences = change.differences.into_iter();
         differences
             .map(|one| [one.field, one.before, one.after])
@@ -350,7 +340,7 @@ mod tests {
         let host = FakeHost::new();
         let cx = with_secrets(&host);
         let observed = file.observe(&cx).await.expect("it can be observed");
-        let change = file.diff(&observed).expect("it is not there");
+        let change = file.diff(&observed, false).expect("it is not there");
         let text = change.text.expect("it is told").after;
         assert!(text.contains("export PORT=\"443\"\n"), "{text}");
         assert!(text.contains("export TOKEN=\"(hidden)\"\n"), "{text}");

@@ -71,7 +71,6 @@ pub struct Observed {
     given: Attributes,
     /// Desired mode and owner.
     attributes: Resolved,
-    absent: bool,
     stale: bool,
 }
 
@@ -142,13 +141,12 @@ impl Resource for FileSpec {
             private_source,
             given,
             attributes,
-            absent: cx.absent,
             stale,
         })
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
-        if observed.absent {
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
+        if absent {
             return observed.entry.as_ref().map(|_| Change::new(Action::Remove));
         }
         let Some(entry) = &observed.entry else {
@@ -195,15 +193,14 @@ impl Resource for FileSpec {
     async fn converge(
         &self,
         observed: &Observed,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if self.unit {
             receipt.push(Undo::ReloadUnits).await?;
         }
-        let is_new_unit = self.is_new_unit(observed, cx.host).await?;
-        if observed.absent {
+        let is_new_unit = self.is_new_unit(observed, cx).await?;
+        if cx.absent {
             let entry = observed.entry.as_ref();
             // A socket cannot be restored: the service that listens on it creates it.
             if entry.is_none_or(|entry| entry.kind != EntryKind::Socket) {
@@ -290,12 +287,12 @@ impl FileSpec {
 
     /// Whether this is the file of a unit that systemd does not know yet. systemd loads a new unit on demand, without a reload of all unit
     /// files. A drop-in changes a unit that systemd may already know, so it needs the reload.
-    async fn is_new_unit(&self, observed: &Observed, host: &dyn Host) -> ResourceResult<bool> {
+    async fn is_new_unit(&self, observed: &Observed, cx: &Context<'_>) -> ResourceResult<bool> {
         let is_drop_in = self.path.parent().and_then(Path::extension) == Some("d".as_ref());
-        if !self.unit || is_drop_in || observed.absent || observed.entry.is_some() {
+        if !self.unit || is_drop_in || cx.absent || observed.entry.is_some() {
             return Ok(false);
         }
-        Ok(!host.unit(&self.unit_name()).await?.loaded)
+        Ok(!cx.host.unit(&self.unit_name()).await?.loaded)
     }
 
     fn unit_name(&self) -> String {

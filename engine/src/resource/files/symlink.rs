@@ -18,34 +18,22 @@ pub struct SymlinkSpec {
     pub target: String,
 }
 
-/// The current entry at the path.
-#[derive(Debug)]
-pub struct Observed {
-    entry: Option<Entry>,
-    absent: bool,
-}
-
 #[async_trait]
 impl Resource for SymlinkSpec {
-    type Observed = Observed;
+    /// The current entry at the path.
+    type Observed = Option<Entry>;
 
     fn label(&self) -> String {
         self.path.display().to_string()
     }
 
-    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
-        Ok(Observed {
-            entry: cx.host.entry(&self.path).await?,
-            absent: cx.absent,
-        })
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
+        Ok(cx.host.entry(&self.path).await?)
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
+    fn diff(&self, observed: &Self::Observed, absent: bool) -> Option<Change> {
         let target = |text: &str| format!("→ {text}");
-        match (
-            observed.entry.as_ref().map(|entry| &entry.kind),
-            observed.absent,
-        ) {
+        match (observed.as_ref().map(|entry| &entry.kind), absent) {
             (None, true) => None,
             (Some(_), true) => Some(Change::new(Action::Remove)),
             (None, false) => {
@@ -63,28 +51,19 @@ impl Resource for SymlinkSpec {
 
     async fn converge(
         &self,
-        observed: &Observed,
-        _change: &Change,
+        observed: &Self::Observed,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         create_parents(cx.host, &self.path, receipt).await?;
-        remember(
-            cx.host,
-            &self.path,
-            observed.entry.as_ref(),
-            "a link",
-            receipt,
-        )
-        .await?;
+        remember(cx.host, &self.path, observed.as_ref(), "a link", receipt).await?;
         let replaces_other = observed
-            .entry
             .as_ref()
             .is_some_and(|e| !matches!(e.kind, EntryKind::Symlink(_)));
-        if observed.absent || replaces_other {
+        if cx.absent || replaces_other {
             cx.host.remove(&self.path).await?;
         }
-        if !observed.absent {
+        if !cx.absent {
             cx.host.symlink(&self.path, &self.target).await?;
         }
         Ok(())

@@ -21,22 +21,16 @@ pub struct CgroupSpec {
     pub name: String,
 }
 
-/// The groups that are there and empty, parents before children.
-#[derive(Debug)]
-pub struct Observed {
-    groups: Vec<PathBuf>,
-    absent: bool,
-}
-
 #[async_trait]
 impl Resource for CgroupSpec {
-    type Observed = Observed;
+    /// The groups that are there and empty, parents before children.
+    type Observed = Vec<PathBuf>;
 
     fn label(&self) -> String {
         self.name.clone()
     }
 
-    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
         let mut groups = Vec::new();
         for hierarchy in hierarchies(cx.host).await? {
             let top = hierarchy.join(&self.name);
@@ -70,25 +64,21 @@ impl Resource for CgroupSpec {
                 .iter()
                 .any(|inhabited| inhabited.starts_with(group))
         });
-        Ok(Observed {
-            groups,
-            absent: cx.absent,
-        })
+        Ok(groups)
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
-        (observed.absent && !observed.groups.is_empty())
-            .then(|| Change::new(Action::Remove).with("groups", observed.groups.len(), 0))
+    fn diff(&self, groups: &Self::Observed, absent: bool) -> Option<Change> {
+        (absent && !groups.is_empty())
+            .then(|| Change::new(Action::Remove).with("groups", groups.len(), 0))
     }
 
     async fn converge(
         &self,
-        observed: &Observed,
-        _change: &Change,
+        groups: &Self::Observed,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        for group in observed.groups.iter().rev() {
+        for group in groups.iter().rev() {
             cx.host.remove(group).await?;
         }
         Ok(())

@@ -72,22 +72,16 @@ fn chain(line: &str) -> Option<&str> {
     line.strip_prefix(':')?.split(' ').next()
 }
 
-/// The input of each family's restore program, and how many chains it removes.
-#[derive(Debug)]
-pub struct Observed {
-    removals: Vec<(&'static str, Removal)>,
-    absent: bool,
-}
-
 #[async_trait]
 impl Resource for FirewallChainsSpec {
-    type Observed = Observed;
+    /// The removal of each family's chains, with the restore program that carries it out.
+    type Observed = Vec<(&'static str, Removal)>;
 
     fn label(&self) -> String {
         self.prefix.clone()
     }
 
-    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
         let mut removals = Vec::new();
         for (save, restore) in FAMILIES {
             let rules = rules(cx.host, save).await?;
@@ -95,26 +89,21 @@ impl Resource for FirewallChainsSpec {
                 removals.push((restore, removal));
             }
         }
-        Ok(Observed {
-            removals,
-            absent: cx.absent,
-        })
+        Ok(removals)
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
-        let chains: usize = observed.removals.iter().map(|(_, one)| one.chains).sum();
-        (observed.absent && chains > 0)
-            .then(|| Change::new(Action::Remove).with("chains", chains, 0))
+    fn diff(&self, removals: &Self::Observed, absent: bool) -> Option<Change> {
+        let chains: usize = removals.iter().map(|(_, one)| one.chains).sum();
+        (absent && chains > 0).then(|| Change::new(Action::Remove).with("chains", chains, 0))
     }
 
     async fn converge(
         &self,
-        observed: &Observed,
-        _change: &Change,
+        removals: &Self::Observed,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        for (restore, removal) in &observed.removals {
+        for (restore, removal) in removals {
             let mut command = CommandSpec::new([*restore, "--noflush", "-w", "10"]);
             command.stdin = removal.input.clone().into_bytes();
             cx.host.run_ok(&command).await?;
@@ -173,7 +162,7 @@ fn leads(saved: &str, table: &str, wanted: &str, target: &str) -> Option<bool> {
 
 /// Input for a restore program that removes chains and all rules that refer to them.
 #[derive(Debug, PartialEq, Eq)]
-struct Removal {
+pub struct Removal {
     input: String,
     chains: usize,
 }
@@ -356,7 +345,7 @@ COMMIT
         let removed = apply_in(&cx, &spec, &mut Receipt::default()).await;
         removed.unwrap().expect("there are chains of ours");
         let left = spec.observe(&cx).await.unwrap();
-        assert_eq!(spec.diff(&left), None);
+        assert_eq!(spec.diff(&left, true), None);
         let of_others = host.with_world(|world| world.firewall_count());
         assert_eq!(of_others, 20_000, "rules of others stay");
     }

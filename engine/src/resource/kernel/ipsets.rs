@@ -15,8 +15,8 @@ pub struct IpsetsSpec {
 
 #[async_trait]
 impl Resource for IpsetsSpec {
-    /// Their names, and whether they should be absent.
-    type Observed = (Vec<String>, bool);
+    /// Their names.
+    type Observed = Vec<String>;
 
     fn label(&self) -> String {
         self.prefix.clone()
@@ -40,18 +40,17 @@ impl Resource for IpsetsSpec {
                 );
             }
         }
-        Ok((names, cx.absent))
+        Ok(names)
     }
 
-    fn diff(&self, (names, absent): &Self::Observed) -> Option<Change> {
-        (*absent && !names.is_empty())
+    fn diff(&self, names: &Self::Observed, absent: bool) -> Option<Change> {
+        (absent && !names.is_empty())
             .then(|| Change::new(Action::Remove).with("sets", names.len(), 0))
     }
 
     async fn converge(
         &self,
-        (names, _): &Self::Observed,
-        _change: &Change,
+        names: &Self::Observed,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {

@@ -33,8 +33,8 @@ impl IpvsServicesSpec {
 
 #[async_trait]
 impl Resource for IpvsServicesSpec {
-    /// The services that did not exist before the role was applied, and whether they should be absent.
-    type Observed = (Vec<VirtualService>, bool);
+    /// The services that did not exist before the role was applied.
+    type Observed = Vec<VirtualService>;
 
     fn label(&self) -> String {
         self.link.clone()
@@ -42,24 +42,23 @@ impl Resource for IpvsServicesSpec {
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
         if cx.host.link(&self.link).await?.is_none() {
-            return Ok((Vec::new(), cx.absent));
+            return Ok(Vec::new());
         }
         let mut services = cx.host.virtual_services().await?;
         let held = addresses(cx.host).await?;
         let spared: BTreeSet<&VirtualService> = self.spared.iter().collect();
         services.retain(|one| held.contains(&one.at.ip()) && !spared.contains(one));
-        Ok((services, cx.absent))
+        Ok(services)
     }
 
-    fn diff(&self, (services, absent): &Self::Observed) -> Option<Change> {
-        (*absent && !services.is_empty())
+    fn diff(&self, services: &Self::Observed, absent: bool) -> Option<Change> {
+        (absent && !services.is_empty())
             .then(|| Change::new(Action::Remove).with("services", services.len(), 0))
     }
 
     async fn converge(
         &self,
-        (services, _): &Self::Observed,
-        _change: &Change,
+        services: &Self::Observed,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {

@@ -35,8 +35,6 @@ pub struct LinkState {
     there: bool,
     /// What it lacks to carry pods; empty if it lacks nothing.
     lacks: String,
-    /// Whether it is to be absent.
-    unwanted: bool,
     /// Sandboxes of pods that have lost it.
     stranded: Vec<ListedContainer>,
 }
@@ -66,13 +64,12 @@ impl Resource for LinkSpec {
         Ok(LinkState {
             there: link.is_some(),
             lacks: lacks.to_owned(),
-            unwanted: cx.absent,
             stranded,
         })
     }
 
-    fn diff(&self, observed: &LinkState) -> Option<Change> {
-        if observed.unwanted {
+    fn diff(&self, observed: &LinkState, absent: bool) -> Option<Change> {
+        if absent {
             return observed.there.then(|| Change::new(Action::Remove));
         }
         // Without pods the link is not needed; the CNI plugin of the first pod creates it.
@@ -85,14 +82,9 @@ impl Resource for LinkSpec {
     async fn converge(
         &self,
         observed: &LinkState,
-        _change: &Change,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if observed.unwanted {
-            cx.host.remove_link(&self.name).await?;
-            return Ok(());
-        }
         if observed.there {
             cx.host.remove_link(&self.name).await?;
         }
@@ -190,7 +182,7 @@ mod tests {
         let after = link.observe(&cx).await.expect("it can be told");
         (
             change.as_ref().map(field),
-            link.diff(&after).as_ref().map(field),
+            link.diff(&after, false).as_ref().map(field),
         )
     }
 

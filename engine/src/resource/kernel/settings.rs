@@ -37,6 +37,12 @@ impl SysctlSpec {
     fn line(&self) -> String {
         format!("{} = {}\n", self.key, self.value)
     }
+
+    /// Whether the kernel has another value, or no such setting.
+    fn differs(&self, observed: &ObservedSysctl) -> bool {
+        let is = observed.value.as_deref().unwrap_or("not there");
+        is.split_whitespace().ne(self.value.split_whitespace())
+    }
 }
 
 #[async_trait]
@@ -54,10 +60,10 @@ impl Resource for SysctlSpec {
         })
     }
 
-    fn diff(&self, observed: &ObservedSysctl) -> Option<Change> {
+    fn diff(&self, observed: &ObservedSysctl, _absent: bool) -> Option<Change> {
         let mut differences = Differences::default();
-        let is = observed.value.as_deref().unwrap_or("not there");
-        if is.split_whitespace().ne(self.value.split_whitespace()) {
+        if self.differs(observed) {
+            let is = observed.value.as_deref().unwrap_or("not there");
             differences.note("value", is, &self.value);
         }
         if observed.persisted.as_deref() != Some(self.line().as_bytes()) {
@@ -69,11 +75,10 @@ impl Resource for SysctlSpec {
     async fn converge(
         &self,
         observed: &ObservedSysctl,
-        change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if change.differences.iter().any(|d| d.field == "value") {
+        if self.differs(observed) {
             let Some(before) = &observed.value else {
                 return Err(ResourceError::Missing {
                     what: format!(
@@ -130,7 +135,7 @@ impl Resource for KernelModuleSpec {
         })
     }
 
-    fn diff(&self, observed: &ObservedModule) -> Option<Change> {
+    fn diff(&self, observed: &ObservedModule, _absent: bool) -> Option<Change> {
         let mut differences = Differences::default();
         if !observed.loaded {
             differences.note("state", "not loaded", "loaded");
@@ -144,7 +149,6 @@ impl Resource for KernelModuleSpec {
     async fn converge(
         &self,
         observed: &ObservedModule,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {

@@ -40,7 +40,7 @@ impl Resource for SysctlSnapshotSpec {
         Ok(cx.host.sysctl(&self.key).await?)
     }
 
-    fn diff(&self, observed: &Option<String>) -> Option<Change> {
+    fn diff(&self, observed: &Option<String>, _absent: bool) -> Option<Change> {
         let (before, now) = (self.before.as_ref()?, observed.as_ref()?);
         (before != now).then(|| Change::new(Action::Change).with("value", now, before))
     }
@@ -48,7 +48,6 @@ impl Resource for SysctlSnapshotSpec {
     async fn converge(
         &self,
         _observed: &Option<String>,
-        _change: &Change,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {

@@ -33,7 +33,7 @@ pub struct ObservedObject {
 
 #[async_trait]
 impl Resource for ManifestSpec {
-    type Observed = (Vec<ObservedObject>, bool);
+    type Observed = Vec<ObservedObject>;
 
     fn label(&self) -> String {
         self.name.clone()
@@ -46,11 +46,11 @@ impl Resource for ManifestSpec {
             let there = cx.host.compare_object(&self.access(), &object).await?;
             observed_objects.push(ObservedObject { object, there });
         }
-        Ok((observed_objects, cx.absent))
+        Ok(observed_objects)
     }
 
-    fn diff(&self, (observed_objects, absent): &Self::Observed) -> Option<Change> {
-        let mut change = Change::new(if *absent {
+    fn diff(&self, observed_objects: &Self::Observed, absent: bool) -> Option<Change> {
+        let mut change = Change::new(if absent {
             Action::Remove
         } else if observed_objects.iter().any(|one| one.there.is_some()) {
             Action::Change
@@ -71,18 +71,17 @@ impl Resource for ManifestSpec {
 
     async fn converge(
         &self,
-        (observed_objects, absent): &Self::Observed,
-        _change: &Change,
+        observed_objects: &Self::Observed,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let access = self.access();
         for one in observed_objects {
-            if one.differs() == Some(false) && !absent || one.there.is_none() && *absent {
+            if one.differs() == Some(false) && !cx.absent || one.there.is_none() && cx.absent {
                 continue;
             }
             receipt.push(self.restoring_undo(one)).await?;
-            if *absent {
+            if cx.absent {
                 cx.host.delete_object(&access, &one.object).await?;
             } else {
                 cx.host.apply_object(&access, &one.object).await?;
@@ -122,9 +121,7 @@ impl ManifestSpec {
     }
 
     pub(in crate::resource) fn access(&self) -> ClusterAccess {
-        ClusterAccess {
-            kubeconfig: self.kubeconfig.clone(),
-        }
+        ClusterAccess::with(&self.kubeconfig)
     }
 }
 

@@ -59,7 +59,7 @@ impl Resource for NodeSpec {
         Ok(cx.host.node(&self.access(), &self.name).await?)
     }
 
-    fn diff(&self, observed: &Self::Observed) -> Option<Change> {
+    fn diff(&self, observed: &Self::Observed, _absent: bool) -> Option<Change> {
         // kubelet registers the node while this step waits, so the action is `Change` whether or not the node is registered yet.
         let not_yet = ClusterNode::default();
         let mut differences = Differences::default();
@@ -96,7 +96,6 @@ impl Resource for NodeSpec {
     async fn converge(
         &self,
         observed: &Self::Observed,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
@@ -211,9 +210,7 @@ impl From<PodSubnetError> for ResourceError {
 
 impl NodeSpec {
     fn access(&self) -> ClusterAccess {
-        ClusterAccess {
-            kubeconfig: self.kubeconfig.clone(),
-        }
+        ClusterAccess::with(&self.kubeconfig)
     }
 
     /// The node's taints with ours added and the unwanted ones left out.
@@ -298,9 +295,7 @@ impl Resource for DrainSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
-        let access = ClusterAccess {
-            kubeconfig: self.kubeconfig.clone(),
-        };
+        let access = ClusterAccess::with(&self.kubeconfig);
         if cx.host.entry(&self.kubeconfig).await?.is_none() {
             return Ok(None);
         }
@@ -308,7 +303,7 @@ impl Resource for DrainSpec {
         Ok(cx.host.node(&access, &self.node).await?)
     }
 
-    fn diff(&self, observed: &Self::Observed) -> Option<Change> {
+    fn diff(&self, observed: &Self::Observed, _absent: bool) -> Option<Change> {
         // Also for a node that was drained before: only the list of its pods shows whether a pod is left.
         observed
             .is_some()
@@ -318,13 +313,10 @@ impl Resource for DrainSpec {
     async fn converge(
         &self,
         observed: &Self::Observed,
-        _change: &Change,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        let access = ClusterAccess {
-            kubeconfig: self.kubeconfig.clone(),
-        };
+        let access = ClusterAccess::with(&self.kubeconfig);
         let cordoned = observed.as_ref().is_some_and(|node| node.unschedulable);
         if !cordoned {
             // One patch, so that a cordon of ours always has its mark.
@@ -409,11 +401,9 @@ mod tests {
         let observed = resource.observe(&cx).await?;
         let mut receipt = Receipt::default();
         let mut fields = Vec::new();
-        if let Some(change) = resource.diff(&observed) {
+        if let Some(change) = resource.diff(&observed, false) {
             fields.extend(change.differences.iter().map(|one| one.field.clone()));
-            resource
-                .converge(&observed, &change, &cx, &mut receipt)
-                .await?;
+            resource.converge(&observed, &cx, &mut receipt).await?;
         }
         Ok((fields, receipt.undos, resource.note(&observed)))
     }
@@ -473,12 +463,13 @@ mod tests {
         };
         let cx = context(&host);
         let seen = tainted.observe(&cx).await.unwrap();
-        let change = tainted.diff(&seen).expect("the taint is missing");
+        let change = tainted.diff(&seen, false);
+        assert!(change.is_some(), "the taint is missing");
         let theirs = json!({ "spec": { "taints": [{ "key": "theirs", "effect": "NoSchedule" }] } });
         let access = spec().access();
         host.patch_node(&access, "cp-1", &theirs).await.unwrap();
         let mut receipt = Receipt::default();
-        let refused = tainted.converge(&seen, &change, &cx, &mut receipt).await;
+        let refused = tainted.converge(&seen, &cx, &mut receipt).await;
         assert!(refused.is_err(), "{refused:?}");
         assert_eq!(node(&host).await.taints, [taint("theirs")]);
         apply(&tainted, &host).await.unwrap();

@@ -41,21 +41,16 @@ pub struct PodContainerSpec {
     pub inputs: Vec<PathBuf>,
 }
 
-/// Names of the running containers that started before one of the files was written.
-#[derive(Debug)]
-pub struct Observed {
-    outdated: Vec<String>,
-}
-
 #[async_trait]
 impl Resource for PodContainerSpec {
-    type Observed = Observed;
+    /// Names of the running containers that started before one of the files was written.
+    type Observed = Vec<String>;
 
     fn label(&self) -> String {
         format!("{}/{}", self.pod, self.container)
     }
 
-    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
         let mut outdated = Vec::new();
         if container_runtime::runs(cx.host).await? {
             let written = inputs::newest(cx.host, &self.inputs).await?;
@@ -81,22 +76,21 @@ impl Resource for PodContainerSpec {
             // A restart would make the container read a foreign key.
             pki::may_be_read(cx.host, &self.inputs).await?;
         }
-        Ok(Observed { outdated })
+        Ok(outdated)
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
-        (!observed.outdated.is_empty())
+    fn diff(&self, outdated: &Self::Observed, _absent: bool) -> Option<Change> {
+        (!outdated.is_empty())
             .then(|| Change::new(Action::Restart).with("files", "changed since it started", "read"))
     }
 
     async fn converge(
         &self,
-        observed: &Observed,
-        _change: &Change,
+        outdated: &Self::Observed,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        for name in &observed.outdated {
+        for name in outdated {
             cx.host.stop_container(name, GRACE).await?;
         }
         Ok(())

@@ -25,29 +25,28 @@ pub struct PodsSpec {
 
 #[async_trait]
 impl Resource for PodsSpec {
-    type Observed = (Vec<ListedContainer>, bool);
+    type Observed = Vec<ListedContainer>;
 
     fn label(&self) -> String {
         "all".to_owned()
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
-        Ok((of_pods(cx.host).await?, cx.absent))
+        of_pods(cx.host).await
     }
 
-    fn diff(&self, (containers, absent): &Self::Observed) -> Option<Change> {
-        (*absent && !containers.is_empty())
+    fn diff(&self, containers: &Self::Observed, absent: bool) -> Option<Change> {
+        (absent && !containers.is_empty())
             .then(|| Change::new(Action::Remove).with("containers", containers.len(), 0))
     }
 
     async fn converge(
         &self,
-        (containers, absent): &Self::Observed,
-        _change: &Change,
+        containers: &Self::Observed,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if !absent {
+        if !cx.absent {
             return Err(ResourceError::NotConverged {
                 what: "start pods: kubelet does that".to_owned(),
             });

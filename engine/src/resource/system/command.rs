@@ -41,14 +41,13 @@ impl Resource for CommandStep {
         Ok(cx.host.run(&self.spec(&self.unless)).await?.success())
     }
 
-    fn diff(&self, done: &bool) -> Option<Change> {
+    fn diff(&self, done: &bool, _absent: bool) -> Option<Change> {
         (!done).then(|| Change::new(Action::Run).with("command", "", self.argv.join(" ")))
     }
 
     async fn converge(
         &self,
         _done: &bool,
-        _change: &Change,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {

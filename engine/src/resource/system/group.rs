@@ -17,30 +17,29 @@ pub struct GroupSpec {
 
 #[async_trait]
 impl Resource for GroupSpec {
-    /// Whether it is there, and whether it should be absent.
-    type Observed = (bool, bool);
+    /// Whether it is there.
+    type Observed = bool;
 
     fn label(&self) -> String {
         self.name.clone()
     }
 
-    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<(bool, bool)> {
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<bool> {
         let groups = cx.host.read(Path::new("/etc/group"), READ_LIMIT).await?;
         let groups = String::from_utf8_lossy(&groups.unwrap_or_default()).into_owned();
         let there = groups
             .lines()
             .any(|line| line.split(':').next() == Some(self.name.as_str()));
-        Ok((there, cx.absent))
+        Ok(there)
     }
 
-    fn diff(&self, (there, absent): &(bool, bool)) -> Option<Change> {
-        (*there && *absent).then(|| Change::new(Action::Remove))
+    fn diff(&self, there: &bool, absent: bool) -> Option<Change> {
+        (*there && absent).then(|| Change::new(Action::Remove))
     }
 
     async fn converge(
         &self,
-        _: &(bool, bool),
-        _change: &Change,
+        _there: &bool,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {

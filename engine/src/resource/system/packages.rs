@@ -26,31 +26,26 @@ pub struct PackagesSpec {
     pub checksums: Option<Checksums>,
 }
 
-/// Versions by name; `None` for a package that is not installed.
-#[derive(Debug)]
-pub struct Observed {
-    versions: BTreeMap<String, Option<String>>,
-}
-
 #[async_trait]
 impl Resource for PackagesSpec {
-    type Observed = Observed;
+    /// Versions by name; `None` for a package that is not installed.
+    type Observed = BTreeMap<String, Option<String>>;
 
     fn label(&self) -> String {
         self.names.join(" ")
     }
 
-    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
         let mut versions = BTreeMap::new();
         for name in &self.names {
             versions.insert(name.clone(), cx.host.package_version(name).await?);
         }
-        Ok(Observed { versions })
+        Ok(versions)
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
+    fn diff(&self, versions: &Self::Observed, _absent: bool) -> Option<Change> {
         let mut change = Change::new(Action::Create);
-        for (name, version) in &observed.versions {
+        for (name, version) in versions {
             if version.is_none() {
                 change = change.with(name, "not installed", "installed");
             }
@@ -60,13 +55,12 @@ impl Resource for PackagesSpec {
 
     async fn converge(
         &self,
-        observed: &Observed,
-        _change: &Change,
+        versions: &Self::Observed,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let mut files = BTreeSet::new();
-        for (name, version) in &observed.versions {
+        for (name, version) in versions {
             if version.is_none() {
                 files.extend(self.closure(name, cx).await?);
             }

@@ -93,7 +93,7 @@ impl Resource for ServiceSpec {
         Ok(observed)
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
+    fn diff(&self, observed: &Observed, _absent: bool) -> Option<Change> {
         let unit = &observed.unit;
         let mut differences = Differences::default();
         if let Some(enabled) = self.enabled
@@ -128,10 +128,12 @@ impl Resource for ServiceSpec {
     async fn converge(
         &self,
         observed: &Observed,
-        change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
+        let Some(change) = self.diff(observed, cx.absent) else {
+            return Ok(());
+        };
         let name = || self.unit.clone();
         if !self.started {
             self.set_enabled(observed, cx.host, receipt).await?;

@@ -129,18 +129,17 @@ impl Resource for TimerSpec {
         self.file().observe(cx).await
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
-        self.file().diff(observed)
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
+        self.file().diff(observed, absent)
     }
 
     async fn converge(
         &self,
         observed: &Observed,
-        change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        self.file().converge(observed, change, cx, receipt).await
+        self.file().converge(observed, cx, receipt).await
     }
 
     fn paths(&self) -> Vec<PathBuf> {

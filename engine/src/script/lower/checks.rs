@@ -221,14 +221,10 @@ fn probe(
             }
         }
         Observation::NodeReady => {
-            let values = options.values(name);
-            let [node, kubelet] = values.as_slice() else {
-                return None;
-            };
-            let unit = kubelet.to_string();
+            let [node, kubelet] = options.all_texts(name)?;
             Probe::NodeReady {
-                node: node.to_string(),
-                kubelet: super::system::unit_name(unit, options.span(name), findings)?,
+                node,
+                kubelet: super::system::unit_name(kubelet, options.span(name), findings)?,
                 kubeconfig: KUBELET.into(),
             }
         }
@@ -237,14 +233,7 @@ fn probe(
             kubeconfig: KUBELET.into(),
         },
         Observation::ObjectExists => {
-            let values: Vec<String> = options
-                .values(name)
-                .iter()
-                .map(ToString::to_string)
-                .collect();
-            let [version, kind, namespace, name] = values.as_slice() else {
-                return None;
-            };
+            let [version, kind, namespace, name] = options.all_texts(name)?;
             Probe::ObjectExists {
                 object: serde_json::json!({
                     "apiVersion": version,
@@ -301,39 +290,25 @@ fn probe(
             directory: text()?.into(),
         },
         Observation::BackupYoungerThan => {
-            let values = options.values(name);
-            let [
-                Value::Text(directory),
-                Value::Text(limit),
-                Value::Text(cluster),
-            ] = values.as_slice()
-            else {
-                return None;
-            };
+            let [directory, limit, cluster] = options.all_texts(name)?;
             Probe::BackupYoungerThan {
                 directory: directory.into(),
-                limit: crate::script::recorder::parse_duration(limit)?,
-                cluster: cluster.clone(),
+                limit: crate::script::recorder::parse_duration(&limit)?,
+                cluster,
             }
         }
         Observation::RoomForBackup => {
-            let values = options.values(name);
-            let [Value::Text(directory), Value::Text(file)] = values.as_slice() else {
-                return None;
-            };
+            let [directory, file] = options.all_texts(name)?;
             Probe::RoomForBackup {
                 directory: directory.into(),
                 file: file.into(),
             }
         }
         Observation::TokenAccepted => {
-            let values = options.values(name);
-            let [Value::Text(namespace), Value::Text(account)] = values.as_slice() else {
-                return None;
-            };
+            let [namespace, account] = options.all_texts(name)?;
             Probe::TokenAccepted {
-                namespace: namespace.clone(),
-                account: account.clone(),
+                namespace,
+                account,
                 kubeconfig: super::cluster::ADMIN.into(),
             }
         }

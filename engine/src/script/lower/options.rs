@@ -95,6 +95,15 @@ impl<'a> Options<'a> {
             .collect()
     }
 
+    /// All arguments of a modifier that takes `N` texts.
+    pub(super) fn all_texts<const N: usize>(&self, name: &str) -> Option<[String; N]> {
+        let texts = self.values(name).into_iter().map(|value| match value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        });
+        texts.collect::<Option<Vec<_>>>()?.try_into().ok()
+    }
+
     /// The arguments of each use of a repeatable modifier.
     pub(super) fn repeated(&self, name: &str) -> Vec<Vec<String>> {
         self.options(name)

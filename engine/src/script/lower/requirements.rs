@@ -159,13 +159,10 @@ fn requirement(
             name: options.text(name)?,
         },
         Precondition::VirtualIp => {
-            let values = options.values(name);
-            let [Value::Text(address), Value::Text(interface)] = values.as_slice() else {
-                return None;
-            };
+            let [address, interface] = options.all_texts(name)?;
             Requirement::VirtualIp {
                 address: address.parse().ok()?,
-                interface: interface.clone(),
+                interface,
             }
         }
         Precondition::Architecture => Requirement::Architecture(options.texts(name)?),

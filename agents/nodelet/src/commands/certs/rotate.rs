@@ -1,5 +1,7 @@
 //! `nodelet certs rotate`: replace an authority, a step at a time.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use engine::exec::{Recording, Selection, authorities, overlay_host, rotating};
 use engine::host::ClusterAccess;
@@ -53,9 +55,7 @@ pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
     }
     let outcome = runner(&plan).rotate().await?;
     if args.authority == ENCRYPTION && step == Rotation::Switch && outcome == Outcome::Converged {
-        let access = ClusterAccess {
-            kubeconfig: LOCAL_ADMIN.into(),
-        };
+        let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
         let written = runner(&plan).rewrite_secrets(&access).await?;
         none_with_the_previous_key(&host).await?;
         if !args.role.json {

@@ -11,7 +11,7 @@ use crate::output::say;
 
 pub(crate) async fn facts() -> Result<Exit> {
     let host = LiveHost::new();
-    let mut facts = inputs::gather_facts(&host, &FactQuery::default()).await?;
+    let mut facts = inputs::gather_facts(&host, &FactQuery::usual()).await?;
     match Ledger::read(&host).await {
         Ok(records) => facts.installed_role = Ledger::installed_role_in(&records),
         // A user who may not read the ledger gets all other facts.

@@ -190,13 +190,8 @@ pub(super) async fn sweep(image: &str) -> Result<()> {
         Err(error) => Err(error),
     };
     // The copy holds all the cluster's secrets, so it is removed even if docker fails.
-    let copy = match std::fs::remove_dir_all(WORK) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {WORK}"))
-        }
-        _ => Ok(()),
-    };
-    container.and(copy)
+    let copy = daemon::files::removed(std::fs::remove_dir_all(WORK));
+    container.and(copy.with_context(|| format!("remove {WORK}")))
 }
 
 #[cfg(test)]

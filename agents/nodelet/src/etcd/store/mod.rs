@@ -110,12 +110,8 @@ pub(super) fn keep(directory: &Path, name: &str, manifest: &BackupManifest) -> R
 /// Removes a snapshot and then its manifest.
 pub(super) fn remove(stored: &Stored) -> Result<()> {
     for path in [stored.path.clone(), stored.path.with_extension(MANIFEST)] {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("remove {}", path.display()));
-            }
-            _ => {}
-        }
+        daemon::files::removed(fs::remove_file(&path))
+            .with_context(|| format!("remove {}", path.display()))?;
     }
     Ok(())
 }

@@ -242,10 +242,8 @@ type Refusal = (StatusCode, &'static str);
 
 fn ask(shared: &Shared, request: Request) -> Response {
     let (pending, _) = request.pending();
-    match send(shared, pending) {
-        Ok(()) => StatusCode::ACCEPTED.into_response(),
-        Err(refusal) => refusal.into_response(),
-    }
+    let sent = send(shared, pending);
+    sent.map(|()| StatusCode::ACCEPTED).into_response()
 }
 
 /// Passes a request on, or returns the answer that too many requests wait.

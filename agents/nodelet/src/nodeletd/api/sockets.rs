@@ -118,12 +118,8 @@ fn bind(path: &Path) -> Result<UnixListener> {
             path.display()
         );
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("remove the old {}", path.display()));
-        }
-        _ => {}
-    }
+    daemon::files::removed(std::fs::remove_file(path))
+        .with_context(|| format!("remove the old {}", path.display()))?;
     let listener =
         UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))

@@ -23,12 +23,13 @@ const LACKS_ROOM: [ErrorKind; 2] = [ErrorKind::StorageFull, ErrorKind::QuotaExce
 const FORGET: i64 = 600;
 
 /// The state of the node as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum NodeState {
     /// As desired.
     Ok,
     /// Attempt 1, or not as desired without an attempt.
+    #[default]
     Converging,
     /// Attempts 2 to 10.
     Retrying,

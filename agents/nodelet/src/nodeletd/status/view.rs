@@ -12,7 +12,7 @@ use crate::nodeletd::state::renewal::RenewalQueue;
 use crate::pass::{Pass, ServiceState, WithoutSubnet};
 
 /// A snapshot of the daemon's state.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct View {
     pub(crate) node_state: NodeState,
     /// `KUBE_SERVICE_STATE` as it is in force.
@@ -379,28 +379,9 @@ impl View {
         let mut conditions = now.conditions(None);
         conditions.push(DaemonCondition::new("StatusPassWorks", error.to_owned()));
         let blank = Self {
-            node_state: now.status.pf9_kube_node_state,
             desired: "ignore".to_owned(),
             role: "none".to_owned(),
-            cluster_id: String::new(),
-            attempts: now.status.pf9_kube_start_attempt,
-            doing: String::new(),
-            last_pass: None,
-            next_pass: None,
-            next_attempt: None,
-            paused_until: None,
-            paused_because: String::new(),
-            keeps_last_good: false,
-            refused: None,
-            prevents_changes: None,
-            is_unassigned: false,
-            failed_in_a_row: 0,
-            conditions: Vec::new(),
-            phases: Vec::new(),
-            failed: Vec::new(),
-            lacks_backup: false,
-            triggers: Vec::new(),
-            counters: now.counters,
+            ..Self::default()
         };
         Self {
             node_state: now.status.pf9_kube_node_state,

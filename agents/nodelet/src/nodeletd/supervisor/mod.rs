@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::state::State;
-use super::watch::{Triggers, Watched};
+use super::watch::Triggers;
 use crate::nodeletd::state::disk::{self, Disk, Writes};
 use crate::nodeletd::state::interrupted_runs::InterruptedRuns;
 use crate::nodeletd::state::pause::Pause;
@@ -41,7 +41,7 @@ use crate::nodeletd::supervisor::decide::{Action, Situation};
 use crate::nodeletd::supervisor::journal::Problems;
 use crate::nodeletd::supervisor::known_problems::KnownProblems;
 use crate::nodeletd::supervisor::worker::{CHANGE, GRACE, HostOps, PASS};
-use crate::pass::{Desired, Pass};
+use crate::pass::{Desired, Pass, WatchList};
 use crate::process::cgroup::StatusGroup;
 
 pub(super) use requests::{PendingRequest, Request};
@@ -95,7 +95,7 @@ pub(super) struct Supervisor<H> {
     shutdown: CancellationToken,
     reload: watch::Receiver<u64>,
     triggers: Triggers,
-    listening: Option<(Watched, CancellationToken)>,
+    listening: Option<(WatchList, CancellationToken)>,
     requests: mpsc::Receiver<PendingRequest>,
     view: watch::Sender<Option<Arc<View>>>,
     events: broadcast::Sender<Arc<str>>,
@@ -448,21 +448,9 @@ impl<H: HostOps> Supervisor<H> {
 
     /// Listens to events of what the plan has on the host.
     fn listen(&mut self, pass: &Pass) {
-        let targets = Watched {
-            containers: pass.watch_list.containers.clone(),
-            units: pass.watch_list.units.clone(),
-            directories: pass.watch_list.directories.clone(),
-            links: pass.watch_list.links.clone(),
-            addresses: pass.watch_list.addresses.clone(),
-            nodes: pass.watch_list.nodes.clone(),
-            allocation: pass.watch_list.allocation.clone(),
-            settings: pass.watch_list.settings.clone(),
-        };
-        if self
-            .listening
-            .as_ref()
-            .is_some_and(|(now, _)| *now == targets)
-        {
+        let targets = &pass.watch_list;
+        let now = self.listening.as_ref().map(|(now, _)| now);
+        if now == Some(targets) {
             return;
         }
         if let Some((_, end)) = self.listening.take() {
@@ -470,8 +458,8 @@ impl<H: HostOps> Supervisor<H> {
         }
         let end = self.shutdown.child_token();
         let status = &self.state_files.status;
-        self.host_ops.listen(&targets, status, &self.triggers, &end);
-        self.listening = Some((targets, end));
+        self.host_ops.listen(targets, status, &self.triggers, &end);
+        self.listening = Some((targets.clone(), end));
     }
 
     /// Begins to write the status file; see [`Self::wait_for_writes`].

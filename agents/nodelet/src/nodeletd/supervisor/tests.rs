@@ -18,7 +18,7 @@ use engine::model::{PhaseName, Problem, Span, StepId, Verb};
 use super::*;
 use crate::nodeletd::status::kube_status::NodeState;
 use crate::nodeletd::supervisor::worker::Change;
-use crate::pass::{ServiceState, WatchList, WithoutSubnet};
+use crate::pass::{ServiceState, WithoutSubnet};
 use crate::process::cgroup::Leaf;
 
 /// The arguments of a full clean.
@@ -348,7 +348,7 @@ impl HostOps for Broken {
         Ok((change, String::new()))
     }
 
-    fn listen(&self, _: &Watched, _: &StatusFile, triggers: &Triggers, _: &CancellationToken) {
+    fn listen(&self, _: &WatchList, _: &StatusFile, triggers: &Triggers, _: &CancellationToken) {
         *self.triggers.lock().expect("no test panicked") = triggers.clone();
     }
 

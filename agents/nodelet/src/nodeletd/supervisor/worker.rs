@@ -18,9 +18,9 @@ use crate::inputs::last_good_settings;
 use crate::nodeletd::pod_subnets;
 use crate::nodeletd::status::kube_status::StatusFile;
 use crate::nodeletd::supervisor::known_problems::KnownProblems;
-use crate::nodeletd::watch::{self, Triggers, Watched};
+use crate::nodeletd::watch::{self, Triggers};
 use crate::output::exit::Exit;
-use crate::pass::{Allocation, Pass, Progress};
+use crate::pass::{Allocation, Pass, Progress, WatchList};
 use crate::process::cgroup::Leaf;
 
 /// Deadline of a status pass. It ends by itself long before: each check has its own bound.
@@ -100,7 +100,7 @@ pub(in crate::nodeletd) trait HostOps {
     /// Listens for changes on the host, and of the status file by other processes, until `end` is cancelled.
     fn listen(
         &self,
-        targets: &Watched,
+        targets: &WatchList,
         status: &StatusFile,
         triggers: &Triggers,
         end: &CancellationToken,
@@ -157,7 +157,7 @@ impl HostOps for Worker {
 
     fn listen(
         &self,
-        targets: &Watched,
+        targets: &WatchList,
         status: &StatusFile,
         triggers: &Triggers,
         end: &CancellationToken,
@@ -289,21 +289,14 @@ impl Worker {
         let mut argv = vec![self.nodelet.display().to_string()];
         argv.extend(allocation.words());
         let child = self.short_child(argv, SUBNETS);
-        match child.run(|line| tracing::info!("{line}")).await {
-            Ok(ended) if ended.code == Some(0) => true,
-            Ok(ended) => {
-                let problem = format!("not all nodes have a pod subnet: {}", message_of(&ended));
-                tracing::warn!("{problem}");
-                self.subnets_are(problem);
-                false
-            }
-            Err(error) => {
-                let problem = format!("could not give nodes their pod subnets: {error:#}");
-                tracing::warn!("{problem}");
-                self.subnets_are(problem);
-                false
-            }
-        }
+        let problem = match child.run(|line| tracing::info!("{line}")).await {
+            Ok(ended) if ended.code == Some(0) => return true,
+            Ok(ended) => format!("not all nodes have a pod subnet: {}", message_of(&ended)),
+            Err(error) => format!("could not give nodes their pod subnets: {error:#}"),
+        };
+        tracing::warn!("{problem}");
+        self.subnets_are(problem);
+        false
     }
 
     fn subnets_are(&self, problem: String) {

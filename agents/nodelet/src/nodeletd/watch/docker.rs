@@ -6,13 +6,14 @@ use bollard::models::EventMessageTypeEnum;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures::StreamExt as _;
 
-use super::trigger::{Triggers, Watched};
+use super::trigger::Triggers;
+use crate::pass::WatchList;
 
 const SOCKET: &str = "/var/run/docker.sock";
 /// Timeout of the connection and of the first answer, in seconds.
 const TIMEOUT: u64 = 10;
 
-pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
+pub(super) async fn listen(targets: WatchList, triggers: Triggers) -> Result<()> {
     let docker = Docker::connect_with_unix(SOCKET, TIMEOUT, bollard::API_DEFAULT_VERSION)
         .context("connect to docker")?;
     let filters = [

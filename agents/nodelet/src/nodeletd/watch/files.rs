@@ -9,14 +9,15 @@ use futures::StreamExt as _;
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use nix::errno::Errno;
 
-use super::trigger::{Triggers, Watched};
+use super::trigger::Triggers;
+use crate::pass::WatchList;
 
 /// Most directories that are watched.
 const DIRECTORIES: usize = 256;
 /// Interval of new attempts to watch directories that could not be watched.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
+pub(super) async fn listen(targets: WatchList, triggers: Triggers) -> Result<()> {
     let inotify = Inotify::init().context("start inotify")?;
     let mask = WatchMask::CLOSE_WRITE
         | WatchMask::MOVED_TO
@@ -142,9 +143,9 @@ mod tests {
         // The kernel refuses the name of the last one, which is too long.
         let (well, later, never) = (path("well"), path("later"), path(&"n".repeat(300)));
         std::fs::create_dir(&well).expect("it is made");
-        let targets = Watched {
+        let targets = WatchList {
             directories: vec![never, well.clone(), later.clone()],
-            ..Watched::default()
+            ..WatchList::default()
         };
         let triggers = Triggers::default();
         let listening = tokio::spawn(listen(targets, triggers.clone()));

@@ -17,15 +17,16 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use super::trigger::{Triggers, Watched};
+use super::trigger::Triggers;
 use super::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::pass::WatchList;
 
 /// Links, addresses and routes, of IPv4 and IPv6 (`RTNLGRP_…` of `rtnetlink(7)`).
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 /// Longer than any message of these groups.
 const MESSAGE: usize = 64 * 1024;
 
-pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
+pub(super) async fn listen(targets: WatchList, triggers: Triggers) -> Result<()> {
     if targets.links.is_empty() && targets.addresses.is_empty() {
         return std::future::pending().await;
     }
@@ -93,7 +94,7 @@ struct Links {
 }
 
 impl Links {
-    fn of(targets: &Watched) -> Self {
+    fn of(targets: &WatchList) -> Self {
         let names: BTreeSet<String> = targets.links.iter().cloned().collect();
         let index = |name: &String| Some((if_nametoindex(name.as_str()).ok()?, name.clone()));
         Self {
@@ -236,10 +237,10 @@ mod tests {
     const POD: u32 = 8;
 
     fn links() -> Links {
-        let mut links = Links::of(&Watched {
+        let mut links = Links::of(&WatchList {
             links: vec!["cni0-of-a-test".to_owned()],
             addresses: vec!["172.30.0.100".parse().expect("an address")],
-            ..Watched::default()
+            ..WatchList::default()
         });
         let seen = links.observe(&link(NEW_LINK, CNI, "cni0-of-a-test", IFF_UP));
         assert_eq!(seen, [""; 0], "a new link is no event");
@@ -397,9 +398,9 @@ mod tests {
     /// The kernel sends these events to every process, without privileges.
     #[tokio::test]
     async fn the_kernel_lets_us_listen() {
-        let targets = Watched {
+        let targets = WatchList {
             links: vec!["lo".to_owned()],
-            ..Watched::default()
+            ..WatchList::default()
         };
         let triggers = Triggers::default();
         let listening = tokio::spawn(listen(targets, triggers.clone()));

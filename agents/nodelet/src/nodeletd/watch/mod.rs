@@ -19,7 +19,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::nodeletd::status::kube_status::StatusFile;
-pub(super) use trigger::{Triggers, Watched};
+use crate::pass::WatchList;
+pub(super) use trigger::Triggers;
 
 /// Pauses between attempts to listen to a source.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -29,7 +30,7 @@ const LONGEST_PAUSE_OF_NODE: Duration = Duration::from_secs(3);
 
 /// Listens until `end` is cancelled.
 pub(super) fn listen(
-    targets: &Watched,
+    targets: &WatchList,
     status: &StatusFile,
     triggers: &Triggers,
     end: &CancellationToken,

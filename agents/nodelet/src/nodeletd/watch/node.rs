@@ -7,18 +7,17 @@ use engine::host::live::{NodeEvent, watch_nodes};
 use engine::host::{ClusterAccess, ClusterNode};
 use engine::resource::{NodeSpec, Resource as _};
 
-use super::trigger::{Triggers, Watched};
+use super::trigger::Triggers;
+use crate::pass::WatchList;
 
-pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
+pub(super) async fn listen(targets: WatchList, triggers: Triggers) -> Result<()> {
     if targets.nodes.is_empty() {
         return std::future::pending().await;
     }
     let watches = targets.nodes.iter().map(|spec| {
         let triggers = triggers.clone();
         async move {
-            let access = ClusterAccess {
-                kubeconfig: spec.kubeconfig.clone(),
-            };
+            let access = ClusterAccess::with(&spec.kubeconfig);
             watch_nodes(&access, Some(&spec.name), |event| {
                 tell(spec, event, &triggers)
             })
@@ -53,7 +52,7 @@ fn tell(spec: &NodeSpec, event: NodeEvent, triggers: &Triggers) {
 
 /// What a step of the role would change on the node.
 fn differences(spec: &NodeSpec, node: ClusterNode) -> Vec<String> {
-    let change = spec.diff(&Some(node));
+    let change = spec.diff(&Some(node), false);
     let differences = change.into_iter().flat_map(|change| change.differences);
     differences.map(|one| one.field).collect()
 }

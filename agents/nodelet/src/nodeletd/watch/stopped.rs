@@ -7,14 +7,15 @@ use anyhow::{Context as _, Result};
 use engine::host::live::stopped_processes;
 use tokio::time::MissedTickBehavior;
 
-use super::trigger::{Triggers, Watched};
+use super::trigger::Triggers;
+use crate::pass::WatchList;
 
 /// Interval of the checks. A check reads a line for each process of the host.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Control groups of stopped processes that are remembered.
 const REMEMBERED: usize = 1000;
 
-pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
+pub(super) async fn listen(targets: WatchList, triggers: Triggers) -> Result<()> {
     let mut known = BTreeSet::new();
     let mut interval = tokio::time::interval(POLL_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -8,7 +8,8 @@ use futures::StreamExt as _;
 use tokio::time::timeout;
 use zbus::{Connection, MatchRule, MessageStream, OwnedVariant, connection, message::Type};
 
-use super::trigger::{Triggers, Watched};
+use super::trigger::Triggers;
+use crate::pass::WatchList;
 
 /// Deadline for one answer of the bus.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -16,7 +17,7 @@ const ADDRESS: &str = "unix:path=/run/dbus/system_bus_socket";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const UNITS: &str = "/org/freedesktop/systemd1/unit";
 
-pub(super) async fn listen(targets: Watched, triggers: Triggers) -> Result<()> {
+pub(super) async fn listen(targets: WatchList, triggers: Triggers) -> Result<()> {
     let bus: Connection = timeout(TIMEOUT, connection::Builder::address(ADDRESS).build())
         .await
         .context("connect to the system bus in time")?

@@ -1,40 +1,15 @@
 //! What has triggered a pass: each source adds its events, the daemon takes them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use engine::resource::NodeSpec;
 use tokio::sync::Notify;
-
-use crate::pass::Allocation;
 
 /// Events that are remembered until the next pass, for people.
 const REMEMBERED: usize = 20;
 /// Most different warnings about what cannot be listened to.
 const WARNINGS: usize = 300;
-
-/// What to listen for. Changes with the plan.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::nodeletd) struct Watched {
-    /// Names of containers.
-    pub(in crate::nodeletd) containers: Vec<String>,
-    /// Names of units.
-    pub(in crate::nodeletd) units: Vec<String>,
-    /// Directories whose files are ours.
-    pub(in crate::nodeletd) directories: Vec<std::path::PathBuf>,
-    /// Names of links. Events of the link itself, of its addresses and of the routes over it count.
-    pub(in crate::nodeletd) links: Vec<String>,
-    /// Addresses, on any link.
-    pub(in crate::nodeletd) addresses: Vec<IpAddr>,
-    /// Nodes of the cluster, as steps of the role make them.
-    pub(in crate::nodeletd) nodes: Vec<NodeSpec>,
-    /// How nodes of the cluster get their pod subnets, if this host assigns them.
-    pub(in crate::nodeletd) allocation: Option<Allocation>,
-    /// The one of `directories` that contains the settings; the daemon writes nothing to it.
-    pub(in crate::nodeletd) settings: std::path::PathBuf,
-}
 
 /// Where events arrive.
 #[derive(Debug, Clone, Default)]

@@ -27,8 +27,8 @@ use crate::host::{Attributes, EntryKind, Link, VirtualService};
 /// 2026-01-01T00:00:00Z, where every fake clock starts.
 const START: Duration = Duration::from_secs(1_767_225_600);
 
-/// The state of a fake host. Clones are independent.
-#[derive(Debug, Clone)]
+/// The state of a fake host. Clones are independent. [`World::bare`] makes one.
+#[derive(Debug, Clone, Default)]
 pub struct World {
     pub(crate) tree: Tree,
     pub(crate) units: BTreeMap<String, Unit>,
@@ -69,7 +69,8 @@ pub struct World {
     pub(crate) tears_appends: bool,
     /// Control groups of stopped processes.
     pub(crate) stopped: BTreeSet<String>,
-    start: SystemTime,
+    /// Where the clock started, if not at [`START`].
+    start: Option<SystemTime>,
     elapsed: Duration,
     /// When the host booted. `None` means before the world began.
     booted: Option<Duration>,
@@ -81,37 +82,10 @@ impl World {
     #[must_use]
     pub fn bare(host_name: &str) -> Self {
         let mut world = Self {
-            tree: Tree::default(),
-            units: BTreeMap::new(),
-            images: BTreeMap::new(),
-            containers: BTreeMap::new(),
-            broken_containers: BTreeSet::new(),
             runtime_version: "20.10.24".to_owned(),
             runtime_without_unit: true,
-            pods_below: false,
-            packages: BTreeMap::new(),
-            links: BTreeMap::new(),
-            virtual_services: BTreeSet::new(),
-            modules: BTreeSet::new(),
-            loadable_modules: BTreeSet::new(),
-            programs: BTreeMap::new(),
-            cluster: ClusterState::default(),
-            kubernetes: KubernetesRules::default(),
-            endpoints: BTreeMap::new(),
             host_name: host_name.to_owned(),
-            space: BTreeMap::new(),
-            mounts: BTreeSet::new(),
-            firewall: Firewall::default(),
-            ports: BTreeSet::new(),
-            immutable: BTreeSet::new(),
-            without_inodes: BTreeSet::new(),
-            payload_unread: false,
-            tears_appends: false,
-            stopped: BTreeSet::new(),
-            start: SystemTime::UNIX_EPOCH + START,
-            elapsed: Duration::ZERO,
-            booted: None,
-            ids: 0,
+            ..Self::default()
         };
         world.directory("/");
         world
@@ -120,7 +94,8 @@ impl World {
     /// Wall-clock time.
     #[must_use]
     pub fn now(&self) -> SystemTime {
-        self.start + self.elapsed
+        let start = self.start.unwrap_or(SystemTime::UNIX_EPOCH + START);
+        start + self.elapsed
     }
 
     /// Sets the room on the file system of what is below `path`.
@@ -156,7 +131,7 @@ impl World {
 
     /// Sets the time at which the world began.
     pub fn begin_at(&mut self, start: SystemTime) {
-        self.start = start;
+        self.start = Some(start);
     }
 
     /// Time since the world began.

@@ -109,10 +109,8 @@ fn read(place: &Path) -> Option<Mark> {
 }
 
 fn remove_if_exists(place: &Path) -> io::Result<()> {
-    match fs::remove_file(place) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => atomic::sync_directory(atomic::parent(place)?),
-    }
+    atomic_files::removed(fs::remove_file(place))?;
+    atomic::sync_directory(atomic::parent(place)?)
 }
 
 #[cfg(test)]

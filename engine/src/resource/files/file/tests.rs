@@ -96,7 +96,7 @@ async fn a_kept_private_file_has_no_digest_in_a_change() {
         unit: false,
     };
     let observed = file.observe(&context(&host)).await.expect("it is there");
-    let change = file.diff(&observed).expect("another mode");
+    let change = file.diff(&observed, false).expect("another mode");
     assert!(
         change.text.is_none() && change.digest.is_none(),
         "{change:?}"

@@ -33,7 +33,6 @@ use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult
 /// The current state of an authority.
 #[derive(Debug)]
 pub struct Observed {
-    absent: bool,
     directory: Stored,
     files: AuthorityFiles,
     record: KeyRecord,
@@ -90,7 +89,6 @@ impl Resource for AuthoritySpec {
             false => AuthorityState::of(&self.name, &files, &record, cx.host).await?,
         };
         Ok(Observed {
-            absent: cx.absent,
             directory,
             files,
             record,
@@ -98,9 +96,9 @@ impl Resource for AuthoritySpec {
         })
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
         let (files, record) = (&observed.files, &observed.record);
-        if observed.absent {
+        if absent {
             let there = files.all().any(Stored::is_there) || record.is_there();
             return there.then(|| Change::new(Action::Remove));
         }
@@ -141,12 +139,11 @@ impl Resource for AuthoritySpec {
     async fn converge(
         &self,
         observed: &Observed,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let (files, record) = (&observed.files, &observed.record);
-        if observed.absent {
+        if cx.absent {
             files.align(cx.host, &KeptFiles::new(), receipt).await?;
             return record.remove(cx.host, receipt).await;
         }

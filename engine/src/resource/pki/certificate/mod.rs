@@ -30,7 +30,6 @@ use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError,
 /// The current state of a certificate.
 #[derive(Debug)]
 pub struct Observed {
-    absent: bool,
     certificate: Stored,
     key: Stored,
     trust: Stored,
@@ -89,7 +88,6 @@ impl Resource for CertificateSpec {
             });
         }
         Ok(Observed {
-            absent: cx.absent,
             certificate,
             key,
             trust,
@@ -97,10 +95,10 @@ impl Resource for CertificateSpec {
         })
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
         let files = [&observed.certificate, &observed.key, &observed.trust];
         let there = files.iter().any(|file| file.is_there());
-        if observed.absent {
+        if absent {
             return there.then(|| Change::new(Action::Remove));
         }
         let mut differences = Differences::default();
@@ -127,11 +125,10 @@ impl Resource for CertificateSpec {
     async fn converge(
         &self,
         observed: &Observed,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if observed.absent {
+        if cx.absent {
             observed.certificate.remove(cx.host, receipt).await?;
             observed.key.remove(cx.host, receipt).await?;
             return observed.trust.remove(cx.host, receipt).await;

@@ -95,7 +95,6 @@ struct Keys(Vec<Key>);
 
 /// The current state of the keys.
 pub struct Observed {
-    absent: bool,
     directories: Vec<Stored>,
     /// In the order in which they are written.
     copies: [(Stored, Content); 3],
@@ -398,7 +397,6 @@ impl Resource for EncryptionKeysSpec {
         let retired = Retired::observe(cx.host).await?;
         let keys = if cx.absent { None } else { right(&copies)? };
         Ok(Observed {
-            absent: cx.absent,
             directories,
             copies,
             keys,
@@ -406,9 +404,9 @@ impl Resource for EncryptionKeysSpec {
         })
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
         let files = &observed.copies;
-        if observed.absent {
+        if absent {
             let there = files.iter().any(|(file, _)| file.is_there());
             return (there || observed.retired.are_there()).then(|| Change::new(Action::Remove));
         }
@@ -457,11 +455,10 @@ impl Resource for EncryptionKeysSpec {
     async fn converge(
         &self,
         observed: &Observed,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if observed.absent {
+        if cx.absent {
             for (file, _) in observed.copies.iter().rev() {
                 file.remove(cx.host, receipt).await?;
             }

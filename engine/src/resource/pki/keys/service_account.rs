@@ -33,7 +33,6 @@ pub struct ServiceAccountKeySpec {}
 /// The current state of the key pair.
 #[derive(Debug)]
 pub struct Observed {
-    absent: bool,
     key: Stored,
     public: Stored,
     record: KeyRecord,
@@ -112,7 +111,6 @@ impl Resource for ServiceAccountKeySpec {
         };
         let is_its = |pair: &Pair| public_content.bytes() == Some(pair.public.as_bytes());
         Ok(Observed {
-            absent: cx.absent,
             key,
             public,
             record,
@@ -121,9 +119,9 @@ impl Resource for ServiceAccountKeySpec {
         })
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
         let record = &observed.record;
-        if observed.absent {
+        if absent {
             let files = observed.key.is_there() || observed.public.is_there();
             return (files || record.is_there()).then(|| Change::new(Action::Remove));
         }
@@ -151,12 +149,11 @@ impl Resource for ServiceAccountKeySpec {
     async fn converge(
         &self,
         observed: &Observed,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let (key, public, record) = (&observed.key, &observed.public, &observed.record);
-        if observed.absent {
+        if cx.absent {
             key.remove(cx.host, receipt).await?;
             public.remove(cx.host, receipt).await?;
             return record.remove(cx.host, receipt).await;

@@ -99,9 +99,9 @@ async fn run<R: Resource>(
         absent,
     };
     let observed = resource.observe(&cx).await?;
-    let change = resource.diff(&observed);
-    if let Some(change) = &change {
-        resource.converge(&observed, change, &cx, receipt).await?;
+    let change = resource.diff(&observed, absent);
+    if change.is_some() {
+        resource.converge(&observed, &cx, receipt).await?;
     }
     Ok(change)
 }
@@ -130,7 +130,7 @@ async fn reissue_reasons<R: Resource>(host: &FakeHost, resource: &R) -> Vec<Stri
     };
     let observed = resource.observe(&cx).await.expect("it can be observed");
     let differences = resource
-        .diff(&observed)
+        .diff(&observed, false)
         .map(|change| change.differences)
         .unwrap_or_default();
     differences

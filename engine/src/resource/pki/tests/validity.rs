@@ -177,7 +177,7 @@ async fn action(host: &FakeHost, spec: &CertificateSpec) -> Option<Action> {
         absent: false,
     };
     let observed = spec.observe(&cx).await.expect("it can be observed");
-    spec.diff(&observed).map(|change| change.action)
+    spec.diff(&observed, false).map(|change| change.action)
 }
 
 #[test]

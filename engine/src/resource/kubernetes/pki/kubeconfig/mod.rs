@@ -42,7 +42,6 @@ pub struct KubeconfigSpec {
 
 /// The current kubeconfig, and the desired one.
 pub struct Observed {
-    absent: bool,
     file: Stored,
     content: Content,
     /// `Err` says what is missing for it.
@@ -126,15 +125,14 @@ impl Resource for KubeconfigSpec {
             self.kubeconfig_yaml(cx).await?
         };
         Ok(Observed {
-            absent: cx.absent,
             file,
             content,
             should,
         })
     }
 
-    fn diff(&self, observed: &Observed) -> Option<Change> {
-        if observed.absent {
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
+        if absent {
             return observed
                 .file
                 .is_there()
@@ -162,11 +160,10 @@ impl Resource for KubeconfigSpec {
     async fn converge(
         &self,
         observed: &Observed,
-        _change: &Change,
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if observed.absent {
+        if cx.absent {
             return observed.file.remove(cx.host, receipt).await;
         }
         let should = observed
