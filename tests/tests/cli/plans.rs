@@ -120,6 +120,21 @@ fn skipped_phases_are_shown_with_their_reason() {
 }
 
 #[test]
+fn a_plan_in_full_begins_with_its_phases_and_ends_with_what_it_is() {
+    let answer = Program::for_cp_1("plan", &["--full", "--only", "etcd"]).answer();
+    let lines: Vec<&str> = answer.out.lines().collect();
+    assert!(lines[0].starts_with("plan of "), "{}", answer.out);
+    assert!(lines[1].starts_with("  1  etcd  "), "{}", answer.out);
+    assert_eq!(lines[2], "");
+    assert!(lines[3].starts_with("etcd: "), "{}", answer.out);
+    let last = lines.last().expect("it has lines");
+    assert!(
+        last.starts_with("this is the plan and no prediction"),
+        "{last}"
+    );
+}
+
+#[test]
 fn modes_in_a_plan_are_octal() {
     let answer = Program::for_cp_1("plan", &["--json", "--only", "etcd"]).answer();
     let plan: Value = serde_json::from_str(&answer.out).expect("one JSON value");

@@ -250,33 +250,42 @@ pub(in crate::commands) fn lines(events: &[Event]) {
 
 /// Plan and digest as one value.
 fn json(inputs: &Inputs, phases: &PhaseArgs) -> Exit {
-    let phases = phases.selection().phases(&inputs.plan);
     let value = serde_json::json!({
         "digest": inputs.plan.digest(),
-        "plan": Plan {
-            phases: phases.into_iter().cloned().collect(),
-            ..inputs.plan.clone()
-        },
+        "plan": chosen(inputs, phases),
     });
     say(&format!("{:#}\n", with_octal_modes(value)));
     Exit::Ok
 }
 
-/// Shows every step in full.
+/// Shows a line for each phase, then every step in full.
 fn full(inputs: &Inputs, phases: &PhaseArgs) -> Exit {
     let plan = &inputs.plan;
+    let chosen = chosen(inputs, phases);
     say(&format!(
-        "plan of {} for {} {}: {}, {}\n\n",
+        "plan of {} for {} {}: {}, {}\n{}\n",
         plan.role,
         plan.node,
         plan.host,
         count(plan.phases.len(), "phase"),
-        &plan.digest()[..12]
+        &plan.digest()[..12],
+        report::phases(&chosen)
     ));
-    for phase in phases.selection().phases(plan) {
+    for phase in &chosen.phases {
         say(&format!("{}\n", report::plan(phase)));
     }
+    say("this is the plan and no prediction: `nodelet plan` shows what would change\n");
     Exit::Ok
+}
+
+/// The plan with the chosen phases only.
+fn chosen(inputs: &Inputs, phases: &PhaseArgs) -> Plan {
+    let plan = &inputs.plan;
+    let phases = phases.selection().phases(plan);
+    Plan {
+        phases: phases.into_iter().cloned().collect(),
+        ..plan.clone()
+    }
 }
 
 #[cfg(test)]
