@@ -28,7 +28,7 @@ pub(crate) use kubernetes::cluster::key;
 pub(crate) use processes::PATH as PROGRAM_PATH;
 pub(crate) use services::DIRECTORIES as UNIT_DIRECTORIES;
 pub(crate) use world::package::PackageFile;
-pub(crate) use world::tree::{LINK_LIMIT, Node, NodeKind, parts};
+pub(crate) use world::tree::{Node, NodeKind, Walk};
 pub(crate) use world::unit::Unit;
 
 pub use fake_host::{Call, FakeHost};

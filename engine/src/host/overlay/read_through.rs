@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::OverlayHost;
-use crate::host::fake::{LINK_LIMIT, Node, NodeKind, file_error, parts};
+use crate::host::fake::{Node, NodeKind, Walk, file_error};
 use crate::host::{EntryKind, Files as _, HostResult};
 
 /// Content that the upper world reads itself: unit files, `daemon.json`.
@@ -14,16 +14,8 @@ impl OverlayHost<'_> {
     /// leads.
     pub(super) async fn fetch(&self, path: &Path, follow_end: bool) -> HostResult<PathBuf> {
         self.fetch_entry(Path::new("/")).await?;
-        let mut rest = parts(path);
-        rest.reverse();
-        let mut at = PathBuf::from("/");
-        let mut followed = 0;
-        while let Some(part) = rest.pop() {
-            if part.as_os_str() == ".." {
-                at.pop();
-                continue;
-            }
-            let next = at.join(&part);
+        let mut walk = Walk::along(path);
+        while let Some(next) = walk.next_place() {
             self.fetch_entry(&next).await?;
             let target = self.upper.with_world(|world| {
                 let kind = world.tree.get(&next, false).map(|node| node.kind.clone());
@@ -33,21 +25,16 @@ impl OverlayHost<'_> {
                 }
             });
             match target {
-                Some(target) if follow_end || !rest.is_empty() => {
-                    followed += 1;
-                    if followed > LINK_LIMIT {
+                Some(target) if follow_end || !walk.is_at_end() => {
+                    if !walk.follow(&target) {
                         let looped = std::io::Error::other("too many levels of symbolic links");
                         return Err(file_error("follow", path, looped));
                     }
-                    if target.starts_with('/') {
-                        at = PathBuf::from("/");
-                    }
-                    rest.extend(parts(Path::new(&target)).into_iter().rev());
                 }
-                _ => at = next,
+                _ => walk.at = next,
             }
         }
-        Ok(at)
+        Ok(walk.at)
     }
 
     /// Fetches one entry whose parents are known and are no links.

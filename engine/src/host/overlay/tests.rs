@@ -1,3 +1,5 @@
+//! An overlay reads the host below and keeps changes to itself, in each capability of a host.
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -18,6 +18,7 @@ mod authority;
 mod certificate;
 mod error;
 mod keys;
+mod stage;
 pub(super) mod stored;
 pub(super) mod validate;
 
@@ -32,9 +33,8 @@ pub use super::kubernetes::pki::layout::{
     AuthorityPaths, BASE, CertificatePaths, authority_paths, authority_record, certificate_paths,
     kubeconfig_path, service_account_paths, service_account_record,
 };
-pub use authority::rotation::Stage;
 pub use authority::signer::Authority;
-pub use authority::spec::{AuthoritySpec, Rotation};
+pub use authority::spec::AuthoritySpec;
 pub use certificate::facts::CertificateFacts;
 pub use certificate::inventory::{Inventory, Kind, Listed, inventory};
 pub use certificate::issue::Issued;
@@ -49,3 +49,4 @@ pub use keys::encryption::{
 pub use keys::problem::key_problem;
 pub(crate) use keys::problem::{has_service_account_key, may_be_read};
 pub use keys::service_account::ServiceAccountKeySpec;
+pub use stage::{Rotation, Stage};

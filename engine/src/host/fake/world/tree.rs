@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use crate::host::{Attributes, Entry, EntryKind};
 
 /// How many links the kernel follows in one path.
-pub(crate) const LINK_LIMIT: usize = 40;
+const LINK_LIMIT: usize = 40;
 
 /// One entry of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,29 +57,16 @@ impl Tree {
                 "the path is not absolute",
             ));
         }
-        let mut rest: Vec<PathBuf> = parts(path);
-        rest.reverse();
-        let mut at = PathBuf::from("/");
-        let mut followed = 0;
-        while let Some(part) = rest.pop() {
-            if part.as_os_str() == ".." {
-                at.pop();
-                continue;
-            }
-            let next = at.join(&part);
+        let mut walk = Walk::along(path);
+        while let Some(next) = walk.next_place() {
             match self.nodes.get(&next).map(|node| &node.kind) {
-                Some(NodeKind::Symlink(target)) if follow_end || !rest.is_empty() => {
-                    followed += 1;
-                    if followed > LINK_LIMIT {
+                Some(NodeKind::Symlink(target)) if follow_end || !walk.is_at_end() => {
+                    if !walk.follow(target) {
                         return Err(Error::new(
                             ErrorKind::InvalidInput,
                             "too many levels of symbolic links",
                         ));
                     }
-                    if target.starts_with('/') {
-                        at = PathBuf::from("/");
-                    }
-                    rest.extend(parts(Path::new(target)).into_iter().rev());
                 }
                 Some(
                     NodeKind::File(_)
@@ -87,14 +74,14 @@ impl Tree {
                     | NodeKind::Unknown(_)
                     | NodeKind::Socket
                     | NodeKind::Other,
-                ) if !rest.is_empty() => {
+                ) if !walk.is_at_end() => {
                     return Err(ErrorKind::NotADirectory.into());
                 }
-                None if !rest.is_empty() => return Err(ErrorKind::NotFound.into()),
-                _ => at = next,
+                None if !walk.is_at_end() => return Err(ErrorKind::NotFound.into()),
+                _ => walk.at = next,
             }
         }
-        Ok(at)
+        Ok(walk.at)
     }
 
     /// The entry at `path`; a link at its end is followed only if asked for.
@@ -209,28 +196,14 @@ impl Tree {
 
     /// `path` with its links followed. A part that does not exist counts as a directory still to be made.
     fn follow(&self, path: &Path) -> PathBuf {
-        let mut rest = parts(path);
-        rest.reverse();
-        let mut at = PathBuf::from("/");
-        let mut followed = 0;
-        while let Some(part) = rest.pop() {
-            if part.as_os_str() == ".." {
-                at.pop();
-                continue;
-            }
-            let next = at.join(&part);
+        let mut walk = Walk::along(path);
+        while let Some(next) = walk.next_place() {
             match self.nodes.get(&next).map(|node| &node.kind) {
-                Some(NodeKind::Symlink(target)) if !rest.is_empty() && followed < LINK_LIMIT => {
-                    followed += 1;
-                    if target.starts_with('/') {
-                        at = PathBuf::from("/");
-                    }
-                    rest.extend(parts(Path::new(target)).into_iter().rev());
-                }
-                _ => at = next,
+                Some(NodeKind::Symlink(target)) if !walk.is_at_end() && walk.follow(target) => {}
+                _ => walk.at = next,
             }
         }
-        at
+        walk.at
     }
 
     /// Changes the attributes of the entry at `path` itself; a link has an owner and no mode.
@@ -279,15 +252,62 @@ impl Tree {
     }
 }
 
-/// The normal components of a path; `..` stays for [`Tree::resolve`].
-pub(crate) fn parts(path: &Path) -> Vec<PathBuf> {
-    path.components()
-        .filter_map(|part| match part {
-            Component::Normal(name) => Some(PathBuf::from(name)),
-            Component::ParentDir => Some(PathBuf::from("..")),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect()
+/// A walk along an absolute path, part by part. The caller looks at each place, and goes there or follows the link that is there.
+pub(crate) struct Walk {
+    /// Where it is now.
+    pub(crate) at: PathBuf,
+    /// The parts that are left, the last one first.
+    rest: Vec<PathBuf>,
+    followed: usize,
+}
+
+impl Walk {
+    /// A walk along `path` that has not begun.
+    pub(crate) fn along(path: &Path) -> Self {
+        Self {
+            at: PathBuf::from("/"),
+            rest: parts(path).rev().collect(),
+            followed: 0,
+        }
+    }
+
+    /// The place of the next part; `None` at the end.
+    pub(crate) fn next_place(&mut self) -> Option<PathBuf> {
+        while let Some(part) = self.rest.pop() {
+            if part.as_os_str() != ".." {
+                return Some(self.at.join(part));
+            }
+            self.at.pop();
+        }
+        None
+    }
+
+    /// Whether no part is left after the last place.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// Continues at the target of the link that is at the last place. Returns `false` if that is one link too many.
+    pub(crate) fn follow(&mut self, target: &str) -> bool {
+        if self.followed == LINK_LIMIT {
+            return false;
+        }
+        self.followed += 1;
+        if target.starts_with('/') {
+            self.at = PathBuf::from("/");
+        }
+        self.rest.extend(parts(Path::new(target)).rev());
+        true
+    }
+}
+
+/// The normal components of a path, and `..`.
+fn parts(path: &Path) -> impl DoubleEndedIterator<Item = PathBuf> {
+    path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(PathBuf::from(name)),
+        Component::ParentDir => Some(PathBuf::from("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
 }
 
 #[cfg(test)]

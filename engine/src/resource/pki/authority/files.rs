@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::rotation::{Stage, stage_of};
+use super::rotation::stage_of;
 use super::signer;
 use crate::host::{Attributes, Host};
 use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord, RecordMatch, identity, is_key};
+use crate::resource::pki::stage::Stage;
 use crate::resource::pki::stored::{Content, PUBLIC, Stored};
 use crate::resource::pki::{PkiError, authority_paths};
 use crate::resource::{Receipt, ResourceResult};

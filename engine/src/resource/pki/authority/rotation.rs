@@ -10,40 +10,17 @@
 
 use std::time::SystemTime;
 
-use serde::Serialize;
-
 use crate::resource::change::Differences;
 use crate::resource::pki::authority::files::{
     CERTIFICATE, KEY, NEXT_CERTIFICATE, NEXT_KEY, PREVIOUS,
 };
-use crate::resource::pki::authority::spec::{AuthoritySpec, Rotation};
+use crate::resource::pki::authority::spec::AuthoritySpec;
 use crate::resource::pki::certificate::facts::Certificate;
 use crate::resource::pki::certificate::issue;
 use crate::resource::pki::keys::record::KeptFiles;
+use crate::resource::pki::stage::{Rotation, Stage};
 use crate::resource::pki::stored::Content;
 use crate::resource::pki::{Authority, PkiError, PrivateKey, keys};
-
-/// The stage of an authority's replacement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// No other authority is trusted.
-    Settled,
-    /// A successor is trusted as well.
-    Begun,
-    /// Its predecessor is trusted as well.
-    Switched,
-}
-
-impl std::fmt::Display for Stage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Settled => "there is one authority, and no other is trusted",
-            Self::Begun => "its successor is trusted and does not sign yet",
-            Self::Switched => "its successor signs, and it is still trusted",
-        })
-    }
-}
 
 /// The stage of the replacement of an authority that has these files.
 pub(in crate::resource::pki) fn stage_of(has: impl Fn(&str) -> bool) -> Stage {

@@ -6,13 +6,14 @@ use std::time::SystemTime;
 use rcgen::{Issuer, KeyPair};
 use rustls_pki_types::CertificateDer;
 
-use super::rotation::{Stage, trusted};
+use super::rotation::trusted;
 use crate::host::Host;
 use crate::resource::ResourceResult;
 use crate::resource::pki::authority::files::{AuthorityFiles, CERTIFICATE};
 use crate::resource::pki::certificate::facts::{Certificate, show};
 use crate::resource::pki::certificate::issue;
 use crate::resource::pki::keys::record::KeyRecord;
+use crate::resource::pki::stage::Stage;
 use crate::resource::pki::stored::Content;
 use crate::resource::pki::{
     BASE, CertificateFacts, CertificateSpec, Issued, PkiError, authority_paths, authority_record,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::resource::pki::stage::Rotation;
 use crate::resource::pki::{PkiError, validate};
 
 /// A certificate authority. It is made if none exists and none is recorded. It is replaced, step by step, only if an operator requests
@@ -32,16 +33,4 @@ impl AuthoritySpec {
         validate::name("common_name", &self.common_name)?;
         validate::years("years", self.years)
     }
-}
-
-/// A step of replacing an authority.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rotation {
-    /// A successor is made, and trusted beside the present authority.
-    Begin,
-    /// The successor signs; its predecessor is still trusted.
-    Switch,
-    /// The predecessor is no longer trusted.
-    Finish,
 }
