@@ -1,7 +1,8 @@
 //! The host for a dry run against a real one: an overlay that knows what the plan brings, and what the ledger says of a
 //! cluster that does not answer.
 
-use crate::host::fake::{KubernetesRules, key};
+use crate::exec::kubernetes::etcd_data::begins_empty;
+use crate::host::fake::key;
 use crate::host::overlay::{LedgerHint, LedgerHints, OverlayHost};
 use crate::host::{ClusterNode, Host};
 use crate::ledger::{Ledger, Reading, Recorded};
@@ -38,8 +39,9 @@ fn steps(plan: &Plan) -> impl Iterator<Item = &PlannedStep> {
 
 /// What the ledger says of the cluster's nodes and objects, used if the API server does not answer.
 async fn hints(lower: &dyn Host, plan: &Plan) -> LedgerHints {
+    let planned: Vec<&PlannedStep> = steps(plan).collect();
     let mut hints = LedgerHints {
-        empty: begins_empty(lower, plan).await,
+        empty: begins_empty(lower, &planned).await,
         ..LedgerHints::default()
     };
     // An unreadable ledger says nothing: the state is then known after apply.
@@ -90,28 +92,6 @@ async fn hints(lower: &dyn Host, plan: &Plan) -> LedgerHints {
         }
     }
     hints
-}
-
-/// Whether etcd will find no data on this host.
-async fn begins_empty(lower: &dyn Host, plan: &Plan) -> bool {
-    let etcd = KubernetesRules::default().etcd_container;
-    for step in steps(plan) {
-        let Spec::Container(container) = &step.spec else {
-            continue;
-        };
-        if container.name != etcd {
-            continue;
-        }
-        for mount in container.mounts.iter().filter(|mount| !mount.read_only) {
-            match lower.entry(&mount.source.join("member")).await {
-                Ok(None) => {}
-                // Data, or a directory that we may not look into.
-                Ok(Some(_)) | Err(_) => return false,
-            }
-        }
-        return true;
-    }
-    false
 }
 
 fn planned_node(node: &NodeSpec) -> ClusterNode {

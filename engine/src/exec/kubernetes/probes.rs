@@ -59,7 +59,7 @@ impl Runner<'_> {
             }
         }
         if readers.is_empty() {
-            return "see what the log of the API server says of it".to_owned();
+            return "see the log of the API server".to_owned();
         }
         let readers: Vec<&str> = readers.into_iter().collect();
         format!(

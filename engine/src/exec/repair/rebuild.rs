@@ -9,10 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::exec::Runner;
 use crate::facts::Facts;
-use crate::resource::Spec;
-
-/// Top of the control groups in which kubelet puts pods, by either driver.
-const PODS: [&str; 2] = ["kubepods", "kubepods.slice"];
+use crate::resource::{PodsSpec, Spec};
 
 impl Runner<'_> {
     /// The facts of this host without the listening sockets of the role.
@@ -30,7 +27,7 @@ impl Runner<'_> {
 
     /// Names of the control groups of the plan's units, of the role's containers and of the node's pods.
     async fn control_groups(&self) -> BTreeSet<String> {
-        let mut groups: BTreeSet<String> = PODS.map(str::to_owned).into();
+        let mut groups: BTreeSet<String> = PodsSpec::CONTROL_GROUPS.map(str::to_owned).into();
         let steps = self.plan.phases.iter().flat_map(|phase| &phase.steps);
         for step in steps {
             match &step.spec {
@@ -38,10 +35,7 @@ impl Runner<'_> {
                     groups.insert(service.unit.clone());
                 }
                 Spec::Container(container) => {
-                    if let Some(id) = container.id_of_ours(self.host).await {
-                        groups.insert(format!("docker-{id}.scope"));
-                        groups.insert(id);
-                    }
+                    groups.extend(container.control_groups(self.host).await);
                 }
                 _ => {}
             }

@@ -11,4 +11,3 @@ pub(in crate::exec) mod executor;
 pub(in crate::exec) mod orphans;
 pub(in crate::exec) mod prune;
 pub(in crate::exec) mod rollback;
-pub mod scratch;

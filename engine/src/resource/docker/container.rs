@@ -283,8 +283,15 @@ impl ContainerSpec {
         Ok(state.is_some_and(|state| is_ours(&state) && state.running))
     }
 
+    /// Names of the control groups that our container of this name may have, one for each driver.
+    pub(crate) async fn control_groups(&self, host: &dyn Host) -> Vec<String> {
+        let id = self.id_of_ours(host).await;
+        id.map(|id| vec![format!("docker-{id}.scope"), id])
+            .unwrap_or_default()
+    }
+
     /// The id of our container of this name.
-    pub(crate) async fn id_of_ours(&self, host: &dyn Host) -> Option<String> {
+    async fn id_of_ours(&self, host: &dyn Host) -> Option<String> {
         let state = host.container(&self.name).await.ok().flatten()?;
         is_ours(&state).then_some(state.id)
     }

@@ -23,6 +23,11 @@ pub struct PodsSpec {
     pub grace_seconds: u64,
 }
 
+impl PodsSpec {
+    /// Top of the control groups in which kubelet puts pods, one for each driver.
+    pub(crate) const CONTROL_GROUPS: [&str; 2] = ["kubepods", "kubepods.slice"];
+}
+
 #[async_trait]
 impl Resource for PodsSpec {
     type Observed = Vec<ListedContainer>;
