@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::key::{Key, Kind};
+use super::key::{Key, Kind, ValueType};
 use super::names;
 use super::value::{SecretText, SettingValue};
 use crate::env::source::layers::MAX_VALUE_BYTES;
@@ -49,9 +49,11 @@ impl Key {
 
     /// The value that says "not chosen".
     fn empty(&self) -> SettingValue {
-        match self.kind {
-            Kind::FlagList | Kind::UrlList => SettingValue::List(Vec::new()),
-            _ => SettingValue::Text(String::new()),
+        match self.kind.value_type() {
+            ValueType::Texts => SettingValue::List(Vec::new()),
+            ValueType::Bool | ValueType::Integer | ValueType::Text => {
+                SettingValue::Text(String::new())
+            }
         }
     }
 }

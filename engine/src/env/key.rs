@@ -101,6 +101,44 @@ pub enum Kind {
     CpuSet,
 }
 
+/// What the values of a kind are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ValueType {
+    Bool,
+    Integer,
+    Text,
+    Texts,
+}
+
+impl Kind {
+    /// What its values are.
+    pub(crate) fn value_type(self) -> ValueType {
+        match self {
+            Self::Bool => ValueType::Bool,
+            Self::Integer { .. } | Self::Port => ValueType::Integer,
+            Self::FlagList | Self::UrlList => ValueType::Texts,
+            Self::Text
+            | Self::Name
+            | Self::HostOrAddress
+            | Self::Address
+            | Self::Cidr
+            | Self::Path
+            | Self::Duration { .. }
+            | Self::Choice(_)
+            | Self::Uuid
+            | Self::ProxyUrl
+            | Self::ProxyExceptions
+            | Self::Cron
+            | Self::ImageReference
+            | Self::Registry
+            | Self::Version
+            | Self::Size
+            | Self::Interface
+            | Self::CpuSet => ValueType::Text,
+        }
+    }
+}
+
 /// Completes "expected ...".
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -25,6 +25,7 @@ mod value;
 
 pub use check::Refusal;
 pub use error::{EnvError, Found};
+pub(crate) use key::ValueType;
 pub use key::{DefaultValue, Key, Kind};
 pub use keys::KEYS;
 pub use kube_env::KubeEnv;

@@ -200,7 +200,24 @@ impl Requirement {
             | Self::MinDisk { bytes, .. }
             | Self::PersistentDirectory { bytes, .. } => *bytes = 0,
             Self::MinCpus(count) => *count = 0,
-            _ => {}
+            Self::NoSwap { .. }
+            | Self::PortsFree(_)
+            | Self::Programs(_)
+            | Self::CpusOnline(_)
+            | Self::CgroupControllers(_)
+            | Self::NoForeignRuntime
+            | Self::NoEarlierCluster
+            | Self::NoVirtualServices
+            | Self::HostNameValid
+            | Self::CidrsDisjoint { .. }
+            | Self::KernelFeatures(_)
+            | Self::Interface { .. }
+            | Self::VirtualIp { .. }
+            | Self::SupportedSystem(_)
+            | Self::Architecture(_)
+            | Self::Systemd
+            | Self::Root
+            | Self::ClockSane => {}
         }
         subject
     }

@@ -341,7 +341,7 @@ pub(super) fn interrupted_runs(
             Record::End { outcome, run, .. } => match outcome {
                 Outcome::Converged | Outcome::Cleaned => interrupted.clear(),
                 Outcome::Interrupted => {}
-                _ => {
+                Outcome::Failed | Outcome::Refused | Outcome::Stopped | Outcome::Predicted => {
                     interrupted.remove(run);
                 }
             },

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::env::{DefaultValue, KEYS, Key, Kind};
+use crate::env::{DefaultValue, KEYS, Key, ValueType};
 use crate::role::{Field, field_list};
 
 /// The fields of `host`.
@@ -59,11 +59,11 @@ pub fn kube_table() -> String {
 
 /// The type that a setting has in a script.
 pub(super) fn kube_type(key: &Key) -> &'static str {
-    match key.kind {
+    match key.kind.value_type() {
         _ if key.secret => "secret",
-        Kind::Bool => "bool",
-        Kind::Integer { .. } | Kind::Port => "integer",
-        Kind::FlagList | Kind::UrlList => "list of texts",
-        _ => "text",
+        ValueType::Bool => "bool",
+        ValueType::Integer => "integer",
+        ValueType::Texts => "list of texts",
+        ValueType::Text => "text",
     }
 }

@@ -225,7 +225,11 @@ pub fn render(event: &Event, detail: Detail) -> String {
             ..
         } => match outcome {
             Outcome::Stopped | Outcome::Cleaned => Ok(()),
-            _ => writeln!(
+            Outcome::Converged
+            | Outcome::Failed
+            | Outcome::Refused
+            | Outcome::Interrupted
+            | Outcome::Predicted => writeln!(
                 text,
                 "  {}: {changed} changed, {unchanged} unchanged{}",
                 name(*outcome),
@@ -262,12 +266,14 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 count(*changed, "resource"),
                 time(milliseconds)
             ),
-            _ => writeln!(
-                text,
-                "{}: {changed} changed, {unchanged} unchanged{}",
-                name(*outcome),
-                time(milliseconds)
-            ),
+            Outcome::Converged | Outcome::Failed | Outcome::Interrupted | Outcome::Predicted => {
+                writeln!(
+                    text,
+                    "{}: {changed} changed, {unchanged} unchanged{}",
+                    name(*outcome),
+                    time(milliseconds)
+                )
+            }
         },
     };
     text

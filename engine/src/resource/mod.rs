@@ -30,7 +30,7 @@ pub use contract::{
 pub(crate) use contract::{KEPT_LIMIT, READ_LIMIT, create_parents, create_parents_with};
 pub use spec::Spec;
 pub(crate) use spec::{
-    PayloadUser, PossiblyForeign, RecordedKey, SecrecyFrom, largest, with_resource,
+    Divisible, PayloadUser, PossiblyForeign, RecordedKey, SecrecyFrom, largest, with_resource,
 };
 
 pub use change::{Action, Change, Difference, TextDiff};

@@ -95,6 +95,7 @@ impl Spec {
                 its.path = Some(&directory.path);
                 its.irreversible = true;
                 its.possibly_foreign = Some(PossiblyForeign::Directory(&directory.path));
+                its.divisible = Some(Divisible::Directory(directory));
             }
             Self::File(file) => {
                 its.path = Some(&file.path);
@@ -144,13 +145,19 @@ impl Spec {
                 its.irreversible = true;
                 its.possibly_foreign = Some(PossiblyForeign::Group);
             }
+            Self::FirewallChains(chains) => {
+                its.irreversible = true;
+                its.divisible = Some(Divisible::FirewallChains(chains));
+            }
+            Self::IpvsServices(services) => {
+                its.irreversible = true;
+                its.divisible = Some(Divisible::IpvsServices(services));
+            }
             Self::ImageDirectory(_)
             | Self::Link(_)
             | Self::Pods(_)
             | Self::PodContainer(_)
-            | Self::FirewallChains(_)
             | Self::Ipsets(_)
-            | Self::IpvsServices(_)
             | Self::Cgroup(_) => its.irreversible = true,
             Self::Container(_)
             | Self::Sysctl(_)
@@ -211,6 +218,8 @@ pub(crate) struct Properties<'a> {
     pub(crate) payload_user: Option<PayloadUser<'a>>,
     /// What a clean must not remove if it may have been there before the role. None if all of it belongs to the role.
     pub(crate) possibly_foreign: Option<PossiblyForeign<'a>>,
+    /// The resource itself, if a step can remove only what is added to it after the step was recorded.
+    pub(crate) divisible: Option<Divisible<'a>>,
     /// What in the plan says who may see the content of the files.
     pub(crate) secrecy: Option<SecrecyFrom<'a>>,
 }
@@ -252,6 +261,14 @@ pub(crate) enum PossiblyForeign<'a> {
     Group,
     /// The value of the kernel setting with this key.
     Sysctl(&'a str),
+}
+
+/// A resource with parts, of which those from before the role stay.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Divisible<'a> {
+    Directory(&'a DirectorySpec),
+    FirewallChains(&'a FirewallChainsSpec),
+    IpvsServices(&'a IpvsServicesSpec),
 }
 
 /// What in the plan says who may see the content of a step's files.

@@ -7,7 +7,7 @@ use crate::exec::{Mode, Runner};
 use crate::host::{Host, View};
 use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::directory_contents;
-use crate::resource::{Context, DirectorySpec, ResourceResult, Spec, Undo};
+use crate::resource::{Context, DirectorySpec, Divisible, ResourceResult, Spec, Undo};
 
 impl Runner<'_> {
     /// Notes which `on_rollback` steps run if the phase fails. Only a phase of which earlier runs left nothing has any.
@@ -106,10 +106,10 @@ impl Runner<'_> {
 
 /// For a resource that already exists: the spec that removes only what is added later, if the two can be told apart.
 async fn excluding_existing(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<Spec>> {
-    Ok(match spec {
+    Ok(match spec.properties().divisible {
         // An empty directory may be a separate disk. If a directory is not empty, later files in it may belong to
         // another program.
-        Spec::Directory(its) => {
+        Some(Divisible::Directory(its)) => {
             let names = directory_contents::names(host, &its.path).await?;
             let empty = names.filter(Vec::is_empty);
             empty.map(|spared| {
@@ -119,10 +119,12 @@ async fn excluding_existing(host: &dyn Host, spec: &Spec) -> ResourceResult<Opti
                 })
             })
         }
-        Spec::FirewallChains(its) if its.keep_existing => {
+        Some(Divisible::FirewallChains(its)) if its.keep_existing => {
             Some(Spec::FirewallChains(its.excluding_current(host).await?))
         }
-        Spec::IpvsServices(its) => Some(Spec::IpvsServices(its.excluding_current(host).await?)),
-        _ => None,
+        Some(Divisible::IpvsServices(its)) => {
+            Some(Spec::IpvsServices(its.excluding_current(host).await?))
+        }
+        Some(Divisible::FirewallChains(_)) | None => None,
     })
 }

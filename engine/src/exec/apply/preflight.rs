@@ -253,7 +253,19 @@ fn is_damaged(error: &HostError) -> bool {
     match error {
         HostError::TooLarge { .. } => true,
         HostError::File { .. } => !is_forbidden(error),
-        _ => false,
+        HostError::WriteRefused { .. }
+        | HostError::TooMuch { .. }
+        | HostError::InProgress { .. }
+        | HostError::Spawn { .. }
+        | HostError::Exit { .. }
+        | HostError::Deadline { .. }
+        | HostError::Service { .. }
+        | HostError::Refused { .. }
+        | HostError::InUse { .. }
+        | HostError::Clock { .. }
+        | HostError::Damaged { .. }
+        | HostError::Missing { .. }
+        | HostError::Injected { .. } => false,
     }
 }
 

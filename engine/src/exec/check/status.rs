@@ -418,7 +418,28 @@ impl Runner<'_> {
                 });
                 services.map(|service| service.unit.as_str()).collect()
             }
-            _ => return false,
+            Probe::Https { .. }
+            | Probe::Tcp(_)
+            | Probe::Run { .. }
+            | Probe::FileExists(_)
+            | Probe::FirstFile { .. }
+            | Probe::ContainerRunning(_)
+            | Probe::ContainerRuntime
+            | Probe::PodRunning { .. }
+            | Probe::NodeReady { .. }
+            | Probe::NodeWithoutPressure { .. }
+            | Probe::ObjectExists { .. }
+            | Probe::LinkUp(_)
+            | Probe::LinkAddressed(_)
+            | Probe::FirewallRule { .. }
+            | Probe::AddressHeld(_)
+            | Probe::VirtualIp { .. }
+            | Probe::CertificatesValid { .. }
+            | Probe::BackupYoungerThan { .. }
+            | Probe::RoomForBackup { .. }
+            | Probe::TokenAccepted { .. }
+            | Probe::KeysKept
+            | Probe::PackageIntact { .. } => return false,
         };
         let mut waited = false;
         for unit in units {

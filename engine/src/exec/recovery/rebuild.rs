@@ -52,6 +52,7 @@ impl Runner<'_> {
         rebuilt.records.push(self.begins(run));
         let mut wanted: BTreeSet<StepId> = BTreeSet::new();
         let mut resources = BTreeSet::new();
+        // Each record with the step that must have an undo for it.
         let mut mapped = Vec::new();
         for record in applied {
             match record {
@@ -73,13 +74,14 @@ impl Runner<'_> {
                                 rebuilt.result.recorded.push(undo.key());
                             }
                             rebuilt.result.record_uncertain(&undo);
-                            mapped.push(Record::Undo {
+                            let record = Record::Undo {
                                 run,
                                 phase,
                                 step,
                                 keep,
                                 undo,
-                            });
+                            };
+                            mapped.push((None, record));
                         }
                         Presence::Nothing => {}
                         Presence::Unknown(why) => rebuilt.result.note(why),
@@ -96,12 +98,13 @@ impl Runner<'_> {
                         }
                     }
                     let partial = false;
-                    mapped.push(Record::CleanupSteps {
+                    let record = Record::CleanupSteps {
                         run,
                         phase,
                         steps,
                         partial,
-                    });
+                    };
+                    mapped.push((None, record));
                 }
                 Record::Intent {
                     phase,
@@ -111,17 +114,19 @@ impl Runner<'_> {
                     fields,
                     ..
                 } => {
-                    mapped.push(Record::Intent {
+                    let of = step.clone();
+                    let record = Record::Intent {
                         run,
                         phase,
                         step,
                         span,
                         action,
                         fields,
-                    });
+                    };
+                    mapped.push((Some(of), record));
                 }
                 Record::Receipt { phase, step, .. } => {
-                    mapped.push(Record::Receipt { run, phase, step });
+                    mapped.push((Some(step.clone()), Record::Receipt { run, phase, step }));
                 }
                 Record::Header { .. }
                 | Record::Run { .. }
@@ -135,11 +140,9 @@ impl Runner<'_> {
                 | Record::End { .. } => {}
             }
         }
-        mapped.retain(|record| match record {
-            Record::Intent { step, .. } | Record::Receipt { step, .. } => wanted.contains(step),
-            _ => true,
-        });
-        rebuilt.records.extend(mapped);
+        mapped.retain(|(of, _)| of.as_ref().is_none_or(|step| wanted.contains(step)));
+        let records = mapped.into_iter().map(|(_, record)| record);
+        rebuilt.records.extend(records);
         Ok(rebuilt)
     }
 

@@ -94,15 +94,15 @@ impl<'a> Executor<'a> {
         if self.is_full(undo).await {
             return Ok(false);
         }
-        match undo {
-            // It may have been started since, with a configuration that is now gone.
-            Undo::StartUnit { name }
-                if self.purpose == UndoPurpose::Clean && name.ends_with(".service") =>
-            {
-                let name = name.clone();
-                Undo::RestartUnit { name }.carry_out(self.host).await?;
-            }
-            _ => undo.carry_out(self.host).await?,
+        // It may have been started since, with a configuration that is now gone.
+        if let Undo::StartUnit { name } = undo
+            && self.purpose == UndoPurpose::Clean
+            && name.ends_with(".service")
+        {
+            let name = name.clone();
+            Undo::RestartUnit { name }.carry_out(self.host).await?;
+        } else {
+            undo.carry_out(self.host).await?;
         }
         // Together with the file, and not at the end: a run that is interrupted in between would leave a unit running
         // whose file is gone.
@@ -263,7 +263,21 @@ fn is_shared_or_external(undo: &Undo, error: &ResourceError) -> bool {
         Undo::UnloadModule { .. } | Undo::RemoveImage { .. } | Undo::PurgePackages { .. } => {
             matches!(error, ResourceError::Host(HostError::InUse { .. }))
         }
-        _ => false,
+        Undo::RemoveFile { .. }
+        | Undo::RestoreFile { .. }
+        | Undo::RestoreSymlink { .. }
+        | Undo::RemoveDirectory { .. }
+        | Undo::RemoveTree { .. }
+        | Undo::ClearDirectory { .. }
+        | Undo::RestoreAttributes { .. }
+        | Undo::RecreateContainer { .. }
+        | Undo::RestoreImage { .. }
+        | Undo::StopUnit { .. }
+        | Undo::StartUnit { .. }
+        | Undo::RestartUnit { .. }
+        | Undo::SetUnitEnabled { .. }
+        | Undo::ReloadUnits
+        | Undo::SetSysctl { .. } => false,
     }
 }
 
