@@ -33,7 +33,7 @@ fn shared(
     (owner, first): (&PlannedPhase, &PlannedStep),
 ) -> Diagnostic {
     let message = format!(
-        "phase `{}` makes {} `{}`, but phase `{}` makes {} `{}` at {}, and both are the same thing on the host",
+        "phase `{}` makes {} `{}`, but phase `{}` makes {} `{}` at {}, and both have the same path or name",
         phase.name,
         step.spec.kind(),
         step.spec.label(),
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(
             messages(&[first, second]),
             [
-                "phases/b.rhai:6:1: phase `b` makes symlink `/etc/one`, but phase `a` makes symlink `/etc/one` at phases/a.rhai:6:1, and both are the same thing on the host"
+                "phases/b.rhai:6:1: phase `b` makes symlink `/etc/one`, but phase `a` makes symlink `/etc/one` at phases/a.rhai:6:1, and both have the same path or name"
             ]
         );
     }

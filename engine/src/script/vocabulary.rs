@@ -326,6 +326,6 @@ pub static FUNCTIONS: &[(&str, &[Param], &str)] = &[
     (
         "on_clean",
         params!(steps: Closure),
-        "Steps that a clean runs, to remove what the phase's programs leave behind; each has `.absent()`, except `restore_sysctl`. What existed before the phase's first change is not ours and stays.",
+        "Steps that a clean runs, to remove what the phase's programs leave behind; each has `.absent()`, except `restore_sysctl`. What existed before the phase's first change is not the role's and stays.",
     ),
 ];

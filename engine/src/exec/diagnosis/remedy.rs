@@ -62,7 +62,7 @@ const KNOWN: &[(&[&[&str]], &str)] = known! {
     [["certificate", "expired"], ["certificate", "not valid yet"]] =>
         "compare the host's clock with the certificate's dates (`date -u`, `openssl x509 -noout -dates -in FILE`)";
     [["not valid for name"], ["certificate is valid for"]] =>
-        "compare the names in the certificate with the one that is asked for (`openssl x509 -noout -ext subjectAltName -in FILE`); `nodelet apply --only certs` makes what is missing";
+        "compare the names in the certificate with the name in the URL (`openssl x509 -noout -ext subjectAltName -in FILE`); `nodelet apply --only certs` makes what is missing";
     [["certificate"], ["unknownissuer"], ["unknown ca"]] =>
         "see whether certificate and root belong together (`openssl verify -CAfile ROOT FILE`); removing the certificate makes a new one";
     [["unknown flag"], ["flag provided but not defined"], ["invalid argument", " for \"--"]] =>

@@ -23,7 +23,7 @@ impl Runner<'_> {
     pub(super) async fn lacks(&self, step: &PlannedStep, trial: &Trial<'_>) -> Option<Problem> {
         let (requirement, error) = match &step.spec {
             Spec::Service(service) => match service.verify_programs(self.host).await {
-                Err(error) => ("what is to be started is what was packed", error),
+                Err(error) => ("the program matches its checksum", error),
                 Ok(()) => (
                     "what is to be started can be started",
                     self.masked(service).await?,

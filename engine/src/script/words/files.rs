@@ -18,7 +18,7 @@ words! {
         OWNER;
         GROUP;
         exclusive() =>
-            "Everything in it is ours, even what other programs put there, and is removed with it.";
+            "Everything in it is the role's, even what other programs put there, and is removed with it.";
     }
 
     FILE = Resource(Files::File) file(path: Path) {
