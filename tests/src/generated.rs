@@ -265,9 +265,16 @@ fn file(path: &'static str) -> BoxedStrategy<Piece> {
         select(flags.to_vec()),
         before,
     )
-        .prop_map(move |(content, mode, flag, before)| Piece {
-            steps: format!("file(\"{path}\").content(\"{content}\").mode(\"{mode}\"){flag};\n"),
-            before: before.into_iter().collect(),
+        .prop_map(move |(content, mode, flag, before)| {
+            let made = if flag == ".absent()" {
+                String::new()
+            } else {
+                format!(".content(\"{content}\").mode(\"{mode}\")")
+            };
+            Piece {
+                steps: format!("file(\"{path}\"){made}{flag};\n"),
+                before: before.into_iter().collect(),
+            }
         })
         .boxed()
 }
@@ -369,7 +376,8 @@ fn unit() -> BoxedStrategy<Piece> {
                  let conf = file(\"/etc/app.d/service.conf\").content(\"{about}\");\n\
                  service(\"app\"){state}{boot}"
             );
-            if restarts {
+            // A unit that does not run reads nothing.
+            if restarts && state == ".started()" {
                 steps += ".restart_on([its, conf])";
             }
             steps += ";\n";
@@ -430,15 +438,29 @@ fn image_and_container() -> BoxedStrategy<Piece> {
             .prop_map(|(image, running)| vec![Before::Container { image, running }]),
     ];
     let policy = select(vec!["always", "unless-stopped", "no"]);
-    (select(&CONTENTS[..]), policy, select(vec!["", ".absent()"]), before)
-        .prop_map(|(value, policy, flag, before)| Piece {
-            steps: format!(
-                "image(\"app:1\").archive(`${{role.payload}}/images/app.tar`);\n\
-                 let env = file(\"/etc/app.d/container.env\").content(\"B={value}\\n\");\n\
-                 container(\"app\").image(\"app:1\").env(#{{ A: \"{value}\" }}).env_from(env)\
-                 .mount_read_only(\"/etc\", \"/host\").restart(\"{policy}\").restart_on(env){flag};\n"
-            ),
-            before,
+    (
+        select(&CONTENTS[..]),
+        policy,
+        select(vec!["", ".absent()"]),
+        before,
+    )
+        .prop_map(|(value, policy, flag, before)| {
+            let made = if flag == ".absent()" {
+                String::new()
+            } else {
+                format!(
+                    ".env(#{{ A: \"{value}\" }}).env_from(env)\
+                     .mount_read_only(\"/etc\", \"/host\").restart(\"{policy}\").restart_on(env)"
+                )
+            };
+            Piece {
+                steps: format!(
+                    "image(\"app:1\").archive(`${{role.payload}}/images/app.tar`);\n\
+                     let env = file(\"/etc/app.d/container.env\").content(\"B={value}\\n\");\n\
+                     container(\"app\").image(\"app:1\"){made}{flag};\n"
+                ),
+                before,
+            }
         })
         .boxed()
 }
@@ -470,11 +492,16 @@ fn timer() -> BoxedStrategy<Piece> {
         select(vec!["0 3 * * *", "*/5 * * * *"]),
         select(vec!["", ".absent()"]),
     )
-        .prop_map(|(schedule, flag)| Piece {
-            steps: format!(
-                "timer(\"backup\").schedule(\"{schedule}\").run(\"etcd-backup\"){flag};\n"
-            ),
-            before: Vec::new(),
+        .prop_map(|(schedule, flag)| {
+            let made = if flag == ".absent()" {
+                String::new()
+            } else {
+                format!(".schedule(\"{schedule}\").run(\"etcd-backup\")")
+            };
+            Piece {
+                steps: format!("timer(\"backup\"){made}{flag};\n"),
+                before: Vec::new(),
+            }
         })
         .boxed()
 }

@@ -1,10 +1,13 @@
-//! Names of phases and packages, ids of steps, and positions in scripts.
+//! Names of phases, packages and kernel modules, ids of steps, and positions in scripts.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+/// Longest name of a kernel module in bytes. The kernel has less room for it, and it is a part of the name of a file.
+const LONGEST_MODULE: usize = 63;
 
 /// Name of a phase: lower-case letters, digits and dashes, as its script's file stem.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -67,6 +70,14 @@ impl fmt::Display for PhaseName {
 pub(crate) fn is_package_name(text: &str) -> bool {
     let fits = |one: char| one.is_ascii_alphanumeric() || "+-.:".contains(one);
     text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(fits)
+}
+
+/// Whether a text can be the name of a kernel module.
+pub(crate) fn is_module_name(text: &str) -> bool {
+    let fits = |one: char| one.is_ascii_alphanumeric() || matches!(one, '_' | '-');
+    text.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
+        && text.len() <= LONGEST_MODULE
+        && text.chars().all(fits)
 }
 
 /// Identity of a step within its plan: `phase/kind:label`, for example `etcd/container:etcd`.
@@ -205,6 +216,24 @@ mod tests {
             "é",
         ] {
             assert!(!is_package_name(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn module_names_are_words() {
+        for right in ["overlay", "br_netfilter", "dm-mod", "8021q"] {
+            assert!(is_module_name(right), "{right}");
+        }
+        for wrong in [
+            "",
+            "--help",
+            "br netfilter",
+            "net/bridge",
+            "../x",
+            "a.ko",
+            "é",
+        ] {
+            assert!(!is_module_name(wrong), "{wrong}");
         }
     }
 

@@ -139,7 +139,7 @@ impl Spec {
             Self::Packages(packages) => its.payload_user = Some(PayloadUser::Packages(packages)),
             Self::Service(service) => its.payload_user = Some(PayloadUser::Service(service)),
             Self::SysctlSnapshot(setting) => {
-                its.possibly_foreign = Some(PossiblyForeign::Sysctl(&setting.key));
+                its.possibly_foreign = Some(PossiblyForeign::Sysctl(setting.key.as_str()));
             }
             Self::Group(_) => {
                 its.irreversible = true;
@@ -306,7 +306,7 @@ mod tests {
         assert!(matches!(its.possibly_foreign, Some(PossiblyForeign::Group)));
 
         let setting = Spec::SysctlSnapshot(SysctlSnapshotSpec {
-            key: "kernel.panic".to_owned(),
+            key: "kernel.panic".parse().unwrap(),
             before: None,
         });
         let its = setting.properties();

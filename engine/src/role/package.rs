@@ -401,11 +401,11 @@ fn collect<'a>(
             }
             if templates.len() >= TEMPLATES {
                 let message = format!("the role has more than {TEMPLATES} templates");
-                findings.push(Diagnostic::new(
-                    "P0606",
-                    Span::file("phases/templates"),
-                    message,
-                ));
+                let span = Span::new(format!("phases/templates/{relative}"), 1, 0);
+                findings.push(
+                    Diagnostic::new("P0606", span, message)
+                        .help("delete those that no phase uses, or make one template of several"),
+                );
                 return Ok(());
             }
             match read_text(files, &path).await? {

@@ -175,7 +175,28 @@ pub(super) fn evaluation(
             let position = other.position();
             let text = other.to_string();
             let text = text.split(" (line ").next().unwrap_or(&text).to_owned();
-            Diagnostic::new("P0199", at(&position), text)
+            Diagnostic::new("P0199", at(&position), text).help(usual_cause(other))
+        }
+    }
+}
+
+/// Help for an error that has only Rhai's message.
+fn usual_cause(error: &EvalAltResult) -> &'static str {
+    use EvalAltResult as E;
+    match error {
+        E::ErrorArrayBounds(..) | E::ErrorStringBounds(..) => {
+            "the first item has the index 0; `.len()` tells how many items there are"
+        }
+        E::ErrorPropertyNotFound(..) | E::ErrorIndexNotFound(..) => {
+            "write a key that the map has; `\"key\" in map` tells whether it has one"
+        }
+        E::ErrorFor(..) => "write a list or a range after `in`: for number in 0..3 { … }",
+        E::ErrorMismatchDataType(..) | E::ErrorMismatchOutputType(..) => {
+            "use a value of the type that is expected; a condition is true, false or a comparison"
+        }
+        E::ErrorArithmetic(..) => "look for a division by zero, or for a number that is too large",
+        _ => {
+            "correct the expression at this place; phases/REFERENCE.md lists what a script can contain"
         }
     }
 }

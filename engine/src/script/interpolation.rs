@@ -15,8 +15,8 @@ pub(super) fn unreplaced(
     value: &Value,
     span: &Span,
 ) -> Option<Diagnostic> {
-    let may_be_shell =
-        matches!(param.arg, Arg::AnyText | Arg::Map | Arg::Any) || param.text == TextKind::Command;
+    let may_be_shell = matches!(param.arg, Arg::AnyText | Arg::Map | Arg::AnyList)
+        || param.text == TextKind::Command;
     let is_wrong = |text: &str| text.contains("${") && (!may_be_shell || names_a_constant(text));
     let text = find(value, &is_wrong)?;
     let message = format!(

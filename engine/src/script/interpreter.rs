@@ -70,7 +70,7 @@ pub(super) fn engine(shared: &SharedRecorder) -> Engine {
     engine.set_fail_on_invalid_map_property(true);
     engine.set_allow_shadowing(false);
     for keyword in [
-        "eval", "try", "while", "loop", "do", "import", "export", "print", "debug",
+        "eval", "try", "while", "loop", "do", "switch", "import", "export", "print", "debug",
     ] {
         engine.disable_symbol(keyword);
     }

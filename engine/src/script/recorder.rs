@@ -5,7 +5,7 @@
 
 use super::interpolation;
 use super::remedy::{command_in_one_item, remedy, split_command};
-use super::vocabulary::{Arg, Modifier, Param, Word, WordKind};
+use super::vocabulary::{Arg, Modifier, Param, TextKind, Word, WordKind};
 use crate::model::{Diagnostic, Span, Value};
 
 /// Index of a recorded word.
@@ -174,7 +174,7 @@ impl Recorder {
     }
 }
 
-/// Findings for arguments of the wrong type. `name` is the word, or the modifier with its dot.
+/// Findings for arguments of the wrong type, and for empty lists. `name` is the word, or the modifier with its dot.
 fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec<Diagnostic> {
     let one = |(param, argument): (&Param, &Argument)| {
         let value = argument.value();
@@ -206,12 +206,18 @@ fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec
                 .help(format!("write {}", split_command(name, text))),
             );
         }
-        let problem = accepts(param.arg, argument).err()?;
         let which = if params.len() == 1 {
             String::new()
         } else {
             format!(" as its {}", param.name)
         };
+        if let Some((kind, none)) = value.and_then(|value| empty(param, value)) {
+            let message = format!("`{name}` gets an empty {kind}{which}, which says nothing");
+            return Some(Diagnostic::new("P0353", span.clone(), message).help(format!(
+                "name at least one item, or remove `{name}`; if a setting gives the {kind}, `if {kind} != {none} {{ … }}` leaves it out"
+            )));
+        }
+        let problem = accepts(param.arg, argument).err()?;
         let message = format!(
             "`{name}` takes {}{which}, not {problem}",
             param.arg.describe()
@@ -225,6 +231,24 @@ fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec
     params.iter().zip(args).filter_map(one).collect()
 }
 
+/// For an empty list or map that must not be empty: what it is, and how it is written. An empty list would be taken for a condition that
+/// always holds, or for a modifier that is not there.
+fn empty(param: &Param, value: &Value) -> Option<(&'static str, &'static str)> {
+    // A list that names no program has a finding of its own.
+    if param.text == TextKind::Command {
+        return None;
+    }
+    match (param.arg, value) {
+        (Arg::Texts | Arg::Paths | Arg::Addresses | Arg::Ports, Value::List(items))
+            if items.is_empty() =>
+        {
+            Some(("list", "[]"))
+        }
+        (Arg::Map, Value::Map(fields)) if fields.is_empty() => Some(("map", "#{}")),
+        _ => None,
+    }
+}
+
 /// The first text of an argument that has a control character which texts of its kind must not have, and this character. Maps are not
 /// judged.
 fn unprintable<'v>(param: &Param, value: &'v Value) -> Option<(&'v str, char)> {
@@ -233,10 +257,12 @@ fn unprintable<'v>(param: &Param, value: &'v Value) -> Option<(&'v str, char)> {
     let first = |text: &'v str| Some((text, text.chars().find(is_wrong)?));
     match (param.arg, value) {
         (Arg::Text | Arg::AnyText | Arg::Path, Value::Text(text)) => first(text),
-        (Arg::Texts | Arg::Paths, Value::List(items)) => items.iter().find_map(|item| match item {
-            Value::Text(text) => first(text),
-            _ => None,
-        }),
+        (Arg::Texts | Arg::AnyTexts | Arg::Paths, Value::List(items)) => {
+            items.iter().find_map(|item| match item {
+                Value::Text(text) => first(text),
+                _ => None,
+            })
+        }
         _ => None,
     }
 }
@@ -244,7 +270,7 @@ fn unprintable<'v>(param: &Param, value: &'v Value) -> Option<(&'v str, char)> {
 /// Whether an argument has the type; otherwise the argument as text, for the message.
 fn accepts(arg: Arg, argument: &Argument) -> Result<(), String> {
     let value = match (arg, argument) {
-        (Arg::Steps, Argument::Steps(_)) | (Arg::Any, _) | (_, Argument::Unknown) => return Ok(()),
+        (Arg::Steps, Argument::Steps(_)) | (_, Argument::Unknown) => return Ok(()),
         (_, Argument::Steps(_)) => return Err("a step".to_owned()),
         (_, Argument::Value(value)) => value,
     };
@@ -261,8 +287,12 @@ fn accepts(arg: Arg, argument: &Argument) -> Result<(), String> {
         (Arg::Address, Value::Text(text)) => text.parse::<std::net::IpAddr>().is_ok(),
         (Arg::Integer(least), Value::Integer(n)) => n >= &least,
         (Arg::Between(least, most), Value::Integer(n)) => (least..=most).contains(n),
-        (Arg::Bool, Value::Bool(_)) | (Arg::Map, Value::Map(_)) => true,
-        (Arg::Texts, Value::List(items)) => items.iter().all(|item| matches!(item, Value::Text(_))),
+        (Arg::Bool, Value::Bool(_))
+        | (Arg::Map, Value::Map(_))
+        | (Arg::AnyList, Value::List(_)) => true,
+        (Arg::Texts | Arg::AnyTexts, Value::List(items)) => {
+            items.iter().all(|item| matches!(item, Value::Text(_)))
+        }
         (Arg::Paths, Value::List(items)) => items
             .iter()
             .all(|item| matches!(item, Value::Text(text) if is_clean_path(text))),
@@ -333,7 +363,6 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::vocabulary::TextKind;
 
     #[test]
     fn modes_need_a_leading_zero() {
@@ -386,6 +415,35 @@ mod tests {
         assert!(!wrong(Arg::AnyText, Content, "a\u{1b}b\n"));
         assert!(!wrong(Arg::Text, UnitName, "etcd\n"));
         assert!(!wrong(Arg::Text, Plain, "größer – als 1"));
+    }
+
+    #[test]
+    fn only_some_lists_and_maps_may_be_empty() {
+        let codes = |arg: Arg, text: TextKind, value: Value| -> Vec<&'static str> {
+            let param = Param {
+                name: "items",
+                arg,
+                text,
+            };
+            let argument = [Argument::Value(value)];
+            let found = problems("word", &[param], &argument, &Span::new("a.rhai", 1, 1));
+            found.iter().map(|finding| finding.code).collect()
+        };
+        let list = || Value::List(Vec::new());
+        let map = || Value::Map(std::collections::BTreeMap::new());
+        for arg in [Arg::Texts, Arg::Paths, Arg::Addresses, Arg::Ports] {
+            assert_eq!(codes(arg, TextKind::Plain, list()), ["P0353"], "{arg:?}");
+            assert_eq!(codes(arg, TextKind::Plain, map()), ["P0301"], "{arg:?}");
+        }
+        assert_eq!(codes(Arg::Map, TextKind::Plain, map()), ["P0353"]);
+        assert_eq!(codes(Arg::Map, TextKind::Plain, list()), ["P0301"]);
+        for arg in [Arg::AnyTexts, Arg::AnyList, Arg::Steps] {
+            assert!(codes(arg, TextKind::Plain, list()).is_empty(), "{arg:?}");
+            let text = Value::from("10.0.0.2");
+            assert_eq!(codes(arg, TextKind::Plain, text), ["P0301"], "{arg:?}");
+        }
+        // `lower` says that such a list names no program.
+        assert!(codes(Arg::Texts, TextKind::Command, list()).is_empty());
     }
 
     #[test]

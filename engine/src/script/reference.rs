@@ -62,9 +62,12 @@ const TYPES: &[(&str, &str)] = &[
     ("port", "a whole number from 1 to 65535"),
     (
         "list",
-        "items in brackets, such as `[\"a\", \"b\"]`; one item needs brackets, too",
+        "items in brackets, such as `[\"a\", \"b\"]`; one item needs brackets, too; at least one item, unless the type says that it may be empty",
     ),
-    ("map", "names and values, such as `#{ name: \"value\" }`"),
+    (
+        "map",
+        "names and values, such as `#{ name: \"value\" }`; at least one",
+    ),
     (
         "step",
         "what a word for a resource returns; `let config = template(…);` gives it a name",

@@ -30,10 +30,13 @@ pub(super) fn remedy(name: &str, param: &Param, argument: &Argument) -> Option<S
             1 => "remove the brackets: one text is expected, not a list".to_owned(),
             _ => "write one text; a `for` loop repeats the word for each item of a list".to_owned(),
         }),
+        (Arg::AnyList, Value::Text(_) | Value::Integer(_) | Value::Map(_)) => {
+            Some("write a list: [] if there is none, or the items in brackets".to_owned())
+        }
         (Arg::Texts, Value::Text(text)) if is_command(param, text) => {
             Some(format!("write {}", split_command(name, text)))
         }
-        (Arg::Texts, Value::Text(text)) => Some(format!(
+        (Arg::Texts | Arg::AnyTexts, Value::Text(text)) => Some(format!(
             "put it in brackets, because a list may have one item: [{text:?}]"
         )),
         (Arg::Integer(least), Value::Integer(_)) => Some(format!("write at least {least}")),

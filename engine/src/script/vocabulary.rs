@@ -38,20 +38,22 @@ pub enum Arg {
     Between(i64, i64),
     /// True or false.
     Bool,
-    /// A list of texts.
+    /// A list of texts, not empty.
     Texts,
-    /// A list of absolute paths.
+    /// A list of texts, possibly empty.
+    AnyTexts,
+    /// A list of absolute paths, not empty.
     Paths,
-    /// A list of IP addresses.
+    /// A list of IP addresses, not empty.
     Addresses,
-    /// A list of ports.
+    /// A list of ports, not empty.
     Ports,
-    /// A map of anything.
+    /// A map of anything, not empty.
     Map,
     /// A step, or a list of steps.
     Steps,
-    /// Any value.
-    Any,
+    /// A list of anything, possibly empty.
+    AnyList,
     /// A closure without parameters.
     Closure,
 }
@@ -71,12 +73,13 @@ impl Arg {
             Self::Integer(_) | Self::Between(..) => "a whole number",
             Self::Bool => "true or false",
             Self::Texts => "a list of texts",
+            Self::AnyTexts => "a list of texts, possibly empty",
             Self::Paths => "a list of absolute paths without `.`, `..`, `//` and a `/` at the end",
             Self::Addresses => "a list of IP addresses",
             Self::Ports => "a list of ports",
             Self::Map => "a map such as #{ name: value }",
             Self::Steps => "a step or a list of steps",
-            Self::Any => "a value",
+            Self::AnyList => "a list, possibly empty",
             Self::Closure => "a closure such as || { … }",
         }
     }
@@ -96,12 +99,13 @@ impl Arg {
             Self::Address => "address",
             Self::Bool => "true or false",
             Self::Texts => "list of texts",
+            Self::AnyTexts => "list of texts, may be empty",
             Self::Paths => "list of paths",
             Self::Addresses => "list of addresses",
             Self::Ports => "list of ports",
             Self::Map => "map",
             Self::Steps => "step or list of steps",
-            Self::Any => "any value",
+            Self::AnyList => "list, may be empty",
             Self::Closure => "closure",
         }
         .to_owned()

@@ -97,6 +97,32 @@ fn a_role_leaves_the_kernels_trees_and_nodelet_alone() {
     }
 }
 
+/// A stop and a rollback run their commands each time. A plan has one spelling of a key.
+#[test]
+fn what_only_looks_like_a_mistake_is_planned() {
+    let script = r#"
+        phase("example").about("An example.").nodes(["master"]);
+        sysctl("net/ipv4/ip_forward", "1");
+        sysctl("net.ipv4.conf.eth0/100.rp_filter", "1");
+        on_stop(|| { command(["sync"]); });
+        on_rollback(|| { command(["sync"]); });
+    "#;
+    let scripts = Scripts::default().phase("example", script);
+    let plan = scripts
+        .plan(&Case::named("cp-1"))
+        .unwrap_or_else(|message| panic!("{message}"));
+    let phase = plan.phase("example").expect("it was planned");
+    let steps: Vec<&str> = phase.steps.iter().map(|step| step.id.as_str()).collect();
+    assert_eq!(
+        steps,
+        [
+            "example/sysctl:net.ipv4.ip_forward",
+            "example/sysctl:net.ipv4.conf.eth0/100.rp_filter",
+        ]
+    );
+    assert_eq!((phase.on_stop.len(), phase.on_rollback.len()), (1, 1));
+}
+
 /// A skipped word has no findings, but the plan shows its name.
 #[test]
 fn a_skipped_word_is_shown_without_control_characters() {
@@ -135,6 +161,38 @@ fn a_script_beyond_the_limit_is_refused_unread() {
         Err(RoleError::Invalid { findings, .. }) => assert_eq!(
             findings.iter().map(Diagnostic::short).collect::<Vec<_>>(),
             ["phases/example.rhai:1: P0605 the file is larger than 262144 bytes"]
+        ),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn too_many_templates_are_refused_with_the_first_one_that_is_too_many() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let invalid = fixtures("roles/invalid/unknown-version");
+    let manifest = text(invalid.join("role.yaml")).replace("version: 2", "version: 1");
+    let templates = folder.path().join("phases/templates");
+    std::fs::create_dir_all(&templates).expect("a directory of our own");
+    let put = |path: &str, content: &str| {
+        std::fs::write(folder.path().join(path), content).expect("a file of our own");
+    };
+    put("role.yaml", &manifest);
+    put(
+        "phases/example.rhai",
+        &text(invalid.join("phases/example.rhai")),
+    );
+    for number in 0..=500 {
+        put(&format!("phases/templates/{number:03}.tmpl"), "text\n");
+    }
+    match block_on(RolePackage::load(
+        &LiveHost::new(),
+        &folder.path().display().to_string(),
+    )) {
+        Err(RoleError::Invalid { findings, .. }) => assert_eq!(
+            findings.iter().map(Diagnostic::short).collect::<Vec<_>>(),
+            [
+                "phases/templates/500.tmpl:1: P0606 the role has more than 500 templates (delete those that no phase uses, or make one template of several)"
+            ]
         ),
         other => panic!("{other:?}"),
     }

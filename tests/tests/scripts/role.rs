@@ -73,6 +73,17 @@ fn wrong_settings_of_parameters_read_well() {
     );
 }
 
+/// A parameter that has to have a value is refused without one, also if its default was only taken away.
+#[test]
+fn a_required_parameter_without_a_value_reads_well() {
+    let refusal = planned("ROLE: master\nMASTER_IP: 172.30.0.11\nROLE_SERVERS: ', '\n");
+    golden(
+        "diagnostics/parameters",
+        "required",
+        &refusal.expect_err("the parameter is required"),
+    );
+}
+
 #[test]
 fn the_page_has_the_example_and_the_tables() {
     for (file, language) in FILES {

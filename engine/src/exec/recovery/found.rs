@@ -129,7 +129,7 @@ impl Runner<'_> {
         for step in self.plan.phases.iter().flat_map(|phase| &phase.steps) {
             match &step.spec {
                 Spec::Sysctl(setting) if !known.contains(&format!("sysctl {}", setting.key)) => {
-                    result.note(unknown_setting(&setting.key));
+                    result.note(unknown_setting(setting.key.as_str()));
                 }
                 Spec::KernelModule(module)
                     if !known.contains(&format!("module {}", module.name))

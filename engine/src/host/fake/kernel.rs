@@ -1,12 +1,13 @@
 //! Kernel settings and modules of a fake host. Settings are the files under /proc/sys, as in the kernel.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::files::file_error;
 use super::world::World;
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::{HostError, HostResult, Kernel};
+use crate::model::SysctlKey;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -19,16 +20,20 @@ const MODULE_SETTINGS: [(&str, &str, &str); 2] = [
 #[async_trait::async_trait]
 impl Kernel for FakeHost {
     async fn sysctl(&self, key: &str) -> HostResult<Option<String>> {
-        self.observe("sysctl", key, DEADLINE, |world| Ok(world.sysctl(key)))
-            .await
+        self.observe("sysctl", key, DEADLINE, |world| {
+            setting(key)?;
+            Ok(world.sysctl(key))
+        })
+        .await
     }
 
     async fn set_sysctl(&self, key: &str, value: &str) -> HostResult<()> {
         self.mutate("set_sysctl", key, DEADLINE, |world| {
+            let path = setting(key)?;
             if world.sysctl(key).is_none() {
                 return Err(file_error(
                     "write",
-                    &path(key),
+                    &path,
                     std::io::ErrorKind::NotFound.into(),
                 ));
             }
@@ -79,10 +84,10 @@ impl Kernel for FakeHost {
             world.modules.remove(name);
             for (module, key, _) in MODULE_SETTINGS {
                 if module == name {
-                    let setting = path(key);
-                    world.remove(&setting);
+                    let path = setting(key)?;
+                    world.remove(&path);
                     // The directory of the module's settings was made with the module.
-                    if let Some(directory) = setting.parent()
+                    if let Some(directory) = path.parent()
                         && world.tree.names(directory).is_empty()
                     {
                         world.remove(directory);
@@ -99,12 +104,15 @@ impl World {
     /// Value of a kernel setting.
     #[must_use]
     pub fn sysctl(&self, key: &str) -> Option<String> {
-        self.tree.text(path(key)).map(|text| text.trim().to_owned())
+        let path = setting(key).ok()?;
+        self.tree.text(path).map(|text| text.trim().to_owned())
     }
 
-    /// Sets a kernel setting, a new one too.
+    /// Sets a kernel setting, a new one too. A text that is no name of a setting changes nothing.
     pub fn set_sysctl(&mut self, key: &str, value: &str) {
-        self.file(path(key), format!("{value}\n"));
+        if let Ok(path) = setting(key) {
+            self.file(path, format!("{value}\n"));
+        }
     }
 
     /// Loads a module, even one that the kernel did not have.
@@ -120,8 +128,14 @@ impl World {
 }
 
 /// Where the kernel shows a setting.
-fn path(key: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/sys/{}", key.replace('.', "/")))
+fn setting(key: &str) -> HostResult<PathBuf> {
+    match key.parse::<SysctlKey>() {
+        Ok(key) => Ok(key.path()),
+        Err(error) => {
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, error);
+            Err(file_error("use kernel setting", Path::new(key), source))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -143,5 +157,20 @@ mod tests {
         host.unload_module("br_netfilter", &[]).await.unwrap();
         assert_eq!(host.sysctl(key).await.unwrap(), None);
         assert!(host.load_module("no_such_module").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_setting_has_one_file_in_both_spellings_of_its_name() {
+        let host = FakeHost::new();
+        let file = "/proc/sys/net/ipv4/conf/eth0.100/rp_filter";
+        host.with_world_mut(|world| world.file(file, "1\n"));
+        for key in [
+            "net.ipv4.conf.eth0/100.rp_filter",
+            "net/ipv4/conf/eth0.100/rp_filter",
+        ] {
+            let value = host.sysctl(key).await.unwrap();
+            assert_eq!(value.as_deref(), Some("1"), "{key}");
+        }
+        assert!(host.sysctl("net..rp_filter").await.is_err());
     }
 }

@@ -86,7 +86,7 @@ fn old_records_of_cleanup_steps_are_read() {
         spared: Vec::new(),
     };
     let setting = SysctlSnapshotSpec {
-        key: "kernel.panic".to_owned(),
+        key: "kernel.panic".parse().unwrap(),
         before: Some("0".to_owned()),
     };
     let record = Record::CleanupSteps {

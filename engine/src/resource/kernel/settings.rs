@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::host::Attributes;
+use crate::model::SysctlKey;
 use crate::resource::change::Differences;
 use crate::resource::files::file::remember;
 use crate::resource::{
@@ -17,7 +18,7 @@ use crate::resource::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SysctlSpec {
     /// Its key, for example `net.ipv4.ip_forward`.
-    pub key: String,
+    pub key: SysctlKey,
     /// Its value.
     pub value: String,
 }
@@ -31,7 +32,10 @@ pub struct ObservedSysctl {
 
 impl SysctlSpec {
     fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/etc/sysctl.d/90-pf9-{}.conf", self.key))
+        PathBuf::from(format!(
+            "/etc/sysctl.d/90-pf9-{}.conf",
+            self.key.in_file_name()
+        ))
     }
 
     fn line(&self) -> String {
@@ -50,12 +54,12 @@ impl Resource for SysctlSpec {
     type Observed = ObservedSysctl;
 
     fn label(&self) -> String {
-        self.key.clone()
+        self.key.to_string()
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<ObservedSysctl> {
         Ok(ObservedSysctl {
-            value: cx.host.sysctl(&self.key).await?,
+            value: cx.host.sysctl(self.key.as_str()).await?,
             persisted: cx.host.read(&self.path(), READ_LIMIT).await?,
         })
     }
@@ -89,11 +93,11 @@ impl Resource for SysctlSpec {
             };
             receipt
                 .push(Undo::SetSysctl {
-                    key: self.key.clone(),
+                    key: self.key.to_string(),
                     value: before.clone(),
                 })
                 .await?;
-            cx.host.set_sysctl(&self.key, &self.value).await?;
+            cx.host.set_sysctl(self.key.as_str(), &self.value).await?;
         }
         let persisted = observed.persisted.as_deref();
         persist(&self.path(), &self.line(), persisted, cx, receipt).await

@@ -6,13 +6,14 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
+use crate::model::SysctlKey;
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
 /// A setting under `/proc/sys` that another program changes because of the role, for example kube-proxy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SysctlSnapshotSpec {
     /// Its key, for example `net.netfilter.nf_conntrack_max`.
-    pub key: String,
+    pub key: SysctlKey,
     /// Its value before the role was applied; `None` until it is recorded, and if the kernel had no such setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<String>,
@@ -23,7 +24,7 @@ impl SysctlSnapshotSpec {
     pub(crate) async fn noted(&self, host: &dyn Host) -> ResourceResult<Self> {
         Ok(Self {
             key: self.key.clone(),
-            before: host.sysctl(&self.key).await?,
+            before: host.sysctl(self.key.as_str()).await?,
         })
     }
 }
@@ -33,11 +34,11 @@ impl Resource for SysctlSnapshotSpec {
     type Observed = Option<String>;
 
     fn label(&self) -> String {
-        self.key.clone()
+        self.key.to_string()
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Option<String>> {
-        Ok(cx.host.sysctl(&self.key).await?)
+        Ok(cx.host.sysctl(self.key.as_str()).await?)
     }
 
     fn diff(&self, observed: &Option<String>, _absent: bool) -> Option<Change> {
@@ -54,7 +55,7 @@ impl Resource for SysctlSnapshotSpec {
         let before = self.before.as_ref().ok_or_else(|| ResourceError::Missing {
             what: format!("restore {}: its previous value was not recorded", self.key),
         })?;
-        cx.host.set_sysctl(&self.key, before).await?;
+        cx.host.set_sysctl(self.key.as_str(), before).await?;
         Ok(())
     }
 }

@@ -16,6 +16,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("loop", "use `for … in …` over a list or a range"),
     ("do", "use `for … in …` over a list or a range"),
     (
+        "switch",
+        "write `if … else if …`: `switch` would not find that the compared values have different types",
+    ),
+    (
         "try",
         "a mistake must be reported, so a script cannot catch errors",
     ),

@@ -1,6 +1,9 @@
 //! `check(…)`: exactly one observation each.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+
+use hyper::Uri;
 
 use crate::model::{Diagnostic, Span, Value};
 use crate::plan::{PlannedCheck, Probe};
@@ -147,6 +150,57 @@ fn no_socket(address: &str, port: i64, span: Span) -> Diagnostic {
     ))
 }
 
+/// A finding for what is no URL that a check may get.
+fn wrong_url(url: &str, span: Span) -> Option<Diagnostic> {
+    let whole = whole_url(url);
+    let scheme = whole.as_ref().and_then(Uri::scheme_str).unwrap_or_default();
+    let host = whole.as_ref().and_then(Uri::host).unwrap_or_default();
+    let (message, help) = match scheme {
+        "https" => return None,
+        "http" if is_loopback(host) => return None,
+        "http" => (
+            format!("`.https` gets the URL {url:?}, and plain http is only for this host itself"),
+            "write https://… and add .ca(PATH) with the path of the root certificate, or write a loopback address such as 127.0.0.1".to_owned(),
+        ),
+        _ => {
+            let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+            let meant = format!("https://{rest}");
+            let help = if whole_url(&meant).is_some() {
+                format!("write \"{meant}\"")
+            } else {
+                "write scheme, host, port and path, for example \"https://127.0.0.1:6443/healthz\""
+                    .to_owned()
+            };
+            (
+                format!("`.https` gets {url:?}, which is no URL of a server"),
+                help,
+            )
+        }
+    };
+    Some(Diagnostic::new("P0365", span, message).help(help))
+}
+
+/// The URL, if it has a scheme and a host, and no port that a server cannot have.
+fn whole_url(text: &str) -> Option<Uri> {
+    let url: Uri = text.parse().ok()?;
+    let authority = url.authority()?.as_str();
+    // An IPv6 address has colons in its brackets.
+    let end = authority.rsplit(']').next().unwrap_or(authority);
+    let has_port = !end.contains(':') || url.port_u16().is_some_and(|port| port > 0);
+    let has_host = url.host().is_some_and(|host| !host.is_empty());
+    let is_whole = url.scheme().is_some() && has_port && has_host;
+    is_whole.then_some(url)
+}
+
+/// Whether the host of a URL is this host itself.
+fn is_loopback(host: &str) -> bool {
+    let address = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let address = address.unwrap_or(host).parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// The observation; `name` is its modifier.
 fn probe(
     observation: Observation,
@@ -161,8 +215,13 @@ fn probe(
             let directory = |option| options.text(option).map(|path| Path::new(CERTS).join(path));
             let client = directory("client_certificate");
             let server = directory("server_certificate");
+            let url = text()?;
+            if let Some(finding) = wrong_url(&url, options.span(name)) {
+                findings.push(finding);
+                return None;
+            }
             Probe::Https {
-                url: text()?,
+                url,
                 ca: options.text("ca").map(PathBuf::from).or_else(|| {
                     let one = client.as_ref().or(server.as_ref());
                     one.map(|directory| directory.join("ca.crt"))
@@ -316,4 +375,50 @@ fn probe(
         Observation::PackageIntact => Probe::PackageIntact { checksums: None },
         Observation::AsPlanned => Probe::AsPlanned,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_gets_whole_urls_and_plain_http_only_from_this_host() {
+        let help = |url: &str| {
+            let finding = wrong_url(url, Span::new("phases/example.rhai", 1, 1))?;
+            assert_eq!(finding.code, "P0365");
+            finding.help
+        };
+        for right in [
+            "https://127.0.0.1:4001/health?exclude=NOSPACE",
+            "https://localhost:443/readyz",
+            "https://[::1]:443/readyz",
+            "https://api.example.com",
+            "http://127.0.0.1:10248/healthz",
+            "http://[::1]:10248/healthz",
+            "http://localhost/",
+        ] {
+            assert_eq!(help(right), None, "{right}");
+        }
+        for (wrong, says) in [
+            (
+                "127.0.0.1:443/healthz",
+                "write \"https://127.0.0.1:443/healthz\"",
+            ),
+            (
+                "htps://127.0.0.1/healthz",
+                "write \"https://127.0.0.1/healthz\"",
+            ),
+            ("/healthz", "write scheme, host"),
+            ("", "write scheme, host"),
+            ("https://", "write scheme, host"),
+            ("https://a b/", "write scheme, host"),
+            ("https://127.0.0.1:99999/healthz", "write scheme, host"),
+            ("https://127.0.0.1:0/healthz", "write scheme, host"),
+            ("http://10.0.0.9/healthz", "add .ca(PATH)"),
+            ("http://example.com/", "add .ca(PATH)"),
+        ] {
+            let help = help(wrong).unwrap_or_default();
+            assert!(help.contains(says), "{wrong}: {help}");
+        }
+    }
 }

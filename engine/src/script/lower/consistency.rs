@@ -1,8 +1,10 @@
 //! Rules about several words of a script: their order, names that appear twice, and paths that more than one step has. `protected` has the
-//! rules about paths that no step may make or change.
+//! rules about paths that no step may make or change, and `ineffective` those about modifiers that say nothing.
 
+mod ineffective;
 mod protected;
 
+pub(super) use ineffective::{can_remove, ineffective};
 pub(super) use protected::protected;
 
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@ use crate::host::{Mount, RestartPolicy};
 use crate::model::Diagnostic;
 use crate::resource::{ContainerSpec, ImageDirectorySpec, ImageSpec, Spec};
 use crate::script::lower::options::Options;
+use crate::script::lower::system::has_program;
 use crate::script::recorder::Call;
 use crate::script::variants::ContainerWord;
 
@@ -90,10 +91,14 @@ fn container(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>)
         ));
         return None;
     }
+    let command = options.texts("command");
+    if let Some(argv) = &command {
+        has_program(argv, options.span("command"), findings)?;
+    }
     Some(Spec::Container(ContainerSpec {
         name: options.text_argument(0)?,
         image,
-        command: options.texts("command").unwrap_or_default(),
+        command: command.unwrap_or_default(),
         env,
         env_files: options.step_paths("env_from"),
         mounts,

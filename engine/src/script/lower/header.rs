@@ -152,13 +152,18 @@ pub(super) fn lower(
     let mut names = |modifier: &str| -> Vec<PhaseName> {
         let mut list = Vec::new();
         for text in options.texts(modifier).unwrap_or_default() {
-            match text.parse() {
+            match text.parse::<PhaseName>() {
                 Ok(name) => list.push(name),
-                Err(error) => findings.push(Diagnostic::new(
-                    "P0404",
-                    options.span(modifier),
-                    format!("{error}"),
-                )),
+                Err(error) => {
+                    let finding =
+                        Diagnostic::new("P0404", options.span(modifier), error.to_string());
+                    let meant = closest(&text, context.phases.iter().map(String::as_str));
+                    findings.push(match meant {
+                        Some(meant) => finding.help(format!("did you mean `{meant}`?")),
+                        None => finding
+                            .help("write the name of the phase's file in phases/, without `.rhai`"),
+                    });
+                }
             }
         }
         list

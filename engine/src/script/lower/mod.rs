@@ -203,6 +203,8 @@ impl Lowering<'_> {
                 cluster::lower(word, call, options, self.context, &mut self.findings)
             }
         }?;
+        self.findings
+            .extend(consistency::ineffective(call, resource));
         let policy = self.policy(&spec, options);
         let refused = consistency::system_directory(call, &spec)
             .or_else(|| consistency::protected(call, &spec, policy.absent));
@@ -250,18 +252,23 @@ impl Lowering<'_> {
 
     /// Refuses a step in `on_clean` that would create or change something: a clean only removes.
     fn only_removes(&mut self, call: &Call, step: &PlannedStep) {
-        if !step.policy.absent && !matches!(step.spec, Spec::SysctlSnapshot(_)) {
-            self.findings.push(
-                Diagnostic::new(
-                    "P0328",
-                    call.span.clone(),
-                    format!("`{}` in `on_clean` has no .absent()", call.word.name),
-                )
-                .help(
-                    "a clean only removes: add .absent(), or write the step outside of `on_clean`",
-                ),
-            );
+        if step.policy.absent || matches!(step.spec, Spec::SysctlSnapshot(_)) {
+            return;
         }
+        let word = call.word.name;
+        let (message, help) = if consistency::can_remove(call) {
+            (
+                format!("`{word}` in `on_clean` has no .absent()"),
+                "a clean only removes: add .absent(), or write the step outside of `on_clean`",
+            )
+        } else {
+            (
+                format!("`{word}` in `on_clean` would not remove anything"),
+                "a clean only removes: write the step outside of `on_clean`",
+            )
+        };
+        self.findings
+            .push(Diagnostic::new("P0328", call.span.clone(), message).help(help));
     }
 
     fn policy(&self, spec: &Spec, options: &Options<'_>) -> StepPolicy {
@@ -304,13 +311,16 @@ mod tests {
             Arg::Address => Value::from("192.0.2.1"),
             Arg::Integer(least) | Arg::Between(least, _) => Value::from(least),
             Arg::Bool => Value::from(true),
-            Arg::Texts => Value::from(vec!["example"]),
+            Arg::Texts | Arg::AnyTexts => Value::from(vec!["example"]),
             Arg::Paths => Value::from(vec!["/srv/example"]),
             Arg::Addresses => Value::from(vec!["192.0.2.1"]),
             Arg::Ports => Value::from(vec![4001_i64]),
-            Arg::Map => Value::Map(BTreeMap::new()),
+            Arg::Map => Value::Map(BTreeMap::from([(
+                "example".to_owned(),
+                Value::from("example"),
+            )])),
             Arg::Steps => return Argument::Steps(Vec::new()),
-            Arg::Any | Arg::Closure => Value::List(Vec::new()),
+            Arg::AnyList | Arg::Closure => Value::List(Vec::new()),
         })
     }
 

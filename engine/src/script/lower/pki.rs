@@ -47,7 +47,7 @@ pub(super) fn lower(
                 years: number(options, "years", 10),
                 rotation: None,
             };
-            valid(call, spec.validate(), findings)?;
+            valid(call, options, spec.validate(), findings)?;
             Some(Spec::Authority(spec))
         }
         PkiWord::Certificate => {
@@ -83,7 +83,7 @@ pub(super) fn lower(
                 addresses: options.addresses("addresses"),
                 life: options.duration("valid_for").unwrap_or(YEAR),
             };
-            valid(call, spec.validate(), findings)?;
+            valid(call, options, spec.validate(), findings)?;
             Some(Spec::Certificate(spec))
         }
         PkiWord::Kubeconfig => {
@@ -95,7 +95,7 @@ pub(super) fn lower(
                 user: required("user")?,
                 by_path: options.has("by_path"),
             };
-            valid(call, spec.validate(), findings)?;
+            valid(call, options, spec.validate(), findings)?;
             Some(Spec::Kubeconfig(spec))
         }
     }
@@ -109,11 +109,31 @@ fn number(options: &Options<'_>, name: &str, default: u32) -> u32 {
 }
 
 /// Records a finding if the resource's own validation fails.
-fn valid(call: &Call, verdict: Result<(), PkiError>, findings: &mut Vec<Diagnostic>) -> Option<()> {
-    verdict
-        .map_err(|error| {
-            let text = crate::model::chain(&error).join(": ");
-            findings.push(Diagnostic::new("P0321", call.span.clone(), text));
-        })
-        .ok()
+fn valid(
+    call: &Call,
+    options: &Options<'_>,
+    verdict: Result<(), PkiError>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<()> {
+    let Err(error) = verdict else {
+        return Some(());
+    };
+    let text = crate::model::chain(&error).join(": ");
+    let field = match &error {
+        PkiError::Invalid { field, .. } => *field,
+        PkiError::Unreadable { .. }
+        | PkiError::Precious { .. }
+        | PkiError::NoKey { .. }
+        | PkiError::OutsideValidity { .. }
+        | PkiError::Build(_) => "",
+    };
+    // The field of the resource has another name than its modifier.
+    let modifier = if field == "dns_names" { "names" } else { field };
+    let help = if options.has(modifier) {
+        format!("change `.{modifier}`")
+    } else {
+        format!("change the argument of `{}`", call.word.name)
+    };
+    findings.push(Diagnostic::new("P0321", options.span(modifier), text).help(help));
+    None
 }

@@ -10,7 +10,7 @@ mod timer;
 
 use timer::timer;
 
-use crate::model::{Diagnostic, PhaseName, Span, is_package_name};
+use crate::model::{Diagnostic, PhaseName, Span, SysctlKey, is_module_name, is_package_name};
 use crate::resource::{
     CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, IpvsServicesSpec,
     KernelModuleSpec, LinkSpec, PackagesSpec, ServiceSpec, Spec, SysctlSnapshotSpec, SysctlSpec,
@@ -31,21 +31,16 @@ pub(super) fn lower(
     match word {
         SystemWord::Service => service(call, options, findings),
         SystemWord::Sysctl => Some(Spec::Sysctl(SysctlSpec {
-            key: options.text_argument(0)?,
+            key: sysctl_key(call, options, findings)?,
             value: options.text_argument(1)?,
         })),
-        SystemWord::KernelModule => Some(Spec::KernelModule(KernelModuleSpec {
-            name: options.text_argument(0)?,
-        })),
+        SystemWord::KernelModule => {
+            let name = options.text_argument(0)?;
+            is_module(&name, call, findings)?;
+            Some(Spec::KernelModule(KernelModuleSpec { name }))
+        }
         SystemWord::Packages => {
             let names = options.texts_argument(0)?;
-            if names.is_empty() {
-                findings.push(
-                    Diagnostic::new("P0353", call.span.clone(), "`packages` names no package")
-                        .help("name at least one, or take the step out"),
-                );
-                return None;
-            }
             are_packages(&names, call, findings)?;
             Some(Spec::Packages(PackagesSpec {
                 names,
@@ -88,7 +83,7 @@ pub(super) fn lower(
             }))
         }
         SystemWord::RestoreSysctl => Some(Spec::SysctlSnapshot(SysctlSnapshotSpec {
-            key: options.text_argument(0)?,
+            key: sysctl_key(call, options, findings)?,
             before: None,
         })),
         SystemWord::Link => {
@@ -101,22 +96,82 @@ pub(super) fn lower(
                 carries_pods,
             }))
         }
-        SystemWord::Command => {
-            let argv = options.texts_argument(0)?;
-            let unless = options.texts("unless");
-            has_program(&argv, call.span.clone(), findings)?;
-            if let Some(argv) = &unless {
-                has_program(argv, options.span("unless"), findings)?;
-            }
-            Some(Spec::Command(CommandStep {
-                argv,
-                creates: options.text("creates").map(Into::into),
-                unless: unless.unwrap_or_default(),
-                seconds: options.seconds("timeout", 60, findings),
-            }))
-        }
+        SystemWord::Command => command(call, options, findings),
         SystemWord::Timer => timer(call, options, phase, context.payload, findings),
     }
+}
+
+/// The key of a kernel setting, or a finding.
+fn sysctl_key(
+    call: &Call,
+    options: &Options<'_>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<SysctlKey> {
+    match options.text_argument(0)?.parse::<SysctlKey>() {
+        Ok(key) => Some(key),
+        Err(error) => {
+            let finding = Diagnostic::new("P0366", call.span.clone(), error.to_string());
+            findings.push(finding.help(
+                "write its path below /proc/sys with dots instead of slashes, for example \"net.ipv4.ip_forward\"; it has no wildcards",
+            ));
+            None
+        }
+    }
+}
+
+/// A finding for what is not the name of a kernel module.
+fn is_module(name: &str, call: &Call, findings: &mut Vec<Diagnostic>) -> Option<()> {
+    if is_module_name(name) {
+        return Some(());
+    }
+    let message = format!(
+        "`{}` is not the name of a kernel module",
+        name.escape_debug()
+    );
+    findings.push(Diagnostic::new("P0367", call.span.clone(), message).help(
+        "write one name as `lsmod` shows it: letters, digits, `_` and `-`, for example \"br_netfilter\"",
+    ));
+    None
+}
+
+/// A command. What an apply runs needs exactly one condition, because a second apply must change nothing.
+fn command(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Spec> {
+    let argv = options.texts_argument(0)?;
+    let unless = options.texts("unless");
+    has_program(&argv, call.span.clone(), findings)?;
+    if let Some(argv) = &unless {
+        has_program(argv, options.span("unless"), findings)?;
+    }
+    if options.has("creates") && unless.is_some() {
+        findings.push(
+            Diagnostic::new(
+                "P0363",
+                options.span("unless"),
+                "the command has both `.creates` and `.unless`, and only `.creates` would be used",
+            )
+            .help(
+                "remove one of them; .unless([\"sh\", \"-c\", \"…\"]) can test several conditions",
+            ),
+        );
+        return None;
+    }
+    if call.lane == Lane::Steps && !options.has("creates") && unless.is_none() {
+        findings.push(
+            Diagnostic::new(
+                "P0362",
+                call.span.clone(),
+                "the command would run at each apply, because nothing says when its work is done",
+            )
+            .help("add .creates(\"/…\") with a path that the command makes, or .unless([\"…\"]) with a command that ends with 0 when the work is done"),
+        );
+        return None;
+    }
+    Some(Spec::Command(CommandStep {
+        argv,
+        creates: options.text("creates").map(Into::into),
+        unless: unless.unwrap_or_default(),
+        seconds: options.seconds("timeout", 60, findings),
+    }))
 }
 
 /// A finding for each text that is not the name of a package.

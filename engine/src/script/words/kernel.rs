@@ -4,7 +4,7 @@ use super::shared::words;
 
 words! {
     SYSCTL = Resource(System::Sysctl) sysctl(key: Text, value: Text as KernelValue) {
-        doc: "A kernel setting, now and after the next boot.";
+        doc: "A kernel setting, now and after the next boot. Its key is written as in sysctl.d(5), without wildcards: a dot separates, and a slash stands for a dot within a name (`net.ipv4.conf.eth0/100.rp_filter`).";
         example: r#"sysctl("net.ipv4.ip_forward", "1");"#;
         rollback: "Set back; the file in /etc/sysctl.d is removed.";
     }

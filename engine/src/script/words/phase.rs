@@ -9,9 +9,9 @@ words! {
         rollback: "";
         about(text: Text) => "What the phase is for, one line.";
         nodes(kinds: Texts) => "Node kinds that have it: master, worker.";
-        requires(phases: Texts) =>
+        requires(phases: AnyTexts) =>
             "Phases that must have converged first; when one of them is restarted, this one is restarted too. Unlike systemd's Requires=, this orders as well.";
-        after(phases: Texts) =>
+        after(phases: AnyTexts) =>
             "Phases that come first if they are there. Some node kind of the role must have them.";
         when(condition: Bool) => "The phase does nothing on this host when this is false.";
         timeout(duration: Duration) => "Bound on one run of all steps and checks. Default 10m.";
@@ -24,7 +24,7 @@ words! {
         example: r#"check("port answers").tcp("127.0.0.1", 4001).every("1s").timeout("30s");"#;
         rollback: "";
         https(url: Text) = Observation::Https =>
-            "A GET answers 200. Plain http is for loopback health ports.";
+            "A GET of the whole URL answers 200. Plain http is only for this host itself, for example `http://127.0.0.1:10248/healthz`.";
         ca(path: Path) = CheckDetail::Ca => "Roots to trust for it.";
         client_certificate(path: Text) = CheckDetail::ClientCertificate =>
             "The client certificate to use, by its path; its root is trusted.";
@@ -61,8 +61,8 @@ words! {
             "An address is on some link of this host.";
         virtual_ip(address: Address, link: Text, port: Between(1, 65_535)) = Observation::VirtualIp =>
             "If this host holds the address, the API answers over it. If not, another master may hold it, or this host's own API server does not answer either. Add `.ca` and `.peers`.";
-        peers(peers: Any) = CheckDetail::Peers =>
-            "The other masters, which may hold the address: a list, possibly empty.";
+        peers(peers: AnyList) = CheckDetail::Peers =>
+            "The other masters, which may hold the address.";
         certificates_valid(directory: Path) = Observation::CertificatesValid =>
             "Certificates under a directory are valid, with more than a sixth of their life left.";
         backup_younger_than(directory: Path, age: Duration, cluster: AnyText) = Observation::BackupYoungerThan =>

@@ -27,7 +27,7 @@ words! {
     }
 
     COMMAND = Resource(System::Command) command(argv: Texts as Command) {
-        doc: "The escape hatch: a command, without a shell. Say `.creates` or `.unless`, or it runs every time.";
+        doc: "The escape hatch: a command, without a shell. A step of an apply needs `.creates` or `.unless`, because a second apply must change nothing. In `on_stop` and `on_rollback` the command may be without them; then it runs each time.";
         example: r#"command(["touch", "/run/example"]).creates("/run/example");"#;
         rollback: "Nothing by itself: add steps in `on_rollback`.";
         creates(path: Path) => "It is done when this path exists.";

@@ -17,6 +17,7 @@ use super::blocking::{blocking, file_error};
 use super::files;
 use crate::host::live::files::effects::{Fence, PathPurpose};
 use crate::host::{CommandSpec, HostError, HostResult, Kernel, Processes};
+use crate::model::{SysctlKey, is_module_name};
 
 /// Bound for the files of the kernel that are read whole.
 const MAX: u64 = 1024 * 1024;
@@ -109,25 +110,15 @@ impl Kernel for LiveHost {
     }
 }
 
-/// The file of a setting. As with sysctl(8), a dot separates and a slash stands for a dot within a name
-/// (`net.ipv4.conf.eth0/100.rp_filter`).
+/// The file of a setting.
 fn setting(key: &str) -> HostResult<PathBuf> {
-    let path: String = key
-        .chars()
-        .map(|one| match one {
-            '.' => '/',
-            '/' => '.',
-            other => other,
-        })
-        .collect();
-    if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        let source = io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "this is not the name of a kernel setting",
-        );
-        return Err(file_error("use kernel setting", Path::new(key))(source));
+    match key.parse::<SysctlKey>() {
+        Ok(key) => Ok(key.path()),
+        Err(error) => {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, error);
+            Err(file_error("use kernel setting", Path::new(key))(source))
+        }
     }
-    Ok(Path::new("/proc/sys").join(path))
 }
 
 /// Modules are written with dashes and listed with underscores.
@@ -235,11 +226,7 @@ fn builds_on(loaded: &[Module], name: &str) -> Vec<String> {
 /// Whether the running kernel has the feature without a module: it lists it under `/sys/module`, its build says
 /// so (`modules.builtin`), it is a registered file system, or one of [`PROBES`] finds its trace.
 fn is_built_in(name: &str) -> HostResult<bool> {
-    let plain = !name.is_empty()
-        && name
-            .chars()
-            .all(|one| one.is_ascii_alphanumeric() || one == '_');
-    if !plain {
+    if !is_module_name(name) {
         return Err(HostError::service(
             format!("look for module {name:?}"),
             "this is not the name of a module",

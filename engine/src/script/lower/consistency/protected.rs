@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::model::{Diagnostic, KERNEL_TREES, OWN_PATHS, resolve_var_run};
+use crate::model::{Diagnostic, KERNEL_TREES, OWN_PATHS, SysctlKey, resolve_var_run};
 use crate::resource::Spec;
 use crate::script::recorder::Call;
 
@@ -54,16 +54,16 @@ fn of_kernel(call: &Call, path: &Path) -> Option<Diagnostic> {
         path.display()
     );
     let help = match sysctl_key(path) {
-        Some(key) => format!("write sysctl({key:?}, \"…\"), which nodelet can also set back"),
+        Some(key) => format!("write sysctl(\"{key}\", \"…\"), which nodelet can also set back"),
         None => "name a path outside of /dev, /proc and /sys; `sysctl(…)` changes the settings in /proc/sys".to_owned(),
     };
     Some(Diagnostic::new("P0331", call.span.clone(), message).help(help))
 }
 
-/// The key of the kernel setting at a path. None if a name in the path has a dot, which would be read as a separator.
-fn sysctl_key(path: &Path) -> Option<String> {
+/// The key of the kernel setting at a path.
+fn sysctl_key(path: &Path) -> Option<SysctlKey> {
     let below = path.strip_prefix("/proc/sys").ok()?.to_str()?;
-    (!below.is_empty() && !below.contains('.')).then(|| below.replace('/', "."))
+    below.parse().ok()
 }
 
 /// A finding for a path of nodelet itself, and, with the help `about_content`, for one that contains such a path.
