@@ -92,6 +92,8 @@ mod tests {
     use super::*;
 
     const SOON: Duration = Duration::from_millis(1);
+    /// Ends a test that waits in vain.
+    const LONG: Duration = Duration::from_secs(60);
 
     fn name(state: &[NotifyState<'_>]) -> String {
         state.iter().map(ToString::to_string).collect()
@@ -113,7 +115,8 @@ mod tests {
             .expect("a runtime");
         runtime.block_on(async {
             for _ in 0..5 {
-                assert_eq!(feeds.recv().expect("it is fed"), "WATCHDOG=1");
+                let feed = feeds.recv_timeout(LONG).expect("it is fed");
+                assert_eq!(feed, "WATCHDOG=1");
             }
         });
         shutdown.cancel();
