@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::env::{self, KubeEnv};
+use crate::env::{self, KEYS, Kind, KubeEnv};
 use crate::facts::{CgroupVersion, Facts};
 use crate::model::{Diagnostic, SecretRef, Span, Value};
-use crate::role::RolePackage;
+use crate::role::{ParameterKind, RolePackage};
 use crate::script::ScriptContext;
+
+/// The drivers for control groups, with v1 and with v2.
+const CGROUP_DRIVERS: [&str; 2] = ["cgroupfs", "systemd"];
 
 /// The setting as text; an unset one is empty.
 pub(super) fn text(settings: &KubeEnv, key: &str) -> String {
@@ -74,7 +77,31 @@ pub(super) fn script_context(
         role: role_values(role, parameters, settings),
         kube,
         secrets: secrets(role, settings),
+        choices: choices(role),
     })
+}
+
+/// The texts that fields can be, by their names in scripts.
+fn choices(role: &RolePackage) -> BTreeMap<String, Vec<String>> {
+    let settings = KEYS.iter().filter_map(|key| {
+        let Kind::Choice(words) = key.kind else {
+            return None;
+        };
+        let words = words.iter().map(|&word| word.to_owned());
+        let empty = key.may_be_empty().then(String::new);
+        Some((format!("kube.{}", key.name), words.chain(empty).collect()))
+    });
+    let parameters = role.manifest.parameters.iter();
+    let parameters = parameters
+        .filter(|(_, one)| one.kind == ParameterKind::Text && !one.choices.is_empty())
+        .map(|(name, one)| (format!("role.{name}"), one.choices.clone()));
+    let drivers = CGROUP_DRIVERS.map(str::to_owned).to_vec();
+    let driver = ("host.cgroup_driver".to_owned(), drivers);
+    let mut all: BTreeMap<_, _> = settings.chain(parameters).chain([driver]).collect();
+    if let Some(kinds) = all.get("kube.ROLE").cloned() {
+        all.insert("role.node".to_owned(), kinds);
+    }
+    all
 }
 
 /// A setting as scripts see it: flags, numbers and lists typed, the rest as text; secrets by reference.
@@ -111,10 +138,11 @@ fn secrets(role: &RolePackage, settings: &KubeEnv) -> BTreeSet<String> {
 fn host(facts: &Facts, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
     let version = facts.cgroups.as_ref().map(|cgroups| cgroups.version);
     // The systemd driver needs delegated v2 hierarchies; on v1 docker's default is cgroupfs.
+    let [v1, v2] = CGROUP_DRIVERS;
     let driver = if version == Some(CgroupVersion::V2) {
-        "systemd"
+        v2
     } else {
-        "cgroupfs"
+        v1
     };
     BTreeMap::from([
         ("name".to_owned(), Value::from(name)),

@@ -3,15 +3,21 @@
 //! For Rhai, a number and a text are always different, and a list that is joined to a text becomes text such as `["a"]`. A
 //! script means neither, so both are findings here. The evaluation goes on with Rhai's own result, so that one run finds
 //! every mistake.
+//!
+//! A value that can only be one of a few texts carries the number of its choice as a tag. So a comparison with another text is a finding.
 
 use std::any::TypeId;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use rhai::{Array, Dynamic, Engine, INT, ImmutableString, Map};
 
 use super::recorder::Recorder;
-use crate::model::Diagnostic;
+use crate::model::{Diagnostic, closest};
+
+/// The texts that a value can be, by its name in scripts, such as `kube.KUBE_PROXY_MODE`.
+pub(super) type Choices = BTreeMap<String, Vec<String>>;
 
 /// Longest text that a message quotes, in characters.
 const QUOTED: usize = 40;
@@ -92,6 +98,71 @@ fn join(
         ));
         Ok(format!("{left}{right}"))
     });
+}
+
+/// The value of `space.name`. If it has a choice, the value carries its number, counted from 1. Rhai keeps it until the value is stored
+/// in a variable or becomes part of another one.
+pub(super) fn with_choice(
+    mut value: Dynamic,
+    choices: &Choices,
+    space: &str,
+    name: &str,
+) -> Dynamic {
+    let of_name = |one: &String| one.split_once('.') == Some((space, name));
+    let number = choices.keys().position(of_name);
+    if let Some(tag) = number.and_then(|number| number.checked_add(1)?.try_into().ok()) {
+        value.set_tag(tag);
+    }
+    value
+}
+
+/// Registers the comparisons of two texts, where one may have a choice that the other is not in.
+pub(super) fn register_choices(
+    engine: &mut Engine,
+    shared: &Rc<RefCell<Recorder>>,
+    choices: &Rc<Choices>,
+) {
+    let text = TypeId::of::<ImmutableString>();
+    for (operator, equal) in [("==", true), ("!=", false)] {
+        let (recorder, choices) = (Rc::clone(shared), Rc::clone(choices));
+        engine.register_raw_fn(operator, [text, text], move |cx, args| {
+            let (left, right) = (&*args[0], &*args[1]);
+            let (one, other) = (text_of(left), text_of(right));
+            let finding = impossible(&choices, operator, left, right)
+                .or_else(|| impossible(&choices, operator, right, left));
+            if let Some((message, help)) = finding {
+                let mut recorder = recorder.borrow_mut();
+                let span = recorder.span(cx.call_position());
+                recorder.find_in_any_case(Diagnostic::new("P0368", span, message).help(help));
+            }
+            Ok((one == other) == equal)
+        });
+    }
+}
+
+/// Message and help for a comparison of a value that has a choice with a text that is not in it.
+fn impossible(
+    choices: &Choices,
+    operator: &str,
+    value: &Dynamic,
+    other: &Dynamic,
+) -> Option<(String, String)> {
+    let number = usize::try_from(value.tag()).ok()?.checked_sub(1)?;
+    let (name, allowed) = choices.iter().nth(number)?;
+    let (value, other) = (text_of(value)?, text_of(other)?);
+    let is_allowed = |text: &String| allowed.contains(text);
+    // A text that was extended in its place still has the tag.
+    if !is_allowed(&value) || is_allowed(&other) {
+        return None;
+    }
+    let other = describe(&Dynamic::from(other)).replacen("the text ", "", 1);
+    let message = format!("`{operator}` compares `{name}` with {other}, which it can never be");
+    let known = allowed.iter().map(|one| format!("{one:?}"));
+    let help = match closest(other.trim_matches('"'), allowed.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean {meant:?}?"),
+        None => format!("it is one of {}", known.collect::<Vec<_>>().join(", ")),
+    };
+    Some((message, help))
 }
 
 /// Whether a number is compared with the empty text. A setting that is a number is the empty text as long as it is not set.
@@ -186,6 +257,60 @@ mod tests {
             let (findings, told) = evaluate(script);
             assert!(findings.is_empty(), "{script}: {findings:?}");
             assert_eq!(told.as_bool(), Ok(result), "{script}");
+        }
+    }
+
+    /// The findings of a script in which `mode` is `iptables`, and can be `ipvs`.
+    fn findings_with_choice(script: &str) -> Vec<String> {
+        let shared = Rc::new(RefCell::new(Recorder::new("phases/example.rhai")));
+        let words = vec!["iptables".to_owned(), "ipvs".to_owned()];
+        let choices = Rc::new(Choices::from([
+            ("kube.MODE".to_owned(), words),
+            ("role.pace".to_owned(), vec!["slow".to_owned()]),
+        ]));
+        let mut engine = Engine::new();
+        register(&mut engine, &shared);
+        register_choices(&mut engine, &shared, &choices);
+        let mode = with_choice(Dynamic::from("iptables"), &choices, "kube", "MODE");
+        let mut scope = rhai::Scope::new();
+        scope.push_dynamic("mode", mode);
+        engine.run_with_scope(&mut scope, script).expect(script);
+        let recorder = shared.borrow();
+        recorder.in_any_case.iter().map(Diagnostic::short).collect()
+    }
+
+    #[test]
+    fn a_comparison_with_a_text_that_is_no_choice_is_a_finding() {
+        for (script, says) in [
+            (
+                r#"mode == "ipvss""#,
+                r#"`==` compares `kube.MODE` with "ipvss", which it can never be"#,
+            ),
+            (
+                r#""userspace" != mode"#,
+                r#"it is one of "iptables", "ipvs""#,
+            ),
+            (r#"mode == "IPVS""#, "`kube.MODE`"),
+            (r#"if mode == "" { 1 } else { 2 }"#, "with \"\""),
+        ] {
+            let findings = findings_with_choice(script);
+            assert_eq!(findings.len(), 1, "{script}: {findings:?}");
+            assert!(findings[0].contains("P0368"), "{script}: {findings:?}");
+            assert!(findings[0].contains(says), "{script}: {findings:?}");
+        }
+        for script in [
+            r#"mode == "ipvs" || mode != "iptables""#,
+            r#""iptables" == mode && mode == mode"#,
+            r#"(mode + "-x") == "iptables-x""#,
+            r#"mode += "-x"; mode == "iptables-x""#,
+            r#"mode == 5"#,
+        ] {
+            let findings = findings_with_choice(script);
+            let codes: Vec<_> = findings
+                .iter()
+                .filter(|one| one.contains("P0368"))
+                .collect();
+            assert!(codes.is_empty(), "{script}: {findings:?}");
         }
     }
 

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use rhai::{AST, Engine, ParseError, ParseErrorType, Scope};
 
+use super::comparison::{self, Choices};
 use super::errors::{self, ScriptFunction};
 use super::interpreter::{self, SharedRecorder, Unknown};
 use super::namespace::Namespace;
@@ -24,6 +25,8 @@ pub(super) struct Readable<'a> {
     pub(super) constants: [(&'static str, Rc<BTreeMap<String, Value>>); 4],
     /// Names of the secrets.
     pub(super) secrets: &'a BTreeSet<String>,
+    /// The texts that a value can be, by its name, for values with such a choice.
+    pub(super) choices: Rc<Choices>,
 }
 
 /// An evaluated script.
@@ -39,6 +42,7 @@ pub(super) fn evaluate(file: &str, text: &str, readable: &Readable<'_>) -> Evalu
     let shared: SharedRecorder = Rc::new(RefCell::new(Recorder::new(file)));
     // One Rhai engine per script: the time limit starts with it, and no state is carried over.
     let mut engine = interpreter::engine(&shared);
+    comparison::register_choices(&mut engine, &shared, &readable.choices);
     let mut faults: Vec<Diagnostic> = errors::byte_order_mark(file, text).into_iter().collect();
     // A blank in place of the byte order mark keeps the columns.
     let text = text.replacen('\u{feff}', " ", faults.len());
@@ -74,7 +78,8 @@ impl Script<'_> {
     fn scope(&self) -> Scope<'static> {
         let mut scope = Scope::new();
         for &(name, ref values) in &self.readable.constants {
-            let constant = Namespace::new(name, Rc::clone(values), self.recorder);
+            let choices = Rc::clone(&self.readable.choices);
+            let constant = Namespace::new(name, Rc::clone(values), choices, self.recorder);
             scope.push_constant(name, constant);
         }
         for name in &self.undefined {
@@ -226,6 +231,7 @@ mod tests {
                 ("kube", values()),
             ],
             secrets: &secrets,
+            choices: Rc::default(),
         };
         let recorder = evaluate("phases/example.rhai", script, &readable).recorder;
         let faults = recorder.findings.iter().chain(&recorder.in_any_case);

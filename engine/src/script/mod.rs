@@ -65,6 +65,8 @@ pub struct ScriptContext {
     pub kube: BTreeMap<String, Value>,
     /// Names of the secrets, for `secret`.
     pub secrets: BTreeSet<String>,
+    /// The texts that a value can be, by its name in scripts, such as `kube.KUBE_PROXY_MODE`, for values with such a choice.
+    pub choices: BTreeMap<String, Vec<String>>,
 }
 
 impl ScriptSet {
@@ -100,6 +102,7 @@ impl ScriptSet {
                 ("kube", Rc::new(context.kube.clone())),
             ],
             secrets: &context.secrets,
+            choices: Rc::new(context.choices.clone()),
         };
         for (name, text) in &self.scripts {
             let Evaluation {

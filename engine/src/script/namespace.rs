@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use rhai::{Dynamic, Engine, ImmutableString, NativeCallContext};
 
+use super::comparison::{Choices, with_choice};
 use super::interpreter::{SharedRecorder, Unknown, dynamic};
 use crate::model::{Diagnostic, Value, closest};
 
@@ -13,6 +14,7 @@ use crate::model::{Diagnostic, Value, closest};
 pub(super) struct Namespace {
     name: &'static str,
     values: Rc<BTreeMap<String, Value>>,
+    choices: Rc<Choices>,
     recorder: SharedRecorder,
 }
 
@@ -20,11 +22,13 @@ impl Namespace {
     pub(super) fn new(
         name: &'static str,
         values: Rc<BTreeMap<String, Value>>,
+        choices: Rc<Choices>,
         recorder: &SharedRecorder,
     ) -> Self {
         Self {
             name,
             values,
+            choices,
             recorder: Rc::clone(recorder),
         }
     }
@@ -51,7 +55,7 @@ impl Namespace {
 
     fn get(cx: NativeCallContext, this: &mut Self, key: ImmutableString) -> Dynamic {
         if let Some(value) = this.values.get(key.as_str()) {
-            return dynamic(value);
+            return with_choice(dynamic(value), &this.choices, this.name, &key);
         }
         let mut recorder = this.recorder.borrow_mut();
         let span = recorder.span(cx.call_position());
