@@ -180,6 +180,15 @@ fn wrong_url(url: &str, span: Span) -> Option<Diagnostic> {
     Some(Diagnostic::new("P0365", span, message).help(help))
 }
 
+/// A finding for a check that trusts no server.
+fn no_root_certificate(url: &str, span: Span) -> Diagnostic {
+    let message =
+        format!("`.https` gets {url:?} without a root certificate, so it trusts no server");
+    Diagnostic::new("P0369", span, message).help(
+        "add .ca(PATH) with the path of the root certificate, or .server_certificate(NAME) if the server's certificate is one of this role",
+    )
+}
+
 /// The URL, if it has a scheme and a host, and no port that a server cannot have.
 fn whole_url(text: &str) -> Option<Uri> {
     let url: Uri = text.parse().ok()?;
@@ -220,12 +229,17 @@ fn probe(
                 findings.push(finding);
                 return None;
             }
+            let ca = options.text("ca").map(PathBuf::from).or_else(|| {
+                let one = client.as_ref().or(server.as_ref());
+                one.map(|directory| directory.join("ca.crt"))
+            });
+            if ca.is_none() && url.starts_with("https:") {
+                findings.push(no_root_certificate(&url, options.span(name)));
+                return None;
+            }
             Probe::Https {
                 url,
-                ca: options.text("ca").map(PathBuf::from).or_else(|| {
-                    let one = client.as_ref().or(server.as_ref());
-                    one.map(|directory| directory.join("ca.crt"))
-                }),
+                ca,
                 client: client.map(|d| (d.join("request.crt"), d.join("request.key"))),
                 expect,
                 certificate: server.map(|directory| directory.join("request.crt")),
