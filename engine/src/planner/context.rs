@@ -272,7 +272,7 @@ about: A role.
 nodes:
   master: [example]
 parameters:
-  pace: { type: text, default: slow, doc: How fast. }
+  pace: { type: text, default: slow, choices: [slow, fast], doc: How fast. }
   token: { type: text, default: '', secret: true, doc: A token. }
 payload: []
 ";
@@ -308,6 +308,27 @@ payload: []
             let is: BTreeSet<&str> = is.keys().map(String::as_str).collect();
             let documented: BTreeSet<&str> = documented.iter().map(|field| field.name).collect();
             assert_eq!(is, documented);
+        }
+    }
+
+    #[tokio::test]
+    async fn each_choice_belongs_to_a_field_and_has_its_value() {
+        let its = context_with(&[]).await;
+        for (name, words) in &its.choices {
+            let (space, field) = name.split_once('.').expect(name);
+            let fields = match space {
+                "host" => &its.host,
+                "role" => &its.role,
+                _ => &its.kube,
+            };
+            let Value::Text(text) = &fields[field] else {
+                panic!("{name} is no text");
+            };
+            assert!(words.contains(text), "{name}: {text}");
+        }
+        assert_eq!(its.choices["role.pace"], ["slow", "fast"]);
+        for name in ["host.cgroup_driver", "kube.KUBE_PROXY_MODE", "role.node"] {
+            assert!(its.choices.contains_key(name), "{name}");
         }
     }
 

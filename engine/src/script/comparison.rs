@@ -155,13 +155,15 @@ fn impossible(
     if !is_allowed(&value) || is_allowed(&other) {
         return None;
     }
-    let other = describe(&Dynamic::from(other)).replacen("the text ", "", 1);
-    let message = format!("`{operator}` compares `{name}` with {other}, which it can never be");
-    let known = allowed.iter().map(|one| format!("{one:?}"));
-    let help = match closest(other.trim_matches('"'), allowed.iter().map(String::as_str)) {
+    let help = match closest(&other, allowed.iter().map(String::as_str)) {
         Some(meant) => format!("did you mean {meant:?}?"),
-        None => format!("it is one of {}", known.collect::<Vec<_>>().join(", ")),
+        None => {
+            let known: Vec<String> = allowed.iter().map(|one| format!("{one:?}")).collect();
+            format!("it is one of {}", known.join(", "))
+        }
     };
+    let other = describe(&Dynamic::from(other));
+    let message = format!("`{operator}` compares `{name}` with {other}, which it never is");
     Some((message, help))
 }
 
@@ -284,14 +286,14 @@ mod tests {
         for (script, says) in [
             (
                 r#"mode == "ipvss""#,
-                r#"`==` compares `kube.MODE` with "ipvss", which it can never be"#,
+                r#"`==` compares `kube.MODE` with the text "ipvss", which it never is"#,
             ),
             (
                 r#""userspace" != mode"#,
                 r#"it is one of "iptables", "ipvs""#,
             ),
             (r#"mode == "IPVS""#, "`kube.MODE`"),
-            (r#"if mode == "" { 1 } else { 2 }"#, "with \"\""),
+            (r#"if mode == "" { 1 } else { 2 }"#, "with the text \"\""),
         ] {
             let findings = findings_with_choice(script);
             assert_eq!(findings.len(), 1, "{script}: {findings:?}");
