@@ -33,6 +33,7 @@ pub use traits::containers::{
 };
 pub use traits::files::{Attributes, Entry, EntryKind, Files, Space, partial_file};
 pub use traits::kernel::Kernel;
+pub use traits::network::routes::{NodeRoute, ROUTE_PROTOCOL, Routes};
 pub use traits::network::{HttpsRequest, HttpsResponse, Link, Network};
 pub use traits::packages::Packages;
 pub use traits::pod_subnets::{PodSubnets, SubnetClaim, SubnetNode};
@@ -52,6 +53,7 @@ pub trait Host:
     + Containers
     + Services
     + Network
+    + Routes
     + Kernel
     + Packages
     + Cluster
@@ -68,6 +70,7 @@ impl<T> Host for T where
         + Containers
         + Services
         + Network
+        + Routes
         + Kernel
         + Packages
         + Cluster

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
@@ -19,8 +20,8 @@ use super::{
     ArchivedImage, Attributes, Clock, Cluster, ClusterAccess, ClusterNode, ClusterObject,
     CommandOutput, CommandSpec, ContainerConfig, ContainerState, Containers, Entry, Files, Host,
     HostResult, HttpsRequest, HttpsResponse, ImageState, Kernel, Link, ListedContainer, Network,
-    Packages, PodSubnets, Processes, RemainingPod, Services, Space, SubnetClaim, SubnetNode,
-    UnitState, VirtualService,
+    NodeRoute, Packages, PodSubnets, Processes, RemainingPod, Routes, Services, Space, SubnetClaim,
+    SubnetNode, UnitState, VirtualService,
 };
 
 /// A host as it is seen in one look.
@@ -206,6 +207,17 @@ pass_on!(PodSubnets {
     to_change release_subnet(access: &ClusterAccess, claim: &SubnetClaim) -> ();
     to_change assign_subnet(access: &ClusterAccess, claim: &SubnetClaim) -> bool;
 } {});
+
+pass_on!(Routes {
+    to_read node_routes() -> Vec<NodeRoute>;
+    to_read foreign_route(subnet: IpNet) -> Option<String>;
+    to_change set_node_route(route: &NodeRoute) -> ();
+    to_change remove_node_route(subnet: IpNet) -> ();
+} {
+    fn shows_present_routes(&self) -> bool {
+        self.host.shows_present_routes()
+    }
+});
 
 #[async_trait::async_trait]
 impl Clock for View<'_> {

@@ -47,13 +47,16 @@ pub use files::owner::Owner;
 pub use files::symlink::SymlinkSpec;
 pub use kernel::cgroup::CgroupSpec;
 pub use kernel::firewall::FirewallChainsSpec;
+pub use kernel::firewall_chain::{FirewallChainSpec, FirewallRule, RuleAction};
 pub use kernel::ipsets::IpsetsSpec;
 pub use kernel::ipvs::IpvsServicesSpec;
 pub use kernel::link::LinkSpec;
+pub use kernel::packet_filter::{ChainContent, FilterFamily};
 pub use kernel::settings::{KernelModuleSpec, SysctlSpec};
 pub use kernel::sysctl_snapshot::SysctlSnapshotSpec;
 pub use kubernetes::manifest::ManifestSpec;
 pub use kubernetes::node::{DrainSpec, NodeSpec};
+pub use kubernetes::node_routes::NodeRoutesSpec;
 pub use kubernetes::pod_container::PodContainerSpec;
 pub use kubernetes::pods::PodsSpec;
 pub use pki::{

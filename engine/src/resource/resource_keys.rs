@@ -33,6 +33,8 @@ impl Spec {
             }
             Self::Sysctl(_) => vec![format!("sysctl {}", self.label())],
             Self::KernelModule(_) => vec![format!("module {}", self.label())],
+            Self::FirewallChain(chain) => vec![chain.key()],
+            Self::NodeRoutes(_) => vec![Undo::RemoveNodeRoutes.key()],
             Self::Node(node) => vec![format!("node {}", node.name)],
             Self::Manifest(manifest) => manifest
                 .known_objects()

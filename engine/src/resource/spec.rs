@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::resource::{
     Action, AuthoritySpec, CertificateSpec, CgroupSpec, Change, Checksums, CommandStep,
     ContainerSpec, Context, DataIdSpec, DirectorySpec, DrainSpec, EncryptionKeysSpec, EnvFileSpec,
-    FileSpec, FirewallChainsSpec, GroupSpec, ImageDirectorySpec, ImageSpec, IpsetsSpec,
-    IpvsServicesSpec, KEPT_LIMIT, KernelModuleSpec, KubeconfigSpec, LinkSpec, ManifestSpec,
-    NodeSpec, PackagesSpec, PodContainerSpec, PodsSpec, READ_LIMIT, Receipt, Resource,
-    ResourceResult, ServiceAccountKeySpec, ServiceSpec, SymlinkSpec, SysctlSnapshotSpec,
-    SysctlSpec, TimerSpec,
+    FileSpec, FirewallChainSpec, FirewallChainsSpec, GroupSpec, ImageDirectorySpec, ImageSpec,
+    IpsetsSpec, IpvsServicesSpec, KEPT_LIMIT, KernelModuleSpec, KubeconfigSpec, LinkSpec,
+    ManifestSpec, NodeRoutesSpec, NodeSpec, PackagesSpec, PodContainerSpec, PodsSpec, READ_LIMIT,
+    Receipt, Resource, ResourceResult, ServiceAccountKeySpec, ServiceSpec, SymlinkSpec,
+    SysctlSnapshotSpec, SysctlSpec, TimerSpec,
 };
 
 /// Makes of the list of all kinds: [`Spec`], the names of the kinds in reports and step ids, and `with_resource`, which calls `$body` with
@@ -84,6 +84,8 @@ kinds! { ($)
     SysctlSnapshot(SysctlSnapshotSpec) => "restore_sysctl",
     Group(GroupSpec) => "group",
     Timer(TimerSpec) => "timer",
+    FirewallChain(FirewallChainSpec) => "firewall_chain",
+    NodeRoutes(NodeRoutesSpec) => "node_routes",
 }
 
 impl Spec {
@@ -166,7 +168,9 @@ impl Spec {
             | Self::Node(_)
             | Self::Drain(_)
             | Self::Command(_)
-            | Self::Timer(_) => {}
+            | Self::Timer(_)
+            | Self::FirewallChain(_)
+            | Self::NodeRoutes(_) => {}
         }
         its
     }

@@ -64,6 +64,7 @@ pub(super) enum SystemWord {
     RestoreSysctl,
     Group,
     Timer,
+    FirewallChain,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +74,7 @@ pub(super) enum ClusterWord {
     Node,
     Pods,
     PodContainer,
+    NodeRoutes,
 }
 
 /// What a modifier says about its word.

@@ -44,10 +44,15 @@ fn predicting_makes_no_mutating_call_and_changes_nothing() {
                 predicted.text()
             );
             assert_eq!(host.mutating_calls(), [], "{case}, before {}", phase.name);
-            assert!(
-                host.journal().iter().all(|call| call.name != "run"),
-                "{case}: a command was run"
-            );
+            // These two show the packet filter and change nothing.
+            let shows = ["iptables-save", "ip6tables-save"];
+            let journal = host.journal();
+            let runs = journal.iter().filter(|call| call.name == "run");
+            let others: Vec<&str> = runs
+                .map(|call| call.argument.as_str())
+                .filter(|command| !shows.contains(command))
+                .collect();
+            assert_eq!(others, [""; 0], "{case}: a command was run");
             assert_eq!(
                 difference(&before, &host.snapshot()),
                 Vec::<String>::new(),

@@ -2,5 +2,6 @@
 
 mod certificates;
 mod order;
+mod pod_network;
 mod repairs;
 mod rotation;

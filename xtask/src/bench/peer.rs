@@ -248,6 +248,8 @@ pub(super) fn with_subnet(cni: &[u8]) -> Result<Vec<u8>> {
         .and_then(Value::as_object_mut)
         .context("the role's CNI file has no plugins")?;
     bridge.remove("capabilities");
+    // The role masquerades the pods' packets in a phase of its own, which a peer does not have.
+    bridge.insert("ipMasq".to_owned(), json!(true));
     let ipam = bridge
         .get_mut("ipam")
         .context("the role's CNI file allots no addresses")?;
@@ -269,7 +271,7 @@ mod tests {
         let list: Value = serde_json::from_slice(&text).expect("JSON");
         assert_eq!(
             list,
-            json!({"plugins": [{"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.20.0.0/24"}]]}}]})
+            json!({"plugins": [{"type": "bridge", "ipMasq": true, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.20.0.0/24"}]]}}]})
         );
         with_subnet(b"{}").expect_err("no plugins");
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use engine::plan::{Plan, Probe};
-use engine::resource::{NodeSpec, Spec};
+use engine::resource::{NodeRoutesSpec, NodeSpec, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::allocation::Allocation;
@@ -28,6 +28,9 @@ pub(crate) struct WatchList {
     /// Nodes of the cluster, as steps of the role make them.
     #[serde(default)]
     pub(crate) nodes: Vec<NodeSpec>,
+    /// The routes to pods of other nodes, as a step of the role makes them.
+    #[serde(default)]
+    pub(crate) node_routes: Option<NodeRoutesSpec>,
     /// How this host assigns pod subnets to nodes of the cluster; `None` if it may not change anything.
     #[serde(default)]
     pub(crate) allocation: Option<Allocation>,
@@ -41,6 +44,7 @@ impl WatchList {
         let mut units = Vec::new();
         let mut links = BTreeSet::new();
         let mut nodes = Vec::new();
+        let mut node_routes = None;
         let mut directories = BTreeSet::from([config.to_path_buf()]);
         for step in plan.phases.iter().flat_map(|phase| &phase.steps) {
             match &step.spec {
@@ -50,6 +54,7 @@ impl WatchList {
                     links.insert(link.name.clone());
                 }
                 Spec::Node(node) => nodes.push(node.clone()),
+                Spec::NodeRoutes(routes) => node_routes = Some(routes.clone()),
                 _ => {}
             }
             let files = step.spec.paths();
@@ -82,6 +87,7 @@ impl WatchList {
             links: links.into_iter().collect(),
             addresses: addresses.into_iter().collect(),
             nodes,
+            node_routes,
             containers,
             units,
             directories: directories.into_iter().collect(),
@@ -104,6 +110,9 @@ mod tests {
         assert_eq!(found.addresses, [virtual_ip]);
         let nodes: Vec<&str> = found.nodes.iter().map(|node| node.name.as_str()).collect();
         assert_eq!(nodes, ["cp-1"]);
+        let routes = found.node_routes.expect("there are routes to other nodes");
+        assert_eq!(routes.node, "cp-1");
+        assert!(routes.kubeconfig.ends_with("local-admin.yaml"));
         let allocation = found.allocation.expect("subnets are given");
         assert_eq!(allocation.pool.to_string(), "a /24 of 10.20.0.0/16");
         assert!(allocation.kubeconfig.ends_with("local-admin.yaml"));

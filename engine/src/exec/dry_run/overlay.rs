@@ -57,10 +57,15 @@ async fn hints(lower: &dyn Host, plan: &Plan) -> LedgerHints {
             .collect(),
     };
     for step in steps(plan) {
-        if !matches!(step.spec, Spec::Node(_) | Spec::Manifest(_)) {
+        if !matches!(
+            step.spec,
+            Spec::Node(_) | Spec::Manifest(_) | Spec::NodeRoutes(_)
+        ) {
             continue;
         }
         let as_planned = match reading.of(step) {
+            // Until a master's first apply has ended, its own API server has no other nodes.
+            Recorded::Never if matches!(step.spec, Spec::NodeRoutes(_)) => has_own_api(plan),
             // An object that the plan removes is absent once it was removed. If no removal is recorded, another client
             // may have made one.
             Recorded::AsPlanned => !step.policy.absent,
@@ -88,10 +93,25 @@ async fn hints(lower: &dyn Host, plan: &Plan) -> LedgerHints {
                     }
                 }
             }
+            // A boot takes the routes away, and only the API server knows whether there were any.
+            Spec::NodeRoutes(_) => {
+                let were_made = resources.iter().any(|one| one.steps.contains(&step.id));
+                hints.routes = as_planned && (!were_made || has_routes(lower).await);
+            }
             _ => {}
         }
     }
     hints
+}
+
+/// Whether this host has an API server of its own, and with it the task to give nodes their subnets.
+fn has_own_api(plan: &Plan) -> bool {
+    steps(plan).any(|step| matches!(&step.spec, Spec::Node(node) if node.pod_subnets.is_some()))
+}
+
+async fn has_routes(lower: &dyn Host) -> bool {
+    let routes = lower.node_routes().await;
+    routes.is_ok_and(|routes| !routes.is_empty())
 }
 
 fn planned_node(node: &NodeSpec) -> ClusterNode {

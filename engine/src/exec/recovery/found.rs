@@ -76,9 +76,23 @@ impl Runner<'_> {
             Undo::SetUnitEnabled { name, .. } => {
                 is_present(!on_top && host.unit(name).await?.loaded)
             }
-            Undo::ReloadUnits | Undo::DeleteObject { .. } | Undo::PatchNode { .. } => {
-                Presence::Present(undo.clone())
-            }
+            // Its name is the role's own.
+            Undo::RestoreChain {
+                family,
+                table,
+                name,
+                ..
+            } => Presence::Present(Undo::RestoreChain {
+                family: *family,
+                table: table.clone(),
+                name: name.clone(),
+                before: None,
+            }),
+            // The protocol number of the routes is ours.
+            Undo::RemoveNodeRoutes
+            | Undo::ReloadUnits
+            | Undo::DeleteObject { .. }
+            | Undo::PatchNode { .. } => Presence::Present(undo.clone()),
             // `note_kernel` has noted all kernel settings and modules of the plan.
             Undo::SetSysctl { .. } | Undo::UnloadModule { .. } => Presence::Nothing,
             Undo::RestoreAttributes { path, .. } => Presence::Unknown(format!(

@@ -277,7 +277,9 @@ fn is_shared_or_external(undo: &Undo, error: &ResourceError) -> bool {
         | Undo::RestartUnit { .. }
         | Undo::SetUnitEnabled { .. }
         | Undo::ReloadUnits
-        | Undo::SetSysctl { .. } => false,
+        | Undo::SetSysctl { .. }
+        | Undo::RemoveNodeRoutes
+        | Undo::RestoreChain { .. } => false,
     }
 }
 

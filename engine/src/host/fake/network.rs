@@ -6,13 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::files::file_error;
 use super::world::World;
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::program::Program;
 use crate::host::{
     CommandOutput, CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
-    VirtualService,
+    NodeRoute, Routes, VirtualService,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -112,7 +114,85 @@ impl Network for FakeHost {
     }
 }
 
+#[async_trait::async_trait]
+impl Routes for FakeHost {
+    async fn node_routes(&self) -> HostResult<Vec<NodeRoute>> {
+        self.observe("node_routes", "all", DEADLINE, |world| {
+            let route = |(subnet, via): (&IpNet, &IpAddr)| NodeRoute {
+                subnet: *subnet,
+                via: *via,
+            };
+            Ok(world.node_routes.iter().map(route).collect())
+        })
+        .await
+    }
+
+    async fn foreign_route(&self, subnet: IpNet) -> HostResult<Option<String>> {
+        self.observe("foreign_route", subnet.to_string(), DEADLINE, |world| {
+            Ok(world.foreign_routes.get(&subnet).cloned())
+        })
+        .await
+    }
+
+    async fn set_node_route(&self, route: &NodeRoute) -> HostResult<()> {
+        let NodeRoute { subnet, via } = *route;
+        self.mutate("set_node_route", subnet.to_string(), DEADLINE, |world| {
+            let refused = |reason: &str| {
+                let action = format!("make a route to {subnet} via {via}");
+                Err(HostError::service(action, reason.to_owned()))
+            };
+            if world.foreign_routes.contains_key(&subnet) {
+                return refused("RTNETLINK answers: File exists");
+            }
+            if !world.is_on_link(via) {
+                return refused("Error: Nexthop has invalid gateway.");
+            }
+            world.node_routes.insert(subnet, via);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_node_route(&self, subnet: IpNet) -> HostResult<()> {
+        self.mutate("remove_node_route", subnet.to_string(), DEADLINE, |world| {
+            world.node_routes.remove(&subnet);
+            Ok(())
+        })
+        .await
+    }
+}
+
 impl World {
+    /// Whether a network of a link that is up contains an address.
+    fn is_on_link(&self, address: IpAddr) -> bool {
+        let mut up = self.links.values().filter(|link| link.up);
+        up.any(|link| {
+            let mut networks = link.addresses.iter();
+            networks.any(|(own, prefix)| {
+                IpNet::new(*own, *prefix).is_ok_and(|network| network.contains(&address))
+            })
+        })
+    }
+
+    /// The routes to pods of other nodes, each with the node's address.
+    #[must_use]
+    pub fn node_routes(&self) -> Vec<(String, String)> {
+        let routes = self.node_routes.iter();
+        routes
+            .map(|(subnet, via)| (subnet.to_string(), via.to_string()))
+            .collect()
+    }
+
+    /// Deletes a route to pods of another node, as another program would.
+    pub fn delete_node_route(&mut self, subnet: IpNet) {
+        self.node_routes.remove(&subnet);
+    }
+
+    /// Adds a route of another program.
+    pub fn foreign_route(&mut self, subnet: IpNet, shown: &str) {
+        self.foreign_routes.insert(subnet, shown.to_owned());
+    }
+
     /// Adds or replaces a link.
     pub fn link(&mut self, name: &str, up: bool, addresses: &[(IpAddr, u8)]) {
         let link = Link {

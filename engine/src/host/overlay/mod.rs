@@ -3,7 +3,7 @@
 //! [`OverlayHost`] answers like the host below it until something is changed; changes stay in an upper world with
 //! the behaviour of [`FakeHost`], so that later steps see what earlier ones would have done. What the upper world
 //! needs to know is *fetched*: read from below the first time it is asked for, and from then on the upper world answers for it. No mutating
-//! call reaches the host below, and no command is run: it might change something.
+//! call reaches the host below, and no command is run: it might change something. The only exception shows the rules of the packet filter.
 //!
 //! What is not known is an error, never a guess: an unreadable file, an API server that does not answer. A dry run shows those as known
 //! after apply.
@@ -59,6 +59,10 @@ struct Known {
     links: BTreeSet<String>,
     /// Whether all of them have been fetched.
     virtual_services: bool,
+    /// Whether the routes to pods of other nodes have been fetched.
+    routes: bool,
+    /// Families of the packet filter whose rules have been fetched.
+    firewalls: BTreeSet<&'static str>,
     modules: BTreeSet<String>,
     settings: BTreeSet<String>,
     nodes: BTreeSet<String>,

@@ -1,4 +1,8 @@
-//! Links, virtual services, and probes: asked below as long as nothing was changed above.
+//! Links, virtual services, and probes: asked below as long as nothing was changed above. `firewall` has the packet filter, `routes` the
+//! routes to pods of other nodes.
+
+mod firewall;
+mod routes;
 
 use std::net::SocketAddr;
 use std::time::Duration;

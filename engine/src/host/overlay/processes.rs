@@ -1,4 +1,4 @@
-//! Commands: none is run, it might change something.
+//! Commands: none is run, it might change something. The packet filter is in `network::firewall`.
 
 use super::OverlayHost;
 use crate::host::fake::PROGRAM_PATH;
@@ -7,6 +7,9 @@ use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes};
 #[async_trait::async_trait]
 impl Processes for OverlayHost<'_> {
     async fn run(&self, command: &CommandSpec) -> HostResult<CommandOutput> {
+        if let Some(output) = self.packet_filter(command).await? {
+            return Ok(output);
+        }
         self.known().ran = true;
         Err(HostError::service(
             format!("run `{}`", command.display()),
@@ -19,6 +22,9 @@ impl Processes for OverlayHost<'_> {
     }
 
     async fn has_program(&self, name: &str) -> HostResult<bool> {
+        if Self::is_of_packet_filter(name) && self.lower.has_program(name).await? {
+            return Ok(true);
+        }
         for directory in PROGRAM_PATH {
             let real = self
                 .fetch(&std::path::Path::new(directory).join(name), true)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -46,6 +47,8 @@ pub struct ClusterNode {
     pub cordoned_by: String,
     /// The pods' subnet of the node, once it has one.
     pub pod_cidr: Option<String>,
+    /// Its addresses of the type `InternalIP`, at most one of each family.
+    pub addresses: Vec<IpAddr>,
     /// Condition `Ready`: `Some(true)`, `Some(false)`, or `None` for unknown or absent.
     pub ready: Option<bool>,
     /// Reason and message of that condition.

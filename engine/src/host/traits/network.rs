@@ -1,4 +1,6 @@
-//! Observations on the network, links and virtual services.
+//! Observations on the network, links and virtual services. `routes` has the routes to the pods of other nodes.
+
+pub(in crate::host) mod routes;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

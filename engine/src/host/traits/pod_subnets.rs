@@ -1,5 +1,7 @@
 //! The pods' subnets of a cluster's nodes: which node has which, and which are claimed.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use crate::host::{ClusterAccess, HostResult};
@@ -13,6 +15,8 @@ pub struct SubnetNode {
     pub uid: String,
     /// Its subnets (`spec.podCIDRs`), none before they are assigned.
     pub subnets: Vec<IpNet>,
+    /// Its addresses of the type `InternalIP`, at most one of each family.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A node's claim to a subnet. The API server has at most one claim of each subnet, because the object is named after the subnet. The owner

@@ -1,7 +1,6 @@
 //! Packet filter chains that another program creates, selected by the prefix of their names.
 //!
-//! Removal uses `iptables-save` and one atomic `iptables-restore --noflush` for each family: the kernel applies all of the
-//! input or nothing, and the rules and chains of other programs are not written again.
+//! Not here: a chain of the role's own (`firewall_chain`), and how rules are read and changed (`packet_filter`).
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,13 +9,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::host::{CommandSpec, Host, HostResult};
+use crate::resource::kernel::packet_filter::{FAMILIES, Removal, after, chain, restore, rules};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult};
-
-/// Both families: the program that shows their rules, and the one that takes them.
-const FAMILIES: [(&str, &str); 2] = [
-    ("iptables-save", "iptables-restore"),
-    ("ip6tables-save", "ip6tables-restore"),
-];
 
 /// Chains whose names have this prefix, in all tables of both families. They can only be made absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,11 +61,6 @@ impl FirewallChainsSpec {
     }
 }
 
-/// The chain that a line of `iptables-save` declares.
-fn chain(line: &str) -> Option<&str> {
-    line.strip_prefix(':')?.split(' ').next()
-}
-
 #[async_trait]
 impl Resource for FirewallChainsSpec {
     /// The removal of each family's chains, with the restore program that carries it out.
@@ -103,22 +92,11 @@ impl Resource for FirewallChainsSpec {
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        for (restore, removal) in removals {
-            let mut command = CommandSpec::new([*restore, "--noflush", "-w", "10"]);
-            command.stdin = removal.input.clone().into_bytes();
-            cx.host.run_ok(&command).await?;
+        for (program, removal) in removals {
+            restore(cx.host, program, removal.input.clone()).await?;
         }
         Ok(())
     }
-}
-
-/// All rules of a family; empty if its programs are not installed.
-async fn rules(host: &dyn Host, save: &str) -> ResourceResult<String> {
-    if !host.has_program(save).await? {
-        return Ok(String::new());
-    }
-    let command = CommandSpec::new([save]).complete_output().cached_per_pass();
-    Ok(host.run_ok(&command).await?.stdout)
 }
 
 /// Whether a chain of the IPv4 packet filter has a rule that leads to `target`, or any rule if `target` is empty; `None` if the chain does
@@ -158,107 +136,6 @@ fn leads(saved: &str, table: &str, wanted: &str, target: &str) -> Option<bool> {
         }
     }
     there.then_some(false)
-}
-
-/// Input for a restore program that removes chains and all rules that refer to them.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Removal {
-    input: String,
-    chains: usize,
-}
-
-impl Removal {
-    /// The removal of the chains for which `ours` is true; `None` if there are none.
-    fn of(rules: &str, ours: &dyn Fn(&str) -> bool, interface: Option<&str>) -> Option<Self> {
-        let mut removal = Self {
-            input: String::new(),
-            chains: 0,
-        };
-        let mut table = Vec::new();
-        for line in rules.lines() {
-            table.push(line);
-            if line == "COMMIT" {
-                removal.table(&table, ours, interface);
-                table.clear();
-            }
-        }
-        (removal.chains > 0).then_some(removal)
-    }
-
-    fn table(&mut self, lines: &[&str], ours: &dyn Fn(&str) -> bool, interface: Option<&str>) {
-        let chains: Vec<&str> = lines
-            .iter()
-            .copied()
-            .filter_map(chain)
-            .filter(|name| ours(name))
-            .collect();
-        let Some(name) = lines.iter().find(|line| line.starts_with('*')) else {
-            return;
-        };
-        // Rules in other chains that lead to these chains or match the interface.
-        let rules: Vec<&str> = lines
-            .iter()
-            .filter_map(|line| line.strip_prefix("-A "))
-            .filter(|rule| {
-                !rule.split(' ').next().is_some_and(ours)
-                    && (after(rule, &["-j", "-g"]).any(ours)
-                        || after(rule, &["-i", "-o"]).any(|name| Some(name) == interface))
-            })
-            .collect();
-        if chains.is_empty() && rules.is_empty() {
-            return;
-        }
-        // Rules without a chain count as one chain, so that they are a difference.
-        self.chains += chains.len().max(1);
-        let mut say = |text: String| {
-            self.input.push_str(&text);
-            self.input.push('\n');
-        };
-        say((*name).to_owned());
-        for rule in rules {
-            say(format!("-D {rule}"));
-        }
-        // All chains are emptied before the first one is deleted: they may refer to each other.
-        for chain in &chains {
-            say(format!("-F {chain}"));
-        }
-        for chain in &chains {
-            say(format!("-X {chain}"));
-        }
-        say("COMMIT".to_owned());
-    }
-}
-
-/// The words of a rule that directly follow one of these options, outside of quotes.
-fn after<'r>(rule: &'r str, options: &'r [&str]) -> impl Iterator<Item = &'r str> {
-    let words = words(rule);
-    let found: Vec<&str> = words
-        .iter()
-        .zip(words.iter().skip(1))
-        .filter(|(before, _)| options.contains(before))
-        .map(|(_, word)| *word)
-        .collect();
-    found.into_iter()
-}
-
-/// The words of a rule; a quoted text is one word.
-fn words(rule: &str) -> Vec<&str> {
-    let (mut quoted, mut escaped, mut start) = (false, false, 0);
-    let mut words = Vec::new();
-    for (at, one) in rule.char_indices() {
-        match one {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => quoted = !quoted,
-            ' ' if !quoted => {
-                words.push(&rule[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    words.push(&rule[start..]);
-    words
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Kubernetes: objects in the API, this host's node, the containers of pods on this host, and kubeconfigs.
+//! Kubernetes: objects in the API, this host's node, routes to other nodes, the containers of pods on this host, and kubeconfigs.
 //!
 //! Start with `manifest`.
 //!
@@ -6,6 +6,7 @@
 
 pub(in crate::resource) mod manifest;
 pub(in crate::resource) mod node;
+pub(in crate::resource) mod node_routes;
 pub(in crate::resource) mod pki;
 pub(crate) mod pod_container;
 pub(in crate::resource) mod pods;

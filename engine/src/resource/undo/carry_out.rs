@@ -10,6 +10,7 @@ use crate::host::{Attributes, ContainerState, Entry, EntryKind, Host};
 use crate::model::is_in_kernel_file_system;
 use crate::resource::directory_contents;
 use crate::resource::docker::container_runtime;
+use crate::resource::kernel::packet_filter::ChainPlace;
 use crate::resource::{KEPT_LIMIT, ResourceError, ResourceResult};
 
 /// How long a container may take to stop when its creation is reverted.
@@ -191,6 +192,25 @@ impl Undo {
                 node,
                 patch,
             } => host.patch_node(access, node, patch).await?,
+            Self::RemoveNodeRoutes => {
+                for route in host.node_routes().await? {
+                    host.remove_node_route(route.subnet).await?;
+                }
+            }
+            Self::RestoreChain {
+                family,
+                table,
+                name,
+                before,
+            } => {
+                let (family, table, name) = (*family, table.as_str(), name.as_str());
+                let place = ChainPlace {
+                    family,
+                    table,
+                    name,
+                };
+                place.set(host, before.as_ref()).await?;
+            }
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use crate::host::{Attributes, ClusterAccess, ContainerConfig, Entry, EntryKind};
+use crate::resource::kernel::packet_filter::{ChainContent, FilterFamily};
 
 /// The kind of entry at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,6 +185,20 @@ pub enum Undo {
         /// JSON merge patch.
         patch: serde_json::Value,
     },
+    /// Routes to the pods of other nodes were made or changed: all of them are removed.
+    RemoveNodeRoutes,
+    /// A chain of the packet filter was made or changed.
+    RestoreChain {
+        /// Its family.
+        family: FilterFamily,
+        /// Its table.
+        table: String,
+        /// Its name.
+        name: String,
+        /// As it was; none if it was not there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<ChainContent>,
+    },
 }
 
 /// Previous content of a file: its hash, and its bytes while they are in memory. Only the hash is serialized. The bytes
@@ -284,7 +299,9 @@ impl Undo {
             | Self::StopUnit { .. }
             | Self::SetUnitEnabled { .. }
             | Self::SetSysctl { .. }
-            | Self::UnloadModule { .. } => {}
+            | Self::UnloadModule { .. }
+            | Self::RemoveNodeRoutes
+            | Self::RestoreChain { .. } => {}
         }
         its
     }
@@ -322,6 +339,13 @@ impl Undo {
                 format!("object {object}")
             }
             Self::PatchNode { node, .. } => format!("node {node}"),
+            Self::RemoveNodeRoutes => "routes to other nodes".to_owned(),
+            Self::RestoreChain {
+                family,
+                table,
+                name,
+                ..
+            } => format!("{} chain {table} {name}", family.program()),
         }
     }
 

@@ -9,7 +9,9 @@ use super::system::only_absent;
 use crate::host::Taint;
 use crate::kubernetes::SubnetPool;
 use crate::model::{Diagnostic, Value, closest};
-use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, PodContainerSpec, PodsSpec, Spec};
+use crate::resource::{
+    DrainSpec, ManifestSpec, NodeRoutesSpec, NodeSpec, PodContainerSpec, PodsSpec, Spec,
+};
 use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
@@ -45,6 +47,7 @@ pub(super) fn lower(
                 grace_seconds: options.seconds("grace", 10, findings),
             }))
         }
+        ClusterWord::NodeRoutes => node_routes(call, options, findings),
         ClusterWord::PodContainer => Some(Spec::PodContainer(PodContainerSpec {
             pod: options.text_argument(0)?,
             container: options.text_argument(1)?,
@@ -103,6 +106,23 @@ pub(super) fn lower(
 fn kubeconfig(options: &Options<'_>) -> PathBuf {
     let named = options.text("kubeconfig");
     named.map_or_else(|| ADMIN.into(), PathBuf::from)
+}
+
+fn node_routes(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Spec> {
+    let network = options.text_argument(1)?;
+    let Ok(network) = network.parse::<IpNet>() else {
+        let message = format!("`{}` is not a network", network.escape_debug());
+        findings.push(
+            Diagnostic::new("P0378", call.span.clone(), message)
+                .help("write the pods' network, for example \"10.20.0.0/16\""),
+        );
+        return None;
+    };
+    Some(Spec::NodeRoutes(NodeRoutesSpec {
+        node: options.text_argument(0)?,
+        network: network.trunc(),
+        kubeconfig: kubeconfig(options),
+    }))
 }
 
 /// `.pod_subnet_of(network, prefix)`.

@@ -30,6 +30,18 @@ impl<'a> Options<'a> {
         Self { call, ids, paths }
     }
 
+    /// The map of each use of a repeatable modifier that takes one, with the position of the use.
+    pub(super) fn repeated_maps(
+        &self,
+        name: &str,
+    ) -> impl Iterator<Item = (Span, BTreeMap<String, Value>)> {
+        self.options(name)
+            .filter_map(|option| match option.args.first()?.value()? {
+                Value::Map(fields) => Some((option.span.clone(), fields.clone())),
+                _ => None,
+            })
+    }
+
     /// Whether the word has `.when(false)`, or a `.when` whose condition contains a mistake.
     pub(super) fn left_out(&self) -> bool {
         let mut conditions = self.options("when").flat_map(|option| &option.args);

@@ -2,12 +2,14 @@
 //! sets, virtual services): what these words mean.
 //!
 //! Contains the rules about names of units and packages, and about resources that only other programs make ([`only_absent`]). `timer` reads
-//! a schedule and what runs then.
+//! a schedule and what runs then. `firewall_chain` reads the rules of a chain.
 //!
 //! Not here: unit files (`files`), docker's containers (`containers`), and how a resource is changed (`resource`). Start with [`lower`].
 
+mod firewall_chain;
 mod timer;
 
+use firewall_chain::firewall_chain;
 use timer::timer;
 
 use crate::model::{Diagnostic, PhaseName, Span, SysctlKey, is_module_name, is_package_name};
@@ -57,6 +59,7 @@ pub(super) fn lower(
                 spared: Vec::new(),
             }))
         }
+        SystemWord::FirewallChain => firewall_chain(call, options, findings),
         SystemWord::Group => {
             only_absent(call, options, findings)?;
             Some(Spec::Group(GroupSpec {

@@ -44,6 +44,14 @@ words! {
         rollback: "Nothing.";
     }
 
+    FIREWALL_CHAIN = Resource(System::FirewallChain) firewall_chain(name: Text, table: Text, jump_from: Text) {
+        doc: "A chain of the packet filter that is the role's own, with exactly these rules, and a jump to it at the end of one of the kernel's chains. Its name begins with `PF9-`. The networks of the rules decide between iptables and ip6tables: all are IPv4, or all are IPv6.";
+        example: r#"firewall_chain("PF9-EXAMPLE", "filter", "FORWARD").rule(#{ source: "10.20.0.0/16", action: "accept" });"#;
+        rollback: "The chain and the jump to it are removed; a chain of that name from before is restored.";
+        #repeatable rule(fields: Map) =>
+            "A rule: its `action` (`accept`, `masquerade` or `return`), and conditions that must all hold. `source`, `destination` and `not_destination` are networks; `in_interface` and `out_interface` are names of links.";
+    }
+
     RESTORE_SYSCTL = Resource(System::RestoreSysctl) restore_sysctl(key: Text) {
         doc: "A kernel setting that another program changes because of this phase. nodelet records the value before the phase's first change, and a clean restores it; for `on_clean` only.";
         example: r#"on_clean(|| { restore_sysctl("kernel.panic"); });"#;

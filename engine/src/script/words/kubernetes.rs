@@ -39,6 +39,13 @@ words! {
         within(duration: Duration) => "How long pods may take to go. Default 30s.";
     }
 
+    NODE_ROUTES = Resource(Cluster::NodeRoutes) node_routes(node: Text, network: Text) {
+        doc: "A route to the pods of each other node, over the node's address, for pod subnets in this network. `node` is this host's node. The routes carry the protocol number 92; routes of other programs are never touched. While the API server does not answer, the routes stay as they are. A node that cannot get a route is named in a note, and the others get theirs.";
+        example: r#"node_routes(host.name, "10.20.0.0/16");"#;
+        rollback: "All routes with the protocol number 92 are removed.";
+        KUBECONFIG;
+    }
+
     POD_CONTAINER = Resource(Cluster::PodContainer) pod_container(pod: Text, container: Text) {
         doc: "A container of a static pod that kubelet runs. If it started before the files that it reads were written, it is ended, and kubelet starts a new one.";
         example: r#"pod_container("k8s-master", "kube-apiserver").reads(["/etc/pf9/kube.d/certs/apiserver/etcd/ca.crt"]);"#;

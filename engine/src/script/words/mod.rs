@@ -54,6 +54,8 @@ pub static WORDS: &[Word] = &[
     files::DATA_ID,
     pki::ENCRYPTION_KEYS,
     docker::IMAGE_DIRECTORY,
+    kernel::FIREWALL_CHAIN,
+    kubernetes::NODE_ROUTES,
 ];
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
+use engine::host::ROUTE_PROTOCOL;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
@@ -27,7 +28,8 @@ const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 const MESSAGE: usize = 64 * 1024;
 
 pub(super) async fn listen(targets: WatchList, triggers: Triggers) -> Result<()> {
-    if targets.links.is_empty() && targets.addresses.is_empty() {
+    let has_routes = targets.node_routes.is_some();
+    if targets.links.is_empty() && targets.addresses.is_empty() && !has_routes {
         return std::future::pending().await;
     }
     let action = "listen to the kernel's network events";
@@ -91,6 +93,8 @@ struct Links {
     down: BTreeSet<String>,
     names: BTreeSet<String>,
     addresses: BTreeSet<IpAddr>,
+    /// Whether the role makes routes to the pods of other nodes.
+    node_routes: bool,
 }
 
 impl Links {
@@ -102,6 +106,7 @@ impl Links {
             down: BTreeSet::new(),
             names,
             addresses: targets.addresses.iter().copied().collect(),
+            node_routes: targets.node_routes.is_some(),
         }
     }
 
@@ -163,6 +168,11 @@ impl Links {
     /// `struct rtmsg`: family, lengths of destination and source, type of service, table, protocol, scope, type, flags (4).
     fn route(&self, body: &[u8]) -> Option<String> {
         let cached = number(body, 8)? & RTM_F_CLONED != 0;
+        if self.node_routes && body.get(5) == Some(&ROUTE_PROTOCOL) {
+            let to = attributes(body.get(12..)?).find(|(kind, _)| *kind == RTA_DST);
+            let to = ip(to?.1)?;
+            return (!cached).then(|| format!("route to the pods of a node ({to}) deleted"));
+        }
         let out = attributes(body.get(12..)?).find(|(kind, _)| *kind == RTA_OIF);
         let link = self.indices.get(&number(out?.1, 0)?)?;
         let local = body.get(7) != Some(&RTN_UNICAST);
@@ -177,6 +187,7 @@ const DELETED_ROUTE: u16 = 25;
 const IFLA_IFNAME: u16 = 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTN_UNICAST: u8 = 1;
 const IFF_UP: u32 = 1;
@@ -356,6 +367,23 @@ mod tests {
         for (what, datagram, events) in cases {
             assert_eq!(links().observe(&datagram), events, "{what}");
         }
+    }
+
+    /// A route to the pods of another node leaves over a link that is not the role's.
+    #[test]
+    fn a_route_to_another_node_is_known_by_its_protocol() {
+        let of_protocol = |protocol: u8| {
+            let mut datagram = route(POD, RTN_UNICAST, 0);
+            // After the header of the message.
+            datagram[16 + 5] = protocol;
+            datagram
+        };
+        let expected = ["route to the pods of a node (10.20.0.0) deleted"];
+        let mut with_routes = links();
+        with_routes.node_routes = true;
+        assert_eq!(with_routes.observe(&of_protocol(ROUTE_PROTOCOL)), expected);
+        assert_eq!(with_routes.observe(&of_protocol(3)), [""; 0]);
+        assert_eq!(links().observe(&of_protocol(ROUTE_PROTOCOL)), [""; 0]);
     }
 
     #[test]

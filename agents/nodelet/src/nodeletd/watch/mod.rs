@@ -9,6 +9,7 @@ mod docker;
 mod files;
 mod links;
 mod node;
+mod node_routes;
 mod status;
 mod stopped;
 mod systemd;
@@ -46,6 +47,11 @@ pub(super) fn listen(
     let links = always("links");
     spawn(end, again(links, links::listen, targets, triggers));
     spawn(end, again(Source::NODE, node::listen, targets, triggers));
+    let others = Source {
+        name: "the other nodes",
+        ..Source::NODE
+    };
+    spawn(end, again(others, node_routes::listen, targets, triggers));
     let processes = always("stopped processes");
     spawn(end, again(processes, stopped::listen, targets, triggers));
     let file = always("the status file");

@@ -1,12 +1,13 @@
 //! Pod subnets in the cluster of a fake host, with the API server's conflicts: one claim of each subnet, and a node's subnet never changes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::World;
-use crate::host::{ClusterAccess, HostResult, PodSubnets, SubnetClaim, SubnetNode};
+use crate::host::{ClusterAccess, ClusterNode, HostResult, PodSubnets, SubnetClaim, SubnetNode};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -20,6 +21,7 @@ impl PodSubnets for FakeHost {
                 name: name.clone(),
                 uid: node.uid.clone(),
                 subnets: subnet(node.pod_cidr.as_deref()).into_iter().collect(),
+                addresses: node.addresses.clone(),
             });
             Ok(nodes.collect())
         })
@@ -94,6 +96,17 @@ impl World {
         let kept = kept.filter(|claim| alive(claim)).cloned();
         let kept = kept.map(|claim| (claim.subnet, claim)).collect();
         self.cluster.subnet_claims = kept;
+    }
+
+    /// Registers another node with its pod subnet and its address, as its kubelet and a master would; replaces one of the same name.
+    pub fn join_node(&mut self, name: &str, pod_cidr: &str, address: IpAddr) {
+        let node = ClusterNode {
+            uid: self.cluster.next_uid(),
+            pod_cidr: Some(pod_cidr.to_owned()),
+            addresses: vec![address],
+            ..ClusterNode::default()
+        };
+        self.cluster.nodes.insert(name.to_owned(), node);
     }
 
     /// Removes a node, as `kubectl delete node` does; its claim stays until it is collected.

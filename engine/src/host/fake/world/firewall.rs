@@ -10,6 +10,9 @@ use crate::host::{CommandOutput, CommandSpec};
 /// The kernel's built-in chains of one table. The fake host gives every table the same ones.
 const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
+/// The kernel's tables.
+const TABLES: [&str; 5] = ["filter", "mangle", "nat", "raw", "security"];
+
 /// Rules by chain, by table, by family (`iptables`, `ip6tables`).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Firewall {
@@ -73,22 +76,51 @@ impl Firewall {
             .collect())
     }
 
-    /// What `iptables-restore --noflush` does with `-D`, `-F` and `-X`.
+    /// The chains of a table, with the kernel's own.
+    fn table(&mut self, family: &str, table: &str) -> &mut BTreeMap<String, Vec<String>> {
+        let built_in = || BUILT_IN.map(|chain| (chain.to_owned(), Vec::new()));
+        let at = (family.to_owned(), table.to_owned());
+        let its = self.rules.entry(at);
+        its.or_insert_with(|| built_in().into_iter().collect())
+    }
+
+    /// What `iptables-restore --noflush` does with the declaration of a chain, `-A`, `-D`, `-F` and `-X`. Lines of `iptables-save` may be its
+    /// input.
     fn restore(&mut self, family: &str, input: &str) -> Result<(), String> {
         let mut table = String::new();
-        for line in input.lines() {
+        for line in input.lines().filter(|line| !line.starts_with('#')) {
             if let Some(name) = line.strip_prefix('*') {
+                if !TABLES.contains(&name) {
+                    return Err(format!("no table {name}"));
+                }
                 name.clone_into(&mut table);
                 continue;
             }
-            let chains = self
-                .rules
-                .get_mut(&(family.to_owned(), table.clone()))
-                .ok_or_else(|| format!("no table {table}"))?;
+            if table.is_empty() {
+                return Err(format!("no table before {line}"));
+            }
+            let chains = self.table(family, &table);
+            if let Some(chain) = line.strip_prefix(':') {
+                let name = chain.split(' ').next().unwrap_or(chain);
+                // One of the kernel's chains keeps its rules, and any other is emptied.
+                if !BUILT_IN.contains(&name) {
+                    chains.insert(name.to_owned(), Vec::new());
+                }
+                continue;
+            }
             let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
             let (chain, rule) = rest.split_once(' ').unwrap_or((rest, ""));
             let missing = || format!("no chain {chain}");
             match verb {
+                "-A" => {
+                    let target = rule.rsplit_once("-j ").map_or("", |(_, target)| target);
+                    // The fake host knows no targets, only chains: a target of the role's own must be there.
+                    if target.starts_with("PF9-") && !chains.contains_key(target) {
+                        return Err(format!("no chain {target}"));
+                    }
+                    let rules = chains.get_mut(chain).ok_or_else(missing)?;
+                    rules.push(rule.to_owned());
+                }
                 "-D" => {
                     let rules = chains.get_mut(chain).ok_or_else(missing)?;
                     let at = rules.iter().position(|one| one == rule);
@@ -113,16 +145,7 @@ impl Firewall {
 impl World {
     /// Adds a rule, and its chain where there is none.
     pub fn firewall_rule(&mut self, family: &str, table: &str, chain: &str, rule: &str) {
-        let chains = self
-            .firewall
-            .rules
-            .entry((family.to_owned(), table.to_owned()))
-            .or_insert_with(|| {
-                BUILT_IN
-                    .map(|chain| (chain.to_owned(), Vec::new()))
-                    .into_iter()
-                    .collect()
-            });
+        let chains = self.firewall.table(family, table);
         let rules = chains.entry(chain.to_owned()).or_default();
         if !rules.iter().any(|known| known == rule) {
             rules.push(rule.to_owned());
@@ -145,6 +168,30 @@ impl World {
         {
             its.extend_from_slice(others);
         }
+    }
+
+    /// Carries out input of `iptables-restore --noflush`, all of it or nothing: `Err` says why the program refused it.
+    fn change_firewall(&mut self, family: &str, input: &str) -> Result<(), String> {
+        let mut changed = self.firewall.clone();
+        changed.restore(family, input)?;
+        self.firewall = changed;
+        Ok(())
+    }
+
+    /// The same for another program on the host. Does nothing if the input is refused.
+    pub fn firewall_input(&mut self, family: &str, input: &str) {
+        let _ = self.change_firewall(family, input);
+    }
+
+    /// The output of `iptables-save` or `ip6tables-save`.
+    pub(crate) fn saved_firewall(&self, family: &str) -> String {
+        self.firewall.save(family)
+    }
+
+    /// How `iptables-restore --noflush` or `ip6tables-restore --noflush` ends with this input.
+    pub(crate) fn restored_firewall(&mut self, family: &str, input: &[u8]) -> CommandOutput {
+        let input = String::from_utf8_lossy(input).into_owned();
+        output(self.change_firewall(family, &input).map(|()| String::new()))
     }
 
     /// How many rules there are in all.
@@ -177,17 +224,10 @@ impl World {
             };
             self.program_does(family, Program::probe(show));
             let save =
-                move |_: &CommandSpec, world: &World| output(Ok(world.firewall.save(family)));
+                move |_: &CommandSpec, world: &World| output(Ok(world.saved_firewall(family)));
             self.program_does(&format!("{family}-save"), Program::probe(save));
             let restore = move |command: &CommandSpec, world: &mut World| {
-                let input = String::from_utf8_lossy(&command.stdin).into_owned();
-                // All of it, or nothing.
-                let mut changed = world.firewall.clone();
-                let result = changed.restore(family, &input);
-                if result.is_ok() {
-                    world.firewall = changed;
-                }
-                output(result.map(|()| String::new()))
+                world.restored_firewall(family, &command.stdin)
             };
             self.program_does(&format!("{family}-restore"), Program::new(restore));
         }

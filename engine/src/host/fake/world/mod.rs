@@ -12,8 +12,11 @@ pub(in crate::host::fake) mod tree;
 pub(in crate::host::fake) mod unit;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
 
 use crate::host::fake::docker::container::FakeContainer;
 use crate::host::fake::kubernetes::state::{ClusterState, KubernetesRules};
@@ -44,6 +47,10 @@ pub struct World {
     pub(crate) pods_below: bool,
     pub(crate) packages: BTreeMap<String, InstalledPackage>,
     pub(crate) links: BTreeMap<String, Link>,
+    /// Routes to pods of other nodes, by subnet.
+    pub(crate) node_routes: BTreeMap<IpNet, IpAddr>,
+    /// Routes of other programs, by subnet, as `ip route` shows them.
+    pub(crate) foreign_routes: BTreeMap<IpNet, String>,
     pub(crate) virtual_services: BTreeSet<VirtualService>,
     pub(crate) modules: BTreeSet<String>,
     pub(crate) loadable_modules: BTreeSet<String>,

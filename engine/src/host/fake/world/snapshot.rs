@@ -71,6 +71,12 @@ impl WorldSnapshot {
                 ),
             );
         }
+        for (subnet, via) in &world.node_routes {
+            add("route", &subnet.to_string(), format!("via {via}"));
+        }
+        for (subnet, route) in &world.foreign_routes {
+            add("foreign route", &subnet.to_string(), route.clone());
+        }
         for service in &world.virtual_services {
             add(
                 "virtual service",

@@ -1,9 +1,10 @@
 //! The API server, as the machine's kubeconfig files reach it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
-use k8s_openapi::api::core::v1::{Node, Secret, ServiceAccount, Taint as ApiTaint};
+use k8s_openapi::api::core::v1::{Node, NodeAddress, Secret, ServiceAccount, Taint as ApiTaint};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{GroupVersionKind, TypeMeta};
 use kube::discovery::{Scope, pinned_kind};
@@ -254,6 +255,21 @@ fn meaning(object: &DynamicObject) -> Value {
     value
 }
 
+/// The first address of each family that kubelet reports as `InternalIP`.
+pub(super) fn internal_addresses(reported: &[NodeAddress]) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in reported.iter().filter(|one| one.type_ == "InternalIP") {
+        if let Ok(address) = address.address.parse::<IpAddr>()
+            && !addresses
+                .iter()
+                .any(|one| one.is_ipv4() == address.is_ipv4())
+        {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
 /// Conditions with which kubelet reports a shortage on its node. kubelet evicts pods then.
 const PRESSURES: [&str; 3] = ["MemoryPressure", "DiskPressure", "PIDPressure"];
 
@@ -261,6 +277,7 @@ pub(in crate::host::live) fn node(object: Node) -> ClusterNode {
     let cordoned_by = manager_of(&object, "/f:spec/f:unschedulable").unwrap_or_default();
     let spec = object.spec.unwrap_or_default();
     let status = object.status.unwrap_or_default();
+    let addresses = internal_addresses(status.addresses.as_deref().unwrap_or_default());
     let conditions = status.conditions.unwrap_or_default();
     let pressures = conditions
         .iter()
@@ -295,6 +312,7 @@ pub(in crate::host::live) fn node(object: Node) -> ClusterNode {
         unschedulable: spec.unschedulable.unwrap_or(false),
         cordoned_by,
         pod_cidr: spec.pod_cidr.filter(|cidr| !cidr.is_empty()),
+        addresses,
         ready: match ready.as_ref().map(|condition| condition.status.as_str()) {
             Some("True") => Some(true),
             Some("False") => Some(false),

@@ -10,6 +10,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
 
+use super::cluster::internal_addresses;
 use super::kubeconfig::{if_there, status};
 use crate::host::live::LiveHost;
 use crate::host::{ClusterAccess, HostError, HostResult, PodSubnets, SubnetClaim, SubnetNode};
@@ -221,6 +222,7 @@ fn claim(lease: &Lease) -> HostResult<SubnetClaim> {
 
 fn node(object: Node) -> SubnetNode {
     let spec = object.spec.unwrap_or_default();
+    let reported = object.status.unwrap_or_default();
     let mut subnets = spec.pod_cidrs.unwrap_or_default();
     if subnets.is_empty() {
         subnets.extend(spec.pod_cidr.filter(|subnet| !subnet.is_empty()));
@@ -229,6 +231,7 @@ fn node(object: Node) -> SubnetNode {
         name: object.metadata.name.unwrap_or_default(),
         uid: object.metadata.uid.unwrap_or_default(),
         subnets: subnets.iter().filter_map(|one| one.parse().ok()).collect(),
+        addresses: internal_addresses(reported.addresses.as_deref().unwrap_or_default()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Probes from the machine, and its links.
 //!
 //! Contains TCP connections, the links with their addresses and routes as the kernel lists them, and the removal of a link. `https` makes
-//! one GET, with a certificate of a client if the probe has one.
+//! one GET, with a certificate of a client if the probe has one. `routes` has the routes to pods of other nodes.
 //!
 //! A probe opens a new connection and closes it again.
 //!
@@ -9,6 +9,7 @@
 //! (`error_class`), and what a failed probe means (`exec::check`). Start with this file.
 
 pub(in crate::host::live) mod https;
+mod routes;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -20,6 +20,8 @@ pub struct LedgerHints {
     pub nodes: BTreeMap<String, LedgerHint<ClusterNode>>,
     /// Objects by `apiVersion/kind/namespace/name`.
     pub objects: BTreeMap<String, LedgerHint<serde_json::Value>>,
+    /// Whether the routes to other nodes that are there now are those that an apply finds.
+    pub routes: bool,
     /// Whether the cluster's data is not on this host yet: it will begin empty.
     pub empty: bool,
 }

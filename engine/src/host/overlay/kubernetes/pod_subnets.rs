@@ -60,6 +60,7 @@ impl OverlayHost<'_> {
                             ..ClusterNode::default()
                         });
                         entry.uid = node.uid;
+                        entry.addresses = node.addresses;
                     }
                     let claims = claims.into_iter().map(|claim| (claim.subnet, claim));
                     world.cluster.subnet_claims.extend(claims);

@@ -78,10 +78,14 @@ fn ignores_absent(resource: ResourceWord) -> bool {
             | SystemWord::KernelModule
             | SystemWord::Packages
             | SystemWord::Command
-            | SystemWord::RestoreSysctl,
+            | SystemWord::RestoreSysctl
+            | SystemWord::FirewallChain,
         )
         | ResourceWord::Cluster(
-            ClusterWord::Node | ClusterWord::Drain | ClusterWord::PodContainer,
+            ClusterWord::Node
+            | ClusterWord::Drain
+            | ClusterWord::PodContainer
+            | ClusterWord::NodeRoutes,
         ) => true,
         ResourceWord::System(
             SystemWord::Link
@@ -151,6 +155,7 @@ fn unused_when_absent(resource: ResourceWord) -> &'static [&'static str] {
             | SystemWord::IpvsServices
             | SystemWord::Cgroup
             | SystemWord::RestoreSysctl
+            | SystemWord::FirewallChain
             | SystemWord::Group,
         )
         | ResourceWord::Cluster(
@@ -158,7 +163,8 @@ fn unused_when_absent(resource: ResourceWord) -> &'static [&'static str] {
             | ClusterWord::Drain
             | ClusterWord::Node
             | ClusterWord::Pods
-            | ClusterWord::PodContainer,
+            | ClusterWord::PodContainer
+            | ClusterWord::NodeRoutes,
         ) => &[],
     }
 }

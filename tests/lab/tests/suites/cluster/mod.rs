@@ -1,5 +1,6 @@
-//! What users of a cluster see: pods, Services, Secrets, the virtual IP.
+//! What users of a cluster see: pods, their network, Services, Secrets, the virtual IP.
 
+pub(crate) mod pod_network;
 pub(crate) mod security;
 pub(crate) mod virtual_ip;
 pub(crate) mod workload;

@@ -154,6 +154,14 @@ pub(crate) const CAUSES: &[Cause] = &[
         ..NONE
     },
     Cause {
+        phase: "pod-network",
+        about: "a part of iptables is gone",
+        breaks: "mv /usr/sbin/iptables-restore /usr/sbin/iptables-restore.gone",
+        says: &["PF9-MASQUERADE", "iptables-restore", "there is no such program"],
+        fix: "mv /usr/sbin/iptables-restore.gone /usr/sbin/iptables-restore",
+        ..NONE
+    },
+    Cause {
         phase: "kubelet",
         about: "it is given a flag that it does not know",
         settings: &[("KUBELET_FLAGS", "--no-such-flag=1")],
@@ -193,6 +201,17 @@ pub(crate) const CAUSES: &[Cause] = &[
         breaks: "docker rmi --force k8s.gcr.io/kube-proxy:v1.20.2 > /dev/null",
         says: &["No such image", "k8s.gcr.io/kube-proxy:v1.20.2", "bring the image back"],
         fix: "nodelet apply --only kube-proxy-image > /dev/null",
+        ..NONE
+    },
+    Cause {
+        phase: "node-routes",
+        about: "the kernel's routes may not be read",
+        // A program in the place of `ip` that refuses only this.
+        breaks: r#"real=$(readlink -f "$(command -v ip)"); mv "$real" "$real.gone"
+            printf '#!/bin/sh\ncase " $* " in *" route "*) echo "RTNETLINK answers: Operation not permitted" >&2; exit 2;; esac\nexec %s "$@"\n' "$real.gone" > "$real"
+            chmod 755 "$real""#,
+        says: &["node_routes", "RTNETLINK answers: Operation not permitted"],
+        fix: "for gone in /usr/bin/ip.gone /usr/sbin/ip.gone /bin/ip.gone; do if [ -e $gone ]; then mv $gone ${gone%.gone}; fi; done",
         ..NONE
     },
     Cause {

@@ -1,0 +1,268 @@
+//! Which routes a host needs so that its pods reach the pods of other nodes.
+//!
+//! A kubelet registers its own node and reports its own address, so a node cannot be trusted: its subnet counts only inside the pods'
+//! network, and only if it overlaps no other node's. A node with a problem never costs another node its route.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::host::{Link, SubnetNode};
+
+/// Routes to the pods of other nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WantedRoutes {
+    /// The address of the node, by the subnet of its pods.
+    pub routes: BTreeMap<IpNet, IpAddr>,
+    /// Subnets of nodes with a problem: a route that is there stays as it is.
+    pub kept: BTreeSet<IpNet>,
+    /// Why a node gets no route, a sentence each, with the names of the nodes.
+    pub problems: Vec<String>,
+}
+
+/// The routes that the node `own` needs to the subnets of the other `nodes` in the pods' `network`. `links` are this host's.
+#[must_use]
+pub fn wanted_routes(
+    own: &str,
+    network: IpNet,
+    nodes: &[SubnetNode],
+    links: &[Link],
+) -> WantedRoutes {
+    let mut wanted = WantedRoutes::default();
+    let overlaps = overlaps(network, nodes);
+    for node in nodes.iter().filter(|node| node.name != own) {
+        for subnet in &node.subnets {
+            let via = match overlaps.get(&(node.name.as_str(), *subnet)) {
+                Some(other) => Err(format!(
+                    "node {} has the pod subnet {subnet}, which overlaps that of node {other}",
+                    node.name
+                )),
+                None => next_hop(node, *subnet, network, links),
+            };
+            match via {
+                Ok(via) => {
+                    wanted.routes.insert(*subnet, via);
+                }
+                Err(problem) => {
+                    wanted.kept.insert(*subnet);
+                    wanted.problems.push(problem);
+                }
+            }
+        }
+    }
+    wanted
+}
+
+/// The node's address for a route to its subnet, or why there can be no route.
+fn next_hop(
+    node: &SubnetNode,
+    subnet: IpNet,
+    network: IpNet,
+    links: &[Link],
+) -> Result<IpAddr, String> {
+    let name = &node.name;
+    if !network.contains(&subnet) {
+        return Err(format!(
+            "node {name} has the pod subnet {subnet}, which is not in the pods' network {network}"
+        ));
+    }
+    let is_v4 = subnet.addr().is_ipv4();
+    let mut of_family = node.addresses.iter().filter(|one| one.is_ipv4() == is_v4);
+    let Some(address) = of_family.next().copied() else {
+        let family = if is_v4 { "IPv4" } else { "IPv6" };
+        return Err(format!(
+            "node {name} reports no {family} address (InternalIP), so there is no way to its pods"
+        ));
+    };
+    let mut own = links.iter().flat_map(|link| &link.addresses);
+    if own.any(|(one, _)| *one == address) {
+        return Err(format!(
+            "node {name} has address {address}, which is this host's own"
+        ));
+    }
+    let mut up = links.iter().filter(|link| link.up);
+    let is_on_link = up.any(|link| {
+        let mut networks = link.addresses.iter();
+        networks
+            .any(|(one, prefix)| IpNet::new(*one, *prefix).is_ok_and(|its| its.contains(&address)))
+    });
+    if is_on_link {
+        return Ok(address);
+    }
+    Err(format!(
+        "node {name} has address {address}, which is not on a network of this host; a router between two nodes would have to know the way to each node's pods"
+    ))
+}
+
+/// Another node whose subnet overlaps, for each node and subnet in the pods' network that has one. A sweep over the sorted subnets: of two that overlap, one
+/// contains the other.
+fn overlaps(network: IpNet, nodes: &[SubnetNode]) -> BTreeMap<(&str, IpNet), &str> {
+    let mut all: Vec<(IpNet, &str)> = nodes
+        .iter()
+        .flat_map(|node| {
+            let subnets = node
+                .subnets
+                .iter()
+                .filter(|subnet| network.contains(*subnet));
+            subnets.map(|subnet| (*subnet, node.name.as_str()))
+        })
+        .collect();
+    // A network comes before those inside it.
+    all.sort_by_key(|(subnet, name)| (subnet.network(), subnet.prefix_len(), *name));
+    let mut found = BTreeMap::new();
+    let mut around: Vec<(IpNet, &str)> = Vec::new();
+    for (subnet, name) in all {
+        around.retain(|(outer, _)| outer.contains(&subnet));
+        for (outer, other) in around.iter().filter(|(_, other)| *other != name) {
+            found.entry((name, subnet)).or_insert(*other);
+            found.entry((*other, *outer)).or_insert(name);
+        }
+        around.push((subnet, name));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, subnets: &[&str], addresses: &[&str]) -> SubnetNode {
+        SubnetNode {
+            name: name.to_owned(),
+            uid: name.to_owned(),
+            subnets: subnets.iter().map(|one| one.parse().unwrap()).collect(),
+            addresses: addresses.iter().map(|one| one.parse().unwrap()).collect(),
+        }
+    }
+
+    fn links() -> Vec<Link> {
+        let link = |name: &str, up, addresses: &[(&str, u8)]| Link {
+            name: name.to_owned(),
+            up,
+            addresses: addresses
+                .iter()
+                .map(|(address, prefix)| (address.parse().unwrap(), *prefix))
+                .collect(),
+            unrouted: Vec::new(),
+        };
+        vec![
+            link("eth0", true, &[("172.30.0.11", 24), ("fd00:1::b", 64)]),
+            link("eth1", false, &[("192.168.7.1", 24)]),
+            link("lo", true, &[("10.0.0.1", 32)]),
+        ]
+    }
+
+    fn wanted(nodes: &[SubnetNode]) -> (Vec<String>, Vec<String>, String) {
+        let network = "10.20.0.0/16".parse().unwrap();
+        let wanted = wanted_routes("cp-1", network, nodes, &links());
+        let routes = wanted.routes.iter();
+        (
+            routes
+                .map(|(subnet, via)| format!("{subnet} {via}"))
+                .collect(),
+            wanted.kept.iter().map(ToString::to_string).collect(),
+            wanted.problems.join("; "),
+        )
+    }
+
+    #[test]
+    fn each_other_node_gets_a_route_to_each_of_its_subnets() {
+        let (routes, kept, problems) = wanted(&[
+            node("cp-1", &["10.20.0.0/24"], &["172.30.0.11"]),
+            node("w-1", &["10.20.1.0/24"], &["fd00:1::c", "172.30.0.12"]),
+            node("w-2", &["10.20.2.0/24", "10.20.3.0/24"], &["172.30.0.13"]),
+            node("new", &[], &["172.30.0.14"]),
+        ]);
+        let expected = [
+            "10.20.1.0/24 172.30.0.12",
+            "10.20.2.0/24 172.30.0.13",
+            "10.20.3.0/24 172.30.0.13",
+        ];
+        assert_eq!(routes, expected);
+        assert_eq!((kept, problems.as_str()), (Vec::new(), ""));
+    }
+
+    #[test]
+    fn routes_of_ipv6_lead_over_addresses_of_ipv6() {
+        let nodes = [node(
+            "w-1",
+            &["fd00:20:1::/64"],
+            &["172.30.0.12", "fd00:1::c"],
+        )];
+        let network = "fd00:20::/32".parse().unwrap();
+        let wanted = wanted_routes("cp-1", network, &nodes, &links());
+        let via: IpAddr = "fd00:1::c".parse().unwrap();
+        assert_eq!(wanted.routes.into_values().collect::<Vec<_>>(), [via]);
+    }
+
+    #[test]
+    fn a_node_with_a_problem_is_named_and_costs_no_other_node_its_route() {
+        let good = node("w-1", &["10.20.1.0/24"], &["172.30.0.12"]);
+        let cases: [(SubnetNode, &str); 7] = [
+            (
+                node("bad", &["10.20.9.0/24"], &["172.31.0.13"]),
+                "node bad has address 172.31.0.13, which is not on a network of this host",
+            ),
+            // A link that is down, and an address without a network, lead nowhere.
+            (
+                node("bad", &["10.20.9.0/24"], &["192.168.7.2"]),
+                "not on a network of this host",
+            ),
+            (
+                node("bad", &["10.20.9.0/24"], &["10.0.0.2"]),
+                "not on a network of this host",
+            ),
+            (
+                node("bad", &["10.20.9.0/24"], &["172.30.0.11"]),
+                "node bad has address 172.30.0.11, which is this host's own",
+            ),
+            (
+                node("bad", &["10.20.9.0/24"], &["fd00:1::d"]),
+                "node bad reports no IPv4 address",
+            ),
+            // A kubelet may register its node with any subnet.
+            (
+                node("bad", &["0.0.0.0/1"], &["172.30.0.13"]),
+                "node bad has the pod subnet 0.0.0.0/1, which",
+            ),
+            (
+                node("bad", &["10.20.0.128/25"], &["172.30.0.13"]),
+                "node bad has the pod subnet 10.20.0.128/25, which overlaps that of node cp-1",
+            ),
+        ];
+        for (bad, says) in cases {
+            let subnet = bad.subnets[0].to_string();
+            let own = node("cp-1", &["10.20.0.0/24"], &["172.30.0.11"]);
+            let (routes, kept, problems) = wanted(&[own, bad, good.clone()]);
+            assert_eq!(routes, ["10.20.1.0/24 172.30.0.12"], "{subnet}");
+            assert_eq!(kept, [subnet]);
+            assert!(problems.contains(says), "{problems}");
+        }
+    }
+
+    #[test]
+    fn overlapping_subnets_get_no_route_and_both_nodes_are_named() {
+        let (routes, kept, problems) = wanted(&[
+            node("w-1", &["10.20.1.0/24"], &["172.30.0.12"]),
+            node("w-2", &["10.20.1.128/25"], &["172.30.0.13"]),
+            node("w-3", &["10.20.3.0/24"], &["172.30.0.14"]),
+            node("w-4", &["10.20.3.0/24"], &["172.30.0.15"]),
+            node("w-5", &["10.20.5.0/24"], &["172.30.0.16"]),
+        ]);
+        assert_eq!(routes, ["10.20.5.0/24 172.30.0.16"]);
+        assert_eq!(kept, ["10.20.1.0/24", "10.20.1.128/25", "10.20.3.0/24"]);
+        for (one, other) in [
+            ("w-1", "w-2"),
+            ("w-2", "w-1"),
+            ("w-3", "w-4"),
+            ("w-4", "w-3"),
+        ] {
+            let problem = format!("overlaps that of node {other}");
+            let its = problems
+                .split("; ")
+                .find(|one_of| one_of.starts_with(&format!("node {one} ")));
+            assert!(its.is_some_and(|its| its.ends_with(&problem)), "{problems}");
+        }
+    }
+}
