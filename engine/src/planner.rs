@@ -11,6 +11,7 @@ pub use context::node_name;
 pub use fields::{CLUSTER_FIELDS, HOST_FIELDS, kube_table};
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use context::{script_context, text};
 
@@ -75,6 +76,9 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
         findings,
         sources: scripts.sources(),
     };
+    if let Some(finding) = master_of_itself(settings, facts, &node) {
+        return Err(fail(vec![finding]));
+    }
     let parameters = role.parameters_with(settings).map_err(fail)?;
     let around = script_context(role, parameters, settings, facts)
         .map_err(|finding| fail(vec![*finding]))?;
@@ -135,6 +139,25 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
             .collect(),
         phases,
         ..empty
+    })
+}
+
+/// A finding if a worker is to reach the masters at its own address or name.
+fn master_of_itself(settings: &KubeEnv, facts: &Facts, node: &str) -> Option<Diagnostic> {
+    let master = text(settings, "MASTER_IP");
+    let links = facts.links.iter().flatten();
+    let mut addresses = links.flat_map(|link| &link.addresses);
+    let is_own = match master.parse::<IpAddr>() {
+        Ok(address) => facts.address == Some(address) || addresses.any(|its| its.addr() == address),
+        Err(_) => !master.is_empty() && master.eq_ignore_ascii_case(&facts.hostname),
+    };
+    (node == "worker" && is_own).then(|| {
+        Diagnostic::new(
+            "P0385",
+            Span::file("settings"),
+            format!("MASTER_IP is {master}, which is this host itself, but ROLE is worker"),
+        )
+        .help("set MASTER_IP to the virtual IP of the masters or to the address of the master; or set ROLE to master")
     })
 }
 
@@ -250,5 +273,24 @@ mod tests {
         assert!(waits.payload.is_empty(), "{:?}", waits.payload);
         let unknown = planned(&[named, ("ROLE", "worker")]).expect_err("it has no workers");
         assert_eq!(unknown.findings[0].code, "P0607");
+    }
+
+    #[test]
+    fn a_worker_is_not_its_own_master() {
+        let mut facts = Facts::nothing_about("w-1");
+        facts.address = Some(IpAddr::from([172, 30, 0, 21]));
+        for (role, master, is_wrong) in [
+            ("worker", "172.30.0.21", true),
+            ("worker", "W-1", true),
+            ("worker", "172.30.0.11", false),
+            ("worker", "w-10", false),
+            ("master", "172.30.0.21", false),
+        ] {
+            let pairs = [("ROLE", role), ("MASTER_IP", &master.to_lowercase())];
+            let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+            let finding = master_of_itself(&settings, &facts, role);
+            assert_eq!(finding.is_some(), is_wrong, "{role} {master}");
+        }
     }
 }

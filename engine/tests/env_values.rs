@@ -362,3 +362,46 @@ proptest! {
         prop_assert_eq!(env.get("RUNTIME_CONFIG"), Some(&SettingValue::Text(text)));
     }
 }
+
+/// A worker's settings, with these.
+fn worker(given: &[(&str, &str)]) -> Result<KubeEnv, Vec<EnvError>> {
+    let usual = [("ROLE", "worker"), ("MASTER_IP", "172.30.0.100")];
+    let pairs = usual.iter().chain(given);
+    KubeEnv::from_pairs(pairs.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())))
+}
+
+#[test]
+fn a_worker_learns_of_a_virtual_ip_and_needs_no_interface_for_it() {
+    for given in [
+        &[("MASTER_VIP_ENABLED", "true")][..],
+        &[("MASTER_VIP_IFACE", "eth0")],
+        &[("MASTER_VIP_ENABLED", "true"), ("MASTER_VIP_IFACE", "eth0")],
+    ] {
+        assert!(worker(given).is_ok(), "{given:?}");
+    }
+    let named = [
+        ("MASTER_VIP_ENABLED", "true"),
+        ("MASTER_IP", "api.example.com"),
+    ];
+    assert!(worker(&named).is_err(), "keepalived holds no name");
+}
+
+#[test]
+fn the_certificates_of_a_worker_live_for_a_month_by_default() {
+    let life = |given: &[(&str, &str)]| {
+        let settings = worker(given).expect("they are good");
+        let life = settings.get("CERTIFICATE_LIFE").expect("it has a default");
+        life.to_string()
+    };
+    for (given, expected) in [
+        (&[][..], "720h"),
+        (&[("CERTIFICATE_DAYS", "10")], "240h"),
+        (&[("CERTIFICATE_LIFE", "2h")], "2h"),
+    ] {
+        assert_eq!(life(given), expected, "{given:?}");
+    }
+    let master = pairs(&[("ROLE", "master"), ("MASTER_IP", "172.30.0.100")]);
+    let master = master.expect("they are good");
+    let life = master.get("CERTIFICATE_LIFE").expect("it has a default");
+    assert_ne!(life.to_string(), "720h");
+}

@@ -4,6 +4,7 @@
 //! A recipe's group also holds the lock of its step as standard input (see [`crate::lock`]), so a build whose `xtask` was killed is
 //! found and ended by the next one.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Output};
@@ -13,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use child_process::{Expression, Guard, Running, cmd};
+use child_process::{Expression, Guard, Running, Sink, cmd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -128,24 +129,35 @@ pub fn poll<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<
 
 /// Attends a started program, whose group an interrupt or the deadline kills as a whole.
 fn attend(running: Running, input: &[u8], limit: Duration, what: &str) -> Result<Output> {
-    if let Ok(mut groups) = GROUPS.lock() {
-        groups.retain(Guard::holds);
-        groups.push(running.guard());
-    }
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut out = |part: &[u8]| stdout.extend_from_slice(part);
     let mut err = |part: &[u8]| stderr.extend_from_slice(part);
-    let status = running
-        .attend(input, limit, None, [&mut out, &mut err])
-        .with_context(|| format!("cannot wait for {what}"))?;
-    let Some(status) = status else {
-        let limit = limit.as_secs();
-        bail!("{what} did not end within {limit} s and was killed")
-    };
+    let status = attend_with(running, input, limit, what, [&mut out, &mut err])?;
     Ok(Output {
         status,
         stdout,
         stderr,
+    })
+}
+
+/// The same, with what the program prints as it comes.
+fn attend_with(
+    running: Running,
+    input: &[u8],
+    limit: Duration,
+    what: &str,
+    sinks: [Sink<'_>; 2],
+) -> Result<ExitStatus> {
+    if let Ok(mut groups) = GROUPS.lock() {
+        groups.retain(Guard::holds);
+        groups.push(running.guard());
+    }
+    let status = running
+        .attend(input, limit, None, sinks)
+        .with_context(|| format!("cannot wait for {what}"))?;
+    status.with_context(|| {
+        let limit = limit.as_secs();
+        format!("{what} did not end within {limit} s and was killed")
     })
 }
 
@@ -185,6 +197,55 @@ pub fn output(command: &Command, input: Option<&[u8]>, limit: Duration) -> Resul
     let running = child_process::piped(&expression(command), input.is_some())
         .with_context(|| format!("cannot start {what}"))?;
     attend(running, input.unwrap_or_default(), limit, &what)
+}
+
+/// Runs `command` without input, and gives each line that it prints to `each` as it comes, from both of its streams.
+///
+/// # Errors
+/// The program does not start, or does not end within `limit`.
+pub fn lines(command: &Command, limit: Duration, each: impl FnMut(&str)) -> Result<ExitStatus> {
+    let what = describe(command);
+    let running = child_process::piped(&expression(command), false)
+        .with_context(|| format!("cannot start {what}"))?;
+    let each = RefCell::new(each);
+    let (mut of_stdout, mut of_stderr) = (Lines::default(), Lines::default());
+    let mut out = |part: &[u8]| of_stdout.push(part, &mut *each.borrow_mut());
+    let mut err = |part: &[u8]| of_stderr.push(part, &mut *each.borrow_mut());
+    let status = attend_with(running, &[], limit, &what, [&mut out, &mut err]);
+    for rest in [of_stdout, of_stderr] {
+        rest.end(&mut *each.borrow_mut());
+    }
+    status
+}
+
+/// The longest line in bytes that is waited for. A longer one is given in parts.
+const LONGEST_LINE: usize = 16 * 1024;
+
+/// Divides what comes in parts into lines.
+#[derive(Default)]
+struct Lines {
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    fn push(&mut self, part: &[u8], each: &mut impl FnMut(&str)) {
+        for byte in part {
+            if *byte == b'\n' || self.rest.len() == LONGEST_LINE {
+                each(&String::from_utf8_lossy(&self.rest));
+                self.rest.clear();
+            }
+            if *byte != b'\n' {
+                self.rest.push(*byte);
+            }
+        }
+    }
+
+    /// Gives the last line if no line end came after it.
+    fn end(self, each: &mut impl FnMut(&str)) {
+        if !self.rest.is_empty() {
+            each(&String::from_utf8_lossy(&self.rest));
+        }
+    }
 }
 
 /// Like [`output`], but failure is an error that quotes the program's standard error, and success gives its trimmed standard
@@ -275,6 +336,29 @@ mod tests {
         let output =
             output(&Command::new("cat"), Some(b"x"), Duration::from_secs(10)).expect("cat runs");
         assert_eq!(output.stdout, b"x");
+    }
+
+    #[test]
+    fn lines_of_both_streams_are_given_one_by_one() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "printf 'a\\n\\nb'; printf 'c\\n' >&2; exit 3"]);
+        let mut lines = Vec::new();
+        let status = super::lines(&command, Duration::from_secs(10), |line| {
+            lines.push(line.to_owned());
+        });
+        assert_eq!(status.expect("sh runs").code(), Some(3));
+        lines.sort();
+        assert_eq!(lines, ["", "a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_given_in_parts() {
+        let (mut lines, mut given) = (Lines::default(), Vec::new());
+        lines.push(&vec![b'x'; LONGEST_LINE + 1], &mut |line: &str| {
+            given.push(line.len());
+        });
+        lines.end(&mut |line: &str| given.push(line.len()));
+        assert_eq!(given, [LONGEST_LINE, 1]);
     }
 
     #[test]

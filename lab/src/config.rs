@@ -15,17 +15,28 @@ pub struct Config(BTreeMap<String, String>);
 impl Config {
     /// The one master of a lab, reached at its own address or, with `vip`, at a virtual one.
     pub fn master(lab: &str, address: Ipv4Addr, vip: Option<Ipv4Addr>) -> Self {
-        let mut config = Self::default();
-        config.set("ROLE", "master");
-        config.set("CLUSTER_ID", &cluster_id(lab));
-        config.set("MASTER_IP", &vip.unwrap_or(address).to_string());
-        config.set("CONTAINERS_CIDR", "10.20.0.0/16");
-        config.set("SERVICES_CIDR", "10.21.0.0/16");
+        let mut config = Self::member("master", lab, vip.unwrap_or(address));
         if vip.is_some() {
             config.set("MASTER_VIP_ENABLED", "true");
             config.set("MASTER_VIP_IFACE", "eth0");
             config.set("MASTER_VIP_VROUTER_ID", "51");
         }
+        config
+    }
+
+    /// A worker of the lab's cluster, whose API is reached at this address.
+    pub fn worker(lab: &str, api: Ipv4Addr) -> Self {
+        Self::member("worker", lab, api)
+    }
+
+    /// What all hosts of a cluster have, in this role.
+    fn member(role: &str, lab: &str, api: Ipv4Addr) -> Self {
+        let mut config = Self::default();
+        config.set("ROLE", role);
+        config.set("CLUSTER_ID", &cluster_id(lab));
+        config.set("MASTER_IP", &api.to_string());
+        config.set("CONTAINERS_CIDR", "10.20.0.0/16");
+        config.set("SERVICES_CIDR", "10.21.0.0/16");
         config
     }
 
@@ -78,6 +89,23 @@ mod tests {
             "CLUSTER_ID: \"37a8eec1-ce19-887d-932f-e29051dca629\"\nCONTAINERS_CIDR: \"10.20.0.0/16\"\n\
              MASTER_IP: \"172.30.1.11\"\nROLE: \"master\"\nSERVICES_CIDR: \"10.21.0.0/16\"\n"
         );
+    }
+
+    #[test]
+    fn a_worker_differs_from_its_master_in_its_role_alone() {
+        let (address, vip) = (
+            Ipv4Addr::new(172, 30, 1, 11),
+            Ipv4Addr::new(172, 30, 1, 100),
+        );
+        let master = Config::master("x", address, None).render();
+        assert_eq!(
+            Config::worker("x", address).render(),
+            master.replace("\"master\"", "\"worker\"")
+        );
+        // The virtual address is the masters' own affair: a worker only reaches the API there.
+        let text = Config::worker("x", vip).render();
+        assert!(text.contains("MASTER_IP: \"172.30.1.100\""), "{text}");
+        assert!(!text.contains("VIP_"), "{text}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Faults: ways in which a master breaks in real life, to be caused on a lab host.
+//! Faults: ways in which a host of a cluster breaks in real life, to be caused on a lab host.
 //!
 //! `cargo xtask lab fault NAME` causes one by hand; the suites cause faults and check how the host is repaired.
 
@@ -12,7 +12,7 @@ use crate::topology::host::Host;
 /// Time limit for causing a fault: one fault waits for two passes, which are a minute apart.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// One way in which a master breaks. All scripts are bash, run as root on the master.
+/// One way in which a host breaks. All scripts are bash, run as root on the host.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
     /// Its name on the command line.
@@ -31,6 +31,8 @@ pub struct Fault {
     pub is_repaired: &'static str,
     /// Removes what the fault added, once the host is healthy; empty if it added nothing.
     pub clears: &'static str,
+    /// Only a master can have it: it breaks what a worker does not have, or needs an administrator of the cluster.
+    pub master: bool,
     /// Only a master with a virtual IP can have it.
     pub vip: bool,
 }
@@ -59,17 +61,8 @@ done
 echo $((after - began))
 "#;
 
-/// Shell functions that ask the host's own API server as its administrator. `api_is_ready` asks anonymously and with the smallest
-/// client, because it is called ten times a second and its answer is timed. After a boot the API server still has the last report of
-/// the kubelet before it, so `node_is_ready_since_boot` requires a later one; the time of a report has whole seconds.
-const KUBECTL: &str = "kubectl() { command kubectl --request-timeout=3s --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml \"$@\"; }\n\
-    node_is_ready() { kubectl get node --no-headers | awk '{print $2}' | grep -qx 'Ready'; }\n\
-    node_is_ready_since_boot() { \
-    booted=$(systemctl show --timestamp=us+utc --property=UserspaceTimestamp --value) && \
-    said=$(kubectl get node --output jsonpath='{.items[0].status.conditions[?(@.type==\"Ready\")].status} {.items[0].status.conditions[?(@.type==\"Ready\")].lastHeartbeatTime}') && \
-    [[ -n $booted && $said == 'True '?* ]] && [ \"$(date --date \"${said#True }\" +%s)\" -gt \"$(date --date \"$booted\" +%s)\" ]; }\n\
-    etcd_is_healthy() { (cd /etc/pf9/kube.d/certs/etcdctl/etcd && curl -sf --max-time 2 --cacert ca.crt --cert request.crt --key request.key https://127.0.0.1:4001/health | grep -q '\"health\":\"true\"'); }\n\
-    api_is_ready() { curl -sf --cacert /etc/pf9/kube.d/certs/kubelet/apiserver/ca.crt --max-time 3 https://127.0.0.1:443/readyz | grep -qx ok; }\n";
+/// Shell functions for the scripts. They ask the cluster with what the host has: a worker has no administrator's kubeconfig.
+const FUNCTIONS: &str = include_str!("fault/functions.sh");
 
 impl Fault {
     /// The defaults of the other faults: breaks nothing.
@@ -82,11 +75,14 @@ impl Fault {
         boots: false,
         is_repaired: "",
         clears: "",
+        master: false,
         vip: false,
     };
 }
 const NONE: Fault = Fault::NONE;
 
+const IS_MASTER: &str =
+    "! is_worker || { echo 'only a master can have this fault; `--host` names one' >&2; exit 1; }";
 const HAS_VIP: &str = "systemctl is-active --quiet keepalived || { echo 'it has no virtual IP; `cargo xtask up --vip` makes a master that has one' >&2; exit 1; }";
 
 /// A pod on the pods' bridge that answers. It ends on SIGTERM, as most programs do, because kubelet and docker wait for its end.
@@ -134,10 +130,12 @@ pub const FAULTS: &[Fault] = faults! {
     "etcd-removed": "etcd's container is removed" {
         breaks: "docker rm --force etcd",
         is_repaired: "etcd_is_healthy && api_is_ready",
+        master: true,
     }
     "etcd-hung": "etcd does not answer any more (SIGSTOP)" {
         breaks: "kill -STOP $(docker inspect --format '{{.State.Pid}}' etcd)",
         is_repaired: "etcd_is_healthy && api_is_ready",
+        master: true,
     }
     "kubelet-stopped": "an operator stops kubelet" {
         breaks: "systemctl stop pf9-kubelet",
@@ -150,10 +148,12 @@ pub const FAULTS: &[Fault] = faults! {
     "manifest-deleted": "the control plane's manifest is deleted" {
         breaks: "rm /etc/pf9/kube.d/manifests/k8s-master.yaml",
         is_repaired: "test -s /etc/pf9/kube.d/manifests/k8s-master.yaml && api_is_ready && node_is_ready",
+        master: true,
     }
     "api-hung": "the API server does not answer any more (SIGSTOP)" {
         breaks: "pkill -STOP -x kube-apiserver",
         is_repaired: "api_is_ready",
+        master: true,
     }
     "proxy-removed": "kube-proxy's container is removed" {
         breaks: "docker rm --force proxy",
@@ -186,10 +186,12 @@ pub const FAULTS: &[Fault] = faults! {
                 openssl x509 -req -CA ca.crt -CAkey /etc/pf9/kube.d/ca/cluster/ca.key -set_serial 4711 -days 0 -out /tmp/ended.crt
             cat /tmp/ended.crt > request.crt",
         is_repaired: "openssl x509 -in /etc/pf9/kube.d/certs/kubelet/apiserver/request.crt -noout -checkend 60 > /dev/null && api_is_ready && node_is_ready",
+        master: true,
     }
     "label-removed": "the node's role label is removed" {
         breaks: "kubectl label node --all node-role.kubernetes.io/master-",
         is_repaired: "kubectl get node --selector node-role.kubernetes.io/master --output name | grep -q node/",
+        master: true,
     }
     "keepalived-stopped": "an operator stops keepalived" {
         breaks: "systemctl stop keepalived",
@@ -221,21 +223,25 @@ pub const FAULTS: &[Fault] = faults! {
     "image-deleted": "an image is deleted" {
         breaks: "docker rmi --force $(docker inspect --format '{{.Config.Image}}' etcd)",
         is_repaired: "docker image inspect $(docker inspect --format '{{.Config.Image}}' etcd) > /dev/null 2>&1",
+        master: true,
     }
     "bridge-deleted": "the pods' bridge is deleted under running pods" {
         prepares: BRIDGED,
         breaks: "ip link delete cni0",
         is_repaired: POD_ANSWERS,
+        master: true,
     }
     "bridge-address-deleted": "the address of the pods' bridge is deleted under running pods" {
         prepares: BRIDGED,
         breaks: "ip -4 address flush dev cni0",
         is_repaired: POD_ANSWERS,
+        master: true,
     }
     "bridge-route-deleted": "the route to the pods' network is deleted under running pods" {
         prepares: BRIDGED,
         breaks: "ip -4 route flush dev cni0",
         is_repaired: POD_ANSWERS,
+        master: true,
     }
     "virtual-ip-deleted": "the virtual IP is deleted from its interface" {
         breaks: "ip address delete \"$VIP/32\" dev eth0",
@@ -314,6 +320,7 @@ pub const DEPENDENCY_FAULTS: &[Fault] = faults! {
             umount /mnt/full; rmdir /mnt/full; rm /full.ext4
             go_on"
         ),
+        master: true,
     }
     "nodeletd-killed": "nodeletd and what it runs are killed in the middle of bringing back etcd" {
         // It has begun its first step by then.
@@ -322,6 +329,7 @@ pub const DEPENDENCY_FAULTS: &[Fault] = faults! {
             for n in $(seq 3000); do [ $(begun) -gt $before ] && break; sleep 0.02; done
             [ $(begun) -gt $before ]; systemctl kill --signal KILL pf9-nodeletd",
         is_repaired: "systemctl is-active --quiet pf9-nodeletd && etcd_is_healthy && api_is_ready",
+        master: true,
     }
     "rebooted": "the host is rebooted" {
         prepares: "systemctl enable pf9-nodeletd",
@@ -367,6 +375,9 @@ impl Fault {
     /// # Errors
     /// The script failed.
     pub fn prepare(&self, host: &Host, vip: &str) -> Result<()> {
+        if self.master || self.vip {
+            self.run(host, vip, IS_MASTER)?;
+        }
         if self.vip {
             self.run(host, vip, HAS_VIP)?;
         }
@@ -422,7 +433,7 @@ impl Fault {
             .replace("@FREES@", &frees)
             .replace("@WHOLE@", self.is_repaired)
             .replace("@SECONDS@", &REPAIRED.as_secs().to_string());
-        let script = self.script(vip, &script);
+        let script = setting(host, vip, &script);
         let limit = REPAIRED + LIMIT;
         let output = host.exec_within(&["bash", "-c", &script], None, limit)?;
         let said = String::from_utf8_lossy(&output.stdout);
@@ -444,17 +455,13 @@ impl Fault {
     /// # Errors
     /// The host cannot run commands.
     pub fn is_whole(&self, host: &Host, vip: &str) -> Result<bool> {
-        let script = self.script(vip, self.is_repaired);
+        let script = setting(host, vip, self.is_repaired);
         let output = host.exec_within(&["bash", "-c", &script], None, LIMIT)?;
         Ok(output.status.success())
     }
 
-    fn script(&self, vip: &str, script: &str) -> String {
-        format!("VIP={vip}\n{KUBECTL}{script}")
-    }
-
     fn run(&self, host: &Host, vip: &str, script: &str) -> Result<String> {
-        let script = self.script(vip, &format!("set -e -o pipefail\n{script}"));
+        let script = setting(host, vip, &format!("set -e -o pipefail\n{script}"));
         let output = host.exec_within(&["bash", "-c", &script], None, LIMIT)?;
         command::check(&output, || {
             let (fault, host) = (self.name, host.name());
@@ -464,10 +471,81 @@ impl Fault {
     }
 }
 
+/// A script with the variables and functions that it uses.
+fn setting(host: &Host, vip: &str, script: &str) -> String {
+    let address = host.address();
+    format!("VIP={vip}\nADDRESS={address}\n{FUNCTIONS}{script}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+    use std::process::Command;
+
+    /// Whether the script succeeds on a host with the address 172.30.1.12 that has these functions in place of its own.
+    fn holds(own: &str, script: &str) -> bool {
+        let script = format!("ADDRESS=172.30.1.12\n{FUNCTIONS}{own}\n{script}");
+        let output = Command::new("bash").args(["-c", &script]).output();
+        let output = output.expect("bash runs");
+        assert!(output.stderr.is_empty(), "{output:?}");
+        output.status.success()
+    }
+
+    #[test]
+    fn a_host_is_judged_by_its_own_node() {
+        let nodes = |lines: &str| format!("kubectl() {{ printf '{lines}'; }}");
+        let time = "2026-01-01T00:00:00Z";
+        let other = format!("172.30.1.11//True/{time}\\n172.30.1.1//True/{time}\\n");
+        for (own, is_ready) in [
+            (format!("172.30.1.12//True/{time}\\n"), true),
+            (format!("172.30.1.12//False/{time}\\n"), false),
+            // A cordoned node is not as it was.
+            (format!("172.30.1.12/true/True/{time}\\n"), false),
+            (String::new(), false),
+        ] {
+            let kubectl = nodes(&format!("{other}{own}"));
+            assert_eq!(holds(&kubectl, "node_is_ready"), is_ready, "{own}");
+        }
+    }
+
+    #[test]
+    fn a_worker_asks_with_its_kubelets_kubeconfig() {
+        for (role, kubeconfig) in [("true", "kubelet.yaml"), ("false", "local-admin.yaml")] {
+            let own = format!("is_worker() {{ {role}; }}");
+            let asks = format!("[[ $(own_kubeconfig) == */{kubeconfig} ]]");
+            assert!(holds(&own, &asks), "{kubeconfig}");
+        }
+        let config = "    server: \"https://172.30.1.11:443\"\\n";
+        let own = format!(
+            "is_worker() {{ true; }}\nown_kubeconfig() {{ echo /dev/stdin; }}\nasked() {{ printf '{config}' | api; }}"
+        );
+        assert!(holds(&own, "[ $(asked) = https://172.30.1.11:443 ]"));
+    }
+
+    #[test]
+    fn a_fault_of_etcd_or_of_an_administrator_is_for_masters_only() {
+        let needs = |fault: &Fault| {
+            let scripts = [fault.prepares, fault.breaks, fault.frees, fault.is_repaired].concat();
+            [
+                "etcd",
+                "kubectl label",
+                "kubectl create",
+                "/ca/cluster/ca.key",
+                "kube-apiserver",
+            ]
+            .iter()
+            .any(|word| scripts.contains(word))
+        };
+        for fault in Fault::all().filter(|fault| needs(fault)) {
+            assert!(fault.master, "{}", fault.name);
+        }
+        let workers: Vec<&str> = Fault::all()
+            .filter(|fault| !fault.master && !fault.vip)
+            .map(|fault| fault.name)
+            .collect();
+        assert!(workers.len() > 15, "{workers:?}");
+    }
 
     #[test]
     fn names_are_one_each_and_found() {

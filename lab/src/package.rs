@@ -1,4 +1,8 @@
 //! The role package as hostagent would leave it on a host, made from the checkout and the set-up's payload.
+//!
+//! `join` lets a worker join the cluster of a master.
+
+mod join;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,6 +15,8 @@ use crate::config::Config;
 use crate::setup::steps::kubernetes::VERSION;
 use crate::topology::Mount;
 use crate::topology::host::Host;
+
+pub use join::{forget, is_joined, join};
 
 /// The role the lab installs.
 pub const ROLE: &str = "pf9-kube";

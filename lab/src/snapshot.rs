@@ -1,7 +1,8 @@
 //! Everything about a host that a role may change, as text, so that two moments can be compared.
 //!
 //! One script runs in the host and prints one item per line; nothing is installed there. The script leaves out what changes by
-//! itself: [`LEFT_OUT`] lists that. [`EXCEPTIONS`] lists the paths that may differ, and why. [`KEPT`] lists what `clean` keeps. The lists are in `exceptions`.
+//! itself: [`LEFT_OUT`] lists that. [`EXCEPTIONS`] lists the paths that may differ, and why. [`KEPT`] and [`KEPT_BY_WORKERS`] list
+//! what `clean` keeps. The lists are in `exceptions`.
 
 mod exceptions;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-pub use exceptions::{EXCEPTIONS, KEPT, LEFT_OUT};
+pub use exceptions::{EXCEPTIONS, KEPT, KEPT_BY_WORKERS, LEFT_OUT};
 
 use crate::Host;
 

@@ -1,6 +1,7 @@
 //! Bring-ups on fake hosts.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use engine::exec::{
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use engine::ledger::{Ledger, Record};
 
+use crate::masters::{self, AuthorityFiles};
 use crate::{Case, Scripts, block_on};
 
 /// A plan, and the host it is for.
@@ -26,6 +28,18 @@ pub struct Bringup {
     pub plan: Plan,
     /// The facts of the host.
     pub facts: Facts,
+}
+
+/// The authority of all simulated clusters that a worker joins. It is made once, because a key takes time.
+fn cluster_authority() -> &'static AuthorityFiles {
+    static MADE: OnceLock<AuthorityFiles> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let scripts = Scripts::default().phase("example", AuthorityFiles::SCRIPT);
+        let master = Bringup::of_scripts(&scripts);
+        let host = master.bare_host();
+        let run = master.apply(&host);
+        AuthorityFiles::of(&host).unwrap_or_else(|| panic!("there is no authority: {}", run.text()))
+    })
 }
 
 /// How a run went.
@@ -112,6 +126,7 @@ impl Bringup {
                 timeout: Duration::from_secs(1),
                 failures: 1,
                 advisory: false,
+                needs_api: None,
             });
         Self {
             plan,
@@ -232,11 +247,13 @@ impl Bringup {
         host
     }
 
-    /// The host before anything happened, with the role's payload and a controller-manager that gives subnets.
+    /// The host before anything happened, with the role's payload and a controller-manager that gives subnets. A worker has a join file
+    /// of its masters.
     #[must_use]
     pub fn bare_host(&self) -> FakeHost {
-        simulated_host(&self.facts, &self.plan)
-            .with_kubernetes(|rules| rules.pod_cidr = "10.20.0.0/24".to_owned())
+        let host = simulated_host(&self.facts, &self.plan)
+            .with_kubernetes(|rules| rules.pod_cidr = "10.20.0.0/24".to_owned());
+        masters::admit(&self.plan, cluster_authority, host)
     }
 
     /// Applies the whole plan.
@@ -321,13 +338,24 @@ impl Bringup {
             only: only.to_vec(),
             ..Selection::default()
         };
-        let outcome = block_on(async {
+        let work = async {
             match verb {
                 // A crash may hit a write of the ledger: then the run ends, as the program would.
                 Verb::Apply => runner.apply().await.unwrap_or(Outcome::Failed),
                 Verb::Stop => runner.stop().await.unwrap_or(Outcome::Failed),
             }
-        });
+        };
+        let outcome = match masters::of(&self.plan, cluster_authority) {
+            None => block_on(work),
+            Some(masters) => block_on(async {
+                masters.admit_again(host);
+                tokio::select! {
+                    biased;
+                    outcome = work => outcome,
+                    never = masters.sign(host) => match never {},
+                }
+            }),
+        };
         Run {
             outcome,
             events: recording.events(),

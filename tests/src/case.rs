@@ -17,6 +17,7 @@ pub const CASES: &[(&str, &str)] = &[
     ("cp-1-options", "cp-1"),
     ("cp-2-nodocker", "cp-2-nodocker"),
     ("cp-2-ipvs", "cp-2-nodocker"),
+    ("wk-1", "w-1"),
 ];
 
 /// A host and its settings.

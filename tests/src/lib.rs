@@ -12,6 +12,7 @@ mod corpus;
 mod crash_point;
 mod fidelity;
 mod generated;
+mod masters;
 pub mod modules;
 mod program;
 mod repository;

@@ -12,7 +12,7 @@ use engine::model::Outcome;
 use engine::plan::PlannedPhase;
 
 /// The cases whose phases are tried; together they have every phase of the role.
-const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
+const CASES: &[&str] = &["cp-1", "wk-1", "cp-1-vip", "cp-2-nodocker"];
 
 /// A phase, or the whole role, on a host with files and firewall rules of another owner.
 struct Work<'a> {
@@ -133,7 +133,7 @@ fn a_rollback_crashed_at_each_call_is_continued_by_the_next_run() {
 
 #[test]
 fn a_role_crashed_at_each_call_converges_or_is_rolled_back() {
-    let cases = if soaks() { CASES } else { &CASES[..1] };
+    let cases = if soaks() { CASES } else { &CASES[..2] };
     for case in cases {
         let bringup = Bringup::without_pods(case);
         let before = bringup.populated_host();
@@ -156,7 +156,7 @@ fn a_role_crashed_at_each_call_converges_or_is_rolled_back() {
 
 #[test]
 fn a_stop_or_clean_crashed_at_each_call_is_finished_by_the_next_clean() {
-    let cases = if soaks() { CASES } else { &CASES[..1] };
+    let cases = if soaks() { CASES } else { &CASES[..2] };
     for case in cases {
         let bringup = Bringup::without_pods(case);
         let before = bringup.populated_host();

@@ -29,12 +29,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Bring up a Kubernetes master on a lab host, with everything it needs. Run it again to apply what changed.
+    /// Bring up a Kubernetes master on a lab host, and workers beside it, with everything they need. Run it again to apply what
+    /// changed.
     Up(labs::up::Arguments),
-    /// Take labs down and leave nothing behind.
+    /// Take labs down, or one worker, and leave nothing behind.
     Down(labs::down::Arguments),
     /// Show the labs, their hosts, and the cache.
-    Status,
+    Status(labs::status::Arguments),
     /// Open a shell on a lab host, or run a command there.
     Shell(labs::shell::Shell),
     /// Run kubectl against a lab's cluster.
@@ -58,7 +59,7 @@ fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Up(arguments) => labs::up::run(arguments),
         Command::Down(arguments) => labs::down::run(arguments),
-        Command::Status => labs::status::run(),
+        Command::Status(arguments) => labs::status::run(arguments),
         Command::Shell(arguments) => arguments.run(),
         Command::Kubectl(arguments) => arguments.run(),
         Command::Lab(arguments) => arguments.run(),

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lab::snapshot::{EXCEPTIONS, KEPT, LEFT_OUT};
+use lab::snapshot::{EXCEPTIONS, KEPT, KEPT_BY_WORKERS, LEFT_OUT};
 use lab::{Cache, Setup, Suites, command};
 
 use crate::machine::{Machine, refuse_changes, wait_until_quiet};
@@ -175,9 +175,14 @@ fn render(machine: &str, record: &Path) -> Result<String> {
         let _ = writeln!(text, "- `{path}`: {why}");
     }
     let _ = writeln!(text, "\n{MAY_LEAD}");
-    text.push_str("\nKept by `clean`, gone after `clean --purge`:\n\n");
-    for path in KEPT {
-        let _ = writeln!(text, "- `{path}`");
+    for (node, kept) in [("master", KEPT), ("worker", KEPT_BY_WORKERS)] {
+        let _ = writeln!(
+            text,
+            "\nKept by `clean` of a {node}, gone after `clean --purge`:\n"
+        );
+        for path in kept {
+            let _ = writeln!(text, "- `{path}`");
+        }
     }
     Ok(text)
 }

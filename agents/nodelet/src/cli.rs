@@ -2,12 +2,18 @@
 //!
 //! Not here: the arguments of `nodeletd` (`nodeletd`), and what a command does (`commands`). Start with [`Command`].
 
+mod cluster;
+mod workers;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use engine::exec::{FailureCounts, Selection};
 use engine::resource::pki::components;
+
+pub(crate) use cluster::{PkiCommand, PkiIssueArgs, PkiKeyArgs, PkiSignArgs, PodSubnetsArgs};
+pub(crate) use workers::{ClusterCommand, ClusterRemoveArgs, WorkersArgs};
 
 /// Longest pause. After it, nodeletd repairs the host again, also if an operator has forgotten the pause.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -55,6 +61,12 @@ pub(crate) enum Command {
     /// Assign a free pod subnet to each node of the cluster that has none, as nodeletd does on masters.
     #[command(hide = true)]
     PodSubnets(PodSubnetsArgs),
+    /// Label the workers of the cluster, and delete the nodes of workers that have left, as nodeletd does on masters.
+    #[command(hide = true)]
+    Workers(WorkersArgs),
+    /// Change the nodes of the cluster. For masters.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Remove the role from this host. Afterwards the host is as it was before the role, except what is kept.
     Clean(CleanArgs),
     /// Recover the ledger of a host where the role runs and the ledger was lost, damaged or replaced. Changes nothing else.
@@ -66,6 +78,9 @@ pub(crate) enum Command {
     ///
     /// Exit codes: 0 all are valid; 2 a certificate is not valid or cannot be read, or there are too many to read all.
     Certs(CertsArgs),
+    /// Let hosts join the cluster, and sign the certificates of its nodes (docs/clusters.md).
+    #[command(subcommand)]
+    Pki(PkiCommand),
     /// List the role's phases for this host, in order.
     Phases(TargetArgs),
     /// Print the facts of this host as a file for --facts. Changes nothing.
@@ -111,9 +126,15 @@ impl Command {
             Self::Etcd(EtcdCommand::Backup(args)) => args.role.json,
             Self::Etcd(EtcdCommand::List(args) | EtcdCommand::Status(args)) => args.json,
             Self::Etcd(EtcdCommand::Verify(args)) => args.role.json,
+            Self::Pki(command) => command.json(),
             Self::Timer(TimerVerb::Status(args)) => args.json,
             Self::Timer(TimerVerb::Run(_)) => false,
-            Self::Pause(_) | Self::Resume | Self::Facts | Self::PodSubnets(_) => false,
+            Self::Pause(_)
+            | Self::Resume
+            | Self::Facts
+            | Self::PodSubnets(_)
+            | Self::Workers(_)
+            | Self::Cluster(_) => false,
         }
     }
 }
@@ -393,21 +414,6 @@ pub(crate) struct PassArgs {
     /// Failures in a row before this pass, as the previous pass reported them, in JSON.
     #[arg(long, value_name = "JSON", value_parser = failure_counts)]
     pub(crate) before: Option<FailureCounts>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PodSubnetsArgs {
-    /// The cluster's network for pods.
-    #[arg(long, value_name = "CIDR")]
-    pub(crate) network: ipnet::IpNet,
-
-    /// The prefix length of a node's subnet.
-    #[arg(long, value_name = "LENGTH")]
-    pub(crate) prefix: u8,
-
-    /// The kubeconfig with which the API server is reached.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: PathBuf,
 }
 
 /// The time of a pause, for example `30m`. Longer times would overflow the end of the pause.

@@ -189,7 +189,7 @@ const TABLE: &[Key] = table! {
         CERTIFICATE_DAYS: Integer { min: 1, max: 3_650 } => Value("365"),
             "Lifetime of a leaf certificate in days, unless CERTIFICATE_LIFE is set.";
         CERTIFICATE_LIFE: Duration { min: 60, max: 315_360_000 } => Derived("${CERTIFICATE_DAYS}d"),
-            "Lifetime of a leaf certificate; it is renewed after three fifths of that time.";
+            "Lifetime of a leaf certificate; it is renewed after three fifths of that time. The masters sign the certificates of workers, for at most 30 days; on a worker, this is not read.";
         CA_YEARS: Integer { min: 1, max: 50 } => Value("10"),
             "Lifetime of a certificate authority in years.";
     }

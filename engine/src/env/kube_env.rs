@@ -169,7 +169,7 @@ fn finish(
         if let DefaultValue::Derived(pattern) = key.default
             && !merge.failed.contains(&key.name)
             && !merge.settings.contains_key(key.name)
-            && let Some(text) = fill(pattern, &merge)
+            && let Some(text) = default_of_workers(key, &merge).or_else(|| fill(pattern, &merge))
         {
             put_default(&mut merge, key, &text);
         }
@@ -183,6 +183,15 @@ fn finish(
     } else {
         Err(merge.problems)
     }
+}
+
+/// The default of a key on a worker, if it is another than on a master: the masters sign a worker's certificates, for at most this long
+/// (`exec::LONGEST_LIFE`).
+fn default_of_workers(key: &Key, merge: &Merge) -> Option<String> {
+    let setting = |name: &str| merge.settings.get(name);
+    let is_worker = matches!(&setting("ROLE")?.value, SettingValue::Text(role) if role == "worker");
+    let has_days = setting("CERTIFICATE_DAYS")?.source != Source::Default;
+    (key.name == "CERTIFICATE_LIFE" && is_worker && !has_days).then(|| "30d".to_owned())
 }
 
 /// Sets a key to its default. Only a derived default can be wrong: it contains values from files.

@@ -29,6 +29,7 @@ pub(crate) use key::ValueType;
 pub use key::{DefaultValue, Key, Kind};
 pub use keys::KEYS;
 pub use kube_env::KubeEnv;
+pub(crate) use names::is_dns_name;
 pub(crate) use render::assignment;
 pub use render::{GENERATED_NOTICE, render};
 pub use source::layers::{

@@ -221,7 +221,8 @@ fn unreachable(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// keepalived runs only if both the virtual IP and its interface are chosen; one without the other is a mistake.
+/// keepalived runs only if both the virtual IP and its interface are chosen; one without the other is a mistake. A worker runs no keepalived:
+/// it only learns that MASTER_IP is a virtual IP.
 fn virtual_ip(settings: Settings<'_>) -> Vec<EnvError> {
     let enabled_key = "MASTER_VIP_ENABLED";
     let Some(SettingValue::Bool(enabled)) = settings.get(enabled_key) else {
@@ -232,9 +233,10 @@ fn virtual_ip(settings: Settings<'_>) -> Vec<EnvError> {
     let mut broken = |key, problem: &str| {
         problems.push(settings.broken(key, &[enabled_key], problem));
     };
+    let is_worker = settings.get("ROLE") == Some(&SettingValue::Text("worker".to_owned()));
     if *enabled {
         for key in ["MASTER_VIP_IFACE", "MASTER_VIP_VROUTER_ID"] {
-            if empty(key) == Some(true) {
+            if !is_worker && empty(key) == Some(true) {
                 broken(key, "required because MASTER_VIP_ENABLED is `true`");
             }
         }
@@ -244,7 +246,7 @@ fn virtual_ip(settings: Settings<'_>) -> Vec<EnvError> {
                 "must be an IP address because MASTER_VIP_ENABLED is `true`",
             );
         }
-    } else if empty("MASTER_VIP_IFACE") == Some(false) {
+    } else if !is_worker && empty("MASTER_VIP_IFACE") == Some(false) {
         broken(
             "MASTER_VIP_IFACE",
             "chosen while MASTER_VIP_ENABLED is `false`; set both or neither",

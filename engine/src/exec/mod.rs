@@ -37,6 +37,10 @@ pub use kubernetes::backups::room_for_backup;
 pub use kubernetes::renew::{Due, phases_renewed_with};
 pub use kubernetes::rotate::{authorities, rotating};
 pub use kubernetes::scratch;
+pub use kubernetes::sign::{
+    DecidedRequest, LONGEST_LIFE, RequestOutcome, SigningReport, reserved_for_api_servers,
+    sign_requests,
+};
 pub use recovery::recovered::{Recovered, RecoveredFrom};
 pub use repair::restart::{failed_phases, phases_with_orphans, restart_set};
 pub use runner::{Mode, Runner};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::model::{PhaseName, StepId};
-use crate::plan::{Plan, PlannedPhase};
+use crate::plan::{Plan, PlannedPhase, PlannedStep};
 
 /// A range of phases, or one; all by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,7 +97,8 @@ impl Selection {
 /// Which due certificates a run renews.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Renewals {
-    /// All of them.
+    /// All that are signed on this host. Those that the masters sign are left to the renewal: while the masters are away, an apply must not
+    /// fail because of a certificate that is still valid.
     All,
     /// Those of these steps.
     Only(BTreeSet<StepId>),
@@ -111,10 +112,10 @@ impl Renewals {
     }
 
     /// Whether a step's certificate is among them.
-    pub(in crate::exec) fn include(&self, step: &StepId) -> bool {
+    pub(in crate::exec) fn include(&self, step: &PlannedStep) -> bool {
         match self {
-            Self::All => true,
-            Self::Only(steps) => steps.contains(step),
+            Self::All => step.spec.is_signed_here(),
+            Self::Only(steps) => steps.contains(&step.id),
         }
     }
 }

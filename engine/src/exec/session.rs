@@ -87,7 +87,8 @@ impl<'a> Session<'a> {
             run: OnceCell::new(),
         };
         if session.ledger.was_interrupted().await {
-            sweep(host, &session.ledger.live().await).await?;
+            let live = session.ledger.live().await;
+            sweep(host, live.iter().map(|live| &live.undo)).await?;
         }
         if verb == Verb::Stop {
             // A stop does not record its steps, so the run is recorded at its beginning.

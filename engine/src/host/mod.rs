@@ -23,9 +23,6 @@ mod view;
 pub use error::{HostError, HostResult};
 pub use ownership::changeable_way_to;
 pub(crate) use ownership::{Ownership, OwnershipError};
-pub use traits::cluster::{
-    Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, RemainingPod, Taint,
-};
 pub(crate) use traits::containers::LIVE_RESTORE_DIR;
 pub use traits::containers::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount,
@@ -33,10 +30,17 @@ pub use traits::containers::{
 };
 pub use traits::files::{Attributes, Entry, EntryKind, Files, Space, partial_file};
 pub use traits::kernel::Kernel;
+pub use traits::kubernetes::certificate_requests::{
+    CertificateRequest, CertificateRequests, LONGEST_REQUEST, NewCertificateRequest, RequestState,
+};
+pub use traits::kubernetes::cluster::{
+    Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, RemainingPod, Taint,
+};
+pub use traits::kubernetes::config_maps::{ConfigMap, ConfigMaps};
+pub use traits::kubernetes::pod_subnets::{PodSubnets, SubnetClaim, SubnetNode};
 pub use traits::network::routes::{NodeRoute, ROUTE_PROTOCOL, Routes};
 pub use traits::network::{HttpsRequest, HttpsResponse, Link, Network};
 pub use traits::packages::Packages;
-pub use traits::pod_subnets::{PodSubnets, SubnetClaim, SubnetNode};
 pub use traits::processes::{CommandOutput, CommandSpec, Processes};
 pub use traits::services::{Services, UnitState};
 pub use traits::virtual_service::{Transport, VirtualService};
@@ -58,6 +62,8 @@ pub trait Host:
     + Packages
     + Cluster
     + PodSubnets
+    + CertificateRequests
+    + ConfigMaps
     + Clock
     + Send
     + Sync
@@ -75,6 +81,8 @@ impl<T> Host for T where
         + Packages
         + Cluster
         + PodSubnets
+        + CertificateRequests
+        + ConfigMaps
         + Clock
         + Send
         + Sync

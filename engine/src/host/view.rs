@@ -17,9 +17,10 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::{
-    ArchivedImage, Attributes, Clock, Cluster, ClusterAccess, ClusterNode, ClusterObject,
-    CommandOutput, CommandSpec, ContainerConfig, ContainerState, Containers, Entry, Files, Host,
-    HostResult, HttpsRequest, HttpsResponse, ImageState, Kernel, Link, ListedContainer, Network,
+    ArchivedImage, Attributes, CertificateRequest, CertificateRequests, Clock, Cluster,
+    ClusterAccess, ClusterNode, ClusterObject, CommandOutput, CommandSpec, ConfigMap, ConfigMaps,
+    ContainerConfig, ContainerState, Containers, Entry, Files, Host, HostResult, HttpsRequest,
+    HttpsResponse, ImageState, Kernel, Link, ListedContainer, Network, NewCertificateRequest,
     NodeRoute, Packages, PodSubnets, Processes, RemainingPod, Routes, Services, Space, SubnetClaim,
     SubnetNode, UnitState, VirtualService,
 };
@@ -189,8 +190,10 @@ pass_on!(Packages {
 
 pass_on!(Cluster {
     to_read node(access: &ClusterAccess, name: &str) -> Option<ClusterNode>;
+    to_read nodes(access: &ClusterAccess) -> BTreeMap<String, ClusterNode>;
     to_change patch_node(access: &ClusterAccess, name: &str, patch: &Value) -> ();
     to_change delete_node(access: &ClusterAccess, name: &str) -> ();
+    to_change delete_same_node(access: &ClusterAccess, name: &str, node: &ClusterNode) -> bool;
     to_read object_exists(access: &ClusterAccess, object: &Value) -> bool;
     to_read compare_object(access: &ClusterAccess, object: &Value) -> Option<ClusterObject>;
     to_change apply_object(access: &ClusterAccess, object: &Value) -> ();
@@ -208,6 +211,20 @@ pass_on!(PodSubnets {
     to_change assign_subnet(access: &ClusterAccess, claim: &SubnetClaim) -> bool;
 } {});
 
+pass_on!(CertificateRequests {
+    to_read certificate_requests(access: &ClusterAccess, signer: &str) -> Vec<CertificateRequest>;
+    to_read certificate_request(access: &ClusterAccess, name: &str) -> Option<CertificateRequest>;
+    to_change create_certificate_request(access: &ClusterAccess, new: &NewCertificateRequest) -> bool;
+    to_change approve_certificate_request(access: &ClusterAccess, name: &str, reason: &str) -> ();
+    to_change deny_certificate_request(access: &ClusterAccess, name: &str, reason: &str) -> ();
+    to_change set_certificate(access: &ClusterAccess, name: &str, certificate: &[u8]) -> ();
+    to_change delete_certificate_request(access: &ClusterAccess, name: &str) -> ();
+} {});
+pass_on!(ConfigMaps {
+    to_read config_maps(access: &ClusterAccess, namespace: &str, label: &str) -> Vec<ConfigMap>;
+    to_read config_map(access: &ClusterAccess, namespace: &str, name: &str) -> Option<ConfigMap>;
+    to_change put_config_map(access: &ClusterAccess, map: &ConfigMap) -> bool;
+} {});
 pass_on!(Routes {
     to_read node_routes() -> Vec<NodeRoute>;
     to_read foreign_route(subnet: IpNet) -> Option<String>;

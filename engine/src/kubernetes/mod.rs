@@ -1,12 +1,21 @@
-//! What Kubernetes needs beside the objects that scripts describe: pod subnets for the nodes of a cluster, routes to them,
-//! and what a backup of etcd consists of.
+//! What Kubernetes needs beside the objects that scripts describe: pod subnets for the nodes of a cluster, how a node joins and gets its
+//! certificates, what masters do about workers, and what a backup of etcd consists of.
 //!
-//! It is pure: nodes and subnets in, subnets out. The calls of an API server are in `host::live::kubernetes`, resources of Kubernetes in
+//! Its decisions are pure: nodes and subnets in, subnets out. The calls of an API server are in `host::live::kubernetes`, resources of Kubernetes in
 //! `resource::kubernetes`, and renewal, rotation and backups in `exec::kubernetes`. Start with `pod_subnets`.
 
+pub mod admission;
 pub mod etcd_backup;
+pub mod join_file;
+pub mod node_request;
 mod node_routes;
 mod pod_subnets;
+mod shown;
+pub mod workers;
 
 pub use node_routes::{WantedRoutes, wanted_routes};
 pub use pod_subnets::{PodSubnetError, SubnetPool, allocate, allocate_all, next_free};
+pub use shown::shown;
+
+/// The signer of nodes' certificates: masters decide about its requests and sign them (`nodelet pki sign`).
+pub const NODE_SIGNER: &str = "nodelet.pf9.io/node";

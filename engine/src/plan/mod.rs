@@ -212,6 +212,18 @@ pub struct PlannedCheck {
     /// A failure is only reported: no apply waits for the check, and no phase fails or is restarted because of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub advisory: bool,
+    /// The API server on another host that the check needs. If the check fails while that server does not answer this host, it is Unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs_api: Option<NeededApi>,
+}
+
+/// An API server that this host asks for its own node, to find out whether the server answers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeededApi {
+    /// The name of this host's node.
+    pub node: String,
+    /// How it asks.
+    pub kubeconfig: PathBuf,
 }
 
 impl PlannedCheck {

@@ -104,6 +104,9 @@ fn pace(check: &PlannedCheck) -> String {
     if check.advisory {
         text.push_str("      warning only\n");
     }
+    if check.needs_api.is_some() {
+        text.push_str("      unknown while the API server is away\n");
+    }
     text
 }
 

@@ -56,6 +56,14 @@ pub enum ResourceError {
         /// What to do, in the imperative.
         next: String,
     },
+    /// Another host has to act first. It may do so before the next try.
+    #[error("{what}")]
+    Awaited {
+        /// What is waited for, and how far it is.
+        what: String,
+        /// What to do if it does not come, in the imperative.
+        next: String,
+    },
     /// The resource did not reach its desired state.
     #[error("{what}")]
     NotConverged {
@@ -72,7 +80,10 @@ impl ResourceError {
             Self::Host(error) => error.is_permanent(),
             Self::Unmet { .. } | Self::Render(_) => true,
             Self::Pki { permanent, .. } => *permanent,
-            Self::Missing { .. } | Self::Ledger(_) | Self::NotConverged { .. } => false,
+            Self::Missing { .. }
+            | Self::Ledger(_)
+            | Self::Awaited { .. }
+            | Self::NotConverged { .. } => false,
         }
     }
 

@@ -60,7 +60,8 @@ pub use kubernetes::node_routes::NodeRoutesSpec;
 pub use kubernetes::pod_container::PodContainerSpec;
 pub use kubernetes::pods::PodsSpec;
 pub use pki::{
-    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, KubeconfigSpec, ServiceAccountKeySpec,
+    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, JoinFileSpec, KubeconfigSpec,
+    ServiceAccountKeySpec,
 };
 pub(crate) use secrecy::{Secrecy, TOO_OPEN, is_read_by_systemd};
 pub use system::command::CommandStep;

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::files::hidden::is_private;
-use super::pki::{authority_paths, certificate_paths, service_account_paths};
+use super::pki::{
+    BOOTSTRAP_KUBECONFIG, authority_paths, certificate_paths, kubeconfig_path,
+    service_account_paths,
+};
 use super::{FileSource, SecrecyFrom, Spec};
 
 /// Permission bits that let others read a secret, or a group replace it.
@@ -64,6 +67,10 @@ impl Spec {
                     (paths.next_key, Secrecy::Private),
                 ]
             }
+            SecrecyFrom::JoinFile => vec![
+                (authority_paths("cluster").certificate, Secrecy::Open),
+                (kubeconfig_path(BOOTSTRAP_KUBECONFIG), Secrecy::Private),
+            ],
             SecrecyFrom::ServiceAccountKey => {
                 let (key, public) = service_account_paths();
                 vec![(key, Secrecy::Private), (public, Secrecy::Open)]

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::resource::pki::SignedBy;
 use crate::resource::{
     Action, AuthoritySpec, CertificateSpec, CgroupSpec, Change, Checksums, CommandStep,
     ContainerSpec, Context, DataIdSpec, DirectorySpec, DrainSpec, EncryptionKeysSpec, EnvFileSpec,
     FileSpec, FirewallChainSpec, FirewallChainsSpec, GroupSpec, ImageDirectorySpec, ImageSpec,
-    IpsetsSpec, IpvsServicesSpec, KEPT_LIMIT, KernelModuleSpec, KubeconfigSpec, LinkSpec,
-    ManifestSpec, NodeRoutesSpec, NodeSpec, PackagesSpec, PodContainerSpec, PodsSpec, READ_LIMIT,
-    Receipt, Resource, ResourceResult, ServiceAccountKeySpec, ServiceSpec, SymlinkSpec,
+    IpsetsSpec, IpvsServicesSpec, JoinFileSpec, KEPT_LIMIT, KernelModuleSpec, KubeconfigSpec,
+    LinkSpec, ManifestSpec, NodeRoutesSpec, NodeSpec, PackagesSpec, PodContainerSpec, PodsSpec,
+    READ_LIMIT, Receipt, Resource, ResourceResult, ServiceAccountKeySpec, ServiceSpec, SymlinkSpec,
     SysctlSnapshotSpec, SysctlSpec, TimerSpec,
 };
 
@@ -61,6 +62,7 @@ kinds! { ($)
     ServiceAccountKey(ServiceAccountKeySpec) => "service_account_key",
     EncryptionKeys(EncryptionKeysSpec) => "encryption_keys",
     DataId(DataIdSpec) => "data_id",
+    JoinFile(JoinFileSpec) => "join_file",
     Certificate(CertificateSpec) => "certificate",
     Kubeconfig(KubeconfigSpec) => "kubeconfig",
     Image(ImageSpec) => "image",
@@ -116,6 +118,11 @@ impl Spec {
                 its.follows_pki = true;
                 its.recorded_key = Some(RecordedKey::Authority(authority));
                 its.secrecy = Some(SecrecyFrom::Authority(authority));
+            }
+            Self::JoinFile(_) => {
+                its.follows_pki = true;
+                its.recorded_key = Some(RecordedKey::Joined);
+                its.secrecy = Some(SecrecyFrom::JoinFile);
             }
             Self::ServiceAccountKey(key) => {
                 its.follows_pki = true;
@@ -182,6 +189,15 @@ impl Spec {
         matches!(self, Self::DataId(_)) && change.action == Action::Change
     }
 
+    /// Whether no other host has to sign for it.
+    #[must_use]
+    pub fn is_signed_here(&self) -> bool {
+        match self {
+            Self::Certificate(certificate) => certificate.signed_by == SignedBy::Authority,
+            _ => true,
+        }
+    }
+
     /// The name of the resource. See [`Resource::label`].
     #[must_use]
     pub fn label(&self) -> String {
@@ -232,6 +248,8 @@ pub(crate) struct Properties<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum RecordedKey<'a> {
     Authority(&'a AuthoritySpec),
+    /// The authority of the cluster that the host has joined, without a key.
+    Joined,
     ServiceAccountKey(&'a ServiceAccountKeySpec),
     EncryptionKeys(&'a EncryptionKeysSpec),
     DataId(&'a DataIdSpec),
@@ -282,6 +300,7 @@ pub(crate) enum SecrecyFrom<'a> {
     EnvFile(&'a EnvFileSpec),
     Certificate(&'a CertificateSpec),
     Authority(&'a AuthoritySpec),
+    JoinFile,
     ServiceAccountKey,
     /// All files of the step are private.
     AllPrivate,

@@ -38,6 +38,7 @@ pub(super) enum PkiWord {
     CertificateAuthority,
     ServiceAccountKey,
     EncryptionKeys,
+    JoinFile,
     Certificate,
     Kubeconfig,
 }

@@ -267,6 +267,8 @@ pub static CHECK_POLICY: &[Modifier] = modifiers! {
         "Failures in a row that make the phase unhealthy. Default 1.";
     advisory() =>
         "If it fails, nodelet only reports it: the phase counts as working, and nothing is restarted.";
+    needs_api(node: Text) =>
+        "It needs an API server on another host. If it fails while that server does not answer this host, or refuses it, it is Unknown, and nothing is restarted. The server is asked for this node, as kubelet.";
     when(condition: Bool) => "The check is left out when this is false.";
 };
 

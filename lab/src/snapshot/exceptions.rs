@@ -158,7 +158,15 @@ pub const LEFT_OUT: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Data that a clean keeps and a purge does not.
+/// What a clean of a worker keeps and a purge does not: its identity, with which it comes up again without another join file.
+pub const KEPT_BY_WORKERS: &[&str] = &[
+    "/etc/pf9/kube.d/ca",
+    "/etc/pf9/kube.d/certs/kubelet/apiserver",
+    "/etc/pf9/kube.d/kubeconfigs/bootstrap.yaml",
+    "/etc/pf9/kube.d/kubeconfigs/kubelet.yaml",
+];
+
+/// Data that a clean of a master keeps and a purge does not.
 pub const KEPT: &[&str] = &[
     "/etc/pf9/etcd-backup",
     "/etc/pf9/kube.d/ca",

@@ -94,6 +94,24 @@ impl Host {
         &self.state.container
     }
 
+    /// The volume with the data of the host's docker.
+    fn volume(&self) -> String {
+        format!("{}-docker", self.state.container)
+    }
+
+    /// Removes the host, or what an interrupted creation has left of it.
+    pub(crate) fn remove(&self) -> Result<()> {
+        let name = format!("name=^/{}$", self.state.container);
+        let containers = self
+            .docker
+            .list(&["ps", "--all", "--quiet", "--filter", &name])?;
+        self.docker
+            .remove(&["rm", "--force", "--volumes"], &containers)?;
+        self.docker
+            .remove(&["volume", "rm", "--force"], &[self.volume()])
+            .with_context(|| format!("cannot remove the host `{}`", self.state.name))
+    }
+
     pub(crate) fn create(
         &self,
         network: &str,
@@ -101,7 +119,7 @@ impl Host {
         known: &[(String, Ipv4Addr)],
         mounts: &[Mount],
     ) -> Result<()> {
-        let volume = format!("{}-docker", self.state.container);
+        let volume = self.volume();
         self.docker
             .text(&["volume", "create", "--label", label, &volume])?;
         let mut words: Vec<String> = ["run", "--detach", "--privileged"]
@@ -113,6 +131,8 @@ impl Host {
         option("--stop-signal", "SIGRTMIN+3".to_owned());
         option("--label", label.to_owned());
         option("--network", network.to_owned());
+        // By this name hosts find one that came to the lab after them.
+        option("--network-alias", self.state.name.clone());
         // As systemd mounts them on a machine; docker's own default would add noexec.
         for mount in ["/run:exec,mode=755", "/run/lock", "/tmp:exec,mode=1777"] {
             option("--tmpfs", mount.to_owned());
@@ -230,6 +250,23 @@ impl Host {
             .command(&all)
             .status()
             .context("cannot start the docker client")
+    }
+
+    /// Runs a command in the host for at most `limit`, and gives each line that it prints to `each` as it comes.
+    ///
+    /// # Errors
+    /// The command does not start, or does not end within `limit`.
+    pub fn exec_lines(
+        &self,
+        words: &[&str],
+        limit: Duration,
+        each: impl FnMut(&str),
+    ) -> Result<ExitStatus> {
+        let seconds = limit.as_secs().max(1).to_string();
+        let limited = [&["timeout", "--signal=KILL", &seconds][..], words].concat();
+        let all = self.exec_words(&[], &limited);
+        let limit = limit + Duration::from_secs(5);
+        command::lines(&self.docker.command(&all), limit, each)
     }
 
     /// Like [`Self::exec_streaming`], for a command that the user typed. If we are interrupted, the command and what it started are

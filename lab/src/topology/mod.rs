@@ -1,13 +1,14 @@
 //! A lab: hosts on a network of their own, and the record of them.
 //!
-//! [`Lab::create`] brings hosts up, [`Lab::open`] finds them again, [`Lab::destroy`] removes them. `host` runs commands on one of them,
-//! `network` finds a free subnet, `outer_docker` is the daemon whose containers are the hosts, `record` is the file about a lab, and
+//! [`Lab::create`] brings hosts up, [`Lab::open`] finds them again, [`Lab::destroy`] removes them. `members` adds hosts to a lab and
+//! removes single ones. `host` runs commands on one of them, `network` finds a free subnet, `outer_docker` is the daemon whose containers are the hosts, `record` is the file about a lab, and
 //! `down` removes everything.
 //!
 //! What hosts are made of is in `setup`. What a role does with them is not known here. Start with [`Lab::create`].
 
 pub mod down;
 pub mod host;
+mod members;
 pub(crate) mod network;
 pub mod outer_docker;
 mod record;
@@ -25,7 +26,7 @@ use host::{Host, Image};
 use network::with_last_octet;
 use outer_docker::OuterDocker;
 pub use record::{Choices, Mount, names};
-use record::{HostState, LABEL, State, file};
+use record::{LABEL, State, file};
 
 /// Last octet of the first host; the second has the next one.
 const FIRST_HOST: u8 = 11;
@@ -97,26 +98,17 @@ impl Lab {
         // Two labs that start at once must not choose the same subnet.
         let lock = cache.lock("labs", |_| ())?;
         let subnet = network::create(&docker, name, &network)?;
-        let hosts = specs
-            .iter()
-            .zip(FIRST_HOST..)
-            .map(|(spec, last)| HostState {
-                name: spec.name.clone(),
-                container: format!("nodelet-lab-{name}-{}", spec.name),
-                address: with_last_octet(subnet, last),
-                image: spec.image,
-            })
-            .collect();
-        let state = State {
+        let mut state = State {
             version: 1,
             name: name.to_owned(),
             network,
             subnet,
-            hosts,
+            hosts: Vec::new(),
             mounts: mounts.to_vec(),
             choices: BTreeMap::new(),
             ready: false,
         };
+        state.hosts = members::added(&state, specs)?;
         let mut lab = Self {
             state,
             docker,
@@ -165,18 +157,19 @@ impl Lab {
     }
 
     fn start(&self) -> Result<()> {
+        let hosts = self.hosts();
+        hosts.iter().try_for_each(|host| self.start_host(host))?;
+        hosts.iter().try_for_each(Host::wait_until_running)
+    }
+
+    /// Starts the container of a host that the record has.
+    fn start_host(&self, host: &Host) -> Result<()> {
         let label = format!("{LABEL}={}", self.state.name);
-        let known: Vec<(String, Ipv4Addr)> = self
-            .state
-            .hosts
-            .iter()
+        let hosts = self.state.hosts.iter();
+        let known: Vec<(String, Ipv4Addr)> = hosts
             .map(|host| (host.name.clone(), host.address))
             .collect();
-        let hosts = self.hosts();
-        hosts.iter().try_for_each(|host| {
-            host.create(&self.state.network, &label, &known, &self.state.mounts)
-        })?;
-        hosts.iter().try_for_each(Host::wait_until_running)
+        host.create(&self.state.network, &label, &known, &self.state.mounts)
     }
 
     /// The lab's name.

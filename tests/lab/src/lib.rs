@@ -32,7 +32,7 @@ pub use lab::command::poll;
 pub use lab::{DEPENDENCY_FAULTS, FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE};
 pub use leaf_certificates::LeafCertificates;
 pub use load::{Asker, Load, LoadResults};
-pub use master::{CLIENT, Master, ready_with_vip, shared};
+pub use master::{CLIENT, Master, Worker, ready_with_vip, shared};
 pub use prediction::{no_repair, predicted_repair, prediction};
 pub use record::record;
 pub use run::Run;

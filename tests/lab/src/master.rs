@@ -1,5 +1,9 @@
-//! A lab host with the role installed, to be worked on with nodelet.
+//! A lab host with the role installed, to be worked on with nodelet; `worker` has hosts that join its cluster.
 
+mod commands;
+mod worker;
+
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::thread;
@@ -11,12 +15,7 @@ use lab::{Cache, Config, Host, HostSpec, Image, Lab, Suites, machine_mount};
 
 use crate::run::Run;
 
-/// Time limit of one run of nodelet.
-const LIMIT: Duration = Duration::from_secs(420);
-/// Time limit on a virtual machine, whose every instruction is emulated.
-const EMULATED: Duration = Duration::from_secs(1800);
-/// Time limit of any other command.
-const SHORT: Duration = Duration::from_secs(120);
+pub use worker::Worker;
 
 const MASTER: &str = "master-1";
 /// A bare host beside the masters with a virtual IP.
@@ -75,6 +74,12 @@ pub fn ready_with_vip(lab: &str) -> Master {
     master
 }
 
+/// The directory of the checkout.
+fn checkout() -> &'static Path {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    checkout.expect("the checkout")
+}
+
 impl Master {
     /// A new host in a lab of its own, with the role installed and not applied.
     ///
@@ -127,11 +132,7 @@ impl Master {
 
     /// Installs nodelet, the role and its phases from the checkout, and settings: the lab's own, with these.
     pub fn install(&self, settings: &[(&str, &str)]) {
-        let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .ancestors()
-            .nth(2)
-            .expect("the checkout");
-        package::install(&self.host, checkout, &self.suites.nodelet)
+        package::install(&self.host, checkout(), &self.suites.nodelet)
             .expect("the role is installed");
         self.configure(settings);
     }
@@ -191,6 +192,15 @@ impl Master {
         self.lab.host(name).expect("the neighbour is there")
     }
 
+    /// The address at which the settings reach the API.
+    fn api(&self) -> Ipv4Addr {
+        if self.vip {
+            self.lab.vip()
+        } else {
+            self.host.address()
+        }
+    }
+
     /// The virtual address.
     #[must_use]
     pub fn vip(&self) -> String {
@@ -200,13 +210,7 @@ impl Master {
     /// Runs nodelet.
     #[must_use]
     pub fn nodelet(&self, words: &[&str]) -> Run {
-        let began = Instant::now();
-        let all: Vec<&str> = ["nodelet"].iter().chain(words).copied().collect();
-        let output = self
-            .host
-            .exec_within(&all, None, self.limit())
-            .expect("the host runs commands");
-        Run::of(&all.join(" "), &output, began.elapsed())
+        commands::nodelet(&self.host, words)
     }
 
     /// The same in the environment of nodeletd, which may have another clock.
@@ -219,27 +223,15 @@ impl Master {
         );
         let output = self
             .host
-            .exec_within(&["bash", "-c", &script], None, self.limit())
+            .exec_within(&["bash", "-c", &script], None, commands::limit(&self.host))
             .expect("the host runs commands");
         Run::of(&command, &output, began.elapsed())
-    }
-
-    fn limit(&self) -> Duration {
-        match self.host.image() {
-            Image::Machine => EMULATED,
-            Image::Bare | Image::NoDocker => LIMIT,
-        }
     }
 
     /// `nodelet apply --json` with more arguments.
     #[must_use]
     pub fn apply(&self, words: &[&str]) -> Run {
-        let all: Vec<&str> = ["apply", "--role", ROLE, "--json"]
-            .iter()
-            .chain(words)
-            .copied()
-            .collect();
-        self.nodelet(&all)
+        commands::apply(&self.host, words)
     }
 
     /// `nodelet check`.
@@ -256,23 +248,13 @@ impl Master {
     /// Runs a shell script on the host. Its failure is no error here.
     #[must_use]
     pub fn try_sh(&self, script: &str) -> Output {
-        self.host
-            .exec_within(&["bash", "-c", script], None, SHORT)
-            .expect("the host runs commands")
+        commands::try_sh(&self.host, script)
     }
 
     /// Runs a shell script that must succeed and gives what it printed.
     #[track_caller]
     pub fn sh(&self, script: &str) -> String {
-        let output = self.try_sh(&format!("set -e -o pipefail\n{script}"));
-        let out = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "on the host this failed ({}):\n{script}\n{out}\n{error}",
-            output.status
-        );
-        out
+        commands::sh(&self.host, script)
     }
 
     /// Takes a TCP port of the host until the unit `squatter-PORT` is stopped. (systemd makes one dollar sign of two.)
@@ -292,23 +274,7 @@ impl Master {
     /// Waits until a shell script succeeds.
     #[track_caller]
     pub fn wait_for(&self, what: &str, script: &str, limit: Duration) {
-        let mut unanswered = String::new();
-        let seen = crate::poll(limit, || {
-            let look = self.host.exec_within(&["bash", "-c", script], None, SHORT);
-            match look {
-                Ok(output) => output.status.success().then_some(()),
-                // An emulated machine that boots may be too slow to answer at all.
-                Err(error) => {
-                    unanswered = format!("; last: {error:#}");
-                    None
-                }
-            }
-        });
-        assert!(
-            seen.is_some(),
-            "{what}: not within {} s: {script}{unanswered}",
-            limit.as_secs()
-        );
+        commands::wait_for(&self.host, what, script, limit);
     }
 
     /// Runs kubectl on the host, as its administrator.
@@ -328,21 +294,15 @@ impl Master {
 impl Drop for Master {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("the host {} after its suite failed:", self.host.container());
-            for script in [
-                "nodelet check",
-                "docker ps --all --format '{{.Names}} {{.Status}}'",
-                "ss -ltnp",
-                "journalctl --no-pager --lines 15 --output cat -u pf9-kubelet -u docker -u keepalived",
-            ] {
-                let output = self.host.exec(&["sh", "-c", script]);
-                let text = output
-                    .map(|o| String::from_utf8_lossy(&[o.stdout, o.stderr].concat()).into_owned());
-                eprintln!(
-                    "# {script}\n{}",
-                    text.unwrap_or_else(|error| format!("{error:#}"))
-                );
-            }
+            commands::explain_failure(
+                &self.host,
+                &[
+                    "nodelet check",
+                    "docker ps --all --format '{{.Names}} {{.Status}}'",
+                    "ss -ltnp",
+                    "journalctl --no-pager --lines 15 --output cat -u pf9-kubelet -u docker -u keepalived",
+                ],
+            );
         }
         // The place is held until the host is gone; the next suite makes its own host.
         let mut place = self.shared.take();

@@ -10,3 +10,4 @@ mod phase_selection;
 mod phases;
 mod scale;
 mod shared_hosts;
+mod workers;

@@ -13,7 +13,7 @@ use engine::plan::{Plan, PlannedPhase};
 use engine::resource::MaskedSecrets;
 
 /// The cases whose phases are tried; together they have every phase of the role.
-const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
+const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker", "wk-1"];
 
 #[test]
 fn every_script_in_phases_is_tried() {

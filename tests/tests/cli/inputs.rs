@@ -16,7 +16,16 @@ fn wrong_inputs_end_with_1_and_are_named() {
         "settings.yaml",
         b"ROLE: master\nMASTER_IP: 172.30.0.11\nMTU_SIZE: wide\n",
     );
-    let worker = write("worker.yaml", b"ROLE: worker\nMASTER_IP: 172.30.0.11\n");
+    let own = write("own.yaml", b"ROLE: worker\nMASTER_IP: 172.30.0.11\n");
+    let worker = write("worker.yaml", b"ROLE: worker\nMASTER_IP: 172.30.0.99\n");
+    std::fs::create_dir(folder.path().join("phases")).expect("a directory of our own");
+    let script =
+        b"phase(\"one\").about(\"One thing.\").nodes([\"master\"]);\ndirectory(\"/etc/one\");\n";
+    let _ = write("phases/one.rhai", script);
+    let manifest =
+        b"version: 1\nname: one\nrelease: 1.0.0\nabout: One thing.\nnodes:\n  master:\n    - one\npayload: []\n";
+    let _ = write("role.yaml", manifest);
+    let masters_only = folder.path().display().to_string();
     let facts = write("facts.yaml", b"version: 1\nhostname: [\n");
     let newer = write("newer.yaml", b"version: 2\nhostname: a\n");
     let bytes = write("bytes.yaml", b"version: \xff\n");
@@ -36,7 +45,18 @@ fn wrong_inputs_end_with_1_and_are_named() {
     for (role, config, facts, expect) in [
         (ROLE, &no_file, &host, "none is not there"),
         (ROLE, &settings, &host, "settings.yaml:3"),
-        (ROLE, &worker, &host, "no phases for node kind `worker`"),
+        (
+            ROLE,
+            &own,
+            &host,
+            "MASTER_IP is 172.30.0.11, which is this host itself",
+        ),
+        (
+            masters_only.as_str(),
+            &worker,
+            &host,
+            "no phases for node kind `worker`",
+        ),
         (
             "pf9-cube",
             &right,

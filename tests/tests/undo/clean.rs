@@ -8,7 +8,7 @@ use engine::ledger::{Cause, Record, Why};
 use engine::model::Outcome;
 use engine::report;
 
-const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker", "cp-2-ipvs"];
+const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker", "cp-2-ipvs", "wk-1"];
 
 /// The restore test of a backup was interrupted, for example by a power cut, and its container stayed. No ledger knows of it.
 #[test]

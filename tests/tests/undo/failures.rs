@@ -231,6 +231,7 @@ fn an_unknown_host_is_not_waited_for() {
         timeout: PlannedCheck::TIMEOUT,
         failures: PlannedCheck::FAILURES,
         advisory: false,
+        needs_api: None,
     });
     let phase = phase.clone();
     let wait = |status: u16| {

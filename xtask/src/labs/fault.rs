@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     /// The lab's name.
     #[arg(long, default_value = "default")]
     lab: String,
-    /// The host; the lab's first one if not named.
+    /// The host; the lab's first one, its master, if not named.
     #[arg(long)]
     host: Option<String>,
     /// Break the host, and do not wait for its repair.
@@ -96,7 +96,7 @@ impl Arguments {
 
 /// Refuses a host that nodeletd would not repair.
 fn refuse_unless_kept(host: &Host) -> Result<()> {
-    const NEXT: &str = "`cargo xtask up --set KUBE_SERVICE_STATE=true` makes a master that nodeletd keeps at its role; `--no-wait` breaks this one without a repair";
+    const NEXT: &str = "`cargo xtask up --set KUBE_SERVICE_STATE=true` lets nodeletd keep the hosts at their role; `--no-wait` breaks this one without a repair";
     let output = host.exec(&["nodelet", "status", "--json"])?;
     let view: serde_json::Value = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("nodeletd does not answer on the host: {NEXT}"))?;

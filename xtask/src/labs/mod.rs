@@ -1,7 +1,7 @@
 //! The commands for labs: `up`, `down`, `status`, `shell`, `kubectl` and `lab fault`.
 //!
-//! `up` brings a Kubernetes master up, or applies the changes of the checkout to a lab that exists. `down` removes labs. `status` lists
-//! them. `shell` has the commands that a user runs on a host, and `fault` breaks a host on purpose.
+//! `up` brings a Kubernetes master and its workers up, or applies the changes of the checkout to a lab that exists. `down` removes
+//! labs, or one worker. `status` lists them. `shell` has the commands that a user runs on a host, and `fault` breaks a host on purpose.
 //!
 //! Not here: the hosts, their images and the faults themselves (the crate `lab`), and the hosts of suites (`test`). Start with `up`.
 

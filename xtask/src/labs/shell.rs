@@ -6,7 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use lab::{Cache, Host, Lab};
 
-const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+use crate::labs::up::workers::is_worker;
+
+/// The administrator's kubeconfig on a master.
+pub(crate) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+/// What a worker has: its kubelet may read nodes, and the objects of its own pods.
+const KUBELET: &str = "/etc/pf9/kube.d/kubeconfigs/kubelet.yaml";
 
 /// The exit code of an interrupted program, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -17,8 +22,11 @@ pub(crate) struct Shell {
     /// The lab's name.
     #[arg(long, default_value = "default")]
     lab: String,
-    /// The host; the lab's first one if not named.
+    /// The host; the lab's first one, its master, if not named.
     host: Option<String>,
+    /// The same as an option.
+    #[arg(long = "host", value_name = "HOST", conflicts_with = "host")]
+    of: Option<String>,
     /// A command to run in place of a shell.
     #[arg(last = true)]
     command: Vec<String>,
@@ -30,7 +38,7 @@ pub(crate) struct Kubectl {
     /// The lab's name.
     #[arg(long, default_value = "default")]
     lab: String,
-    /// The host to run on; the lab's first one if not named.
+    /// The host to run on; the lab's first one, its master, if not named. A worker has only the rights of its kubelet.
     #[arg(long)]
     host: Option<String>,
     /// Arguments for kubectl, after `--`.
@@ -39,29 +47,38 @@ pub(crate) struct Kubectl {
 }
 
 impl Shell {
+    /// The host that the user named.
+    fn named(&self) -> Option<&str> {
+        self.of.as_deref().or(self.host.as_deref())
+    }
+
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let words = if self.command.is_empty() {
             vec!["bash", "--login"]
         } else {
             strings(&self.command)
         };
-        shell(&host(&self.lab, self.host.as_deref())?, &words)
+        shell(&host(&self.lab, self.named())?, &words)
     }
 }
 
 impl Kubectl {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        shell(
-            &host(&self.lab, self.host.as_deref())?,
-            &kubectl_words(&strings(&self.words)),
-        )
+        let host = host(&self.lab, self.host.as_deref())?;
+        let words = strings(&self.words);
+        shell(&host, &kubectl_words(kubeconfig(host.name()), &words))
     }
 }
 
-/// The words that run kubectl on a host. It is the role's kubectl, not another one on PATH.
-pub(crate) fn kubectl_words<'a>(words: &[&'a str]) -> Vec<&'a str> {
+/// The kubeconfig that the host of this name has.
+fn kubeconfig(host: &str) -> &'static str {
+    if is_worker(host) { KUBELET } else { ADMIN }
+}
+
+/// The words that run kubectl on a host with this kubeconfig. It is the role's kubectl, not another one on PATH.
+pub(crate) fn kubectl_words<'a>(kubeconfig: &'a str, words: &[&'a str]) -> Vec<&'a str> {
     let kubectl = "/opt/pf9/roles/pf9-kube/current/payload/bin/kubectl";
-    [kubectl, "--kubeconfig", KUBECONFIG]
+    [kubectl, "--kubeconfig", kubeconfig]
         .into_iter()
         .chain(words.iter().copied())
         .collect()
@@ -94,4 +111,41 @@ fn shell(host: &Host, words: &[&str]) -> Result<ExitCode> {
         .code()
         .and_then(|code| u8::try_from(code).ok())
         .map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        shell: Shell,
+    }
+
+    #[test]
+    fn a_host_is_named_in_place_or_by_its_option() {
+        let named = |words: &[&str]| {
+            let line = Line::try_parse_from(["shell"].iter().chain(words));
+            line.map(|line| (line.shell.named().map(str::to_owned), line.shell.command))
+        };
+        for words in [
+            &["worker-1", "--", "true"][..],
+            &["--host", "worker-1", "--", "true"],
+        ] {
+            let (host, command) = named(words).expect("words");
+            assert_eq!(host.as_deref(), Some("worker-1"));
+            assert_eq!(command, ["true"]);
+        }
+        assert_eq!(named(&["--", "true"]).expect("words").0, None);
+        named(&["worker-1", "--host", "worker-2"]).expect_err("two hosts");
+    }
+
+    #[test]
+    fn kubectl_runs_with_what_the_host_has() {
+        assert_eq!(kubectl_words(kubeconfig("worker-1"), &["get"])[2], KUBELET);
+        assert_eq!(kubectl_words(kubeconfig("master-1"), &["get"])[2], ADMIN);
+    }
 }

@@ -1,7 +1,13 @@
-//! `cargo xtask up`: from nothing to a Ready node. On an existing lab it applies what changed in the checkout.
+//! `cargo xtask up`: from nothing to a Ready node, or to a cluster with workers. On an existing lab it applies what changed in the
+//! checkout.
+//!
+//! `program` handles nodelet and nodeletd on a host, `workers` makes the other hosts of the cluster and lets them join.
+
+mod program;
+pub(crate) mod workers;
 
 use std::io::{IsTerminal, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,20 +17,15 @@ use lab::package::{self, ROLE};
 use lab::topology::Choices;
 use lab::{Cache, Config, Host, HostSpec, Image, Lab, Mount, Setup, command, machine_mount};
 
-use crate::labs::shell::kubectl_words;
+use self::program::{Daemon, validate, wait_for_others};
+use self::workers::{Cluster, node_name};
+use crate::labs::shell::{ADMIN, kubectl_words};
 use crate::nodelet::{self, Profile};
 use crate::repository::checkout;
 
 const READY: Duration = Duration::from_secs(300);
-/// How long to wait for an apply that runs on the host already.
-const OTHERS: Duration = Duration::from_secs(600);
-/// nodeletd's unit, and the time limit for its start or stop: before it stops, a change reaches its next safe point.
-const NODELETD: &str = "pf9-nodeletd.service";
-const DAEMON: Duration = Duration::from_secs(150);
-/// How long nodeletd may take to read its settings.
-const HELD: Duration = Duration::from_secs(60);
-/// The file with the settings while nodelet validates them.
-const CANDIDATE: &str = "/run/nodelet-lab-settings.yaml";
+/// The setting that says what nodeletd does.
+const STATE: &str = "KUBE_SERVICE_STATE";
 
 /// The options of `up`.
 #[derive(Debug, clap::Args)]
@@ -32,23 +33,27 @@ pub(crate) struct Arguments {
     /// The lab's name. Several labs can exist at the same time.
     #[arg(long, default_value = "default")]
     lab: String,
-    /// The host's name.
-    #[arg(long, default_value = "master-1", value_name = "NAME")]
+    /// The name of the master's host.
+    #[arg(long, default_value = "master-1", value_name = "NAME", value_parser = master_name)]
     host: String,
+    /// How many workers the cluster has at least: hosts `worker-1`, `worker-2` and so on join the master, and nodeletd keeps all hosts
+    /// at their role. A later `up` adds the workers that are missing and removes none.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=i64::from(workers::MOST)))]
+    workers: u8,
     /// What is installed on a new host before the role; `bare` by default.
     #[arg(long, value_enum)]
     image: Option<Kind>,
     /// Make the new host a virtual machine: with a kernel of its own, and slower.
     #[arg(long, conflicts_with = "image")]
     vm: bool,
-    /// Give the API server a virtual address. Like `--set`, the choice is kept for this host until the lab is taken down.
+    /// Give the API server a virtual address. Like `--set`, the choice is kept until the lab is taken down.
     #[arg(long)]
     vip: bool,
     /// Undo an earlier `--vip`.
     #[arg(long, conflicts_with = "vip")]
     no_vip: bool,
-    /// A value for the operator's configuration; may be repeated. KUBE_SERVICE_STATE=true starts nodeletd, which keeps the host at
-    /// its role.
+    /// A value for the operator's configuration of all hosts; may be repeated. KUBE_SERVICE_STATE=true starts nodeletd, which keeps
+    /// a host at its role.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
     values: Vec<String>,
     /// Undo an earlier `--set` of this key; may be repeated.
@@ -60,7 +65,7 @@ pub(crate) struct Arguments {
     /// Install this nodelet, and the nodeletd beside it, instead of building them from the checkout.
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
-    /// Bring up the host and install the role, but do not apply it.
+    /// Bring up the hosts and install the role, but do not apply it.
     #[arg(long)]
     no_apply: bool,
 }
@@ -68,6 +73,14 @@ pub(crate) struct Arguments {
 /// Checks the form of a pair before anything is started.
 fn pair(text: &str) -> Result<String> {
     Config::pair(text)?;
+    Ok(text.to_owned())
+}
+
+/// Refuses the names of workers, which `--workers` makes.
+fn master_name(text: &str) -> Result<String> {
+    if workers::is_worker(text) {
+        bail!("it names a worker; `--host` names the master, and `--workers N` makes workers");
+    }
     Ok(text.to_owned())
 }
 
@@ -104,7 +117,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         None => nodelet::build(Profile::Dev)?,
     };
     let stood = Lab::exists(&cache, &arguments.lab);
-    let (mut lab, host) = if stood {
+    let (mut lab, host, chosen) = if stood {
         reopen(arguments, &setup)?
     } else {
         create(arguments, &setup)?
@@ -117,39 +130,94 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         host.address(),
         began.elapsed().as_secs_f64()
     );
-    wait_for_others(&host)?;
-    package::install(&host, checkout(), &nodelet)?;
-    let chosen = arguments.choices(lab.choices(host.name()))?;
-    let stays = stood && !arguments.chooses() && package::is_configured(&host)?;
-    let config = config(&chosen, &lab, &host);
-    if !stays {
-        validate(&host, &config)?;
-    }
-    let daemon = Daemon::stop(&host)?;
-    if stays {
-        println!("Its configuration is unchanged; --vip, --no-vip, --set and --unset change it.");
-    } else {
-        package::configure(&host, &config)?;
-        lab.choose(host.name(), chosen.clone())?;
-    }
+    let workers = workers::hosts(&mut lab, &host, arguments.workers)?;
+    let changes = arguments.chooses() || chosen != lab.choices(host.name());
+    workers::prepared_during(&workers, &nodelet, || {
+        let stays = stood && !changes && package::is_configured(&host)?;
+        let mut master = Master {
+            lab: &mut lab,
+            host: &host,
+            chosen: &chosen,
+        };
+        master.bring_up(&nodelet, stays, arguments.no_apply)
+    })?;
+    let cluster = Cluster {
+        lab: &lab,
+        master: &host,
+        chosen: &chosen,
+        changes,
+        toolbox: &setup.toolbox,
+    };
     if arguments.no_apply {
-        daemon.restore()?;
+        cluster.configure(&workers)?;
+        record(&mut lab, &workers, &chosen)?;
         println!(
             "The role is installed; apply it with `cargo xtask shell --lab {} -- nodelet apply --role {ROLE}`.",
             lab.name()
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let applied = apply(&lab, &host).and_then(|()| wait_until_ready(&host));
-    if applied.is_ok() && keeps(&chosen) {
-        daemon.keep()?;
-    } else {
-        daemon.restore()?;
-    }
-    applied?;
     // An image for workloads: a lab reaches no registry.
     host.load_image(&setup.toolbox)?;
-    explain(&lab, &host, began)
+    cluster.bring_up(&workers)?;
+    record(&mut lab, &workers, &chosen)?;
+    let hosts: Vec<&Host> = std::iter::once(&host).chain(&workers).collect();
+    if !workers.is_empty() {
+        wait_until_ready(&host, &nodes(&chosen, &hosts))?;
+    }
+    explain(&lab, &hosts, began)
+}
+
+/// Records what the workers have.
+fn record(lab: &mut Lab, workers: &[Host], chosen: &Choices) -> Result<()> {
+    workers
+        .iter()
+        .try_for_each(|worker| lab.choose(worker.name(), chosen.clone()))
+}
+
+/// The master of a lab, while `up` brings it up.
+struct Master<'a> {
+    lab: &'a mut Lab,
+    host: &'a Host,
+    chosen: &'a Choices,
+}
+
+impl Master<'_> {
+    /// Installs the role, writes the settings unless they stay, and applies the role.
+    fn bring_up(&mut self, nodelet: &Path, stays: bool, no_apply: bool) -> Result<()> {
+        let (host, chosen) = (self.host, self.chosen);
+        wait_for_others(host)?;
+        package::install(host, checkout(), nodelet)?;
+        let config = config(chosen, self.lab, host);
+        if !stays {
+            validate(host, &config)?;
+        }
+        let daemon = Daemon::stop(host)?;
+        if stays {
+            println!(
+                "Its configuration is unchanged; --vip, --no-vip, --set and --unset change it."
+            );
+        } else {
+            package::configure(host, &config)?;
+            self.lab.choose(host.name(), chosen.clone())?;
+        }
+        if no_apply {
+            return daemon.restore();
+        }
+        let applied =
+            apply(self.lab, host).and_then(|()| wait_until_ready(host, &nodes(chosen, &[host])));
+        if applied.is_ok() && keeps(chosen) {
+            daemon.keep()?;
+        } else {
+            daemon.restore()?;
+        }
+        applied
+    }
+}
+
+/// The names of the hosts' nodes.
+fn nodes(chosen: &Choices, hosts: &[&Host]) -> Vec<String> {
+    hosts.iter().map(|host| node_name(chosen, host)).collect()
 }
 
 impl Arguments {
@@ -158,8 +226,9 @@ impl Arguments {
         self.vip || self.no_vip || !self.values.is_empty() || !self.unset.is_empty()
     }
 
-    /// The choices of earlier calls, with the changes of this call.
-    fn choices(&self, mut earlier: Choices) -> Result<Choices> {
+    /// The choices of earlier calls, with the changes of this call. A lab with workers has one choice more: on their master nodeletd
+    /// signs the certificates of workers, gives their nodes pod subnets, and keeps the routes to them.
+    fn choices(&self, mut earlier: Choices, has_workers: bool) -> Result<Choices> {
         earlier.vip = (earlier.vip || self.vip) && !self.no_vip;
         for key in &self.unset {
             if earlier.settings.remove(key).is_none() {
@@ -172,6 +241,16 @@ impl Arguments {
             let (key, value) = Config::pair(text)?;
             earlier.settings.insert(key.to_owned(), value.to_owned());
         }
+        if has_workers {
+            let state = earlier.settings.entry(STATE.to_owned());
+            let state = state.or_insert_with(|| "true".to_owned());
+            if state != "true" {
+                bail!(
+                    "{STATE} is {state}, so nodeletd would change nothing on the master; workers need a master that nodeletd keeps at \
+                     its role: `--set {STATE}=true`"
+                );
+            }
+        }
         Ok(earlier)
     }
 
@@ -182,7 +261,8 @@ impl Arguments {
     }
 }
 
-fn create(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host)> {
+fn create(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host, Choices)> {
+    let chosen = arguments.choices(Choices::default(), arguments.workers > 0)?;
     let spec = HostSpec {
         name: arguments.host.clone(),
         image: arguments.image().unwrap_or(Image::Bare),
@@ -190,7 +270,7 @@ fn create(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host)> {
     let mounts = mounts(spec.image, setup)?;
     let lab = Lab::create(&setup.cache, &arguments.lab, &[spec], &mounts)?;
     let host = lab.host(&arguments.host)?;
-    Ok((lab, host))
+    Ok((lab, host, chosen))
 }
 
 /// The directories of the machine that the hosts of a lab mount.
@@ -203,7 +283,7 @@ fn mounts(image: Image, setup: &Setup) -> Result<Vec<Mount>> {
 }
 
 /// The lab that an earlier `up` made, finished or not. Fails if this `up` would make another one.
-fn reopen(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host)> {
+fn reopen(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host, Choices)> {
     let lab = Lab::open(&setup.cache, &arguments.lab)?;
     let host = lab.host(&arguments.host)?;
     let again = format!("take it down with `cargo xtask down --lab {}`", lab.name());
@@ -222,27 +302,10 @@ fn reopen(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host)> {
             host.image().name()
         );
     }
+    let has_workers = arguments.workers > 0 || workers::has_any(&lab);
+    let chosen = arguments.choices(lab.choices(host.name()), has_workers)?;
     host.ensure_running()?;
-    Ok((lab, host))
-}
-
-/// Waits for a nodelet that runs on the host: an interrupted `up` leaves the one it started.
-fn wait_for_others(host: &Host) -> Result<()> {
-    let works = || {
-        host.exec(&["pgrep", "-x", "nodelet"])
-            .is_ok_and(|found| found.status.success())
-    };
-    if !works() {
-        return Ok(());
-    }
-    println!("nodelet runs on the host already; waiting for it to end.");
-    command::poll(OTHERS, || (!works()).then_some(())).with_context(|| {
-        format!(
-            "nodelet still runs on the host `{}` after {} s",
-            host.name(),
-            OTHERS.as_secs()
-        )
-    })
+    Ok((lab, host, chosen))
 }
 
 fn config(chosen: &Choices, lab: &Lab, host: &Host) -> Config {
@@ -253,91 +316,12 @@ fn config(chosen: &Choices, lab: &Lab, host: &Host) -> Config {
     config
 }
 
-/// Lets nodelet validate settings before they are written: it reads them, plans with them, and changes nothing.
-fn validate(host: &Host, config: &Config) -> Result<()> {
-    host.put(config.render().as_bytes(), CANDIDATE, 0o600)?;
-    let output = host.exec(&[
-        "nodelet", "plan", "--full", "--role", ROLE, "--config", CANDIDATE,
-    ]);
-    host.text(&["rm", CANDIDATE])?;
-    let output = output?;
-    if output.status.success() {
-        return Ok(());
-    }
-    bail!(
-        "nodelet refuses these settings, so they were not written:\n{}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    )
-}
-
 /// Whether nodeletd is to keep the host at its role.
 fn keeps(chosen: &Choices) -> bool {
     chosen
         .settings
-        .get("KUBE_SERVICE_STATE")
+        .get(STATE)
         .is_some_and(|state| state == "true")
-}
-
-/// nodeletd on a host. It is stopped while `up` changes the host, and uses the new program when it is started again.
-struct Daemon<'a> {
-    host: &'a Host,
-    ran: bool,
-}
-
-impl<'a> Daemon<'a> {
-    fn stop(host: &'a Host) -> Result<Self> {
-        let active = host.exec(&["systemctl", "is-active", "--quiet", NODELETD])?;
-        let daemon = Self {
-            host,
-            ran: active.status.success(),
-        };
-        if daemon.ran {
-            println!("nodeletd runs on the host; it is stopped until this is done.");
-            daemon.systemctl(&["stop"])?;
-        }
-        Ok(daemon)
-    }
-
-    /// Starts nodeletd again if it ran before.
-    fn restore(&self) -> Result<()> {
-        if self.ran {
-            self.systemctl(&["start"])?;
-        }
-        Ok(())
-    }
-
-    /// Starts it, now and after each boot, and waits until it holds the host at its role.
-    fn keep(&self) -> Result<()> {
-        self.systemctl(&["enable", "--now"])?;
-        let mut last = String::new();
-        command::poll(HELD, || {
-            let output = self.host.exec(&["nodelet", "status", "--json"]).ok()?;
-            let view: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-            last = format!("desired {}, doing {}", view["desired"], view["doing"]);
-            (view["desired"] == "true").then_some(())
-        })
-        .with_context(|| {
-            format!(
-                "nodeletd does not hold the host at its role after {} s: {last}",
-                HELD.as_secs()
-            )
-        })?;
-        println!("nodeletd keeps the host from now on.");
-        Ok(())
-    }
-
-    fn systemctl(&self, verb: &[&str]) -> Result<()> {
-        let words: Vec<&str> = ["systemctl"]
-            .iter()
-            .chain(verb)
-            .copied()
-            .chain([NODELETD])
-            .collect();
-        let output = self.host.exec_within(&words, None, DAEMON)?;
-        command::check(&output, || {
-            format!("`{}` failed on {}", words.join(" "), self.host.name())
-        })
-    }
 }
 
 fn apply(lab: &Lab, host: &Host) -> Result<()> {
@@ -356,19 +340,16 @@ fn apply(lab: &Lab, host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Asks the API server, not nodelet, whether the node is Ready. An API server that has just got another address or certificate may
+/// Asks the API server, not nodelet, whether these nodes are Ready. An API server that has just got another address or certificate may
 /// need a moment until it answers.
-fn wait_until_ready(host: &Host) -> Result<()> {
-    let words = kubectl_words(&[
-        "wait",
-        "--for=condition=Ready",
-        "node",
-        "--all",
-        "--timeout=20s",
-    ]);
+fn wait_until_ready(master: &Host, nodes: &[String]) -> Result<()> {
+    let of_nodes: Vec<String> = nodes.iter().map(|node| format!("node/{node}")).collect();
+    let words = ["wait", "--for=condition=Ready", "--timeout=20s"].into_iter();
+    let words: Vec<&str> = words.chain(of_nodes.iter().map(String::as_str)).collect();
+    let words = kubectl_words(ADMIN, &words);
     let mut last = String::new();
     command::poll(READY, || {
-        let output = host.exec_within(&words, None, Duration::from_secs(30));
+        let output = master.exec_within(&words, None, Duration::from_secs(30));
         last = match output {
             Ok(output) if output.status.success() => return Some(()),
             Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
@@ -376,13 +357,27 @@ fn wait_until_ready(host: &Host) -> Result<()> {
         };
         None
     })
-    .with_context(|| format!("the node is not Ready after {} s: {last}", READY.as_secs()))
+    .with_context(|| {
+        format!(
+            "not Ready after {} s: {}: {last}",
+            READY.as_secs(),
+            nodes.join(", ")
+        )
+    })
 }
 
-fn explain(lab: &Lab, host: &Host, began: Instant) -> Result<ExitCode> {
-    let nodes = host.text(&kubectl_words(&["get", "nodes", "-o", "wide"]))?;
+fn explain(lab: &Lab, hosts: &[&Host], began: Instant) -> Result<ExitCode> {
+    let [host, workers @ ..] = hosts else {
+        bail!("the lab has no host")
+    };
+    let nodes = host.text(&kubectl_words(ADMIN, &["get", "nodes", "-o", "wide"]))?;
+    let are_ready = if workers.is_empty() {
+        "The node is Ready".to_owned()
+    } else {
+        format!("All {} nodes are Ready", hosts.len())
+    };
     println!(
-        "\nThe node is Ready, {:.0} s after `up` began.\n{nodes}\n",
+        "\n{are_ready}, {:.0} s after `up` began.\n{nodes}\n",
         began.elapsed().as_secs_f64()
     );
     let of = if lab.name() == "default" {
@@ -391,10 +386,12 @@ fn explain(lab: &Lab, host: &Host, began: Instant) -> Result<ExitCode> {
         format!(" --lab {}", lab.name())
     };
     println!("  cargo xtask kubectl{of} -- get pods -A    ask the cluster");
-    println!(
-        "  cargo xtask shell{of} {}             look around on the host",
-        host.name()
-    );
+    for host in hosts {
+        println!(
+            "  cargo xtask shell{of} {}             look around on the host",
+            host.name()
+        );
+    }
     println!("  cargo xtask down{of}                       take it all down");
     Ok(ExitCode::SUCCESS)
 }
@@ -410,9 +407,13 @@ mod tests {
         arguments: Arguments,
     }
 
+    fn line(words: &[&str]) -> Result<Line, clap::Error> {
+        Line::try_parse_from(["up"].iter().chain(words))
+    }
+
     fn choices(earlier: &Choices, words: &[&str]) -> Result<Choices> {
-        let line = Line::try_parse_from(["up"].iter().chain(words)).expect("words");
-        line.arguments.choices(earlier.clone())
+        let arguments = line(words).expect("words").arguments;
+        arguments.choices(earlier.clone(), arguments.workers > 0)
     }
 
     #[test]
@@ -431,10 +432,47 @@ mod tests {
     }
 
     #[test]
+    fn workers_need_a_master_that_nodeletd_keeps() {
+        let with = choices(&Choices::default(), &["--workers", "2", "--vip"]).expect("choices");
+        assert!(with.vip && keeps(&with));
+        let before = choices(&Choices::default(), &["--set", "KUBE_SERVICE_STATE=ignore"]);
+        let before = before.expect("a master alone may have it");
+        let refused = choices(&before, &["--workers", "1"]).expect_err("nobody would sign");
+        assert!(refused.to_string().contains("KUBE_SERVICE_STATE=true"));
+        let changed = ["--workers", "1", "--set", "KUBE_SERVICE_STATE=true"];
+        assert!(keeps(&choices(&before, &changed).expect("both")));
+        // A lab keeps its workers, also if a later call names none.
+        let arguments = line(&["--unset", "KUBE_SERVICE_STATE"])
+            .expect("words")
+            .arguments;
+        assert_eq!(arguments.workers, 0);
+        assert!(keeps(&arguments.choices(with, true).expect("choices")));
+    }
+
+    #[test]
+    fn the_number_of_workers_and_the_masters_name_are_checked_first() {
+        assert_eq!(
+            line(&["--workers", "5"]).expect("five").arguments.workers,
+            5
+        );
+        assert_eq!(line(&[]).expect("none").arguments.workers, 0);
+        for bad in [
+            ["--workers", "6"],
+            ["--workers", "-1"],
+            ["--workers", "many"],
+        ] {
+            line(&bad).expect_err(bad[1]);
+        }
+        let refused = line(&["--host", "worker-1"]).expect_err("it is no master");
+        assert!(refused.to_string().contains("--workers N"), "{refused}");
+        line(&["--host", "cp-1", "--workers", "1"]).expect("a master");
+    }
+
+    #[test]
     fn a_value_without_its_form_is_refused_with_the_arguments() {
-        let refused = Line::try_parse_from(["up", "--set", "MAX_PODS"]).expect_err("no pair");
+        let refused = line(&["--set", "MAX_PODS"]).expect_err("no pair");
         assert!(refused.to_string().contains("KEY=VALUE"), "{refused}");
-        let line = Line::try_parse_from(["up", "--set", "MAX_PODS=20"]).expect("a pair");
+        let line = line(&["--set", "MAX_PODS=20"]).expect("a pair");
         assert_eq!(line.arguments.values, ["MAX_PODS=20"]);
     }
 }

@@ -39,6 +39,7 @@ const FIRST: &[&str] = &[
     "lab: repair::fault::another",
     "lab: apply::up",
     "lab: cluster::virtual_ip",
+    "lab: cluster::workers",
     "lab: apply::interrupt",
     "lab: apply::preflight",
     "lab: files::bitrot::state::a_role",

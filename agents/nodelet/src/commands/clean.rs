@@ -2,12 +2,17 @@
 
 use anyhow::{Result, bail};
 use engine::exec::{self, EventSink, Recording};
-use engine::host::Host;
 use engine::host::live::LiveHost;
+use engine::host::{ClusterAccess, Host};
+use engine::kubernetes::workers::mark_as_left;
 use engine::ledger::{Ledger, RECOVER, Record};
 use engine::model::Outcome;
+use engine::plan::Plan;
+use engine::resource::DrainSpec;
+use engine::resource::pki::kept_node;
 use tokio_util::sync::CancellationToken;
 
+use super::drain::drain_steps;
 use super::run::{exit, has_ledger, installed_inputs, only_root, refuse_if_reapplied};
 use crate::cli::{CleanArgs, RoleArgs};
 use crate::inputs::Inputs;
@@ -62,10 +67,31 @@ pub(super) async fn remove_role(
     let records = records?;
     has_all_to_clean(&records, host).await?;
     let live = Ledger::live_in(&records);
-    if live.iter().any(|live| !live.keep) {
+    let runs = live.iter().any(|live| !live.keep);
+    if runs {
         stop(inputs.as_ref(), host, sink, cancel).await;
     }
-    let outcome = exec::clean(host, sink, cancel, purpose == CleanPurpose::Purge).await?;
+    let of_role = inputs.as_ref().ok().filter(|its| !its.are_of_no_role());
+    let plan = of_role.map(|inputs| &inputs.plan);
+    let leaving = match purpose {
+        CleanPurpose::Leave | CleanPurpose::Purge if !live.is_empty() => {
+            Leaving::of(plan, host).await
+        }
+        CleanPurpose::Leave | CleanPurpose::Purge | CleanPurpose::Rebuild => None,
+    };
+    // Without a plan nothing was stopped, so the mark has to wait for the clean, except if that removes the identity.
+    let marks_first = !runs || plan.is_some() || purpose == CleanPurpose::Purge;
+    if marks_first {
+        mark(leaving.as_ref(), host).await;
+    }
+    let outcome = exec::clean(host, sink, cancel, purpose == CleanPurpose::Purge).await;
+    if !marks_first {
+        mark(leaving.as_ref(), host).await;
+    }
+    let outcome = outcome?;
+    if let (Some(leaving), CleanPurpose::Purge) = (&leaving, purpose) {
+        tracing::warn!("{}", leaving.after_purge());
+    }
     if let (Outcome::Cleaned, Ok(inputs)) = (outcome, &inputs) {
         is_gone(inputs, host).await?;
     }
@@ -124,6 +150,79 @@ async fn installed(inputs: &Inputs, host: &LiveHost, files: bool) -> Vec<String>
     runner.installed(files).await
 }
 
+async fn mark(leaving: Option<&Leaving>, host: &LiveHost) {
+    if let Some(leaving) = leaving
+        && let Some(warning) = leaving.mark(host).await
+    {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// The node of a worker that leaves its cluster.
+#[derive(Debug, PartialEq, Eq)]
+struct Leaving {
+    node: String,
+    /// `None` if this host has no access to the cluster.
+    access: Option<ClusterAccess>,
+}
+
+impl Leaving {
+    /// The node, as the role's drain or the kept identity names it; `None` if this host is no worker. So it works without settings and role,
+    /// and after an earlier clean, too.
+    async fn of(plan: Option<&Plan>, host: &dyn Host) -> Option<Self> {
+        if let Some(drain) = plan.and_then(node_to_leave) {
+            let is_there = host.entry(&drain.kubeconfig).await.ok().flatten().is_some();
+            return Some(Self {
+                node: drain.node.clone(),
+                access: is_there.then(|| ClusterAccess::with(&drain.kubeconfig)),
+            });
+        }
+        match kept_node(host).await {
+            Ok(kept) => kept.map(|kept| Self {
+                node: kept.name,
+                access: kept.kubeconfig.as_deref().map(ClusterAccess::with),
+            }),
+            Err(error) => {
+                tracing::warn!(
+                    error = engine::model::chain(&error).join(": "),
+                    "the identity of this host cannot be read: if it was a worker, `nodelet cluster remove NODE` on a master removes its node"
+                );
+                None
+            }
+        }
+    }
+
+    /// Marks the node, so that the masters delete it: a worker may not delete its own node. Returns a warning if they do not know that it
+    /// leaves; the clean continues. The mark comes after the stop: a report of kubelet after it says that the worker has come back.
+    async fn mark(&self, host: &dyn Host) -> Option<String> {
+        let node = &self.node;
+        let why = match &self.access {
+            None => "this host has no kubeconfig of its node".to_owned(),
+            Some(access) => match mark_as_left(host, access, node, host.now()).await {
+                Ok(()) => return None,
+                Err(error) => engine::model::chain(&error).join(": "),
+            },
+        };
+        Some(format!(
+            "the masters do not know that this worker leaves: {why}; `nodelet cluster remove {node}` on a master removes its node"
+        ))
+    }
+
+    /// What a purge leaves in the cluster.
+    fn after_purge(&self) -> String {
+        let node = &self.node;
+        format!(
+            "the cluster still admits node {node}: if this host is not to join it again, run `nodelet cluster remove {node}` on a master"
+        )
+    }
+}
+
+/// The node of a worker, as its drain names it. A master's node is in the data of etcd.
+fn node_to_leave(plan: &Plan) -> Option<&DrainSpec> {
+    let mut drains = plan.phases.iter().flat_map(drain_steps);
+    drains.next_back().filter(|_| plan.node == "worker")
+}
+
 /// For the cluster's sake: evicts the pods, and stops what runs in order. The clean itself needs only the ledger, so it continues if
 /// the role or the settings are gone.
 async fn stop(
@@ -153,5 +252,46 @@ async fn stop(
             error = engine::model::chain(&error).join(": "),
             "cleaning without a stop"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::host::fake::FakeHost;
+
+    use super::*;
+
+    fn access() -> ClusterAccess {
+        ClusterAccess::with("/etc/kubeconfig".as_ref())
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_cannot_mark_its_node_names_the_command_of_the_masters() {
+        let host = FakeHost::new().with_file("/etc/kubeconfig", "");
+        for access in [None, Some(access())] {
+            let leaving = Leaving {
+                node: "w-1".to_owned(),
+                access,
+            };
+            let warning = leaving.mark(&host).await.expect("no master knows of it");
+            assert!(warning.contains("nodelet cluster remove w-1"), "{warning}");
+            let text = leaving.after_purge();
+            assert!(text.contains("nodelet cluster remove w-1"), "{text}");
+        }
+        let host = host.with_kubernetes(|rules| rules.remote_api = true);
+        let leaving = Leaving {
+            node: "w-1".to_owned(),
+            access: Some(access()),
+        };
+        assert_eq!(
+            leaving.mark(&host).await,
+            None,
+            "the cluster has no such node"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_host_that_never_was_a_worker_leaves_nothing() {
+        assert_eq!(Leaving::of(None, &FakeHost::new()).await, None);
     }
 }

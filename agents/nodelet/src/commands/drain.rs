@@ -163,7 +163,7 @@ impl Pause {
 }
 
 /// The drain steps in the stop of a phase.
-fn drain_steps(phase: &PlannedPhase) -> impl Iterator<Item = &DrainSpec> {
+pub(super) fn drain_steps(phase: &PlannedPhase) -> impl DoubleEndedIterator<Item = &DrainSpec> {
     phase.on_stop.iter().filter_map(|step| match &step.spec {
         Spec::Drain(drain) => Some(drain),
         _ => None,

@@ -256,6 +256,7 @@ mod tests {
                 timeout: PlannedCheck::TIMEOUT,
                 failures: 1,
                 advisory: false,
+                needs_api: None,
             }],
             ..PlannedPhase::bare(name.parse().expect("a name"))
         }

@@ -8,7 +8,7 @@
 //!
 //! The daemon is small and changes nothing by itself: `worker` runs `nodelet pass`, `repair`, `apply`, `clean` and `stop`,
 //! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs
-//! backups, and `pod_subnets` gives nodes of the cluster their pods' subnets.
+//! backups, and `cluster_work` runs what masters do for other nodes: pod subnets, certificates, labels.
 //!
 //! Not here: how a pass is made (`pass`), and what a change does (`commands`, and the engine). Start with `supervisor`: its loop uses all
 //! other parts.
@@ -19,7 +19,7 @@ mod state;
 mod status;
 mod supervisor;
 
-pub(crate) mod pod_subnets;
+pub(crate) mod cluster_work;
 pub(crate) mod timers;
 mod watch;
 

@@ -64,7 +64,9 @@ impl ErrorReport {
 /// The next step that an error itself names.
 fn own_next_step(error: &anyhow::Error) -> Option<Cow<'static, str>> {
     error.chain().find_map(|cause| {
-        if let Some(ResourceError::Unmet { next, .. }) = cause.downcast_ref() {
+        if let Some(ResourceError::Unmet { next, .. } | ResourceError::Awaited { next, .. }) =
+            cause.downcast_ref()
+        {
             return Some(next.clone().into());
         }
         match cause.downcast_ref() {

@@ -10,6 +10,7 @@ mod damage;
 mod desired;
 mod progress;
 mod result;
+mod signing;
 mod state;
 mod timeouts;
 mod verdict;
@@ -27,8 +28,8 @@ use crate::inputs::identity::Changed;
 use crate::inputs::installed_identity::{installed_identity, is_installed};
 use crate::inputs::last_good_settings::{last_good, last_good_if_any};
 use crate::inputs::{Role, current, problems_of, settings};
+pub(crate) use allocation::WithoutSubnet;
 use allocation::nodes_without_subnet;
-pub(crate) use allocation::{Allocation, WithoutSubnet};
 use damage::damaged;
 pub(crate) use desired::{Desired, ServiceState};
 use progress::tell_progress;
@@ -171,7 +172,11 @@ impl Pass {
         };
         let mut watch_list = WatchList::of(&inputs.plan, &args.config);
         let mut without_subnet = WithoutSubnet::default();
-        if (desired.service_state != ServiceState::True || refused.is_some())
+        let changes_nothing = desired.service_state != ServiceState::True || refused.is_some();
+        if changes_nothing {
+            watch_list.signing = None;
+        }
+        if changes_nothing
             && let Some(allocation) = watch_list.allocation.take()
             && installed
         {
@@ -202,7 +207,7 @@ impl Pass {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::Path;
 
     use engine::env::KubeEnv;
@@ -210,7 +215,7 @@ mod tests {
     use engine::plan::Plan;
 
     /// The plan of a master with a virtual IP.
-    pub(super) async fn plan_of_master() -> Plan {
+    pub(crate) async fn plan_of_master() -> Plan {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let facts = repository.join("tests/fixtures/hosts/cp-1.yaml");
         let facts = std::fs::read_to_string(facts).expect("a fixture");

@@ -9,6 +9,7 @@ use engine::resource::{NodeRoutesSpec, NodeSpec, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::allocation::Allocation;
+use super::signing::Signing;
 
 /// Names of what a plan has on its host. They change with the plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub(crate) struct WatchList {
     /// How this host assigns pod subnets to nodes of the cluster; `None` if it may not change anything.
     #[serde(default)]
     pub(crate) allocation: Option<Allocation>,
+    /// How this host signs certificates of nodes; `None` if it does not, or if it may not change anything.
+    #[serde(default)]
+    pub(crate) signing: Option<Signing>,
     /// The one of `directories` that contains the settings; the daemon writes nothing to it.
     pub(crate) settings: PathBuf,
 }
@@ -84,6 +88,7 @@ impl WatchList {
         });
         Self {
             allocation: allocations.next_back(),
+            signing: Signing::of(plan),
             links: links.into_iter().collect(),
             addresses: addresses.into_iter().collect(),
             nodes,
@@ -116,5 +121,6 @@ mod tests {
         let allocation = found.allocation.expect("subnets are given");
         assert_eq!(allocation.pool.to_string(), "a /24 of 10.20.0.0/16");
         assert!(allocation.kubeconfig.ends_with("local-admin.yaml"));
+        assert!(found.signing.is_some(), "certificates are signed");
     }
 }

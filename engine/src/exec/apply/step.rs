@@ -142,7 +142,7 @@ impl Runner<'_> {
             session,
             phase,
             step,
-            renews: self.renewals.include(&step.id),
+            renews: self.renewals.include(step),
         };
         let tried = async {
             with_resource!(&step.spec, resource => drive(resource, &cx, receipt, &about, reported).await)

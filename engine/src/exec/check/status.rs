@@ -17,6 +17,7 @@ use crate::exec::apply::step::backoff;
 use crate::exec::check::condition::{Condition, ConditionKind, PhaseHealth, Status};
 use crate::exec::check::failure_counts::FailureCounts;
 use crate::exec::event::{Event, millis};
+use crate::exec::kubernetes::probes::api_answers;
 use crate::exec::undo::orphans::orphans;
 use crate::host::{Host, HostError, UnitState, View};
 use crate::model::{PhaseName, Span, chain};
@@ -474,6 +475,12 @@ impl Runner<'_> {
         };
         if condition.status == Status::True {
             condition.reason = notes.join("; ");
+        }
+        if condition.status == Status::False
+            && let Some(needed) = &check.needs_api
+            && let Err(silence) = api_answers(host, needed).await
+        {
+            condition = unknown(check, format!("{}; {silence}", condition.reason));
         }
         condition
     }

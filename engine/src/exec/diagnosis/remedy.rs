@@ -11,7 +11,7 @@ use crate::resource::ResourceError;
 
 /// What to do, without the full stop.
 pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String {
-    if let ResourceError::Unmet { next, .. } = error {
+    if let ResourceError::Unmet { next, .. } | ResourceError::Awaited { next, .. } = error {
         return next.clone();
     }
     // Known words in such a message would lead to the removal of a key that cannot be made again.
@@ -45,6 +45,7 @@ pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String
         }
         ResourceError::Missing { .. }
         | ResourceError::Unmet { .. }
+        | ResourceError::Awaited { .. }
         | ResourceError::NotConverged { .. } => "run `nodelet check` for the state of all phases, and repair what the message names".to_owned(),
     }
 }

@@ -37,6 +37,12 @@ pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
                     host = with_package(host, &packages.directory, name);
                 }
             }
+            Spec::JoinFile(join) => {
+                // Facts do not say what is in it.
+                host.with_world_mut(|world| {
+                    world.mark_unknown(&join.path, "only the host itself can open its join file");
+                });
+            }
             Spec::File(file) => {
                 if let FileSource::Payload(path) = &file.source {
                     host = host.with_file(path, "payload");

@@ -3,7 +3,7 @@
 //!
 //! `renew` and `rotate` are applies with a changed plan or selection. `stuck_pods` ends containers that a phase has waited for without
 //! success. `probes`, `backups` and `virtual_ip` are observations of checks. `scratch` removes what an interrupted test of a backup left.
-//! `etcd_data` tells a dry run whether etcd begins without data.
+//! `etcd_data` tells a dry run whether etcd begins without data. `sign` signs the certificates of other nodes.
 //!
 //! Not here: how certificates are made (`resource::pki`), all other observations (`check::probe`), and the making of backups (the agent).
 //! Start with `renew`.
@@ -14,5 +14,6 @@ pub(in crate::exec) mod probes;
 pub(in crate::exec) mod renew;
 pub(in crate::exec) mod rotate;
 pub mod scratch;
+pub(in crate::exec) mod sign;
 pub(in crate::exec) mod stuck_pods;
 pub(in crate::exec) mod virtual_ip;

@@ -10,12 +10,15 @@ use serde_json::Value;
 
 use crate::exec::Runner;
 use crate::host::{ClusterAccess, Host};
+use crate::plan::NeededApi;
 use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
 use crate::resource::{ResourceError, ResourceResult, Spec, pki};
 
 /// How long after kubelet's start its report has to be newer than the start. A limit, because a changed clock would make every later
 /// report look old until kubelet's next one, which may come five minutes later.
 const FIRST_REPORT: Duration = Duration::from_secs(60);
+/// How long an API server has to answer when a check that needs it has failed.
+const ANSWER: Duration = Duration::from_secs(5);
 
 impl Runner<'_> {
     /// Why the API server refuses the token of a service account.
@@ -117,6 +120,27 @@ fn is_from_before(
         .duration_since(started)
         .is_ok_and(|age| age < FIRST_REPORT);
     is_new && reported + Duration::from_secs(1) <= started
+}
+
+/// Whether an API server answers this host, so that a check which needs it says something about this host.
+///
+/// # Errors
+/// Why it is not known to: it does not answer, or refuses.
+pub(in crate::exec) async fn api_answers(
+    host: &dyn Host,
+    needed: &NeededApi,
+) -> Result<(), String> {
+    let access = ClusterAccess::with(&needed.kubeconfig);
+    // An API server that has no such node answers, too.
+    let asked = host.node(&access, &needed.node);
+    let why = match tokio::time::timeout(ANSWER, asked).await {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(error)) => crate::model::chain(&error).join(": "),
+        Err(_) => format!("no answer within {} s", ANSWER.as_secs()),
+    };
+    Err(format!(
+        "the API server, which this needs, does not answer this host: {why}"
+    ))
 }
 
 /// Which pressures a node reports.

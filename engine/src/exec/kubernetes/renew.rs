@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::exec::event::Event;
 use crate::exec::{Mode, Renewals, Runner, Selection};
-use crate::model::{Outcome, Verb};
+use crate::model::{Outcome, PhaseName, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
 use crate::resource::pki::{self, ReloadMode, consumer_of};
@@ -41,7 +41,7 @@ impl Runner<'_> {
     pub async fn due(&self) -> Due {
         let mut named = BTreeSet::new();
         let mut problems = Vec::new();
-        for (component, step) in self.certificates() {
+        for (_, component, step) in self.certificates() {
             match self.is_due(step).await {
                 Ok(true) => {
                     named.insert(component);
@@ -58,14 +58,14 @@ impl Runner<'_> {
         }
     }
 
-    /// The steps that make certificates, each with the component that uses it.
-    fn certificates(&self) -> impl Iterator<Item = (&'static str, &PlannedStep)> {
+    /// The steps that make certificates, each with its phase and the component that uses it.
+    fn certificates(&self) -> impl Iterator<Item = (&PhaseName, &'static str, &PlannedStep)> {
         let phases = self.plan.phases.iter().filter(|p| p.skipped.is_none());
         phases
-            .flat_map(|phase| &phase.steps)
-            .filter_map(|step| match &step.spec {
+            .flat_map(|phase| phase.steps.iter().map(move |step| (&phase.name, step)))
+            .filter_map(|(phase, step)| match &step.spec {
                 Spec::Certificate(certificate) => {
-                    consumer_of(&certificate.path).map(|its| (its.component, step))
+                    consumer_of(&certificate.path).map(|its| (phase, its.component, step))
                 }
                 _ => None,
             })
@@ -87,11 +87,16 @@ impl Runner<'_> {
     pub async fn renew(mut self, component: &str) -> ResourceResult<Outcome> {
         let mut steps = BTreeSet::new();
         let mut impatient = BTreeMap::new();
-        for (its, step) in self.certificates() {
+        let mut phases: BTreeSet<String> = phases_renewed_with(component)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        for (phase, its, step) in self.certificates() {
             if its != component || !self.is_due(step).await? {
                 continue;
             }
             steps.insert(step.id.clone());
+            phases.insert(phase.to_string());
             if let Spec::Certificate(certificate) = &step.spec
                 && let Some((container, reason)) = self.impatient(&certificate.path).await?
             {
@@ -99,10 +104,7 @@ impl Runner<'_> {
             }
         }
         self.selection = Selection {
-            only: phases_renewed_with(component)
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            only: phases.into_iter().collect(),
             ..Selection::default()
         };
         self.renewals = Renewals::Only(steps);

@@ -99,6 +99,7 @@ mod tests {
             timeout,
             failures: 1,
             advisory: false,
+            needs_api: None,
         }
     }
 

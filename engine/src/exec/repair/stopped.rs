@@ -167,6 +167,7 @@ mod tests {
             timeout: Duration::from_secs(60),
             failures: 1,
             advisory: false,
+            needs_api: None,
         }
     }
 

@@ -21,6 +21,7 @@ use crate::ledger::{Ledger, LiveUndo, Record, RunId};
 use crate::model::{Failure, Outcome, PhaseName, STATE, Verb, chain};
 use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
+use crate::resource::pki::request_keys;
 use crate::resource::{ResourceError, ResourceResult, Undo};
 
 /// What a clean works on.
@@ -84,7 +85,9 @@ pub async fn clean(
         ledger = Ledger::open(host).await?;
         let run = ledger.begin(Verb::Clean, &work.role, "").await?;
         clean.recorded_in = Some((&ledger, run));
-        if let Err(error) = sweep(host, &work.undos).await {
+        // Also beside kept files: what is kept is the file, and not the half of another one.
+        let begun = work.undos.iter().map(|live| &live.undo);
+        if let Err(error) = sweep(host, begun.chain(&work.kept)).await {
             clean.fail(None, "half-made files", &error);
         }
         clean.everything(&work).await;
@@ -374,6 +377,8 @@ impl Clean<'_, '_> {
         let state = Path::new(STATE);
         self.host.remove_tree(&state.join("services")).await?;
         self.host.remove(&state.join("preflight.json")).await?;
+        // Requests for certificates that were not answered: their keys are of no use.
+        self.host.remove_tree(&request_keys()).await?;
         Ok(())
     }
 
@@ -407,7 +412,9 @@ impl Clean<'_, '_> {
             phase: phase.cloned(),
             resource: resource.to_owned(),
             error: match error {
-                ResourceError::Unmet { next, .. } => format!("{}; {next}", chain(error).join(": ")),
+                ResourceError::Unmet { next, .. } | ResourceError::Awaited { next, .. } => {
+                    format!("{}; {next}", chain(error).join(": "))
+                }
                 _ => chain(error).join(": "),
             },
         });

@@ -27,7 +27,7 @@ mod systemd;
 
 use std::time::Instant;
 
-pub use kubernetes::watch::{NodeEvent, watch_nodes};
+pub use kubernetes::watch::{NodeEvent, RequestEvent, watch_certificate_requests, watch_nodes};
 pub use process::stopped::stopped_processes;
 
 /// The machine we run on. Make one per process and share it.

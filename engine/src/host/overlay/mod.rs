@@ -66,6 +66,12 @@ struct Known {
     modules: BTreeSet<String>,
     settings: BTreeSet<String>,
     nodes: BTreeSet<String>,
+    /// Whether all nodes have been fetched.
+    all_nodes: bool,
+    /// Requests for certificates that have been fetched or made here.
+    requests: BTreeSet<String>,
+    /// Signers whose requests have all been fetched.
+    signers: BTreeSet<String>,
     /// Whether the pod subnets of all nodes have been fetched, with the claims of them.
     subnets: bool,
     /// Objects that were compared below, and those that were applied here.

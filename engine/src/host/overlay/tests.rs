@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::host::{
-    Attributes, Clock as _, CommandSpec, Containers as _, EntryKind, Files as _, HostError,
-    HttpsRequest, Kernel as _, Network as _, Packages as _, Processes as _, Services as _,
+    Attributes, CertificateRequests as _, Clock as _, Cluster as _, ClusterAccess, ClusterNode,
+    CommandSpec, Containers as _, EntryKind, Files as _, HostError, HttpsRequest, Kernel as _,
+    Network as _, NewCertificateRequest, Packages as _, Processes as _, RequestState,
+    Services as _,
 };
 
 fn path(text: &str) -> &Path {
@@ -305,6 +307,54 @@ async fn a_masked_unit_does_not_start_here_either() {
     above(lower, async |host| {
         let error = host.start_unit("docker.service").await.unwrap_err();
         assert!(format!("{error:?}").contains("is masked"), "{error:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_for_certificates_are_read_through_and_decided_above() {
+    let request = |name: &str| NewCertificateRequest {
+        name: name.to_owned(),
+        request: b"PEM".to_vec(),
+        signer: "s".to_owned(),
+        usages: Vec::new(),
+    };
+    let lower = FakeHost::new()
+        .with_file("/etc/kubeconfig", "")
+        .with_kubernetes(|rules| rules.remote_api = true);
+    lower.with_world_mut(|world| {
+        world.certificate_request(&request("a"), "system:node:w-1", &[]);
+        world.node("w-1", ClusterNode::default());
+    });
+    above(lower, async |host| {
+        let access = ClusterAccess::with(path("/etc/kubeconfig"));
+        let approved = host.approve_certificate_request(&access, "a", "").await;
+        approved.unwrap();
+        assert!(
+            host.create_certificate_request(&access, &request("b"))
+                .await
+                .unwrap()
+        );
+        assert!(
+            !host
+                .create_certificate_request(&access, &request("a"))
+                .await
+                .unwrap()
+        );
+        let found = host.certificate_requests(&access, "s").await.unwrap();
+        let states: Vec<_> = found
+            .iter()
+            .map(|its| (its.name.as_str(), &its.state))
+            .collect();
+        let expected = [
+            ("a", &RequestState::Approved),
+            ("b", &RequestState::Pending),
+        ];
+        assert_eq!(states, expected);
+        let nodes = host.nodes(&access).await.unwrap();
+        assert!(nodes.contains_key("w-1"), "{nodes:?}");
+        host.delete_node(&access, "w-1").await.unwrap();
+        assert!(!host.nodes(&access).await.unwrap().contains_key("w-1"));
     })
     .await;
 }

@@ -4,13 +4,12 @@
 //!
 //! Start with `files`.
 
-pub(in crate::host) mod cluster;
 pub(in crate::host) mod containers;
 pub(in crate::host) mod files;
 pub(in crate::host) mod kernel;
+pub(in crate::host) mod kubernetes;
 pub(in crate::host) mod network;
 pub(in crate::host) mod packages;
-pub(in crate::host) mod pod_subnets;
 pub(in crate::host) mod processes;
 pub(in crate::host) mod services;
 pub(in crate::host) mod virtual_service;

@@ -118,6 +118,16 @@ impl Resource for NodeSpec {
             seen_again = cx.host.node(&self.access(), &self.name).await?;
             node = seen_again.as_ref().unwrap_or(node);
         }
+        let without_subnet = || ResourceError::NotConverged {
+            what: format!(
+                "find the pods' subnet of node {}: no component has set it",
+                self.name
+            ),
+        };
+        let waits = node.pod_cidr.is_none() && self.pod_subnets.is_none();
+        if waits && !self.patches(node) {
+            return Err(without_subnet());
+        }
         let labels: serde_json::Map<String, Json> = self
             .labels
             .iter()
@@ -158,13 +168,8 @@ impl Resource for NodeSpec {
         cx.host
             .patch_node(&self.access(), &self.name, &patch)
             .await?;
-        if node.pod_cidr.is_none() && self.pod_subnets.is_none() {
-            return Err(ResourceError::NotConverged {
-                what: format!(
-                    "find the pods' subnet of node {}: no component has set it",
-                    self.name
-                ),
-            });
+        if waits {
+            return Err(without_subnet());
         }
         Ok(())
     }
@@ -211,6 +216,15 @@ impl From<PodSubnetError> for ResourceError {
 impl NodeSpec {
     fn access(&self) -> ClusterAccess {
         ClusterAccess::with(&self.kubeconfig)
+    }
+
+    /// Whether the step itself has something to change. A worker's step may only have to wait for its pods' subnet.
+    fn patches(&self, node: &ClusterNode) -> bool {
+        let labelled = |(key, value)| node.labels.get(key) == Some(value);
+        !self.labels.iter().all(labelled)
+            || self.wanted_taints(node) != sorted(node.taints.clone())
+            || (self.schedulable
+                && (Cordon::of(node) == Cordon::Ours || node.annotations.contains_key(SHUT_DOWN)))
     }
 
     /// The node's taints with ours added and the unwanted ones left out.
@@ -499,6 +513,25 @@ mod tests {
         assert!(!is_marked(&host).await);
         assert_eq!(apply(&spec(), &host).await.unwrap().0, [""; 0]);
         assert!(node(&host).await.unschedulable);
+    }
+
+    /// Its tries come several times a second, so they must cost the API server and the ledger nothing.
+    #[tokio::test]
+    async fn a_node_that_waits_for_its_subnet_is_not_patched() {
+        let host = worker();
+        host.with_world_mut(|world| {
+            let node = world.cluster.nodes.get_mut("cp-1");
+            node.expect("it is registered").pod_cidr = None;
+        });
+        host.clear_journal();
+        let cx = context(&host);
+        let seen = spec().observe(&cx).await.unwrap();
+        let mut receipt = Receipt::default();
+        let waits = spec().converge(&seen, &cx, &mut receipt).await;
+        let waits = waits.expect_err("no component has set the subnet");
+        assert!(waits.to_string().contains("no component has set it"));
+        assert_eq!(receipt.undos, []);
+        assert_eq!(host.mutating_calls(), []);
     }
 
     #[tokio::test]

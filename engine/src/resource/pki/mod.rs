@@ -9,15 +9,19 @@
 //!
 //! Files are the only state; they are read and written through [`Host`](crate::host::Host), and the time is the host's
 //! clock. Certificates follow RFC 5280: version 3, ECDSA P-256, critical basic constraints and key usage, key
-//! identifiers, random serial numbers below 20 octets. Left out on purpose: revocation lists, and certificate requests to a
-//! remote authority.
+//! identifiers, random serial numbers below 20 octets. Left out on purpose: revocation lists.
+//!
+//! A worker has the cluster's authority without its key. `join` records it from the worker's join file, and `signing` asks the masters
+//! through the API to sign the worker's certificates.
 //!
 //! Not here: when certificates are renewed and authorities replaced (`exec::kubernetes`). Start with `authority`, then `certificate`.
 
 mod authority;
 mod certificate;
 mod error;
+mod join;
 mod keys;
+mod signing;
 mod stage;
 pub(super) mod stored;
 pub(super) mod validate;
@@ -30,8 +34,9 @@ pub use super::kubernetes::pki::consumers::{
 };
 pub use super::kubernetes::pki::kubeconfig::KubeconfigSpec;
 pub use super::kubernetes::pki::layout::{
-    AuthorityPaths, BASE, CertificatePaths, authority_paths, authority_record, certificate_paths,
-    kubeconfig_path, service_account_paths, service_account_record,
+    AuthorityPaths, BASE, BOOTSTRAP_KUBECONFIG, CertificatePaths, NODE_CERTIFICATE,
+    NODE_KUBECONFIG, authority_paths, authority_record, certificate_paths, kubeconfig_path,
+    request_key, request_keys, request_kubeconfig, service_account_paths, service_account_record,
 };
 pub use authority::signer::Authority;
 pub use authority::spec::AuthoritySpec;
@@ -39,8 +44,9 @@ pub use certificate::facts::CertificateFacts;
 pub use certificate::inventory::{Inventory, Kind, Listed, inventory};
 pub use certificate::issue::Issued;
 pub use certificate::scan::{Scan, certificate_in, certificates_in, first_certificate};
-pub use certificate::spec::{CertificateSpec, Usage};
+pub use certificate::spec::{CertificateSpec, SignedBy, Usage};
 pub use error::PkiError;
+pub use join::spec::JoinFileSpec;
 pub use keys::PrivateKey;
 pub use keys::encryption::{
     ENCRYPTION, EncryptionKeysSpec, encryption_directories, encryption_key_ids, encryption_stage,
@@ -49,4 +55,5 @@ pub use keys::encryption::{
 pub use keys::problem::key_problem;
 pub(crate) use keys::problem::{has_service_account_key, may_be_read};
 pub use keys::service_account::ServiceAccountKeySpec;
+pub use signing::identity::{KeptNode, kept_node};
 pub use stage::{Rotation, Stage};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hyper::Uri;
 
 use crate::model::{Diagnostic, Span, Value};
-use crate::plan::{PlannedCheck, Probe};
+use crate::plan::{NeededApi, PlannedCheck, Probe};
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 use crate::script::variants::{CheckDetail, ModifierVariant, Observation};
@@ -91,6 +91,10 @@ pub(super) fn lower(
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(PlannedCheck::FAILURES),
         advisory: options.has("advisory"),
+        needs_api: options.text("needs_api").map(|node| NeededApi {
+            node,
+            kubeconfig: KUBELET.into(),
+        }),
     })
 }
 

@@ -273,7 +273,7 @@ impl Lowering<'_> {
 
     fn policy(&self, spec: &Spec, options: &Options<'_>) -> StepPolicy {
         let mut policy = StepPolicy::default();
-        if let Some(timeout) = options.duration("timeout") {
+        if let Some(timeout) = options.duration("timeout").or_else(|| pki::timeout(spec)) {
             policy.timeout = timeout;
         }
         if let Some((tries, every)) = options.retry() {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::model::{Diagnostic, closest};
-use crate::resource::pki::{PkiError, Usage};
+use crate::resource::pki::{PkiError, SignedBy, Usage};
 use crate::resource::{
-    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, KubeconfigSpec, ServiceAccountKeySpec, Spec,
+    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, JoinFileSpec, KubeconfigSpec,
+    ServiceAccountKeySpec, Spec,
 };
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
@@ -13,6 +14,22 @@ use crate::script::variants::PkiWord;
 
 /// How long a certificate is valid where the script says nothing.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long a step waits for the signature of a master if the script does not say it.
+const SIGNATURE: Duration = Duration::from_secs(120);
+/// The time of a step beside this wait: calls have deadlines of their own, and an error says what was waited for.
+const BESIDE_SIGNATURE: Duration = Duration::from_secs(20);
+
+/// The default timeout of a step that needs another one than most steps.
+pub(super) fn timeout(spec: &Spec) -> Option<Duration> {
+    match spec {
+        Spec::Certificate(CertificateSpec {
+            signed_by: SignedBy::Api { wait },
+            ..
+        }) => Some(*wait + BESIDE_SIGNATURE),
+        _ => None,
+    }
+}
 
 pub(super) fn lower(
     word: PkiWord,
@@ -50,6 +67,14 @@ pub(super) fn lower(
             valid(call, options, spec.validate(), findings)?;
             Some(Spec::Authority(spec))
         }
+        PkiWord::JoinFile => {
+            let spec = JoinFileSpec {
+                path: options.text_argument(0)?.into(),
+                node: required("node")?,
+            };
+            valid(call, options, spec.validate(), findings)?;
+            Some(Spec::JoinFile(spec))
+        }
         PkiWord::Certificate => {
             let (authority, common_name) = (required("authority")?, required("common_name")?);
             let usage = match required("usage")?.as_str() {
@@ -82,6 +107,7 @@ pub(super) fn lower(
                 dns_names: options.texts("names").unwrap_or_default(),
                 addresses: options.addresses("addresses"),
                 life: options.duration("valid_for").unwrap_or(YEAR),
+                signed_by: signed_by(options),
             };
             valid(call, options, spec.validate(), findings)?;
             Some(Spec::Certificate(spec))
@@ -99,6 +125,18 @@ pub(super) fn lower(
             Some(Spec::Kubeconfig(spec))
         }
     }
+}
+
+/// Who signs a certificate.
+fn signed_by(options: &Options<'_>) -> SignedBy {
+    if !options.has("signed_by_api") {
+        return SignedBy::Authority;
+    }
+    let wait = match options.duration("timeout") {
+        Some(timeout) => timeout.saturating_sub(BESIDE_SIGNATURE),
+        None => SIGNATURE,
+    };
+    SignedBy::Api { wait }
 }
 
 /// The number, or `u32::MAX` where it does not fit: the validation then reports it as out of range.

@@ -53,6 +53,7 @@ pub static WORDS: &[Word] = &[
     kubernetes::POD_CONTAINER,
     files::DATA_ID,
     pki::ENCRYPTION_KEYS,
+    pki::JOIN_FILE,
     docker::IMAGE_DIRECTORY,
     kernel::FIREWALL_CHAIN,
     kubernetes::NODE_ROUTES,

@@ -29,6 +29,15 @@ words! {
         names(names: Texts) => "DNS names it is valid for.";
         addresses(addresses: Addresses) => "Addresses it is valid for.";
         valid_for(time: Duration) => "How long it is valid, for example `365d`. Default a year.";
+        signed_by_api() =>
+            "Sent as a request to the API server, where a master signs it: for a host that has the authority `cluster` without its key. A try waits for the signature, at most 2m, or its `.timeout` less 20s. The masters decide how long it is valid.";
+    }
+
+    JOIN_FILE = Resource(Pki::JoinFile) join_file(path: Path) {
+        doc: "What a worker takes from its join file (`nodelet pki issue`): the certificate of authority `cluster`, which is recorded, and the kubeconfig `bootstrap` with the token for its first certificates. A host with a valid certificate of its node needs the file no more.";
+        example: r#"join_file("/etc/pf9/nodelet/join.age").node(host.name);"#;
+        rollback: "Removed, or written back as it was.";
+        node(name: Text) => "Name of this host's node.";
     }
 
     KUBECONFIG = Resource(Pki::Kubeconfig) kubeconfig(name: Text) {

@@ -15,12 +15,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::inputs::last_good_settings;
-use crate::nodeletd::pod_subnets;
+use crate::nodeletd::cluster_work::{self, ClusterWork};
 use crate::nodeletd::status::kube_status::StatusFile;
 use crate::nodeletd::supervisor::known_problems::KnownProblems;
 use crate::nodeletd::watch::{self, Triggers};
 use crate::output::exit::Exit;
-use crate::pass::{Allocation, Pass, Progress, WatchList};
+use crate::pass::{Pass, Progress, WatchList};
 use crate::process::cgroup::Leaf;
 
 /// Deadline of a status pass. It ends by itself long before: each check has its own bound.
@@ -41,8 +41,8 @@ const VERIFYING: Duration = Duration::from_secs(120);
 /// Time that a backup gets to remove its container.
 const BACKUP_GRACE: Duration = Duration::from_secs(30);
 
-/// Bound on giving all nodes their pods' subnets.
-const SUBNETS: Duration = Duration::from_secs(120);
+/// Bound on a command of masters for other nodes.
+const CLUSTER_WORK: Duration = Duration::from_secs(120);
 
 /// How `nodelet` is called.
 #[derive(Debug, Clone)]
@@ -163,17 +163,15 @@ impl HostOps for Worker {
         end: &CancellationToken,
     ) {
         watch::listen(targets, status, triggers, end);
-        if let Some(allocation) = targets.allocation.clone() {
-            let (worker, end) = (self.clone(), end.clone());
-            tokio::spawn(async move {
-                let give = || worker.give_subnets(&allocation);
-                let none_lacks = || worker.subnets_are(String::new());
-                tokio::select! {
-                    () = end.cancelled() => {}
-                    () = pod_subnets::keep(&allocation, give, none_lacks) => {}
-                }
-                none_lacks();
-            });
+        if let Some(allocation) = &targets.allocation {
+            let (words, kubeconfig) = (allocation.words(), allocation.kubeconfig.clone());
+            self.keep_up(ClusterWork::PodSubnets, kubeconfig, words, end.clone());
+        }
+        if let Some(signing) = &targets.signing {
+            let (words, kubeconfig) = (signing.words(), signing.kubeconfig.clone());
+            self.keep_up(ClusterWork::Certificates, kubeconfig, words, end.clone());
+            let (words, kubeconfig) = (signing.workers(), signing.kubeconfig.clone());
+            self.keep_up(ClusterWork::Workers, kubeconfig, words, end.clone());
         }
     }
 
@@ -284,22 +282,61 @@ impl Worker {
         (change, message_of(&ended))
     }
 
-    /// Assigns a pod subnet to each node without one. Returns whether all nodes have one now.
-    async fn give_subnets(&self, allocation: &Allocation) -> bool {
+    /// Runs the command `words` whenever something waits for it, until `end` is cancelled.
+    fn keep_up(
+        &self,
+        work: ClusterWork,
+        kubeconfig: PathBuf,
+        words: Vec<String>,
+        end: CancellationToken,
+    ) {
+        let worker = self.clone();
+        tokio::spawn(async move {
+            let run = || worker.settle(work, &words);
+            let none_waits = || worker.work_is(work, String::new());
+            tokio::select! {
+                () = end.cancelled() => {}
+                () = cluster_work::keep(work, &kubeconfig, run, none_waits) => {}
+            }
+            none_waits();
+        });
+    }
+
+    /// Runs a command of masters for other nodes. Returns whether nothing is left to do.
+    async fn settle(&self, work: ClusterWork, words: &[String]) -> bool {
         let mut argv = vec![self.nodelet.display().to_string()];
-        argv.extend(allocation.words());
-        let child = self.short_child(argv, SUBNETS);
+        argv.extend_from_slice(words);
+        let child = self.short_child(argv, CLUSTER_WORK);
+        let (left, not_run) = match work {
+            ClusterWork::PodSubnets => (
+                "not all nodes have a pod subnet",
+                "could not give nodes their pod subnets",
+            ),
+            ClusterWork::Certificates => (
+                "not all requests of nodes for certificates are decided",
+                "could not decide about the requests of nodes for certificates",
+            ),
+            ClusterWork::Workers => (
+                "not all workers are cared for",
+                "could not label workers, and delete the nodes of those that have left",
+            ),
+        };
         let problem = match child.run(|line| tracing::info!("{line}")).await {
             Ok(ended) if ended.code == Some(0) => return true,
-            Ok(ended) => format!("not all nodes have a pod subnet: {}", message_of(&ended)),
-            Err(error) => format!("could not give nodes their pod subnets: {error:#}"),
+            Ok(ended) => format!("{left}: {}", message_of(&ended)),
+            Err(error) => format!("{not_run}: {error:#}"),
         };
         tracing::warn!("{problem}");
-        self.subnets_are(problem);
+        self.work_is(work, problem);
         false
     }
 
-    fn subnets_are(&self, problem: String) {
+    /// Remembers why something is left to do; an empty text if nothing is. The status of nodeletd shows it for pod subnets.
+    fn work_is(&self, work: ClusterWork, problem: String) {
+        match work {
+            ClusterWork::PodSubnets => {}
+            ClusterWork::Certificates | ClusterWork::Workers => return,
+        }
         let mut its = self
             .subnet_problem
             .lock()

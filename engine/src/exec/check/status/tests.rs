@@ -22,6 +22,7 @@ fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
             timeout: Duration::from_secs(60),
             failures: 1,
             advisory: false,
+            needs_api: None,
         }],
         ..PlannedPhase::bare(name.parse().expect("a name"))
     }

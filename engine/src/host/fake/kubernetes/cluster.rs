@@ -1,5 +1,6 @@
 //! The API server of a fake host: calls are refused while it is down, patches merge, objects are kept as applied.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -29,6 +30,16 @@ impl Cluster for FakeHost {
                 ..node
             });
             Ok(node)
+        })
+        .await
+    }
+
+    async fn nodes(&self, access: &ClusterAccess) -> HostResult<BTreeMap<String, ClusterNode>> {
+        self.observe("nodes", "all", DEADLINE, |world| {
+            world.reach(access, "list the nodes")?;
+            let names = world.cluster.nodes.keys();
+            let now = names.filter_map(|name| Some((name.clone(), world.node_now(name)?)));
+            Ok(now.collect())
         })
         .await
     }
@@ -63,6 +74,25 @@ impl Cluster for FakeHost {
             world.reach(access, &format!("delete node {name}"))?;
             world.cluster.nodes.remove(name);
             Ok(())
+        })
+        .await
+    }
+
+    async fn delete_same_node(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        node: &ClusterNode,
+    ) -> HostResult<bool> {
+        self.mutate("delete_node", name, DEADLINE, |world| {
+            world.reach(access, &format!("delete node {name}"))?;
+            let present = world.cluster.nodes.get(name);
+            let is_same =
+                present.is_none_or(|its| its.uid == node.uid && version(its) == node.version);
+            if is_same {
+                world.cluster.nodes.remove(name);
+            }
+            Ok(is_same)
         })
         .await
     }
@@ -179,6 +209,12 @@ impl World {
             node.uid = self.cluster.next_uid();
         }
         self.cluster.nodes.insert(name.to_owned(), node);
+    }
+
+    /// Whether the cluster has a node of this name.
+    #[must_use]
+    pub fn has_node(&self, name: &str) -> bool {
+        self.cluster.nodes.contains_key(name)
     }
 
     /// Cordons a node as `kubectl cordon` does, which changes nothing on a node that is cordoned already; or uncordons it.

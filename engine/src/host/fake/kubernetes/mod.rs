@@ -1,10 +1,13 @@
-//! Kubernetes on a fake host: the rules by which its components and keepalived work, the API server, static pods and pod subnets.
+//! Kubernetes on a fake host: the rules by which its components and keepalived work, the API server, static pods, pod subnets and
+//! requests for certificates.
 //!
 //! Start with `rules`; `state` is what the API server remembers.
 //!
 //! Not here: docker (`docker`) and units (`services`), on which these rules depend.
 
+pub(in crate::host::fake) mod certificate_requests;
 pub(in crate::host::fake) mod cluster;
+pub(in crate::host::fake) mod config_maps;
 pub(in crate::host::fake) mod pod_subnets;
 pub(in crate::host::fake) mod rules;
 pub(in crate::host::fake) mod state;

@@ -237,7 +237,8 @@ impl World {
     pub(crate) fn settle_cluster(&mut self) {
         self.settle_certificates();
         self.settle_tokens();
-        if self.container_runs(&self.kubernetes.proxy_container) {
+        if self.kubernetes.writes_services && self.container_runs(&self.kubernetes.proxy_container)
+        {
             self.firewall_rule("iptables", "nat", "KUBE-SERVICES", "-j RETURN");
             for (table, chain, to) in [
                 ("nat", "PREROUTING", "KUBE-SERVICES"),

@@ -1,12 +1,12 @@
 //! What the rules of Kubernetes on a fake host go by, and what its API server remembers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-use crate::host::{ClusterNode, RemainingPod, SubnetClaim};
+use crate::host::{CertificateRequest, ClusterNode, RemainingPod, SubnetClaim};
 
 /// Names, ports and paths the rules go by. The defaults are the role's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct KubernetesRules {
     pub node_name: Option<String>,
     /// An API server elsewhere that is up: a worker's masters.
     pub remote_api: bool,
+    /// Whether kube-proxy writes the rules of Services; it does not before it has read them from an API server.
+    pub writes_services: bool,
     /// Whether running components leave traces on the host that only a clean removes.
     pub leaves_traces: bool,
 }
@@ -57,6 +59,7 @@ impl Default for KubernetesRules {
             unevictable: Vec::new(),
             node_name: None,
             remote_api: false,
+            writes_services: true,
             leaves_traces: false,
         }
     }
@@ -68,6 +71,10 @@ pub(crate) struct ClusterState {
     pub(crate) nodes: BTreeMap<String, ClusterNode>,
     /// Claims of pod subnets, at most one of each.
     pub(crate) subnet_claims: BTreeMap<IpNet, SubnetClaim>,
+    /// Requests for certificates by name.
+    pub(crate) requests: BTreeMap<String, CertificateRequest>,
+    /// Users whose identity the API server refuses when they ask for certificates.
+    pub(in crate::host::fake) refused: BTreeSet<String>,
     /// Nodes registered so far: each has an uid of its own.
     pub(in crate::host::fake) registered: u64,
     /// Objects by `apiVersion/kind/namespace/name`.

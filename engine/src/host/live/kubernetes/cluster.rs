@@ -1,18 +1,22 @@
 //! The API server, as the machine's kubeconfig files reach it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use k8s_openapi::api::core::v1::{Node, NodeAddress, Secret, ServiceAccount, Taint as ApiTaint};
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
+};
 use kube::core::{GroupVersionKind, TypeMeta};
 use kube::discovery::{Scope, pinned_kind};
 use kube::{Client, ResourceExt};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::kubeconfig::if_there;
+use super::kubeconfig::{if_there, status};
+use super::list::all;
 use crate::host::live::LiveHost;
 use crate::host::{
     Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, HostError, HostResult,
@@ -53,6 +57,20 @@ impl Cluster for LiveHost {
         Ok(found.map(node))
     }
 
+    async fn nodes(&self, access: &ClusterAccess) -> HostResult<BTreeMap<String, ClusterNode>> {
+        let nodes = self
+            .clusters
+            .call(access, "list the nodes", |client| {
+                all(Api::<Node>::all(client), ListParams::default())
+            })
+            .await?;
+        let named = nodes.into_iter().map(|object| {
+            let name = object.metadata.name.clone().unwrap_or_default();
+            (name, node(object))
+        });
+        Ok(named.collect())
+    }
+
     async fn patch_node(
         &self,
         access: &ClusterAccess,
@@ -83,6 +101,27 @@ impl Cluster for LiveHost {
             })
             .await
             .map(drop)
+    }
+
+    async fn delete_same_node(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        node: &ClusterNode,
+    ) -> HostResult<bool> {
+        let params = DeleteParams::default().preconditions(Preconditions {
+            uid: Some(node.uid.clone()),
+            resource_version: Some(node.version.clone()),
+        });
+        self.clusters
+            .call(access, format!("delete node {name}"), |client| async move {
+                match if_there(Api::<Node>::all(client).delete(name, &params).await) {
+                    Ok(_) => Ok(true),
+                    Err(error) if status(&error) == Some(409) => Ok(false),
+                    Err(error) => Err(error),
+                }
+            })
+            .await
     }
 
     async fn object_exists(&self, access: &ClusterAccess, object: &Value) -> HostResult<bool> {
@@ -311,8 +350,8 @@ pub(in crate::host::live) fn node(object: Node) -> ClusterNode {
             .collect(),
         unschedulable: spec.unschedulable.unwrap_or(false),
         cordoned_by,
-        pod_cidr: spec.pod_cidr.filter(|cidr| !cidr.is_empty()),
         addresses,
+        pod_cidr: spec.pod_cidr.filter(|cidr| !cidr.is_empty()),
         ready: match ready.as_ref().map(|condition| condition.status.as_str()) {
             Some("True") => Some(true),
             Some("False") => Some(false),

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::cluster::internal_addresses;
 use super::kubeconfig::{if_there, status};
+use super::list::all;
 use crate::host::live::LiveHost;
 use crate::host::{ClusterAccess, HostError, HostResult, PodSubnets, SubnetClaim, SubnetNode};
 
@@ -22,10 +23,6 @@ const NAMESPACE: &str = "kube-system";
 /// Tells claims from other leases.
 const LABEL: &str = "nodelet.pf9.io/claim";
 const KIND: &str = "pod-subnet";
-/// A list comes in pages of so many objects.
-const PAGE: u32 = 500;
-/// More objects than this are refused: Kubernetes has 5,000 nodes at most.
-const MOST: usize = 100_000;
 
 #[async_trait::async_trait]
 impl PodSubnets for LiveHost {
@@ -128,28 +125,6 @@ impl PodSubnets for LiveHost {
 
 fn leases(client: Client) -> Api<Lease> {
     Api::namespaced(client, NAMESPACE)
-}
-
-/// A whole list, page by page.
-async fn all<K>(api: Api<K>, params: ListParams) -> Result<Vec<K>, kube::Error>
-where
-    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    let mut params = params.limit(PAGE);
-    let mut objects = Vec::new();
-    loop {
-        let page = api.list(&params).await?;
-        objects.extend(page.items);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(_) if objects.len() >= MOST => {
-                return Err(kube::Error::Service(
-                    format!("there are more than {MOST} objects").into(),
-                ));
-            }
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(objects),
-        }
-    }
 }
 
 /// `10.20.3.0/24` as the name of an object: `pod-subnet-10-20-3-0-24`.

@@ -1,20 +1,23 @@
-//! Watches nodes: reports what the API server says of them, as soon as it changes.
+//! Watches nodes and requests for certificates: reports what the API server says of them, as soon as it changes.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Node;
-use kube::Client;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::{Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 
+use super::certificate_requests::request;
 use super::cluster::node;
 use super::kubeconfig::{CALL, connect, status};
 use crate::host::live::blocking::within;
 use crate::host::live::error_class::classified;
-use crate::host::{ClusterAccess, ClusterNode, HostError, HostResult};
+use crate::host::{CertificateRequest, ClusterAccess, ClusterNode, HostError, HostResult};
 
-/// Nodes per page of a list, so that a large cluster needs little memory.
+/// Objects per page of a list, so that a large cluster needs little memory.
 const PAGE: u32 = 100;
 /// Seconds after which the API server ends a watch. We then begin another one, with the credentials of that time.
 const LENGTH: u32 = 240;
@@ -42,6 +45,27 @@ pub enum NodeEvent {
     Listed,
 }
 
+/// An event about requests for certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestEvent {
+    /// The state of a request.
+    Seen(Box<CertificateRequest>),
+    /// A request was deleted.
+    Gone {
+        /// Its name.
+        name: String,
+    },
+    /// All existing requests have been reported. A request that the caller knows and that was not among them is gone.
+    Listed,
+}
+
+/// An event about objects of any kind.
+enum ObjectEvent<K> {
+    Seen(Box<K>),
+    Gone { name: String },
+    Listed,
+}
+
 /// Calls `event` with the state of all nodes, or of the node with this `name`, and then with each change.
 ///
 /// # Errors
@@ -55,10 +79,62 @@ pub async fn watch_nodes(
     name: Option<&str>,
     mut event: impl FnMut(NodeEvent),
 ) -> HostResult<()> {
+    let field = name.map(|name| format!("metadata.name={name}"));
+    watch(access, field, |object: ObjectEvent<Node>| {
+        event(of_node(object));
+    })
+    .await
+}
+
+/// Calls `event` with the state of all requests for this signer, and then with each change.
+///
+/// # Errors
+/// As [`watch_nodes`].
+///
+/// # Cancel safety
+/// Nothing is changed.
+pub async fn watch_certificate_requests(
+    access: &ClusterAccess,
+    signer: &str,
+    mut event: impl FnMut(RequestEvent),
+) -> HostResult<()> {
+    let field = Some(format!("spec.signerName={signer}"));
+    watch(access, field, |object| event(of_request(object))).await
+}
+
+/// What a kind needs so that its objects can be watched.
+trait Watchable: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned {
+    /// What the watch does, for messages.
+    const ACTION: &str;
+
+    /// All objects of the cluster.
+    fn all(client: Client) -> Api<Self>;
+}
+
+impl Watchable for Node {
+    const ACTION: &str = "watch the nodes of the cluster";
+
+    fn all(client: Client) -> Api<Self> {
+        Api::all(client)
+    }
+}
+
+impl Watchable for CertificateSigningRequest {
+    const ACTION: &str = "watch the requests for certificates";
+
+    fn all(client: Client) -> Api<Self> {
+        Api::all(client)
+    }
+}
+
+async fn watch<K: Watchable>(
+    access: &ClusterAccess,
+    field: Option<String>,
+    mut event: impl FnMut(ObjectEvent<K>),
+) -> HostResult<()> {
     // kube uses the process's choice of a TLS implementation; an error means that the choice was made before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let field = name.map(|name| format!("metadata.name={name}"));
-    let api = nodes(connect(&access.kubeconfig).await?);
+    let api = K::all(connect(&access.kubeconfig).await?);
     let mut version = list(&api, field.as_deref(), &mut event).await?;
     let params = WatchParams {
         field_selector: field,
@@ -67,48 +143,42 @@ pub async fn watch_nodes(
         ..WatchParams::default()
     };
     loop {
-        let api = nodes(connect(&access.kubeconfig).await?);
+        let api = K::all(connect(&access.kubeconfig).await?);
         let began = Instant::now();
         follow(&api, &params, &mut version, &mut event).await?;
         if began.elapsed() < SHORTEST {
             return Err(HostError::service(
-                ACTION,
+                K::ACTION,
                 "the API server ends each watch at once",
             ));
         }
     }
 }
 
-const ACTION: &str = "watch the nodes of the cluster";
-
-fn nodes(client: Client) -> Api<Node> {
-    Api::all(client)
+fn failed<K: Watchable>(error: kube::Error) -> HostError {
+    classified(K::ACTION, error)
 }
 
-fn failed(error: kube::Error) -> HostError {
-    classified(ACTION, error)
-}
-
-/// Lists the nodes. Returns the version to watch from.
-async fn list(
-    api: &Api<Node>,
+/// Lists the objects. Returns the version to watch from.
+async fn list<K: Watchable>(
+    api: &Api<K>,
     field: Option<&str>,
-    event: &mut impl FnMut(NodeEvent),
+    event: &mut impl FnMut(ObjectEvent<K>),
 ) -> HostResult<String> {
     let mut params = ListParams::default().limit(PAGE);
     params.field_selector = field.map(str::to_owned);
     loop {
-        let page = within(CALL, || ACTION.to_owned(), async {
-            api.list(&params).await.map_err(failed)
+        let page = within(CALL, || K::ACTION.to_owned(), async {
+            api.list(&params).await.map_err(failed::<K>)
         })
         .await?;
         for object in page.items {
-            event(seen(object));
+            event(ObjectEvent::Seen(Box::new(object)));
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
             None => {
-                event(NodeEvent::Listed);
+                event(ObjectEvent::Listed);
                 return Ok(page.metadata.resource_version.unwrap_or_default());
             }
         }
@@ -116,42 +186,42 @@ async fn list(
 }
 
 /// Watches until the API server ends the watch.
-async fn follow(
-    api: &Api<Node>,
+async fn follow<K: Watchable>(
+    api: &Api<K>,
     params: &WatchParams,
     version: &mut String,
-    event: &mut impl FnMut(NodeEvent),
+    event: &mut impl FnMut(ObjectEvent<K>),
 ) -> HostResult<()> {
-    let stream = within(CALL, || ACTION.to_owned(), async {
-        api.watch(params, version).await.map_err(failed)
+    let stream = within(CALL, || K::ACTION.to_owned(), async {
+        api.watch(params, version).await.map_err(failed::<K>)
     })
     .await?;
     let mut stream = pin!(stream);
     loop {
         let next = tokio::time::timeout(SILENCE, stream.next()).await;
         let said = match next {
-            Ok(Some(said)) => said.map_err(failed)?,
+            Ok(Some(said)) => said.map_err(failed::<K>)?,
             Ok(None) => return Ok(()),
             Err(_) => {
                 return Err(HostError::service(
-                    ACTION,
+                    K::ACTION,
                     "the watch sends nothing and does not end",
                 ));
             }
         };
         match said {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                if let Some(newer) = &object.metadata.resource_version {
+                if let Some(newer) = &object.meta().resource_version {
                     version.clone_from(newer);
                 }
-                event(seen(object));
+                event(ObjectEvent::Seen(Box::new(object)));
             }
             WatchEvent::Deleted(object) => {
-                if let Some(newer) = &object.metadata.resource_version {
+                if let Some(newer) = &object.meta().resource_version {
                     version.clone_from(newer);
                 }
-                event(NodeEvent::Gone {
-                    name: object.metadata.name.unwrap_or_default(),
+                event(ObjectEvent::Gone {
+                    name: object.name_any(),
                 });
             }
             WatchEvent::Bookmark(mark) => version.clone_from(&mark.metadata.resource_version),
@@ -159,7 +229,7 @@ async fn follow(
                 let error = kube::Error::Api(error);
                 let code = status(&error).unwrap_or_default();
                 return Err(HostError::service(
-                    ACTION,
+                    K::ACTION,
                     format!("{error} (status {code})"),
                 ));
             }
@@ -167,10 +237,22 @@ async fn follow(
     }
 }
 
-fn seen(object: Node) -> NodeEvent {
-    NodeEvent::Seen {
-        name: object.metadata.name.clone().unwrap_or_default(),
-        node: Box::new(node(object)),
+fn of_node(event: ObjectEvent<Node>) -> NodeEvent {
+    match event {
+        ObjectEvent::Seen(object) => NodeEvent::Seen {
+            name: object.name_any(),
+            node: Box::new(node(*object)),
+        },
+        ObjectEvent::Gone { name } => NodeEvent::Gone { name },
+        ObjectEvent::Listed => NodeEvent::Listed,
+    }
+}
+
+fn of_request(event: ObjectEvent<CertificateSigningRequest>) -> RequestEvent {
+    match event {
+        ObjectEvent::Seen(object) => RequestEvent::Seen(Box::new(request(*object))),
+        ObjectEvent::Gone { name } => RequestEvent::Gone { name },
+        ObjectEvent::Listed => RequestEvent::Listed,
     }
 }
 
@@ -215,10 +297,10 @@ mod tests {
         ];
         let watch: String = watch.iter().map(|line| format!("{line}\n")).collect();
         let (client, asked) = client(vec![list.to_string(), watch]);
-        let api = nodes(client);
+        let api = Node::all(client);
         let mut events = Vec::new();
-        let mut event = |event: NodeEvent| {
-            events.push(match event {
+        let mut event = |event: ObjectEvent<Node>| {
+            events.push(match of_node(event) {
                 NodeEvent::Seen { name, node } => format!("{name} {:?}", node.labels),
                 NodeEvent::Gone { name } => format!("{name} gone"),
                 NodeEvent::Listed => "listed".to_owned(),
@@ -244,7 +326,11 @@ mod tests {
         assert!(asked.contains("resourceVersion=7"), "{asked}");
     }
 
-    async fn list_of(api: &Api<Node>, field: &str, event: &mut impl FnMut(NodeEvent)) -> String {
+    async fn list_of(
+        api: &Api<Node>,
+        field: &str,
+        event: &mut impl FnMut(ObjectEvent<Node>),
+    ) -> String {
         list(api, Some(field), event).await.expect("it answers")
     }
 }

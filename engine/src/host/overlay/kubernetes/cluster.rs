@@ -3,6 +3,7 @@
 //! Its answers after changes above follow the rules of the upper world: it is up when kubelet, its manifest and etcd are; a node registers
 //! with kubelet; a cluster without data begins empty.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +22,11 @@ impl Cluster for OverlayHost<'_> {
         self.upper.node(access, name).await
     }
 
+    async fn nodes(&self, access: &ClusterAccess) -> HostResult<BTreeMap<String, ClusterNode>> {
+        self.fetch_nodes(access).await?;
+        self.upper.nodes(access).await
+    }
+
     async fn patch_node(
         &self,
         access: &ClusterAccess,
@@ -36,6 +42,17 @@ impl Cluster for OverlayHost<'_> {
         self.changes();
         self.fetch_node(access, name).await?;
         self.upper.delete_node(access, name).await
+    }
+
+    async fn delete_same_node(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        node: &ClusterNode,
+    ) -> HostResult<bool> {
+        self.changes();
+        self.fetch_node(access, name).await?;
+        self.upper.delete_same_node(access, name, node).await
     }
 
     async fn object_exists(&self, access: &ClusterAccess, object: &Value) -> HostResult<bool> {
@@ -169,7 +186,40 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    async fn fetch_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
+    async fn fetch_nodes(&self, access: &ClusterAccess) -> HostResult<()> {
+        self.fetch_servers_or_know(access).await?;
+        if self.known().all_nodes {
+            return Ok(());
+        }
+        let action = "list the nodes";
+        let asked = match self.silence(action) {
+            Some(silent) => Err(silent),
+            None => self.lower.nodes(access).await,
+        };
+        match asked {
+            Ok(nodes) => {
+                self.answered();
+                for (name, node) in nodes {
+                    // What is already known of a node is kept.
+                    if self.known().nodes.insert(name.clone()) {
+                        self.upper
+                            .with_world_mut(|world| world.cluster.nodes.insert(name, node));
+                    }
+                }
+            }
+            // A cluster without data begins without nodes.
+            Err(_) if self.hints.empty => {}
+            Err(error) => return Err(HostError::service(action, error)),
+        }
+        self.known().all_nodes = true;
+        Ok(())
+    }
+
+    pub(super) async fn fetch_object(
+        &self,
+        access: &ClusterAccess,
+        object: &Value,
+    ) -> HostResult<()> {
         self.fetch_servers_or_know(access).await?;
         let key = key(object)?;
         if self.known().objects.contains(&key) {

@@ -7,6 +7,15 @@ use crate::model::{RECORDS, STATE};
 /// Directory of everything that belongs to the node's Kubernetes configuration.
 pub const BASE: &str = "/etc/pf9/kube.d";
 
+/// Path below `certs` of the certificate with which a node's kubelet asks the API server.
+pub const NODE_CERTIFICATE: &str = "kubelet/apiserver";
+
+/// Name of the kubeconfig of a node's kubelet.
+pub const NODE_KUBECONFIG: &str = "kubelet";
+
+/// Name of the kubeconfig with which a host asks for its first certificates: it has the token of its join file.
+pub const BOOTSTRAP_KUBECONFIG: &str = "bootstrap";
+
 /// Directories below [`BASE`] that only root may enter.
 const PRIVATE: [&str; 4] = ["ca", "certs", "encryption", "kubeconfigs"];
 
@@ -83,6 +92,27 @@ pub fn authority_record(name: &str) -> PathBuf {
 #[must_use]
 pub fn service_account_record() -> PathBuf {
     Path::new(RECORDS).join("service-account.json")
+}
+
+/// The keys of requests for certificates that are not answered yet. A clean removes the directory; a rollback leaves it, so that the next
+/// try continues with the same request.
+#[must_use]
+pub fn request_keys() -> PathBuf {
+    Path::new(STATE).join("requests")
+}
+
+/// The key for which the certificate at this path below `certs` is requested.
+#[must_use]
+pub fn request_key(certificate: &str) -> PathBuf {
+    let name = certificate.replace('/', ".");
+    request_keys().join(format!("{name}.key"))
+}
+
+/// The kubeconfig with which a node asks for certificates before it has its own kubeconfig. It names the files of its certificate and key,
+/// and has no secret. A clean removes it.
+#[must_use]
+pub fn request_kubeconfig() -> PathBuf {
+    request_keys().join("node.yaml")
 }
 
 /// The directory of all kubeconfigs. A clean removes it.

@@ -6,13 +6,15 @@ use std::time::SystemTime;
 use rcgen::{Issuer, KeyPair};
 use rustls_pki_types::CertificateDer;
 
-use super::rotation::trusted;
+use super::rotation::{stage_of, trusted};
 use crate::host::Host;
 use crate::resource::ResourceResult;
-use crate::resource::pki::authority::files::{AuthorityFiles, CERTIFICATE};
+use crate::resource::pki::authority::files::{
+    AuthorityFiles, CERTIFICATE, KEY, NEXT_CERTIFICATE, PREVIOUS,
+};
 use crate::resource::pki::certificate::facts::{Certificate, show};
 use crate::resource::pki::certificate::issue;
-use crate::resource::pki::keys::record::KeyRecord;
+use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
 use crate::resource::pki::stage::Stage;
 use crate::resource::pki::stored::Content;
 use crate::resource::pki::{
@@ -27,8 +29,8 @@ pub struct Authority {
     certificate: Certificate,
     key: Option<KeyPair>,
     stage: Stage,
-    /// The predecessor, which no longer signs, while it is still trusted.
-    predecessor: Option<Certificate>,
+    /// The other trusted certificate: the successor's or the predecessor's.
+    other: Option<Certificate>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -68,18 +70,44 @@ impl Authority {
             return Ok(None);
         };
         its.stage = files.stage();
-        let path = match its.stage {
-            Stage::Switched => authority_paths(name).previous,
-            Stage::Begun | Stage::Settled => authority_paths(name).next_certificate,
+        its.with_other(files.other()).map(Some)
+    }
+
+    /// The authority that has these files.
+    pub(in crate::resource::pki) fn of_kept(
+        name: &str,
+        files: &KeptFiles,
+    ) -> Result<Option<Self>, PkiError> {
+        let content = |file| {
+            let bytes = files.get(file).cloned();
+            bytes.map_or(Content::Missing, Content::Bytes)
         };
-        let parsed = files.other().parse(|pem| Certificate::parse(&path, pem));
+        let (certificate, key) = (content(CERTIFICATE), content(KEY));
+        let Some(mut its) = Self::from_contents(name, &certificate, &key)? else {
+            return Ok(None);
+        };
+        its.stage = stage_of(|file| files.contains_key(file));
+        let other = match its.stage {
+            Stage::Switched => content(PREVIOUS),
+            Stage::Begun | Stage::Settled => content(NEXT_CERTIFICATE),
+        };
+        its.with_other(&other).map(Some)
+    }
+
+    /// With the other trusted certificate of its stage, if there is one.
+    fn with_other(mut self, content: &Content) -> Result<Self, PkiError> {
+        let path = match self.stage {
+            Stage::Switched => authority_paths(&self.name).previous,
+            Stage::Begun | Stage::Settled => authority_paths(&self.name).next_certificate,
+        };
+        let parsed = content.parse(|pem| Certificate::parse(&path, pem));
         let parsed = parsed.transpose();
-        if let Some(other) = parsed.map_err(|problem| irreplaceable(name, &path, &problem))? {
-            let pem = files.other().bytes().unwrap_or_default();
-            its.pem = trusted((&its.certificate, &its.pem), (&other, pem));
-            its.predecessor = (its.stage == Stage::Switched).then_some(other);
+        if let Some(other) = parsed.map_err(|problem| irreplaceable(&self.name, &path, &problem))? {
+            let pem = content.bytes().unwrap_or_default();
+            self.pem = trusted((&self.certificate, &self.pem), (&other, pem));
+            self.other = Some(other);
         }
-        Ok(Some(its))
+        Ok(self)
     }
 
     /// Checks that certificate and key are an authority that can sign now.
@@ -141,7 +169,7 @@ impl Authority {
             certificate: parsed,
             key,
             stage: Stage::Settled,
-            predecessor: None,
+            other: None,
         }))
     }
 
@@ -179,7 +207,15 @@ impl Authority {
 
     /// The certificate of its predecessor, while it is still trusted.
     pub(in crate::resource::pki) fn predecessor(&self) -> Option<&Certificate> {
-        self.predecessor.as_ref()
+        let switched = self.stage == Stage::Switched;
+        self.other.as_ref().filter(|_| switched)
+    }
+
+    /// Every certificate that is trusted: its own, and the one of its successor or predecessor.
+    pub(in crate::resource::pki) fn trusted(&self) -> impl Iterator<Item = &Certificate> {
+        [Some(&self.certificate), self.other.as_ref()]
+            .into_iter()
+            .flatten()
     }
 
     pub(in crate::resource::pki) fn certificate(&self) -> &Certificate {
@@ -192,6 +228,32 @@ impl Authority {
     /// The specification is invalid, the key is missing, or `now` is outside the authority's validity. In the last case, no peer would
     /// accept the new certificate; the clock may be wrong, and has to be set first.
     pub fn issue(&self, spec: &CertificateSpec, now: SystemTime) -> Result<Issued, PkiError> {
+        let issuer = self.issuer(now)?;
+        let issued = issue::signed(spec, &issuer, self.facts().not_after, now)?;
+        self.has_signed(spec, &issued.certificate)?;
+        Ok(issued)
+    }
+
+    /// A new certificate, in PEM, for the key of this certification request (PKCS #10 in PEM). Its content is that of `spec`: only the key
+    /// is taken from the request.
+    ///
+    /// # Errors
+    /// As [`Authority::issue`], or the request is damaged or its signature does not match its key.
+    pub fn sign_request(
+        &self,
+        spec: &CertificateSpec,
+        request: &[u8],
+        now: SystemTime,
+    ) -> Result<String, PkiError> {
+        let issuer = self.issuer(now)?;
+        let end = self.facts().not_after;
+        let certificate = issue::signed_request(spec, request, &issuer, end, now)?;
+        self.has_signed(spec, &certificate)?;
+        Ok(certificate)
+    }
+
+    /// Its key and name, for signatures at this time.
+    fn issuer(&self, now: SystemTime) -> Result<Issuer<'_, &KeyPair>, PkiError> {
         let facts = self.facts();
         let key = self.key.as_ref().ok_or_else(|| PkiError::NoKey {
             authority: self.name.clone(),
@@ -205,18 +267,21 @@ impl Authority {
             });
         }
         let der = CertificateDer::from(self.certificate.der.as_slice());
-        let issuer = Issuer::from_ca_cert_der(&der, key)?;
-        let issued = issue::signed(spec, &issuer, facts.not_after, now)?;
+        Ok(Issuer::from_ca_cert_der(&der, key)?)
+    }
+
+    fn has_signed(&self, spec: &CertificateSpec, certificate: &str) -> Result<(), PkiError> {
         // rcgen rebuilds the authority's name with only one attribute of each kind. The name of an imported authority may
         // change by that, and no peer would accept its certificates.
-        let check = Certificate::parse(&spec.path, issued.certificate.as_bytes());
+        let check = Certificate::parse(&spec.path, certificate.as_bytes());
         if !check.is_ok_and(|leaf| leaf.is_signed_by(&self.certificate)) {
             return Err(PkiError::Build(format!(
                 "authority `{}` ({}) has a name or key that this program cannot sign with",
-                self.name, facts.subject,
+                self.name,
+                self.facts().subject,
             )));
         }
-        Ok(issued)
+        Ok(())
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
 
@@ -59,7 +59,37 @@ pub(in crate::resource::pki) fn signed(
 ) -> Result<Issued, PkiError> {
     spec.validate()?;
     let key = keys::generate()?;
-    let end = end(spec, issuer_end, now);
+    let params = leaf(spec, end(spec, issuer_end, now), now)?;
+    let certificate = params.signed_by(&key, issuer)?.pem();
+    Ok(Issued {
+        certificate,
+        key: PrivateKey::from(&key),
+    })
+}
+
+/// A certificate, in PEM, for the key of this certification request (PKCS #10 in PEM). Nothing else of the request is used.
+pub(in crate::resource::pki) fn signed_request(
+    spec: &CertificateSpec,
+    request: &[u8],
+    issuer: &Issuer<'_, &KeyPair>,
+    issuer_end: SystemTime,
+    now: SystemTime,
+) -> Result<String, PkiError> {
+    spec.validate()?;
+    let no_text = |_| PkiError::Build("the certification request is not text".to_owned());
+    let request = std::str::from_utf8(request).map_err(no_text)?;
+    // This verifies its signature, too.
+    let request = CertificateSigningRequestParams::from_pem(request)?;
+    let params = leaf(spec, end(spec, issuer_end, now), now)?;
+    Ok(params.signed_by(&request.public_key, issuer)?.pem())
+}
+
+/// The fields of a certificate that is no authority.
+fn leaf(
+    spec: &CertificateSpec,
+    end: SystemTime,
+    now: SystemTime,
+) -> Result<CertificateParams, PkiError> {
     let mut params = params(&spec.common_name, &spec.organizations, now, end)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -83,11 +113,7 @@ pub(in crate::resource::pki) fn signed(
     params
         .subject_alt_names
         .extend(addresses.into_iter().map(SanType::IpAddress));
-    let certificate = params.signed_by(&key, issuer)?.pem();
-    Ok(Issued {
-        certificate,
-        key: PrivateKey::from(&key),
-    })
+    Ok(params)
 }
 
 /// When a certificate that is issued now will end: never after its issuer.
@@ -105,18 +131,39 @@ fn params(
     now: SystemTime,
     end: SystemTime,
 ) -> Result<CertificateParams, PkiError> {
-    let mut name = DistinguishedName::new();
-    for organization in organizations {
-        name.push(DnType::OrganizationName, organization.as_str());
-    }
-    name.push(DnType::CommonName, common_name);
     let mut params = CertificateParams::default();
-    params.distinguished_name = name;
+    params.distinguished_name = subject(common_name, organizations);
     let life = end.duration_since(now).unwrap_or_default();
     params.not_before = whole_seconds(now - BACKDATE.min(life / 10))?;
     params.not_after = whole_seconds(end)?;
     params.serial_number = Some(serial());
     Ok(params)
+}
+
+/// The subject of a certificate or of a request.
+pub(in crate::resource::pki) fn subject(
+    common_name: &str,
+    organizations: &[String],
+) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    for organization in organizations {
+        name.push(DnType::OrganizationName, organization.as_str());
+    }
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+/// The alternative names of a certificate or of a request.
+pub(in crate::resource::pki) fn alternative_names(
+    spec: &CertificateSpec,
+) -> Result<Vec<SanType>, PkiError> {
+    let (names, addresses) = spec.alternative_names();
+    let mut all = Vec::with_capacity(names.len() + addresses.len());
+    for name in names {
+        all.push(SanType::DnsName(name.try_into()?));
+    }
+    all.extend(addresses.into_iter().map(SanType::IpAddress));
+    Ok(all)
 }
 
 /// 16 random octets, made positive and never zero (RFC 5280 section 4.1.2.2 allows 20).

@@ -1,16 +1,18 @@
-//! A certificate with its key, signed by an authority of this host.
+//! A certificate with its key, signed by an authority of this host or, through the API, by the masters of the cluster.
 //!
-//! `spec` is what a script says of it. `reissue` has the reasons to issue it again, and `issue` makes it; both are pure. `facts` describes
+//! `spec` is what a script says of it. `reissue` has the reasons to issue it again, `issue` makes it, and `request` asks for it; all three
+//! are pure. `facts` describes
 //! a certificate, `scan` finds all certificates below a directory, and `inventory` lists everything that expires, with the components that
 //! use it.
 //!
-//! Not here: authorities (`authority`), private keys (`keys`), and which component uses a certificate (`kubernetes::pki::consumers`).
+//! Not here: authorities (`authority`), private keys (`keys`), who signs (`signing`), and which component uses a certificate (`kubernetes::pki::consumers`).
 //! Start with `spec`, then `reissue`.
 
 pub(in crate::resource::pki) mod facts;
 pub(in crate::resource::pki) mod inventory;
 pub(in crate::resource::pki) mod issue;
 pub(in crate::resource::pki) mod reissue;
+pub(in crate::resource::pki) mod request;
 pub(in crate::resource::pki) mod scan;
 pub(in crate::resource::pki) mod spec;
 
@@ -23,7 +25,9 @@ use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::certificate::facts::show;
 use crate::resource::pki::certificate::reissue::{Reading, due, reissue};
-use crate::resource::pki::certificate::spec::CertificateSpec;
+use crate::resource::pki::certificate::spec::{CertificateSpec, SignedBy};
+use crate::resource::pki::signing::CertificateSigner;
+use crate::resource::pki::signing::api::ApiSigner;
 use crate::resource::pki::stored::{PUBLIC, Stored};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
@@ -63,10 +67,9 @@ impl Resource for CertificateSpec {
             let authority = Authority::read(cx.host, &self.authority).await?;
             Reading::of(
                 cx.host.now(),
-                &certificate_content,
-                &key_content,
-                &trust_content,
+                [&certificate_content, &key_content, &trust_content],
                 authority.as_ref(),
+                self.signed_by,
             )
         };
         if let Some(begins) = reading.still_to_come() {
@@ -145,15 +148,22 @@ impl Resource for CertificateSpec {
         reissue(self, &observed.reading, &mut reissue_reasons);
         due(self, &observed.reading, &mut reissue_reasons);
         if reissue_reasons.into_change(Action::Change).is_some() {
-            let issued = authority
-                .issue(self, cx.host.now())
-                .map_err(self.failed("issue"))?;
+            let through_api;
+            let signer: &dyn CertificateSigner = match self.signed_by {
+                SignedBy::Authority => &authority,
+                SignedBy::Api { wait } => {
+                    through_api = ApiSigner::new(&authority, wait);
+                    &through_api
+                }
+            };
+            let issued = signer.sign(self, cx.host).await?;
             let key = issued.key.expose_pem().as_bytes();
             observed.key.put(cx.host, key, PRIVATE, receipt).await?;
             observed
                 .certificate
                 .put(cx.host, issued.certificate.as_bytes(), PUBLIC, receipt)
                 .await?;
+            signer.stored(self, cx.host).await?;
         } else {
             observed.key.repair(cx.host, PRIVATE, receipt).await?;
             observed
@@ -196,7 +206,15 @@ impl CertificateSpec {
             crate::resource::pki::certificate::reissue::list(&addresses),
         );
         add("usage", self.usage.to_string());
-        add("authority", self.authority.clone());
-        add("valid for", validate::life_text(self.life));
+        match self.signed_by {
+            SignedBy::Authority => {
+                add("authority", self.authority.clone());
+                add("valid for", validate::life_text(self.life));
+            }
+            SignedBy::Api { .. } => {
+                add("authority", format!("{}, through the API", self.authority));
+                add("content", "known after apply".to_owned());
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::facts::{Certificate, show};
 use super::issue;
 use crate::resource::change::Differences;
 use crate::resource::pki::stored::Content;
-use crate::resource::pki::{Authority, CertificateSpec, keys, validate};
+use crate::resource::pki::{Authority, CertificateSpec, SignedBy, keys, validate};
 
 /// The state of a certificate, its key and its authority at one time. Contains no private key.
 #[derive(Debug)]
@@ -64,19 +64,28 @@ impl Reading {
 
     pub(in crate::resource::pki) fn of(
         now: SystemTime,
-        certificate: &Content,
-        key: &Content,
-        trust: &Content,
+        [certificate, key, trust]: [&Content; 3],
         authority: Option<&Authority>,
+        signed_by: SignedBy,
     ) -> Self {
         let leaf = certificate.parse(|pem| Certificate::parse("", pem));
         let is_of =
             |signer: &Certificate| matches!(&leaf, Some(Ok(leaf)) if leaf.is_signed_by(signer));
-        let signer = authority.map(|authority| Signer {
-            certificate: authority.certificate().clone(),
-            pem: authority.pem().to_vec(),
-            signed: is_of(authority.certificate()),
-            signed_before: authority.predecessor().is_some_and(is_of),
+        let signer = authority.map(|authority| {
+            // A worker does not know which of the authorities that it trusts signs now.
+            let (signed, signed_before) = match signed_by {
+                SignedBy::Authority => (
+                    is_of(authority.certificate()),
+                    authority.predecessor().is_some_and(is_of),
+                ),
+                SignedBy::Api { .. } => (authority.trusted().any(is_of), false),
+            };
+            Signer {
+                certificate: authority.certificate().clone(),
+                pem: authority.pem().to_vec(),
+                signed,
+                signed_before,
+            }
         });
         Self {
             now,
@@ -239,7 +248,10 @@ pub(in crate::resource::pki) fn due(
 }
 
 fn from_now(spec: &CertificateSpec) -> String {
-    format!("{} from now", validate::life_text(spec.life))
+    match spec.signed_by {
+        SignedBy::Authority => format!("{} from now", validate::life_text(spec.life)),
+        SignedBy::Api { .. } => "known after apply".to_owned(),
+    }
 }
 
 /// The values in order, separated by commas.

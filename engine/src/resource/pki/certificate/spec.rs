@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::resource::pki::{PkiError, validate};
 
+/// Name of the authority that signs through the API.
+pub(in crate::resource::pki) const CLUSTER: &str = "cluster";
+
+/// Shortest wait for a signature: a master notices a request within seconds.
+const SHORTEST_WAIT: Duration = Duration::from_secs(10);
+
 /// A certificate, its key, and the certificate of the authority that its peers trust.
 ///
 /// If anything is wrong with it, it is issued again with a new key; only wrong modes and a wrong `ca.crt` are repaired
@@ -32,9 +38,33 @@ pub struct CertificateSpec {
     /// Addresses it is valid for.
     pub addresses: Vec<IpAddr>,
     /// How long it is valid, at most until its authority ends. Applies when it is issued: a change of this alone
-    /// issues nothing.
+    /// issues nothing. If the masters sign it, they decide.
     #[serde(with = "validate::life_in_text")]
     pub life: Duration,
+    /// Who signs it.
+    #[serde(default, skip_serializing_if = "SignedBy::is_here")]
+    pub signed_by: SignedBy,
+}
+
+/// Who signs a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignedBy {
+    /// The authority's key on this host.
+    #[default]
+    Authority,
+    /// The masters of the cluster, asked through the API. Only for authority `cluster`.
+    Api {
+        /// How long to wait for the signature.
+        #[serde(with = "validate::life_in_text")]
+        wait: Duration,
+    },
+}
+
+impl SignedBy {
+    fn is_here(&self) -> bool {
+        *self == Self::Authority
+    }
 }
 
 /// What a certificate is for (its extended key usage).
@@ -77,7 +107,28 @@ impl CertificateSpec {
         for name in self.alternative_names().0 {
             validate::dns_name("dns_names", &name)?;
         }
-        validate::life("valid_for", self.life)
+        validate::life("valid_for", self.life)?;
+        let SignedBy::Api { wait } = self.signed_by else {
+            return Ok(());
+        };
+        validate::check(
+            self.authority == CLUSTER,
+            "authority",
+            &self.authority,
+            "through the API, only authority `cluster` signs",
+        )?;
+        validate::check(
+            self.usage != Usage::Peer,
+            "usage",
+            &self.usage.to_string(),
+            "through the API, only `server` or `client` is signed",
+        )?;
+        validate::check(
+            wait >= SHORTEST_WAIT,
+            "timeout",
+            &validate::life_text(wait),
+            "too little is left to wait for a signature; use at least 30s",
+        )
     }
 
     /// Names and addresses without repetition, names in lower case.

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::encryption::encryption_config;
 use crate::host::Host;
+use crate::resource::pki::certificate::spec::CLUSTER;
 use crate::resource::pki::{
-    EncryptionKeysSpec, ServiceAccountKeySpec, authority_paths, service_account_paths,
+    EncryptionKeysSpec, JoinFileSpec, ServiceAccountKeySpec, authority_paths, service_account_paths,
 };
 use crate::resource::{
     Context, NoSecrets, Outputs, RecordedKey, Resource as _, ResourceError, ResourceResult, Spec,
@@ -27,6 +28,11 @@ pub async fn key_problem(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<
         Some(RecordedKey::Authority(spec)) => {
             let directory = authority_paths(&spec.name).directory;
             let found = spec.observe(&cx).await?.problem();
+            found.map(|(file, problem)| format!("{}: {problem}", directory.join(file).display()))
+        }
+        Some(RecordedKey::Joined) => {
+            let directory = authority_paths(CLUSTER).directory;
+            let found = JoinFileSpec::problem(host).await?;
             found.map(|(file, problem)| format!("{}: {problem}", directory.join(file).display()))
         }
         Some(RecordedKey::ServiceAccountKey(spec)) => {

@@ -11,10 +11,11 @@ mod kubeconfigs;
 mod scans;
 mod service_account_keys;
 mod validity;
+mod workers;
 
 use std::time::Duration;
 
-use super::{AuthoritySpec, CertificateSpec, KubeconfigSpec, Usage};
+use super::{AuthoritySpec, CertificateSpec, KubeconfigSpec, SignedBy, Usage};
 use crate::host::fake::FakeHost;
 use crate::resource::{
     Change, Context, NoSecrets, Outputs, Receipt, Resource, ResourceError, ResourceResult,
@@ -44,6 +45,7 @@ fn apiserver() -> CertificateSpec {
             "fd00::7".parse().expect("an address"),
         ],
         life: DAY * 90,
+        signed_by: SignedBy::Authority,
     }
 }
 

@@ -37,6 +37,15 @@ pub(in crate::script::lower) fn ineffective(
         let help = "remove it: the step only removes the resource";
         return beside(call, "absent", unused_when_absent(resource), help);
     }
+    let by_api = |its: &str| {
+        call.options
+            .iter()
+            .any(|option| option.modifier.name == its)
+    };
+    if matches!(resource, ResourceWord::Pki(PkiWord::Certificate)) && by_api("signed_by_api") {
+        let help = "remove it: the masters decide how long the certificate is valid";
+        return beside(call, "signed_by_api", &["valid_for"], help);
+    }
     let is_stopped = call
         .options
         .iter()
@@ -121,9 +130,13 @@ fn unused_when_absent(resource: ResourceWord) -> &'static [&'static str] {
         ResourceWord::Files(FileWord::Template) => &["mode", "owner", "group", "create_only"],
         ResourceWord::Files(FileWord::EnvFile) => &["mode", "owner", "group", "values"],
         ResourceWord::Pki(PkiWord::CertificateAuthority) => &["common_name", "years"],
-        ResourceWord::Pki(PkiWord::Certificate) => {
-            &["organizations", "names", "addresses", "valid_for"]
-        }
+        ResourceWord::Pki(PkiWord::Certificate) => &[
+            "organizations",
+            "names",
+            "addresses",
+            "valid_for",
+            "signed_by_api",
+        ],
         ResourceWord::Pki(PkiWord::Kubeconfig) => &["by_path"],
         ResourceWord::Containers(ContainerWord::Container) => &[
             "command",
@@ -142,7 +155,9 @@ fn unused_when_absent(resource: ResourceWord) -> &'static [&'static str] {
         ResourceWord::System(SystemWord::Timer) => &["schedule", "run", "command"],
         ResourceWord::System(SystemWord::Link) => &["carries_pods"],
         ResourceWord::Files(FileWord::Symlink | FileWord::Unit | FileWord::DataId)
-        | ResourceWord::Pki(PkiWord::ServiceAccountKey | PkiWord::EncryptionKeys)
+        | ResourceWord::Pki(
+            PkiWord::ServiceAccountKey | PkiWord::EncryptionKeys | PkiWord::JoinFile,
+        )
         | ResourceWord::Containers(ContainerWord::Image)
         | ResourceWord::System(
             SystemWord::Service

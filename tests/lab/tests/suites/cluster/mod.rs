@@ -1,6 +1,7 @@
-//! What users of a cluster see: pods, their network, Services, Secrets, the virtual IP.
+//! What users of a cluster see: pods, their network, Services, Secrets, the virtual IP, workers.
 
 pub(crate) mod pod_network;
 pub(crate) mod security;
 pub(crate) mod virtual_ip;
+pub(crate) mod workers;
 pub(crate) mod workload;

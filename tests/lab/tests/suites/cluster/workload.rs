@@ -41,7 +41,7 @@ impl Drop for Web<'_> {
 }
 
 /// The answer of an HTTP server on the lab's network to this machine, which is no host of the lab.
-fn page_from_outside(address: Ipv4Addr, port: u16) -> std::io::Result<String> {
+pub(super) fn page_from_outside(address: Ipv4Addr, port: u16) -> std::io::Result<String> {
     let timeout = Duration::from_secs(3);
     let mut stream = TcpStream::connect_timeout(&(address, port).into(), timeout)?;
     stream.set_read_timeout(Some(timeout))?;

@@ -1,5 +1,7 @@
 //! The text of a kubeconfig (`v1.Config` of `k8s.io/client-go/tools/clientcmd/api/v1`).
 
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -46,7 +48,7 @@ struct NamedUser {
     user: User,
 }
 
-/// Certificate and key as data, or the paths of their files.
+/// Certificate and key as data, or the paths of their files; or a token.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct User {
@@ -58,6 +60,8 @@ struct User {
     client_certificate: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -109,6 +113,7 @@ impl KubeconfigYaml {
                 client_key_data: None,
                 client_certificate: Some(paths.certificate.display().to_string()),
                 client_key: Some(paths.key.display().to_string()),
+                token: None,
             }
         } else {
             User {
@@ -116,6 +121,7 @@ impl KubeconfigYaml {
                 client_key_data: Some(STANDARD.encode(key)),
                 client_certificate: None,
                 client_key: None,
+                token: None,
             }
         };
         Self {
@@ -132,6 +138,61 @@ impl KubeconfigYaml {
             current_context: contexts[0].name.clone(),
             contexts,
         }
+    }
+
+    /// The kubeconfig of a client that has a token only.
+    pub(in crate::resource) fn with_token(server: &str, authority: &[u8], token: String) -> Self {
+        const USER: &str = "bootstrap";
+        Self {
+            api_version: "v1".to_owned(),
+            kind: "Config".to_owned(),
+            clusters: vec![NamedCluster {
+                name: CLUSTER.to_owned(),
+                cluster: Cluster {
+                    certificate_authority_data: STANDARD.encode(authority),
+                    server: server.to_owned(),
+                },
+            }],
+            users: vec![NamedUser {
+                name: USER.to_owned(),
+                user: User {
+                    client_certificate_data: None,
+                    client_key_data: None,
+                    client_certificate: None,
+                    client_key: None,
+                    token: Some(token),
+                },
+            }],
+            current_context: USER.to_owned(),
+            contexts: vec![NamedContext {
+                name: USER.to_owned(),
+                context: Context {
+                    cluster: CLUSTER.to_owned(),
+                    namespace: None,
+                    user: USER.to_owned(),
+                },
+            }],
+        }
+    }
+
+    /// A kubeconfig for the same server that names the files of a client certificate and its key.
+    pub(in crate::resource) fn with_files(&self, certificate: &Path, key: &Path) -> Self {
+        let mut other = self.clone();
+        for named in &mut other.users {
+            named.user = User {
+                client_certificate_data: None,
+                client_key_data: None,
+                client_certificate: Some(certificate.display().to_string()),
+                client_key: Some(key.display().to_string()),
+                token: None,
+            };
+        }
+        other
+    }
+
+    /// The token of its user.
+    pub(in crate::resource) fn token(&self) -> Option<&str> {
+        self.users.first()?.user.token.as_deref()
     }
 
     /// The file's text.

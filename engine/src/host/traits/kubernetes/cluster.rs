@@ -45,10 +45,10 @@ pub struct ClusterNode {
     /// Name of the client that cordoned it, as the API server keeps it (`metadata.managedFields`); empty if it is not
     /// cordoned, or if the API server does not tell.
     pub cordoned_by: String,
+    /// Its addresses in the network of the cluster (`InternalIP` in `status.addresses`).
+    pub addresses: Vec<IpAddr>,
     /// The pods' subnet of the node, once it has one.
     pub pod_cidr: Option<String>,
-    /// Its addresses of the type `InternalIP`, at most one of each family.
-    pub addresses: Vec<IpAddr>,
     /// Condition `Ready`: `Some(true)`, `Some(false)`, or `None` for unknown or absent.
     pub ready: Option<bool>,
     /// Reason and message of that condition.
@@ -110,6 +110,9 @@ pub trait Cluster {
     /// A node object; `None` if there is none. Cancel safe.
     async fn node(&self, access: &ClusterAccess, name: &str) -> HostResult<Option<ClusterNode>>;
 
+    /// All nodes by name. Cancel safe.
+    async fn nodes(&self, access: &ClusterAccess) -> HostResult<BTreeMap<String, ClusterNode>>;
+
     /// Applies a JSON merge patch to a node.
     async fn patch_node(
         &self,
@@ -120,6 +123,15 @@ pub trait Cluster {
 
     /// Removes a node object. Fine if there is none.
     async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()>;
+
+    /// Removes a node object if it is still this one, with this uid and version, as `node` returned it. False if it has changed. Fine if
+    /// there is none.
+    async fn delete_same_node(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        node: &ClusterNode,
+    ) -> HostResult<bool>;
 
     /// Whether an object of this apiVersion, kind, namespace and name is there. Cancel safe.
     async fn object_exists(

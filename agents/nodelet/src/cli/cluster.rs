@@ -1,0 +1,119 @@
+//! Arguments of the commands about other nodes of the cluster: how they join, and what masters do for them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::RoleArgs;
+
+/// Longest validity of a join file: whoever has it and the key of its host can join.
+const LONGEST_VALIDITY: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Debug, Args)]
+pub(crate) struct PodSubnetsArgs {
+    /// The cluster's network for pods.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) network: ipnet::IpNet,
+
+    /// The prefix length of a node's subnet.
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) prefix: u8,
+
+    /// The kubeconfig with which the API server is reached.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PkiCommand {
+    /// Print the public key of this host, for `nodelet pki issue --to` on a master. The first call makes the key.
+    Key(PkiKeyArgs),
+    /// Admit a node to the cluster of this master, and write the join file for its host.
+    ///
+    /// The file is encrypted to the host. With it, the host can ask for the certificates of this node and of no other. An earlier join
+    /// file of the node is no longer valid.
+    Issue(PkiIssueArgs),
+    /// Decide about all open requests of nodes for certificates, and sign those that are allowed, as nodeletd does on masters.
+    ///
+    /// Exit codes: 0 each request was signed or denied; 1 a request could not be decided.
+    Sign(PkiSignArgs),
+}
+
+impl PkiCommand {
+    /// Whether JSON was asked for.
+    pub(super) fn json(&self) -> bool {
+        match self {
+            Self::Key(args) => args.json,
+            Self::Issue(args) => args.role.json,
+            Self::Sign(args) => args.json,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PkiKeyArgs {
+    /// Write JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PkiIssueArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// The name of the node: the host name of its host, in lower case.
+    pub(crate) node: String,
+
+    /// The public key of the host, as `nodelet pki key` prints it there.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) to: String,
+
+    /// Time in which the host has to join, for example 30m; at most 24 hours.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = validity)]
+    pub(crate) valid_for: Duration,
+
+    /// Write the join file here instead of to standard output. The file is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Admit the host even if a node of this name is Ready, or was removed a short time ago: the host takes its place.
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PkiSignArgs {
+    /// Life of the certificates; at most 30 days.
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = life)]
+    pub(crate) life: Duration,
+
+    /// The kubeconfig with which the API server is reached.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml"
+    )]
+    pub(crate) kubeconfig: PathBuf,
+
+    /// Write JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn validity(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_secs(60) || time > LONGEST_VALIDITY {
+        return Err("a join file is valid from 1 minute to 24 hours".to_owned());
+    }
+    Ok(time)
+}
+
+fn life(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_secs(60) {
+        return Err("a certificate lives at least 1 minute".to_owned());
+    }
+    Ok(time.min(engine::exec::LONGEST_LIFE))
+}

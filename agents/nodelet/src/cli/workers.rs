@@ -1,0 +1,62 @@
+//! Arguments of the commands that a master has about the workers of its cluster.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+/// Longest time for the pods of a worker to end.
+const LONGEST_EVICTION: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Remove a worker from the cluster of this master (docs/clusters.md).
+    ///
+    /// It gets no certificates any more, its pods are evicted, and its node is deleted. Run `nodelet clean` on the host of the worker
+    /// first, if it still runs: if its kubelet registers the node again, masters delete it again.
+    ///
+    /// Exit codes: 0 the worker is removed; 1 the command failed or was refused; 2 pods are left, and the node stays.
+    Remove(ClusterRemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterRemoveArgs {
+    /// The name of the node.
+    pub(crate) node: String,
+
+    /// Time in which its pods have to end, for example 5m; at most 1 hour.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = eviction)]
+    pub(crate) within: Duration,
+
+    /// Delete the node even if pods are left on it. They end without regard to disruption budgets.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkersArgs {
+    /// The kubeconfig with which the API server is reached.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: PathBuf,
+}
+
+/// The time of an eviction, for example `5m`.
+fn eviction(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_secs(1) || time > LONGEST_EVICTION {
+        return Err("an eviction takes from 1 second to 1 hour".to_owned());
+    }
+    Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_eviction_has_a_limit() {
+        for (text, is_allowed) in [("1s", true), ("1h", true), ("61m", false), ("0s", false)] {
+            assert_eq!(eviction(text).is_ok(), is_allowed, "{text}");
+        }
+    }
+}

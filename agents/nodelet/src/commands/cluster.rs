@@ -1,0 +1,160 @@
+//! `nodelet cluster remove` removes a worker from the cluster; `nodelet workers` labels workers, ends their tokens, and deletes the nodes of
+//! workers that have left or were removed, which nodeletd runs.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use engine::host::live::LiveHost;
+use engine::host::{ClusterAccess, RemainingPod};
+use engine::kubernetes::join_file::is_node_name;
+use engine::kubernetes::workers::{Care, LEFT, Removal, care_for_workers, remove_worker};
+use engine::model::chain;
+
+use super::run::only_root;
+use crate::cli::{ClusterCommand, ClusterRemoveArgs, WorkersArgs};
+use crate::output::exit::Exit;
+use crate::output::{error_report, say};
+
+/// The kubeconfig for the API server of this host, which only masters have.
+const LOCAL_ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
+/// Maximum number of remaining pods that a message names.
+const NAMED: usize = 10;
+
+pub(crate) async fn cluster(command: &ClusterCommand) -> Result<Exit> {
+    match command {
+        ClusterCommand::Remove(args) => remove(args).await,
+    }
+}
+
+async fn remove(args: &ClusterRemoveArgs) -> Result<Exit> {
+    let name = args.node.as_str();
+    only_root("remove a worker")?;
+    if !is_node_name(name) {
+        bail!("remove a worker: {name:?} is not a name that a node can have");
+    }
+    let kubeconfig = Path::new(LOCAL_ADMIN);
+    if !kubeconfig.exists() {
+        bail!("remove worker {name}: run this on a master; this host has no {LOCAL_ADMIN}");
+    }
+    let access = ClusterAccess::with(kubeconfig);
+    let removal = remove_worker(&LiveHost::new(), &access, name, args.within, args.force)
+        .await
+        .with_context(|| format!("remove worker {name}"))?;
+    let (text, exit) = outcome(name, &removal)?;
+    say(&text);
+    Ok(exit)
+}
+
+/// What to tell about a removal, and the exit code.
+fn outcome(name: &str, removal: &Removal) -> Result<(String, Exit)> {
+    Ok(match removal {
+        Removal::Removed { left } => {
+            let ended = match left.as_slice() {
+                [] => String::new(),
+                left => format!("these pods were left and end with it: {}\n", named(left)),
+            };
+            let text = format!(
+                "worker {name} is removed\n{ended}if its host still has the role, run `nodelet clean --purge` there: masters delete a node that its kubelet registers again\n"
+            );
+            (text, Exit::Ok)
+        }
+        Removal::WithoutNode => {
+            let text = format!(
+                "worker {name} had not joined; its join file and its admission are no longer valid\n"
+            );
+            (text, Exit::Ok)
+        }
+        Removal::Before => (format!("worker {name} was removed before\n"), Exit::Ok),
+        Removal::PodsLeft(left) => {
+            let text = format!(
+                "node {name} is cordoned and gets no certificates any more, but these pods are left: {}\nrun the command again, or with --force\n",
+                named(left)
+            );
+            (text, Exit::Pending)
+        }
+        Removal::Master => bail!("remove worker {name}: it is a master"),
+        Removal::NotAdmitted => bail!(
+            "remove worker {name}: no master has admitted this node (`nodelet pki issue`); `kubectl delete node {name}` deletes it"
+        ),
+        Removal::Unknown => bail!("remove worker {name}: the cluster has no such node"),
+    })
+}
+
+/// The remaining pods, each with its reason.
+fn named(left: &[RemainingPod]) -> String {
+    let first = left.iter().take(NAMED);
+    let first = first.map(|pod| format!("{} ({})", pod.name, pod.reason));
+    let mut text = first.collect::<Vec<_>>().join(", ");
+    if left.len() > NAMED {
+        text += &format!(" and {} more", left.len() - NAMED);
+    }
+    text
+}
+
+pub(crate) async fn workers(args: &WorkersArgs) -> Result<Exit> {
+    let access = ClusterAccess::with(&args.kubeconfig);
+    let mut exit = Exit::Ok;
+    for (node, result) in care_for_workers(&LiveHost::new(), &access).await? {
+        match result {
+            Ok(Care::Label) => say(&format!("node {node} is labelled as a worker\n")),
+            Ok(Care::Delete) => say(&format!("node {node} is deleted: its worker has left\n")),
+            Ok(Care::DeleteRemoved) => say(&format!(
+                "node {node} is deleted: it was removed from the cluster, and its host still has a certificate\n"
+            )),
+            Ok(Care::Unmark) => say(&format!("worker {node} has come back\n")),
+            Ok(Care::UnmarkUnreadable) => error_report::say(&format!(
+                "nodelet: warning: the annotation {LEFT} of node {node} was no time, and is removed"
+            )),
+            Ok(Care::EndToken) => say(&format!(
+                "worker {node} uses its own certificate, and its token has ended\n"
+            )),
+            Err(error) => {
+                let why = chain(&error).join(": ");
+                error_report::say(&format!("nodelet: could not {why}"));
+                exit = Exit::Failed;
+            }
+        }
+    }
+    Ok(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_end_of_a_removal_has_its_exit_code() {
+        let pods = |count: usize| {
+            let pod = |number| RemainingPod {
+                name: format!("shop/web-{number}"),
+                reason: "a budget".to_owned(),
+            };
+            (0..count).map(pod).collect::<Vec<_>>()
+        };
+        for (removal, code, said) in [
+            (
+                Removal::Removed { left: Vec::new() },
+                Some(0),
+                "nodelet clean",
+            ),
+            (
+                Removal::Removed { left: pods(1) },
+                Some(0),
+                "shop/web-0 (a budget)",
+            ),
+            (Removal::WithoutNode, Some(0), "had not joined"),
+            (Removal::Before, Some(0), "was removed before"),
+            (Removal::PodsLeft(pods(12)), Some(2), "and 2 more"),
+            (Removal::Master, None, "it is a master"),
+            (Removal::NotAdmitted, None, "kubectl delete node w-1"),
+            (Removal::Unknown, None, "has no such node"),
+        ] {
+            let (text, exit) = match outcome("w-1", &removal) {
+                Ok((text, exit)) => (text, Some(exit.code())),
+                Err(error) => (error.to_string(), None),
+            };
+            assert_eq!(exit, code, "{removal:?}");
+            assert!(text.contains(said), "{text}");
+        }
+    }
+}

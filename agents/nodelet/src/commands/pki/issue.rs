@@ -1,0 +1,258 @@
+//! `nodelet pki issue`: admits a node to the cluster of this master, and writes its join file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use engine::exec::reserved_for_api_servers;
+use engine::host::live::LiveHost;
+use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
+use engine::kubernetes::admission::{Admission, NewToken, admission, admit, end_of};
+use engine::kubernetes::join_file::{JoinFile, LONGEST_NODE_NAME, Token, VERSION, is_node_name};
+use engine::kubernetes::node_request::{MASTER, Reserved};
+use engine::plan::Plan;
+use engine::resource::Spec;
+use engine::resource::pki::{Authority, kubeconfig_path};
+
+use crate::cli::PkiIssueArgs;
+use crate::inputs;
+use crate::output::exit::Exit;
+use crate::output::say;
+
+/// The kubeconfig of people, which names the API server that other hosts reach.
+const ADMIN: &str = "admin";
+
+pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
+    if !is_node_name(&args.node) || args.node.len() > LONGEST_NODE_NAME {
+        bail!(
+            "admit `{}`: it is not the name of a node; use lower-case letters, digits, `-` and `.`, at most {LONGEST_NODE_NAME} of them",
+            args.node
+        );
+    }
+    let host = LiveHost::new();
+    let inputs = inputs::read(&args.role, &host).await?;
+    let api = api_of(&inputs.plan)?;
+    let authority = Authority::read(&host, "cluster").await?;
+    let authority = authority.filter(Authority::can_sign);
+    let authority = authority.context(
+        "admit a node: the key of the cluster's authority is not on this host; run this on a master",
+    )?;
+    let access = ClusterAccess::with(&kubeconfig_path("local-admin"));
+    let nodes = host.nodes(&access).await?;
+    let reserved = reserved_for_api_servers(&host).await?;
+    may_join(&args.node, args.replace, &nodes, &reserved)?;
+    let now = SystemTime::now();
+    let record = admission(&host, &access, &args.node).await?;
+    may_return(&args.node, args.replace, record.as_ref(), now)?;
+    let expires = end_of(now, args.valid_for);
+    let since = expires.duration_since(SystemTime::UNIX_EPOCH);
+    let file = JoinFile {
+        version: VERSION,
+        node: args.node.clone(),
+        api: vec![api],
+        authorities: String::from_utf8(authority.pem().to_vec())
+            .context("read the cluster's authority")?,
+        token: Token::random().context("admit a node")?,
+        expires: since.unwrap_or(Duration::ZERO).as_secs(),
+    };
+    // Sealed first: a mistake in the key of the host must not end an earlier token.
+    let sealed = file.seal(&args.to).context("admit a node")?;
+    let new = NewToken {
+        token: &file.token,
+        now,
+        expires,
+        replaces: args.replace,
+    };
+    // Written first: if that fails, the earlier join file must still be valid.
+    if let Some(path) = &args.output {
+        daemon::files::replace(path, &sealed, 0o600)?;
+    }
+    let admitted = admit(&host, &access, &args.node, &new).await;
+    admitted.with_context(|| match &args.output {
+        Some(path) => format!(
+            "admit node {}: {} may not be valid; run the command again",
+            args.node,
+            path.display()
+        ),
+        None => format!("admit node {}", args.node),
+    })?;
+    report(args, &file, &String::from_utf8_lossy(&sealed), expires);
+    Ok(Exit::Ok)
+}
+
+fn report(args: &PkiIssueArgs, file: &JoinFile, sealed: &str, expires: SystemTime) {
+    let expires = humantime::format_rfc3339_seconds(expires).to_string();
+    if args.role.json {
+        let mut value = serde_json::json!({
+            "node": args.node,
+            "token_id": file.token.id(),
+            "expires": expires,
+        });
+        match &args.output {
+            Some(path) => value["file"] = path.display().to_string().into(),
+            None => value["join_file"] = sealed.into(),
+        }
+        say(&format!("{value}\n"));
+        return;
+    }
+    match &args.output {
+        Some(path) => say(&format!(
+            "node {} may join until {expires}; copy {} to its host as {}\n",
+            args.node,
+            path.display(),
+            engine::kubernetes::join_file::JOIN_FILE
+        )),
+        None => say(sealed),
+    }
+}
+
+/// The URL at which other hosts reach the API server, as the plan of this master has it.
+fn api_of(plan: &Plan) -> Result<String> {
+    let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
+    let mut servers = steps.filter_map(|step| match &step.spec {
+        Spec::Kubeconfig(kubeconfig) if kubeconfig.name == ADMIN => Some(&kubeconfig.server),
+        _ => None,
+    });
+    let server = servers.next();
+    server.cloned().with_context(|| {
+        format!(
+            "admit a node: the role of this host writes no {}; run this on a master",
+            Path::new(&kubeconfig_path(ADMIN)).display()
+        )
+    })
+}
+
+/// Refuses names of nodes and servers that a new host would take over.
+fn may_join(
+    node: &str,
+    replace: bool,
+    nodes: &BTreeMap<String, ClusterNode>,
+    reserved: &Reserved,
+) -> Result<()> {
+    if reserved.names.contains(node) {
+        bail!("admit `{node}`: it is a name of the API server");
+    }
+    if node
+        .parse()
+        .is_ok_and(|address| reserved.addresses.contains(&address))
+    {
+        bail!("admit `{node}`: it is an address of the API server");
+    }
+    let Some(present) = nodes.get(node) else {
+        return Ok(());
+    };
+    if present.labels.contains_key(MASTER) {
+        bail!("admit `{node}`: it is a master of this cluster");
+    }
+    if present.ready == Some(true) && !replace {
+        bail!(
+            "admit `{node}`: a node of this name is Ready; with `--replace`, the host takes its place"
+        );
+    }
+    Ok(())
+}
+
+/// Refuses the name of a node that was removed, as long as its host may have a valid certificate: with another node of this name, the
+/// masters would accept that host again.
+fn may_return(
+    node: &str,
+    replace: bool,
+    record: Option<&Admission>,
+    now: SystemTime,
+) -> Result<()> {
+    let Some(removed) = record.and_then(|record| record.removed.as_ref()) else {
+        return Ok(());
+    };
+    let end = removed.certificates_end();
+    if replace || end <= now {
+        return Ok(());
+    }
+    bail!(
+        "admit `{node}`: it was removed at {}, and the certificate of its old host may be valid until {}; if that host was stolen or is not \
+         trusted, use another name until then; if not, `--replace` admits a host with this name",
+        humantime::format_rfc3339_seconds(removed.at),
+        humantime::format_rfc3339_seconds(end)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::kubernetes::admission::{LONGEST_LIFE, RemovedNode};
+
+    use super::*;
+    use crate::pass::tests::plan_of_master;
+
+    #[tokio::test]
+    async fn the_join_file_names_the_server_that_other_hosts_reach() {
+        let plan = plan_of_master().await;
+        assert_eq!(api_of(&plan).expect("a master"), "https://172.30.0.100:443");
+        let other = Plan {
+            phases: Vec::new(),
+            ..plan
+        };
+        let error = api_of(&other).expect_err("no master").to_string();
+        assert!(error.contains("run this on a master"), "{error}");
+    }
+
+    #[test]
+    fn the_name_of_a_removed_node_is_free_when_its_certificates_have_ended() {
+        let at = SystemTime::UNIX_EPOCH;
+        let record = Admission {
+            node: "w-1".to_owned(),
+            removed: Some(RemovedNode {
+                at,
+                uid: String::new(),
+            }),
+            ..Admission::default()
+        };
+        let may = |replace, now| may_return("w-1", replace, Some(&record), now);
+        let soon = at + LONGEST_LIFE - Duration::from_secs(1);
+        let refused = may(false, soon).expect_err("too early").to_string();
+        for why in ["1970-01-31T00:00:00Z", "another name", "--replace"] {
+            assert!(refused.contains(why), "{refused}");
+        }
+        may(true, soon).expect("it was asked for");
+        may(false, at + LONGEST_LIFE).expect("they have ended");
+        let admitted = Admission::default();
+        may_return("w-1", false, Some(&admitted), soon).expect("it was not removed");
+        may_return("w-1", false, None, soon).expect("it is new");
+    }
+
+    #[test]
+    fn only_a_name_that_nobody_uses_may_join() {
+        let node = |ready: bool, master: bool| ClusterNode {
+            ready: Some(ready),
+            labels: master
+                .then(|| (MASTER.to_owned(), String::new()))
+                .into_iter()
+                .collect(),
+            ..ClusterNode::default()
+        };
+        let nodes = BTreeMap::from([
+            ("cp-1".to_owned(), node(false, true)),
+            ("w-1".to_owned(), node(true, false)),
+            ("w-2".to_owned(), node(false, false)),
+        ]);
+        let reserved = Reserved {
+            names: ["kubernetes".to_owned()].into(),
+            addresses: ["10.0.0.1".parse().expect("an address")].into(),
+        };
+        let refused = |name: &str, replace: bool| {
+            let result = may_join(name, replace, &nodes, &reserved);
+            result.err().map(|error| error.to_string())
+        };
+        assert_eq!(refused("w-3", false), None);
+        assert_eq!(refused("w-2", false), None, "it is not Ready");
+        assert_eq!(refused("w-1", true), None);
+        for (name, replace, why) in [
+            ("w-1", false, "--replace"),
+            ("cp-1", true, "a master"),
+            ("kubernetes", true, "a name of the API server"),
+            ("10.0.0.1", true, "an address of the API server"),
+        ] {
+            let refused = refused(name, replace).expect("it is taken");
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Signs the certificates of nodes: decides about each open request of their signer, approves or denies it, and signs what was approved with
+//! the cluster's authority.
+//!
+//! Any number of masters may do this at the same time: the API server keeps the first decision and the first certificate.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use crate::host::{CertificateRequest, ClusterAccess, ClusterNode, Host, HostResult, RequestState};
+use crate::kubernetes::NODE_SIGNER;
+use crate::kubernetes::admission::{self, Admission, TokenRecord};
+use crate::kubernetes::node_request::{
+    Granted, Known, NodeCertificate, Requester, Reserved, decide, node_of, requester,
+};
+use crate::model::chain;
+use crate::resource::pki::{Authority, CertificateSpec, Usage, certificate_in, certificate_paths};
+use crate::resource::{ResourceError, ResourceResult};
+
+pub use crate::kubernetes::admission::LONGEST_LIFE;
+
+/// The authority that signs.
+const AUTHORITY: &str = "cluster";
+/// Most requests that one call decides. The others wait for the next call.
+const MOST: usize = 100;
+/// So often a request is decided again because another client has changed the record of its node.
+const TRIES: usize = 3;
+
+/// What was done about the open requests.
+#[derive(Debug, Default)]
+pub struct SigningReport {
+    /// The decided requests, oldest first.
+    pub requests: Vec<DecidedRequest>,
+    /// Open requests that were left for the next call.
+    pub left: usize,
+}
+
+/// What was done about a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecidedRequest {
+    /// Its name.
+    pub name: String,
+    /// The user that made it.
+    pub requester: String,
+    /// The outcome.
+    pub outcome: RequestOutcome,
+}
+
+/// The outcome of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestOutcome {
+    /// It has its certificate.
+    Signed(NodeCertificate),
+    /// It was denied, with the reason.
+    Denied(String),
+    /// Another client has decided about it meanwhile, or deleted it.
+    Settled,
+    /// It is still open, with the reason.
+    Failed(String),
+}
+
+/// Decides about all open requests of nodes but those with a name in `skip`, and signs what was approved. Certificates live for `life`, at
+/// most [`LONGEST_LIFE`].
+///
+/// A request that could not be decided stops no other one.
+///
+/// # Errors
+/// The authority cannot sign, or the API server does not answer.
+///
+/// # Cancel safety
+/// A request that was approved and not signed is signed by the next call.
+pub async fn sign_requests(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    life: Duration,
+    skip: &BTreeSet<String>,
+) -> ResourceResult<SigningReport> {
+    let mut open = host.certificate_requests(access, NODE_SIGNER).await?;
+    open.retain(|request| request.is_open() && !skip.contains(&request.name));
+    open.sort_by(|one, other| (one.created, &one.name).cmp(&(other.created, &other.name)));
+    let signer = Signer::new(host, access, life.min(LONGEST_LIFE)).await?;
+    let mut report = SigningReport {
+        left: open.len().saturating_sub(MOST),
+        ..SigningReport::default()
+    };
+    let mut before: BTreeMap<String, usize> = BTreeMap::new();
+    for request in open.into_iter().take(MOST) {
+        let earlier = before.entry(request.requester.clone()).or_default();
+        let outcome = signer.handle(&request, *earlier).await;
+        *earlier += 1;
+        report.requests.push(DecidedRequest {
+            name: request.name,
+            requester: request.requester,
+            outcome,
+        });
+    }
+    Ok(report)
+}
+
+/// What the API servers' own certificate is for.
+///
+/// # Errors
+/// This host has no such certificate, or it cannot be read.
+pub async fn reserved_for_api_servers(host: &dyn Host) -> ResourceResult<Reserved> {
+    let path = certificate_paths("apiserver").certificate;
+    let facts = certificate_in(host, &path).await?;
+    let facts = facts.ok_or_else(|| ResourceError::Missing {
+        what: format!("find the certificate of the API server, {}", path.display()),
+    })?;
+    Ok(Reserved {
+        names: facts.names,
+        addresses: facts.addresses,
+    })
+}
+
+/// What the decisions of one call need. Records and tokens are read again for each decision: they may end at any time.
+struct Signer<'a> {
+    host: &'a dyn Host,
+    access: &'a ClusterAccess,
+    authority: Authority,
+    life: Duration,
+    now: SystemTime,
+    nodes: BTreeMap<String, ClusterNode>,
+    reserved: Reserved,
+}
+
+impl<'a> Signer<'a> {
+    async fn new(
+        host: &'a dyn Host,
+        access: &'a ClusterAccess,
+        life: Duration,
+    ) -> ResourceResult<Self> {
+        let authority = Authority::read(host, AUTHORITY).await?;
+        let authority = authority.filter(Authority::can_sign);
+        let authority = authority.ok_or_else(|| ResourceError::Missing {
+            what: format!("find the key of authority `{AUTHORITY}`, which only masters have"),
+        })?;
+        Ok(Self {
+            host,
+            access,
+            authority,
+            life,
+            now: host.now(),
+            nodes: host.nodes(access).await?,
+            reserved: reserved_for_api_servers(host).await?,
+        })
+    }
+
+    async fn handle(&self, request: &CertificateRequest, earlier: usize) -> RequestOutcome {
+        let error = match self.settle(request, earlier).await {
+            Ok(outcome) => return outcome,
+            Err(error) => error,
+        };
+        // Another master may have been faster.
+        let present = self
+            .host
+            .certificate_request(self.access, &request.name)
+            .await;
+        match present {
+            Ok(Some(present)) if present.uid == request.uid && present.is_open() => {}
+            Ok(_) => return RequestOutcome::Settled,
+            Err(_) => {}
+        }
+        RequestOutcome::Failed(chain(&error).join(": "))
+    }
+
+    async fn settle(
+        &self,
+        request: &CertificateRequest,
+        earlier: usize,
+    ) -> ResourceResult<RequestOutcome> {
+        for _ in 0..TRIES {
+            let granted = match self.decide(request, earlier).await? {
+                Ok(granted) => granted,
+                Err(reason) => return self.deny(request, reason).await,
+            };
+            if self.note(request, &granted).await? {
+                return self.sign(request, &granted, earlier).await;
+            }
+        }
+        Ok(RequestOutcome::Failed(
+            "the record of its node changes all the time".to_owned(),
+        ))
+    }
+
+    async fn decide(
+        &self,
+        request: &CertificateRequest,
+        pending_before: usize,
+    ) -> HostResult<Result<Granted, String>> {
+        let requester = requester(request);
+        let token = self.token(requester.as_ref()).await?;
+        let admissions = admission::admissions(self.host, self.access).await?;
+        let node = requester
+            .as_ref()
+            .and_then(|its| node_of(its, token.as_ref()));
+        let known = Known {
+            now: self.now,
+            token: token.as_ref(),
+            admission: node.and_then(|node| admissions.get(node)),
+            admissions: &admissions,
+            nodes: &self.nodes,
+            reserved: &self.reserved,
+            pending_before,
+        };
+        Ok(decide(request, &known))
+    }
+
+    async fn token(&self, requester: Option<&Requester>) -> HostResult<Option<TokenRecord>> {
+        match requester {
+            Some(Requester::Token(id)) => admission::token(self.host, self.access, id).await,
+            Some(Requester::Node(_)) | None => Ok(None),
+        }
+    }
+
+    /// Notes key and address in the record of the node, before anything is signed. False if another client has changed the record: then
+    /// the request is decided again.
+    async fn note(&self, request: &CertificateRequest, granted: &Granted) -> HostResult<bool> {
+        let Some(requester) = requester(request) else {
+            return Ok(false);
+        };
+        let token = self.token(Some(&requester)).await?;
+        let Some(node) = node_of(&requester, token.as_ref()) else {
+            return Ok(false);
+        };
+        let Some(record) = admission::admission(self.host, self.access, node).await? else {
+            return Ok(false);
+        };
+        let is_used_up = match &requester {
+            Requester::Token(id) => record.token_id.as_ref() != Some(id),
+            Requester::Node(_) => false,
+        };
+        let used = record.keys.get(&granted.certificate.kind());
+        let is_other_key = match &requester {
+            Requester::Token(_) => used.is_some_and(|used| *used != granted.key),
+            Requester::Node(_) => false,
+        };
+        if is_used_up || is_other_key || record.removed.is_some() {
+            return Ok(false);
+        }
+        match granted.noted_in(&record, &requester, self.now) {
+            Some(noted) => admission::put(self.host, self.access, &noted).await,
+            None => Ok(true),
+        }
+    }
+
+    /// Approves and signs. Record and token are read once more in between: the node may have been removed, or another node may have noted
+    /// the same address at the same time.
+    async fn sign(
+        &self,
+        request: &CertificateRequest,
+        granted: &Granted,
+        earlier: usize,
+    ) -> ResourceResult<RequestOutcome> {
+        let (host, access, name) = (self.host, self.access, request.name.as_str());
+        host.approve_certificate_request(access, name, "it is from an admitted node")
+            .await?;
+        let certificate = match self.decide(request, earlier).await? {
+            Ok(granted) => granted.certificate,
+            Err(reason) => {
+                self.forget_address(request, granted).await?;
+                // An approval cannot be taken back.
+                host.delete_certificate_request(access, name).await?;
+                return Ok(RequestOutcome::Denied(format!(
+                    "{reason}; it was approved a moment ago, so it is deleted"
+                )));
+            }
+        };
+        let spec = spec(&certificate, self.life);
+        let signed = self
+            .authority
+            .sign_request(&spec, &request.request, self.now)
+            .map_err(|error| error.at("sign it"))?;
+        host.set_certificate(access, name, signed.as_bytes())
+            .await?;
+        Ok(RequestOutcome::Signed(certificate))
+    }
+
+    /// Takes an address that was noted for nothing out of the record again: it would keep another node from it.
+    async fn forget_address(
+        &self,
+        request: &CertificateRequest,
+        granted: &Granted,
+    ) -> HostResult<()> {
+        let NodeCertificate::KubeletServer { node, address } = &granted.certificate else {
+            return Ok(());
+        };
+        let Some(record) = admission::admission(self.host, self.access, node).await? else {
+            return Ok(());
+        };
+        if record.address != Some(*address) || record.removed.is_some() {
+            return Ok(());
+        }
+        let without = Admission {
+            address: None,
+            ..record
+        };
+        if !admission::put(self.host, self.access, &without).await? {
+            tracing::debug!(
+                "the record of the node of request {} has changed",
+                request.name
+            );
+        }
+        Ok(())
+    }
+
+    /// A request that was approved by hand cannot be denied any more; it is not signed either.
+    async fn deny(
+        &self,
+        request: &CertificateRequest,
+        reason: String,
+    ) -> ResourceResult<RequestOutcome> {
+        if request.state == RequestState::Approved {
+            return Ok(RequestOutcome::Failed(format!(
+                "it is approved and will not be signed: {reason}; delete it"
+            )));
+        }
+        self.host
+            .deny_certificate_request(self.access, &request.name, &reason)
+            .await?;
+        Ok(RequestOutcome::Denied(reason))
+    }
+}
+
+/// What is signed: it depends on the decision only, not on the request.
+fn spec(certificate: &NodeCertificate, life: Duration) -> CertificateSpec {
+    let (path, common_name, usage) = match certificate {
+        NodeCertificate::KubeletClient { node } => (
+            "kubelet/apiserver",
+            format!("system:node:{node}"),
+            Usage::Client,
+        ),
+        NodeCertificate::KubeletServer { node, .. } => (
+            "kubelet/server",
+            format!("system:node:{node}"),
+            Usage::Server,
+        ),
+        NodeCertificate::KubeProxy => (
+            "kube-proxy/apiserver",
+            "system:kube-proxy".to_owned(),
+            Usage::Client,
+        ),
+    };
+    let (organizations, dns_names, addresses) = match certificate {
+        NodeCertificate::KubeletClient { .. } => (true, Vec::new(), Vec::new()),
+        NodeCertificate::KubeletServer { node, address } => {
+            (true, vec![node.clone()], vec![*address])
+        }
+        NodeCertificate::KubeProxy => (false, Vec::new(), Vec::new()),
+    };
+    CertificateSpec {
+        path: path.to_owned(),
+        authority: AUTHORITY.to_owned(),
+        common_name,
+        organizations: organizations
+            .then(|| "system:nodes".to_owned())
+            .into_iter()
+            .collect(),
+        usage,
+        dns_names,
+        addresses,
+        life,
+        signed_by: crate::resource::pki::SignedBy::Authority,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,356 @@
+//! Requests in the cluster of a fake master, from the token to the certificates.
+
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+
+use super::*;
+use crate::host::fake::{FakeHost, FaultPlan};
+use crate::host::{CertificateRequests as _, Clock as _, NewCertificateRequest};
+use crate::kubernetes::admission::{JOINING, NewToken, admit, end_of};
+use crate::kubernetes::join_file::Token;
+use crate::resource::pki::AuthoritySpec;
+use crate::resource::{Context, NoSecrets, Outputs, Receipt, Resource};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+async fn make<R: Resource>(host: &FakeHost, resource: &R) {
+    let cx = Context {
+        host,
+        outputs: &Outputs::default(),
+        secrets: &NoSecrets,
+        absent: false,
+    };
+    let observed = resource.observe(&cx).await.expect("it can be observed");
+    let mut receipt = Receipt::default();
+    let made = resource.converge(&observed, &cx, &mut receipt).await;
+    made.expect("it is made");
+}
+
+/// A master with its authority and the certificate of its API server.
+async fn master() -> (FakeHost, ClusterAccess) {
+    let host = FakeHost::new()
+        .with_file("/etc/kubeconfig", "")
+        .with_kubernetes(|rules| rules.remote_api = true);
+    let authority = AuthoritySpec {
+        name: AUTHORITY.to_owned(),
+        common_name: "kubernetes".to_owned(),
+        years: 10,
+        rotation: None,
+    };
+    make(&host, &authority).await;
+    let apiserver = CertificateSpec {
+        path: "apiserver".to_owned(),
+        authority: AUTHORITY.to_owned(),
+        common_name: "apiserver".to_owned(),
+        organizations: Vec::new(),
+        usage: Usage::Server,
+        dns_names: vec!["kubernetes".to_owned()],
+        addresses: vec!["10.0.0.1".parse().expect("an address")],
+        life: DAY * 90,
+        signed_by: crate::resource::pki::SignedBy::Authority,
+    };
+    make(&host, &apiserver).await;
+    (host, ClusterAccess::with("/etc/kubeconfig".as_ref()))
+}
+
+async fn admitted(host: &FakeHost, access: &ClusterAccess) -> Token {
+    let token = Token::random().expect("random numbers");
+    let new = NewToken {
+        token: &token,
+        now: host.now(),
+        expires: end_of(host.now(), HOUR),
+        replaces: false,
+    };
+    admit(host, access, "w-1", &new).await.expect("it answers");
+    token
+}
+
+/// Puts a request of the token's user into the cluster.
+fn ask(host: &FakeHost, token: &Token, name: &str, subject: (&str, bool), server: bool) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    if subject.1 {
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "system:nodes");
+    }
+    params
+        .distinguished_name
+        .push(DnType::CommonName, subject.0);
+    if server {
+        params.subject_alt_names = vec![
+            SanType::DnsName("w-1".try_into().expect("a name")),
+            SanType::IpAddress("10.0.0.7".parse().expect("an address")),
+        ];
+    }
+    let key = KeyPair::generate().expect("a key");
+    let request = params.serialize_request(&key).expect("a request");
+    let purpose = if server { "server auth" } else { "client auth" };
+    let new = NewCertificateRequest {
+        name: name.to_owned(),
+        request: request.pem().expect("PEM").into_bytes(),
+        signer: NODE_SIGNER.to_owned(),
+        usages: vec!["digital signature".to_owned(), purpose.to_owned()],
+    };
+    let user = format!("system:bootstrap:{}", token.id());
+    host.with_world_mut(|world| world.certificate_request(&new, &user, &[JOINING.to_owned()]));
+}
+
+const KUBELET: (&str, bool) = ("system:node:w-1", true);
+
+async fn signed(host: &FakeHost, access: &ClusterAccess) -> SigningReport {
+    let report = sign_requests(host, access, DAY * 90, &BTreeSet::new()).await;
+    report.expect("it signs")
+}
+
+async fn record(host: &FakeHost, access: &ClusterAccess) -> Admission {
+    let record = admission::admission(host, access, "w-1").await;
+    record.expect("it answers").expect("it is there")
+}
+
+#[tokio::test]
+async fn a_joining_node_gets_three_certificates_and_its_token_stays() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "client", KUBELET, false);
+    ask(&host, &token, "server", KUBELET, true);
+    assert_eq!(signed(&host, &access).await.requests.len(), 2);
+    ask(&host, &token, "proxy", ("system:kube-proxy", false), false);
+    let report = signed(&host, &access).await;
+    assert_eq!(
+        report.requests[0].outcome,
+        RequestOutcome::Signed(NodeCertificate::KubeProxy)
+    );
+    // The worker needs it to fetch its certificates.
+    let found = admission::token(&host, &access, token.id()).await;
+    assert!(found.expect("it answers").is_some());
+    let record = record(&host, &access).await;
+    assert_eq!(record.token_id.as_deref(), Some(token.id()));
+    assert_eq!(record.keys.len(), 3);
+    assert_eq!(
+        record.address,
+        Some("10.0.0.7".parse().expect("an address"))
+    );
+    assert!(signed(&host, &access).await.requests.is_empty());
+
+    // The certificates are those that were decided on, and end in time.
+    for (name, usage, names) in [
+        ("client", "client", 0),
+        ("server", "server", 1),
+        ("proxy", "client", 0),
+    ] {
+        let request = host.certificate_request(&access, name).await;
+        let request = request.expect("it answers").expect("it is there");
+        assert_eq!(request.state, RequestState::Approved);
+        let path = format!("/etc/{name}.crt");
+        let certificate = request.certificate.expect("it is signed");
+        let certificate = String::from_utf8(certificate).expect("PEM");
+        let host = FakeHost::new().with_file(&path, &certificate);
+        let facts = certificate_in(&host, path.as_ref()).await;
+        let facts = facts.expect("it is read").expect("a certificate");
+        assert_eq!(facts.usage, usage);
+        assert_eq!(facts.names.len(), names);
+        assert_eq!(facts.addresses.len(), names);
+        assert_eq!(facts.issuer, "CN=kubernetes");
+        let left = facts.not_after.duration_since(host.now()).expect("later");
+        assert!(
+            left <= LONGEST_LIFE && left > LONGEST_LIFE - HOUR,
+            "{left:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_request_is_denied_and_stops_no_other() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a-wrong", ("system:node:w-2", true), false);
+    ask(&host, &token, "b-right", KUBELET, false);
+    let report = signed(&host, &access).await;
+    let outcomes: Vec<bool> = report
+        .requests
+        .iter()
+        .map(|its| matches!(its.outcome, RequestOutcome::Signed(_)))
+        .collect();
+    assert_eq!(outcomes, [false, true]);
+    let wrong = host.certificate_request(&access, "a-wrong").await;
+    let wrong = wrong.expect("it answers").expect("it is there");
+    assert!(matches!(wrong.state, RequestState::Denied(_)), "{wrong:?}");
+    assert_eq!(wrong.certificate, None);
+}
+
+/// An administrator has approved it, or nodeletd was killed after its approval.
+#[tokio::test]
+async fn an_approved_request_is_decided_once_more_before_it_is_signed() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a-wrong", ("system:node:w-2", true), false);
+    ask(&host, &token, "b-right", KUBELET, false);
+    for name in ["a-wrong", "b-right"] {
+        let approved = host.approve_certificate_request(&access, name, "").await;
+        approved.expect("it is approved");
+    }
+    let report = signed(&host, &access).await;
+    assert!(matches!(
+        report.requests[0].outcome,
+        RequestOutcome::Failed(_)
+    ));
+    assert!(matches!(
+        report.requests[1].outcome,
+        RequestOutcome::Signed(_)
+    ));
+    let wrong = host.certificate_request(&access, "a-wrong").await;
+    assert_eq!(
+        wrong.expect("it answers").expect("it is there").certificate,
+        None
+    );
+}
+
+#[tokio::test]
+async fn too_many_requests_wait_or_are_denied() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    for number in 0..MOST + 1 {
+        ask(&host, &token, &format!("r-{number:03}"), KUBELET, false);
+    }
+    let report = signed(&host, &access).await;
+    assert_eq!((report.requests.len(), report.left), (MOST, 1));
+    // The first one decides the key of the token.
+    let first = &report.requests[0].outcome;
+    assert!(matches!(first, RequestOutcome::Signed(_)), "{first:?}");
+    let later = &report.requests[MOST - 1].outcome;
+    assert!(
+        matches!(later, RequestOutcome::Denied(why) if why.contains("too many")),
+        "{later:?}"
+    );
+    let skip = BTreeSet::from([format!("r-{MOST:03}")]);
+    let report = sign_requests(&host, &access, DAY, &skip).await;
+    assert!(report.expect("it signs").requests.is_empty());
+}
+
+#[tokio::test]
+async fn a_second_key_of_a_token_is_denied() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", KUBELET, false);
+    ask(&host, &token, "b", KUBELET, false);
+    let report = signed(&host, &access).await;
+    assert!(matches!(
+        report.requests[0].outcome,
+        RequestOutcome::Signed(_)
+    ));
+    let second = &report.requests[1].outcome;
+    assert!(
+        matches!(second, RequestOutcome::Denied(why) if why.contains("another key")),
+        "{second:?}"
+    );
+}
+
+/// The key is in the record before anything is signed: after an interruption, another key must not be signed.
+#[tokio::test]
+async fn a_key_is_noted_before_its_certificate_is_signed() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", KUBELET, false);
+    host.set_faults(FaultPlan::none().fail("put_config_map", "*").times(1));
+    let report = signed(&host, &access).await;
+    assert!(matches!(
+        report.requests[0].outcome,
+        RequestOutcome::Failed(_)
+    ));
+    let request = host.certificate_request(&access, "a").await;
+    let request = request.expect("it answers").expect("it is there");
+    assert_eq!(
+        (request.state, request.certificate),
+        (RequestState::Pending, None)
+    );
+    host.set_faults(FaultPlan::none().fail("set_certificate", "*").times(1));
+    let report = signed(&host, &access).await;
+    assert!(matches!(
+        report.requests[0].outcome,
+        RequestOutcome::Failed(_)
+    ));
+    assert_eq!(record(&host, &access).await.keys.len(), 1);
+    let report = signed(&host, &access).await;
+    assert!(matches!(
+        report.requests[0].outcome,
+        RequestOutcome::Signed(_)
+    ));
+}
+
+#[tokio::test]
+async fn a_request_whose_node_is_removed_meanwhile_gets_no_certificate() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", KUBELET, false);
+    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let request = host.certificate_request(&access, "a").await;
+    let request = request.expect("it answers").expect("it is there");
+    let granted = signer.decide(&request, 0).await.expect("it answers");
+    let granted = granted.expect("it is admitted");
+    assert!(signer.note(&request, &granted).await.expect("it answers"));
+    let revoked = admission::revoke(&host, &access, "w-1", "").await;
+    revoked.expect("it answers");
+    assert!(!signer.note(&request, &granted).await.expect("it answers"));
+    let outcome = signer
+        .sign(&request, &granted, 0)
+        .await
+        .expect("it answers");
+    assert!(matches!(outcome, RequestOutcome::Denied(_)), "{outcome:?}");
+    let left = host.certificate_request(&access, "a").await;
+    assert_eq!(left.expect("it answers"), None);
+}
+
+/// Two masters decide about the requests of two nodes for one address at the same time.
+#[tokio::test]
+async fn an_address_that_another_node_has_noted_meanwhile_is_not_signed() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", KUBELET, true);
+    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let request = host.certificate_request(&access, "a").await;
+    let request = request.expect("it answers").expect("it is there");
+    let granted = signer.decide(&request, 0).await.expect("it answers");
+    let granted = granted.expect("it is free");
+    assert!(signer.note(&request, &granted).await.expect("it answers"));
+    let other = Admission {
+        node: "w-2".to_owned(),
+        address: Some("10.0.0.7".parse().expect("an address")),
+        ..Admission::default()
+    };
+    let put = admission::put(&host, &access, &other).await;
+    assert!(put.expect("it answers"));
+    let outcome = signer
+        .sign(&request, &granted, 0)
+        .await
+        .expect("it answers");
+    assert!(
+        matches!(&outcome, RequestOutcome::Denied(why) if why.contains("`w-2`")),
+        "{outcome:?}"
+    );
+    assert_eq!(record(&host, &access).await.address, None);
+}
+
+#[tokio::test]
+async fn a_request_that_another_master_has_signed_is_settled() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", KUBELET, false);
+    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let request = host.certificate_request(&access, "a").await;
+    let request = request.expect("it answers").expect("it is there");
+    host.with_world_mut(|world| world.sign_request("a", b"PEM"));
+    assert_eq!(signer.handle(&request, 0).await, RequestOutcome::Settled);
+}
+
+#[tokio::test]
+async fn a_host_without_the_key_of_the_authority_decides_nothing() {
+    let host = FakeHost::new()
+        .with_file("/etc/kubeconfig", "")
+        .with_kubernetes(|rules| rules.remote_api = true);
+    let access = ClusterAccess::with("/etc/kubeconfig".as_ref());
+    let error = sign_requests(&host, &access, DAY, &BTreeSet::new())
+        .await
+        .expect_err("no key");
+    assert!(error.to_string().contains("only masters"), "{error}");
+}

@@ -1,0 +1,324 @@
+//! Requests for certificates in the cluster of a fake host. As on a real API server, the requester is the user of the kubeconfig, a decision
+//! cannot be taken back, and only an approved request gets a certificate, once.
+
+use std::time::Duration;
+
+use crate::host::fake::fake_host::FakeHost;
+use crate::host::fake::world::World;
+use crate::host::{
+    CertificateRequest, CertificateRequests, ClusterAccess, HostError, HostResult, LONGEST_REQUEST,
+    NewCertificateRequest, RequestState,
+};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+#[async_trait::async_trait]
+impl CertificateRequests for FakeHost {
+    async fn certificate_requests(
+        &self,
+        access: &ClusterAccess,
+        signer: &str,
+    ) -> HostResult<Vec<CertificateRequest>> {
+        self.observe("certificate_requests", signer, DEADLINE, |world| {
+            world.reach(access, "list the requests for certificates")?;
+            let all = world.cluster.requests.values();
+            Ok(all.filter(|its| its.signer == signer).cloned().collect())
+        })
+        .await
+    }
+
+    async fn certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+    ) -> HostResult<Option<CertificateRequest>> {
+        self.observe("certificate_request", name, DEADLINE, |world| {
+            let action = format!("get the certificate request {name}");
+            world.reach(access, &action)?;
+            world.authenticate(access, &action)?;
+            Ok(world.cluster.requests.get(name).cloned())
+        })
+        .await
+    }
+
+    async fn create_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        new: &NewCertificateRequest,
+    ) -> HostResult<bool> {
+        let name = new.name.as_str();
+        self.mutate("create_certificate_request", name, DEADLINE, |world| {
+            let action = format!("create the certificate request {name}");
+            world.reach(access, &action)?;
+            world.authenticate(access, &action)?;
+            if world.cluster.requests.contains_key(name) {
+                return Ok(false);
+            }
+            let (requester, groups) = world.user_of(access);
+            world.certificate_request(new, &requester, &groups);
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn approve_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        _reason: &str,
+    ) -> HostResult<()> {
+        self.decide(access, name, "approve", &RequestState::Approved)
+            .await
+    }
+
+    async fn deny_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        reason: &str,
+    ) -> HostResult<()> {
+        let denied = RequestState::Denied(reason.to_owned());
+        self.decide(access, name, "deny", &denied).await
+    }
+
+    async fn set_certificate(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        certificate: &[u8],
+    ) -> HostResult<()> {
+        self.mutate("set_certificate", name, DEADLINE, |world| {
+            let action = format!("store the certificate of request {name}");
+            world.reach(access, &action)?;
+            let request = world.cluster.requests.get_mut(name);
+            let request = request.ok_or_else(|| refused(&action, "the request is gone"))?;
+            if request.certificate.is_some() {
+                return Err(refused(&action, "it has a certificate already"));
+            }
+            if request.state != RequestState::Approved {
+                return Err(refused(&action, "it is not approved"));
+            }
+            request.certificate = Some(certificate.to_vec());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn delete_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+    ) -> HostResult<()> {
+        self.mutate("delete_certificate_request", name, DEADLINE, |world| {
+            world.reach(access, &format!("delete the certificate request {name}"))?;
+            world.cluster.requests.remove(name);
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl FakeHost {
+    async fn decide(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        verb: &'static str,
+        state: &RequestState,
+    ) -> HostResult<()> {
+        self.mutate("decide_certificate_request", name, DEADLINE, |world| {
+            let action = format!("{verb} the certificate request {name}");
+            world.reach(access, &action)?;
+            let request = world.cluster.requests.get_mut(name);
+            let request = request.ok_or_else(|| refused(&action, "the request is gone"))?;
+            match (&request.state, state) {
+                (RequestState::Pending, _) => request.state = state.clone(),
+                (RequestState::Approved, RequestState::Approved)
+                | (RequestState::Denied(_), RequestState::Denied(_)) => {}
+                (present, _) => return Err(refused(&action, &format!("it is {present:?}"))),
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn refused(action: &str, problem: &str) -> HostError {
+    HostError::refused(action.to_owned(), problem.to_owned())
+}
+
+impl World {
+    /// Puts a request of this user into the cluster.
+    pub fn certificate_request(
+        &mut self,
+        new: &NewCertificateRequest,
+        requester: &str,
+        groups: &[String],
+    ) {
+        let mut request = new.request.clone();
+        if request.len() > LONGEST_REQUEST {
+            request.clear();
+        }
+        let request = CertificateRequest {
+            name: new.name.clone(),
+            uid: self.cluster.next_uid(),
+            requester: requester.to_owned(),
+            groups: groups.to_vec(),
+            signer: new.signer.clone(),
+            request,
+            usages: new.usages.clone(),
+            state: RequestState::Pending,
+            certificate: None,
+            created: Some(self.now()),
+        };
+        self.cluster.requests.insert(new.name.clone(), request);
+    }
+
+    /// From now on, the API server refuses (`true`) or accepts this user when it asks for certificates.
+    pub fn refuse_user(&mut self, user: &str, refused: bool) {
+        if refused {
+            self.cluster.refused.insert(user.to_owned());
+        } else {
+            self.cluster.refused.remove(user);
+        }
+    }
+
+    /// Whether the API server refuses this user when it asks for certificates.
+    #[must_use]
+    pub fn refuses_user(&self, user: &str) -> bool {
+        self.cluster.refused.contains(user)
+    }
+
+    /// The API server's answer to an identity that is over.
+    fn authenticate(&self, access: &ClusterAccess, action: &str) -> HostResult<()> {
+        let (user, _) = self.user_of(access);
+        match self.refuses_user(&user) {
+            true => Err(refused(action, "Unauthorized (status 401)")),
+            false => Ok(()),
+        }
+    }
+
+    /// Denies a pending request as a master on another host does.
+    ///
+    /// # Panics
+    /// There is no such request.
+    pub fn deny_request(&mut self, name: &str, reason: &str) {
+        let request = self.cluster.requests.get_mut(name);
+        let request = request.expect("the request is there");
+        request.state = RequestState::Denied(reason.to_owned());
+    }
+
+    /// Signs a request as a master on another host does.
+    ///
+    /// # Panics
+    /// There is no such request.
+    pub fn sign_request(&mut self, name: &str, certificate: &[u8]) {
+        let request = self.cluster.requests.get_mut(name);
+        let request = request.expect("the request is there");
+        request.state = RequestState::Approved;
+        request.certificate = Some(certificate.to_vec());
+    }
+
+    /// The requests for certificates.
+    #[must_use]
+    pub fn certificate_requests(&self) -> Vec<CertificateRequest> {
+        self.cluster.requests.values().cloned().collect()
+    }
+
+    /// The user of a kubeconfig with its groups: the one of its token, or the kubelet of this host.
+    fn user_of(&self, access: &ClusterAccess) -> (String, Vec<String>) {
+        let text = self.tree.text(&access.kubeconfig).unwrap_or_default();
+        let mut lines = text.lines().map(str::trim);
+        let token = lines.find_map(|line| line.trim_start_matches("- ").strip_prefix("token:"));
+        let token = token.map(|its| its.trim().trim_matches(['"', '\'']));
+        let (user, group) = match token.and_then(|its| its.split_once('.')) {
+            Some((id, _)) => (
+                format!("system:bootstrap:{id}"),
+                "system:bootstrappers:nodelet",
+            ),
+            None => (format!("system:node:{}", self.node_name()), "system:nodes"),
+        };
+        (
+            user,
+            vec![group.to_owned(), "system:authenticated".to_owned()],
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> (FakeHost, ClusterAccess) {
+        let host = FakeHost::new()
+            .with_file(
+                "/etc/bootstrap",
+                "users:\n- user:\n    token: abcdef.0123456789abcdef\n",
+            )
+            .with_file("/etc/kubeconfig", "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        (host, ClusterAccess::with("/etc/kubeconfig".as_ref()))
+    }
+
+    fn new(name: &str) -> NewCertificateRequest {
+        NewCertificateRequest {
+            name: name.to_owned(),
+            request: b"PEM".to_vec(),
+            signer: "s".to_owned(),
+            usages: vec!["client auth".to_owned()],
+        }
+    }
+
+    #[tokio::test]
+    async fn only_an_approved_request_gets_a_certificate_and_only_once() {
+        let (host, access) = host();
+        assert!(
+            host.create_certificate_request(&access, &new("a"))
+                .await
+                .unwrap()
+        );
+        assert!(
+            !host
+                .create_certificate_request(&access, &new("a"))
+                .await
+                .unwrap()
+        );
+        host.set_certificate(&access, "a", b"c").await.unwrap_err();
+        host.approve_certificate_request(&access, "a", "")
+            .await
+            .unwrap();
+        host.approve_certificate_request(&access, "a", "")
+            .await
+            .unwrap();
+        host.deny_certificate_request(&access, "a", "")
+            .await
+            .unwrap_err();
+        host.set_certificate(&access, "a", b"c").await.unwrap();
+        host.set_certificate(&access, "a", b"d").await.unwrap_err();
+        let found = host
+            .certificate_request(&access, "a")
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(found.certificate.as_deref(), Some(&b"c"[..]));
+        host.delete_certificate_request(&access, "a").await.unwrap();
+        assert_eq!(host.certificate_request(&access, "a").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_kubeconfig_decides_who_asks() {
+        let (host, node) = host();
+        let bootstrap = ClusterAccess::with("/etc/bootstrap".as_ref());
+        host.create_certificate_request(&bootstrap, &new("a"))
+            .await
+            .unwrap();
+        host.create_certificate_request(&node, &new("b"))
+            .await
+            .unwrap();
+        let found = host.certificate_requests(&node, "s").await.unwrap();
+        let requesters: Vec<&str> = found.iter().map(|its| its.requester.as_str()).collect();
+        assert_eq!(requesters[0], "system:bootstrap:abcdef");
+        assert!(requesters[1].starts_with("system:node:"), "{requesters:?}");
+        assert_eq!(host.certificate_requests(&node, "t").await.unwrap(), []);
+    }
+}

@@ -1,0 +1,137 @@
+//! Requests for certificates: read below, and kept above when they are made or decided.
+//!
+//! No master answers a request that exists only here, so what would be signed is not known before an apply.
+
+use crate::host::overlay::OverlayHost;
+use crate::host::{
+    CertificateRequest, CertificateRequests, ClusterAccess, HostError, HostResult,
+    NewCertificateRequest,
+};
+
+#[async_trait::async_trait]
+impl CertificateRequests for OverlayHost<'_> {
+    async fn certificate_requests(
+        &self,
+        access: &ClusterAccess,
+        signer: &str,
+    ) -> HostResult<Vec<CertificateRequest>> {
+        self.fetch_servers_or_know(access).await?;
+        if !self.known().signers.contains(signer) {
+            let asked = match self.silence("list the requests for certificates") {
+                Some(silent) => Err(silent),
+                None => self.lower.certificate_requests(access, signer).await,
+            };
+            match asked {
+                Ok(found) => {
+                    self.answered();
+                    found.into_iter().for_each(|request| self.know(request));
+                }
+                Err(error) => self.empty_or(error)?,
+            }
+            self.known().signers.insert(signer.to_owned());
+        }
+        self.upper.certificate_requests(access, signer).await
+    }
+
+    async fn certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+    ) -> HostResult<Option<CertificateRequest>> {
+        self.fetch_request(access, name).await?;
+        self.upper.certificate_request(access, name).await
+    }
+
+    async fn create_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        new: &NewCertificateRequest,
+    ) -> HostResult<bool> {
+        self.changes();
+        self.fetch_request(access, &new.name).await?;
+        self.upper.create_certificate_request(access, new).await
+    }
+
+    async fn approve_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        reason: &str,
+    ) -> HostResult<()> {
+        self.changes();
+        self.fetch_request(access, name).await?;
+        self.upper
+            .approve_certificate_request(access, name, reason)
+            .await
+    }
+
+    async fn deny_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        reason: &str,
+    ) -> HostResult<()> {
+        self.changes();
+        self.fetch_request(access, name).await?;
+        self.upper
+            .deny_certificate_request(access, name, reason)
+            .await
+    }
+
+    async fn set_certificate(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        certificate: &[u8],
+    ) -> HostResult<()> {
+        self.changes();
+        self.fetch_request(access, name).await?;
+        self.upper.set_certificate(access, name, certificate).await
+    }
+
+    async fn delete_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+    ) -> HostResult<()> {
+        self.changes();
+        self.fetch_request(access, name).await?;
+        self.upper.delete_certificate_request(access, name).await
+    }
+}
+
+impl OverlayHost<'_> {
+    async fn fetch_request(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
+        self.fetch_servers_or_know(access).await?;
+        if self.known().requests.contains(name) {
+            return Ok(());
+        }
+        let asked = match self.silence(&format!("get the certificate request {name}")) {
+            Some(silent) => Err(silent),
+            None => self.lower.certificate_request(access, name).await,
+        };
+        match asked {
+            Ok(found) => {
+                self.answered();
+                found.into_iter().for_each(|request| self.know(request));
+            }
+            Err(error) => self.empty_or(error)?,
+        }
+        self.known().requests.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// Takes a request over from below, unless it is known here already.
+    fn know(&self, request: CertificateRequest) {
+        let name = request.name.clone();
+        if self.known().requests.insert(name.clone()) {
+            self.upper
+                .with_world_mut(|world| world.cluster.requests.insert(name, request));
+        }
+    }
+
+    /// A cluster without data begins without requests.
+    fn empty_or(&self, error: HostError) -> HostResult<()> {
+        if self.hints.empty { Ok(()) } else { Err(error) }
+    }
+}

@@ -1,0 +1,126 @@
+//! Requests for certificates, as the API server keeps them (`CertificateSigningRequest` of `certificates.k8s.io/v1`).
+
+use std::time::SystemTime;
+
+use crate::host::{ClusterAccess, HostResult};
+
+/// Longest request that is read, in bytes of PEM. One with a 4,096-bit RSA key and a few names has less than 3 KiB.
+pub const LONGEST_REQUEST: usize = 16 * 1024;
+
+/// What was decided about a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestState {
+    /// Nothing yet.
+    Pending,
+    /// It may be signed.
+    Approved,
+    /// It must not be signed, with the reason.
+    Denied(String),
+    /// A signer could not sign it, with the reason.
+    Failed(String),
+}
+
+/// A request for a certificate. The API server sets `requester` and `groups`, and nobody can change them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateRequest {
+    /// Its name.
+    pub name: String,
+    /// Its uid: a request that is made again under the same name is another request.
+    pub uid: String,
+    /// The user that made it, as the API server authenticated that user.
+    pub requester: String,
+    /// The groups of that user.
+    pub groups: Vec<String>,
+    /// The signer that it is for.
+    pub signer: String,
+    /// The certification request (PKCS #10) as PEM. Empty if it has more than [`LONGEST_REQUEST`] bytes.
+    pub request: Vec<u8>,
+    /// The usages it asks for, as Kubernetes names them: `digital signature`, `client auth`, …
+    pub usages: Vec<String>,
+    /// What was decided.
+    pub state: RequestState,
+    /// The certificate with its chain as PEM, once it was signed.
+    pub certificate: Option<Vec<u8>>,
+    /// When it was made.
+    pub created: Option<SystemTime>,
+}
+
+impl CertificateRequest {
+    /// Whether it waits for a decision or for its certificate.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        match self.state {
+            RequestState::Pending | RequestState::Approved => self.certificate.is_none(),
+            RequestState::Denied(_) | RequestState::Failed(_) => false,
+        }
+    }
+}
+
+/// A request to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewCertificateRequest {
+    /// Its name.
+    pub name: String,
+    /// The certification request (PKCS #10) as PEM.
+    pub request: Vec<u8>,
+    /// The signer that it is for.
+    pub signer: String,
+    /// The usages it asks for, as Kubernetes names them.
+    pub usages: Vec<String>,
+}
+
+/// Calls on the API server, each with the implementation's own deadline (10 s).
+#[async_trait::async_trait]
+pub trait CertificateRequests {
+    /// All requests for this signer, in all states. Cancel safe.
+    async fn certificate_requests(
+        &self,
+        access: &ClusterAccess,
+        signer: &str,
+    ) -> HostResult<Vec<CertificateRequest>>;
+
+    /// The request of this name; `None` if there is none. Cancel safe.
+    async fn certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+    ) -> HostResult<Option<CertificateRequest>>;
+
+    /// Makes a request. False if a request of this name exists already.
+    async fn create_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        new: &NewCertificateRequest,
+    ) -> HostResult<bool>;
+
+    /// Approves a pending request. Fine if it is approved already; an error if it was denied, has failed or is gone.
+    async fn approve_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        reason: &str,
+    ) -> HostResult<()>;
+
+    /// Denies a pending request. Fine if it is denied already; an error if it was approved, has failed or is gone.
+    async fn deny_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        reason: &str,
+    ) -> HostResult<()>;
+
+    /// Gives an approved request its certificate (PEM, the chain after it). An error if it has one already, was not approved or is gone.
+    async fn set_certificate(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        certificate: &[u8],
+    ) -> HostResult<()>;
+
+    /// Deletes a request. Fine if there is none.
+    async fn delete_certificate_request(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+    ) -> HostResult<()>;
+}

@@ -1,0 +1,218 @@
+//! What a cluster knows of a node that may join: its record of admission, and its token.
+//!
+//! Only an administrator's access can write either of them. `nodelet pki issue` does so on a master, for one node. The record
+//! (a ConfigMap) stays as long as the node may have certificates, and after its removal as a tombstone. The token (a Secret that the API
+//! server reads) ends when the node uses its own certificate, or at its expiry. The record names the only token that counts, so an earlier
+//! one is useless at once, and the keys that the token was used for, so it cannot be used for another host.
+
+mod record;
+mod token;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use crate::host::{ClusterAccess, Host, HostError, HostResult};
+
+pub use record::{Admission, CertificateKind, LONGEST_LIFE, RemovedNode};
+use record::{read, record_name, written};
+pub use token::{NewToken, TokenRecord};
+use token::{read_token, secret_key, secret_object};
+
+/// The namespace of both objects. The API server reads tokens only there.
+const NAMESPACE: &str = "kube-system";
+/// The label of records of admission.
+pub const ADMISSION_LABEL: &str = "nodelet.pf9.io/admission";
+/// The group that the API server adds to the user of a token. It may ask for certificates and nothing else.
+pub const JOINING: &str = "system:bootstrappers:nodelet";
+/// The annotation that masters give a node which uses its own certificate, so that its token has ended.
+pub const JOINED: &str = "nodelet.pf9.io/joined";
+/// So often a record is written again if another client was faster.
+const TRIES: usize = 5;
+
+/// The record of this node, also if it is a tombstone; `None` if it was not admitted. Cancel safe.
+///
+/// # Errors
+/// The API server does not answer or refuses, or the record is damaged.
+pub async fn admission(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    node: &str,
+) -> HostResult<Option<Admission>> {
+    let name = record_name(node);
+    let found = host.config_map(access, NAMESPACE, &name).await?;
+    let record = found.map(read).transpose();
+    record.map_err(|problem| {
+        HostError::refused(format!("read the ConfigMap {NAMESPACE}/{name}"), problem)
+    })
+}
+
+/// All records by node, with the tombstones. A damaged record admits no node: it is left out with a warning. Cancel safe.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub async fn admissions(
+    host: &dyn Host,
+    access: &ClusterAccess,
+) -> HostResult<BTreeMap<String, Admission>> {
+    let mut records = BTreeMap::new();
+    for map in host.config_maps(access, NAMESPACE, ADMISSION_LABEL).await? {
+        let name = map.name.clone();
+        match read(map) {
+            Ok(record) => {
+                records.insert(record.node.clone(), record);
+            }
+            Err(problem) => tracing::warn!("the ConfigMap {NAMESPACE}/{name}: {problem}"),
+        }
+    }
+    Ok(records)
+}
+
+/// The token with this id; `None` if there is none, or if it is not one of ours. Cancel safe.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub async fn token(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    id: &str,
+) -> HostResult<Option<TokenRecord>> {
+    let found = host.compare_object(access, &secret_key(id)).await?;
+    Ok(found.and_then(|found| read_token(id, &found.present)))
+}
+
+/// Writes a record over the version that it was read from. False if another client was faster.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub async fn put(host: &dyn Host, access: &ClusterAccess, record: &Admission) -> HostResult<bool> {
+    host.put_config_map(access, &written(record)).await
+}
+
+/// Admits a node with a new token, which is valid until `expires`. The record begins anew, and the earlier token of the node ends.
+///
+/// If this fails or is interrupted, the earlier token counts, or the new one; never none of them.
+///
+/// # Errors
+/// The API server does not answer or refuses, or another client has changed the record.
+pub async fn admit(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    node: &str,
+    new: &NewToken<'_>,
+) -> HostResult<()> {
+    let earlier = admission(host, access, node).await?;
+    // A token that no record names counts for nothing.
+    host.apply_object(access, &secret_object(node, new)).await?;
+    let record = Admission {
+        node: node.to_owned(),
+        token_id: Some(new.token.id().to_owned()),
+        admitted_at: humantime::format_rfc3339_seconds(new.now).to_string(),
+        version: earlier
+            .as_ref()
+            .map_or_else(String::new, |its| its.version.clone()),
+        ..Admission::default()
+    };
+    if !put(host, access, &record).await? {
+        delete_token(host, access, new.token.id()).await?;
+        return Err(changed(node));
+    }
+    // Masters look again at a node without this mark.
+    let present = host.node(access, node).await?;
+    if present.is_some_and(|present| present.annotations.contains_key(JOINED)) {
+        let mark = json!({ "metadata": { "annotations": { JOINED: null } } });
+        host.patch_node(access, node, &mark).await?;
+    }
+    match earlier.and_then(|earlier| earlier.token_id) {
+        Some(id) => delete_token(host, access, &id).await,
+        None => Ok(()),
+    }
+}
+
+/// Deletes the token with this id. Fine if there is none.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub async fn delete_token(host: &dyn Host, access: &ClusterAccess, id: &str) -> HostResult<()> {
+    if !super::join_file::is_token_id(id) {
+        return Ok(());
+    }
+    host.delete_object(access, &secret_key(id)).await
+}
+
+/// Deletes the token of a node, and notes that in its record. If the record has changed since it was read, only the token is deleted.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub async fn end_token(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    record: &Admission,
+) -> HostResult<()> {
+    let Some(id) = &record.token_id else {
+        return Ok(());
+    };
+    delete_token(host, access, id).await?;
+    let ended = Admission {
+        token_id: None,
+        ..record.clone()
+    };
+    put(host, access, &ended).await.map(drop)
+}
+
+/// Deletes the token of a node and replaces its record by a tombstone: the node gets no certificates any more. `uid` is that of its Node,
+/// empty if it has none. Returns the record from before; `None` if there is none. A tombstone stays as it is.
+///
+/// # Errors
+/// The API server does not answer or refuses, or other clients change the record all the time.
+pub async fn revoke(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    node: &str,
+    uid: &str,
+) -> HostResult<Option<Admission>> {
+    for _ in 0..TRIES {
+        let Some(record) = admission(host, access, node).await? else {
+            return Ok(None);
+        };
+        if let Some(id) = &record.token_id {
+            delete_token(host, access, id).await?;
+        }
+        if record.removed.is_some() {
+            return Ok(Some(record));
+        }
+        let tombstone = Admission {
+            node: node.to_owned(),
+            admitted_at: record.admitted_at.clone(),
+            removed: Some(RemovedNode {
+                at: host.now(),
+                uid: uid.to_owned(),
+            }),
+            version: record.version.clone(),
+            ..Admission::default()
+        };
+        if put(host, access, &tombstone).await? {
+            return Ok(Some(record));
+        }
+    }
+    Err(changed(node))
+}
+
+fn changed(node: &str) -> HostError {
+    HostError::service(
+        format!("write the ConfigMap {NAMESPACE}/{}", record_name(node)),
+        "another client has changed it meanwhile; try again",
+    )
+}
+
+/// The end of a validity that begins now, in whole seconds as a Secret has them.
+#[must_use]
+pub fn end_of(now: SystemTime, valid_for: Duration) -> SystemTime {
+    let end = now + valid_for;
+    let since = end.duration_since(SystemTime::UNIX_EPOCH);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.unwrap_or_default().as_secs())
+}
+
+#[cfg(test)]
+mod tests;

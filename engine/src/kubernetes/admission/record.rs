@@ -1,0 +1,149 @@
+//! The record of admission as a ConfigMap. After the removal of its node it stays as a tombstone: the certificate of that node stays valid.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use super::{ADMISSION_LABEL, NAMESPACE};
+use crate::host::ConfigMap;
+
+/// Longest life of a node's certificate, whatever the settings say: a node that was removed keeps its certificate until then.
+pub const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The certificates of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CertificateKind {
+    /// Of its kubelet as a client.
+    KubeletClient,
+    /// Of its kubelet as a server.
+    KubeletServer,
+    /// Of its kube-proxy.
+    KubeProxy,
+}
+
+impl CertificateKind {
+    const ALL: [Self; 3] = [Self::KubeletClient, Self::KubeletServer, Self::KubeProxy];
+
+    /// The field that has the digest of its key.
+    fn field(self) -> &'static str {
+        match self {
+            Self::KubeletClient => "key-kubelet-client",
+            Self::KubeletServer => "key-kubelet-server",
+            Self::KubeProxy => "key-kube-proxy-client",
+        }
+    }
+}
+
+/// The record of a node that may join, has joined, or was removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// The node.
+    pub node: String,
+    /// The id of its token; `None` if the token has ended.
+    pub token_id: Option<String>,
+    /// When it was admitted (RFC 3339).
+    pub admitted_at: String,
+    /// The SHA-256 (hexadecimal) of the public keys that the token was used for. It brings certificates for these keys only.
+    pub keys: BTreeMap<CertificateKind, String>,
+    /// When the token was used for the last of these keys.
+    pub keys_at: Option<SystemTime>,
+    /// The address that its kubelet has a certificate for.
+    pub address: Option<IpAddr>,
+    /// Set if the node was removed. Such a record admits no node.
+    pub removed: Option<RemovedNode>,
+    /// The version of the ConfigMap that it was read from; empty for a new record.
+    pub version: String,
+}
+
+/// The removal of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemovedNode {
+    /// When it was removed.
+    pub at: SystemTime,
+    /// The uid of its Node at that time; empty if it had none. A Node with another uid has registered since then.
+    pub uid: String,
+}
+
+impl RemovedNode {
+    /// Its certificates end at this time at the latest.
+    #[must_use]
+    pub fn certificates_end(&self) -> SystemTime {
+        self.at + LONGEST_LIFE
+    }
+}
+
+pub(super) fn record_name(node: &str) -> String {
+    format!("nodelet-node-{node}")
+}
+
+pub(super) fn written(record: &Admission) -> ConfigMap {
+    let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
+    let mut data = BTreeMap::new();
+    let mut set = |field: &str, value: Option<String>| {
+        if let Some(value) = value {
+            data.insert(field.to_owned(), value);
+        }
+    };
+    set("node", Some(record.node.clone()));
+    set("token-id", record.token_id.clone());
+    set("admitted-at", Some(record.admitted_at.clone()));
+    for (kind, key) in &record.keys {
+        set(kind.field(), Some(key.clone()));
+    }
+    set("keys-at", record.keys_at.map(time));
+    set("address", record.address.map(|its| its.to_string()));
+    if let Some(removed) = &record.removed {
+        set("removed-at", Some(time(removed.at)));
+        set("removed-uid", Some(removed.uid.clone()));
+    }
+    let labels = [
+        (ADMISSION_LABEL, ""),
+        ("app.kubernetes.io/managed-by", "nodelet"),
+    ];
+    ConfigMap {
+        namespace: NAMESPACE.to_owned(),
+        name: record_name(&record.node),
+        version: record.version.clone(),
+        labels: labels
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        data,
+    }
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// Why it cannot be used.
+pub(super) fn read(map: ConfigMap) -> Result<Admission, String> {
+    let mut data = map.data;
+    let mut take = |field: &str| data.remove(field).filter(|value| !value.is_empty());
+    let time = |field: &str, value: Option<String>| {
+        let value = value.map(|text| humantime::parse_rfc3339(&text));
+        value
+            .transpose()
+            .map_err(|_| format!("its field `{field}` is no time"))
+    };
+    let node = take("node").unwrap_or_default();
+    // Another name in it would admit a node that no administrator has admitted.
+    if record_name(&node) != map.name {
+        return Err(format!("its field `node` is `{node}`"));
+    }
+    let keys = CertificateKind::ALL.into_iter();
+    let keys = keys
+        .filter_map(|kind| Some((kind, take(kind.field())?)))
+        .collect();
+    let uid = take("removed-uid").unwrap_or_default();
+    let removed = time("removed-at", take("removed-at"))?;
+    let address = take("address").map(|text| text.parse()).transpose();
+    Ok(Admission {
+        node,
+        token_id: take("token-id"),
+        admitted_at: take("admitted-at").unwrap_or_default(),
+        keys,
+        keys_at: time("keys-at", take("keys-at"))?,
+        address: address.map_err(|_| "its field `address` is no address")?,
+        removed: removed.map(|at| RemovedNode { at, uid }),
+        version: map.version,
+    })
+}

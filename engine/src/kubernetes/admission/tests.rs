@@ -1,0 +1,133 @@
+//! Records and tokens in the cluster of a fake master.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use super::*;
+use crate::host::fake::{FakeHost, FaultPlan};
+use crate::host::{Clock as _, ConfigMaps as _};
+use crate::kubernetes::join_file::Token;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn master() -> (FakeHost, ClusterAccess) {
+    let host = FakeHost::new()
+        .with_file("/etc/kubeconfig", "")
+        .with_kubernetes(|rules| rules.remote_api = true);
+    (host, ClusterAccess::with("/etc/kubeconfig".as_ref()))
+}
+
+async fn try_to_admit(host: &FakeHost, access: &ClusterAccess) -> HostResult<Token> {
+    let token = Token::random().expect("random numbers");
+    let new = NewToken {
+        token: &token,
+        now: host.now(),
+        expires: end_of(host.now(), HOUR),
+        replaces: false,
+    };
+    admit(host, access, "w-1", &new).await.map(|()| token)
+}
+
+async fn admit_once(host: &FakeHost, access: &ClusterAccess) -> Token {
+    try_to_admit(host, access).await.expect("it answers")
+}
+
+async fn record(host: &FakeHost, access: &ClusterAccess) -> Admission {
+    let record = admission(host, access, "w-1").await.unwrap();
+    record.expect("it is there")
+}
+
+#[tokio::test]
+async fn a_second_token_of_a_node_replaces_its_first_and_begins_without_keys() {
+    let (host, access) = master();
+    let first = admit_once(&host, &access).await;
+    let found = token(&host, &access, first.id()).await.unwrap().unwrap();
+    assert_eq!(found.node, "w-1");
+    assert_eq!(found.expires, end_of(host.now(), HOUR));
+    assert!(!found.replaces);
+    let mut used = record(&host, &access).await;
+    used.keys
+        .insert(CertificateKind::KubeProxy, "aa".to_owned());
+    used.address = Some("10.0.0.7".parse().unwrap());
+    used.keys_at = Some(end_of(host.now(), HOUR));
+    assert!(put(&host, &access, &used).await.unwrap());
+    let read = record(&host, &access).await;
+    assert_eq!((&read.keys, read.address), (&used.keys, used.address));
+    assert_eq!(read.keys_at, used.keys_at);
+
+    let second = admit_once(&host, &access).await;
+    assert_eq!(token(&host, &access, first.id()).await.unwrap(), None);
+    let read = record(&host, &access).await;
+    assert_eq!(read.token_id.as_deref(), Some(second.id()));
+    assert!(read.keys.is_empty() && read.address.is_none());
+    assert_eq!(admission(&host, &access, "w-2").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_failed_admission_leaves_the_earlier_token() {
+    for call in ["apply_object", "put_config_map"] {
+        let (host, access) = master();
+        let first = admit_once(&host, &access).await;
+        host.set_faults(FaultPlan::none().fail(call, "*").times(1));
+        try_to_admit(&host, &access).await.expect_err("it fails");
+        assert!(token(&host, &access, first.id()).await.unwrap().is_some());
+        let read = record(&host, &access).await;
+        assert_eq!(read.token_id.as_deref(), Some(first.id()), "{call}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_over_another_version_of_a_record_changes_nothing() {
+    let (host, access) = master();
+    admit_once(&host, &access).await;
+    let read = record(&host, &access).await;
+    end_token(&host, &access, &read).await.unwrap();
+    assert!(!put(&host, &access, &read).await.unwrap());
+    assert_eq!(record(&host, &access).await.token_id, None);
+}
+
+#[tokio::test]
+async fn a_revoked_node_has_a_tombstone_and_no_token() {
+    let (host, access) = master();
+    assert_eq!(revoke(&host, &access, "w-1", "").await.unwrap(), None);
+    let its = admit_once(&host, &access).await;
+    let before = revoke(&host, &access, "w-1", "uid-1").await.unwrap();
+    assert_eq!(before.unwrap().token_id.as_deref(), Some(its.id()));
+    assert_eq!(token(&host, &access, its.id()).await.unwrap(), None);
+    let tombstone = record(&host, &access).await;
+    let removed = tombstone.removed.clone().expect("it is a tombstone");
+    assert_eq!(removed.uid, "uid-1");
+    assert_eq!(removed.certificates_end(), removed.at + LONGEST_LIFE);
+    revoke(&host, &access, "w-1", "uid-2")
+        .await
+        .expect("it can be repeated");
+    assert_eq!(record(&host, &access).await, tombstone);
+}
+
+#[tokio::test]
+async fn a_record_with_the_name_of_another_node_admits_no_node() {
+    let (host, access) = master();
+    let mut map = written(&Admission {
+        node: "w-1".to_owned(),
+        ..Admission::default()
+    });
+    map.data.insert("node".to_owned(), "w-2".to_owned());
+    assert!(host.put_config_map(&access, &map).await.unwrap());
+    admission(&host, &access, "w-1").await.unwrap_err();
+    assert!(admissions(&host, &access).await.unwrap().is_empty());
+}
+
+#[test]
+fn a_token_without_a_readable_expiry_has_ended() {
+    let secret = |expiration: &str| {
+        let object = json!({
+            "metadata": {"annotations": {token::NODE: "w-1"}},
+            "data": {"expiration": BASE64_STANDARD.encode(expiration)},
+        });
+        read_token("abcdef", &object)
+    };
+    let ended = secret("soon").expect("it is for a node");
+    assert_eq!(ended.expires, SystemTime::UNIX_EPOCH);
+    let object = json!({"data": {"expiration": ""}});
+    assert_eq!(read_token("abcdef", &object), None, "it is for no node");
+}

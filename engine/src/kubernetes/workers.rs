@@ -1,0 +1,294 @@
+//! The masters' care for workers: they label them, delete the nodes of workers that have left, and remove a worker for good.
+//!
+//! The API server lets no node set the label of its role, or delete itself. So a master does both, for nodes that the cluster has admitted
+//! (`admission`). Nodes that joined in another way belong to an operator. Any number of masters may do this at the same time.
+//!
+//! The token of a node ends here, when its node is Ready: only then the node is known to use its own certificate. A removed worker has a
+//! tombstone, and its certificate stays valid for a while: if its kubelet registers a new node, that node is deleted.
+//!
+//! A worker that leaves (`nodelet clean`) marks its node with the time. If its kubelet has reported since then, the worker has come back,
+//! and only the mark is removed: both times are from the clock of the worker.
+
+mod requests;
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use self::requests::refuse_requests_of;
+use super::admission::{
+    Admission, CertificateKind, JOINED, TokenRecord, admission, admissions, end_token, revoke,
+    token,
+};
+use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod};
+
+/// The annotation of a node whose worker has left; its value is the time (RFC 3339).
+pub const LEFT: &str = "nodelet.pf9.io/left";
+/// The label of a worker's node.
+pub const WORKER_LABEL: &str = "node-role.kubernetes.io/worker";
+/// The label of a master's node.
+pub const MASTER_LABEL: &str = "node-role.kubernetes.io/master";
+
+/// If the node of a token was Ready when the token was issued (`--replace`), that node says nothing about the new host. Its token ends this
+/// long after its last new key: until then, the new host has fetched its certificates.
+const FETCHED: Duration = Duration::from_secs(600);
+
+/// What a master does about a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// Labels it as a worker.
+    Label,
+    /// Deletes it: its worker has left.
+    Delete,
+    /// Deletes it: it was removed from the cluster, and has registered again.
+    DeleteRemoved,
+    /// Removes the mark: its worker has come back.
+    Unmark,
+    /// Removes a mark that is no time.
+    UnmarkUnreadable,
+    /// Ends its token: it uses its own certificate.
+    EndToken,
+}
+
+/// Whether a master has something to do about this node, if the cluster has admitted it. Pure: nodeletd asks this about each event.
+#[must_use]
+pub fn needs_care(node: &ClusterNode) -> bool {
+    let has = |label| node.labels.contains_key(label);
+    let is_marked = |mark| node.annotations.contains_key(mark);
+    let is_new = node.ready == Some(true) && !is_marked(JOINED);
+    !has(MASTER_LABEL) && (is_marked(LEFT) || !has(WORKER_LABEL) || is_new)
+}
+
+/// What a master does about the node of this record, apart from its token.
+fn care(node: &ClusterNode, record: &Admission) -> Vec<Care> {
+    let mut todo = Vec::new();
+    if let Some(mark) = node.annotations.get(LEFT) {
+        match humantime::parse_rfc3339(mark) {
+            Err(_) => todo.push(Care::UnmarkUnreadable),
+            Ok(left) if node.reported.is_some_and(|reported| reported > left) => {
+                todo.push(Care::Unmark);
+            }
+            Ok(_) => return vec![Care::Delete],
+        }
+    }
+    if let Some(removed) = &record.removed {
+        // As long as it is the node of that time, its removal waits for its pods.
+        return match removed.uid == node.uid {
+            true => todo,
+            false => vec![Care::DeleteRemoved],
+        };
+    }
+    if !node.labels.contains_key(WORKER_LABEL) {
+        todo.push(Care::Label);
+    }
+    todo
+}
+
+/// Whether the token of a node that is Ready has done its work, or has ended anyway.
+fn is_over(record: &Admission, token: Option<&TokenRecord>, now: SystemTime) -> bool {
+    let Some(token) = token else {
+        return true;
+    };
+    if token.expires <= now || !token.replaces {
+        return true;
+    }
+    let has_identity = record.keys.contains_key(&CertificateKind::KubeletClient);
+    has_identity && record.keys_at.is_some_and(|used| used + FETCHED <= now)
+}
+
+/// Does what is to be done about all admitted nodes. Returns the nodes with what was done, or why it could not be done. A node that cannot
+/// be cared for stops no other one.
+///
+/// # Errors
+/// The nodes or the records cannot be listed.
+pub async fn care_for_workers(
+    host: &dyn Host,
+    access: &ClusterAccess,
+) -> HostResult<Vec<(String, Result<Care, HostError>)>> {
+    let mut results = Vec::new();
+    let mut nodes = host.nodes(access).await?;
+    nodes.retain(|_, node| needs_care(node));
+    if nodes.is_empty() {
+        return Ok(results);
+    }
+    let records = admissions(host, access).await?;
+    for name in nodes.into_keys().filter(|name| records.contains_key(name)) {
+        let mut done = Vec::new();
+        let cared = care_for(host, access, &name, &mut done).await;
+        results.extend(done.into_iter().map(|care| (name.clone(), Ok(care))));
+        if let Err(error) = cared {
+            results.push((name, Err(error)));
+        }
+    }
+    Ok(results)
+}
+
+/// Cares for a node. Node and record are read again: they may have changed since they were listed.
+async fn care_for(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    name: &str,
+    done: &mut Vec<Care>,
+) -> HostResult<()> {
+    let Some(record) = admission(host, access, name).await? else {
+        return Ok(());
+    };
+    let Some(node) = host.node(access, name).await?.filter(needs_care) else {
+        return Ok(());
+    };
+    for care in care(&node, &record) {
+        let patch = match care {
+            Care::Label => json!({ "metadata": { "labels": { WORKER_LABEL: "" } } }),
+            Care::Unmark | Care::UnmarkUnreadable => {
+                json!({ "metadata": { "annotations": { LEFT: null } } })
+            }
+            Care::Delete | Care::DeleteRemoved => {
+                return match host.delete_same_node(access, name, &node).await? {
+                    true => {
+                        done.push(care);
+                        Ok(())
+                    }
+                    // It may have come back. The change is an event of the watch, so masters look again.
+                    false => Err(HostError::service(
+                        format!("delete node {name}"),
+                        "it has changed meanwhile",
+                    )),
+                };
+            }
+            Care::EndToken => continue,
+        };
+        host.patch_node(access, name, &patch).await?;
+        done.push(care);
+    }
+    if record.removed.is_none()
+        && node.ready == Some(true)
+        && !node.annotations.contains_key(JOINED)
+    {
+        end_token_of(host, access, name, &record, done).await?;
+    }
+    Ok(())
+}
+
+/// Ends the token of a node that is Ready, and marks the node, so that masters do not look again.
+async fn end_token_of(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    name: &str,
+    record: &Admission,
+    done: &mut Vec<Care>,
+) -> HostResult<()> {
+    if let Some(id) = &record.token_id {
+        let its = token(host, access, id).await?;
+        if !is_over(record, its.as_ref(), host.now()) {
+            return Ok(());
+        }
+        end_token(host, access, record).await?;
+        done.push(Care::EndToken);
+    }
+    let now = humantime::format_rfc3339_seconds(host.now()).to_string();
+    let mark = json!({ "metadata": { "annotations": { JOINED: now } } });
+    host.patch_node(access, name, &mark).await
+}
+
+/// Marks the node of a worker that leaves. Does nothing if the cluster has no such node.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub async fn mark_as_left(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    name: &str,
+    now: SystemTime,
+) -> HostResult<()> {
+    if host.node(access, name).await?.is_none() {
+        return Ok(());
+    }
+    let now = humantime::format_rfc3339_millis(now).to_string();
+    let mark = json!({ "metadata": { "annotations": { LEFT: now } } });
+    host.patch_node(access, name, &mark).await
+}
+
+/// How the removal of a worker ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// Its node is deleted.
+    Removed {
+        /// Pods that were still there. They end with the node.
+        left: Vec<RemainingPod>,
+    },
+    /// It was admitted and had no node.
+    WithoutNode,
+    /// It was removed before.
+    Before,
+    /// These pods are still on the node, and the node stays, cordoned. The worker gets no certificates any more.
+    PodsLeft(Vec<RemainingPod>),
+    /// The node is that of a master. Nothing was done.
+    Master,
+    /// The cluster has not admitted such a node, and it is no worker that it has admitted before. Nothing was done.
+    NotAdmitted,
+    /// The cluster has no such node, and has not admitted one.
+    Unknown,
+}
+
+/// Removes a worker: it gets no certificates any more, its pods are evicted within `timeout`, and its node is deleted. `force` deletes the
+/// node also if it is Ready and pods are left on it. Pods on a node that is not Ready cannot end, so they hold up nothing.
+///
+/// If this is interrupted, the next call goes on.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub async fn remove_worker(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    name: &str,
+    timeout: Duration,
+    force: bool,
+) -> HostResult<Removal> {
+    let node = host.node(access, name).await?;
+    let record = admission(host, access, name).await?;
+    let Some(node) = node else {
+        let Some(record) = record else {
+            return Ok(Removal::Unknown);
+        };
+        take_admission(host, access, name, "").await?;
+        return Ok(match record.removed {
+            Some(_) => Removal::Before,
+            None => Removal::WithoutNode,
+        });
+    };
+    if node.labels.contains_key(MASTER_LABEL) {
+        return Ok(Removal::Master);
+    }
+    // The label is there if an administrator has deleted the record.
+    if record.is_none() && !node.labels.contains_key(WORKER_LABEL) {
+        return Ok(Removal::NotAdmitted);
+    }
+    take_admission(host, access, name, &node.uid).await?;
+    if !node.unschedulable {
+        let cordon = json!({ "spec": { "unschedulable": true } });
+        host.patch_node(access, name, &cordon).await?;
+    }
+    let left = host.evict_pods(access, name, timeout).await?;
+    if !left.is_empty() && node.ready == Some(true) && !force {
+        return Ok(Removal::PodsLeft(left));
+    }
+    host.delete_node(access, name).await?;
+    Ok(Removal::Removed { left })
+}
+
+/// Revokes the admission of a node, and refuses its open requests.
+async fn take_admission(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    name: &str,
+    uid: &str,
+) -> HostResult<()> {
+    let before = revoke(host, access, name, uid).await?;
+    let token_id = before.and_then(|record| record.token_id);
+    refuse_requests_of(host, access, name, token_id.as_deref())
+        .await
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! The open requests of a node that was removed. Masters would deny them, too, but a worker should not wait for its certificate meanwhile.
+
+use crate::host::{CertificateRequest, ClusterAccess, Host, HostResult, RequestState};
+use crate::kubernetes::node_request::{Requester, requester};
+use crate::kubernetes::{NODE_SIGNER, shown};
+
+/// Settles the open requests of a node that was removed: pending ones are denied, approved ones deleted. `token_id` is that of its earlier
+/// token. Returns their number.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub(super) async fn refuse_requests_of(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    node: &str,
+    token_id: Option<&str>,
+) -> HostResult<usize> {
+    let reason = format!("node `{}` was removed from the cluster", shown(node));
+    let mut settled = 0;
+    for request in host.certificate_requests(access, NODE_SIGNER).await? {
+        let is_its_own = match requester(&request) {
+            Some(Requester::Node(its)) => its == node,
+            Some(Requester::Token(id)) => Some(id.as_str()) == token_id,
+            None => false,
+        };
+        if !(is_its_own && request.is_open()) {
+            continue;
+        }
+        let name = request.name.as_str();
+        let answer = match request.state {
+            RequestState::Approved => host.delete_certificate_request(access, name).await,
+            RequestState::Pending | RequestState::Denied(_) | RequestState::Failed(_) => {
+                host.deny_certificate_request(access, name, &reason).await
+            }
+        };
+        match answer {
+            Ok(()) => settled += 1,
+            Err(error) if is_still_open(host, access, &request).await? => return Err(error),
+            // A master was faster.
+            Err(_) => {}
+        }
+    }
+    Ok(settled)
+}
+
+async fn is_still_open(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    request: &CertificateRequest,
+) -> HostResult<bool> {
+    let present = host.certificate_request(access, &request.name).await?;
+    Ok(present.is_some_and(|present| present.uid == request.uid && present.is_open()))
+}

@@ -1,0 +1,315 @@
+//! Joining a cluster: what a worker takes from its join file.
+//!
+//! `spec` is what a script says of it. `source` reads the join file and has the message for each of its problems; `trust` has its
+//! authorities. What is trusted is recorded as for a master's authority (`keys::record`), only without a key.
+//!
+//! Not here: the join file's format (`kubernetes::join_file`), and how the worker's certificates are signed (`signing`). Start with `spec`.
+
+mod source;
+pub(in crate::resource::pki) mod spec;
+mod trust;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use super::{Authority, BOOTSTRAP_KUBECONFIG, authority_paths, authority_record, kubeconfig_path};
+use crate::host::{Attributes, Host};
+use crate::kubernetes::join_file::JoinFile;
+use crate::resource::change::Differences;
+use crate::resource::files::file::PRIVATE;
+use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::KubeconfigYaml;
+use crate::resource::pki::authority::files::{AuthorityFiles, CERTIFICATE, KEY};
+use crate::resource::pki::authority::state::AuthorityState;
+use crate::resource::pki::certificate::spec::CLUSTER;
+use crate::resource::pki::join::source::Problem;
+use crate::resource::pki::join::spec::JoinFileSpec;
+use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
+use crate::resource::pki::signing::access::has_identity;
+use crate::resource::pki::stored::{Content, Stored};
+use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+
+/// Mode and owner of the directory of an authority: only for root.
+const DIRECTORY: Attributes = Attributes::root(0o700);
+
+/// The current state of what the join file brings.
+pub struct Observed {
+    directory: Stored,
+    files: AuthorityFiles,
+    record: KeyRecord,
+    bootstrap: Stored,
+    bootstrap_content: Content,
+    recorded: Option<Recorded>,
+    wanted: Wanted,
+}
+
+/// Without the content of its files: the kubeconfig has a token.
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observed")
+            .field("files", &self.files)
+            .field("record", &self.record)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The recorded authorities.
+struct Recorded {
+    files: KeptFiles,
+    /// Files that are missing or replaced, and what is wrong with each.
+    lost: Vec<(&'static str, String)>,
+    /// Other files in the directory.
+    strays: Vec<&'static str>,
+}
+
+/// What should be there.
+#[derive(Default)]
+struct Wanted {
+    files: KeptFiles,
+    /// `None` if no usable join file is there, and the host has its own identity. A usable file counts also then: the cluster may not accept
+    /// that identity any more.
+    bootstrap: Option<String>,
+    /// URL in that kubeconfig.
+    server: String,
+    note: Option<String>,
+}
+
+#[async_trait]
+impl Resource for JoinFileSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        self.validate()
+            .map_err(|error| error.at(format!("plan to join as node `{}`", self.node)))?;
+        let host = cx.host;
+        let directory = Stored::read_entry(host, &authority_paths(CLUSTER).directory).await?;
+        let files = AuthorityFiles::read(host, CLUSTER).await?;
+        let record = KeyRecord::read(host, &authority_record(CLUSTER)).await?;
+        let (bootstrap, bootstrap_content) =
+            Stored::read(host, &kubeconfig_path(BOOTSTRAP_KUBECONFIG)).await?;
+        let (mut recorded, mut wanted) = (None, Wanted::default());
+        if !cx.absent {
+            recorded = Self::recorded(&files, &record, host).await?;
+            wanted = self.wanted(recorded.as_ref(), host).await?;
+        }
+        Ok(Observed {
+            directory,
+            files,
+            record,
+            bootstrap,
+            bootstrap_content,
+            recorded,
+            wanted,
+        })
+    }
+
+    fn diff(&self, observed: &Observed, absent: bool) -> Option<Change> {
+        let Observed {
+            files,
+            record,
+            bootstrap,
+            wanted,
+            ..
+        } = observed;
+        if absent {
+            let there =
+                files.all().any(Stored::is_there) || record.is_there() || bootstrap.is_there();
+            return there.then(|| Change::new(Action::Remove));
+        }
+        let mut differences = Differences::default();
+        let action = match &observed.recorded {
+            None => {
+                differences.note("node", "", &self.node);
+                differences.note("trusted authorities", "", trust::named(&wanted.files));
+                Action::Create
+            }
+            Some(recorded) => {
+                for (name, problem) in &recorded.lost {
+                    differences.note(name, problem, "restored from its copy");
+                }
+                for name in &recorded.strays {
+                    differences.note(name, "not of this authority", "removed");
+                }
+                differences.compare(
+                    "trusted authorities",
+                    &trust::named(&recorded.files),
+                    &trust::named(&wanted.files),
+                );
+                record.compare(&wanted.files, &mut differences);
+                observed.directory.compare(&mut differences, DIRECTORY);
+                for (file, attributes) in files.attributes(&wanted.files) {
+                    file.compare(&mut differences, attributes);
+                }
+                Action::Change
+            }
+        };
+        if let Some(text) = &wanted.bootstrap {
+            if observed.bootstrap_content.bytes() != Some(text.as_bytes()) {
+                let before = if bootstrap.is_there() {
+                    "other data"
+                } else {
+                    "missing"
+                };
+                let after = format!("of the join file, for {}", wanted.server);
+                differences.note("bootstrap kubeconfig", before, after);
+            }
+            bootstrap.compare(&mut differences, PRIVATE);
+        }
+        differences.into_change(action)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        let (host, wanted) = (cx.host, &observed.wanted);
+        let (files, record) = (&observed.files, &observed.record);
+        if cx.absent {
+            files.align(host, &KeptFiles::new(), receipt).await?;
+            record.remove(host, receipt).await?;
+            return observed.bootstrap.remove(host, receipt).await;
+        }
+        observed.directory.repair(host, DIRECTORY, receipt).await?;
+        // The record first: after an interruption between the two, the next run restores the files from it.
+        record.put(host, &wanted.files, receipt).await?;
+        files.align(host, &wanted.files, receipt).await?;
+        let Some(text) = &wanted.bootstrap else {
+            return Ok(());
+        };
+        if observed.bootstrap_content.bytes() == Some(text.as_bytes()) {
+            return observed.bootstrap.repair(host, PRIVATE, receipt).await;
+        }
+        let (stored, bytes) = (&observed.bootstrap, text.as_bytes());
+        stored.put(host, bytes, PRIVATE, receipt).await
+    }
+
+    fn note(&self, observed: &Observed) -> Option<String> {
+        observed.wanted.note.clone()
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![
+            authority_paths(CLUSTER).certificate,
+            kubeconfig_path(BOOTSTRAP_KUBECONFIG),
+        ]
+    }
+}
+
+impl JoinFileSpec {
+    /// The recorded authorities; `None` if nothing is recorded. A certificate on disk without a record is never trusted.
+    async fn recorded(
+        files: &AuthorityFiles,
+        record: &KeyRecord,
+        host: &dyn Host,
+    ) -> ResourceResult<Option<Recorded>> {
+        if !record.names(CERTIFICATE) {
+            return Ok(None);
+        }
+        let state = AuthorityState::of(CLUSTER, files, record, host).await?;
+        let AuthorityState::Whole {
+            files,
+            lost,
+            strays,
+        } = state
+        else {
+            return Ok(None);
+        };
+        if files.contains_key(KEY) {
+            return Err(ResourceError::Unmet {
+                what: format!(
+                    "join a cluster: this host has the key of authority `{CLUSTER}` ({}), so it is or was a master",
+                    authority_paths(CLUSTER).key.display()
+                ),
+                next: "if the cluster of that key is no longer needed, run `nodelet clean --purge`, then `nodelet apply`".to_owned(),
+            });
+        }
+        Ok(Some(Recorded {
+            files,
+            lost,
+            strays,
+        }))
+    }
+
+    /// What should be there, according to the record and the join file.
+    async fn wanted(&self, recorded: Option<&Recorded>, host: &dyn Host) -> ResourceResult<Wanted> {
+        let mut joined = false;
+        if let Some(recorded) = recorded {
+            let authority = Authority::of_kept(CLUSTER, &recorded.files)
+                .map_err(|error| error.at(format!("read authority `{CLUSTER}`")))?;
+            if let Some(authority) = authority {
+                joined = has_identity(host, &authority).await?;
+            }
+        }
+        let problem = match source::read(host, self).await? {
+            Ok(file) => match self.of_file(recorded, &file) {
+                Ok(files) => return Self::with(files, &file),
+                Err(problem) => problem,
+            },
+            Err(problem) => problem,
+        };
+        match recorded {
+            Some(recorded) if joined => Ok(Wanted {
+                files: recorded.files.clone(),
+                note: problem.note(self),
+                ..Wanted::default()
+            }),
+            _ => Err(problem.into_error(self)),
+        }
+    }
+
+    /// The authorities of the join file. The problem says why they are not to be trusted.
+    fn of_file(&self, recorded: Option<&Recorded>, file: &JoinFile) -> Result<KeptFiles, Problem> {
+        let files = trust::files(file).map_err(|error| Problem::of(self, &error))?;
+        match recorded {
+            Some(recorded) if !trust::overlap(&recorded.files, &files) => {
+                let (its, known) = (trust::named(&files), trust::named(&recorded.files));
+                Err(Problem::other_cluster(self, &its, &known))
+            }
+            _ => Ok(files),
+        }
+    }
+
+    fn with(files: KeptFiles, file: &JoinFile) -> ResourceResult<Wanted> {
+        let server = file.api.first().cloned().unwrap_or_default();
+        let trusted: Vec<u8> = files.values().flatten().copied().collect();
+        let yaml = KubeconfigYaml::with_token(&server, &trusted, file.token.expose());
+        let text = yaml.render();
+        let text = text.map_err(|error| error.at("write the bootstrap kubeconfig"))?;
+        Ok(Wanted {
+            files,
+            bootstrap: Some(text),
+            server,
+            note: None,
+        })
+    }
+
+    /// What is wrong with the recorded authorities; `None` if nothing is. Does not read the join file. Cancel safe.
+    ///
+    /// # Errors
+    /// They are lost without a copy, or the host cannot be read.
+    pub(in crate::resource::pki) async fn problem(
+        host: &dyn Host,
+    ) -> ResourceResult<Option<(&'static str, String)>> {
+        let files = AuthorityFiles::read(host, CLUSTER).await?;
+        let record = KeyRecord::read(host, &authority_record(CLUSTER)).await?;
+        let recorded = Self::recorded(&files, &record, host).await?;
+        Ok(match recorded {
+            None => Some((
+                CERTIFICATE,
+                "it is not recorded, so it is not trusted; `nodelet apply` takes it from the join file"
+                    .to_owned(),
+            )),
+            Some(recorded) => recorded.lost.first().map(|(file, problem)| {
+                let text =
+                    format!("it is {problem}; `nodelet apply` restores it from its copy");
+                (*file, text)
+            }),
+        })
+    }
+}

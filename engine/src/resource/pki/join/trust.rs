@@ -1,0 +1,88 @@
+//! The authorities in a join file, as files of an authority without a key.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::kubernetes::join_file::{JoinFile, JoinFileError};
+use crate::resource::change::content_digest;
+use crate::resource::pki::authority::files::{CERTIFICATE, NEXT_CERTIFICATE};
+use crate::resource::pki::certificate::facts::Certificate;
+use crate::resource::pki::keys::record::KeptFiles;
+
+/// How much of a fingerprint is shown, in characters.
+const SHOWN: usize = 16;
+/// Characters in a line of PEM (RFC 7468).
+const LINE: usize = 64;
+
+/// The files of these authorities, the older one as `ca.crt`. A join file has one authority, or two while one replaces the other.
+///
+/// # Errors
+/// They are not one or two certificates of authorities.
+pub(super) fn files(file: &JoinFile) -> Result<KeptFiles, JoinFileError> {
+    let refused = |problem: &str| JoinFileError::Content(problem.to_owned());
+    let mut all = Vec::new();
+    for parsed in Certificate::parse_all("", file.authorities.as_bytes()) {
+        let authority = parsed.map_err(|problem| refused(&problem))?;
+        if !authority.is_authority() {
+            return Err(refused(
+                "a certificate in it may not sign other certificates",
+            ));
+        }
+        all.push(authority);
+    }
+    all.sort_by_key(|its| (its.facts.not_before, its.der.clone()));
+    all.dedup_by(|one, other| one.der == other.der);
+    let names = [CERTIFICATE, NEXT_CERTIFICATE];
+    if all.is_empty() || all.len() > names.len() {
+        return Err(refused("it has no authority, or more than two"));
+    }
+    Ok(names
+        .into_iter()
+        .zip(all.iter().map(|its| pem(&its.der)))
+        .collect())
+}
+
+/// Whether both have a certificate in common.
+pub(super) fn overlap(one: &KeptFiles, other: &KeptFiles) -> bool {
+    let other = certificates(other);
+    certificates(one)
+        .iter()
+        .any(|its| other.iter().any(|known| known.der == its.der))
+}
+
+/// The authorities for a message: subjects and fingerprints.
+pub(super) fn named(files: &KeptFiles) -> String {
+    let mut names: Vec<String> = certificates(files)
+        .iter()
+        .map(|its| {
+            let mut digest = content_digest(&its.der);
+            digest.truncate(SHOWN);
+            format!("{} (SHA-256 {digest}…)", its.facts.subject)
+        })
+        .collect();
+    names.sort();
+    names.join(", ")
+}
+
+fn certificates(files: &KeptFiles) -> Vec<Certificate> {
+    files
+        .values()
+        .flat_map(|pem| Certificate::parse_all("", pem))
+        .filter_map(Result::ok)
+        .collect()
+}
+
+/// A certificate as PEM, in one form whatever the form in the join file.
+fn pem(der: &[u8]) -> Vec<u8> {
+    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    let encoded = STANDARD.encode(der);
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(LINE));
+        text.push_str(line);
+        text.push('\n');
+        rest = after;
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text.into_bytes()
+}

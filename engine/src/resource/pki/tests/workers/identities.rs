@@ -1,0 +1,205 @@
+//! With which identity a worker asks, and what it does if the cluster refuses one.
+
+use super::joining::{JOIN, NODE, another_join_file, joined_worker, spec as join};
+use super::signing::{apply_signed, client, kubeconfig, requests, server, worker_with_identity};
+use crate::resource::pki::kept_node;
+use crate::resource::pki::tests::*;
+
+const FIRST: &str = "system:bootstrap:abcdef";
+const ACCESS: &str = "/var/opt/pf9/nodelet/requests/node.yaml";
+
+fn node() -> String {
+    format!("system:node:{NODE}")
+}
+
+fn refuse(host: &FakeHost, user: &str) {
+    host.with_world_mut(|world| world.refuse_user(user, true));
+}
+
+async fn unmet(host: &FakeHost, spec: &CertificateSpec) -> String {
+    let error = run(host, spec, false, &mut Receipt::default()).await;
+    match error.expect_err("it is refused") {
+        ResourceError::Unmet { what, next } => format!("{what}; {next}"),
+        other => panic!("{other}"),
+    }
+}
+
+/// Interrupted between its first certificate and its kubeconfig, when the masters have ended the token.
+#[tokio::test]
+async fn a_worker_without_a_kubeconfig_asks_with_its_certificate() {
+    let (master, worker) = joined_worker().await;
+    apply_signed(&master, &worker, &client())
+        .await
+        .expect("it is signed");
+    refuse(&worker, FIRST);
+    let waits = run(&worker, &server(), false, &mut Receipt::default()).await;
+    assert!(!waits.expect_err("no master signs").is_permanent());
+    let access = text(&worker, ACCESS);
+    assert!(access.contains("kubelet/apiserver/request.key"), "{access}");
+    assert!(
+        !access.contains("token") && !access.contains("client-key-data"),
+        "{access}"
+    );
+    apply_signed(&master, &worker, &server())
+        .await
+        .expect("it is signed");
+    assert!(requests(&worker).iter().any(|its| its.requester == node()));
+    assert!(
+        worker.with_world(|world| world.text(ACCESS)).is_none(),
+        "it is not needed any more"
+    );
+    apply(&worker, &kubeconfig()).await.expect("it is made");
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_server_that_has_just_started_is_waited_out() {
+    let (master, worker) = joined_worker().await;
+    refuse(&worker, FIRST);
+    let begin = worker.with_world(|world| world.now());
+    let mut receipt = Receipt::default();
+    let specification = client();
+    let work = run(&worker, &specification, false, &mut receipt);
+    tokio::pin!(work);
+    let result = loop {
+        tokio::select! {
+            biased;
+            done = &mut work => break done,
+            () = tokio::task::yield_now() => {
+                let now = worker.with_world(|world| world.now());
+                if now.duration_since(begin).expect("time goes on") > Duration::from_secs(10) {
+                    worker.with_world_mut(|world| world.refuse_user(FIRST, false));
+                }
+                super::signing::masters_sign(&master, &worker, &client()).await;
+            }
+        }
+    };
+    result.expect("it is signed");
+}
+
+#[tokio::test]
+async fn a_token_that_stays_refused_needs_another_join_file() {
+    let (_, worker) = joined_worker().await;
+    refuse(&worker, FIRST);
+    let begin = worker.with_world(|world| world.now());
+    let error = unmet(&worker, &client()).await;
+    assert!(
+        error.contains("was used already, revoked, or has expired"),
+        "{error}"
+    );
+    assert!(error.contains("nodelet pki issue"), "{error}");
+    let waited = worker.with_world(|world| world.now()).duration_since(begin);
+    let waited = waited.expect("time goes on");
+    assert!(
+        waited >= Duration::from_secs(30) && waited < Duration::from_secs(45),
+        "{waited:?}"
+    );
+}
+
+/// A request as another identity is another request.
+#[tokio::test]
+async fn a_denial_does_not_outlive_its_token() {
+    let (master, worker) = joined_worker().await;
+    failure(&worker, &client()).await;
+    let [first] = requests(&worker).try_into().expect("one request");
+    worker.with_world_mut(|world| world.deny_request(&first.name, "not admitted"));
+    let error = unmet(&worker, &client()).await;
+    assert!(
+        error.contains("not admitted") && error.contains("nodelet pki issue"),
+        "{error}"
+    );
+    another_join_file(&master, &worker);
+    apply(&worker, &join())
+        .await
+        .expect("the other token is taken");
+    apply_signed(&master, &worker, &client())
+        .await
+        .expect("it is signed");
+    let names: Vec<String> = requests(&worker).into_iter().map(|its| its.name).collect();
+    assert_eq!(names.len(), 2);
+    assert!(
+        names.iter().all(|name| !name.contains("0123456789abcdef")),
+        "{names:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_is_refused_joins_again_with_another_join_file() {
+    let (master, worker) = worker_with_identity().await;
+    advance(&worker, DAY * 20);
+    refuse(&worker, &node());
+    let error = unmet(&worker, &client()).await;
+    for part in [
+        "refuses the identity of this node",
+        "nodelet pki issue",
+        "clean --purge",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    another_join_file(&master, &worker);
+    // The step takes the token, although this host has an identity.
+    apply(&worker, &join())
+        .await
+        .expect("the other token is taken");
+    apply_signed(&master, &worker, &client())
+        .await
+        .expect("it is signed");
+    let users: Vec<String> = requests(&worker)
+        .into_iter()
+        .map(|its| its.requester)
+        .collect();
+    assert!(
+        users.contains(&"system:bootstrap:ghijkl".to_owned()),
+        "{users:?}"
+    );
+    // The next ones are asked for with the new certificate, before the kubeconfig has it.
+    worker.with_world_mut(|world| {
+        world.refuse_user(&node(), false);
+        world.remove(JOIN);
+    });
+    apply_signed(&master, &worker, &server())
+        .await
+        .expect("it is signed");
+}
+
+/// A token is not used while the node's own identity is good.
+#[tokio::test]
+async fn a_node_that_is_accepted_does_not_use_a_token() {
+    let (master, worker) = worker_with_identity().await;
+    another_join_file(&master, &worker);
+    apply(&worker, &join())
+        .await
+        .expect("the other token is taken");
+    advance(&worker, DAY * 20);
+    apply_signed(&master, &worker, &client())
+        .await
+        .expect("it is signed");
+    let users: Vec<String> = requests(&worker)
+        .into_iter()
+        .map(|its| its.requester)
+        .collect();
+    assert!(
+        !users.contains(&"system:bootstrap:ghijkl".to_owned()),
+        "{users:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_kept_identity_names_the_node_of_a_worker() {
+    let (master, worker) = worker_with_identity().await;
+    let kept = kept_node(&worker)
+        .await
+        .expect("it can be read")
+        .expect("a worker");
+    assert_eq!(kept.name, NODE);
+    let path = "/etc/pf9/kube.d/kubeconfigs/kubelet.yaml";
+    assert_eq!(kept.kubeconfig.as_deref(), Some(std::path::Path::new(path)));
+    worker.with_world_mut(|world| world.remove(path));
+    let kept = kept_node(&worker)
+        .await
+        .expect("it can be read")
+        .expect("a worker");
+    assert_eq!((kept.name.as_str(), kept.kubeconfig), (NODE, None));
+    for host in [&master, &FakeHost::new()] {
+        assert_eq!(kept_node(host).await.expect("it can be read"), None);
+    }
+}

@@ -1,0 +1,380 @@
+//! Joining: what a worker takes from its join file, and what it refuses.
+
+use super::signing::worker_with_identity;
+use crate::kubernetes::join_file::{IDENTITY, JoinFile, Token, VERSION, new_identity};
+use crate::resource::pki::tests::*;
+use crate::resource::pki::{JoinFileSpec, key_problem};
+use crate::resource::{Action, Spec};
+
+pub(super) const NODE: &str = "worker-1";
+pub(super) const JOIN: &str = "/etc/pf9/nodelet/join.age";
+const BOOTSTRAP: &str = "/etc/pf9/kube.d/kubeconfigs/bootstrap.yaml";
+const RECORD: &str = "/var/opt/pf9/nodelet/kept/authority-cluster.json";
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const SECRET: &str = "0123456789abcdef";
+
+pub(super) fn spec() -> JoinFileSpec {
+    JoinFileSpec {
+        path: JOIN.into(),
+        node: NODE.to_owned(),
+    }
+}
+
+fn file(host: &FakeHost, authorities: &str) -> JoinFile {
+    let now = host.with_world(|world| world.now());
+    let now = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("it is after 1970");
+    JoinFile {
+        version: VERSION,
+        node: NODE.to_owned(),
+        api: vec!["https://10.0.0.1:443".to_owned()],
+        authorities: authorities.to_owned(),
+        token: Token::try_from(format!("abcdef.{SECRET}")).expect("a token"),
+        expires: (now + HOUR).as_secs(),
+    }
+}
+
+/// A host with an identity, and its public key.
+fn host_with_identity() -> (FakeHost, String) {
+    let (secret, public) = new_identity();
+    let host = FakeHost::new()
+        .with_file(IDENTITY, secret)
+        .with_kubernetes(|rules| {
+            rules.remote_api = true;
+            rules.node_name = Some(NODE.to_owned());
+        });
+    (host, public)
+}
+
+fn place(host: &FakeHost, file: &JoinFile, public: &str) {
+    let sealed = file.seal(public).expect("it can be sealed");
+    put(
+        host,
+        JOIN,
+        &String::from_utf8(sealed).expect("armour is text"),
+        0o600,
+    );
+}
+
+/// Puts another join file of this master on the worker. It has the token `ghijkl`.
+pub(super) fn another_join_file(master: &FakeHost, worker: &FakeHost) {
+    let mut its = file(worker, &text(master, CA));
+    its.token = Token::try_from(format!("ghijkl.{SECRET}")).expect("a token");
+    let public = crate::kubernetes::join_file::public_key(&text(worker, IDENTITY));
+    place(worker, &its, &public.expect("it has an identity"));
+}
+
+/// A master and a worker with a join file of it that was not used yet.
+async fn worker_to_be() -> (FakeHost, FakeHost, String) {
+    let master = with_authority().await;
+    let (worker, public) = host_with_identity();
+    place(&worker, &file(&worker, &text(&master, CA)), &public);
+    (master, worker, public)
+}
+
+/// A master, and a worker that has taken what is in its join file.
+pub(super) async fn joined_worker() -> (FakeHost, FakeHost) {
+    let (master, worker, _) = worker_to_be().await;
+    apply(&worker, &spec()).await.expect("it joins");
+    (master, worker)
+}
+
+#[tokio::test]
+async fn a_worker_takes_authority_and_token() {
+    let (master, worker, _) = worker_to_be().await;
+    let reasons = reissue_reasons(&worker, &spec()).await;
+    assert_eq!(reasons[0], format!("node:  → {NODE}"));
+    assert!(
+        reasons[1].starts_with("trusted authorities:  → CN=kubernetes (SHA-256 "),
+        "{reasons:?}"
+    );
+    let change = apply(&worker, &spec()).await.expect("it joins");
+    assert_eq!(change.action, Action::Create);
+    assert_eq!(apply(&worker, &spec()).await, None);
+    let der = |host: &FakeHost| {
+        crate::resource::pki::certificate::facts::Certificate::parse("", text(host, CA).as_bytes())
+            .expect("it parses")
+            .der
+    };
+    assert_eq!(der(&worker), der(&master));
+    assert!(worker.with_world(|world| world.text(CA_KEY)).is_none());
+    let bootstrap = text(&worker, BOOTSTRAP);
+    assert!(
+        bootstrap.contains("server: https://10.0.0.1:443"),
+        "{bootstrap}"
+    );
+    assert!(
+        bootstrap.contains(&format!("token: abcdef.{SECRET}")),
+        "{bootstrap}"
+    );
+    let listing = crate::resource::pki::inventory(&worker)
+        .await
+        .expect("it can be read");
+    assert!(listing.unreadable.is_empty(), "{:?}", listing.unreadable);
+}
+
+#[tokio::test]
+async fn each_problem_of_a_join_file_has_its_own_message() {
+    let (master, _, _) = worker_to_be().await;
+    let authorities = text(&master, CA);
+    let authorities = authorities.as_str();
+    let lines = |text: &str, from: char, to: char| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let middle = lines.len() / 2;
+        lines[middle] = lines[middle].replace(from, &to.to_string());
+        lines.join("\n")
+    };
+    type Prepare<'a> = Box<dyn Fn(&FakeHost, &str) + 'a>;
+    let with = |change: fn(&mut JoinFile)| -> Prepare<'_> {
+        Box::new(move |host, public| {
+            let mut its = file(host, authorities);
+            change(&mut its);
+            place(host, &its, public);
+        })
+    };
+    let cases: Vec<(Prepare<'_>, &str, &str)> = vec![
+        (
+            Box::new(|host, _| host.with_world_mut(|world| world.remove(JOIN))),
+            "it is not there",
+            "nodelet pki issue worker-1",
+        ),
+        (
+            Box::new(|host, _| host.with_world_mut(|world| world.remove(IDENTITY))),
+            "nothing can open the file",
+            "nodelet pki key",
+        ),
+        (
+            with(|its| its.node = "worker-2".to_owned()),
+            "it is for node `worker-2`",
+            "worker-2",
+        ),
+        (
+            with(|its| its.expires = 1),
+            "it expired at 1970",
+            "nodelet pki issue worker-1",
+        ),
+        (
+            Box::new(|host, _| {
+                let (_, other) = new_identity();
+                place(host, &file(host, authorities), &other);
+            }),
+            "another host",
+            "nodelet pki key",
+        ),
+        (
+            Box::new(|host, _| {
+                let sealed = text(host, JOIN);
+                let changed = lines(&sealed, 'A', 'B');
+                let changed = if changed.trim() == sealed.trim() {
+                    lines(&sealed, 'a', 'b')
+                } else {
+                    changed
+                };
+                put(host, JOIN, &format!("{changed}\n"), 0o600);
+            }),
+            "damaged or incomplete",
+            "copy the file from the master",
+        ),
+        (
+            Box::new(|host, _| put(host, JOIN, "garbage", 0o600)),
+            "",
+            "copy the file from the master",
+        ),
+        (
+            with(|its| {
+                let leaf = rcgen::generate_simple_self_signed(vec!["a".to_owned()]);
+                its.authorities = leaf.expect("it is made").cert.pem();
+            }),
+            "may not sign",
+            "nodelet pki issue worker-1",
+        ),
+    ];
+    for (prepare, what, remedy) in cases {
+        let (host, public) = host_with_identity();
+        place(&host, &file(&host, authorities), &public);
+        prepare(&host, &public);
+        let before = host.snapshot();
+        let error = run(&host, &spec(), false, &mut Receipt::default()).await;
+        let error = error.expect_err(what);
+        assert!(error.is_permanent(), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("join the cluster as node `worker-1`"),
+            "{error}"
+        );
+        assert!(error.to_string().contains(what), "{what}: {error}");
+        let ResourceError::Unmet { next, .. } = &error else {
+            panic!("{error}")
+        };
+        assert!(next.contains(remedy), "{what}: {next}");
+        assert!(host.snapshot() == before, "{what}: nothing is changed");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_or_replaced_authority_is_restored_and_never_adopted() {
+    let (_, worker) = joined_worker().await;
+    let right = text(&worker, CA);
+    let other = text(&with_authority().await, CA);
+    for content in [None, Some(other.as_str()), Some("garbage")] {
+        match content {
+            None => worker.with_world_mut(|world| world.remove(CA)),
+            Some(content) => put(&worker, CA, content, 0o644),
+        }
+        let problem = key_problem(&worker, &Spec::JoinFile(spec()))
+            .await
+            .expect("it can be read");
+        assert!(
+            problem
+                .expect("it is reported")
+                .contains("restores it from its copy")
+        );
+        apply(&worker, &spec()).await.expect("it is restored");
+        assert_eq!(text(&worker, CA), right);
+        assert_eq!(
+            key_problem(&worker, &Spec::JoinFile(spec()))
+                .await
+                .expect("it can be read"),
+            None
+        );
+    }
+    // Also if the host has joined, and the file is gone.
+    let (_, worker) = worker_with_identity().await;
+    worker.with_world_mut(|world| world.remove(JOIN));
+    assert_eq!(apply(&worker, &spec()).await, None);
+    put(&worker, CA, &other, 0o644);
+    let error = failure(&worker, &super::signing::client()).await;
+    assert!(error.contains("restores it from its copy"), "{error}");
+    apply(&worker, &spec()).await.expect("it is restored");
+}
+
+#[tokio::test]
+async fn an_authority_without_a_record_is_not_trusted() {
+    let (_, worker) = worker_with_identity().await;
+    worker.with_world_mut(|world| {
+        world.remove(RECORD);
+        world.remove(JOIN);
+    });
+    let error = failure(&worker, &spec()).await;
+    assert!(error.contains("it is not there"), "{error}");
+    let problem = key_problem(&worker, &Spec::JoinFile(spec()))
+        .await
+        .expect("it can be read");
+    assert!(problem.expect("it is reported").contains("not recorded"));
+}
+
+#[tokio::test]
+async fn another_join_file_changes_the_authorities_only_with_overlap() {
+    let (master, worker, public) = worker_to_be().await;
+    apply(&worker, &spec()).await.expect("it joins");
+    let old = text(&master, CA);
+    let new = text(&with_authority().await, CA);
+    place(&worker, &file(&worker, &new), &public);
+    let error = failure(&worker, &spec()).await;
+    assert!(error.contains("it is for another cluster"), "{error}");
+    let next = "/etc/pf9/kube.d/ca/cluster/next.crt";
+    place(&worker, &file(&worker, &format!("{new}{old}")), &public);
+    apply(&worker, &spec()).await.expect("both are trusted");
+    assert!(worker.with_world(|world| world.text(next)).is_some());
+    assert_eq!(apply(&worker, &spec()).await, None);
+    place(&worker, &file(&worker, &new), &public);
+    apply(&worker, &spec())
+        .await
+        .expect("the new one alone is trusted");
+    assert!(worker.with_world(|world| world.text(next)).is_none());
+    assert_eq!(apply(&worker, &spec()).await, None);
+}
+
+#[tokio::test]
+async fn a_host_that_has_joined_needs_no_join_file() {
+    let (_, worker) = worker_with_identity().await;
+    assert_eq!(apply(&worker, &spec()).await, None);
+    let notes = || async {
+        let cx = crate::resource::tests::context(&worker);
+        let observed = spec().observe(&cx).await.expect("it can be observed");
+        assert!(!format!("{observed:?}").contains(SECRET));
+        spec().note(&observed)
+    };
+    assert_eq!(notes().await, None);
+    advance(&worker, HOUR * 2);
+    assert_eq!(
+        notes().await,
+        None,
+        "it is over, as every join file is after a while"
+    );
+    put(&worker, JOIN, "garbage", 0o600);
+    let note = notes().await.expect("an operator should know");
+    assert!(
+        note.contains("is ignored, because this host has joined"),
+        "{note}"
+    );
+    assert_eq!(apply(&worker, &spec()).await, None);
+    let (other, _, public) = worker_to_be().await;
+    let identity = text(&worker, IDENTITY);
+    let own = crate::kubernetes::join_file::public_key(&identity).expect("an identity");
+    assert_ne!(own, public);
+    place(&worker, &file(&worker, &text(&other, CA)), &own);
+    let note = notes().await.expect("an operator should know");
+    assert!(
+        note.contains("it is for another cluster") && note.contains("clean --purge"),
+        "{note}"
+    );
+}
+
+#[tokio::test]
+async fn a_master_does_not_join() {
+    let (_, worker, _) = worker_to_be().await;
+    apply(&worker, &cluster()).await.expect("it is made");
+    let error = failure(&worker, &spec()).await;
+    assert!(error.contains("it is or was a master"), "{error}");
+}
+
+#[tokio::test]
+async fn joining_can_be_taken_back_and_shows_no_token() {
+    let (_, worker, _) = worker_to_be().await;
+    let before = worker.snapshot();
+    let mut receipt = Receipt::default();
+    let change = run(&worker, &spec(), false, &mut receipt)
+        .await
+        .expect("it joins");
+    let shown = format!("{change:?} {receipt:?} {:?}", spec());
+    assert!(!shown.contains(SECRET), "{shown}");
+    assert!(receipt.revert(&worker).await.is_empty());
+    assert!(worker.snapshot() == before);
+    apply(&worker, &spec()).await.expect("it joins");
+    run(&worker, &spec(), true, &mut Receipt::default())
+        .await
+        .expect("it goes");
+    for path in [CA, BOOTSTRAP, RECORD] {
+        assert!(
+            worker.with_world(|world| world.text(path)).is_none(),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn after_a_crash_anywhere_the_next_run_joins() {
+    use crate::host::fake::FaultPlan;
+    let (_, start, _) = worker_to_be().await;
+    let counted = start.fork();
+    counted.clear_journal();
+    apply(&counted, &spec()).await.expect("it joins");
+    for n in 1..=counted.mutations() {
+        for plan in [
+            FaultPlan::none().crash_before(n),
+            FaultPlan::none().crash_after(n),
+        ] {
+            let worker = start.fork().with_faults(plan);
+            let crashed = run(&worker, &spec(), false, &mut Receipt::default()).await;
+            crashed.expect_err("the program ends");
+            worker.end_crash();
+            run(&worker, &spec(), false, &mut Receipt::default())
+                .await
+                .expect("it joins");
+            assert_eq!(apply(&worker, &spec()).await, None, "effect {n}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A worker: what it does without its masters, and what it has on its disk.
+
+mod joining;
+
+use std::path::Path;
+
+use behaviour::Bringup;
+use engine::exec::{Status, failed_phases};
+use engine::host::fake::FakeHost;
+use engine::model::Outcome;
+
+fn healthy() -> (Bringup, FakeHost) {
+    let bringup = Bringup::of("wk-1");
+    let host = bringup.bare_host();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    (bringup, host)
+}
+
+/// The conditions of a host that do not hold.
+fn not_true(bringup: &Bringup, host: &FakeHost) -> Vec<String> {
+    let health = bringup.check(host);
+    let conditions = health.iter().flat_map(|phase| &phase.conditions);
+    let conditions = conditions.filter(|condition| condition.status != Status::True);
+    conditions
+        .map(|its| format!("{}: {:?} {}", its.check, its.status, its.reason))
+        .collect()
+}
+
+#[test]
+fn nothing_is_restarted_while_the_masters_are_away() {
+    let (bringup, host) = healthy();
+    assert_eq!(not_true(&bringup, &host), [""; 0]);
+    // As after a boot: kube-proxy has written no rules yet, because it does not know the Services.
+    let host = host.with_kubernetes(|rules| {
+        rules.remote_api = false;
+        rules.writes_services = false;
+    });
+    host.with_world_mut(|world| {
+        for (table, chain) in [("nat", "KUBE-SERVICES"), ("filter", "KUBE-FORWARD")] {
+            let input = format!("*{table}\n:{chain} - [0:0]\nCOMMIT\n");
+            world.firewall_input("iptables", &input);
+        }
+    });
+    let health = bringup.check(&host);
+    let failed = failed_phases(&health);
+    assert!(
+        failed.is_empty(),
+        "{failed:?}: {:#?}",
+        not_true(&bringup, &host)
+    );
+    let unknown = not_true(&bringup, &host);
+    for check in ["the node is Ready", "the rules of KUBE-SERVICES exist"] {
+        let its = unknown.iter().find(|line| line.starts_with(check));
+        assert!(
+            its.is_some_and(|line| line.contains("Unknown")),
+            "{unknown:#?}"
+        );
+    }
+    // The same is a failure while the masters answer.
+    let host = host.with_kubernetes(|rules| rules.remote_api = true);
+    let failed: Vec<String> = failed_phases(&bringup.check(&host))
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(failed.contains(&"kube-proxy".to_owned()), "{failed:?}");
+}
+
+#[test]
+fn a_worker_has_neither_an_admin_nor_the_key_of_an_authority() {
+    let (_, host) = healthy();
+    let has = |path: &str| host.with_world(|world| world.text(Path::new(path)).is_some());
+    assert!(has("/etc/pf9/kube.d/ca/cluster/ca.crt"));
+    assert!(has("/etc/pf9/kube.d/kubeconfigs/kubelet.yaml"));
+    for path in [
+        "/etc/pf9/kube.d/ca/cluster/ca.key",
+        "/etc/pf9/kube.d/ca/etcd/ca.crt",
+        "/etc/pf9/kube.d/kubeconfigs/admin.yaml",
+        "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml",
+        "/etc/pf9/kube.d/certs/admin/request.key",
+        "/etc/pf9/kube.d/certs/apiserver/svcacct.key",
+        "/etc/pf9/kube.d/manifests/k8s-master.yaml",
+    ] {
+        assert!(!has(path), "{path}");
+    }
+}
+
+/// The token of the join file works once. nodeletd makes a clean after many failed repairs, also if no operator is there.
+#[test]
+fn a_clean_worker_comes_up_again_without_a_join_file() {
+    let (bringup, host) = healthy();
+    let run = Bringup::clean(&host, false);
+    assert_eq!(run.outcome, Outcome::Cleaned, "{}", run.text());
+    host.with_world_mut(|world| world.remove(engine::kubernetes::join_file::JOIN_FILE));
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    assert_eq!(not_true(&bringup, &host), [""; 0]);
+}
