@@ -13,7 +13,7 @@ use engine::exec::{FailureCounts, Selection};
 use engine::resource::pki::components;
 
 pub(crate) use cluster::{PkiCommand, PkiIssueArgs, PkiKeyArgs, PkiSignArgs, PodSubnetsArgs};
-pub(crate) use workers::{ClusterCommand, ClusterRemoveArgs, WorkersArgs};
+pub(crate) use workers::{ClusterCommand, ClusterRemoveArgs, ClusterStatusArgs, WorkersArgs};
 
 /// Longest pause. After it, nodeletd repairs the host again, also if an operator has forgotten the pause.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Label the workers of the cluster, and delete the nodes of workers that have left, as nodeletd does on masters.
     #[command(hide = true)]
     Workers(WorkersArgs),
-    /// Change the nodes of the cluster. For masters.
+    /// Show the state of the cluster, or remove a worker from it. For masters.
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Remove the role from this host. Afterwards the host is as it was before the role, except what is kept.
@@ -127,14 +127,14 @@ impl Command {
             Self::Etcd(EtcdCommand::List(args) | EtcdCommand::Status(args)) => args.json,
             Self::Etcd(EtcdCommand::Verify(args)) => args.role.json,
             Self::Pki(command) => command.json(),
+            Self::Cluster(command) => command.json(),
             Self::Timer(TimerVerb::Status(args)) => args.json,
             Self::Timer(TimerVerb::Run(_)) => false,
             Self::Pause(_)
             | Self::Resume
             | Self::Facts
             | Self::PodSubnets(_)
-            | Self::Workers(_)
-            | Self::Cluster(_) => false,
+            | Self::Workers(_) => false,
         }
     }
 }

@@ -191,6 +191,7 @@ pass_on!(Packages {
 pass_on!(Cluster {
     to_read node(access: &ClusterAccess, name: &str) -> Option<ClusterNode>;
     to_read nodes(access: &ClusterAccess) -> BTreeMap<String, ClusterNode>;
+    to_read api_version(access: &ClusterAccess) -> String;
     to_change patch_node(access: &ClusterAccess, name: &str, patch: &Value) -> ();
     to_change delete_node(access: &ClusterAccess, name: &str) -> ();
     to_change delete_same_node(access: &ClusterAccess, name: &str, node: &ClusterNode) -> bool;

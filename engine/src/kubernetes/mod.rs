@@ -10,6 +10,7 @@ pub mod join_file;
 pub mod node_request;
 mod node_routes;
 mod pod_subnets;
+pub mod served_certificate;
 mod shown;
 pub mod workers;
 

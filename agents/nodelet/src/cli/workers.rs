@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::RoleArgs;
+
 /// Longest time for the pods of a worker to end.
 const LONGEST_EVICTION: Duration = Duration::from_secs(3600);
 
@@ -17,6 +19,32 @@ pub(crate) enum ClusterCommand {
     ///
     /// Exit codes: 0 the worker is removed; 1 the command failed or was refused; 2 pods are left, and the node stays.
     Remove(ClusterRemoveArgs),
+    /// Show the state of the cluster as this master sees it: nodes, virtual IP, etcd members, versions, certificates, the newest backup.
+    ///
+    /// Changes nothing, and takes at most 15 seconds. What does not answer is shown as unknown, with the reason.
+    ///
+    /// Exit codes: 0 all is well; 1 something is unknown, and there is no known problem; 2 there are problems.
+    Status(ClusterStatusArgs),
+}
+
+impl ClusterCommand {
+    /// Whether JSON was asked for.
+    pub(super) fn json(&self) -> bool {
+        match self {
+            Self::Remove(_) => false,
+            Self::Status(args) => args.role.json,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterStatusArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// Write metrics in Prometheus' text format.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) metrics: bool,
 }
 
 #[derive(Debug, Args)]

@@ -23,6 +23,7 @@ const NAMED: usize = 10;
 pub(crate) async fn cluster(command: &ClusterCommand) -> Result<Exit> {
     match command {
         ClusterCommand::Remove(args) => remove(args).await,
+        ClusterCommand::Status(args) => super::cluster_status::status(args).await,
     }
 }
 

@@ -10,6 +10,7 @@ mod certs;
 mod check;
 mod clean;
 mod cluster;
+mod cluster_status;
 mod drain;
 mod etcd;
 mod pass;

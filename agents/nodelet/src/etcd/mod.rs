@@ -18,7 +18,7 @@ mod store;
 mod verify;
 
 pub(crate) use backup::{Interrupted, backup};
-pub(crate) use client::api::{AlarmKind, Etcd};
+pub(crate) use client::api::{AlarmKind, Etcd, EtcdMember, EtcdStatus, MEMBER};
 pub(crate) use settings::Backups;
 pub(crate) use store::{Stored, stored};
 pub(crate) use verify::verify;

@@ -37,10 +37,11 @@ impl Network for FakeHost {
                 split(&request.url).ok_or_else(|| HostError::service(action(), "invalid URL"))?;
             let answer = world.answer(&host, port, &path);
             let (status, body) = answer.ok_or_else(|| refused(action()))?;
-            let certificate = if world.is_self(&host) {
-                world.shown_certificate(port)
-            } else {
-                None
+            let of_endpoint = world.endpoint_certificates.get(&format!("{host}:{port}"));
+            let certificate = match of_endpoint {
+                Some(certificate) => Some(certificate.clone()),
+                None if world.is_self(&host) => world.shown_certificate(port),
+                None => None,
             };
             Ok(HttpsResponse {
                 status,
@@ -191,6 +192,15 @@ impl World {
     /// Adds a route of another program.
     pub fn foreign_route(&mut self, subnet: IpNet, shown: &str) {
         self.foreign_routes.insert(subnet, shown.to_owned());
+    }
+
+    /// Makes an endpoint `host:port` answer `ok`, and show this certificate (DER).
+    pub fn endpoint_shows(&mut self, endpoint: &str, certificate: &[u8]) {
+        let answer = (200, "ok".to_owned());
+        self.endpoints.insert(endpoint.to_owned(), answer);
+        let certificate = certificate.to_vec();
+        self.endpoint_certificates
+            .insert(endpoint.to_owned(), certificate);
     }
 
     /// Adds or replaces a link.

@@ -1,12 +1,12 @@
-//! The requests of backups to an etcd, over gRPC: to this host's own member, or to a restored one behind a unix socket.
+//! Requests to an etcd, over gRPC: to this host's own member, to another member, or to a restored one behind a unix socket.
 //!
-//! tonic with messages of our own instead of a client library: only four calls are needed, and they need no code generator.
+//! tonic with messages of our own instead of a client library: only a few calls are needed, and they need no code generator.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use hyper::http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use prost::Message;
@@ -16,12 +16,12 @@ use tonic::{Request, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::messages::{
-    AlarmRequest, AlarmResponse, KUBE_SYSTEM, RangeRequest, RangeResponse, SECRETS,
-    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, uid,
+    AlarmRequest, AlarmResponse, KUBE_SYSTEM, MemberListRequest, MemberListResponse, RangeRequest,
+    RangeResponse, SECRETS, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, uid,
 };
 
 /// This host's own member.
-const MEMBER: &str = "https://127.0.0.1:4001";
+pub(crate) const MEMBER: &str = "https://127.0.0.1:4001";
 /// The authority's certificate, and the client's certificate and key, for connections to it.
 const CERTIFICATE: &str = "/etc/pf9/kube.d/certs/etcdctl/etcd";
 /// Bound on a PEM file.
@@ -49,6 +49,25 @@ pub(crate) struct EtcdStatus {
     pub(crate) size: u64,
     /// The identity etcd itself gave its cluster; it changes with a restore.
     pub(crate) cluster_id: u64,
+    /// The id of the leader that it follows; 0 if it knows none.
+    pub(crate) leader: u64,
+    pub(crate) raft_term: u64,
+    /// The last entry of its raft log that is committed.
+    pub(crate) raft_index: u64,
+    /// What it reports as wrong, alarms among them.
+    pub(crate) errors: Vec<String>,
+}
+
+/// A member of an etcd cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EtcdMember {
+    pub(crate) id: u64,
+    /// Empty before the member has started for the first time.
+    pub(crate) name: String,
+    /// Where it answers clients; none before it has started for the first time.
+    pub(crate) url: Option<String>,
+    /// It gets all entries, and has no vote.
+    pub(crate) is_learner: bool,
 }
 
 /// An alarm that is on.
@@ -99,6 +118,23 @@ impl Etcd {
     /// # Errors
     /// The certificate is not there, or etcd does not answer within 10 s.
     pub(crate) async fn member() -> Result<Self> {
+        Self::at(MEMBER).await
+    }
+
+    /// Connects to the member at this URL, for example `https://10.0.0.2:4001`. It has to show a certificate of etcd's authority. Cancel
+    /// safe.
+    ///
+    /// # Errors
+    /// The URL is not one of HTTPS, the certificate is not there, or etcd does not answer within 10 s.
+    pub(crate) async fn at(url: &str) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .with_context(|| format!("understand the URL {url}"))?;
+        let is_https = endpoint.uri().scheme_str() == Some("https");
+        let (true, Some(host)) = (is_https, endpoint.uri().host()) else {
+            bail!("connect to etcd at {url}: it is not a URL of HTTPS");
+        };
+        // An IPv6 address has brackets in a URL, and none in a certificate.
+        let name = host.trim_matches(['[', ']']).to_owned();
         let pem = |name: &str| -> Result<Vec<u8>> {
             let path = Path::new(CERTIFICATE).join(name);
             daemon::files::read(&path, PEM)?
@@ -106,14 +142,15 @@ impl Etcd {
         };
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(pem("ca.crt")?))
-            .identity(Identity::from_pem(pem("request.crt")?, pem("request.key")?));
-        let channel = Endpoint::from_static(MEMBER)
+            .identity(Identity::from_pem(pem("request.crt")?, pem("request.key")?))
+            .domain_name(name);
+        let channel = endpoint
             .tls_config(tls)
             .context("use the certificate in /etc/pf9/kube.d/certs/etcdctl/etcd")?
             .connect_timeout(TIMEOUT)
             .connect()
             .await
-            .with_context(|| format!("connect to etcd at {MEMBER}"))?;
+            .with_context(|| format!("connect to etcd at {url}"))?;
         Ok(Self { channel })
     }
 
@@ -146,7 +183,30 @@ impl Etcd {
             version: answer.version,
             size: u64::try_from(answer.db_size).unwrap_or(0),
             cluster_id: answer.header.unwrap_or_default().cluster_id,
+            leader: answer.leader,
+            raft_term: answer.raft_term,
+            raft_index: answer.raft_index,
+            errors: answer.errors,
         })
+    }
+
+    /// The members of the cluster, as the member that is asked knows them: it answers also without a leader.
+    pub(crate) async fn members(&self) -> Result<Vec<EtcdMember>> {
+        let answer: MemberListResponse = self
+            .call(
+                "/etcdserverpb.Cluster/MemberList",
+                MemberListRequest {},
+                TIMEOUT,
+            )
+            .await
+            .context("ask etcd for its members")?;
+        let members = answer.members.into_iter().map(|member| EtcdMember {
+            id: member.id,
+            name: member.name,
+            url: member.client_urls.into_iter().next(),
+            is_learner: member.is_learner,
+        });
+        Ok(members.collect())
     }
 
     /// The alarms that are on.

@@ -76,6 +76,35 @@ pub(in crate::etcd) struct StatusResponse {
     pub(in crate::etcd) version: String,
     #[prost(int64, tag = "3")]
     pub(in crate::etcd) db_size: i64,
+    #[prost(uint64, tag = "4")]
+    pub(in crate::etcd) leader: u64,
+    #[prost(uint64, tag = "5")]
+    pub(in crate::etcd) raft_index: u64,
+    #[prost(uint64, tag = "6")]
+    pub(in crate::etcd) raft_term: u64,
+    #[prost(string, repeated, tag = "8")]
+    pub(in crate::etcd) errors: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(in crate::etcd) struct MemberListRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(in crate::etcd) struct MemberListResponse {
+    #[prost(message, repeated, tag = "2")]
+    pub(in crate::etcd) members: Vec<Member>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(in crate::etcd) struct Member {
+    #[prost(uint64, tag = "1")]
+    pub(in crate::etcd) id: u64,
+    #[prost(string, tag = "2")]
+    pub(in crate::etcd) name: String,
+    #[prost(string, repeated, tag = "4")]
+    pub(in crate::etcd) client_urls: Vec<String>,
+    #[prost(bool, tag = "5")]
+    pub(in crate::etcd) is_learner: bool,
 }
 
 /// Action 0 asks which alarms are on; member 0 stands for all.

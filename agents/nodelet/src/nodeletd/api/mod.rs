@@ -9,7 +9,7 @@
 //! | `POST /v1/repair/PHASE` | restart a phase and what needs it; 409 if nothing may be changed |
 //! | `POST /v1/pause?seconds=N&because=TEXT` | change nothing for so long: 200 once it is in force, 202 if a change has to end first, 507 if it is in force but not saved |
 //! | `POST /v1/resume` | end the pause: 202, or 507 if the pause is over, but this is not saved |
-//! | `GET /metrics` | Prometheus text |
+//! | `GET /metrics` | Prometheus text; on a master also about the cluster, at most 5 minutes old |
 //! | `GET /healthz` | `ok` while the daemon works; else 503 and which part is stuck, or that passes fail |
 //!
 //! The last two are also served on 127.0.0.1 if `METRICS_PORT` names a port. If the API cannot be served, nodeletd reports this and tries
@@ -41,6 +41,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::supervisor::{FAILED_PASSES, Handles, PendingRequest, Request};
 use crate::cli::LONGEST_PAUSE;
 use crate::nodeletd::state::disk;
+use crate::nodeletd::status::cluster_metrics::{self, ClusterMetrics};
 use crate::nodeletd::status::metrics;
 use crate::nodeletd::supervisor::worker::Worker;
 
@@ -59,6 +60,7 @@ struct Shared {
     health: Health,
     /// One at a time: each makes a plan and checks the whole host.
     diffs: Arc<Semaphore>,
+    cluster: ClusterMetrics,
 }
 
 fn routes() -> Router<Shared> {
@@ -217,7 +219,13 @@ async fn resume(State(shared): State<Shared>) -> Response {
 
 async fn metrics_text(State(shared): State<Shared>) -> Response {
     let view = shared.handles.view.borrow().clone();
-    metrics::text(view.as_deref()).into_response()
+    let mut text = metrics::text(view.as_deref());
+    if let Some(view) = view.filter(|view| view.role == "master") {
+        let worker = shared.worker.clone();
+        let gather = || cluster_metrics::gather(worker, view.keeps_last_good);
+        text.push_str(&shared.cluster.text(gather));
+    }
+    text.into_response()
 }
 
 async fn healthz(State(shared): State<Shared>) -> Response {
@@ -293,6 +301,7 @@ mod tests {
                 },
                 health: Health::default(),
                 diffs: Arc::new(Semaphore::new(1)),
+                cluster: ClusterMetrics::default(),
             };
             Self {
                 shared,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shared, metrics_routes, routes};
 use crate::nodeletd::api::connections;
+use crate::nodeletd::status::cluster_metrics::ClusterMetrics;
 use crate::nodeletd::supervisor::Handles;
 use crate::nodeletd::supervisor::worker::Worker;
 
@@ -44,6 +45,7 @@ pub(crate) async fn serve(
         handles,
         health,
         diffs: Arc::new(Semaphore::new(1)),
+        cluster: ClusterMetrics::default(),
     };
     tokio::spawn(loopback(shared.clone(), shutdown.clone()));
     local(Path::new(SOCKET), shared, &shutdown).await;

@@ -183,7 +183,7 @@ impl HostOps for Worker {
 
 impl Worker {
     /// A child that the end of the daemon ends soon: it leaves nothing half-done on this host.
-    fn short_child(&self, argv: Vec<String>, limit: Duration) -> Child {
+    pub(in crate::nodeletd) fn short_child(&self, argv: Vec<String>, limit: Duration) -> Child {
         Child {
             argv,
             limit,
@@ -361,7 +361,7 @@ impl Worker {
     }
 
     /// How `nodelet` is called, with the settings in use or the last good ones.
-    fn nodelet(&self, words: &[&str], last_good: bool) -> Vec<String> {
+    pub(in crate::nodeletd) fn nodelet(&self, words: &[&str], last_good: bool) -> Vec<String> {
         let config = if last_good {
             last_good_settings::path()
         } else {

@@ -44,6 +44,14 @@ impl Cluster for FakeHost {
         .await
     }
 
+    async fn api_version(&self, access: &ClusterAccess) -> HostResult<String> {
+        self.observe("api_version", "all", DEADLINE, |world| {
+            world.reach(access, "ask the API server for its version")?;
+            Ok(world.kubernetes.api_version.clone())
+        })
+        .await
+    }
+
     async fn patch_node(
         &self,
         access: &ClusterAccess,

@@ -13,6 +13,8 @@ use crate::host::{CertificateRequest, ClusterNode, RemainingPod, SubnetClaim};
 pub struct KubernetesRules {
     /// Port of the API server.
     pub api_port: u16,
+    /// Version of the API server.
+    pub api_version: String,
     /// Directory that kubelet reads static pods from.
     pub manifests: PathBuf,
     /// File name of the control plane's static pod.
@@ -47,6 +49,7 @@ impl Default for KubernetesRules {
     fn default() -> Self {
         Self {
             api_port: 443,
+            api_version: "v1.20.2".to_owned(),
             manifests: "/etc/pf9/kube.d/manifests".into(),
             control_plane: "k8s-master.yaml".to_owned(),
             cni: "/etc/cni/net.d".into(),

@@ -59,6 +59,8 @@ pub struct World {
     pub(crate) kubernetes: KubernetesRules,
     /// Other endpoints, `host:port`, with the status and body they answer.
     pub(crate) endpoints: BTreeMap<String, (u16, String)>,
+    /// The certificates (DER) that such endpoints show.
+    pub(crate) endpoint_certificates: BTreeMap<String, Vec<u8>>,
     pub(crate) host_name: String,
     pub(crate) space: BTreeMap<PathBuf, crate::host::Space>,
     /// Mount points that matter.

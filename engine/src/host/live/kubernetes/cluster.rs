@@ -71,6 +71,12 @@ impl Cluster for LiveHost {
         Ok(named.collect())
     }
 
+    async fn api_version(&self, access: &ClusterAccess) -> HostResult<String> {
+        let action = "ask the API server for its version";
+        let ask = |client: Client| async move { client.apiserver_version().await };
+        Ok(self.clusters.call(access, action, ask).await?.git_version)
+    }
+
     async fn patch_node(
         &self,
         access: &ClusterAccess,
@@ -332,6 +338,7 @@ pub(in crate::host::live) fn node(object: Node) -> ClusterNode {
     };
     let unknown = PRESSURES.iter().filter(|kind| !is_known(kind));
     let unknown_pressures = unknown.map(|kind| (*kind).to_owned()).collect();
+    let kubelet_version = status.node_info.map(|info| info.kubelet_version);
     let ready = conditions.into_iter().find(|its| its.type_ == "Ready");
     let words = |ready: &k8s_openapi::api::core::v1::NodeCondition| {
         let parts = [ready.reason.as_deref(), ready.message.as_deref()];
@@ -358,6 +365,7 @@ pub(in crate::host::live) fn node(object: Node) -> ClusterNode {
             _ => None,
         },
         ready_message: ready.as_ref().map(words).unwrap_or_default(),
+        kubelet_version: kubelet_version.unwrap_or_default(),
         reported: ready
             .and_then(|condition| condition.last_heartbeat_time)
             .map(|time| time.0.into()),
@@ -419,7 +427,7 @@ mod tests {
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {"name": "cp-1"},
-            "status": {"conditions": [
+            "status": {"nodeInfo": {"kubeletVersion": "v1.20.2"}, "conditions": [
                 of("NetworkUnavailable", "True"),
                 of("MemoryPressure", "False"),
                 of("DiskPressure", "True"),
@@ -431,5 +439,6 @@ mod tests {
         assert_eq!(read.ready, Some(true));
         assert_eq!(read.pressures, ["DiskPressure (kubelet says DiskPressure)"]);
         assert_eq!(read.unknown_pressures, ["PIDPressure"]);
+        assert_eq!(read.kubelet_version, "v1.20.2");
     }
 }

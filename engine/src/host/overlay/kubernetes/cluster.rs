@@ -27,6 +27,11 @@ impl Cluster for OverlayHost<'_> {
         self.upper.nodes(access).await
     }
 
+    async fn api_version(&self, access: &ClusterAccess) -> HostResult<String> {
+        self.unchanged("ask the API server for its version")?;
+        self.lower.api_version(access).await
+    }
+
     async fn patch_node(
         &self,
         access: &ClusterAccess,

@@ -53,6 +53,8 @@ pub struct ClusterNode {
     pub ready: Option<bool>,
     /// Reason and message of that condition.
     pub ready_message: String,
+    /// The version of its kubelet, as kubelet reports it: `v1.20.2`. Empty if it has reported none.
+    pub kubelet_version: String,
     /// When kubelet reported that condition last (`lastHeartbeatTime`, whole seconds). kubelet reports at each of its starts.
     pub reported: Option<SystemTime>,
     /// The conditions `MemoryPressure`, `DiskPressure` and `PIDPressure` that are true, each with its message.
@@ -112,6 +114,9 @@ pub trait Cluster {
 
     /// All nodes by name. Cancel safe.
     async fn nodes(&self, access: &ClusterAccess) -> HostResult<BTreeMap<String, ClusterNode>>;
+
+    /// The version of the API server: `v1.20.2`. Cancel safe.
+    async fn api_version(&self, access: &ClusterAccess) -> HostResult<String>;
 
     /// Applies a JSON merge patch to a node.
     async fn patch_node(

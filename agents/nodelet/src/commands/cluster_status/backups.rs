@@ -1,0 +1,63 @@
+//! The newest backup of etcd on this host.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use engine::kubernetes::etcd_backup::{ClusterIdentity, too_old};
+
+use super::observed::{BackupRow, BackupState, Part, within};
+use crate::etcd::{Backups, Stored, stored};
+
+/// The directory may be on another host's disk.
+const READ: Duration = Duration::from_secs(2);
+
+/// The newest backup of the cluster with this identity; without it, `CLUSTER_ID` decides which backups are of this cluster.
+pub(super) async fn state(
+    backups: &Backups,
+    uid: Option<&str>,
+    now: SystemTime,
+) -> Part<BackupState> {
+    let directory = backups.directory.clone();
+    let read = async {
+        let all = tokio::task::spawn_blocking(move || stored(&directory)).await;
+        all.context("read the backups").flatten()
+    };
+    let all: Part<Vec<Stored>> = within(READ, read).await;
+    all.map(|all| newest(backups, &all, uid, now))
+}
+
+/// The newest backup. One that was not verified counts only if no other is there.
+pub(super) fn newest(
+    backups: &Backups,
+    all: &[Stored],
+    uid: Option<&str>,
+    now: SystemTime,
+) -> BackupState {
+    let cluster = uid.map_or(
+        ClusterIdentity::Id(&backups.cluster_id),
+        ClusterIdentity::Uid,
+    );
+    let verified = all.iter().rev().find_map(|one| {
+        let manifest = one.manifest.as_ref().ok()?;
+        Some((one, manifest.age(cluster, now, backups.max_age)?))
+    });
+    let age = verified.map(|(_, age)| age);
+    let row = match verified {
+        Some((one, age)) => Some((one, Some(age.as_secs()))),
+        None => all.last().map(|one| (one, None)),
+    };
+    BackupState {
+        enabled: backups.enabled,
+        directory: backups.directory.display().to_string(),
+        newest: row.map(|(one, seconds)| BackupRow {
+            name: one.name.clone(),
+            age: seconds,
+            size: one.size,
+            verified: seconds.is_some(),
+        }),
+        too_old: match backups.enabled {
+            true => too_old(age, backups.max_age, &backups.directory),
+            false => None,
+        },
+    }
+}

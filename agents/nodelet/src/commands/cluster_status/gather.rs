@@ -1,0 +1,76 @@
+//! Asks everything that the state of the cluster consists of. It changes nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use engine::host::{ClusterAccess, ClusterNode, Host, Link};
+
+use super::etcd::{AskEtcd, named_by, state};
+use super::observed::{ClusterStatus, NodeRole, NodeRow, Target, utc, within};
+use super::{backups, certificates, nodes, problems, virtual_ip};
+use crate::etcd::MEMBER;
+
+/// Time for the first questions. They run at the same time, as the later ones do: members of etcd 3 s (asked of other masters, and then
+/// themselves), backups 2 s. So the whole takes at most 12 s.
+pub(super) const FIRST: Duration = Duration::from_secs(4);
+
+/// Asks everything. What does not answer becomes an unknown part. Cancel safe.
+pub(super) async fn gather<E: AskEtcd>(
+    host: &dyn Host,
+    etcd: &E,
+    target: &Target,
+) -> ClusterStatus {
+    let access = ClusterAccess::with(&target.kubeconfig);
+    let now = host.now();
+    let (nodes, api_version, links, certificates, members) = tokio::join!(
+        within(FIRST, host.nodes(&access)),
+        within(FIRST, host.api_version(&access)),
+        within(FIRST, host.links()),
+        within(FIRST, certificates::here(host)),
+        named_by(etcd, MEMBER),
+    );
+    let own = links.map(addresses);
+    let nodes = nodes.map(|nodes: BTreeMap<String, ClusterNode>| {
+        nodes::rows(nodes, own.known().map_or(&[], Vec::as_slice), now)
+    });
+    let rows = nodes.known().map_or(&[][..], Vec::as_slice);
+    let (etcd, virtual_ip, node_certificates) = tokio::join!(
+        state(etcd, members, other_masters(rows)),
+        virtual_ip::state(host, target, &own, &nodes),
+        certificates::of_nodes(host, target, rows),
+    );
+    let uid = etcd
+        .known()
+        .and_then(|etcd| etcd.cluster.known()?.as_deref());
+    let backups = backups::state(&target.backups, uid, now).await;
+    let mut status = ClusterStatus {
+        at: utc(now),
+        api_version,
+        nodes,
+        virtual_ip,
+        etcd,
+        certificates,
+        node_certificates,
+        backups,
+        problems: Vec::new(),
+        unknown: Vec::new(),
+    };
+    status.problems = problems::problems(&status);
+    status.unknown = problems::unknown(&status);
+    status
+}
+
+fn addresses(links: Vec<Link>) -> Vec<IpAddr> {
+    let all = links.into_iter().flat_map(|link| link.addresses);
+    all.map(|(address, _)| address).collect()
+}
+
+/// The first address of each master that is another host.
+fn other_masters(rows: &[NodeRow]) -> Vec<IpAddr> {
+    let masters = rows.iter().filter(|row| row.role == NodeRole::Master);
+    let others = masters.filter(|row| !row.this_host);
+    others
+        .filter_map(|row| row.addresses.first().copied())
+        .collect()
+}

@@ -1,0 +1,87 @@
+//! The nodes as rows, and the difference between versions. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use engine::host::ClusterNode;
+use engine::kubernetes::workers::{LEFT, MASTER_LABEL, WORKER_LABEL};
+
+use super::observed::{NodeRole, NodeRow, shown};
+
+/// kubelet may be so many minor versions older than the API server.
+/// Source: <https://v1-20.docs.kubernetes.io/docs/setup/release/version-skew-policy/#kubelet>.
+const MINORS: u64 = 2;
+
+/// The nodes, masters first. `own` are the addresses of this host.
+pub(super) fn rows(
+    nodes: BTreeMap<String, ClusterNode>,
+    own: &[IpAddr],
+    now: SystemTime,
+) -> Vec<NodeRow> {
+    let mut rows: Vec<NodeRow> = nodes
+        .into_iter()
+        .map(|(name, node)| row(name, node, own, now))
+        .collect();
+    rows.sort_by(|one, other| (one.role, &one.name).cmp(&(other.role, &other.name)));
+    rows
+}
+
+fn row(name: String, node: ClusterNode, own: &[IpAddr], now: SystemTime) -> NodeRow {
+    let has = |label| node.labels.contains_key(label);
+    let role = match (has(MASTER_LABEL), has(WORKER_LABEL)) {
+        (true, _) => NodeRole::Master,
+        (false, true) => NodeRole::Worker,
+        (false, false) => NodeRole::None,
+    };
+    let age = |reported| now.duration_since(reported).unwrap_or_default().as_secs();
+    NodeRow {
+        name,
+        role,
+        ready: node.ready,
+        reason: match node.ready {
+            Some(true) => String::new(),
+            Some(false) | None => shown(&node.ready_message),
+        },
+        pressures: node.pressures.iter().map(|one| shown(one)).collect(),
+        version: shown(&node.kubelet_version),
+        pod_subnet: node.pod_cidr,
+        report_age: node.reported.map(age),
+        cordoned: node.unschedulable,
+        left: node.annotations.get(LEFT).map(|mark| shown(mark)),
+        this_host: node.addresses.iter().any(|one| own.contains(one)),
+        addresses: node.addresses,
+    }
+}
+
+/// How a kubelet's version goes with that of the API server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Skew {
+    Fits,
+    /// kubelet is newer.
+    Newer,
+    /// kubelet is more than two minor versions older.
+    TooOld,
+    /// A version is not understood.
+    Unknown,
+}
+
+/// Compares the versions, for example `v1.20.2` and `v1.18.0`.
+pub(super) fn skew(kubelet: &str, api: &str) -> Skew {
+    let (Some(kubelet), Some(api)) = (minor(kubelet), minor(api)) else {
+        return Skew::Unknown;
+    };
+    if kubelet > api {
+        Skew::Newer
+    } else if kubelet.0 == api.0 && api.1 - kubelet.1 <= MINORS {
+        Skew::Fits
+    } else {
+        Skew::TooOld
+    }
+}
+
+/// The major and the minor version.
+fn minor(version: &str) -> Option<(u64, u64)> {
+    let mut parts = version.strip_prefix('v')?.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}

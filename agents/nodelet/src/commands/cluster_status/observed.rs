@@ -1,0 +1,316 @@
+//! What is asked (`Target`), and what was found out about the cluster. Serialised, the latter is the JSON of the command.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result};
+use engine::env::{KubeEnv, SettingValue};
+use engine::model::chain;
+use serde::Serialize;
+
+use crate::etcd::Backups;
+use crate::output::exit::Exit;
+
+/// Time for each later question.
+pub(super) const LATER: Duration = Duration::from_secs(3);
+
+/// What the settings tell about the cluster.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) kubeconfig: PathBuf,
+    /// The certificate of the cluster's authority.
+    pub(super) ca: PathBuf,
+    /// Of the API server.
+    pub(super) port: u16,
+    /// None if the cluster has no virtual IP.
+    pub(super) virtual_ip: Option<IpAddr>,
+    pub(super) backups: Backups,
+}
+
+impl Target {
+    /// # Errors
+    /// A setting is missing, or this host is no master.
+    pub(super) fn of(settings: &KubeEnv, kubeconfig: &Path) -> Result<Self> {
+        let value = |name: &str| {
+            let found = settings.get(name);
+            found.with_context(|| format!("find the setting {name}"))
+        };
+        let text = |name: &str| anyhow::Ok(value(name)?.to_string());
+        let has_virtual_ip = matches!(value("MASTER_VIP_ENABLED")?, SettingValue::Bool(true));
+        let address = text("MASTER_IP")?;
+        let address = has_virtual_ip.then(|| address.parse()).transpose();
+        Ok(Self {
+            kubeconfig: kubeconfig.to_owned(),
+            ca: PathBuf::from("/etc/pf9/kube.d/ca/cluster/ca.crt"),
+            port: text("K8S_API_PORT")?
+                .parse()
+                .context("understand the setting K8S_API_PORT")?,
+            virtual_ip: address.context("understand the setting MASTER_IP as an address")?,
+            backups: Backups::of(settings)?,
+        })
+    }
+}
+
+/// Longest text of another host that is shown, in characters.
+const LONGEST: usize = 300;
+
+/// A part of the state, or why it is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Part<T> {
+    Known(T),
+    Unknown { unknown: String },
+}
+
+impl<T> Part<T> {
+    pub(super) fn unknown(why: &str) -> Self {
+        Self::Unknown {
+            unknown: shown(why),
+        }
+    }
+
+    pub(super) fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Unknown { .. } => None,
+        }
+    }
+
+    /// Why it is not known.
+    pub(super) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Known(_) => None,
+            Self::Unknown { unknown } => Some(unknown),
+        }
+    }
+
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Part<U> {
+        match self {
+            Self::Known(value) => Part::Known(change(value)),
+            Self::Unknown { unknown } => Part::Unknown { unknown },
+        }
+    }
+}
+
+/// The result of `work`, which gets so much time. Cancel safe if `work` is.
+pub(super) async fn within<T, E: Into<anyhow::Error>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Part<T> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(value)) => Part::Known(value),
+        Ok(Err(error)) => {
+            let error: anyhow::Error = error.into();
+            Part::unknown(&format!("could not {}", chain(error.as_ref()).join(": ")))
+        }
+        Err(_) => Part::unknown(&format!("no answer within {} s", limit.as_secs())),
+    }
+}
+
+/// A text of another host, bounded and without control characters.
+pub(super) fn shown(text: &str) -> String {
+    let plain = |one: char| if one.is_control() { ' ' } else { one };
+    let mut short: String = text.chars().take(LONGEST).map(plain).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// A time in UTC, to the second.
+pub(super) fn utc(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string()
+}
+
+/// The whole state.
+#[derive(Debug, Serialize)]
+pub(super) struct ClusterStatus {
+    /// When it was gathered, in UTC.
+    pub(super) at: String,
+    /// Of the API server of this host.
+    pub(super) api_version: Part<String>,
+    /// Masters first, each kind by name.
+    pub(super) nodes: Part<Vec<NodeRow>>,
+    /// None if the cluster has no virtual IP.
+    pub(super) virtual_ip: Option<VirtualIpState>,
+    pub(super) etcd: Part<EtcdState>,
+    /// The certificates of this host.
+    pub(super) certificates: Part<Certificates>,
+    /// What the kubelets of other nodes show.
+    pub(super) node_certificates: Vec<NodeCertificate>,
+    pub(super) backups: Part<BackupState>,
+    /// What is wrong.
+    pub(super) problems: Vec<Problem>,
+    /// The parts that are not known, each with the reason.
+    pub(super) unknown: Vec<String>,
+}
+
+impl ClusterStatus {
+    /// A problem counts more than an unknown part.
+    pub(super) fn exit(&self) -> Exit {
+        match (self.problems.is_empty(), self.unknown.is_empty()) {
+            (false, _) => Exit::Pending,
+            (true, false) => Exit::Failed,
+            (true, true) => Exit::Ok,
+        }
+    }
+}
+
+/// Something that is wrong, and the next thing to try.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Problem {
+    pub(super) what: String,
+    pub(super) next: String,
+}
+
+impl Problem {
+    pub(super) fn new(what: impl Into<String>, next: impl Into<String>) -> Self {
+        let (what, next) = (what.into(), next.into());
+        Self { what, next }
+    }
+
+    /// From a sentence of the engine: the next thing to try is after its last semicolon.
+    pub(super) fn of_sentence(sentence: &str) -> Self {
+        match sentence.rsplit_once("; ") {
+            Some((what, next)) => Self::new(what, next),
+            None => Self::new(sentence, ""),
+        }
+    }
+}
+
+/// What a node is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum NodeRole {
+    Master,
+    Worker,
+    /// It has no label of a role.
+    None,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct NodeRow {
+    pub(super) name: String,
+    pub(super) role: NodeRole,
+    /// None if the API server does not know.
+    pub(super) ready: Option<bool>,
+    /// Why it is not Ready; empty if it is.
+    pub(super) reason: String,
+    /// Shortages that it reports.
+    pub(super) pressures: Vec<String>,
+    /// Of its kubelet; empty if it has reported none.
+    pub(super) version: String,
+    pub(super) pod_subnet: Option<String>,
+    /// Age of kubelet's last report in seconds. kubelet reports every five minutes if nothing changes.
+    pub(super) report_age: Option<u64>,
+    pub(super) cordoned: bool,
+    /// When its worker has left; `None` if it is not marked.
+    pub(super) left: Option<String>,
+    pub(super) this_host: bool,
+    #[serde(skip)]
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// The virtual IP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct VirtualIpState {
+    pub(super) address: IpAddr,
+    /// Whether a link of this host has it.
+    pub(super) here: Part<bool>,
+    /// The node that holds it.
+    pub(super) holder: Part<String>,
+    /// What the API answers over it: the status of HTTP.
+    pub(super) api: Part<u16>,
+}
+
+/// The members of etcd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct EtcdState {
+    /// The member that named the others.
+    pub(super) asked: String,
+    pub(super) members: Vec<MemberRow>,
+    /// What is left out, because there are too many members.
+    pub(super) more: usize,
+    pub(super) alarms: Part<Vec<String>>,
+    /// Result of a read that needs a quorum: the identity of the cluster.
+    pub(super) cluster: Part<Option<String>>,
+}
+
+/// A member of etcd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct MemberRow {
+    /// In hex, as `etcdctl` shows it.
+    pub(super) id: String,
+    /// Empty if it has never started.
+    pub(super) name: String,
+    pub(super) url: Option<String>,
+    pub(super) leader: bool,
+    pub(super) learner: bool,
+    /// It answers, follows a leader, reports no errors and is not far behind.
+    pub(super) healthy: bool,
+    pub(super) state: Part<MemberState>,
+}
+
+/// What a member reports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct MemberState {
+    pub(super) version: String,
+    /// Of its database on disk, in bytes.
+    pub(super) size: u64,
+    pub(super) raft_index: u64,
+    /// Entries behind the leader, or, without a leader, behind the member that is furthest.
+    pub(super) lag: u64,
+    /// Whether it follows a leader, or is the leader.
+    pub(super) has_leader: bool,
+    pub(super) errors: Vec<String>,
+}
+
+/// The certificates of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Certificates {
+    /// How many were read.
+    pub(super) number: usize,
+    /// The file of the one that ends first, and when, in UTC.
+    pub(super) first: Option<(String, String)>,
+    /// Those that end soon or have ended, a sentence each, at most 20.
+    pub(super) ending: Vec<String>,
+    /// Those that could not be read, at most 20.
+    pub(super) unreadable: Vec<String>,
+    /// Whether there are too many files to read all.
+    pub(super) cut_short: bool,
+}
+
+/// The certificate that the kubelet of a node shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct NodeCertificate {
+    pub(super) node: String,
+    /// In UTC.
+    pub(super) ends: Part<String>,
+    /// Whether it ends soon, or has ended.
+    pub(super) ends_soon: bool,
+}
+
+/// The backups of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct BackupState {
+    pub(super) enabled: bool,
+    pub(super) directory: String,
+    pub(super) newest: Option<BackupRow>,
+    /// Why the newest is too old, and the next thing to try.
+    pub(super) too_old: Option<String>,
+}
+
+/// A backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct BackupRow {
+    pub(super) name: String,
+    /// In seconds; unknown without a manifest.
+    pub(super) age: Option<u64>,
+    /// In bytes.
+    pub(super) size: u64,
+    /// Whether a restore of it has succeeded, and it is of this cluster.
+    pub(super) verified: bool,
+}

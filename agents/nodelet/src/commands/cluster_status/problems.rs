@@ -1,0 +1,265 @@
+//! What is wrong with the cluster, each with the next thing to try, and what is not known. Pure.
+
+use super::certificates;
+use super::etcd::LAG;
+use super::nodes::{Skew, skew};
+use super::observed::{ClusterStatus, EtcdState, MemberRow, NodeRole, NodeRow, Part, Problem};
+
+/// Most problems of one kind that are named.
+const NAMED: usize = 20;
+
+/// The problems, at most 20 of each kind.
+pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
+    let mut all = Vec::new();
+    let rows = status.nodes.known().map_or(&[][..], Vec::as_slice);
+    bounded(&mut all, "nodes", rows.iter().flat_map(of_node).collect());
+    if let Some(api) = status.api_version.known() {
+        let skewed = rows.iter().filter_map(|row| of_version(row, api));
+        bounded(&mut all, "versions", skewed.collect());
+    }
+    if let Some(ip) = &status.virtual_ip {
+        let answer = match &ip.api {
+            Part::Known(200) => None,
+            Part::Known(code) => Some(format!("answers {code}")),
+            Part::Unknown { unknown } => Some(format!("does not answer: {unknown}")),
+        };
+        all.extend(answer.map(|answer| {
+            Problem::new(
+                format!(
+                    "the API server behind the virtual IP {} {answer}",
+                    ip.address
+                ),
+                "`journalctl -u keepalived -n 50` and `nodelet status` on each master",
+            )
+        }));
+    }
+    if let Some(etcd) = status.etcd.known() {
+        all.extend(of_etcd(etcd));
+    }
+    of_certificates(status, &mut all);
+    let too_old = status
+        .backups
+        .known()
+        .and_then(|backups| backups.too_old.as_deref());
+    all.extend(too_old.map(Problem::of_sentence));
+    all
+}
+
+/// Adds the problems of one kind, as many as may be named.
+fn bounded(all: &mut Vec<Problem>, kind: &str, mut found: Vec<Problem>) {
+    let more = found.len().saturating_sub(NAMED);
+    found.truncate(NAMED);
+    all.append(&mut found);
+    if more > 0 {
+        all.push(Problem::new(
+            format!("there are {more} more problems of {kind}"),
+            "`nodelet cluster status --json` has all nodes",
+        ));
+    }
+}
+
+fn of_node(row: &NodeRow) -> Vec<Problem> {
+    let name = &row.name;
+    if let Some(left) = &row.left {
+        return vec![Problem::new(
+            format!("worker {name} has left at {left}, and its node is still there"),
+            format!(
+                "`journalctl -u nodeletd` on the masters says why; `nodelet cluster remove {name}` removes it"
+            ),
+        )];
+    }
+    let mut all = Vec::new();
+    let state = match row.ready {
+        Some(true) => None,
+        Some(false) => Some("is not Ready"),
+        None => Some("does not report"),
+    };
+    if let Some(state) = state {
+        let next = match row.role {
+            NodeRole::Worker => {
+                format!(
+                    "`nodelet status` on its host; `nodelet cluster remove {name}` if the host is lost"
+                )
+            }
+            NodeRole::Master | NodeRole::None => "`nodelet status` on its host".to_owned(),
+        };
+        let what = match row.reason.as_str() {
+            "" => format!("node {name} {state}"),
+            reason => format!("node {name} {state}: {reason}"),
+        };
+        all.push(Problem::new(what, next));
+    }
+    if !row.pressures.is_empty() {
+        all.push(Problem::new(
+            format!("node {name} reports {}", row.pressures.join(", ")),
+            "free memory or disk space on its host, because kubelet evicts pods",
+        ));
+    }
+    all
+}
+
+fn of_version(row: &NodeRow, api: &str) -> Option<Problem> {
+    let (name, version) = (&row.name, &row.version);
+    let (wrong, next) = match skew(version, api) {
+        Skew::Fits | Skew::Unknown => return None,
+        Skew::Newer => ("is newer than", "upgrade the masters first"),
+        Skew::TooOld => (
+            "is more than two minor versions older than",
+            "upgrade the node",
+        ),
+    };
+    let what = format!("kubelet {version} of node {name} {wrong} the API server {api}");
+    Some(Problem::new(what, next))
+}
+
+fn of_etcd(etcd: &EtcdState) -> Vec<Problem> {
+    let mut all = Vec::new();
+    let answering = etcd
+        .members
+        .iter()
+        .filter_map(|member| member.state.known());
+    let is_headless =
+        answering.clone().next().is_some() && !answering.clone().any(|it| it.has_leader);
+    if is_headless {
+        all.push(Problem::new(
+            "etcd has no leader: the cluster accepts no writes",
+            "start the hosts of the members that do not answer; `nodelet status` on each",
+        ));
+    }
+    let voters = || etcd.members.iter().filter(|member| !member.learner);
+    let healthy = voters().filter(|member| member.healthy).count();
+    if !is_headless && healthy < voters().count() / 2 + 1 {
+        all.push(Problem::new(
+            format!(
+                "only {healthy} of {} voting members of etcd are healthy: that is no majority",
+                voters().count()
+            ),
+            "start the hosts of the others; stop and remove no member",
+        ));
+    }
+    all.extend(
+        etcd.members
+            .iter()
+            .filter_map(|member| of_member(member, is_headless)),
+    );
+    let alarms = etcd.alarms.known().map_or(&[][..], Vec::as_slice);
+    let alarms = alarms.iter().take(NAMED);
+    all.extend(alarms.map(|alarm| {
+        Problem::new(
+            format!("etcd has an alarm: {alarm}"),
+            "`nodelet etcd status` on that host says what to do",
+        )
+    }));
+    all
+}
+
+/// What is wrong with a member; that etcd has no leader is reported once.
+fn of_member(member: &MemberRow, is_headless: bool) -> Option<Problem> {
+    let name = display_name(member);
+    let on_its_host = "`nodelet status` and `docker logs --tail 50 etcd` on its host";
+    let state = match &member.state {
+        Part::Known(state) => state,
+        Part::Unknown { unknown } => {
+            let what = format!("etcd member {name} does not answer: {unknown}");
+            return Some(Problem::new(what, on_its_host));
+        }
+    };
+    let what = if !state.errors.is_empty() {
+        format!("etcd member {name} reports {}", state.errors.join(", "))
+    } else if !state.has_leader && !is_headless {
+        format!("etcd member {name} follows no leader")
+    } else if state.lag > LAG {
+        format!("etcd member {name} is {} entries behind", state.lag)
+    } else {
+        return None;
+    };
+    Some(Problem::new(what, on_its_host))
+}
+
+/// The name of a member; its id before its first start.
+pub(super) fn display_name(member: &MemberRow) -> &str {
+    match member.name.as_str() {
+        "" => &member.id,
+        name => name,
+    }
+}
+
+fn of_certificates(status: &ClusterStatus, all: &mut Vec<Problem>) {
+    if let Some(here) = status.certificates.known() {
+        for sentence in &here.ending {
+            let mut problem = Problem::of_sentence(sentence);
+            if problem.next.is_empty() {
+                "`nodelet certs renew`, or `nodelet certs rotate` for an authority"
+                    .clone_into(&mut problem.next);
+            }
+            all.push(problem);
+        }
+        all.extend(here.unreadable.iter().map(|file| {
+            Problem::new(
+                format!("could not read {file}"),
+                "`nodelet repair` makes it again",
+            )
+        }));
+        if here.cut_short {
+            all.push(Problem::new(
+                "there are too many certificate files below /etc/pf9/kube.d to read all",
+                "remove what does not belong there",
+            ));
+        }
+    }
+    let near = status.node_certificates.iter().filter(|one| one.ends_soon);
+    let near = near.filter_map(|one| {
+        let ends = one.ends.known()?;
+        Some(Problem::new(
+            format!("the certificate of kubelet on node {} ends at {ends} and is not renewed", one.node),
+            "`nodelet certs renew` on its host says why; the node must be admitted (`nodelet pki issue`)",
+        ))
+    });
+    bounded(all, "certificates of nodes", near.collect());
+}
+
+/// The parts that are not known, each with the reason.
+pub(super) fn unknown(status: &ClusterStatus) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut add = |part: &str, reason: Option<&str>| {
+        all.extend(reason.map(|reason| format!("{part}: {reason}")));
+    };
+    add("API server", status.api_version.reason());
+    add("nodes", status.nodes.reason());
+    if let Some(api) = status.api_version.known() {
+        let rows = status.nodes.known().map_or(&[][..], Vec::as_slice);
+        let mut odd = rows
+            .iter()
+            .filter(|row| skew(&row.version, api) == Skew::Unknown);
+        let first = odd.next();
+        let what = first.map(|row| {
+            let version = &row.version;
+            format!(
+                "node {} has version {version:?}, and the API server {api:?}",
+                row.name
+            )
+        });
+        add("version skew", what.as_deref());
+    }
+    if let Some(ip) = &status.virtual_ip {
+        add("links of this host", ip.here.reason());
+        add("holder of the virtual IP", ip.holder.reason());
+    }
+    add("etcd", status.etcd.reason());
+    if let Some(etcd) = status.etcd.known() {
+        add("alarms of etcd", etcd.alarms.reason());
+        add("read of etcd with a quorum", etcd.cluster.reason());
+        let more = (etcd.more > 0).then(|| format!("{} were not asked", etcd.more));
+        add("more members of etcd", more.as_deref());
+    }
+    add("certificates of this host", status.certificates.reason());
+    if let Some((node, why, number)) = certificates::not_known(&status.node_certificates) {
+        let what = match number {
+            1 => format!("{node}: {why}"),
+            _ => format!("{node}: {why} (and {} more nodes)", number - 1),
+        };
+        add("certificate of kubelet on node", Some(&what));
+    }
+    add("backups", status.backups.reason());
+    all
+}
