@@ -2,7 +2,7 @@
 //!
 //! A master writes it for one host (`nodelet pki issue`), and only that host can read it: it is an age file
 //! (<https://age-encryption.org/v1>) for the host's own X25519 identity. age also authenticates the content, so a file that was changed on
-//! its way is refused. age does not tell who made a file: whoever knows the host's public key can make one. So the way of the
+//! its way is refused. age does not tell who made a file: a program that knows the host's public key can make one. So the way of the
 //! file from the master to the host decides which cluster the host joins, as the file names the cluster's authorities.
 
 mod token;

@@ -1,6 +1,6 @@
 //! Decides about a node's request for a certificate: pure, from the request and what the cluster knows of the node.
 //!
-//! A node may have three certificates: for its kubelet as a client, for its kubelet as a server, and for kube-proxy. Whoever holds the
+//! A node may have three certificates: for its kubelet as a client, for its kubelet as a server, and for kube-proxy. A host that holds the
 //! token of a node, or the certificate of its kubelet, may ask for these and for no other. What is signed is built from the
 //! decision, so nothing of the request gets into the certificate but its public key.
 

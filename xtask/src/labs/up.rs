@@ -437,7 +437,7 @@ mod tests {
         assert!(with.vip && keeps(&with));
         let before = choices(&Choices::default(), &["--set", "KUBE_SERVICE_STATE=ignore"]);
         let before = before.expect("a master alone may have it");
-        let refused = choices(&before, &["--workers", "1"]).expect_err("nobody would sign");
+        let refused = choices(&before, &["--workers", "1"]).expect_err("no nodeletd would sign");
         assert!(refused.to_string().contains("KUBE_SERVICE_STATE=true"));
         let changed = ["--workers", "1", "--set", "KUBE_SERVICE_STATE=true"];
         assert!(keeps(&choices(&before, &changed).expect("both")));

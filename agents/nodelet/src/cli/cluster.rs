@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::RoleArgs;
 
-/// Longest validity of a join file: whoever has it and the key of its host can join.
+/// Longest validity of a join file: a thief who has it and the key of its host can join.
 const LONGEST_VALIDITY: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::{ADMISSION_LABEL, NAMESPACE};
 use crate::host::ConfigMap;
 
-/// Longest life of a node's certificate, whatever the settings say: a node that was removed keeps its certificate until then.
+/// Longest life of a node's certificate under all settings: a node that was removed keeps its certificate until then.
 pub const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The certificates of a node.

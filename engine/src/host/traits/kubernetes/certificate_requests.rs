@@ -20,7 +20,7 @@ pub enum RequestState {
     Failed(String),
 }
 
-/// A request for a certificate. The API server sets `requester` and `groups`, and nobody can change them.
+/// A request for a certificate. The API server sets `requester` and `groups`, and no client can change them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateRequest {
     /// Its name.

@@ -72,7 +72,7 @@ fn certificates(files: &KeptFiles) -> Vec<Certificate> {
         .collect()
 }
 
-/// A certificate as PEM, in one form whatever the form in the join file.
+/// A certificate as PEM, in the same form for each form in the join file.
 fn pem(der: &[u8]) -> Vec<u8> {
     let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
     let encoded = STANDARD.encode(der);

@@ -189,7 +189,7 @@ async fn a_run_after_one_that_waited_in_vain_continues_with_the_same_request() {
     let error = failure(&worker, &client()).await;
     assert!(error.contains("no master has signed it"), "{error}");
     assert_eq!(requests(&worker).len(), 1);
-    // The masters sign while nobody waits.
+    // The masters sign while no step waits.
     let authority = Authority::read(&master, "cluster")
         .await
         .expect("it can be read");
