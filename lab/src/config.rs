@@ -13,8 +13,15 @@ use crate::cache::hex;
 pub struct Config(BTreeMap<String, String>);
 
 impl Config {
-    /// The one master of a lab, reached at its own address or, with `vip`, at a virtual one.
+    /// The first master of a lab, reached at its own address or, with `vip`, at a virtual one. Only there, etcd begins a new cluster.
     pub fn master(lab: &str, address: Ipv4Addr, vip: Option<Ipv4Addr>) -> Self {
+        let mut config = Self::joining_master(lab, address, vip);
+        config.set("ETCD_INITIAL_CLUSTER_STATE", "new");
+        config
+    }
+
+    /// A master that joins the masters of the lab. It differs from the first one only in how its etcd begins.
+    pub fn joining_master(lab: &str, address: Ipv4Addr, vip: Option<Ipv4Addr>) -> Self {
         let mut config = Self::member("master", lab, vip.unwrap_or(address));
         if vip.is_some() {
             config.set("MASTER_VIP_ENABLED", "true");
@@ -87,12 +94,26 @@ mod tests {
         assert_eq!(
             config.render(),
             "CLUSTER_ID: \"37a8eec1-ce19-887d-932f-e29051dca629\"\nCONTAINERS_CIDR: \"10.20.0.0/16\"\n\
-             MASTER_IP: \"172.30.1.11\"\nROLE: \"master\"\nSERVICES_CIDR: \"10.21.0.0/16\"\n"
+             ETCD_INITIAL_CLUSTER_STATE: \"new\"\nMASTER_IP: \"172.30.1.11\"\nROLE: \"master\"\nSERVICES_CIDR: \"10.21.0.0/16\"\n"
         );
     }
 
     #[test]
-    fn a_worker_differs_from_its_master_in_its_role_alone() {
+    fn only_the_first_master_begins_a_cluster() {
+        let (first, second) = (Ipv4Addr::new(172, 30, 1, 11), Ipv4Addr::new(172, 30, 1, 12));
+        let vip = Some(Ipv4Addr::new(172, 30, 1, 100));
+        assert_eq!(
+            Config::joining_master("x", second, vip).render(),
+            Config::master("x", first, vip)
+                .render()
+                .replace("ETCD_INITIAL_CLUSTER_STATE: \"new\"\n", "")
+        );
+        let alone = Config::joining_master("x", second, None).render();
+        assert!(alone.contains("MASTER_IP: \"172.30.1.12\""), "{alone}");
+    }
+
+    #[test]
+    fn a_worker_differs_from_the_first_master_in_its_role_and_begins_no_cluster() {
         let (address, vip) = (
             Ipv4Addr::new(172, 30, 1, 11),
             Ipv4Addr::new(172, 30, 1, 100),
@@ -100,7 +121,9 @@ mod tests {
         let master = Config::master("x", address, None).render();
         assert_eq!(
             Config::worker("x", address).render(),
-            master.replace("\"master\"", "\"worker\"")
+            master
+                .replace("\"master\"", "\"worker\"")
+                .replace("ETCD_INITIAL_CLUSTER_STATE: \"new\"\n", "")
         );
         // The virtual address is the masters' own affair: a worker only reaches the API there.
         let text = Config::worker("x", vip).render();

@@ -380,7 +380,10 @@ impl Bringup {
     #[must_use]
     pub fn not_cleaned(&self, before: &WorldSnapshot, host: &FakeHost, purge: bool) -> Vec<String> {
         let mut kept = vec![PathBuf::from(engine::model::STATE)];
-        if !purge {
+        if purge {
+            // It was there before the role. A purge removes it, because it is of a cluster.
+            kept.push(PathBuf::from(engine::kubernetes::join_file::JOIN_FILE));
+        } else {
             kept.extend(self.plan.phases.iter().flat_map(kept_paths));
         }
         snapshot_differences(

@@ -138,10 +138,18 @@ fn join_file(node: &str, server: &str, certificate: &str, public: &str) -> Strin
 }
 
 impl Masters {
-    /// What an operator does before a worker joins again: after a purge, it needs another join file, because its token has ended.
+    /// What an operator does before a worker joins again: after a purge, it needs another join file for a new key, because the purge has
+    /// removed both. If only the token has ended, it needs another file for the same key.
     pub(crate) fn admit_again(&self, worker: &FakeHost) {
         self.end_tokens(worker);
         let text = |path: &str| worker.with_world(|world| world.text(path));
+        let is_purged = text(JOIN_FILE).is_none() || text(IDENTITY).is_none();
+        if is_purged && text(RECORD).is_none() {
+            let (secret, public) = new_identity();
+            worker.with_world_mut(|world| world.file_with_mode(IDENTITY, &secret, 0o600));
+            self.give(worker, &public);
+            return;
+        }
         let (Some(sealed), Some(identity), None) = (text(JOIN_FILE), text(IDENTITY), text(RECORD))
         else {
             return;
@@ -151,13 +159,18 @@ impl Masters {
             worker.with_world(|world| world.refuses_user(&user))
         });
         if let (true, Ok(public)) = (has_ended, public_key(&identity)) {
-            let sealed = join_file(&self.node, &self.server, &self.certificate, &public);
-            worker.with_world_mut(|world| {
-                // The masters have deleted the node that left. Otherwise it would end the new token at once.
-                world.remove_node(&self.node);
-                world.file_with_mode(JOIN_FILE, &sealed, 0o600);
-            });
+            self.give(worker, &public);
         }
+    }
+
+    /// Puts a new join file for this key on the worker.
+    fn give(&self, worker: &FakeHost, public: &str) {
+        let sealed = join_file(&self.node, &self.server, &self.certificate, public);
+        worker.with_world_mut(|world| {
+            // The masters have deleted the node that left. Otherwise it would end the new token at once.
+            world.remove_node(&self.node);
+            world.file_with_mode(JOIN_FILE, &sealed, 0o600);
+        });
     }
 
     /// Ends the tokens that have asked, once the node is there.

@@ -3,6 +3,8 @@
 //! Not here: the arguments of `nodeletd` (`nodeletd`), and what a command does (`commands`). Start with [`Command`].
 
 mod cluster;
+mod etcd;
+mod role;
 mod workers;
 
 use std::path::PathBuf;
@@ -12,7 +14,11 @@ use clap::{Args, Parser, Subcommand};
 use engine::exec::{FailureCounts, Selection};
 use engine::resource::pki::components;
 
-pub(crate) use cluster::{PkiCommand, PkiIssueArgs, PkiKeyArgs, PkiSignArgs, PodSubnetsArgs};
+pub(crate) use cluster::{
+    MastersArgs, PkiCommand, PkiExportArgs, PkiIssueArgs, PkiKeyArgs, PkiSignArgs, PodSubnetsArgs,
+};
+pub(crate) use etcd::{EtcdBackupArgs, EtcdCommand, EtcdMembersArgs, EtcdVerifyArgs};
+pub(crate) use role::RoleArgs;
 pub(crate) use workers::{ClusterCommand, ClusterRemoveArgs, ClusterStatusArgs, WorkersArgs};
 
 /// Longest pause. After it, nodeletd repairs the host again, also if an operator has forgotten the pause.
@@ -64,7 +70,10 @@ pub(crate) enum Command {
     /// Label the workers of the cluster, and delete the nodes of workers that have left, as nodeletd does on masters.
     #[command(hide = true)]
     Workers(WorkersArgs),
-    /// Show the state of the cluster, or remove a worker from it. For masters.
+    /// Write the list of masters as etcd has it, and apply what depends on it, as nodeletd does on masters.
+    #[command(hide = true)]
+    Masters(MastersArgs),
+    /// Show the state of the cluster, or remove nodes from it. For masters.
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Remove the role from this host. Afterwards the host is as it was before the role, except what is kept.
@@ -88,7 +97,7 @@ pub(crate) enum Command {
     /// The file has packages, units, links and ports, but no files, containers or objects of the cluster. On a host with a role, it
     /// therefore does not describe a bare host, and names the role.
     Facts,
-    /// Take, list and verify backups of this master's etcd.
+    /// Take, list and verify backups of this master's etcd, and list the members of etcd.
     #[command(subcommand)]
     Etcd(EtcdCommand),
     /// Show the timers of this host, and how their last runs ended.
@@ -112,6 +121,7 @@ impl Command {
             Self::Drain(args) => args.role.json,
             Self::Status(args) => args.json,
             Self::Repair(args) => args.role.json,
+            Self::Masters(args) => args.role.json,
             Self::Pass(args) => args.role.json,
             Self::Clean(args) => args.role.json,
             Self::Recover(args) => args.role.json,
@@ -123,9 +133,7 @@ impl Command {
                 Some(CertsCommand::Rotate(args)) => args.role.json,
                 None => args.json,
             },
-            Self::Etcd(EtcdCommand::Backup(args)) => args.role.json,
-            Self::Etcd(EtcdCommand::List(args) | EtcdCommand::Status(args)) => args.json,
-            Self::Etcd(EtcdCommand::Verify(args)) => args.role.json,
+            Self::Etcd(command) => command.json(),
             Self::Pki(command) => command.json(),
             Self::Cluster(command) => command.json(),
             Self::Timer(TimerVerb::Status(args)) => args.json,
@@ -137,23 +145,6 @@ impl Command {
             | Self::Workers(_) => false,
         }
     }
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum EtcdCommand {
-    /// Take a snapshot, verify it by a restore into a temporary directory, and keep it.
-    ///
-    /// Commands that change the host have priority: they end the backup, which leaves nothing (exit code 2). If nodeletd began the
-    /// backup, it takes another one when no command changes the host.
-    Backup(EtcdBackupArgs),
-    /// List the backups. Reads only their manifests.
-    List(RoleArgs),
-    /// Verify backups: compare each one with its hash, its manifest, this cluster and a restored copy. Changes no backup.
-    ///
-    /// Exit codes: 0 all are good; 1 some could not be verified, or the command was interrupted; 2 at least one is not good.
-    Verify(EtcdVerifyArgs),
-    /// Show the state of backups: the newest verified one, free space, alarms of etcd.
-    Status(RoleArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -184,65 +175,6 @@ pub(crate) struct TimerRunArgs {
     /// Files named cgroup.procs through which the run joins its control group before it does anything.
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) cgroup: Vec<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct EtcdBackupArgs {
-    #[command(flatten)]
-    pub(crate) role: RoleArgs,
-
-    /// Files named cgroup.procs through which the backup joins its control group before it does anything.
-    #[arg(long, value_name = "FILE", hide = true)]
-    pub(crate) cgroup: Vec<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct EtcdVerifyArgs {
-    #[command(flatten)]
-    pub(crate) role: RoleArgs,
-
-    /// Verify only these backups. `list` shows their names.
-    pub(crate) names: Vec<String>,
-}
-
-/// The role and its settings, for this host.
-#[derive(Debug, Args)]
-pub(crate) struct RoleArgs {
-    /// Role: the name of an installed one (in /opt/pf9/roles), or a path, which contains a slash (./roles/pf9-kube). Its scripts
-    /// are read from there; the packages, programs and images that it brings are those of the installed role. On the live host,
-    /// only root may be able to change its files.
-    #[arg(
-        long,
-        value_name = "NAME|PATH",
-        default_value = "pf9-kube",
-        value_parser = clap::builder::NonEmptyStringValueParser::new()
-    )]
-    pub(crate) role: String,
-
-    /// Settings: a YAML file, or a directory of YAML files. Later files override earlier ones.
-    #[arg(long, value_name = "PATH", default_value = "/etc/pf9/nodelet")]
-    pub(crate) config: PathBuf,
-
-    /// Write JSON: one value, or one event per line.
-    #[arg(long)]
-    pub(crate) json: bool,
-
-    /// The settings are complete: kube_override.env has been merged into them already.
-    // A nodeletd from before the present names calls it so; to be removed at the first release.
-    #[arg(long, hide = true, alias = "settled")]
-    pub(crate) merged_settings: bool,
-}
-
-impl RoleArgs {
-    /// The default role with the host's own settings, for commands that have no options for them.
-    pub(crate) fn usual() -> Self {
-        Self {
-            role: "pf9-kube".to_owned(),
-            config: PathBuf::from("/etc/pf9/nodelet"),
-            json: false,
-            merged_settings: false,
-        }
-    }
 }
 
 /// The role, its settings and the host. Only commands that plan have these options: with a facts file, any user may own the role, and a
@@ -303,6 +235,10 @@ pub(crate) struct RepairArgs {
     /// Only remove what is on the host but not in the plan; restart nothing.
     #[arg(long, conflicts_with_all = ["phases", "if_failing"])]
     pub(crate) prune: bool,
+
+    /// Go on although etcd loses its quorum: the cluster then accepts no writes until enough members work again.
+    #[arg(long)]
+    pub(crate) accept_quorum_loss: bool,
 }
 
 #[derive(Debug, Args)]
@@ -476,6 +412,10 @@ pub(crate) struct ApplyArgs {
     /// to run on such a host.
     #[arg(long, conflicts_with_all = ["from", "to", "only"])]
     pub(crate) replace_role: bool,
+
+    /// Go on although etcd loses its quorum: the cluster then accepts no writes until enough members work again.
+    #[arg(long)]
+    pub(crate) accept_quorum_loss: bool,
 }
 
 #[derive(Debug, Args)]
@@ -495,6 +435,10 @@ pub(crate) struct StopArgs {
     /// nodeletd runs this command itself, so the command does not ask nodeletd whether it would bring the role up again.
     #[arg(long, hide = true)]
     pub(crate) by_nodeletd: bool,
+
+    /// Go on although etcd loses its quorum: the cluster then accepts no writes until enough members work again.
+    #[arg(long)]
+    pub(crate) accept_quorum_loss: bool,
 }
 
 #[derive(Debug, Args)]
@@ -536,9 +480,13 @@ pub(crate) struct CleanArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// Also remove what a clean keeps: the cluster's data, its backups and its certificate authorities.
+    /// Also remove what a clean keeps: the cluster's data, its backups and its certificate authorities; and the join file with its key.
     #[arg(long)]
     pub(crate) purge: bool,
+
+    /// Go on although etcd loses its quorum: the cluster then accepts no writes until enough members work again.
+    #[arg(long)]
+    pub(crate) accept_quorum_loss: bool,
 }
 
 #[cfg(test)]

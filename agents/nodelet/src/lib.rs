@@ -109,6 +109,7 @@ pub fn command_line() -> ExitCode {
             Command::Pass(args) => commands::pass(args).await,
             Command::PodSubnets(args) => commands::pod_subnets(args).await,
             Command::Workers(args) => commands::workers(args).await,
+            Command::Masters(args) => commands::masters(args).await,
             Command::Cluster(command) => commands::cluster(command).await,
             Command::Clean(args) => commands::clean(args).await,
             Command::Recover(args) => commands::recover(args).await,

@@ -98,11 +98,13 @@ const TABLE: &[Key] = table! {
         MASTER_VIP_VROUTER_ID: Integer { min: 1, max: 255 } => Value(""),
             "VRRP router id, one for each cluster on a network.";
         MASTER_VIP_PRIORITY: Integer { min: 1, max: 254 } => Value("100"),
-            "VRRP priority of this master; the highest is preferred.";
+            "VRRP priority; give all masters the same, so that the virtual IP stays where it is.";
     }
     "etcd" {
         ETCD_DATA_DIR: Path => Value("/var/opt/pf9/kube/etcd/data"),
             "Where the member keeps its data.";
+        ETCD_INITIAL_CLUSTER_STATE: Choice(&["new", "existing"]) => Value("existing"),
+            "`new` on exactly one master, the first one: only there, etcd may begin a new cluster. `existing` on every other master: it joins with a join file (`nodelet pki export`). A host that has etcd data, or is a worker, ignores it.";
         ETCD_HEARTBEAT_INTERVAL: Integer { min: 10, max: 10_000 } => Value("100"),
             "Time between heartbeats in milliseconds.";
         ETCD_ELECTION_TIMEOUT: Integer { min: 50, max: 50_000 } => Value("1000"),

@@ -34,6 +34,11 @@ pub use dry_run::planned::Planned;
 pub use dry_run::simulated::simulated_host;
 pub use event::{Event, EventSink, Recording};
 pub use kubernetes::backups::room_for_backup;
+pub use kubernetes::quorum::{
+    ACCEPT_QUORUM_LOSS, RecordedNode, endpoints as etcd_endpoints, etcd_members,
+    quorum_problem_of_clean,
+};
+pub use kubernetes::remove_master::{MasterRemoval, MasterToRemove, remove_master};
 pub use kubernetes::renew::{Due, phases_renewed_with};
 pub use kubernetes::rotate::{authorities, rotating};
 pub use kubernetes::scratch;

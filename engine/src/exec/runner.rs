@@ -42,6 +42,8 @@ pub struct Runner<'a> {
     /// Whether to evaluate again the preconditions that were met before, as if the role were not on this host: what an
     /// apply after a full clean would find.
     pub rebuild: bool,
+    /// Whether a stop or restart goes on although etcd loses its quorum.
+    pub accepts_quorum_loss: bool,
     /// Outputs of steps, shared by all phases.
     pub outputs: Outputs,
     /// The phases whose checks are running now.
@@ -68,6 +70,7 @@ impl<'a> Runner<'a> {
             selection: Selection::default(),
             renewals: Renewals::All,
             rebuild: false,
+            accepts_quorum_loss: false,
             outputs: Outputs::default(),
             checks_in_progress: ChecksInProgress::default(),
         }

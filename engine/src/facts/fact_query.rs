@@ -1,5 +1,7 @@
 //! What gathering asks for: named items, and groups that can be left out.
 
+use std::net::SocketAddr;
+
 use super::preflight::Requirement;
 
 /// What gathering asks for. Items are named if they cannot be listed, or if the whole list would be too long.
@@ -21,6 +23,8 @@ pub struct FactQuery {
     pub disks: Vec<String>,
     /// Paths that only another cluster's software makes.
     pub earlier_clusters: Vec<String>,
+    /// Addresses that the masters are to share, with the port of the API server. Each costs up to two seconds if no host answers.
+    pub virtual_ips: Vec<SocketAddr>,
     /// Which program listens on which port. This is costly: `ss` reads the open files of all processes.
     pub listeners: bool,
     /// Features of the kernel. This is costly: the list of its modules is long.
@@ -66,6 +70,12 @@ impl FactQuery {
                 }
                 Requirement::NoVirtualServices => self.virtual_services = true,
                 Requirement::KernelFeatures(_) => self.kernel_features = true,
+                Requirement::VirtualIpFree { address, port } => {
+                    let place = SocketAddr::new(*address, *port);
+                    if !self.virtual_ips.contains(&place) {
+                        self.virtual_ips.push(place);
+                    }
+                }
                 // These are judged by facts that are always gathered.
                 Requirement::NoSwap { .. }
                 | Requirement::MinMemory(_)
@@ -106,6 +116,7 @@ impl FactQuery {
                 "apparmor_parser",
                 "conntrack",
                 "containerd",
+                "curl",
                 "docker",
                 "dockerd",
                 "dpkg",
@@ -179,6 +190,7 @@ impl FactQuery {
             ]),
             images: Vec::new(),
             files: all(&["/etc/docker/daemon.json"]),
+            virtual_ips: Vec::new(),
             disks: all(&["/", "/var", "/var/lib/docker"]),
             earlier_clusters: all(&[
                 "/etc/kubernetes/admin.conf",
@@ -263,6 +275,23 @@ mod tests {
         let requirements = [Requirement::Programs(vec!["chronyd".to_owned()])];
         let asked = usual.and_requirements(&requirements);
         assert_eq!(asked.programs.last().map(String::as_str), Some("chronyd"));
+    }
+
+    #[tokio::test]
+    async fn the_user_of_a_virtual_ip_is_asked_for_its_requirement_only() {
+        let taken = "172.30.0.100:443";
+        let host = FakeHost::new().with_endpoint(taken, 200, "ok");
+        let usual = gather_with(&host, &FactQuery::usual()).await.unwrap();
+        assert!(usual.address_users.is_empty());
+        let requirement = Requirement::VirtualIpFree {
+            address: [172, 30, 0, 100].into(),
+            port: 443,
+        };
+        let asked = FactQuery::for_a_plan().and_requirements([&requirement, &requirement]);
+        assert_eq!(asked.virtual_ips.len(), 1);
+        let facts = gather_with(&host, &asked).await.unwrap();
+        let verdict = requirement.check(&facts);
+        assert!(matches!(verdict, Verdict::NotMet { .. }), "{verdict}");
     }
 
     /// An item that was not asked for is never taken for absent. The facts asked for one precondition give the same verdict as all facts.

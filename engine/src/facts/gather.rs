@@ -2,9 +2,11 @@
 //!
 //! Groups of questions are asked at the same time. An answer that fails becomes an entry of `unknown`.
 
+mod address;
+mod masters;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use futures::future::join_all;
 use futures::join;
 use ipnet::IpNet;
 
+use self::address::global_address;
 use super::fact_query::FactQuery;
 use super::kernel::{FEATURES, Signs, cgroups, filesystem_of, unified_mount};
 use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts, VIRTUAL_SERVICES};
@@ -149,6 +152,14 @@ pub async fn gather_with(host: &dyn Host, query: &FactQuery) -> HostResult<Facts
             let path = crate::model::preflight_record::path().display().to_string();
             let record = ask.optional(&path).await.unwrap_or_default();
             facts.met_before = crate::model::preflight_record::met(&record);
+        },
+        async { facts.masters = ask.masters().await },
+        async {
+            for place in &query.virtual_ips {
+                if let Some(user) = ask.user_of(*place).await {
+                    facts.address_users.insert(place.to_string(), user);
+                }
+            }
         },
         async {
             facts.files = ask
@@ -496,23 +507,6 @@ async fn within_deadline<T>(
     tokio::time::timeout(TIMEOUT, question)
         .await
         .map_err(silent)?
-}
-
-/// The first address of a link that other hosts can reach.
-fn global_address(link: &LinkFacts) -> Option<IpAddr> {
-    let global = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_loopback(),
-        IpAddr::V6(ip) => !ip.is_loopback() && (ip.segments()[0] & 0xffc0) != 0xfe80,
-    };
-    let mut addresses: Vec<IpAddr> = link
-        .addresses
-        .iter()
-        .map(IpNet::addr)
-        .filter(global)
-        .collect();
-    // IPv4 first, otherwise in the kernel's order: the primary address comes before later ones.
-    addresses.sort_by_key(IpAddr::is_ipv6);
-    addresses.first().copied()
 }
 
 #[cfg(test)]

@@ -25,8 +25,11 @@ pub use fact_query::FactQuery;
 pub use fixture::FactsError;
 pub use gather::{gather, gather_with};
 pub use model::{
-    CgroupVersion, Cgroups, DefaultRoute, Disk, Facts, LinkFacts, Listener, OperatingSystem, Route,
-    Swap, UnitFacts,
+    AddressUser, CgroupVersion, Cgroups, DefaultRoute, Disk, Facts, LinkFacts, Listener, MASTERS,
+    MOST_MASTERS, MasterEntry, MastersError, OperatingSystem, Route, Swap, UnitFacts,
+};
+pub(crate) use model::{
+    MASTERS_BYTES, MASTERS_UNKNOWN, checked_masters, masters_from, masters_text,
 };
 pub use obstacle::{Obstacle, ObstacleKind};
 pub use preflight::{NamedCidr, Requirement, SupportedSystem, Verdict};

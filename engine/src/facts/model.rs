@@ -1,5 +1,7 @@
 //! The types that make up [`Facts`].
 
+mod masters;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -7,6 +9,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::obstacle::Obstacle;
+pub use masters::{MASTERS, MOST_MASTERS, MasterEntry, MastersError};
+pub(crate) use masters::{
+    MASTERS_BYTES, MASTERS_UNKNOWN, checked_masters, masters_from, masters_text,
+};
 
 /// A description of one host. An absent optional item is unknown; `unknown` says why.
 ///
@@ -97,6 +103,12 @@ pub struct Facts {
     /// Virtual services of IPVS, no matter which program made them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub virtual_services: Vec<String>,
+    /// The masters of the cluster, sorted by name, as the file on this master lists them. If it lists none, this host is the only one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masters: Vec<MasterEntry>,
+    /// Who answers at addresses that the role may take, by address and port. One that is not listed was not asked: only a requirement asks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub address_users: BTreeMap<String, AddressUser>,
     /// Content of files of interest that exist.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
@@ -153,6 +165,20 @@ impl Facts {
         let mut all = self.links.iter().flatten().flat_map(|link| &link.addresses);
         all.any(|net| net.addr() == address)
     }
+}
+
+/// Who uses an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressUser {
+    /// No answer comes.
+    Nothing,
+    /// This host holds it.
+    ThisHost,
+    /// An API server of this host's cluster answers.
+    ThisCluster,
+    /// Another host; the text says how it is known.
+    Another(String),
 }
 
 /// From /etc/os-release.

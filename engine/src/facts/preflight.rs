@@ -74,6 +74,13 @@ pub enum Requirement {
         /// The link that is to hold it.
         interface: String,
     },
+    /// No host outside of this cluster uses the masters' virtual address.
+    VirtualIpFree {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The port of the API server.
+        port: u16,
+    },
     /// The operating system is one of these.
     SupportedSystem(Vec<SupportedSystem>),
     /// The processor's architecture is one of these, as `uname -m` says it.
@@ -187,6 +194,7 @@ impl Requirement {
                 | Self::CidrsDisjoint { .. }
                 | Self::MinDisk { .. }
                 | Self::PersistentDirectory { .. }
+                | Self::VirtualIpFree { .. }
         )
     }
 
@@ -213,6 +221,7 @@ impl Requirement {
             | Self::KernelFeatures(_)
             | Self::Interface { .. }
             | Self::VirtualIp { .. }
+            | Self::VirtualIpFree { .. }
             | Self::SupportedSystem(_)
             | Self::Architecture(_)
             | Self::Systemd
@@ -258,6 +267,7 @@ impl Requirement {
             Self::KernelFeatures(names) => judge::kernel_features(facts, names),
             Self::Interface { name } => judge::interface(facts, name),
             Self::VirtualIp { address, interface } => judge::virtual_ip(facts, *address, interface),
+            Self::VirtualIpFree { address, port } => judge::virtual_ip_free(facts, *address, *port),
             Self::SupportedSystem(systems) => judge::supported_system(facts, systems),
             Self::Architecture(names) => judge::architecture(facts, names),
             Self::Systemd => judge::systemd(facts),

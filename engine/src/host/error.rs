@@ -1,7 +1,11 @@
 //! Errors of host calls.
 
+use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use rustls::Error as Tls;
 
 /// Result of a host call.
 pub type HostResult<T> = Result<T, HostError>;
@@ -194,5 +198,95 @@ impl HostError {
                 | Self::TooLarge { .. }
                 | Self::TooMuch { .. }
         )
+    }
+
+    /// Whether a server has answered a request over TLS, although the call failed: the handshake failed, or the answer was too long. A
+    /// connection that is refused or closed is no answer.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::TooMuch { .. } => true,
+            Self::Service { source, .. }
+            | Self::Refused { source, .. }
+            | Self::Clock { source, .. } => is_of_handshake(source.as_ref()),
+            Self::File { .. }
+            | Self::WriteRefused { .. }
+            | Self::TooLarge { .. }
+            | Self::InProgress { .. }
+            | Self::Spawn { .. }
+            | Self::Exit { .. }
+            | Self::Deadline { .. }
+            | Self::InUse { .. }
+            | Self::Damaged { .. }
+            | Self::Missing { .. }
+            | Self::Injected { .. } => false,
+        }
+    }
+}
+
+/// Whether one of the causes is what the other side of a TLS connection has sent.
+fn is_of_handshake(error: &(dyn Error + 'static)) -> bool {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        let sent = |tls: &Tls| {
+            matches!(
+                tls,
+                Tls::InappropriateMessage { .. }
+                    | Tls::InappropriateHandshakeMessage { .. }
+                    | Tls::DecryptError
+                    | Tls::PeerIncompatible(_)
+                    | Tls::PeerMisbehaved(_)
+                    | Tls::AlertReceived(_)
+                    | Tls::InvalidCertificate(_)
+                    | Tls::NoCertificatesPresented
+                    | Tls::PeerSentOversizedRecord
+            )
+        };
+        if error.downcast_ref::<Tls>().is_some_and(sent) {
+            return true;
+        }
+        // An I/O error hides the error that it wraps: its `source` is the source of the wrapped error.
+        let inner = error.downcast_ref::<io::Error>();
+        let inner = inner.and_then(io::Error::get_ref);
+        if inner.is_some_and(|inner| is_of_handshake(inner as &(dyn Error + 'static))) {
+            return true;
+        }
+        at = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::AlertDescription;
+
+    use super::*;
+
+    #[test]
+    fn every_failed_handshake_is_an_answer_and_no_failed_connection_is() {
+        let alert = Tls::AlertReceived(AlertDescription::HandshakeFailure);
+        for error in [
+            HostError::service("get x", io::Error::other(alert.clone())),
+            HostError::refused("get x", io::Error::other(io::Error::other(alert))),
+            HostError::TooMuch {
+                who: "x".to_owned(),
+                limit: 1,
+            },
+        ] {
+            assert!(error.is_answer(), "{error:?}");
+        }
+        for kind in [
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::UnexpectedEof,
+        ] {
+            let error = HostError::service("get x", io::Error::from(kind));
+            assert!(!error.is_answer(), "{error:?}");
+        }
+        let silent = HostError::Deadline {
+            action: "get x".to_owned(),
+            after: Duration::from_secs(3),
+        };
+        assert!(!silent.is_answer());
     }
 }

@@ -28,6 +28,7 @@ pub use traits::containers::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount,
     PRESENCE, RestartPolicy,
 };
+pub use traits::etcd::{EtcdMember, EtcdMembers, EtcdStatus};
 pub use traits::files::{Attributes, Entry, EntryKind, Files, Space, partial_file};
 pub use traits::kernel::Kernel;
 pub use traits::kubernetes::certificate_requests::{
@@ -64,6 +65,7 @@ pub trait Host:
     + PodSubnets
     + CertificateRequests
     + ConfigMaps
+    + EtcdMembers
     + Clock
     + Send
     + Sync
@@ -83,6 +85,7 @@ impl<T> Host for T where
         + PodSubnets
         + CertificateRequests
         + ConfigMaps
+        + EtcdMembers
         + Clock
         + Send
         + Sync

@@ -19,10 +19,10 @@ use tokio::sync::OnceCell;
 use super::{
     ArchivedImage, Attributes, CertificateRequest, CertificateRequests, Clock, Cluster,
     ClusterAccess, ClusterNode, ClusterObject, CommandOutput, CommandSpec, ConfigMap, ConfigMaps,
-    ContainerConfig, ContainerState, Containers, Entry, Files, Host, HostResult, HttpsRequest,
-    HttpsResponse, ImageState, Kernel, Link, ListedContainer, Network, NewCertificateRequest,
-    NodeRoute, Packages, PodSubnets, Processes, RemainingPod, Routes, Services, Space, SubnetClaim,
-    SubnetNode, UnitState, VirtualService,
+    ContainerConfig, ContainerState, Containers, Entry, EtcdMember, EtcdMembers, EtcdStatus, Files,
+    Host, HostResult, HttpsRequest, HttpsResponse, ImageState, Kernel, Link, ListedContainer,
+    Network, NewCertificateRequest, NodeRoute, Packages, PodSubnets, Processes, RemainingPod,
+    Routes, Services, Space, SubnetClaim, SubnetNode, UnitState, VirtualService,
 };
 
 /// A host as it is seen in one look.
@@ -225,6 +225,13 @@ pass_on!(ConfigMaps {
     to_read config_maps(access: &ClusterAccess, namespace: &str, label: &str) -> Vec<ConfigMap>;
     to_read config_map(access: &ClusterAccess, namespace: &str, name: &str) -> Option<ConfigMap>;
     to_change put_config_map(access: &ClusterAccess, map: &ConfigMap) -> bool;
+} {});
+pass_on!(EtcdMembers {
+    to_read member_list(endpoints: &[String]) -> Vec<EtcdMember>;
+    to_change member_add_learner(endpoints: &[String], peer_url: &str) -> u64;
+    to_change member_promote(endpoints: &[String], id: u64) -> ();
+    to_change member_remove(endpoints: &[String], id: u64) -> ();
+    to_read member_status(endpoint: &str) -> EtcdStatus;
 } {});
 pass_on!(Routes {
     to_read node_routes() -> Vec<NodeRoute>;

@@ -4,7 +4,10 @@
 //! (<https://age-encryption.org/v1>) for the host's own X25519 identity. age also authenticates the content, so a file that was changed on
 //! its way is refused. age does not tell who made a file: a program that knows the host's public key can make one. So the way of the
 //! file from the master to the host decides which cluster the host joins, as the file names the cluster's authorities.
+//!
+//! This file has the join file of a worker, and what both kinds share. `master` has the join file of a further master.
 
+mod master;
 mod token;
 
 use std::fmt;
@@ -17,14 +20,17 @@ use x509_parser::pem::Pem;
 
 use crate::env::is_dns_name;
 
+pub use master::{
+    AuthorityPem, MASTER_AUTHORITIES, MASTER_VERSION, MasterJoinFile, masters_to_join,
+};
 pub use token::{Token, is_token_id};
 
 /// This host's age identity (mode 0600). It is made once and kept.
 pub const IDENTITY: &str = "/var/opt/pf9/nodelet/age.key";
-/// Where a worker looks for its join file.
+/// Where a host looks for its join file.
 pub const JOIN_FILE: &str = "/etc/pf9/nodelet/join.age";
 
-/// The format of the content. A file of a newer format is refused.
+/// The format of a worker's content. A file of a newer format is refused.
 pub const VERSION: u32 = 1;
 /// Longest join file, in bytes: a few authorities and addresses have a tenth of it.
 pub const LONGEST: usize = 64 * 1024;
@@ -33,7 +39,7 @@ const MOST_SERVERS: usize = 16;
 /// Longest URL of an API server.
 const LONGEST_URL: usize = 300;
 
-/// What a host needs to join a cluster.
+/// What a host needs to join a cluster as a worker.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JoinFile {
@@ -84,15 +90,21 @@ pub enum JoinFileError {
     NotAge(&'static str),
     /// Another host can read it.
     #[error(
-        "it is encrypted to the key of another host; `nodelet pki key` prints the key of this host, for `nodelet pki issue --to` on a master"
+        "it is encrypted to the key of another host; `nodelet pki key` prints the key of this host, for `--to` on a master"
     )]
     OtherRecipient,
     /// It was changed since it was made, or is incomplete.
     #[error("it is damaged or incomplete: copy it from the master again")]
     Damaged,
     /// A newer nodelet made it.
-    #[error("its format version is {0}, this nodelet supports {VERSION}")]
+    #[error("its format version is {0}, this nodelet supports {VERSION} and {MASTER_VERSION}")]
     Version(u32),
+    /// It is for a further master, and this host is a worker.
+    #[error("it is for a master, and this host is a worker")]
+    ForMaster,
+    /// It is for a worker, and this host is a master.
+    #[error("it is for a worker, and this host is a master")]
+    ForWorker,
     /// Its content is not what a join file has.
     #[error("its content cannot be used: {0}")]
     Content(String),
@@ -105,7 +117,7 @@ pub enum JoinFileError {
         node: String,
     },
     /// Its time is over.
-    #[error("it expired at {0}; `nodelet pki issue` on a master makes another one")]
+    #[error("it expired at {0}")]
     Expired(String),
     /// The system gives no random numbers.
     #[error("the system gives no random numbers: {0}")]
@@ -118,18 +130,9 @@ impl JoinFile {
     /// # Errors
     /// The key is none, or the content cannot be a join file's.
     pub fn seal(&self, recipient: &str) -> Result<Vec<u8>, JoinFileError> {
-        let key: age::x25519::Recipient = recipient
-            .parse()
-            .map_err(|_| JoinFileError::Recipient(shortened(recipient)))?;
+        let key = read_recipient(recipient)?;
         self.usable()?;
-        let content =
-            serde_json::to_vec(self).map_err(|error| JoinFileError::Content(error.to_string()))?;
-        let sealed = age::encrypt_and_armor(&key, &content)
-            .map_err(|_| JoinFileError::Content("it could not be encrypted".to_owned()))?;
-        if sealed.len() > LONGEST {
-            return Err(JoinFileError::TooLarge);
-        }
-        Ok(sealed.into_bytes())
+        sealed_for(&key, self)
     }
 
     /// Reads a file that was made for the host with this identity (`AGE-SECRET-KEY-1…`).
@@ -137,29 +140,12 @@ impl JoinFile {
     /// # Errors
     /// It is too large, changed, for another host, of a newer format, or has unusable content.
     pub fn open(sealed: &[u8], identity: &str) -> Result<Self, JoinFileError> {
-        if sealed.len() > LONGEST {
-            return Err(JoinFileError::TooLarge);
+        let opened = Opened::of(sealed, identity)?;
+        match opened.kind {
+            Kind::Worker => {}
+            Kind::Master => return Err(JoinFileError::ForMaster),
         }
-        let content = age::decrypt(&read_identity(identity)?, sealed).map_err(not_opened)?;
-        let unusable = |error: serde_json::Error| {
-            // The text of an error of serde may quote a value. Its class and place are enough.
-            let class = match error.classify() {
-                serde_json::error::Category::Io | serde_json::error::Category::Eof => {
-                    "it is incomplete"
-                }
-                serde_json::error::Category::Syntax => "it is not JSON",
-                serde_json::error::Category::Data => {
-                    "a field is unknown, missing or of another type"
-                }
-            };
-            let (line, column) = (error.line(), error.column());
-            JoinFileError::Content(format!("{class} (line {line}, column {column})"))
-        };
-        let versioned: Versioned = serde_json::from_slice(&content).map_err(unusable)?;
-        if versioned.version != VERSION {
-            return Err(JoinFileError::Version(versioned.version));
-        }
-        let file: Self = serde_json::from_slice(&content).map_err(unusable)?;
+        let file: Self = opened.content()?;
         file.usable()?;
         Ok(file)
     }
@@ -169,20 +155,7 @@ impl JoinFile {
     /// # Errors
     /// It is for another node, or expired.
     pub fn check(&self, node: &str, now: SystemTime) -> Result<(), JoinFileError> {
-        if self.node != node {
-            return Err(JoinFileError::OtherNode {
-                meant: self.node.clone(),
-                node: node.to_owned(),
-            });
-        }
-        let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.expires));
-        match until {
-            Some(until) if now < until => Ok(()),
-            Some(until) => Err(JoinFileError::Expired(
-                humantime::format_rfc3339_seconds(until).to_string(),
-            )),
-            None => Err(JoinFileError::Content("its expiry is no time".to_owned())),
-        }
+        is_for(&self.node, self.expires, node, now)
     }
 
     /// Checks what neither age nor the types of the fields ensure.
@@ -199,31 +172,131 @@ impl JoinFile {
                 "the URL of an API server does not begin with https://, or is too long",
             );
         }
-        // `humantime` writes no later year.
-        if self.expires > 253_402_300_799 {
-            return refused("its expiry is no time");
-        }
-        let mut certificates = 0;
-        for section in Pem::iter_from_buffer(self.authorities.as_bytes()) {
-            let Ok(section) = section else {
-                return refused("its authorities are no PEM");
-            };
-            if section.label != "CERTIFICATE" || section.parse_x509().is_err() {
-                return refused("its authorities are no certificates");
-            }
-            certificates += 1;
-        }
-        if certificates == 0 {
+        is_time(self.expires)?;
+        if certificates(&self.authorities)? == 0 {
             return refused("it has no authority");
         }
         Ok(())
     }
 }
 
-/// The only field that all versions have.
+/// The only fields that are read of any version.
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
+    #[serde(default)]
+    kind: Option<serde_json::Value>,
+}
+
+/// Whom a join file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Worker,
+    Master,
+}
+
+/// A join file that was decrypted. Has no `Debug`, because it contains secrets.
+struct Opened {
+    kind: Kind,
+    plain: Vec<u8>,
+}
+
+impl Opened {
+    /// Decrypts a file, and reads whom it is for.
+    fn of(sealed: &[u8], identity: &str) -> Result<Self, JoinFileError> {
+        if sealed.len() > LONGEST {
+            return Err(JoinFileError::TooLarge);
+        }
+        let plain = age::decrypt(&read_identity(identity)?, sealed).map_err(not_opened)?;
+        let versioned: Versioned = parsed(&plain)?;
+        let kind = versioned.kind.as_ref().and_then(serde_json::Value::as_str);
+        let kind = match (versioned.version, kind) {
+            (VERSION, _) => Kind::Worker,
+            (MASTER_VERSION, Some(master::KIND)) => Kind::Master,
+            (version, _) => return Err(JoinFileError::Version(version)),
+        };
+        Ok(Self { kind, plain })
+    }
+
+    fn content<T: serde::de::DeserializeOwned>(&self) -> Result<T, JoinFileError> {
+        parsed(&self.plain)
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(plain: &[u8]) -> Result<T, JoinFileError> {
+    serde_json::from_slice(plain).map_err(|error| {
+        // The text of an error of serde may quote a value. Its class and place are enough.
+        let class = match error.classify() {
+            serde_json::error::Category::Io | serde_json::error::Category::Eof => {
+                "it is incomplete"
+            }
+            serde_json::error::Category::Syntax => "it is not JSON",
+            serde_json::error::Category::Data => "a field is unknown, missing or of another type",
+        };
+        let (line, column) = (error.line(), error.column());
+        JoinFileError::Content(format!("{class} (line {line}, column {column})"))
+    })
+}
+
+fn read_recipient(text: &str) -> Result<age::x25519::Recipient, JoinFileError> {
+    let parsed = text.parse();
+    parsed.map_err(|_| JoinFileError::Recipient(shortened(text)))
+}
+
+/// The content as an age file in ASCII armour.
+fn sealed_for(
+    key: &age::x25519::Recipient,
+    content: &impl Serialize,
+) -> Result<Vec<u8>, JoinFileError> {
+    let content =
+        serde_json::to_vec(content).map_err(|error| JoinFileError::Content(error.to_string()))?;
+    let sealed = age::encrypt_and_armor(key, &content)
+        .map_err(|_| JoinFileError::Content("it could not be encrypted".to_owned()))?;
+    if sealed.len() > LONGEST {
+        return Err(JoinFileError::TooLarge);
+    }
+    Ok(sealed.into_bytes())
+}
+
+/// Whether a file for the node `meant` that ends at `expires` is for `node`, and valid.
+fn is_for(meant: &str, expires: u64, node: &str, now: SystemTime) -> Result<(), JoinFileError> {
+    if meant != node {
+        return Err(JoinFileError::OtherNode {
+            meant: meant.to_owned(),
+            node: node.to_owned(),
+        });
+    }
+    match SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(expires)) {
+        Some(until) if now < until => Ok(()),
+        Some(until) => Err(JoinFileError::Expired(
+            humantime::format_rfc3339_seconds(until).to_string(),
+        )),
+        None => Err(JoinFileError::Content("its expiry is no time".to_owned())),
+    }
+}
+
+/// Whether these seconds since 1970 are a time that can be shown: `humantime` writes no later year.
+fn is_time(seconds: u64) -> Result<(), JoinFileError> {
+    if seconds > 253_402_300_799 {
+        return Err(JoinFileError::Content("its expiry is no time".to_owned()));
+    }
+    Ok(())
+}
+
+/// The number of certificates in some PEM text that has nothing else.
+fn certificates(pem: &str) -> Result<usize, JoinFileError> {
+    let refused = |why: &str| Err(JoinFileError::Content(why.to_owned()));
+    let mut number = 0;
+    for section in Pem::iter_from_buffer(pem.as_bytes()) {
+        let Ok(section) = section else {
+            return refused("its authorities are no PEM");
+        };
+        if section.label != "CERTIFICATE" || section.parse_x509().is_err() {
+            return refused("its authorities are no certificates");
+        }
+        number += 1;
+    }
+    Ok(number)
 }
 
 /// A new identity of a host: the secret (`AGE-SECRET-KEY-1…`) and the public key (`age1…`).

@@ -1,12 +1,14 @@
 //! What Kubernetes needs beside the objects that scripts describe: pod subnets for the nodes of a cluster, how a node joins and gets its
-//! certificates, what masters do about workers, and what a backup of etcd consists of.
+//! certificates, which masters there are, what they do about workers, who is a member of etcd, and what a backup of etcd consists of.
 //!
 //! Its decisions are pure: nodes and subnets in, subnets out. The calls of an API server are in `host::live::kubernetes`, resources of Kubernetes in
 //! `resource::kubernetes`, and renewal, rotation and backups in `exec::kubernetes`. Start with `pod_subnets`.
 
 pub mod admission;
 pub mod etcd_backup;
+pub mod etcd_members;
 pub mod join_file;
+pub mod masters;
 pub mod node_request;
 mod node_routes;
 mod pod_subnets;

@@ -338,6 +338,16 @@ pub enum Probe {
         /// Whether other masters may hold it.
         shared: bool,
     },
+    /// The API answers over a virtual address that another host holds. Also true if this host holds it, or if this host's own API server
+    /// does not answer.
+    VirtualIpAnswers {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The API's port.
+        port: u16,
+        /// Roots to trust.
+        ca: PathBuf,
+    },
     /// Certificates under a directory are valid and not near their end: more than a sixth of their life is left.
     CertificatesValid {
         /// Directory that is searched, to a bounded depth.
@@ -388,6 +398,7 @@ impl Probe {
         match self {
             Self::Https { .. }
             | Self::VirtualIp { .. }
+            | Self::VirtualIpAnswers { .. }
             | Self::Tcp(_)
             | Self::Run { .. }
             | Self::FirewallRule { .. }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::env::{self, KEYS, Kind, KubeEnv};
-use crate::facts::{CgroupVersion, Facts};
+use crate::facts::{CgroupVersion, Facts, MASTERS_UNKNOWN, MasterEntry};
 use crate::model::{Diagnostic, SecretRef, Span, Value};
 use crate::role::{ParameterKind, RolePackage};
 use crate::script::ScriptContext;
@@ -65,6 +65,7 @@ pub(super) fn script_context(
     }
     let name = node_name(settings, facts)
         .ok_or_else(|| missing("usable name", "set one with `hostnamectl set-hostname`"))?;
+    let masters = masters(settings, facts, &name, address)?;
     // Scripts read the settings of parameters as `role.NAME`.
     let kube = settings
         .iter()
@@ -73,7 +74,7 @@ pub(super) fn script_context(
         .collect();
     Ok(ScriptContext {
         host: host(facts, &name, address),
-        cluster: cluster(settings, &name, address),
+        cluster: cluster(settings, &name, &masters),
         role: role_values(role, parameters, settings),
         kube,
         secrets: secrets(role, settings),
@@ -166,7 +167,36 @@ fn host(facts: &Facts, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
     ])
 }
 
-fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
+/// The masters of the cluster, sorted by name. This host is always one of them, at the address that it has now. The file that lists them may
+/// be older: it names this host only after it has joined.
+fn masters(
+    settings: &KubeEnv,
+    facts: &Facts,
+    name: &str,
+    address: IpAddr,
+) -> Result<Vec<MasterEntry>, Box<Diagnostic>> {
+    let is_master = text(settings, "ROLE") == "master";
+    if let (true, Some(why)) = (is_master, facts.unknown.get(MASTERS_UNKNOWN)) {
+        let message = format!("the list of masters cannot be read: {why}");
+        let finding = Diagnostic::new("P0608", Span::file("facts"), message).help(
+            "`nodelet masters --address ADDRESS`, with the address of this host, writes it again from etcd; if this is the only master, remove the file",
+        );
+        return Err(Box::new(finding));
+    }
+    let own = MasterEntry {
+        name: name.to_owned(),
+        address,
+        etcd_id: None,
+        voter: true,
+    };
+    let listed = facts.masters.iter().filter(|_| is_master);
+    let others = listed.filter(|one| one.name != name && one.address != address);
+    let mut all: Vec<MasterEntry> = others.cloned().chain([own]).collect();
+    all.sort();
+    Ok(all)
+}
+
+fn cluster(settings: &KubeEnv, name: &str, masters: &[MasterEntry]) -> BTreeMap<String, Value> {
     let port = text(settings, "K8S_API_PORT");
     let url = |host: &str| {
         let bracketed = if host.contains(':') {
@@ -179,11 +209,15 @@ fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, 
     let master = text(settings, "ROLE") == "master";
     let api_url = url(&text(settings, "MASTER_IP"));
     let local = url("127.0.0.1");
-    // One master so far: it is its own only peer.
-    let this = BTreeMap::from([
-        ("name".to_owned(), Value::from(name)),
-        ("address".to_owned(), Value::from(address.to_string())),
-    ]);
+    let entry = |one: &MasterEntry| {
+        Value::Map(BTreeMap::from([
+            ("name".to_owned(), Value::from(one.name.clone())),
+            ("address".to_owned(), Value::from(one.address.to_string())),
+        ]))
+    };
+    let others = masters.iter().filter(|one| one.name != name);
+    let others = Value::List(others.map(entry).collect());
+    let masters = Value::List(masters.iter().map(entry).collect());
     BTreeMap::from([
         ("id".to_owned(), Value::from(cluster_id(settings))),
         (
@@ -203,8 +237,8 @@ fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, 
             "dns_service_ip".to_owned(),
             Value::from(settings.dns_service_ip().to_string()),
         ),
-        ("masters".to_owned(), Value::List(vec![Value::Map(this)])),
-        ("other_masters".to_owned(), Value::List(Vec::new())),
+        ("masters".to_owned(), masters),
+        ("other_masters".to_owned(), others),
     ])
 }
 
@@ -279,20 +313,86 @@ payload: []
 
     /// The context of a master with these settings.
     async fn context_with(given: &[(&str, &str)]) -> ScriptContext {
+        let mut facts = Facts::nothing_about("cp-1");
+        facts.address = Some(IpAddr::from([192, 0, 2, 1]));
+        context_of(given, &facts)
+            .await
+            .expect("the host has what a plan needs")
+    }
+
+    /// The same on another host.
+    async fn context_of(
+        given: &[(&str, &str)],
+        facts: &Facts,
+    ) -> Result<ScriptContext, Box<Diagnostic>> {
         let host = FakeHost::new()
             .with_file("/r/role.yaml", MANIFEST)
             .with_file("/r/phases/example.rhai", "phase(\"example\");\n")
             .with_directory("/r/phases/templates");
         let role = RolePackage::load(&host, "/r").await.expect("a role");
         let pairs = [("MASTER_IP", "192.0.2.1"), ("ROLE", "master")];
-        let pairs = pairs.iter().chain(given);
+        let replaced = |key: &str| given.iter().any(|(name, _)| *name == key);
+        let pairs = pairs
+            .iter()
+            .filter(|(name, _)| !replaced(name))
+            .chain(given);
         let pairs = pairs.map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
         let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+        let parameters = role.parameters_with(&settings).expect("they fit");
+        script_context(&role, parameters, &settings, facts)
+    }
+
+    /// The names and addresses of masters, as scripts read them.
+    fn shown(masters: &Value) -> Vec<String> {
+        let Value::List(masters) = masters else {
+            panic!("it is no list: {masters:?}");
+        };
+        let shown = |one: &Value| match one {
+            Value::Map(fields) => format!("{} {}", fields["name"], fields["address"]),
+            other => panic!("it is no map: {other:?}"),
+        };
+        masters.iter().map(shown).collect()
+    }
+
+    #[tokio::test]
+    async fn masters_come_from_the_list_and_this_host_is_always_one() {
+        let entry = |name: &str, address: &str| MasterEntry {
+            name: name.to_owned(),
+            address: address.parse().expect("an address"),
+            etcd_id: Some(1),
+            voter: true,
+        };
+        let mut facts = Facts::nothing_about("cp-2");
+        facts.address = Some(IpAddr::from([192, 0, 2, 2]));
+        let (first, own, third) = ("cp-1 192.0.2.1", "cp-2 192.0.2.2", "cp-3 192.0.2.3");
+        let others = [entry("cp-1", "192.0.2.1"), entry("cp-3", "192.0.2.3")];
+        // Before it has joined, with its present address, and with an earlier one.
+        for extra in [None, Some("192.0.2.2"), Some("192.0.2.9")] {
+            facts.masters = others.to_vec();
+            facts
+                .masters
+                .extend(extra.map(|address| entry("cp-2", address)));
+            let its = context_of(&[], &facts).await.expect("a context");
+            assert_eq!(shown(&its.cluster["masters"]), [first, own, third]);
+            assert_eq!(shown(&its.cluster["other_masters"]), [first, third]);
+        }
+        facts.masters.clear();
+        let its = context_of(&[], &facts).await.expect("a context");
+        assert_eq!(shown(&its.cluster["masters"]), [own]);
+        assert!(shown(&its.cluster["other_masters"]).is_empty());
+    }
+
+    /// Without the list, the plan would take the other masters for strangers.
+    #[tokio::test]
+    async fn there_is_no_plan_for_a_master_whose_list_is_damaged() {
         let mut facts = Facts::nothing_about("cp-1");
         facts.address = Some(IpAddr::from([192, 0, 2, 1]));
-        let parameters = role.parameters_with(&settings).expect("they fit");
-        script_context(&role, parameters, &settings, &facts)
-            .expect("the host has what a plan needs")
+        let damaged = "it is no list of masters".to_owned();
+        facts.unknown.insert(MASTERS_UNKNOWN.to_owned(), damaged);
+        let finding = context_of(&[], &facts).await.expect_err("no plan");
+        assert_eq!(finding.code, "P0608");
+        let worker = [("ROLE", "worker"), ("MASTER_IP", "192.0.2.9")];
+        context_of(&worker, &facts).await.expect("a context");
     }
 
     #[tokio::test]

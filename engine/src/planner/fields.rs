@@ -32,8 +32,8 @@ pub const CLUSTER_FIELDS: &[Field] = field_list! {
         "Address of the API server inside the cluster: address 1 of `SERVICES_CIDR`.";
     dns_service_ip: "text" => "Address of the cluster's DNS: address 10 of `SERVICES_CIDR`.";
     masters: "list of maps" =>
-        "The masters, each with `name` and `address`; for now only this host.";
-    other_masters: "list of maps" => "The masters without this host; for now empty.";
+        "The masters of the cluster by name, each with `name` and `address`. Masters learn them from etcd; a worker reads only itself.";
+    other_masters: "list of maps" => "The masters without this host.";
 };
 
 /// The fields of `kube` as a table in Markdown: one for each setting, with its default.

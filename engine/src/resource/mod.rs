@@ -47,21 +47,24 @@ pub use files::owner::Owner;
 pub use files::symlink::SymlinkSpec;
 pub use kernel::cgroup::CgroupSpec;
 pub use kernel::firewall::FirewallChainsSpec;
-pub use kernel::firewall_chain::{FirewallChainSpec, FirewallRule, RuleAction};
+pub use kernel::firewall_chain::{FirewallChainSpec, FirewallRule, RuleAction, RuleProtocol};
 pub use kernel::ipsets::IpsetsSpec;
 pub use kernel::ipvs::IpvsServicesSpec;
 pub use kernel::link::LinkSpec;
 pub use kernel::packet_filter::{ChainContent, FilterFamily};
 pub use kernel::settings::{KernelModuleSpec, SysctlSpec};
 pub use kernel::sysctl_snapshot::SysctlSnapshotSpec;
+pub use kubernetes::etcd::member::EtcdMemberSpec;
+pub use kubernetes::etcd::promoted::EtcdPromotedSpec;
+pub use kubernetes::etcd::settings::InitialState;
 pub use kubernetes::manifest::ManifestSpec;
 pub use kubernetes::node::{DrainSpec, NodeSpec};
 pub use kubernetes::node_routes::NodeRoutesSpec;
 pub use kubernetes::pod_container::PodContainerSpec;
 pub use kubernetes::pods::PodsSpec;
 pub use pki::{
-    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, JoinFileSpec, KubeconfigSpec,
-    ServiceAccountKeySpec,
+    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, JoinFileSpec, JoinMasterSpec,
+    KubeconfigSpec, ServiceAccountKeySpec,
 };
 pub(crate) use secrecy::{Secrecy, TOO_OPEN, is_read_by_systemd};
 pub use system::command::CommandStep;

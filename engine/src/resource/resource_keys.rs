@@ -35,6 +35,11 @@ impl Spec {
             Self::KernelModule(_) => vec![format!("module {}", self.label())],
             Self::FirewallChain(chain) => vec![chain.key()],
             Self::NodeRoutes(_) => vec![Undo::RemoveNodeRoutes.key()],
+            Self::EtcdMember(member) => {
+                let mut keys = vec![member.removal(&[]).key()];
+                keys.extend(file(&member.settings));
+                keys
+            }
             Self::Node(node) => vec![format!("node {}", node.name)],
             Self::Manifest(manifest) => manifest
                 .known_objects()

@@ -13,11 +13,11 @@ use crate::resource::pki::SignedBy;
 use crate::resource::{
     Action, AuthoritySpec, CertificateSpec, CgroupSpec, Change, Checksums, CommandStep,
     ContainerSpec, Context, DataIdSpec, DirectorySpec, DrainSpec, EncryptionKeysSpec, EnvFileSpec,
-    FileSpec, FirewallChainSpec, FirewallChainsSpec, GroupSpec, ImageDirectorySpec, ImageSpec,
-    IpsetsSpec, IpvsServicesSpec, JoinFileSpec, KEPT_LIMIT, KernelModuleSpec, KubeconfigSpec,
-    LinkSpec, ManifestSpec, NodeRoutesSpec, NodeSpec, PackagesSpec, PodContainerSpec, PodsSpec,
-    READ_LIMIT, Receipt, Resource, ResourceResult, ServiceAccountKeySpec, ServiceSpec, SymlinkSpec,
-    SysctlSnapshotSpec, SysctlSpec, TimerSpec,
+    EtcdMemberSpec, EtcdPromotedSpec, FileSpec, FirewallChainSpec, FirewallChainsSpec, GroupSpec,
+    ImageDirectorySpec, ImageSpec, IpsetsSpec, IpvsServicesSpec, JoinFileSpec, JoinMasterSpec,
+    KEPT_LIMIT, KernelModuleSpec, KubeconfigSpec, LinkSpec, ManifestSpec, NodeRoutesSpec, NodeSpec,
+    PackagesSpec, PodContainerSpec, PodsSpec, READ_LIMIT, Receipt, Resource, ResourceResult,
+    ServiceAccountKeySpec, ServiceSpec, SymlinkSpec, SysctlSnapshotSpec, SysctlSpec, TimerSpec,
 };
 
 /// Makes of the list of all kinds: [`Spec`], the names of the kinds in reports and step ids, and `with_resource`, which calls `$body` with
@@ -63,6 +63,7 @@ kinds! { ($)
     EncryptionKeys(EncryptionKeysSpec) => "encryption_keys",
     DataId(DataIdSpec) => "data_id",
     JoinFile(JoinFileSpec) => "join_file",
+    JoinMaster(JoinMasterSpec) => "join_file",
     Certificate(CertificateSpec) => "certificate",
     Kubeconfig(KubeconfigSpec) => "kubeconfig",
     Image(ImageSpec) => "image",
@@ -88,6 +89,8 @@ kinds! { ($)
     Timer(TimerSpec) => "timer",
     FirewallChain(FirewallChainSpec) => "firewall_chain",
     NodeRoutes(NodeRoutesSpec) => "node_routes",
+    EtcdMember(EtcdMemberSpec) => "etcd_member",
+    EtcdPromoted(EtcdPromotedSpec) => "etcd_promoted",
 }
 
 impl Spec {
@@ -124,6 +127,8 @@ impl Spec {
                 its.recorded_key = Some(RecordedKey::Joined);
                 its.secrecy = Some(SecrecyFrom::JoinFile);
             }
+            // The steps that make the keys know their records and files.
+            Self::JoinMaster(_) => its.follows_pki = true,
             Self::ServiceAccountKey(key) => {
                 its.follows_pki = true;
                 its.recorded_key = Some(RecordedKey::ServiceAccountKey(key));
@@ -141,6 +146,7 @@ impl Spec {
                 its.follows_pki = true;
                 its.secrecy = Some(SecrecyFrom::Certificate(spec));
             }
+            Self::EtcdMember(member) => its.path = Some(&member.settings),
             Self::Image(image) => {
                 its.irreversible = true;
                 its.payload_user = Some(PayloadUser::Image(image));
@@ -177,7 +183,8 @@ impl Spec {
             | Self::Command(_)
             | Self::Timer(_)
             | Self::FirewallChain(_)
-            | Self::NodeRoutes(_) => {}
+            | Self::NodeRoutes(_)
+            | Self::EtcdPromoted(_) => {}
         }
         its
     }

@@ -44,7 +44,7 @@ const OPERATIONS: u64 = 200_000;
 /// Calls a macro with every index of [`WORDS`].
 macro_rules! for_each_word {
     ($call:ident) => {
-        $call!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38)
+        $call!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40)
     };
 }
 

@@ -76,6 +76,8 @@ pub(super) enum ClusterWord {
     Pods,
     PodContainer,
     NodeRoutes,
+    EtcdMember,
+    EtcdPromoted,
 }
 
 /// What a modifier says about its word.
@@ -122,6 +124,7 @@ pub(super) enum Observation {
     FirewallJump,
     AddressHeld,
     VirtualIp,
+    VirtualIpAnswers,
     CertificatesValid,
     BackupYoungerThan,
     RoomForBackup,
@@ -151,6 +154,7 @@ pub(super) enum Precondition {
     KernelFeatures,
     Interface,
     VirtualIp,
+    VirtualIpFree,
     Architecture,
     SupportedSystem,
     Systemd,

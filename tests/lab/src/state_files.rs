@@ -20,7 +20,14 @@ struct Restored {
     is_same: bool,
 }
 
-const RESTORED: [Restored; 6] = [
+const RESTORED: [Restored; 7] = [
+    // A list from before this host had its address.
+    Restored {
+        name: "masters.json",
+        edit: r#"s/("address": *")[^"]*/\1192.0.2.99/"#,
+        mark: "192.0.2.99",
+        is_same: true,
+    },
     // A file of another host in another cluster.
     Restored {
         name: "identity.json",
@@ -136,6 +143,8 @@ impl<'a> StateFiles<'a> {
     /// Saves a copy of the files. nodeletd must run, and find the host as it should be.
     #[must_use]
     pub fn note(master: &'a Master) -> Self {
+        let listed = format!("test -e {STATE}/masters.json");
+        master.wait_for("nodeletd has listed the masters", &listed, REPORTED);
         master.sh(&format!(
             "cp -a {STATE} {BEFORE}; cp -p {STATE}/../kube_status {WORK_DIRECTORY}"
         ));
@@ -189,6 +198,11 @@ impl<'a> StateFiles<'a> {
         master.sh(&script);
         watch.passes(3, REPORTED);
         watch.wait_until_healthy(REPORTED);
+        // nodeletd looks at the masters by a clock of its own.
+        let list = format!(
+            "cmp -s {STATE}/masters.json {BEFORE}/masters.json && [ $(stat --format %a {STATE}/masters.json) = 600 ]"
+        );
+        master.wait_for("the list of masters is back", &list, REPORTED);
         let how = match names {
             [name] => format!("{damage:?} {name}"),
             _ => format!("{damage:?}"),

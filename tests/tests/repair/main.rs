@@ -5,3 +5,4 @@ mod order;
 mod pod_network;
 mod repairs;
 mod rotation;
+mod virtual_ip;

@@ -1,6 +1,7 @@
 //! An authority is replaced step by step, no component loses its access on the way, and an interrupted step can be completed.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use engine::exec::{
     Recording, Runner, authorities, failed_phases, overlay_host, restart_set, rotating,
 };
 use engine::host::fake::FakeHost;
+use engine::kubernetes::masters::{self, MASTERS, MasterEntry};
 use engine::model::{Outcome, STATE};
 use engine::plan::Plan;
 use engine::resource::pki::{
@@ -53,6 +55,35 @@ fn refusal(
         runner.check_rollout(authority, step).await
     })
     .err()
+}
+
+/// The other masters would neither trust a successor nor use it.
+#[test]
+fn nothing_is_replaced_while_the_cluster_has_several_masters() {
+    let (bringup, host) = applied_host();
+    let master = |number: u8| MasterEntry {
+        name: format!("cp-{number}"),
+        address: IpAddr::from([172, 30, 0, 10 + number]),
+        etcd_id: None,
+        voter: true,
+    };
+    let list = |masters: &[MasterEntry]| {
+        let content = masters::render(masters).expect("a list");
+        host.with_world_mut(|world| world.file_with_mode(MASTERS, content, 0o600));
+    };
+    list(&[master(1), master(2)]);
+    for authority in authorities(&bringup.plan) {
+        for step in STEPS {
+            let refused = refusal(&bringup, &host, authority, step).expect("it is refused");
+            let text = refused.to_string();
+            assert!(text.contains("2 masters (cp-1, cp-2)"), "{text}");
+        }
+    }
+    list(&[master(1)]);
+    assert!(refusal(&bringup, &host, "etcd", Rotation::Begin).is_none());
+    host.with_world_mut(|world| world.file_with_mode(MASTERS, "garbage", 0o600));
+    let refused = refusal(&bringup, &host, "etcd", Rotation::Begin).expect("it is refused");
+    assert!(refused.to_string().contains(MASTERS), "{refused}");
 }
 
 /// Takes a step as `nodelet certs rotate` does; gives the steps of the plan that changed something.

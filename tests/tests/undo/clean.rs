@@ -4,6 +4,8 @@ use behaviour::{Bringup, Run, Scripts, block_on, foreign_container};
 use engine::exec::Event;
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{Containers as _, Files as _, Services as _};
+use engine::kubernetes::join_file::{IDENTITY, JOIN_FILE};
+use engine::kubernetes::masters::{MASTERS, PENDING};
 use engine::ledger::{Cause, Record, Why};
 use engine::model::Outcome;
 use engine::report;
@@ -104,6 +106,34 @@ fn clean_restores_the_host() {
             );
         }
     }
+}
+
+/// No ledger has them: operators and nodeletd put them there. The key opens the join file, which may have all keys of a cluster.
+#[test]
+fn a_purge_removes_join_file_key_and_list_of_masters() {
+    let of_cluster = [JOIN_FILE, IDENTITY, MASTERS];
+    let bringup = Bringup::without_pods("cp-1");
+    let host = bringup.populated_host();
+    let _ = bringup.apply(&host);
+    host.with_world_mut(|world| {
+        for path in of_cluster.iter().chain([&PENDING]) {
+            world.file_with_mode(path, "of the cluster", 0o600);
+        }
+    });
+    let is_there = |path: &str| host.with_world(|world| world.text(path).is_some());
+    let clean = Bringup::clean(&host, false);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    assert!(of_cluster.into_iter().all(is_there));
+    assert!(!is_there(PENDING), "keepalived is gone");
+    host.set_faults(FaultPlan::none().fail("remove", IDENTITY));
+    let failed = Bringup::clean(&host, true);
+    assert_eq!(failed.outcome, Outcome::Failed, "{}", failed.text());
+    assert!(failed.text().contains(IDENTITY), "{}", failed.text());
+    // The ledger has nothing left by now.
+    host.set_faults(FaultPlan::none());
+    let purge = Bringup::clean(&host, true);
+    assert_eq!(purge.outcome, Outcome::Cleaned, "{}", purge.text());
+    assert!(!of_cluster.into_iter().any(is_there));
 }
 
 #[test]

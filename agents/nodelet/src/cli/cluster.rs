@@ -1,11 +1,12 @@
 //! Arguments of the commands about other nodes of the cluster: how they join, and what masters do for them.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::RoleArgs;
+use crate::cli::role::RoleArgs;
 
 /// Longest validity of a join file: a thief who has it and the key of its host can join.
 const LONGEST_VALIDITY: Duration = Duration::from_secs(24 * 3600);
@@ -25,15 +26,30 @@ pub(crate) struct PodSubnetsArgs {
     pub(crate) kubeconfig: PathBuf,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct MastersArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// The address at which this host's member of etcd answers other members.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: IpAddr,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum PkiCommand {
-    /// Print the public key of this host, for `nodelet pki issue --to` on a master. The first call makes the key.
+    /// Print the public key of this host, for the option `--to` of `nodelet pki issue` and `nodelet pki export` on a master. The first call makes the key.
     Key(PkiKeyArgs),
     /// Admit a node to the cluster of this master, and write the join file for its host.
     ///
     /// The file is encrypted to the host. With it, the host can ask for the certificates of this node and of no other. An earlier join
     /// file of the node is no longer valid.
     Issue(PkiIssueArgs),
+    /// Write the join file of another master: the keys of this cluster, encrypted to that host.
+    ///
+    /// With it, the host can act as the cluster. So copy it to no other host, and remove it when the host has joined. Changes nothing in
+    /// the cluster.
+    Export(PkiExportArgs),
     /// Decide about all open requests of nodes for certificates, and sign those that are allowed, as nodeletd does on masters.
     ///
     /// Exit codes: 0 each request was signed or denied; 1 a request could not be decided.
@@ -46,6 +62,7 @@ impl PkiCommand {
         match self {
             Self::Key(args) => args.json,
             Self::Issue(args) => args.role.json,
+            Self::Export(args) => args.role.json,
             Self::Sign(args) => args.json,
         }
     }
@@ -79,6 +96,31 @@ pub(crate) struct PkiIssueArgs {
     pub(crate) output: Option<PathBuf>,
 
     /// Admit the host even if a node of this name is Ready, or was removed a short time ago: the host takes its place.
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PkiExportArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// The name of the new master's node: the host name of its host, in lower case.
+    pub(crate) node: String,
+
+    /// The public key of the host, as `nodelet pki key` prints it there.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) to: String,
+
+    /// Time in which the host has to join, for example 30m; at most 24 hours.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = validity)]
+    pub(crate) valid_for: Duration,
+
+    /// Write the join file here instead of to standard output. The file is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Make the file even if a master or a Ready node has this name: the host takes its place.
     #[arg(long)]
     pub(crate) replace: bool,
 }

@@ -1,23 +1,23 @@
-//! Arguments of the commands that a master has about the workers of its cluster.
+//! Arguments of the commands that a master has about the other hosts of its cluster.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::RoleArgs;
+use crate::cli::role::RoleArgs;
 
 /// Longest time for the pods of a worker to end.
 const LONGEST_EVICTION: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
-    /// Remove a worker from the cluster of this master (docs/clusters.md).
+    /// Remove a worker or another master from the cluster of this master (docs/clusters.md).
     ///
-    /// It gets no certificates any more, its pods are evicted, and its node is deleted. Run `nodelet clean` on the host of the worker
+    /// It gets no certificates any more, its pods are evicted, and its node is deleted. A master also leaves etcd. Run `nodelet clean` on the host of the worker
     /// first, if it still runs: if its kubelet registers the node again, masters delete it again.
     ///
-    /// Exit codes: 0 the worker is removed; 1 the command failed or was refused; 2 pods are left, and the node stays.
+    /// Exit codes: 0 the host is removed; 1 the command failed or was refused; 2 pods are left, and the node stays.
     Remove(ClusterRemoveArgs),
     /// Show the state of the cluster as this master sees it: nodes, virtual IP, etcd members, versions, certificates, the newest backup.
     ///
@@ -49,7 +49,7 @@ pub(crate) struct ClusterStatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ClusterRemoveArgs {
-    /// The name of the node.
+    /// The name of the node; or the address or the id of a member of etcd, as `nodelet etcd members` prints it.
     pub(crate) node: String,
 
     /// Time in which its pods have to end, for example 5m; at most 1 hour.
@@ -59,6 +59,10 @@ pub(crate) struct ClusterRemoveArgs {
     /// Delete the node even if pods are left on it. They end without regard to disruption budgets.
     #[arg(long)]
     pub(crate) force: bool,
+
+    /// Remove a master although etcd loses its quorum: the cluster then accepts no writes until enough members work again.
+    #[arg(long)]
+    pub(crate) accept_quorum_loss: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,12 +1,12 @@
 //! `nodelet clean`: makes the host as it was before the role.
 
 use anyhow::{Result, bail};
-use engine::exec::{self, EventSink, Recording};
+use engine::exec::{self, Event, EventSink, Recording, quorum_problem_of_clean};
 use engine::host::live::LiveHost;
 use engine::host::{ClusterAccess, Host};
 use engine::kubernetes::workers::mark_as_left;
 use engine::ledger::{Ledger, RECOVER, Record};
-use engine::model::Outcome;
+use engine::model::{Outcome, Problem};
 use engine::plan::Plan;
 use engine::resource::DrainSpec;
 use engine::resource::pki::kept_node;
@@ -34,9 +34,32 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     } else {
         CleanPurpose::Leave
     };
-    let outcome = remove_role(&args.role, &host, sink.as_ref(), &cancel, purpose).await?;
+    if !args.accept_quorum_loss
+        && let Some(problem) = quorum_problem(&args.role, &host).await
+    {
+        let problems = vec![problem];
+        sink.emit(Event::PreflightFailed { problems });
+        return Ok(exit(Outcome::Refused));
+    }
+    let clean = Removal {
+        purpose,
+        accepts_quorum_loss: args.accept_quorum_loss,
+    };
+    let outcome = remove_role(&args.role, &host, sink.as_ref(), &cancel, clean).await?;
     cgroup::remove_unused(cgroup::MOUNT);
     Ok(exit(outcome))
+}
+
+/// Why etcd needs this host, so that it must not be cleaned; `None` if it does not, or if nothing of a role is on the host.
+async fn quorum_problem(role: &RoleArgs, host: &LiveHost) -> Option<Problem> {
+    let records = Ledger::read(host).await.unwrap_or_default();
+    if Ledger::live_in(&records).is_empty() {
+        return None;
+    }
+    let inputs = installed_inputs(role, host).await.ok();
+    let plan = inputs.as_ref().map(|inputs| &inputs.plan);
+    let recorded = Identity::recorded().unwrap_or_default().node_in_etcd();
+    quorum_problem_of_clean(host, plan, &recorded).await
 }
 
 /// What a clean is for.
@@ -50,6 +73,14 @@ pub(super) enum CleanPurpose {
     Rebuild,
 }
 
+/// How a role is taken off.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Removal {
+    pub(super) purpose: CleanPurpose,
+    /// Whether it goes on although etcd loses its quorum.
+    pub(super) accepts_quorum_loss: bool,
+}
+
 /// Stops what runs, takes the role off, and releases the host from the identity that it was bound to, unless it is to come up again with
 /// it.
 pub(super) async fn remove_role(
@@ -57,8 +88,9 @@ pub(super) async fn remove_role(
     host: &LiveHost,
     sink: &dyn EventSink,
     cancel: &CancellationToken,
-    purpose: CleanPurpose,
+    removal: Removal,
 ) -> Result<Outcome> {
+    let purpose = removal.purpose;
     let records = Ledger::read(host).await;
     let inputs = installed_inputs(role, host).await;
     if let Ok(inputs) = &inputs {
@@ -69,7 +101,10 @@ pub(super) async fn remove_role(
     let live = Ledger::live_in(&records);
     let runs = live.iter().any(|live| !live.keep);
     if runs {
-        stop(inputs.as_ref(), host, sink, cancel).await;
+        let accepts = removal.accepts_quorum_loss;
+        if stop(inputs.as_ref(), host, sink, cancel, accepts).await == Stopped::Refused {
+            return Ok(Outcome::Refused);
+        }
     }
     let of_role = inputs.as_ref().ok().filter(|its| !its.are_of_no_role());
     let plan = of_role.map(|inputs| &inputs.plan);
@@ -223,6 +258,14 @@ fn node_to_leave(plan: &Plan) -> Option<&DrainSpec> {
     drains.next_back().filter(|_| plan.node == "worker")
 }
 
+/// Whether a clean goes on after its stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    GoesOn,
+    /// etcd would lose its quorum. What still ran goes on running.
+    Refused,
+}
+
 /// For the cluster's sake: evicts the pods, and stops what runs in order. The clean itself needs only the ledger, so it continues if
 /// the role or the settings are gone.
 async fn stop(
@@ -230,7 +273,8 @@ async fn stop(
     host: &LiveHost,
     sink: &dyn EventSink,
     cancel: &CancellationToken,
-) {
+    accepts_quorum_loss: bool,
+) -> Stopped {
     let inputs = match inputs {
         Ok(inputs) => inputs,
         Err(error) => {
@@ -238,12 +282,14 @@ async fn stop(
                 error = engine::model::chain(error.as_ref()).join(": "),
                 "cleaning without a stop: the role cannot be planned"
             );
-            return;
+            return Stopped::GoesOn;
         }
     };
     let mut runner = inputs.runner(host, sink);
     runner.cancel = cancel.clone();
+    runner.accepts_quorum_loss = accepts_quorum_loss;
     match runner.stop_for_clean().await {
+        Ok(Outcome::Refused) => return Stopped::Refused,
         Ok(Outcome::Failed) => {
             tracing::warn!("the stop left something running; the clean continues")
         }
@@ -253,6 +299,7 @@ async fn stop(
             "cleaning without a stop"
         ),
     }
+    Stopped::GoesOn
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
-//! `nodelet cluster remove` removes a worker from the cluster; `nodelet workers` labels workers, ends their tokens, and deletes the nodes of
-//! workers that have left or were removed, which nodeletd runs.
+//! `nodelet cluster remove` removes a worker or another master (`master`) from the cluster; `nodelet workers` labels workers, ends their
+//! tokens, and deletes the nodes of workers that have left or were removed, which nodeletd runs. `masters` keeps the list of masters.
 
+mod master;
+mod masters;
+
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -14,6 +18,7 @@ use super::run::only_root;
 use crate::cli::{ClusterCommand, ClusterRemoveArgs, WorkersArgs};
 use crate::output::exit::Exit;
 use crate::output::{error_report, say};
+pub(crate) use masters::masters;
 
 /// The kubeconfig for the API server of this host, which only masters have.
 const LOCAL_ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
@@ -29,21 +34,35 @@ pub(crate) async fn cluster(command: &ClusterCommand) -> Result<Exit> {
 
 async fn remove(args: &ClusterRemoveArgs) -> Result<Exit> {
     let name = args.node.as_str();
-    only_root("remove a worker")?;
-    if !is_node_name(name) {
-        bail!("remove a worker: {name:?} is not a name that a node can have");
+    only_root("remove a host from the cluster")?;
+    if !may_be_named(name) {
+        bail!(
+            "remove a host from the cluster: {name:?} is neither a name that a node can have nor an address"
+        );
     }
     let kubeconfig = Path::new(LOCAL_ADMIN);
     if !kubeconfig.exists() {
-        bail!("remove worker {name}: run this on a master; this host has no {LOCAL_ADMIN}");
+        bail!("remove {name}: run this on a master; this host has no {LOCAL_ADMIN}");
     }
     let access = ClusterAccess::with(kubeconfig);
-    let removal = remove_worker(&LiveHost::new(), &access, name, args.within, args.force)
-        .await
-        .with_context(|| format!("remove worker {name}"))?;
+    if let Some((text, exit)) = master::remove(&access, args).await? {
+        say(&text);
+        return Ok(exit);
+    }
+    let removal = match is_node_name(name) {
+        true => remove_worker(&LiveHost::new(), &access, name, args.within, args.force)
+            .await
+            .with_context(|| format!("remove worker {name}"))?,
+        false => Removal::Unknown,
+    };
     let (text, exit) = outcome(name, &removal)?;
     say(&text);
     Ok(exit)
+}
+
+/// Whether a node or a member of etcd can be named so. An id of a member looks like the name of a node.
+fn may_be_named(name: &str) -> bool {
+    is_node_name(name) || name.parse::<IpAddr>().is_ok()
 }
 
 /// What to tell about a removal, and the exit code.
@@ -77,7 +96,9 @@ fn outcome(name: &str, removal: &Removal) -> Result<(String, Exit)> {
         Removal::NotAdmitted => bail!(
             "remove worker {name}: no master has admitted this node (`nodelet pki issue`); `kubectl delete node {name}` deletes it"
         ),
-        Removal::Unknown => bail!("remove worker {name}: the cluster has no such node"),
+        Removal::Unknown => bail!(
+            "remove {name}: the cluster has no such node, and etcd no member of this name, address or id (`nodelet etcd members`)"
+        ),
     })
 }
 
@@ -122,6 +143,16 @@ pub(crate) async fn workers(args: &WorkersArgs) -> Result<Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_and_members_can_be_named() {
+        for name in ["m-1", "91bc3c398fb3c146", "172.30.0.13", "fd00::13"] {
+            assert!(may_be_named(name), "{name}");
+        }
+        for name in ["", "M 1", "fd00::13/64", "../m-1"] {
+            assert!(!may_be_named(name), "{name}");
+        }
+    }
 
     #[test]
     fn each_end_of_a_removal_has_its_exit_code() {

@@ -1,4 +1,6 @@
-//! `nodelet etcd backup|list|verify|status`.
+//! `nodelet etcd backup|list|verify|status`; `members` has `nodelet etcd members`.
+
+mod members;
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
@@ -30,6 +32,7 @@ pub(crate) async fn etcd(command: &EtcdCommand) -> Result<Exit> {
         EtcdCommand::List(args) => list(args).await,
         EtcdCommand::Verify(args) => verify(args).await,
         EtcdCommand::Status(args) => status(args).await,
+        EtcdCommand::Members(args) => members::members(args).await,
     }
 }
 

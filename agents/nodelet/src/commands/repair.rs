@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use engine::exec::{
     Event, EventSink, PhaseHealth, Recording, Runner, Selection, failed_phases,
-    phases_with_orphans, restart_set,
+    phases_with_orphans, quorum_problem_of_clean, restart_set,
 };
 use engine::host::Host;
 use engine::host::live::LiveHost;
@@ -18,9 +18,10 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::clean::{CleanPurpose, remove_role};
+use super::clean::{CleanPurpose, Removal, remove_role};
 use super::run::{exit, note_identity, prepare};
-use crate::cli::{RepairArgs, RoleArgs};
+use crate::cli::RepairArgs;
+use crate::inputs::identity::Identity;
 use crate::inputs::installed_identity::installed_identity;
 use crate::inputs::{self, Inputs};
 use crate::output::exit::Exit;
@@ -71,16 +72,18 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     }
     let cancel = signals::cancel_on_signal()?;
     let outcome = if args.rebuild {
-        rebuild(&args.role, &inputs, &host, sink.as_ref(), &cancel).await?
+        rebuild(args, &inputs, &host, sink.as_ref(), &cancel).await?
     } else {
         let restart = async |set: &[PhaseName], with_orphans: &[PhaseName]| {
             let mut runner = inputs.runner(&host, sink.as_ref());
             runner.cancel = cancel.clone();
+            runner.accepts_quorum_loss = args.accept_quorum_loss;
             runner.restart(set, with_orphans).await
         };
         let mut outcome = restart(&set, &with_orphans).await?;
         if outcome == Outcome::Refused {
-            let runner = inputs.runner(&host, sink.as_ref());
+            let mut runner = inputs.runner(&host, sink.as_ref());
+            runner.accepts_quorum_loss = args.accept_quorum_loss;
             if let Some(others) = other_phases(&runner, &failed, &with_orphans).await {
                 outcome = match restart(&others, &with_orphans).await? {
                     Outcome::Converged => Outcome::Refused,
@@ -113,7 +116,7 @@ async fn checked(inputs: &Inputs, host: &dyn Host, sink: &dyn EventSink) -> Vec<
 }
 
 /// The phases that a repair still restarts after it was refused: a file that cannot be written prevents the repair of its own phase, but not of
-/// other phases. `None` if nothing else is to be done, or if the repair was refused for another reason.
+/// other phases, and so does etcd's quorum. `None` if nothing else is to be done, or if the repair was refused for another reason.
 pub(super) async fn other_phases(
     runner: &Runner<'_>,
     failed: &BTreeSet<PhaseName>,
@@ -201,24 +204,34 @@ async fn still_failing(
 /// Takes everything off and brings it up again, under one lock, so that no other command runs in between. Refused if it could not come up
 /// again.
 async fn rebuild(
-    role: &RoleArgs,
+    args: &RepairArgs,
     inputs: &Inputs,
     host: &LiveHost,
     sink: &dyn EventSink,
     cancel: &CancellationToken,
 ) -> Result<Outcome> {
+    let role = &args.role;
     Ledger::has_room(host, Verb::Apply).await?;
     let mut before = inputs.runner(host, sink);
     before.rebuild = true;
-    let problems = before.failed_preconditions().await?;
+    let mut problems = before.failed_preconditions().await?;
+    if !args.accept_quorum_loss {
+        let recorded = Identity::recorded().unwrap_or_default().node_in_etcd();
+        problems.extend(quorum_problem_of_clean(host, Some(&inputs.plan), &recorded).await);
+    }
     if !problems.is_empty() {
         sink.emit(Event::PreflightFailed { problems });
         return Ok(Outcome::Refused);
     }
     let bound = installed_identity(role, host).await?;
+    let clean = Removal {
+        purpose: CleanPurpose::Rebuild,
+        accepts_quorum_loss: args.accept_quorum_loss,
+    };
     // What could not be taken off has been reported; the apply is tried all the same.
-    if remove_role(role, host, sink, cancel, CleanPurpose::Rebuild).await? == Outcome::Interrupted {
-        return Ok(Outcome::Interrupted);
+    let cleaned = remove_role(role, host, sink, cancel, clean).await?;
+    if matches!(cleaned, Outcome::Interrupted | Outcome::Refused) {
+        return Ok(cleaned);
     }
     // The clean has changed the host, so its facts are read again.
     let inputs = inputs::read(role, host).await?;
@@ -228,6 +241,7 @@ async fn rebuild(
     }
     let mut runner = inputs.runner(host, sink);
     runner.cancel = cancel.clone();
+    runner.accepts_quorum_loss = args.accept_quorum_loss;
     let outcome = runner.apply().await?;
     note_identity(outcome, &inputs);
     Ok(outcome)
@@ -242,7 +256,6 @@ mod tests {
     use engine::plan::{Plan, PlannedCheck, PlannedPhase, Probe};
 
     use super::*;
-    use crate::inputs::identity::Identity;
     use crate::inputs::{Role, SettingSecrets};
 
     /// A phase that is well while its file is there.

@@ -29,6 +29,7 @@ pub(crate) async fn apply(args: &ApplyArgs) -> Result<Exit> {
     let sink = output::sink(role.json);
     let mut runner = inputs.runner(&host, sink.as_ref());
     runner.selection = selection;
+    runner.accepts_quorum_loss = args.accept_quorum_loss;
     if let Some(missing) = runner.unmet_requires().await? {
         return Err(missing.into());
     }
@@ -84,6 +85,7 @@ pub(crate) async fn stop(args: &StopArgs) -> Result<Exit> {
     let sink = output::sink(role.json);
     let mut runner = inputs.runner(&host, sink.as_ref());
     runner.selection = selection;
+    runner.accepts_quorum_loss = args.accept_quorum_loss;
     runner.cancel = signals::cancel_on_signal()?;
     Ok(exit(runner.stop().await?))
 }
@@ -109,6 +111,30 @@ async fn prepare_for_any_role(
 ) -> Result<(Inputs, Lock)> {
     only_root(&format!("{verb} a role"))?;
     let lock = Lock::take(verb)?;
+    let inputs = inputs_for_any_role(verb, args, selection, host).await?;
+    Ok((inputs, lock))
+}
+
+/// As [`prepare`], for a command that holds the lock already.
+pub(super) async fn prepare_locked(
+    verb: &str,
+    args: &RoleArgs,
+    selection: &Selection,
+    host: &LiveHost,
+    _held: &Lock,
+) -> Result<Inputs> {
+    let inputs = inputs_for_any_role(verb, args, selection, host).await?;
+    refuse_another_role(verb, &inputs, host).await?;
+    Ok(inputs)
+}
+
+/// The inputs, if they fit this host.
+async fn inputs_for_any_role(
+    verb: &str,
+    args: &RoleArgs,
+    selection: &Selection,
+    host: &LiveHost,
+) -> Result<Inputs> {
     let inputs = inputs::read(args, host).await?;
     unchanged(args, host, &inputs).await?;
     if inputs.are_of_no_role() {
@@ -117,7 +143,7 @@ async fn prepare_for_any_role(
     }
     selection.validate(&inputs.plan)?;
     has_ledger(&inputs, host).await?;
-    Ok((inputs, lock))
+    Ok(inputs)
 }
 
 /// Refuses a role other than the one that is on this host. Only an apply can replace a role.

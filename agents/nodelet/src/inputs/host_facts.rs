@@ -11,6 +11,7 @@ use engine::env::KubeEnv;
 use engine::facts::{self, FactQuery, Facts};
 use engine::host::Files as _;
 use engine::host::live::LiveHost;
+use engine::kubernetes::join_file::masters_to_join;
 
 use crate::cli::RoleArgs;
 use crate::inputs::identity::{Changed, Identity};
@@ -21,7 +22,7 @@ const LIMIT: u64 = 1024 * 1024;
 const LEARN: Duration = Duration::from_secs(30);
 
 /// Gathers the facts of this host. Its address is the recorded one as long as one of its links has that, so a plan by an operator and one
-/// by nodeletd are the same.
+/// by nodeletd are the same. A host that is to join masters knows them from its join file.
 pub(crate) async fn gather_facts(host: &LiveHost, query: &FactQuery) -> Result<Facts> {
     let gathering = facts::gather_with(host, query);
     let mut facts = tokio::time::timeout(LEARN, gathering)
@@ -32,7 +33,17 @@ pub(crate) async fn gather_facts(host: &LiveHost, query: &FactQuery) -> Result<F
     if let Some(address_of_link) = recorded.and_then(|recorded| recorded.address_in_use(&facts)) {
         facts.address = Some(address_of_link);
     }
+    if facts.masters.is_empty() {
+        facts.masters = masters_to_join(host, &node_names(&facts)).await;
+    }
     Ok(facts)
+}
+
+/// The names that this host's node can have: settings decide which one it has (`USE_HOSTNAME`).
+fn node_names(facts: &Facts) -> Vec<String> {
+    let address = facts.address.map(|address| address.to_string());
+    let names = [facts.hostname.to_lowercase()];
+    names.into_iter().chain(address).collect()
 }
 
 /// The name of the host in a plan.
@@ -106,6 +117,14 @@ mod tests {
             json: false,
             merged_settings,
         }
+    }
+
+    #[test]
+    fn a_node_is_named_after_its_host_or_its_address() {
+        let mut facts = Facts::nothing_about("M-1");
+        assert_eq!(node_names(&facts), ["m-1"]);
+        facts.address = "10.0.0.1".parse().ok();
+        assert_eq!(node_names(&facts), ["m-1", "10.0.0.1"]);
     }
 
     #[test]

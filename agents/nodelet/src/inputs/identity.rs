@@ -12,6 +12,7 @@ use std::sync::Once;
 
 use anyhow::{Context as _, Result};
 use engine::env::KubeEnv;
+use engine::exec::RecordedNode;
 use engine::facts::Facts;
 use engine::ledger::Ledger;
 use engine::model::STATE;
@@ -60,7 +61,7 @@ const ENDED_BY_CLEAN: &[&str] = &["ROLE", "ETCD_DATA_DIR", "DOCKER_ROOT", "KUBE_
 const LIMIT: u64 = 64 * 1024;
 
 /// The values of the fixed settings, and the node's name and address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     /// Only in the file: the id of the ledger beside it, by which a file of another host is recognised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,6 +175,15 @@ impl Identity {
         Self {
             address: None,
             ..self.clone()
+        }
+    }
+
+    /// What identifies this host's member of etcd.
+    pub(crate) fn node_in_etcd(&self) -> RecordedNode {
+        RecordedNode {
+            name: self.node.as_ref().map(|node| node.to_lowercase()),
+            address: self.address,
+            data: self.settings.get("ETCD_DATA_DIR").map(PathBuf::from),
         }
     }
 
@@ -438,6 +448,15 @@ mod tests {
         };
         let (facts, renamed) = recorded.with_recorded_name(&settings, facts);
         assert_eq!((facts.hostname.as_str(), renamed), ("m-2", None));
+    }
+
+    /// A clean without a plan has nothing else by which it finds the member.
+    #[test]
+    fn the_recorded_identity_tells_the_member_of_etcd() {
+        let node = identity("M-1", &[("ETCD_DATA_DIR", "/data")]).node_in_etcd();
+        assert_eq!(node.name.as_deref(), Some("m-1"));
+        assert_eq!(node.address, ADDRESS.parse().ok());
+        assert_eq!(node.data.as_deref(), Some(Path::new("/data")));
     }
 
     #[test]

@@ -81,7 +81,11 @@ mod tests {
         let facts = Facts::from_yaml(&facts.expect("a fixture")).expect("facts");
         let role = repository("roles/pf9-kube").display().to_string();
         let role = RolePackage::load(&LiveHost::new(), &role).await;
-        let pairs = [("ROLE", "master"), ("MASTER_IP", address)];
+        let pairs = [
+            ("ROLE", "master"),
+            ("MASTER_IP", address),
+            ("ETCD_INITIAL_CLUSTER_STATE", "new"),
+        ];
         let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let settings = KubeEnv::from_pairs(pairs).expect("good settings");
         let plan = planner::plan(&role.expect("the role"), &settings, &facts).expect("a plan");

@@ -170,11 +170,12 @@ impl Pass {
         } else {
             None
         };
-        let mut watch_list = WatchList::of(&inputs.plan, &args.config);
+        let mut watch_list = WatchList::of(&inputs.plan, inputs.facts.address, &args.config);
         let mut without_subnet = WithoutSubnet::default();
         let changes_nothing = desired.service_state != ServiceState::True || refused.is_some();
         if changes_nothing {
             watch_list.signing = None;
+            watch_list.masters = None;
         }
         if changes_nothing
             && let Some(allocation) = watch_list.allocation.take()

@@ -38,12 +38,17 @@ pub(crate) struct WatchList {
     /// How this host signs certificates of nodes; `None` if it does not, or if it may not change anything.
     #[serde(default)]
     pub(crate) signing: Option<Signing>,
+    /// The address of this master's member of etcd, whose list of masters this host follows; `None` if this host is no master, or may not
+    /// change anything.
+    #[serde(default)]
+    pub(crate) masters: Option<IpAddr>,
     /// The one of `directories` that contains the settings; the daemon writes nothing to it.
     pub(crate) settings: PathBuf,
 }
 
 impl WatchList {
-    pub(super) fn of(plan: &Plan, config: &Path) -> Self {
+    /// What this plan has on its host, whose address is given.
+    pub(super) fn of(plan: &Plan, address: Option<IpAddr>, config: &Path) -> Self {
         let mut containers = Vec::new();
         let mut units = Vec::new();
         let mut links = BTreeSet::new();
@@ -86,9 +91,11 @@ impl WatchList {
             let pool = node.pod_subnets?;
             Some(Allocation { pool, kubeconfig })
         });
+        let signing = Signing::of(plan);
         Self {
             allocation: allocations.next_back(),
-            signing: Signing::of(plan),
+            masters: address.filter(|_| signing.is_some()),
+            signing,
             links: links.into_iter().collect(),
             addresses: addresses.into_iter().collect(),
             nodes,
@@ -109,7 +116,8 @@ mod tests {
     #[tokio::test]
     async fn link_and_node_events_are_watched() {
         let plan = plan_of_master().await;
-        let found = WatchList::of(&plan, Path::new("/etc/pf9/nodelet"));
+        let address = "172.30.0.11".parse().ok();
+        let found = WatchList::of(&plan, address, Path::new("/etc/pf9/nodelet"));
         assert_eq!(found.links, ["cni0", "docker0", "eth0"]);
         let virtual_ip: IpAddr = "172.30.0.100".parse().expect("an address");
         assert_eq!(found.addresses, [virtual_ip]);
@@ -122,5 +130,15 @@ mod tests {
         assert_eq!(allocation.pool.to_string(), "a /24 of 10.20.0.0/16");
         assert!(allocation.kubeconfig.ends_with("local-admin.yaml"));
         assert!(found.signing.is_some(), "certificates are signed");
+        assert_eq!(found.masters, address);
+    }
+
+    #[tokio::test]
+    async fn only_a_master_follows_the_list_of_masters() {
+        let mut plan = plan_of_master().await;
+        plan.phases.retain(|phase| phase.name.as_str() != "certs");
+        let address = "172.30.0.11".parse().ok();
+        let found = WatchList::of(&plan, address, Path::new("/etc/pf9/nodelet"));
+        assert_eq!(found.masters, None);
     }
 }

@@ -6,6 +6,7 @@
 //! Start with `run` (all phases), then `phase` and `step`. What one run knows of the ledger is in `session` beside this directory.
 
 pub(in crate::exec) mod baseline;
+pub(in crate::exec) mod etcd_quorum;
 pub(in crate::exec) mod permanent;
 pub(in crate::exec) mod phase;
 pub(in crate::exec) mod preflight;

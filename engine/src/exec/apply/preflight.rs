@@ -12,6 +12,7 @@ use sha2::Digest as _;
 use super::runtime_state::RuntimeState;
 use crate::exec::diagnosis::remedy::remedy;
 use crate::exec::event::Event;
+use crate::exec::undo::orphans::PhaseOrphans;
 use crate::exec::{Mode, Runner, Selection};
 use crate::facts::{Requirement, Verdict};
 use crate::host::{Attributes, Entry, EntryKind, HostError};
@@ -22,9 +23,15 @@ use crate::plan::{Plan, PlannedPhase, PlannedRequirement, PlannedStep};
 use crate::resource::{ANOTHER_VERSION, APPLY_VERSION, ResourceError, ResourceResult, Spec};
 
 impl Runner<'_> {
-    /// Whether all requirements that were not met before hold now. Problems are reported as one event.
-    pub(in crate::exec) async fn preflight(&self, mode: Mode) -> ResourceResult<bool> {
-        let (problems, evaluated, record) = self.judge(mode).await?;
+    /// Whether all requirements that were not met before hold now, and etcd keeps its quorum, also without these orphans. Problems are
+    /// reported as one event.
+    pub(in crate::exec) async fn preflight(
+        &self,
+        mode: Mode,
+        orphans: &[PhaseOrphans],
+    ) -> ResourceResult<bool> {
+        let (mut problems, evaluated, record) = self.judge(mode).await?;
+        problems.extend(self.quorum_problem_of_apply(orphans).await);
         if !problems.is_empty() {
             self.events.emit(Event::PreflightFailed { problems });
             return Ok(false);

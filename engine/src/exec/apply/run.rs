@@ -48,7 +48,7 @@ impl Runner<'_> {
             phases: leaving.chain(coming).collect(),
         });
         let mut totals = (0, 0);
-        let fits = self.preflight(mode).await?;
+        let fits = self.preflight(mode, &orphans).await?;
         let outcome = if fits || mode == Mode::DryRun {
             let session = match mode {
                 Mode::Apply => Session::begin(self.host, verb, self.plan).await?,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::exec::kubernetes::virtual_ip::VirtualIp;
+use crate::exec::kubernetes::virtual_ip::{Asked, VirtualIp};
 use crate::exec::kubernetes::{backups, probes};
 use crate::exec::{Mode, Runner};
 use crate::host::{CommandSpec, Host, HostError, HttpsRequest};
@@ -198,10 +198,21 @@ impl Runner<'_> {
             } => {
                 let virtual_ip = VirtualIp {
                     address: *address,
-                    link,
                     port: *port,
                     ca,
-                    shared: *shared,
+                    asked: Asked::Here {
+                        link,
+                        shared: *shared,
+                    },
+                };
+                virtual_ip.problem_after_wait(host).await
+            }
+            Probe::VirtualIpAnswers { address, port, ca } => {
+                let virtual_ip = VirtualIp {
+                    address: *address,
+                    port: *port,
+                    ca,
+                    asked: Asked::Elsewhere,
                 };
                 virtual_ip.problem_after_wait(host).await
             }

@@ -435,6 +435,7 @@ impl Runner<'_> {
             | Probe::FirewallRule { .. }
             | Probe::AddressHeld(_)
             | Probe::VirtualIp { .. }
+            | Probe::VirtualIpAnswers { .. }
             | Probe::CertificatesValid { .. }
             | Probe::BackupYoungerThan { .. }
             | Probe::RoomForBackup { .. }

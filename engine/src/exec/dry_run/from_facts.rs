@@ -10,7 +10,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use crate::facts::kernel::IPVS;
-use crate::facts::{CgroupVersion, Facts, ObstacleKind};
+use crate::facts::{CgroupVersion, Facts, MASTERS, ObstacleKind, masters_text};
 use crate::host::fake::{FakeHost, Node, NodeKind, Program, World};
 use crate::host::{Attributes, Space};
 
@@ -63,6 +63,11 @@ impl FakeHost {
         if facts.links.is_some() && facts.link("docker0").is_none() {
             // docker runs, but its bridge has been removed.
             world.remove_link("docker0");
+        }
+        if !facts.masters.is_empty()
+            && let Ok(text) = masters_text(&facts.masters)
+        {
+            world.file_with_mode(MASTERS, text, 0o600);
         }
         if !facts.met_before.is_empty() {
             let path = crate::model::preflight_record::path();

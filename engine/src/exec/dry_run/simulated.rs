@@ -37,12 +37,6 @@ pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
                     host = with_package(host, &packages.directory, name);
                 }
             }
-            Spec::JoinFile(join) => {
-                // Facts do not say what is in it.
-                host.with_world_mut(|world| {
-                    world.mark_unknown(&join.path, "only the host itself can open its join file");
-                });
-            }
             Spec::File(file) => {
                 if let FileSource::Payload(path) = &file.source {
                     host = host.with_file(path, "payload");
@@ -51,7 +45,22 @@ pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
             _ => {}
         }
     }
+    let phases = plan.phases.iter().filter(|phase| phase.skipped.is_none());
+    for step in phases.flat_map(|phase| &phase.steps) {
+        match &step.spec {
+            Spec::JoinFile(join) => mark_join_file(&host, &join.path),
+            Spec::JoinMaster(join) => mark_join_file(&host, &join.path),
+            _ => {}
+        }
+    }
     host
+}
+
+/// Facts do not say what is in a join file.
+fn mark_join_file(host: &FakeHost, path: &Path) {
+    host.with_world_mut(|world| {
+        world.mark_unknown(path, "only the host itself can open its join file");
+    });
 }
 
 /// A package as the payload holds it: a list of one file, and that file.

@@ -6,6 +6,7 @@
 
 use crate::exec::{Mode, Renewals, Runner};
 use crate::host::ClusterAccess;
+use crate::kubernetes::masters::{self, MASTERS};
 use crate::ledger::Ledger;
 use crate::model::{Outcome, Verb};
 use crate::plan::Plan;
@@ -49,6 +50,7 @@ impl Runner<'_> {
     /// # Errors
     /// It does not, with what to do instead; or the authority cannot be read.
     pub async fn check_stage(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
+        self.is_only_master(authority).await?;
         if authority == ENCRYPTION {
             return encryption_turn(step, encryption_stage(self.host).await?);
         }
@@ -87,6 +89,30 @@ impl Runner<'_> {
             ),
             next,
         })
+    }
+
+    /// Refuses a replacement in a cluster of several masters: the others would not trust the successor.
+    async fn is_only_master(&self, authority: &str) -> ResourceResult<()> {
+        let refused = |why: String, next: &str| ResourceError::Unmet {
+            what: format!("replace authority `{authority}`: {why}"),
+            next: next.to_owned(),
+        };
+        let masters = masters::read(self.host).await.map_err(|error| {
+            let next = format!("move {MASTERS} away; nodeletd writes it again");
+            refused(error.to_string(), &next)
+        })?;
+        if masters.len() < 2 {
+            return Ok(());
+        }
+        let names: Vec<&str> = masters.iter().map(|its| its.name.as_str()).collect();
+        Err(refused(
+            format!(
+                "the cluster has {} masters ({}), and the others would neither trust the successor nor use it",
+                names.len(),
+                names.join(", ")
+            ),
+            "remove the other masters, replace it, and let them join again",
+        ))
     }
 
     /// Whether every component uses what the step before has made: a component that does not would be locked out.

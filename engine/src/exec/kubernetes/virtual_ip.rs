@@ -1,7 +1,8 @@
 //! Whether a virtual address works, as far as this host can tell.
 //!
-//! The check is about this node only. Which master holds the address is left to the masters, and another check is about
+//! [`Asked::Here`] is about this node only. Which master holds the address is left to the masters, and another check is about
 //! an API server that is down here: keepalived is then right to release the address, and restarting it would not help.
+//! [`Asked::Elsewhere`] tells people that no other host serves the API over the address; a restart here would not help either.
 //! An address moves within seconds, so a failure is checked again before it is reported.
 
 use std::net::IpAddr;
@@ -19,14 +20,25 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Bound on one answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A virtual address on one host.
+/// A virtual address, as one host sees it.
 pub(in crate::exec) struct VirtualIp<'a> {
     pub(in crate::exec) address: IpAddr,
-    pub(in crate::exec) link: &'a str,
     pub(in crate::exec) port: u16,
     pub(in crate::exec) ca: &'a Path,
-    /// Whether other masters may hold it.
-    pub(in crate::exec) shared: bool,
+    pub(in crate::exec) asked: Asked<'a>,
+}
+
+/// What a check asks about a virtual address.
+pub(in crate::exec) enum Asked<'a> {
+    /// Whether this host does its part.
+    Here {
+        /// The link that has the address if this host holds it.
+        link: &'a str,
+        /// Whether other masters may hold it.
+        shared: bool,
+    },
+    /// Whether the API answers over it if another host holds it.
+    Elsewhere,
 }
 
 impl VirtualIp<'_> {
@@ -40,7 +52,10 @@ impl VirtualIp<'_> {
     ) -> ResourceResult<Option<String>> {
         let started = host.elapsed();
         loop {
-            let reason = self.observe(host).await?;
+            let reason = match self.asked {
+                Asked::Here { link, shared } => self.here(host, link, shared).await?,
+                Asked::Elsewhere => self.elsewhere(host).await?,
+            };
             if reason.is_none() || host.elapsed().saturating_sub(started) >= GRACE {
                 return Ok(reason);
             }
@@ -48,8 +63,13 @@ impl VirtualIp<'_> {
         }
     }
 
-    async fn observe(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
-        let (address, link) = (self.address, self.link);
+    async fn here(
+        &self,
+        host: &dyn Host,
+        link: &str,
+        shared: bool,
+    ) -> ResourceResult<Option<String>> {
+        let address = self.address;
         let Some(found) = host.link(link).await? else {
             return Ok(Some(format!("there is no interface {link}")));
         };
@@ -59,12 +79,29 @@ impl VirtualIp<'_> {
                 format!("this host holds {address}, and the API does not answer over it: {why}")
             }));
         }
-        if self.shared || self.api(host, loopback(address)).await.is_some() {
+        if shared || self.api(host, loopback(address)).await.is_some() {
             return Ok(None);
         }
         Ok(Some(format!(
             "{address} is not on {link}, no other master could hold it, and this host's API server answers; see `journalctl -u keepalived -n 50`"
         )))
+    }
+
+    async fn elsewhere(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
+        let address = self.address;
+        let links = host.links().await?;
+        let mut held = links.iter().flat_map(|link| &link.addresses);
+        // `here` is about a host that holds it. A host whose own API server is down says nothing about the cluster.
+        if held.any(|(one, _)| *one == address) || self.api(host, loopback(address)).await.is_some()
+        {
+            return Ok(None);
+        }
+        let silent = self.api(host, address).await;
+        Ok(silent.map(|why| {
+            format!(
+                "this host's API server answers, but no master serves the API over {address}: {why}; see `nodelet status` and `journalctl -u keepalived -n 50` on each master"
+            )
+        }))
     }
 
     /// Why the API does not answer at an address.
@@ -105,6 +142,11 @@ mod tests {
 
     /// What a check says of a host that holds the address or not, whose API answers here and over the address.
     async fn check(held: bool, local: bool, over: bool, shared: bool) -> Option<String> {
+        let link = "eth0";
+        ask(held, local, over, Asked::Here { link, shared }).await
+    }
+
+    async fn ask(held: bool, local: bool, over: bool, asked: Asked<'_>) -> Option<String> {
         let mut host = FakeHost::new().with_file(CA, "roots");
         let mut addresses = vec![("172.30.0.11".parse().unwrap(), 24)];
         if held {
@@ -118,10 +160,9 @@ mod tests {
         }
         VirtualIp {
             address: VIP.parse().unwrap(),
-            link: "eth0",
             port: 443,
             ca: Path::new(CA),
-            shared,
+            asked,
         }
         .problem_after_wait(&host)
         .await
@@ -145,14 +186,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn people_are_told_if_no_other_host_serves_the_virtual_ip() {
+        for (held, local, over, is_fine) in [
+            (false, true, true, true),
+            (false, true, false, false),
+            // The other check is about this host.
+            (true, true, false, true),
+            // Nothing works here, so it is not known whose fault it is.
+            (false, false, false, true),
+        ] {
+            let said = ask(held, local, over, Asked::Elsewhere).await;
+            assert_eq!(said.is_none(), is_fine, "{held} {local} {over}: {said:?}");
+            let text = said.unwrap_or_default();
+            assert!(is_fine || text.contains("no master serves"), "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_missing_interface_is_named() {
         let host = FakeHost::new();
         let one = VirtualIp {
             address: VIP.parse().unwrap(),
-            link: "eth9",
             port: 443,
             ca: Path::new(CA),
-            shared: true,
+            asked: Asked::Here {
+                link: "eth9",
+                shared: true,
+            },
         };
         let reason = one.problem_after_wait(&host).await.unwrap();
         assert_eq!(reason.as_deref(), Some("there is no interface eth9"));

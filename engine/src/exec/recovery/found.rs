@@ -107,6 +107,7 @@ impl Runner<'_> {
             | Undo::RecreateContainer { .. }
             | Undo::RestoreImage { .. }
             | Undo::StartUnit { .. }
+            | Undo::RemoveEtcdLearner { .. }
             | Undo::RestoreObject { .. } => Presence::Nothing,
         })
     }

@@ -12,15 +12,22 @@ use crate::exec::apply::runtime_state::RuntimeState;
 use crate::exec::diagnosis::remedy::remedy;
 use crate::host::{EntryKind, HostError};
 use crate::model::{Problem, chain};
-use crate::plan::PlannedStep;
-use crate::resource::{ImageSpec, ResourceError, ResourceResult, ServiceSpec, Spec, pki};
+use crate::plan::{PlannedPhase, PlannedStep};
+use crate::resource::{
+    DataIdSpec, ImageSpec, ResourceError, ResourceResult, ServiceSpec, Spec, pki,
+};
 
 /// Bound on reading an archive of images.
 const READING: Duration = Duration::from_secs(5 * 60);
 
 impl Runner<'_> {
-    /// What a step needs, is missing, and is not made by this run.
-    pub(super) async fn lacks(&self, step: &PlannedStep, trial: &Trial<'_>) -> Option<Problem> {
+    /// What a step of the phase needs, is missing, and is not made by this run.
+    pub(super) async fn lacks(
+        &self,
+        phase: &PlannedPhase,
+        step: &PlannedStep,
+        trial: &Trial<'_>,
+    ) -> Option<Problem> {
         let (requirement, error) = match &step.spec {
             Spec::Service(service) => match service.verify_programs(self.host).await {
                 Err(error) => ("the program matches its checksum", error),
@@ -38,6 +45,13 @@ impl Runner<'_> {
                 "an image that is gone can be loaded",
                 self.can_be_loaded(image, trial.runtime).await.err()?,
             ),
+            Spec::DataId(data) => {
+                let lost = self.unrecoverable(&step.spec).await?;
+                (
+                    "keys and data are those that this host keeps",
+                    self.unless_joined(phase, data, lost).await?,
+                )
+            }
             spec => (
                 "keys and data are those that this host keeps",
                 self.unrecoverable(spec).await?,
@@ -89,6 +103,32 @@ impl Runner<'_> {
                 format!("read {} {}", spec.kind(), spec.label()),
                 BOUND,
             )),
+        }
+    }
+
+    /// The error of data that is lost, unless the phase's member of etcd is going to get it from the other masters. If that has to wait or is
+    /// refused, it says why.
+    async fn unless_joined(
+        &self,
+        phase: &PlannedPhase,
+        data: &DataIdSpec,
+        lost: ResourceError,
+    ) -> Option<ResourceError> {
+        let mut steps = phase.steps.iter().filter(|step| !step.policy.absent);
+        let member = steps.find_map(|step| match &step.spec {
+            Spec::EtcdMember(member) => Some(member),
+            _ => None,
+        });
+        let Some(member) = member else {
+            return Some(lost);
+        };
+        let cx = self.context(false);
+        match tokio::time::timeout(BOUND, member.joins_without(data, &cx)).await {
+            Ok(Ok(true)) => None,
+            Ok(Err(error @ (ResourceError::Awaited { .. } | ResourceError::Unmet { .. }))) => {
+                Some(error)
+            }
+            Ok(Ok(false) | Err(_)) | Err(_) => Some(lost),
         }
     }
 
@@ -148,9 +188,12 @@ mod tests {
     use crate::facts::Facts;
     use crate::host::Services as _;
     use crate::host::fake::FakeHost;
+    use crate::kubernetes::masters::MASTERS;
     use crate::model::{Outcome, PhaseName, Span, StepId};
     use crate::plan::{Plan, PlannedPhase, StepPolicy};
-    use crate::resource::{ANOTHER_VERSION, APPLY_VERSION, Checksums, NoSecrets};
+    use crate::resource::{
+        ANOTHER_VERSION, APPLY_VERSION, Checksums, EtcdMemberSpec, InitialState, NoSecrets,
+    };
 
     const UNIT: &str = "pf9-kubelet.service";
     const PACKAGE: &str = "/opt/pf9/roles/r/current";
@@ -225,5 +268,90 @@ mod tests {
         assert!(!refusal.contains("damaged"), "{refusal}");
         let unit = host.unit(UNIT).await.expect("systemd answers");
         assert!(!unit.is_active(), "it is not started");
+    }
+
+    /// A phase with a member of etcd whose data was lost.
+    fn etcd(name: &PhaseName) -> Plan {
+        let step = |spec: Spec| PlannedStep {
+            id: StepId::new(name, spec.kind(), &spec.label()),
+            span: Span::file("phases/etcd.rhai"),
+            spec,
+            policy: StepPolicy::default(),
+        };
+        let member = EtcdMemberSpec {
+            name: "m-3".to_owned(),
+            data: "/var/etcd".into(),
+            peer: "https://172.30.0.13:2380".to_owned(),
+            settings: "/etc/pf9/kube.d/etcd/member.env".into(),
+            initial_state: InitialState::Existing,
+            token: "c-1".to_owned(),
+            api: None,
+            data_id: Some("etcd".to_owned()),
+        };
+        let data = DataIdSpec {
+            name: "etcd".to_owned(),
+            path: "/var/etcd/member/nodelet-data-id".into(),
+        };
+        Plan::bare(vec![PlannedPhase {
+            steps: vec![step(Spec::EtcdMember(member)), step(Spec::DataId(data))],
+            ..PlannedPhase::bare(name.clone())
+        }])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_master_whose_disk_was_emptied_is_repaired_once_it_can_join_the_others() {
+        const RECORD: &str = "/var/opt/pf9/nodelet/kept/data-etcd.json";
+        let masters = r#"{"version":1,"masters":[{"name":"m-1","address":"172.30.0.11","voter":true},{"name":"m-2","address":"172.30.0.12","voter":true}]}"#;
+        let record = r#"{"version":1,"id":"00112233445566778899aabbccddeeff"}"#;
+        let host = FakeHost::new()
+            .with_docker()
+            .with_file(MASTERS, masters)
+            .with_file(RECORD, record);
+        host.with_world_mut(|world| {
+            world.etcd.voter("m-1", "172.30.0.11", 11);
+            world.etcd.voter("m-2", "172.30.0.12", 12);
+            world.etcd.voter("m-3", "172.30.0.13", 13);
+            world.etcd.silence("172.30.0.13");
+        });
+        let name: PhaseName = "etcd".parse().expect("a name");
+        let plan = etcd(&name);
+        let facts = Facts::nothing_about("m-3");
+        let restart = async |host: &FakeHost| {
+            let heard = Recording::default();
+            let runner = Runner::new(&plan, host, &facts, &NoSecrets, &heard);
+            let outcome = runner.restart(std::slice::from_ref(&name), &[]).await;
+            (outcome.expect("it is written down"), heard.events())
+        };
+        let refusal = |events: &[Event]| {
+            let said = events.iter().find_map(Event::refusal);
+            said.expect("it says why")
+        };
+        // A member joins only while all others work.
+        let busy = host.fork();
+        busy.with_world_mut(|world| {
+            let state = world.etcd.states.get_mut("https://172.30.0.12:4001");
+            state.expect("it is there").leader = None;
+        });
+        let (outcome, events) = restart(&busy).await;
+        assert_eq!(outcome, Outcome::Refused, "{events:?}");
+        assert!(
+            refusal(&events).contains("m-2: it knows no leader"),
+            "{events:?}"
+        );
+        // Without other masters the data is needed.
+        let alone = host.fork();
+        alone.with_world_mut(|world| world.remove(MASTERS));
+        let (outcome, events) = restart(&alone).await;
+        assert_eq!(outcome, Outcome::Refused, "{events:?}");
+        assert!(refusal(&events).contains("lost or exchanged"), "{events:?}");
+        let (outcome, events) = restart(&host).await;
+        assert_eq!(outcome, Outcome::Converged, "{events:?}");
+        let learners = host.with_world(|world| {
+            let learners = world.etcd.members.iter().filter(|one| one.learner);
+            learners.count()
+        });
+        assert_eq!(learners, 1);
+        let text = host.with_world(|world| world.text(RECORD));
+        assert!(text.is_some_and(|text| text != record), "it has another id");
     }
 }

@@ -6,8 +6,9 @@ use super::stop::Containers;
 use crate::exec::check::condition::PhaseHealth;
 use crate::exec::event::Event;
 use crate::exec::{Mode, Renewals, Runner, Selection};
+use crate::kubernetes::etcd_members::Loss;
 use crate::ledger::Ledger;
-use crate::model::{Outcome, PhaseName, Verb};
+use crate::model::{Outcome, PhaseName, Problem, Verb};
 use crate::plan::{Graph, Plan};
 use crate::resource::ResourceResult;
 
@@ -57,8 +58,8 @@ impl Runner<'_> {
     /// If something cannot be ended, this is reported and the restart goes on: it may be what is broken.
     ///
     /// Before anything is ended, the restart tries each file that the phases are going to write, and looks for the
-    /// keys, data and images that they need. If a file cannot be written, or something is lost, nothing is touched and
-    /// the outcome is [`Outcome::Refused`]. If the restart fails or is interrupted, it starts again, as they were, the
+    /// keys, data and images that they need. If a file cannot be written, something is lost, or etcd would lose its quorum,
+    /// nothing is touched and the outcome is [`Outcome::Refused`]. If the restart fails or is interrupted, it starts again, as they were, the
     /// resources that it ended and that do not run.
     ///
     /// In the phases in `with_orphans`, only what is not in the plan is removed; nothing of them is ended.
@@ -113,31 +114,10 @@ impl Runner<'_> {
         // If preconditions do not hold, nothing is ended here, and `run` says why.
         let mut ended = Vec::new();
         if !phases.is_empty() && self.preconditions_hold(mode).await? {
-            let mut containers = Containers::End;
-            if mode == Mode::DryRun {
-                let problems = self.predicted_write_problems(phases).await;
-                if !problems.is_empty() {
-                    self.events.emit(Event::PreflightFailed { problems });
-                    return Ok(Outcome::Refused);
-                }
-            }
-            if mode == Mode::Apply {
-                let mut trial = self.unwritable(phases).await;
-                // Only a runtime that answers can say what a container lacks.
-                if trial.found.is_empty()
-                    && !trial.runtime_answers
-                    && self.restart_stopped_runtime().await
-                {
-                    trial = self.unwritable(phases).await;
-                }
-                if !trial.found.is_empty() {
-                    let problems = trial.found.into_iter().map(|one| one.problem).collect();
-                    self.events.emit(Event::PreflightFailed { problems });
-                    return Ok(Outcome::Refused);
-                }
-                if !trial.runtime_answers {
-                    containers = Containers::Leave;
-                }
+            let (problems, containers) = self.restart_problems(phases, mode).await;
+            if !problems.is_empty() {
+                self.events.emit(Event::PreflightFailed { problems });
+                return Ok(Outcome::Refused);
             }
             let quiesced = self.quiesce(mode, containers, &mut ended).await;
             if !matches!(quiesced, Ok(Outcome::Stopped | Outcome::Failed)) {
@@ -151,6 +131,39 @@ impl Runner<'_> {
             self.start_again(ended).await;
         }
         outcome
+    }
+
+    /// What keeps a restart of these phases from beginning, and what it would do with containers.
+    async fn restart_problems(
+        &self,
+        phases: &[PhaseName],
+        mode: Mode,
+    ) -> (Vec<Problem>, Containers) {
+        let mut containers = Containers::End;
+        let mut problems = match mode {
+            Mode::DryRun => self.predicted_write_problems(phases).await,
+            Mode::Apply => {
+                let mut trial = self.unwritable(phases).await;
+                // Only a runtime that answers can say what a container lacks.
+                if trial.found.is_empty()
+                    && !trial.runtime_answers
+                    && self.restart_stopped_runtime().await
+                {
+                    trial = self.unwritable(phases).await;
+                }
+                if !trial.runtime_answers {
+                    containers = Containers::Leave;
+                }
+                trial.found.into_iter().map(|one| one.problem).collect()
+            }
+        };
+        // Otherwise etcd goes on running.
+        if containers == Containers::End {
+            let of_these = self.plan.phases.iter();
+            let of_these = of_these.filter(|phase| phases.contains(&phase.name));
+            problems.extend(self.quorum_problem(of_these, Loss::Restart).await);
+        }
+        (problems, containers)
     }
 }
 

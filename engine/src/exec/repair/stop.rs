@@ -9,8 +9,9 @@ use crate::exec::apply::step::Done;
 use crate::exec::event::{Event, millis};
 use crate::exec::session::Session;
 use crate::exec::{Mode, Runner, scratch};
+use crate::kubernetes::etcd_members::Loss;
 use crate::ledger::Ledger;
-use crate::model::{Failure, Outcome, PhaseName, Verb, chain};
+use crate::model::{Failure, Outcome, PhaseName, Problem, Verb, chain};
 use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::docker::container_runtime;
 use crate::resource::{Receipt, ResourceResult, Spec, Undo};
@@ -47,19 +48,38 @@ fn is_written(phase: &PlannedPhase, begun: &BTreeSet<PhaseName>) -> bool {
 
 impl Runner<'_> {
     /// Ends everything that the selected phases run. After a failure the rest is stopped all the same; the outcome is
-    /// `Failed` if there was a failure.
+    /// `Failed` if there was a failure, and `Refused` if etcd would lose its quorum. This is asked before anything is stopped, and once
+    /// more directly before etcd is: units that were stopped until then are started again.
     ///
     /// # Errors
     /// The run could not be recorded; nothing was stopped then.
     pub async fn stop(&self) -> ResourceResult<Outcome> {
+        let phases = self.selection.phases(self.plan);
+        if let Some(problem) = self.quorum_problem(phases, Loss::Stop).await {
+            let problems = vec![problem];
+            self.events.emit(Event::PreflightFailed { problems });
+            return Ok(Outcome::Refused);
+        }
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
-        let unused = &mut Vec::new();
-        self.stop_but(&session, &BTreeSet::new(), StopPurpose::Stop, unused)
-            .await
+        let mut ended = Vec::new();
+        let outcome = self
+            .stop_but(
+                &session,
+                &BTreeSet::new(),
+                StopPurpose::Stop,
+                Loss::Stop,
+                &mut ended,
+            )
+            .await;
+        if matches!(outcome, Ok(Outcome::Refused)) {
+            self.start_again(ended).await;
+        }
+        outcome
     }
 
     /// The stop before a clean. Units that ran before the role go on running: the clean needs them, and what they run
-    /// is not the role's.
+    /// is not the role's. Directly before etcd is stopped, its quorum is asked about: the outcome is `Refused` if the clean must not go on,
+    /// and units that were stopped are started again.
     ///
     /// # Errors
     /// As [`Runner::stop`].
@@ -87,8 +107,20 @@ impl Runner<'_> {
             .filter(|unit| !ours.contains(unit) || stays(unit))
             .collect();
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
-        self.stop_but(&session, &theirs, StopPurpose::Stop, &mut Vec::new())
-            .await
+        let mut ended = Vec::new();
+        let outcome = self
+            .stop_but(
+                &session,
+                &theirs,
+                StopPurpose::Stop,
+                Loss::Clean,
+                &mut ended,
+            )
+            .await;
+        if matches!(outcome, Ok(Outcome::Refused)) {
+            self.start_again(ended).await;
+        }
+        outcome
     }
 
     /// Ends what the selected phases run, for a moment: their `on_stop` steps are left out. Adds what was ended to
@@ -104,7 +136,7 @@ impl Runner<'_> {
             Mode::Apply => Session::begin(self.host, Verb::Stop, self.plan).await?,
             Mode::DryRun => Session::simulated(),
         };
-        self.stop_but(&session, &BTreeSet::new(), purpose, ended)
+        self.stop_but(&session, &BTreeSet::new(), purpose, Loss::Restart, ended)
             .await
     }
 
@@ -113,6 +145,7 @@ impl Runner<'_> {
         session: &Session<'_>,
         running: &BTreeSet<String>,
         purpose: StopPurpose,
+        loss: Loss,
         all_ended: &mut Vec<Ended>,
     ) -> ResourceResult<Outcome> {
         let begun = self.begun().await?;
@@ -132,6 +165,15 @@ impl Runner<'_> {
         for phase in phases {
             if self.cancel.is_cancelled() {
                 outcome = Outcome::Interrupted;
+                break;
+            }
+            if let Some(problem) = self
+                .late_quorum_problem(phase, session, purpose, loss)
+                .await
+            {
+                let problems = vec![problem];
+                self.events.emit(Event::PreflightFailed { problems });
+                outcome = Outcome::Refused;
                 break;
             }
             let began = self.host.elapsed();
@@ -175,6 +217,22 @@ impl Runner<'_> {
         });
         session.end(outcome, (stopped, 0)).await?;
         Ok(outcome)
+    }
+
+    /// Why this phase must not be ended now; `None` if it may. A stop takes its time, for a drain for example, and meanwhile another member
+    /// may have failed.
+    async fn late_quorum_problem(
+        &self,
+        phase: &PlannedPhase,
+        session: &Session<'_>,
+        purpose: StopPurpose,
+        loss: Loss,
+    ) -> Option<Problem> {
+        // A prediction takes no time, and etcd goes on running without the runtime.
+        if session.mode == Mode::DryRun || purpose == StopPurpose::Restart(Containers::Leave) {
+            return None;
+        }
+        self.quorum_problem([phase], loss).await
     }
 
     /// Phases that have something on this host, according to the ledger, that a clean would take back.
@@ -445,3 +503,6 @@ fn brings(phase: &PlannedPhase, unit: &str) -> bool {
             && file.path.file_name().is_some_and(|name| name == unit))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ const TRIAL: &str = "nodelet-trial";
 /// Room for a configuration file, a certificate or a stamp, in bytes.
 const SMALL: u64 = 64 * 1024;
 
-/// A file that a phase has to write and cannot, or something else without which the phase would not come up again.
+/// A file that a phase has to write and cannot, or something else for which the phase must not be restarted.
 #[derive(Debug)]
 pub(in crate::exec) struct Unwritable {
     /// `None` for the engine's own records, which every phase needs.
@@ -171,7 +171,7 @@ impl Runner<'_> {
         for step in &phase.steps {
             let lacks = match step.policy.absent || !trial.with_needs {
                 true => None,
-                false => self.lacks(step, trial).await,
+                false => self.lacks(phase, step, trial).await,
             };
             found.extend(lacks.map(|problem| Unwritable {
                 phase: Some(phase.name.clone()),

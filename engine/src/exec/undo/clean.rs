@@ -16,7 +16,9 @@ use crate::exec::undo::executor::{
     Executor, UndoPurpose, Undone, brings_runtime, failure, keeps_runtime, name_of, needs_runtime,
     remove,
 };
-use crate::host::Host;
+use crate::host::{Host, HostError};
+use crate::kubernetes::join_file::{IDENTITY, JOIN_FILE};
+use crate::kubernetes::masters::{self, MASTERS};
 use crate::ledger::{Ledger, LiveUndo, Record, RunId};
 use crate::model::{Failure, Outcome, PhaseName, STATE, Verb, chain};
 use crate::plan::PlannedStep;
@@ -42,8 +44,9 @@ struct Clean<'a, 'h> {
     foreign_containers: Option<Vec<String>>,
 }
 
-/// Takes back everything in the ledger, in reverse order, except what is kept; with `purge` also what is kept. On a
-/// host without a ledger, or with nothing left to take back, it changes nothing.
+/// Takes back everything in the ledger, in reverse order, except what is kept; with `purge` also what is kept, the join
+/// file with the key that opens it, and the list of masters. On a host without a ledger, or with nothing left to take
+/// back, it changes nothing else.
 ///
 /// # Errors
 /// The ledger cannot be read or written.
@@ -117,6 +120,12 @@ pub async fn clean(
             ledger.compact().await?;
         }
     }
+    if purge && outcome == Outcome::Cleaned {
+        for (path, error) in forget_cluster(host).await {
+            clean.fail(None, path, &error.into());
+            outcome = Outcome::Failed;
+        }
+    }
     if !purge && !work.kept.is_empty() {
         events.emit(Event::ResourcesKept {
             resources: work.kept.iter().map(Undo::key).collect(),
@@ -130,6 +139,21 @@ pub async fn clean(
         milliseconds: millis(host.elapsed().saturating_sub(started)),
     });
     Ok(outcome)
+}
+
+/// Removes what operators and the cluster have put on this host and no ledger has: the join file and the key that opens it, which together
+/// give away all keys of the cluster, and the list of masters. Returns what could not be removed.
+async fn forget_cluster(host: &dyn Host) -> Vec<(&'static str, HostError)> {
+    let mut left = Vec::new();
+    for path in [JOIN_FILE, IDENTITY, MASTERS] {
+        let removed = match host.entry(Path::new(path)).await {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => host.remove(Path::new(path)).await,
+            Err(error) => Err(error),
+        };
+        left.extend(removed.err().map(|error| (path, error)));
+    }
+    left
 }
 
 /// What has to be taken back, in this order.
@@ -377,6 +401,8 @@ impl Clean<'_, '_> {
         let state = Path::new(STATE);
         self.host.remove_tree(&state.join("services")).await?;
         self.host.remove(&state.join("preflight.json")).await?;
+        // keepalived is set up no more, so it lacks no list.
+        masters::settle(self.host).await?;
         // Requests for certificates that were not answered: their keys are of no use.
         self.host.remove_tree(&request_keys()).await?;
         Ok(())

@@ -279,6 +279,7 @@ fn is_shared_or_external(undo: &Undo, error: &ResourceError) -> bool {
         | Undo::ReloadUnits
         | Undo::SetSysctl { .. }
         | Undo::RemoveNodeRoutes
+        | Undo::RemoveEtcdLearner { .. }
         | Undo::RestoreChain { .. } => false,
     }
 }

@@ -1,11 +1,11 @@
 //! The requirements about ports, links and networks.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use super::plural;
-use crate::facts::model::{Facts, Listener};
+use crate::facts::model::{AddressUser, Facts, Listener};
 use crate::facts::preflight::{NamedCidr, Verdict};
 
 pub(crate) fn ports_free(facts: &Facts, ports: &[u16]) -> Verdict {
@@ -137,6 +137,28 @@ pub(crate) fn virtual_ip(facts: &Facts, address: IpAddr, interface: &str) -> Ver
         ),
         "choose an address in one of its networks, or an interface in the network of this address",
     )
+}
+
+pub(crate) fn virtual_ip_free(facts: &Facts, address: IpAddr, port: u16) -> Verdict {
+    let place = SocketAddr::new(address, port).to_string();
+    match facts.address_users.get(&place) {
+        None if facts.unknown.contains_key(&place) => {
+            Verdict::unknown(facts, "user of the virtual IP", &[&place])
+        }
+        // A description of a host (`--facts`) does not say what other hosts do.
+        None => Verdict::Met,
+        Some(AddressUser::Nothing | AddressUser::ThisHost | AddressUser::ThisCluster) => {
+            Verdict::Met
+        }
+        Some(AddressUser::Another(why)) => Verdict::not_met(
+            format!(
+                "MASTER_IP: {address} is in use by a host that is no master of this cluster: {why}"
+            ),
+            format!(
+                "find it with `ip neigh show {address}`, and choose an address that no host has, or remove it there"
+            ),
+        ),
+    }
 }
 
 pub(crate) fn cidrs_disjoint(facts: &Facts, named: &[NamedCidr]) -> Verdict {

@@ -35,5 +35,6 @@ pub use fake_host::{Call, FakeHost};
 pub use fault::{Fault, FaultKind, FaultPlan, Trigger};
 pub use kubernetes::state::KubernetesRules;
 pub use world::World;
+pub use world::etcd::EtcdWorld;
 pub use world::program::Program;
 pub use world::snapshot::{WorldSnapshot, difference};

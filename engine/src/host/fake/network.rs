@@ -35,6 +35,10 @@ impl Network for FakeHost {
             let action = || format!("get {}", request.url);
             let (host, port, path) =
                 split(&request.url).ok_or_else(|| HostError::service(action(), "invalid URL"))?;
+            if let Some(failure) = world.tls_failures.get(&format!("{host}:{port}")) {
+                let failure = std::io::Error::other(failure.clone());
+                return Err(HostError::service(action(), failure));
+            }
             let answer = world.answer(&host, port, &path);
             let (status, body) = answer.ok_or_else(|| refused(action()))?;
             let of_endpoint = world.endpoint_certificates.get(&format!("{host}:{port}"));
@@ -59,9 +63,15 @@ impl Network for FakeHost {
                 return Ok(());
             }
             let answer = world.answer(&host, address.port(), "/");
-            answer
-                .map(|_| ())
-                .ok_or_else(|| refused(format!("connect to {address}")))
+            // No other host is there to refuse.
+            let kind = match world.is_self(&host) {
+                true => ErrorKind::ConnectionRefused,
+                false => ErrorKind::HostUnreachable,
+            };
+            answer.map(|_| ()).ok_or_else(|| {
+                let source = std::io::Error::from(kind);
+                HostError::service(format!("connect to {address}"), source)
+            })
         })
         .await
     }

@@ -74,6 +74,8 @@ struct Known {
     signers: BTreeSet<String>,
     /// Whether the pod subnets of all nodes have been fetched, with the claims of them.
     subnets: bool,
+    /// Whether the members of etcd have been fetched, because they were changed here.
+    members: bool,
     /// Objects that were compared below, and those that were applied here.
     objects: BTreeSet<String>,
     /// Why the API server below did not answer.

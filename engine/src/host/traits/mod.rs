@@ -5,6 +5,7 @@
 //! Start with `files`.
 
 pub(in crate::host) mod containers;
+pub(in crate::host) mod etcd;
 pub(in crate::host) mod files;
 pub(in crate::host) mod kernel;
 pub(in crate::host) mod kubernetes;

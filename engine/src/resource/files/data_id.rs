@@ -97,11 +97,16 @@ fn new_id() -> ResourceResult<String> {
     Ok(crate::model::hex(&bytes))
 }
 
+/// Where the record of the data of this name and its copy are.
+pub(in crate::resource) fn records(name: &str) -> [PathBuf; 2] {
+    let name = format!("data-{name}.json");
+    [Path::new(RECORDS).join(&name), Path::new(STATE).join(&name)]
+}
+
 impl DataIdSpec {
     /// Where the record and its copy are.
     fn records(&self) -> [PathBuf; 2] {
-        let name = format!("data-{}.json", self.name);
-        [Path::new(RECORDS).join(&name), Path::new(STATE).join(&name)]
+        records(&self.name)
     }
 
     fn of_other_data(&self, problem: &str) -> ResourceError {

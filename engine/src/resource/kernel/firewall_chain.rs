@@ -1,6 +1,7 @@
 //! A chain of the packet filter that belongs to the role: its rules, and the jump to it from one of the kernel's own chains.
 //!
-//! The jump is the last rule of the kernel's chain, so that rules of an operator and of other programs decide first.
+//! The jump is the last rule of the kernel's chain, so that rules of an operator and of other programs decide first. A chain that has to
+//! decide before them gets its jump at the first place.
 //!
 //! Not here: chains that another program creates (`firewall`).
 
@@ -11,7 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::resource::change::Differences;
-use crate::resource::kernel::packet_filter::{ChainContent, ChainPlace, FilterFamily};
+use crate::resource::kernel::packet_filter::{ChainContent, ChainPlace, FilterFamily, VRRP};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult, Undo};
 
 /// A chain with these rules, to which one of the kernel's chains leads.
@@ -23,6 +24,9 @@ pub struct FirewallChainSpec {
     pub table: String,
     /// The kernel's chain that leads to it, for example `POSTROUTING`.
     pub jump_from: String,
+    /// Whether the jump comes before all rules that decide about packets. Otherwise it is added at the end, and stays where it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first: bool,
     /// The family of all its rules.
     pub family: FilterFamily,
     /// Its rules, in order.
@@ -47,8 +51,34 @@ pub struct FirewallRule {
     /// The link over which the packet goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_interface: Option<String>,
+    /// The protocol of the packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<RuleProtocol>,
     /// What happens to the packet.
     pub action: RuleAction,
+}
+
+/// The protocol of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// VRRP, by which routers and keepalived share an address.
+    Vrrp,
+}
+
+impl RuleProtocol {
+    /// The protocol as `iptables` takes it. VRRP is written as a number, because not every host has a file with its name.
+    fn option(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Vrrp => VRRP,
+        }
+    }
 }
 
 /// What a rule does with a packet.
@@ -61,6 +91,8 @@ pub enum RuleAction {
     Masquerade,
     /// The rules after the jump decide.
     Return,
+    /// It is discarded, and the sender is not told.
+    Drop,
 }
 
 impl RuleAction {
@@ -70,6 +102,7 @@ impl RuleAction {
             Self::Accept => "ACCEPT",
             Self::Masquerade => "MASQUERADE",
             Self::Return => "RETURN",
+            Self::Drop => "DROP",
         }
     }
 }
@@ -93,6 +126,9 @@ impl fmt::Display for FirewallRule {
                 write!(f, "{option} {link} ")?;
             }
         }
+        if let Some(protocol) = self.protocol {
+            write!(f, "-p {} ", protocol.option())?;
+        }
         write!(f, "-j {}", self.action.target())
     }
 }
@@ -110,6 +146,7 @@ impl FirewallChainSpec {
         ChainContent {
             rules: self.rules.iter().map(ToString::to_string).collect(),
             jumps: vec![format!("{} -j {}", self.jump_from, self.name)],
+            first: self.first.then_some(true),
         }
     }
 
@@ -139,7 +176,11 @@ impl Resource for FirewallChainSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
-        Ok(self.place().read(cx.host).await?)
+        let mut found = self.place().read(cx.host).await?;
+        if let Some(found) = found.as_mut().filter(|_| !self.first) {
+            found.first = None;
+        }
+        Ok(found)
     }
 
     fn diff(&self, observed: &Self::Observed, absent: bool) -> Option<Change> {
@@ -156,6 +197,13 @@ impl Resource for FirewallChainSpec {
         let list = |rules: &[String]| rules.join("; ");
         differences.compare("rules", &list(&found.rules), &list(&wanted.rules));
         differences.compare("jumps to it", &list(&found.jumps), &list(&wanted.jumps));
+        if self.first && found.first == Some(false) {
+            differences.note(
+                "place of the jump",
+                "behind a rule that decides",
+                "before all rules that decide",
+            );
+        }
         differences.into_change(action)
     }
 
@@ -185,6 +233,7 @@ mod tests {
             not_destination: None,
             in_interface: None,
             out_interface: None,
+            protocol: None,
             action,
         }
     }
@@ -195,6 +244,7 @@ mod tests {
             name: "PF9-MASQUERADE".to_owned(),
             table: "nat".to_owned(),
             jump_from: "POSTROUTING".to_owned(),
+            first: false,
             family: FilterFamily::Ipv4,
             rules: vec![
                 FirewallRule {
@@ -217,14 +267,106 @@ mod tests {
             destination: "fd00:2::/64".parse().ok(),
             in_interface: Some("cni0".to_owned()),
             out_interface: Some("eth0".to_owned()),
+            protocol: Some(RuleProtocol::Tcp),
             ..rule(RuleAction::Accept)
         };
-        let expected = "-s fd00:1::/64 -d fd00:2::/64 -i cni0 -o eth0 -j ACCEPT";
+        let expected = "-s fd00:1::/64 -d fd00:2::/64 -i cni0 -o eth0 -p tcp -j ACCEPT";
         assert_eq!(every.to_string(), expected);
         assert_eq!(rule(RuleAction::Return).to_string(), "-j RETURN");
         let masquerade = masquerade().rules[1].to_string();
         let expected = "-s 10.20.0.0/16 ! -d 10.20.0.0/16 -j MASQUERADE";
         assert_eq!(masquerade, expected);
+    }
+
+    /// The kernel's program shows a protocol by its name if the host knows it.
+    #[tokio::test]
+    async fn a_rule_about_vrrp_reads_back_by_name_and_by_number() {
+        let vrrp = |action| FirewallRule {
+            protocol: Some(RuleProtocol::Vrrp),
+            ..rule(action)
+        };
+        let peer = FirewallRule {
+            source: "172.30.0.12/32".parse().ok(),
+            ..vrrp(RuleAction::Accept)
+        };
+        assert_eq!(peer.to_string(), "-s 172.30.0.12/32 -p 112 -j ACCEPT");
+        let spec = FirewallChainSpec {
+            name: "PF9-VRRP".to_owned(),
+            table: "filter".to_owned(),
+            jump_from: "INPUT".to_owned(),
+            first: true,
+            family: FilterFamily::Ipv4,
+            rules: vec![peer, vrrp(RuleAction::Drop)],
+        };
+        for (name, is_as_planned) in [("112", true), ("vrrp", true), ("tcp", false)] {
+            let host = FakeHost::new();
+            host.with_world_mut(|world| {
+                world.firewall_rule("iptables", "filter", "INPUT", "-j PF9-VRRP");
+                for rule in [
+                    format!("-s 172.30.0.12/32 -p {name} -j ACCEPT"),
+                    format!("-p {name} -j DROP"),
+                ] {
+                    world.firewall_rule("iptables", "filter", "PF9-VRRP", &rule);
+                }
+            });
+            let observed = spec.observe(&context(&host)).await.expect("it is known");
+            assert_eq!(
+                spec.diff(&observed, false).is_none(),
+                is_as_planned,
+                "{name}"
+            );
+        }
+    }
+
+    /// The rules of INPUT on a host.
+    fn of_input(host: &FakeHost) -> Vec<String> {
+        let saved = host.with_world(|world| world.saved_firewall("iptables"));
+        let rules = saved
+            .lines()
+            .filter_map(|line| line.strip_prefix("-A INPUT "));
+        rules.map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn a_first_jump_precedes_all_rules_that_decide() {
+        let jump = "-j PF9-VRRP";
+        let spec = FirewallChainSpec {
+            name: "PF9-VRRP".to_owned(),
+            table: "filter".to_owned(),
+            jump_from: "INPUT".to_owned(),
+            first: true,
+            family: FilterFamily::Ipv4,
+            rules: vec![rule(RuleAction::Drop)],
+        };
+        // The rules before and afterwards.
+        let cases: [(&[&str], &[&str]); 6] = [
+            (&[], &[jump]),
+            (&["-j REJECT"], &[jump, "-j REJECT"]),
+            (&["-i lo -j ACCEPT", jump], &[jump, "-i lo -j ACCEPT"]),
+            (&["-g THEIRS", jump], &[jump, "-g THEIRS"]),
+            (&[jump, "-j DROP"], &[jump, "-j DROP"]),
+            // Other programs put their jumps first when they start.
+            (
+                &["-j KUBE-FIREWALL", jump, "-j DROP"],
+                &["-j KUBE-FIREWALL", jump, "-j DROP"],
+            ),
+        ];
+        for (before, after) in cases {
+            let host = FakeHost::new();
+            let lines = before.iter().map(|rule| format!("-A INPUT {rule}\n"));
+            let lines: String = lines.collect();
+            let input = format!("*filter\n:PF9-VRRP - [0:0]\n-A PF9-VRRP -j DROP\n{lines}COMMIT\n");
+            host.with_world_mut(|world| world.firewall_input("iptables", &input));
+            assert_eq!(of_input(&host), before);
+            let (cx, mut receipt) = (context(&host), Receipt::default());
+            let made = apply_in(&cx, &spec, &mut receipt).await.expect("it works");
+            assert_eq!(made.is_none(), before == after, "{before:?}");
+            assert_eq!(of_input(&host), after, "{before:?}");
+            let again = apply_in(&cx, &spec, &mut receipt).await.expect("it works");
+            assert_eq!(again, None, "{before:?}");
+            assert!(receipt.revert(&host).await.is_empty(), "{before:?}");
+            assert_eq!(of_input(&host), before);
+        }
     }
 
     #[tokio::test]

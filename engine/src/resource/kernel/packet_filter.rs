@@ -5,6 +5,8 @@
 //!
 //! Not here: what a script says about chains (`firewall`, `firewall_chain`), and how an undo restores one (`undo`). Start with [`rules`].
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::host::{CommandSpec, Host, HostResult};
@@ -13,6 +15,26 @@ use crate::host::{CommandSpec, Host, HostResult};
 pub(super) const FAMILIES: [(&str, &str); 2] = [
     ("iptables-save", "iptables-restore"),
     ("ip6tables-save", "ip6tables-restore"),
+];
+
+/// The number of the protocol VRRP.
+pub(super) const VRRP: &str = "112";
+
+/// The kernel's chains. Only jumps from these have a place: chains of other programs may have thousands of rules.
+const KERNEL_CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+/// The targets that decide about a packet.
+const DECIDING: [&str; 10] = [
+    "ACCEPT",
+    "DNAT",
+    "DROP",
+    "MASQUERADE",
+    "NFQUEUE",
+    "QUEUE",
+    "REDIRECT",
+    "REJECT",
+    "RETURN",
+    "SNAT",
 ];
 
 /// A family of the packet filter.
@@ -75,6 +97,18 @@ pub struct ChainContent {
     pub rules: Vec<String>,
     /// Rules that lead to it, without `-A`: for example `FORWARD -j PF9-FORWARD`.
     pub jumps: Vec<String>,
+    /// Whether all jumps come before the rules of the kernel's chains that decide about packets, for example `-j DROP`. Of a chain as it
+    /// has to be: `None` leaves jumps where they are, and adds new ones at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<bool>,
+}
+
+impl ChainContent {
+    /// Whether the chain is what it has to be.
+    fn is(&self, wanted: &Self) -> bool {
+        let is_in_place = wanted.first.is_none() || self.first == wanted.first;
+        self.rules == wanted.rules && self.jumps == wanted.jumps && is_in_place
+    }
 }
 
 /// Where a chain is.
@@ -125,6 +159,7 @@ impl ChainPlace<'_> {
             .take_while(|line| *line != "COMMIT");
         let mut there = false;
         let mut content = ChainContent::default();
+        let mut chains_that_decided = BTreeSet::new();
         for line in lines {
             there |= chain(line) == Some(self.name);
             let Some(rule) = line.strip_prefix("-A ") else {
@@ -132,9 +167,13 @@ impl ChainPlace<'_> {
             };
             let (of, its) = rule.split_once(' ').unwrap_or((rule, ""));
             if of == self.name {
-                content.rules.push(its.to_owned());
+                content.rules.push(with_number(its));
             } else if after(rule, &["-j", "-g"]).any(|target| target == self.name) {
                 content.jumps.push(rule.to_owned());
+                let is_first = !chains_that_decided.contains(of);
+                content.first = Some(is_first && content.first != Some(false));
+            } else if KERNEL_CHAINS.contains(&of) && decides(its) {
+                chains_that_decided.insert(of);
             }
         }
         there.then_some(content)
@@ -142,7 +181,12 @@ impl ChainPlace<'_> {
 
     /// Input for the restore program; `None` if nothing differs. The line that declares a chain creates it, or empties it.
     fn input(self, now: Option<&ChainContent>, wanted: Option<&ChainContent>) -> Option<String> {
-        if now == wanted {
+        let is_so = match (now, wanted) {
+            (None, None) => true,
+            (Some(now), Some(wanted)) => now.is(wanted),
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if is_so {
             return None;
         }
         let name = self.name;
@@ -151,21 +195,54 @@ impl ChainPlace<'_> {
             lines.push(format!(":{name} - [0:0]"));
             lines.extend(wanted.rules.iter().map(|rule| format!("-A {name} {rule}")));
         }
-        // A jump that stays keeps its place among the rules of its chain. A duplicate goes.
-        let mut missing = wanted.map_or_else(Vec::new, |wanted| wanted.jumps.clone());
-        for jump in now.iter().flat_map(|now| &now.jumps) {
-            match missing.iter().position(|one| one == jump) {
-                Some(at) => drop(missing.remove(at)),
-                None => lines.push(format!("-D {jump}")),
-            }
-        }
-        lines.extend(missing.iter().map(|jump| format!("-A {jump}")));
+        lines.extend(jump_changes(now, wanted));
         if wanted.is_none() {
             lines.extend([format!("-F {name}"), format!("-X {name}")]);
         }
         lines.push("COMMIT\n".to_owned());
         Some(lines.join("\n"))
     }
+}
+
+/// Input lines that make the jumps to a chain what they have to be.
+fn jump_changes(now: Option<&ChainContent>, wanted: Option<&ChainContent>) -> Vec<String> {
+    let there = now.map_or(&[][..], |now| &now.jumps);
+    let mut missing = wanted.map_or_else(Vec::new, |wanted| wanted.jumps.clone());
+    let place = wanted.and_then(|wanted| wanted.first);
+    let is_in_place = there == missing && now.and_then(|now| now.first) == place;
+    let stays = place.is_none() || is_in_place;
+    let mut lines = Vec::new();
+    // A jump that stays keeps its place among the rules of its chain. A duplicate goes.
+    for jump in there {
+        let same = missing.iter().position(|one| one == jump);
+        match same.filter(|_| stays) {
+            Some(at) => drop(missing.remove(at)),
+            None => lines.push(format!("-D {jump}")),
+        }
+    }
+    if place == Some(true) {
+        // Each one is inserted before the others, so the first one comes last.
+        let parts = missing.iter().rev().filter_map(|jump| jump.split_once(' '));
+        lines.extend(parts.map(|(chain, rule)| format!("-I {chain} 1 {rule}")));
+    } else {
+        lines.extend(missing.iter().map(|jump| format!("-A {jump}")));
+    }
+    lines
+}
+
+/// Whether a rule may decide about a packet, so that the rules after it do not see the packet. A jump to another chain does not count:
+/// docker and kube-proxy put theirs first when they start.
+fn decides(rule: &str) -> bool {
+    let ends = |target: &str| DECIDING.contains(&target);
+    after(rule, &["-g"]).next().is_some() || after(rule, &["-j"]).any(ends)
+}
+
+/// The rule with the number of its protocol, if the program shows the name that the host's `/etc/protocols` has for it. The protocol
+/// precedes all matches, so a text after `-m` is never changed.
+fn with_number(rule: &str) -> String {
+    let end = rule.find("-m ").unwrap_or(rule.len());
+    let (conditions, rest) = rule.split_at(end);
+    conditions.replacen("-p vrrp ", &format!("-p {VRRP} "), 1) + rest
 }
 
 /// Input for a restore program that removes chains and all rules that refer to them.
@@ -309,6 +386,15 @@ COMMIT
         ChainContent {
             rules: owned(rules),
             jumps: owned(jumps),
+            first: None,
+        }
+    }
+
+    /// The same with the place of its jumps: before the rules that decide, or not.
+    fn placed(first: bool, content: ChainContent) -> ChainContent {
+        ChainContent {
+            first: Some(first),
+            ..content
         }
     }
 
@@ -317,12 +403,99 @@ COMMIT
         let jump = "POSTROUTING -j PF9-A";
         let rules = ["-d 10.20.0.0/16 -j RETURN", "-j MASQUERADE"];
         let found = place("nat", "PF9-A").content(SAVED);
-        assert_eq!(found, Some(content(&rules, &[jump, jump])));
+        assert_eq!(found, Some(placed(true, content(&rules, &[jump, jump]))));
         let found = place("filter", "PF9-A").content(SAVED);
         let jumps = ["FORWARD -j PF9-A", "FORWARD -i eth0 -j PF9-A"];
-        assert_eq!(found, Some(content(&[], &jumps)));
+        assert_eq!(found, Some(placed(true, content(&[], &jumps))));
         assert_eq!(place("filter", "PF9-AB").content(SAVED), None);
         assert_eq!(place("raw", "PF9-A").content(SAVED), None);
+    }
+
+    #[test]
+    fn a_jump_is_first_if_no_rule_before_it_decides() {
+        for (before, first) in [
+            ("", true),
+            ("-A INPUT -j KUBE-FIREWALL\n", true),
+            ("-A INPUT -p tcp -j LOG\n", true),
+            (
+                "-A INPUT -m comment --comment \"-j DROP\" -j THEIRS\n",
+                true,
+            ),
+            ("-A FORWARD -j DROP\n-A THEIRS -j DROP\n", true),
+            ("-A INPUT -i lo -j ACCEPT\n", false),
+            (
+                "-A INPUT -j REJECT --reject-with icmp-port-unreachable\n",
+                false,
+            ),
+            ("-A INPUT -g THEIRS\n", false),
+            ("-A INPUT -j PF9-A\n-A INPUT -j DROP\n", false),
+        ] {
+            let saved = format!("*filter\n:PF9-A - [0:0]\n{before}-A INPUT -j PF9-A\nCOMMIT\n");
+            let found = place("filter", "PF9-A").content(&saved);
+            let found = found.expect("a chain").first;
+            assert_eq!(found, Some(first), "{before}");
+        }
+    }
+
+    #[test]
+    fn a_jump_that_has_to_be_first_is_moved_and_stays_there() {
+        let place = place("filter", "PF9-A");
+        let jump = "INPUT -j PF9-A";
+        let [delete, insert] = ["-D INPUT -j PF9-A", "-I INPUT 1 -j PF9-A"];
+        let is_behind = placed(false, content(&[], &[jump]));
+        let is_first = placed(true, content(&[], &[jump]));
+        let cases: [(_, _, Option<&[&str]>); 7] = [
+            (None, &is_first, Some(&[insert])),
+            (Some(content(&[], &[])), &is_first, Some(&[insert])),
+            (Some(is_first.clone()), &is_first, None),
+            (Some(is_behind.clone()), &is_first, Some(&[delete, insert])),
+            // It is not known which of two is the first.
+            (
+                Some(placed(false, content(&[], &[jump, jump]))),
+                &is_first,
+                Some(&[delete, delete, insert]),
+            ),
+            // The rules are written again, and the jump stays where it is.
+            (
+                Some(placed(true, content(&["-j DROP"], &[jump]))),
+                &is_first,
+                Some(&[]),
+            ),
+            // An undo.
+            (
+                Some(is_first.clone()),
+                &is_behind,
+                Some(&[delete, "-A INPUT -j PF9-A"]),
+            ),
+        ];
+        for (now, wanted, expected) in cases {
+            let input = place.input(now.as_ref(), Some(wanted));
+            let expected = expected.map(|lines| {
+                let head = &["*filter", ":PF9-A - [0:0]"][..];
+                let whole = [head, lines, &["COMMIT"]].concat();
+                whole.join("\n") + "\n"
+            });
+            assert_eq!(input, expected, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn a_protocol_is_compared_by_its_number() {
+        for (shown, compared) in [
+            ("-p vrrp -j DROP", "-p 112 -j DROP"),
+            (
+                "-s 10.0.0.1/32 -p vrrp -j ACCEPT",
+                "-s 10.0.0.1/32 -p 112 -j ACCEPT",
+            ),
+            ("-p 112 -j DROP", "-p 112 -j DROP"),
+            ("-p tcp -j DROP", "-p tcp -j DROP"),
+            (
+                "-m comment --comment \"-p vrrp \" -j DROP",
+                "-m comment --comment \"-p vrrp \" -j DROP",
+            ),
+        ] {
+            assert_eq!(with_number(shown), compared);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! identifiers, random serial numbers below 20 octets. Left out on purpose: revocation lists.
 //!
 //! A worker has the cluster's authority without its key. `join` records it from the worker's join file, and `signing` asks the masters
-//! through the API to sign the worker's certificates.
+//! through the API to sign the worker's certificates. A further master takes all authorities and keys from its join file (`join::master`).
 //!
 //! Not here: when certificates are renewed and authorities replaced (`exec::kubernetes`). Start with `authority`, then `certificate`.
 
@@ -46,6 +46,8 @@ pub use certificate::issue::Issued;
 pub use certificate::scan::{Scan, certificate_in, certificates_in, first_certificate};
 pub use certificate::spec::{CertificateSpec, SignedBy, Usage};
 pub use error::PkiError;
+pub use join::master::export::export_keys;
+pub use join::master::spec::JoinMasterSpec;
 pub use join::spec::JoinFileSpec;
 pub use keys::PrivateKey;
 pub use keys::encryption::{

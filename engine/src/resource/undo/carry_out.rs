@@ -7,7 +7,8 @@ use sha2::Digest as _;
 
 use super::data::{EntryType, SavedContent, Undo};
 use crate::host::{Attributes, ContainerState, Entry, EntryKind, Host};
-use crate::model::is_in_kernel_file_system;
+use crate::kubernetes::masters::address_in;
+use crate::model::{chain, is_in_kernel_file_system};
 use crate::resource::directory_contents;
 use crate::resource::docker::container_runtime;
 use crate::resource::kernel::packet_filter::ChainPlace;
@@ -197,6 +198,9 @@ impl Undo {
                     host.remove_node_route(route.subnet).await?;
                 }
             }
+            Self::RemoveEtcdLearner { endpoints, peer } => {
+                remove_learner(host, endpoints, peer).await?;
+            }
             Self::RestoreChain {
                 family,
                 table,
@@ -241,6 +245,33 @@ impl SavedContent {
         }
         Ok(bytes)
     }
+}
+
+/// Removes this host's learner from etcd. A member with a vote stays: to remove it is a decision about the quorum. A learner that stays,
+/// because no other member answers, has no vote either; it is replaced when this host joins again.
+async fn remove_learner(host: &dyn Host, endpoints: &[String], peer: &str) -> ResourceResult<()> {
+    let members = match host.member_list(endpoints).await {
+        Ok(members) => members,
+        Err(error) => {
+            tracing::warn!("{}", still_listed(peer, &chain(&error).join(": ")));
+            return Ok(());
+        }
+    };
+    let ours = members
+        .iter()
+        .find(|one| one.peer_urls.iter().any(|url| url == peer));
+    match ours {
+        Some(member) if member.learner => Ok(host.member_remove(endpoints, member.id).await?),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What an operator has to do if a learner may have stayed. It may have no name yet, so the command has its address.
+fn still_listed(peer: &str, why: &str) -> String {
+    let member = address_in(peer).map_or_else(|| "ID".to_owned(), |its| its.to_string());
+    format!(
+        "{peer} may still be listed as a member of etcd: {why}; `nodelet cluster remove {member}` on another master removes it"
+    )
 }
 
 /// Whether a file still has its previous content and attributes, because it was never replaced.
@@ -343,6 +374,15 @@ mod tests {
             undo.carry_out(&host).await.expect("nothing is to be done");
             assert_eq!(host.mutations(), 0, "{path}");
         }
+    }
+
+    #[test]
+    fn a_learner_that_may_have_stayed_is_removed_by_its_address() {
+        let said = still_listed("https://[fd00::13]:2380", "no member answers");
+        assert!(
+            said.contains("no member answers; `nodelet cluster remove fd00::13`"),
+            "{said}"
+        );
     }
 
     /// For example on a read-only file system, where the change itself failed.

@@ -187,6 +187,13 @@ pub enum Undo {
     },
     /// Routes to the pods of other nodes were made or changed: all of them are removed.
     RemoveNodeRoutes,
+    /// This host was added to etcd as a learner: it is removed, unless it has a vote by now.
+    RemoveEtcdLearner {
+        /// URLs of the other members for clients.
+        endpoints: Vec<String>,
+        /// URL of the learner for other members.
+        peer: String,
+    },
     /// A chain of the packet filter was made or changed.
     RestoreChain {
         /// Its family.
@@ -301,6 +308,7 @@ impl Undo {
             | Self::SetSysctl { .. }
             | Self::UnloadModule { .. }
             | Self::RemoveNodeRoutes
+            | Self::RemoveEtcdLearner { .. }
             | Self::RestoreChain { .. } => {}
         }
         its
@@ -340,6 +348,7 @@ impl Undo {
             }
             Self::PatchNode { node, .. } => format!("node {node}"),
             Self::RemoveNodeRoutes => "routes to other nodes".to_owned(),
+            Self::RemoveEtcdLearner { peer, .. } => format!("etcd learner {peer}"),
             Self::RestoreChain {
                 family,
                 table,

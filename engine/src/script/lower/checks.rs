@@ -137,7 +137,11 @@ fn users(detail: CheckDetail) -> &'static [Observation] {
     match detail {
         CheckDetail::Expect => &[Observation::Https, Observation::Run],
         CheckDetail::ClientCertificate | CheckDetail::ServerCertificate => &[Observation::Https],
-        CheckDetail::Ca => &[Observation::Https, Observation::VirtualIp],
+        CheckDetail::Ca => &[
+            Observation::Https,
+            Observation::VirtualIp,
+            Observation::VirtualIpAnswers,
+        ],
         CheckDetail::Peers => &[Observation::VirtualIp],
     }
 }
@@ -212,6 +216,23 @@ fn is_loopback(host: &str) -> bool {
         .and_then(|rest| rest.strip_suffix(']'));
     let address = address.unwrap_or(host).parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// The roots of a check of a virtual IP, or a finding; `name` is the modifier of its observation.
+fn ca_of_virtual_ip(
+    name: &str,
+    options: &Options<'_>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<PathBuf> {
+    let ca = options.text("ca");
+    if ca.is_none() {
+        let message =
+            format!("`.{name}` verifies the certificate of the API server, so it needs `.ca`");
+        findings.push(Diagnostic::new("P0358", options.span(name), message).help(
+            "add .ca(PATH) with the path of the root certificate, for example .ca(\"/etc/pf9/kube.d/certs/ca.crt\")",
+        ));
+    }
+    ca.map(PathBuf::from)
 }
 
 /// The observation; `name` is its modifier.
@@ -344,23 +365,23 @@ fn probe(
             else {
                 return None;
             };
-            let Some(ca) = options.text("ca") else {
-                findings.push(
-                    Diagnostic::new(
-                        "P0358",
-                        options.span(name),
-                        "`.virtual_ip` verifies the certificate of the API server, so it needs `.ca`",
-                    )
-                    .help("add .ca(PATH) with the path of the root certificate, for example .ca(\"/etc/pf9/kube.d/certs/ca.crt\")"),
-                );
-                return None;
-            };
             Probe::VirtualIp {
                 address: address.parse().ok()?,
                 link: link.clone(),
                 port: u16::try_from(*port).ok()?,
-                ca: ca.into(),
+                ca: ca_of_virtual_ip(name, options, findings)?,
                 shared: !matches!(options.value("peers"), Some(Value::List(peers)) if peers.is_empty()),
+            }
+        }
+        Observation::VirtualIpAnswers => {
+            let values = options.values(name);
+            let [Value::Text(address), Value::Integer(port)] = values.as_slice() else {
+                return None;
+            };
+            Probe::VirtualIpAnswers {
+                address: address.parse().ok()?,
+                port: u16::try_from(*port).ok()?,
+                ca: ca_of_virtual_ip(name, options, findings)?,
             }
         }
         Observation::CertificatesValid => Probe::CertificatesValid {

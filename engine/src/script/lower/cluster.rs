@@ -10,7 +10,8 @@ use crate::host::Taint;
 use crate::kubernetes::SubnetPool;
 use crate::model::{Diagnostic, Value, closest};
 use crate::resource::{
-    DrainSpec, ManifestSpec, NodeRoutesSpec, NodeSpec, PodContainerSpec, PodsSpec, Spec,
+    DrainSpec, EtcdMemberSpec, EtcdPromotedSpec, InitialState, ManifestSpec, NodeRoutesSpec,
+    NodeSpec, PodContainerSpec, PodsSpec, Spec,
 };
 use crate::script::lower::context::LoweringContext;
 use crate::script::lower::options::Options;
@@ -48,6 +49,15 @@ pub(super) fn lower(
             }))
         }
         ClusterWord::NodeRoutes => node_routes(call, options, findings),
+        ClusterWord::EtcdMember => etcd_member(call, options, findings),
+        ClusterWord::EtcdPromoted => {
+            let [data, peer] = needed(call, options, ["data", "peer"], findings)?;
+            Some(Spec::EtcdPromoted(EtcdPromotedSpec {
+                name: options.text_argument(0)?,
+                data: data.into(),
+                peer,
+            }))
+        }
         ClusterWord::PodContainer => Some(Spec::PodContainer(PodContainerSpec {
             pod: options.text_argument(0)?,
             container: options.text_argument(1)?,
@@ -123,6 +133,55 @@ fn node_routes(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic
         network: network.trunc(),
         kubeconfig: kubeconfig(options),
     }))
+}
+
+fn etcd_member(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Spec> {
+    let names = ["data", "peer", "settings", "initial_state", "token"];
+    let [data, peer, settings, initial_state, token] = needed(call, options, names, findings)?;
+    let Some(initial_state) = InitialState::of(&initial_state) else {
+        let message = format!(
+            "`{}` is no state of a cluster",
+            initial_state.escape_debug()
+        );
+        findings.push(
+            Diagnostic::new("P0387", options.span("initial_state"), message)
+                .help("it is \"new\" or \"existing\""),
+        );
+        return None;
+    };
+    Some(Spec::EtcdMember(EtcdMemberSpec {
+        name: options.text_argument(0)?,
+        data: data.into(),
+        peer,
+        settings: settings.into(),
+        initial_state,
+        token,
+        api: options.text("api"),
+        data_id: options.text("data_id"),
+    }))
+}
+
+/// The texts of modifiers that the word needs. Each that is missing is a finding.
+fn needed<const N: usize>(
+    call: &Call,
+    options: &Options<'_>,
+    names: [&str; N],
+    findings: &mut Vec<Diagnostic>,
+) -> Option<[String; N]> {
+    let texts = names.map(|name| (name, options.text(name)));
+    let missing: Vec<String> = texts
+        .iter()
+        .filter(|(name, text)| text.is_none() && !options.has(name))
+        .map(|(name, _)| format!(".{name}(…)"))
+        .collect();
+    if !missing.is_empty() {
+        let message = format!("`{}` needs {}", call.word.name, missing.join(", "));
+        findings.push(
+            Diagnostic::new("P0386", call.span.clone(), message).help("add them after the word"),
+        );
+    }
+    let texts: Vec<String> = texts.into_iter().filter_map(|(_, text)| text).collect();
+    texts.try_into().ok()
 }
 
 /// `.pod_subnet_of(network, prefix)`.

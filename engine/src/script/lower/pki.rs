@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::model::{Diagnostic, closest};
 use crate::resource::pki::{PkiError, SignedBy, Usage};
 use crate::resource::{
-    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, JoinFileSpec, KubeconfigSpec,
-    ServiceAccountKeySpec, Spec,
+    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, JoinFileSpec, JoinMasterSpec,
+    KubeconfigSpec, ServiceAccountKeySpec, Spec,
 };
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
@@ -68,10 +68,21 @@ pub(super) fn lower(
             Some(Spec::Authority(spec))
         }
         PkiWord::JoinFile => {
-            let spec = JoinFileSpec {
-                path: options.text_argument(0)?.into(),
-                node: required("node")?,
-            };
+            let (path, node) = (options.text_argument(0)?.into(), required("node")?);
+            if options.has("master") {
+                // The types of the modifier are checked before.
+                let [address, api] = options.all_texts("master")?;
+                let address = address.parse().ok()?;
+                let spec = JoinMasterSpec {
+                    path,
+                    node,
+                    address,
+                    api,
+                };
+                valid(call, options, spec.validate(), findings)?;
+                return Some(Spec::JoinMaster(spec));
+            }
+            let spec = JoinFileSpec { path, node };
             valid(call, options, spec.validate(), findings)?;
             Some(Spec::JoinFile(spec))
         }

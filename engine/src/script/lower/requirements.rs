@@ -165,6 +165,16 @@ fn requirement(
                 interface,
             }
         }
+        Precondition::VirtualIpFree => {
+            let values = options.values(name);
+            let [Value::Text(address), Value::Integer(port)] = values.as_slice() else {
+                return None;
+            };
+            Requirement::VirtualIpFree {
+                address: address.parse().ok()?,
+                port: u16::try_from(*port).ok()?,
+            }
+        }
         Precondition::Architecture => Requirement::Architecture(options.texts(name)?),
         Precondition::SupportedSystem => Requirement::SupportedSystem(
             pairs()

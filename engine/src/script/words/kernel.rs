@@ -49,7 +49,9 @@ words! {
         example: r#"firewall_chain("PF9-EXAMPLE", "filter", "FORWARD").rule(#{ source: "10.20.0.0/16", action: "accept" });"#;
         rollback: "The chain and the jump to it are removed; a chain of that name from before is restored.";
         #repeatable rule(fields: Map) =>
-            "A rule: its `action` (`accept`, `masquerade` or `return`), and conditions that must all hold. `source`, `destination` and `not_destination` are networks; `in_interface` and `out_interface` are names of links.";
+            "A rule: its `action` (`accept`, `drop`, `masquerade` or `return`), and conditions that must all hold. `source`, `destination` and `not_destination` are networks; `in_interface` and `out_interface` are names of links; `protocol` is `tcp`, `udp` or `vrrp`.";
+        first() =>
+            "The jump comes before all rules of the kernel's chain that decide about packets, and is moved there again: before rules such as `-j ACCEPT` and `-j DROP`, but not before jumps to other chains, which docker and kube-proxy put first. Without this modifier, the rules of others decide first.";
     }
 
     RESTORE_SYSCTL = Resource(System::RestoreSysctl) restore_sysctl(key: Text) {

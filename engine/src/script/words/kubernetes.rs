@@ -46,6 +46,30 @@ words! {
         KUBECONFIG;
     }
 
+    ETCD_MEMBER = Resource(Cluster::EtcdMember) etcd_member(name: Text) {
+        doc: "This host as a member of etcd, before etcd runs. With data, it is as planned; if a list of members that has quorum does not name it, the step fails and changes nothing. Without data, it begins a cluster or joins the one of the other masters, as a learner and one host at a time; then it writes the settings with which etcd starts. They are never compared again.";
+        example: r#"etcd_member(host.name).data("/var/lib/etcd").peer("https://192.0.2.1:2380").settings("/etc/etcd/member.env").initial_state("existing").token(cluster.id);"#;
+        rollback: "The host is removed from the cluster, unless it has a vote by now. The settings are removed, or as they were.";
+        data(directory: Path) => "etcd's data directory.";
+        peer(url: Text) => "URL of the member for other members.";
+        settings(path: Path) => "The file with the settings of a new member.";
+        initial_state(state: Text) =>
+            "How it begins without data: `new` begins a cluster, `existing` joins one.";
+        token(token: Text) => "Tells clusters apart while their members join.";
+        api(url: Text) =>
+            "URL of the cluster's API server: while one answers there, no cluster is begun.";
+        data_id(name: Text) =>
+            "Name of the data's id (`data_id`). A host that joins without data gets another id.";
+    }
+
+    ETCD_PROMOTED = Resource(Cluster::EtcdPromoted) etcd_promoted(name: Text) {
+        doc: "The vote of this host's member of etcd. A learner gets it once it is in sync and all voters work; until then each try fails and says what it waits for. A host that knows no other master has its vote from the beginning.";
+        example: r#"etcd_promoted(host.name).data("/var/lib/etcd").peer("https://192.0.2.1:2380");"#;
+        rollback: "Nothing: `nodelet cluster remove` takes a vote away.";
+        data(directory: Path) => "etcd's data directory.";
+        peer(url: Text) => "URL of the member for other members.";
+    }
+
     POD_CONTAINER = Resource(Cluster::PodContainer) pod_container(pod: Text, container: Text) {
         doc: "A container of a static pod that kubelet runs. If it started before the files that it reads were written, it is ended, and kubelet starts a new one.";
         example: r#"pod_container("k8s-master", "kube-apiserver").reads(["/etc/pf9/kube.d/certs/apiserver/etcd/ca.crt"]);"#;

@@ -57,6 +57,8 @@ pub static WORDS: &[Word] = &[
     docker::IMAGE_DIRECTORY,
     kernel::FIREWALL_CHAIN,
     kubernetes::NODE_ROUTES,
+    kubernetes::ETCD_MEMBER,
+    kubernetes::ETCD_PROMOTED,
 ];
 
 #[cfg(test)]

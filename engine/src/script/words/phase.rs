@@ -61,6 +61,8 @@ words! {
             "An address is on some link of this host.";
         virtual_ip(address: Address, link: Text, port: Between(1, 65_535)) = Observation::VirtualIp =>
             "If this host holds the address, the API answers over it. If not, another master may hold it, or this host's own API server does not answer either. Add `.ca` and `.peers`.";
+        virtual_ip_answers(address: Address, port: Between(1, 65_535)) = Observation::VirtualIpAnswers =>
+            "If another host holds the address, the API answers over it. It holds, too, if this host holds the address, or if its own API server does not answer. Add `.ca`.";
         peers(peers: AnyList) = CheckDetail::Peers =>
             "The other masters, which may hold the address.";
         certificates_valid(directory: Path) = Observation::CertificatesValid =>
@@ -111,6 +113,8 @@ words! {
         interface(name: Text) = Precondition::Interface => "A network interface is there and up.";
         virtual_ip(address: Address, interface: Text) = Precondition::VirtualIp =>
             "An address can be the masters' virtual IP: it is in a network of the interface, and is not this host's own.";
+        virtual_ip_free(address: Address, port: Between(1, 65_535)) = Precondition::VirtualIpFree =>
+            "No host outside of this cluster uses the masters' virtual IP. A host that answers at the port of the API server belongs to the cluster if its certificate is of the cluster's authority on this host. Facts in a file (`--facts`) do not say who uses it: then the requirement is met.";
         architecture(names: Texts) = Precondition::Architecture =>
             "The processor's architecture is one of these, as `uname -m` prints it.";
         supported_system(systems: Map) = Precondition::SupportedSystem =>

@@ -34,10 +34,11 @@ words! {
     }
 
     JOIN_FILE = Resource(Pki::JoinFile) join_file(path: Path) {
-        doc: "What a worker takes from its join file (`nodelet pki issue`): the certificate of authority `cluster`, which is recorded, and the kubeconfig `bootstrap` with the token for its first certificates. A host with a valid certificate of its node needs the file no more.";
+        doc: "What a worker takes from its join file (`nodelet pki issue`): the certificate of authority `cluster`, which is recorded, and the kubeconfig `bootstrap` with the token for its first certificates. A host with a valid certificate of its node needs the file no more. With `.master`, what a further master takes from its file (`nodelet pki export`): the records of authorities, service-account key and encryption keys, with their copies, and the list of masters. A host with the key of authority `cluster` needs the file no more. Keys that are there are never replaced.";
         example: r#"join_file("/etc/pf9/nodelet/join.age").node(host.name);"#;
         rollback: "Removed, or written back as it was.";
         node(name: Text) => "Name of this host's node.";
+        master(address: Address, api: Text) => "The host joins as a master, has this address, and reaches the cluster at this URL.";
     }
 
     KUBECONFIG = Resource(Pki::Kubeconfig) kubeconfig(name: Text) {

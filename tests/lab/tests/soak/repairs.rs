@@ -93,7 +93,7 @@ const RESTARTS: &[(&str, &str)] = &[
     ),
     (
         "nodeletd-killed",
-        "etcd api-ready node-role kubernetes-ready drain",
+        "etcd etcd-vote api-ready node-role kubernetes-ready drain",
     ),
     (
         "clock-ahead",

@@ -41,7 +41,8 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     let access = ClusterAccess::with(&kubeconfig_path("local-admin"));
     let nodes = host.nodes(&access).await?;
     let reserved = reserved_for_api_servers(&host).await?;
-    may_join(&args.node, args.replace, &nodes, &reserved)?;
+    is_free(&args.node, &reserved)?;
+    may_join(&args.node, args.replace, &nodes)?;
     let now = SystemTime::now();
     let record = admission(&host, &access, &args.node).await?;
     may_return(&args.node, args.replace, record.as_ref(), now)?;
@@ -108,7 +109,7 @@ fn report(args: &PkiIssueArgs, file: &JoinFile, sealed: &str, expires: SystemTim
 }
 
 /// The URL at which other hosts reach the API server, as the plan of this master has it.
-fn api_of(plan: &Plan) -> Result<String> {
+pub(super) fn api_of(plan: &Plan) -> Result<String> {
     let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
     let mut servers = steps.filter_map(|step| match &step.spec {
         Spec::Kubeconfig(kubeconfig) if kubeconfig.name == ADMIN => Some(&kubeconfig.server),
@@ -123,13 +124,8 @@ fn api_of(plan: &Plan) -> Result<String> {
     })
 }
 
-/// Refuses names of nodes and servers that a new host would take over.
-fn may_join(
-    node: &str,
-    replace: bool,
-    nodes: &BTreeMap<String, ClusterNode>,
-    reserved: &Reserved,
-) -> Result<()> {
+/// Refuses names of servers that a new host would take over.
+pub(super) fn is_free(node: &str, reserved: &Reserved) -> Result<()> {
     if reserved.names.contains(node) {
         bail!("admit `{node}`: it is a name of the API server");
     }
@@ -139,6 +135,11 @@ fn may_join(
     {
         bail!("admit `{node}`: it is an address of the API server");
     }
+    Ok(())
+}
+
+/// Refuses names of nodes that a new worker would take over.
+fn may_join(node: &str, replace: bool, nodes: &BTreeMap<String, ClusterNode>) -> Result<()> {
     let Some(present) = nodes.get(node) else {
         return Ok(());
     };
@@ -239,7 +240,7 @@ mod tests {
             addresses: ["10.0.0.1".parse().expect("an address")].into(),
         };
         let refused = |name: &str, replace: bool| {
-            let result = may_join(name, replace, &nodes, &reserved);
+            let result = is_free(name, &reserved).and_then(|()| may_join(name, replace, &nodes));
             result.err().map(|error| error.to_string())
         };
         assert_eq!(refused("w-3", false), None);

@@ -1,9 +1,10 @@
 //! `nodelet pki`: how a host joins a cluster, and how nodes get their certificates.
 //!
-//! `key` is for the host that joins, `issue` and `sign` for a master.
+//! `key` is for the host that joins; `issue` (for a worker), `export` (for another master) and `sign` are for a master.
 //!
 //! Not here: the join file and the decisions (`kubernetes` of the engine), and the signatures (`exec::kubernetes`). Start with `issue`.
 
+pub(in crate::commands) mod export;
 pub(in crate::commands) mod issue;
 pub(in crate::commands) mod key;
 pub(in crate::commands) mod sign;
@@ -17,6 +18,7 @@ pub(crate) async fn pki(command: &PkiCommand) -> Result<Exit> {
     match command {
         PkiCommand::Key(args) => key::key(args),
         PkiCommand::Issue(args) => issue::issue(args).await,
+        PkiCommand::Export(args) => export::export(args).await,
         PkiCommand::Sign(args) => sign::sign(args).await,
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `observe` records the results of a pass, `journal` says which conditions began to fail or ended, `decide` chooses the next action (pure),
 //! `act` carries it out, `requests` handles the requests of operators, and `worker` runs `nodelet` for all of it, in processes of its own.
+//! `masters` keeps the list of masters.
 //! `known_problems` keeps `journal`, `observe` and `worker` from reporting a problem again while it stays.
 //! The tests play the loop with another worker and a clock that they turn.
 //!
@@ -11,6 +12,7 @@
 pub(in crate::nodeletd) mod decide;
 mod journal;
 mod known_problems;
+mod masters;
 mod observe;
 mod requests;
 pub(in crate::nodeletd) mod worker;
@@ -95,7 +97,7 @@ pub(super) struct Supervisor<H> {
     shutdown: CancellationToken,
     reload: watch::Receiver<u64>,
     triggers: Triggers,
-    listening: Option<(WatchList, CancellationToken)>,
+    listening: Option<((WatchList, bool), CancellationToken)>,
     requests: mpsc::Receiver<PendingRequest>,
     view: watch::Sender<Option<Arc<View>>>,
     events: broadcast::Sender<Arc<str>>,
@@ -448,9 +450,9 @@ impl<H: HostOps> Supervisor<H> {
 
     /// Listens to events of what the plan has on the host.
     fn listen(&mut self, pass: &Pass) {
-        let targets = &pass.watch_list;
+        let wanted = (pass.watch_list.clone(), pass.uses_last_good());
         let now = self.listening.as_ref().map(|(now, _)| now);
-        if now == Some(targets) {
+        if now == Some(&wanted) {
             return;
         }
         if let Some((_, end)) = self.listening.take() {
@@ -458,8 +460,10 @@ impl<H: HostOps> Supervisor<H> {
         }
         let end = self.shutdown.child_token();
         let status = &self.state_files.status;
-        self.host_ops.listen(targets, status, &self.triggers, &end);
-        self.listening = Some((targets.clone(), end));
+        let (targets, last_good) = &wanted;
+        self.host_ops
+            .listen(targets, *last_good, status, &self.triggers, &end);
+        self.listening = Some((wanted, end));
     }
 
     /// Begins to write the status file; see [`Self::wait_for_writes`].

@@ -89,6 +89,8 @@ struct Broken {
     subnet_problem: Arc<Mutex<String>>,
     /// Whether the last change was to use the last good settings and role.
     went_by_last_good: Arc<AtomicBool>,
+    /// Whether the work beside the passes uses the last good settings.
+    listens_with_last_good: Arc<AtomicBool>,
     /// Where the daemon writes.
     disk: Disk,
     /// Where the daemon gets its events.
@@ -134,6 +136,7 @@ impl Broken {
             without_subnet: Arc::default(),
             subnet_problem: Arc::default(),
             went_by_last_good: Arc::default(),
+            listens_with_last_good: Arc::default(),
             disk: Disk::live(),
             triggers: Arc::default(),
             began: Instant::now(),
@@ -348,7 +351,16 @@ impl HostOps for Broken {
         Ok((change, String::new()))
     }
 
-    fn listen(&self, _: &WatchList, _: &StatusFile, triggers: &Triggers, _: &CancellationToken) {
+    fn listen(
+        &self,
+        _: &WatchList,
+        last_good: bool,
+        _: &StatusFile,
+        triggers: &Triggers,
+        _: &CancellationToken,
+    ) {
+        self.listens_with_last_good
+            .store(last_good, Ordering::Relaxed);
         *self.triggers.lock().expect("no test panicked") = triggers.clone();
     }
 

@@ -97,10 +97,12 @@ pub(in crate::nodeletd) trait HostOps {
         event: impl FnMut(String),
     ) -> Result<(Change, String)>;
 
-    /// Listens for changes on the host, and of the status file by other processes, until `end` is cancelled.
+    /// Listens for changes on the host, and of the status file by other processes, until `end` is cancelled. With `last_good`, what it
+    /// changes is planned with the last good settings.
     fn listen(
         &self,
         targets: &WatchList,
+        last_good: bool,
         status: &StatusFile,
         triggers: &Triggers,
         end: &CancellationToken,
@@ -158,6 +160,7 @@ impl HostOps for Worker {
     fn listen(
         &self,
         targets: &WatchList,
+        last_good: bool,
         status: &StatusFile,
         triggers: &Triggers,
         end: &CancellationToken,
@@ -172,6 +175,9 @@ impl HostOps for Worker {
             self.keep_up(ClusterWork::Certificates, kubeconfig, words, end.clone());
             let (words, kubeconfig) = (signing.workers(), signing.kubeconfig.clone());
             self.keep_up(ClusterWork::Workers, kubeconfig, words, end.clone());
+        }
+        if let Some(address) = targets.masters {
+            self.keep_masters(address, last_good, end.clone());
         }
     }
 
@@ -401,7 +407,7 @@ fn without_time(line: &str) -> &str {
 }
 
 /// A message for people about how `nodelet` ended; empty if it printed nothing.
-fn message_of(ended: &Ended) -> String {
+pub(super) fn message_of(ended: &Ended) -> String {
     match ended.signal {
         // It could not print the reason itself.
         Some(signal) => format!(

@@ -1,7 +1,7 @@
 //! The requirements about addresses, ports and interfaces.
 
 use super::{assert_unmet_after, check, good, unknown};
-use crate::facts::{Facts, LinkFacts, Listener, NamedCidr, Requirement};
+use crate::facts::{AddressUser, Facts, LinkFacts, Listener, NamedCidr, Requirement};
 
 #[test]
 fn a_virtual_ip_is_unused_and_on_link() {
@@ -42,6 +42,40 @@ fn a_virtual_ip_is_unused_and_on_link() {
     let eth0 = &mut facts.links.as_mut().unwrap()[0];
     eth0.addresses.push("172.30.0.100/32".parse().unwrap());
     assert_eq!(says(&facts, "172.30.0.100", "eth0"), "met");
+}
+
+#[test]
+fn a_virtual_ip_belongs_to_no_host_outside_of_the_cluster() {
+    let requirement = Requirement::VirtualIpFree {
+        address: "172.30.0.100".parse().unwrap(),
+        port: 443,
+    };
+    unknown(
+        &requirement,
+        "172.30.0.100:443",
+        "unknown: user of the virtual IP: 172.30.0.100:443: permission denied",
+    );
+    let mut facts = good();
+    check(&facts, &requirement, "met");
+    for user in [
+        AddressUser::Nothing,
+        AddressUser::ThisHost,
+        AddressUser::ThisCluster,
+    ] {
+        let place = "172.30.0.100:443".to_owned();
+        facts.address_users.insert(place, user);
+        assert_eq!(requirement.check(&facts).to_string(), "met");
+    }
+    let user = AddressUser::Another("unknown issuer".to_owned());
+    facts
+        .address_users
+        .insert("172.30.0.100:443".to_owned(), user);
+    check(
+        &facts,
+        &requirement,
+        "MASTER_IP: 172.30.0.100 is in use by a host that is no master of this cluster: unknown issuer; \
+         find it with `ip neigh show 172.30.0.100`, and choose an address that no host has, or remove it there",
+    );
 }
 
 #[test]

@@ -194,6 +194,9 @@ impl Cluster for FakeHost {
     ) -> HostResult<Vec<RemainingPod>> {
         self.mutate("evict_pods", node, timeout, |world| {
             world.reach(access, &format!("list the pods of node {node}"))?;
+            if let Some(address) = world.etcd.fails_during_eviction.take() {
+                world.etcd.silence(&address);
+            }
             Ok(world.kubernetes.unevictable.clone())
         })
         .await

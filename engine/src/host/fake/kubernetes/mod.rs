@@ -1,5 +1,5 @@
-//! Kubernetes on a fake host: the rules by which its components and keepalived work, the API server, static pods, pod subnets and
-//! requests for certificates.
+//! Kubernetes on a fake host: the rules by which its components and keepalived work, the API server, static pods, pod subnets,
+//! requests for certificates, and the members of etcd.
 //!
 //! Start with `rules`; `state` is what the API server remembers.
 //!
@@ -8,6 +8,7 @@
 pub(in crate::host::fake) mod certificate_requests;
 pub(in crate::host::fake) mod cluster;
 pub(in crate::host::fake) mod config_maps;
+pub(in crate::host::fake) mod etcd;
 pub(in crate::host::fake) mod pod_subnets;
 pub(in crate::host::fake) mod rules;
 pub(in crate::host::fake) mod state;

@@ -84,8 +84,8 @@ impl Firewall {
         its.or_insert_with(|| built_in().into_iter().collect())
     }
 
-    /// What `iptables-restore --noflush` does with the declaration of a chain, `-A`, `-D`, `-F` and `-X`. Lines of `iptables-save` may be its
-    /// input.
+    /// What `iptables-restore --noflush` does with the declaration of a chain, `-A`, `-I` with a number, `-D`, `-F` and `-X`. Lines of
+    /// `iptables-save` may be its input.
     fn restore(&mut self, family: &str, input: &str) -> Result<(), String> {
         let mut table = String::new();
         for line in input.lines().filter(|line| !line.starts_with('#')) {
@@ -120,6 +120,17 @@ impl Firewall {
                     }
                     let rules = chains.get_mut(chain).ok_or_else(missing)?;
                     rules.push(rule.to_owned());
+                }
+                "-I" => {
+                    let rules = chains.get_mut(chain).ok_or_else(missing)?;
+                    let (number, rule) = rule.split_once(' ').unwrap_or((rule, ""));
+                    let at = number
+                        .parse::<usize>()
+                        .ok()
+                        .and_then(|at| at.checked_sub(1));
+                    let at = at.filter(|at| *at <= rules.len());
+                    let at = at.ok_or_else(|| format!("no place {number} in {chain}"))?;
+                    rules.insert(at, rule.to_owned());
                 }
                 "-D" => {
                     let rules = chains.get_mut(chain).ok_or_else(missing)?;

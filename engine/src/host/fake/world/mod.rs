@@ -4,6 +4,7 @@
 //! files above, for example `files` and `services`. Start with `World` in this file, then `tree`.
 
 pub(in crate::host::fake) mod cgroups;
+pub(in crate::host::fake) mod etcd;
 pub(in crate::host::fake) mod firewall;
 pub(in crate::host::fake) mod package;
 pub(in crate::host::fake) mod program;
@@ -20,6 +21,7 @@ use ipnet::IpNet;
 
 use crate::host::fake::docker::container::FakeContainer;
 use crate::host::fake::kubernetes::state::{ClusterState, KubernetesRules};
+use crate::host::fake::world::etcd::EtcdWorld;
 use crate::host::fake::world::firewall::Firewall;
 use crate::host::fake::world::package::InstalledPackage;
 use crate::host::fake::world::program::Program;
@@ -56,11 +58,15 @@ pub struct World {
     pub(crate) loadable_modules: BTreeSet<String>,
     pub(crate) programs: BTreeMap<String, Program>,
     pub(crate) cluster: ClusterState,
+    /// The members of etcd.
+    pub etcd: EtcdWorld,
     pub(crate) kubernetes: KubernetesRules,
     /// Other endpoints, `host:port`, with the status and body they answer.
     pub(crate) endpoints: BTreeMap<String, (u16, String)>,
     /// The certificates (DER) that such endpoints show.
     pub(crate) endpoint_certificates: BTreeMap<String, Vec<u8>>,
+    /// Such endpoints with which the TLS handshake fails.
+    pub(crate) tls_failures: BTreeMap<String, rustls::Error>,
     pub(crate) host_name: String,
     pub(crate) space: BTreeMap<PathBuf, crate::host::Space>,
     /// Mount points that matter.

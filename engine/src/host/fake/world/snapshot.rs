@@ -93,6 +93,9 @@ impl WorldSnapshot {
         for module in &world.modules {
             add("module", module, "loaded".to_owned());
         }
+        for member in &world.etcd.members {
+            add("etcd member", &member.id.to_string(), format!("{member:?}"));
+        }
         for (name, node) in &world.cluster.nodes {
             add("node", name, format!("{node:?}"));
         }

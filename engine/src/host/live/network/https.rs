@@ -1,12 +1,12 @@
-//! One HTTP or HTTPS GET.
+//! One HTTP or HTTPS request: a GET, or a POST of JSON.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::{Request, Uri};
+use hyper::{Method, Request, Uri};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -30,7 +30,24 @@ const MAX_PEM: u64 = 1024 * 1024;
 
 /// Fetches a URL on a new connection, which is closed afterwards.
 pub(in crate::host::live) async fn get(request: &HttpsRequest) -> HostResult<HttpsResponse> {
-    let failed = || format!("get {}", request.url);
+    send(request, Method::GET, "get", Bytes::new()).await
+}
+
+/// Sends JSON to a URL on a new connection, which is closed afterwards.
+pub(in crate::host::live) async fn post(
+    request: &HttpsRequest,
+    json: String,
+) -> HostResult<HttpsResponse> {
+    send(request, Method::POST, "post to", json.into()).await
+}
+
+async fn send(
+    request: &HttpsRequest,
+    method: Method,
+    verb: &str,
+    content: Bytes,
+) -> HostResult<HttpsResponse> {
+    let failed = || format!("{verb} {}", request.url);
     let uri: Uri = request
         .url
         .parse()
@@ -46,12 +63,18 @@ pub(in crate::host::live) async fn get(request: &HttpsRequest) -> HostResult<Htt
         .https_or_http()
         .enable_http1()
         .build();
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new())
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new())
         .pool_max_idle_per_host(0)
         .build(connector);
-    let question = Request::get(uri)
-        .header(hyper::header::ACCEPT, "*/*")
-        .body(Empty::new())
+    let mut question = Request::builder()
+        .method(method)
+        .uri(uri)
+        .header(hyper::header::ACCEPT, "*/*");
+    if !content.is_empty() {
+        question = question.header(hyper::header::CONTENT_TYPE, "application/json");
+    }
+    let question = question
+        .body(Full::new(content))
         .map_err(|error| HostError::service(failed(), error))?;
     let answer = client
         .request(question)

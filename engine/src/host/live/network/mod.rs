@@ -1,13 +1,15 @@
 //! Probes from the machine, and its links.
 //!
 //! Contains TCP connections, the links with their addresses and routes as the kernel lists them, and the removal of a link. `https` makes
-//! one GET, with a certificate of a client if the probe has one. `routes` has the routes to pods of other nodes.
+//! one request, with a certificate of a client if the probe has one. `routes` has the routes to pods of other nodes, `etcd` the calls on the
+//! members of etcd.
 //!
 //! A probe opens a new connection and closes it again.
 //!
 //! Not here: requests to the API server (`kubernetes`) and to docker (`docker`), virtual services (`kernel::ipvs`), which errors last
 //! (`error_class`), and what a failed probe means (`exec::check`). Start with this file.
 
+mod etcd;
 pub(in crate::host::live) mod https;
 mod routes;
 

@@ -6,5 +6,6 @@
 mod certificate_requests;
 pub(in crate::host::overlay) mod cluster;
 mod config_maps;
+mod etcd;
 pub(in crate::host::overlay) mod ledger_hints;
 pub(in crate::host::overlay) mod pod_subnets;

@@ -1,10 +1,11 @@
-//! Joining a cluster: what a worker takes from its join file.
+//! Joining a cluster: what a worker takes from its join file. `master` has what a further master takes.
 //!
 //! `spec` is what a script says of it. `source` reads the join file and has the message for each of its problems; `trust` has its
 //! authorities. What is trusted is recorded as for a master's authority (`keys::record`), only without a key.
 //!
 //! Not here: the join file's format (`kubernetes::join_file`), and how the worker's certificates are signed (`signing`). Start with `spec`.
 
+pub(in crate::resource::pki) mod master;
 mod source;
 pub(in crate::resource::pki) mod spec;
 mod trust;
@@ -22,7 +23,7 @@ use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::KubeconfigYam
 use crate::resource::pki::authority::files::{AuthorityFiles, CERTIFICATE, KEY};
 use crate::resource::pki::authority::state::AuthorityState;
 use crate::resource::pki::certificate::spec::CLUSTER;
-use crate::resource::pki::join::source::Problem;
+use crate::resource::pki::join::source::{Joining, JoiningRole, Problem};
 use crate::resource::pki::join::spec::JoinFileSpec;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
 use crate::resource::pki::signing::access::has_identity;
@@ -202,6 +203,14 @@ impl Resource for JoinFileSpec {
 }
 
 impl JoinFileSpec {
+    fn joining(&self) -> Joining<'_> {
+        Joining {
+            path: &self.path,
+            node: &self.node,
+            role: JoiningRole::Worker,
+        }
+    }
+
     /// The recorded authorities; `None` if nothing is recorded. A certificate on disk without a record is never trusted.
     async fn recorded(
         files: &AuthorityFiles,
@@ -246,7 +255,8 @@ impl JoinFileSpec {
                 joined = has_identity(host, &authority).await?;
             }
         }
-        let problem = match source::read(host, self).await? {
+        let joining = self.joining();
+        let problem = match source::read(host, &joining).await? {
             Ok(file) => match self.of_file(recorded, &file) {
                 Ok(files) => return Self::with(files, &file),
                 Err(problem) => problem,
@@ -256,20 +266,21 @@ impl JoinFileSpec {
         match recorded {
             Some(recorded) if joined => Ok(Wanted {
                 files: recorded.files.clone(),
-                note: problem.note(self),
+                note: problem.note(&joining),
                 ..Wanted::default()
             }),
-            _ => Err(problem.into_error(self)),
+            _ => Err(problem.into_error(&joining)),
         }
     }
 
     /// The authorities of the join file. The problem says why they are not to be trusted.
     fn of_file(&self, recorded: Option<&Recorded>, file: &JoinFile) -> Result<KeptFiles, Problem> {
-        let files = trust::files(file).map_err(|error| Problem::of(self, &error))?;
+        let joining = self.joining();
+        let files = trust::files(file).map_err(|error| Problem::of(&joining, &error))?;
         match recorded {
             Some(recorded) if !trust::overlap(&recorded.files, &files) => {
                 let (its, known) = (trust::named(&files), trust::named(&recorded.files));
-                Err(Problem::other_cluster(self, &its, &known))
+                Err(Problem::other_cluster(&joining, &its, &known))
             }
             _ => Ok(files),
         }

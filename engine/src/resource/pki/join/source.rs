@@ -5,9 +5,26 @@ use std::path::Path;
 use crate::host::Host;
 use crate::kubernetes::join_file::{IDENTITY, JoinFile, JoinFileError};
 use crate::model::chain;
-use crate::resource::pki::join::spec::JoinFileSpec;
 use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::{ResourceError, ResourceResult};
+
+/// Who wants to join, and with which file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Joining<'s> {
+    /// Where the join file is.
+    pub(super) path: &'s Path,
+    /// The name of this host's node.
+    pub(super) node: &'s str,
+    /// As what it joins.
+    pub(super) role: JoiningRole,
+}
+
+/// As what a host joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum JoiningRole {
+    Worker,
+    Master,
+}
 
 /// Why a join file cannot be used.
 #[derive(Debug)]
@@ -19,13 +36,26 @@ pub(super) struct Problem {
 }
 
 impl Problem {
+    /// The file is not to be used for a reason that is not in the file itself.
+    pub(super) fn new(text: String, next: String) -> Self {
+        Self {
+            text,
+            next,
+            is_usual: false,
+        }
+    }
+
     /// As the error of a host that needs the file.
-    pub(super) fn into_error(self, spec: &JoinFileSpec) -> ResourceError {
+    pub(super) fn into_error(self, joining: &Joining<'_>) -> ResourceError {
+        let role = match joining.role {
+            JoiningRole::Worker => "node",
+            JoiningRole::Master => "master",
+        };
         ResourceError::Unmet {
             what: format!(
-                "join the cluster as node `{}` with {}: {}",
-                spec.node,
-                spec.path.display(),
+                "join the cluster as {role} `{}` with {}: {}",
+                joining.node,
+                joining.path.display(),
                 self.text
             ),
             next: self.next,
@@ -33,11 +63,11 @@ impl Problem {
     }
 
     /// A note for a host that has joined and needs no file; `None` if an operator need not know.
-    pub(super) fn note(&self, spec: &JoinFileSpec) -> Option<String> {
+    pub(super) fn note(&self, joining: &Joining<'_>) -> Option<String> {
         (!self.is_usual).then(|| {
             format!(
                 "{} is ignored, because this host has joined: {}; {}",
-                spec.path.display(),
+                joining.path.display(),
                 self.text,
                 self.next
             )
@@ -45,69 +75,96 @@ impl Problem {
     }
 }
 
-/// The join file, if it can be used now. Reads only. Cancel safe.
+/// The join file and the identity of this host, still encrypted. Has no `Debug`, because the identity is a secret.
+pub(super) struct Sealed {
+    file: Vec<u8>,
+    identity: String,
+}
+
+impl Sealed {
+    /// Opens the file with one of the two kinds' functions.
+    pub(super) fn open<T>(
+        &self,
+        open: impl FnOnce(&[u8], &str) -> Result<T, JoinFileError>,
+    ) -> Result<T, JoinFileError> {
+        open(&self.file, &self.identity)
+    }
+}
+
+/// The worker's join file, if it can be used now. Reads only. Cancel safe.
 ///
 /// # Errors
 /// The host cannot be read.
 pub(super) async fn read(
     host: &dyn Host,
-    spec: &JoinFileSpec,
+    joining: &Joining<'_>,
 ) -> ResourceResult<Result<JoinFile, Problem>> {
-    let sealed = match Stored::read(host, &spec.path).await?.1 {
+    let sealed = match sealed(host, joining).await? {
+        Ok(sealed) => sealed,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let opened = sealed
+        .open(JoinFile::open)
+        .and_then(|file| file.check(joining.node, host.now()).map(|()| file));
+    Ok(opened.map_err(|error| Problem::of(joining, &error)))
+}
+
+/// The join file and what opens it. Reads only. Cancel safe.
+///
+/// # Errors
+/// The host cannot be read.
+pub(super) async fn sealed(
+    host: &dyn Host,
+    joining: &Joining<'_>,
+) -> ResourceResult<Result<Sealed, Problem>> {
+    let file = match Stored::read(host, joining.path).await?.1 {
         Content::Missing => {
             return Ok(Err(Problem {
                 text: "it is not there".to_owned(),
-                next: issued_for(spec),
+                next: missing(joining),
                 is_usual: true,
             }));
         }
-        Content::Unfit(text) => {
-            return Ok(Err(Problem {
-                text,
-                next: issued_for(spec),
-                is_usual: false,
-            }));
-        }
+        Content::Unfit(text) => return Ok(Err(Problem::new(text, made_for(joining)))),
         Content::Bytes(bytes) => bytes,
     };
     let identity = match Stored::read(host, Path::new(IDENTITY)).await?.1 {
         Content::Bytes(bytes) => String::from_utf8(bytes).unwrap_or_default(),
         Content::Missing | Content::Unfit(_) => {
-            return Ok(Err(Problem {
-                text: format!(
-                    "{IDENTITY} is missing, and without this host's identity nothing can open the file"
-                ),
-                next: issued_for(spec),
-                is_usual: false,
-            }));
+            let text = format!(
+                "{IDENTITY} is missing, and without this host's identity nothing can open the file"
+            );
+            return Ok(Err(Problem::new(text, made_for(joining))));
         }
     };
-    let opened = JoinFile::open(&sealed, &identity)
-        .and_then(|file| file.check(&spec.node, host.now()).map(|()| file));
-    Ok(opened.map_err(|error| Problem::of(spec, &error)))
+    Ok(Ok(Sealed { file, identity }))
 }
 
 impl Problem {
     /// What to do about each error.
-    pub(super) fn of(spec: &JoinFileSpec, error: &JoinFileError) -> Self {
+    pub(super) fn of(joining: &Joining<'_>, error: &JoinFileError) -> Self {
         let next = match error {
-            JoinFileError::OtherRecipient | JoinFileError::Expired(_) => issued_for(spec),
+            JoinFileError::OtherRecipient | JoinFileError::Expired(_) => made_for(joining),
             JoinFileError::Damaged | JoinFileError::NotAge(_) | JoinFileError::TooLarge => {
                 format!(
                     "copy the file from the master to {} again",
-                    spec.path.display()
+                    joining.path.display()
                 )
             }
             JoinFileError::OtherNode { meant, .. } => format!(
                 "put the file on host `{meant}`; for this host: {}",
-                issued_for(spec)
+                made_for(joining)
             ),
             JoinFileError::Version(_) => {
                 "install the nodelet version of the masters on this host".to_owned()
             }
-            JoinFileError::Identity => format!("move {IDENTITY} away; then {}", issued_for(spec)),
+            JoinFileError::ForMaster | JoinFileError::ForWorker => format!(
+                "if ROLE is wrong, change it; otherwise {}",
+                made_for(joining)
+            ),
+            JoinFileError::Identity => format!("move {IDENTITY} away; then {}", made_for(joining)),
             JoinFileError::Content(_) | JoinFileError::Recipient(_) | JoinFileError::Random(_) => {
-                issued_for(spec)
+                made_for(joining)
             }
         };
         Self {
@@ -118,25 +175,52 @@ impl Problem {
     }
 
     /// The file has authorities, and none of them is a recorded one.
-    pub(super) fn other_cluster(spec: &JoinFileSpec, file: &str, recorded: &str) -> Self {
-        Self {
-            text: format!(
+    pub(super) fn other_cluster(joining: &Joining<'_>, file: &str, recorded: &str) -> Self {
+        Self::new(
+            format!(
                 "it is for another cluster: its authorities are {file}, and this host has recorded {recorded}"
             ),
-            next: format!(
-                "if this host is to leave its cluster, run `nodelet clean --purge` first; otherwise move {} away",
-                spec.path.display()
-            ),
-            is_usual: false,
-        }
+            leave(joining),
+        )
+    }
+}
+
+/// What to do if the file is for another cluster.
+pub(super) fn leave(joining: &Joining<'_>) -> String {
+    format!(
+        "if this host is to leave its cluster, run `nodelet clean --purge`, which also removes the file and this host's key, and then join; otherwise move {} away",
+        joining.path.display()
+    )
+}
+
+/// A note for a master that has joined, and still has a file that can be used: it opens the whole cluster.
+pub(super) fn left(joining: &Joining<'_>) -> String {
+    format!(
+        "this host has joined and needs {} no more: remove it, because it has all keys of the cluster",
+        joining.path.display()
+    )
+}
+
+/// What to do without a file.
+fn missing(joining: &Joining<'_>) -> String {
+    match joining.role {
+        JoiningRole::Worker => made_for(joining),
+        JoiningRole::Master => format!(
+            "{}; only if this host is the first master of a new cluster, set ETCD_INITIAL_CLUSTER_STATE: new instead",
+            made_for(joining)
+        ),
     }
 }
 
 /// How to get a join file.
-fn issued_for(spec: &JoinFileSpec) -> String {
+fn made_for(joining: &Joining<'_>) -> String {
+    let command = match joining.role {
+        JoiningRole::Worker => "issue",
+        JoiningRole::Master => "export",
+    };
     format!(
-        "run `nodelet pki key` on this host and `nodelet pki issue {} --to KEY` with that key on a master, and put the result at {}",
-        spec.node,
-        spec.path.display()
+        "run `nodelet pki key` on this host and `nodelet pki {command} {} --to KEY` with that key on a master, and put the result at {}",
+        joining.node,
+        joining.path.display()
     )
 }

@@ -72,6 +72,11 @@ pub(in crate::resource::pki) fn encryption_config() -> PathBuf {
     places().config
 }
 
+/// Our own record of the keys, which is written first.
+pub(in crate::resource::pki) fn encryption_record() -> PathBuf {
+    places().record
+}
+
 /// The keys. They are made if none exist, and replaced only if an operator requests it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -495,6 +500,22 @@ impl Resource for EncryptionKeysSpec {
 
 async fn read(host: &dyn Host) -> ResourceResult<Option<Keys>> {
     right(&copies(host).await?)
+}
+
+/// The keys that this host has, as the file that the API server reads; `None` if there are none yet. Cancel safe.
+///
+/// # Errors
+/// The files exist but cannot be used.
+pub(in crate::resource::pki) async fn present(host: &dyn Host) -> ResourceResult<Option<String>> {
+    Ok(read(host).await?.map(|keys| keys.text()))
+}
+
+/// The names of the keys in a file with this content.
+///
+/// # Errors
+/// Nodelet did not write it. The text quotes nothing of it.
+pub(in crate::resource::pki) fn ids_in(content: &str) -> Result<Vec<String>, String> {
+    Keys::parse(content.as_bytes()).map(|keys| keys.ids())
 }
 
 /// The names of the keys with which Secrets may be stored, the key that encrypts first; empty if there is none. Cancel safe.

@@ -21,7 +21,7 @@ use crate::resource::pki::{
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
 /// Name of the key in its record.
-const KEY: &str = "svcacct.key";
+pub(in crate::resource::pki) const KEY: &str = "svcacct.key";
 
 /// The key that signs service-account tokens. It is made if none exists and none is recorded. It is never replaced, because every token
 /// that it signed would become invalid. A lost or replaced key is restored from the recorded copy; without an intact copy, it is an error
@@ -187,6 +187,19 @@ impl Resource for ServiceAccountKeySpec {
         let (key, public) = service_account_paths();
         vec![key, public]
     }
+}
+
+/// The private key that this host has, as PEM; `None` if there is none yet. Cancel safe.
+///
+/// # Errors
+/// It is lost or a foreign one, with the remedy; or the host cannot be read.
+pub(in crate::resource::pki) async fn present(host: &dyn Host) -> ResourceResult<Option<Vec<u8>>> {
+    let (key, public) = service_account_paths();
+    let (_, key) = Stored::read(host, &key).await?;
+    let (_, public) = Stored::read(host, &public).await?;
+    let record = KeyRecord::read(host, &service_account_record()).await?;
+    let pair = pair(host, &record, &key, &public).await?;
+    Ok(pair.map(|pair| pair.pem().to_vec()))
 }
 
 /// The desired pair according to its record or, on a host without a record, to the public half, with which the API server verifies.

@@ -8,6 +8,7 @@ mod handshakes;
 mod inventories;
 mod kept;
 mod kubeconfigs;
+mod masters;
 mod scans;
 mod service_account_keys;
 mod validity;

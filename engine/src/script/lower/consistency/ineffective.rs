@@ -94,7 +94,9 @@ fn ignores_absent(resource: ResourceWord) -> bool {
             ClusterWord::Node
             | ClusterWord::Drain
             | ClusterWord::PodContainer
-            | ClusterWord::NodeRoutes,
+            | ClusterWord::NodeRoutes
+            | ClusterWord::EtcdMember
+            | ClusterWord::EtcdPromoted,
         ) => true,
         ResourceWord::System(
             SystemWord::Link
@@ -179,7 +181,9 @@ fn unused_when_absent(resource: ResourceWord) -> &'static [&'static str] {
             | ClusterWord::Node
             | ClusterWord::Pods
             | ClusterWord::PodContainer
-            | ClusterWord::NodeRoutes,
+            | ClusterWord::NodeRoutes
+            | ClusterWord::EtcdMember
+            | ClusterWord::EtcdPromoted,
         ) => &[],
     }
 }

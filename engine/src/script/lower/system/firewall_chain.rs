@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use crate::model::{Diagnostic, Span, Value, closest};
-use crate::resource::{FilterFamily, FirewallChainSpec, FirewallRule, RuleAction, Spec};
+use crate::resource::{
+    FilterFamily, FirewallChainSpec, FirewallRule, RuleAction, RuleProtocol, Spec,
+};
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 
@@ -27,13 +29,14 @@ const TABLES: [(&str, &[&str]); 2] = [
 ];
 
 /// What a rule may contain.
-const FIELDS: [&str; 6] = [
+const FIELDS: [&str; 7] = [
     "action",
     "source",
     "destination",
     "not_destination",
     "in_interface",
     "out_interface",
+    "protocol",
 ];
 
 /// A chain of this role.
@@ -72,6 +75,7 @@ pub(super) fn firewall_chain(
         name,
         table,
         jump_from,
+        first: options.has("first"),
         family,
         rules: rules.into_iter().map(|(_, rule)| rule).collect(),
     }))
@@ -149,6 +153,7 @@ fn rule(
         not_destination: network(fields, "not_destination")?,
         in_interface: link(fields, "in_interface")?,
         out_interface: link(fields, "out_interface")?,
+        protocol: protocol(fields)?,
         action: action(fields)?,
     };
     let refused = |message: &str, help: &str| Err((message.to_owned(), help.to_owned()));
@@ -162,6 +167,12 @@ fn rule(
         return refused(
             "the kernel masquerades only in POSTROUTING of the table nat",
             "write firewall_chain(NAME, \"nat\", \"POSTROUTING\")",
+        );
+    }
+    if rule.action == RuleAction::Drop && table == "nat" {
+        return refused(
+            "the table nat sees only the first packet of a connection, and the kernel drops nothing there",
+            "write firewall_chain(NAME, \"filter\", …)",
         );
     }
     if rule.in_interface.is_some() && ["OUTPUT", "POSTROUTING"].contains(&jump_from) {
@@ -235,12 +246,26 @@ fn link(fields: &BTreeMap<String, Value>, key: &str) -> Result<Option<String>, (
     ))
 }
 
+fn protocol(fields: &BTreeMap<String, Value>) -> Result<Option<RuleProtocol>, (String, String)> {
+    match text(fields, "protocol")? {
+        None => Ok(None),
+        Some("tcp") => Ok(Some(RuleProtocol::Tcp)),
+        Some("udp") => Ok(Some(RuleProtocol::Udp)),
+        Some("vrrp") => Ok(Some(RuleProtocol::Vrrp)),
+        Some(other) => Err((
+            format!("`{}` is not a protocol of a rule", other.escape_debug()),
+            "write protocol: \"tcp\", \"udp\" or \"vrrp\"".to_owned(),
+        )),
+    }
+}
+
 fn action(fields: &BTreeMap<String, Value>) -> Result<RuleAction, (String, String)> {
-    let help = || "write action: \"accept\", \"masquerade\" or \"return\"".to_owned();
+    let help = || "write action: \"accept\", \"drop\", \"masquerade\" or \"return\"".to_owned();
     match text(fields, "action")? {
         Some("accept") => Ok(RuleAction::Accept),
         Some("masquerade") => Ok(RuleAction::Masquerade),
         Some("return") => Ok(RuleAction::Return),
+        Some("drop") => Ok(RuleAction::Drop),
         Some(other) => Err((
             format!("`{}` is not an action of a rule", other.escape_debug()),
             help(),
@@ -265,7 +290,7 @@ mod tests {
         let forward = ("filter", "FORWARD");
         let input = ("filter", "INPUT");
         type Fields<'a> = &'a [(&'a str, &'a str)];
-        let cases: [((&str, &str), Fields<'_>, &str); 15] = [
+        let cases: [((&str, &str), Fields<'_>, &str); 18] = [
             (
                 nat,
                 &[("source", "10.20.0.0/16"), ("action", "masquerade")],
@@ -277,7 +302,18 @@ mod tests {
                 "",
             ),
             (forward, &[("source", "10.20.0.0/16")], "has no action"),
-            (forward, &[("action", "drop")], "`drop` is not an action"),
+            (
+                forward,
+                &[("action", "reject")],
+                "`reject` is not an action",
+            ),
+            (input, &[("protocol", "vrrp"), ("action", "drop")], ""),
+            (nat, &[("action", "drop")], "drops nothing there"),
+            (
+                input,
+                &[("protocol", "112"), ("action", "drop")],
+                "`112` is not a protocol",
+            ),
             (forward, &[("action", "masquerade")], "only in POSTROUTING"),
             (
                 forward,

@@ -91,6 +91,7 @@ fn applies_are_exclusive_and_continue_after_interruption() {
         "images",
         "controller-images",
         "etcd",
+        "etcd-vote",
         "control-plane",
         "cni",
         "kubelet",

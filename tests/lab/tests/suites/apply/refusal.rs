@@ -77,7 +77,7 @@ fn wrong_settings_are_refused_with_their_place() {
     ]);
     let run = master.apply(&[]).exits(1).says(&[
         "\"file\":\"/etc/pf9/nodelet/config.yaml\",\"line\":2",
-        "\"file\":\"/etc/pf9/nodelet/config.yaml\",\"line\":3",
+        "\"file\":\"/etc/pf9/nodelet/config.yaml\",\"line\":4",
         "MASTER_IP",
         "CONTAINERS_CIDR",
     ]);

@@ -84,7 +84,10 @@ fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {
     watch.wait_until_healthy(CALM);
     master.check(&[]).exits(0);
     let restarted = restarted(&watch.recorded()).join(" ");
-    assert_eq!(restarted, "etcd api-ready node-role kubernetes-ready drain");
+    assert_eq!(
+        restarted,
+        "etcd etcd-vote api-ready node-role kubernetes-ready drain"
+    );
 }
 
 /// systemd counts restarts by an operator for its start limit as well.

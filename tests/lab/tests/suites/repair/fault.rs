@@ -19,23 +19,23 @@ const RESTARTS: &[(&str, &str)] = &[
     ("docker-killed", ""),
     (
         "docker-stopped",
-        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd etcd-vote control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
     ),
     (
         "docker-hung",
-        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd etcd-vote control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
     ),
     (
         "daemon-json-edited",
-        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd etcd-vote control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
     ),
     (
         "etcd-removed",
-        "etcd api-ready node-role kubernetes-ready drain",
+        "etcd etcd-vote api-ready node-role kubernetes-ready drain",
     ),
     (
         "etcd-hung",
-        "etcd api-ready node-role kubernetes-ready drain",
+        "etcd etcd-vote api-ready node-role kubernetes-ready drain",
     ),
     (
         "kubelet-stopped",
@@ -56,7 +56,7 @@ const RESTARTS: &[(&str, &str)] = &[
     ("jump-deleted", "kube-proxy kubernetes-ready drain"),
     (
         "docker-bridge-deleted",
-        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd etcd-vote control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
     ),
     ("cni-deleted", "cni kubernetes-ready drain"),
     (
@@ -204,7 +204,7 @@ fn watched_resources_are_repaired_at_once() {
         },
     );
     at_rest(&master, &watch);
-    master.kubectl("delete pod bridged");
+    master.kubectl("delete pod --selector app=bridged");
 }
 
 /// Causes a fault on a host at rest: the event is in nodeletd's view, and the host becomes healthy again.

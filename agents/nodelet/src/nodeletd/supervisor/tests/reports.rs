@@ -374,6 +374,7 @@ async fn while_the_role_is_invalid_units_are_repaired_and_nothing_is_cleaned() {
         assert!(host.went_by_last_good.load(Ordering::Relaxed));
         let view = handles.view.borrow().clone().expect("it looks");
         assert!(view.keeps_last_good);
+        assert!(host.listens_with_last_good.load(Ordering::Relaxed));
         let mut conditions = view.conditions.iter();
         let condition_now = conditions.find(|one| one.name == "RoleValid");
         let condition_now = condition_now.expect("it is a condition");
@@ -385,6 +386,7 @@ async fn while_the_role_is_invalid_units_are_repaired_and_nothing_is_cleaned() {
         host.role_problems.lock().expect("no test panicked").clear();
         attempts(&host, 30).await;
         assert!(host.cleans() > 0);
+        assert!(!host.listens_with_last_good.load(Ordering::Relaxed));
     })
     .await;
 }

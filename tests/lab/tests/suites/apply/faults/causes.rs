@@ -224,6 +224,14 @@ pub(crate) const CAUSES: &[Cause] = &[
         ..NONE
     },
     Cause {
+        phase: "vrrp-firewall",
+        about: "a part of iptables is gone",
+        breaks: "mv /usr/sbin/iptables-restore /usr/sbin/iptables-restore.gone",
+        says: &["PF9-VRRP", "iptables-restore", "there is no such program"],
+        fix: "mv /usr/sbin/iptables-restore.gone /usr/sbin/iptables-restore",
+        ..NONE
+    },
+    Cause {
         phase: "keepalived",
         about: "its unit is masked",
         breaks: "ln -s /dev/null /etc/systemd/system/keepalived.service; systemctl daemon-reload",

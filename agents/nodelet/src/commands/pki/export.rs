@@ -1,0 +1,301 @@
+//! `nodelet pki export`: writes the join file of another master.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use engine::exec::reserved_for_api_servers;
+use engine::host::live::LiveHost;
+use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
+use engine::kubernetes::admission::end_of;
+use engine::kubernetes::join_file::{JOIN_FILE, LONGEST_NODE_NAME, MasterJoinFile, is_node_name};
+use engine::kubernetes::masters::{self, MOST_MASTERS, MasterEntry};
+use engine::kubernetes::node_request::MASTER;
+use engine::plan::Plan;
+use engine::resource::Spec;
+use engine::resource::pki::{export_keys, kubeconfig_path};
+
+use super::issue::{api_of, is_free};
+use crate::cli::PkiExportArgs;
+use crate::inputs;
+use crate::output::exit::Exit;
+use crate::output::{error_report, say};
+
+/// The certificate that has the name and the address of this host's node.
+const OWN_SERVER: &str = "kubelet/server";
+/// The begin of the subject of a node's certificate.
+const OF_NODE: &str = "system:node:";
+
+pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
+    let node = &args.node;
+    if !is_node_name(node) || node.len() > LONGEST_NODE_NAME {
+        bail!(
+            "export the keys to `{node}`: it is not the name of a node; use lower-case letters, digits, `-` and `.`, at most \
+             {LONGEST_NODE_NAME} of them"
+        );
+    }
+    let host = LiveHost::new();
+    let inputs = inputs::read(&args.role, &host).await?;
+    let api = api_of(&inputs.plan)?;
+    let own = own_entry(&inputs.plan)?;
+    let known = masters::read(&host).await?;
+    let others = remaining(node, args.replace, &own, known)?;
+    is_reachable(&api, &others)?;
+    is_free(node, &reserved_for_api_servers(&host).await?)?;
+    let nodes = host
+        .nodes(&ClusterAccess::with(&kubeconfig_path("local-admin")))
+        .await?;
+    is_no_other_node(node, args.replace, &nodes)?;
+    let expires = end_of(SystemTime::now(), args.valid_for);
+    let since = expires.duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = since.unwrap_or(Duration::ZERO).as_secs();
+    let mut file = MasterJoinFile::new(node, &api, seconds);
+    export_keys(&host, &mut file).await?;
+    file.masters = others;
+    let sealed = file
+        .seal(&args.to)
+        .with_context(|| format!("export the keys to `{node}`"))?;
+    if let Some(path) = &args.output {
+        daemon::files::replace(path, &sealed, 0o600)?;
+    }
+    report(args, &file, &String::from_utf8_lossy(&sealed), expires);
+    Ok(Exit::Ok)
+}
+
+fn report(args: &PkiExportArgs, file: &MasterJoinFile, sealed: &str, expires: SystemTime) {
+    let expires = humantime::format_rfc3339_seconds(expires).to_string();
+    let number = file.masters.len() + 1;
+    if args.role.json {
+        let mut value = serde_json::json!({
+            "node": args.node,
+            "expires": expires,
+            "masters": number,
+        });
+        match &args.output {
+            Some(path) => value["file"] = path.display().to_string().into(),
+            None => value["join_file"] = sealed.into(),
+        }
+        say(&format!("{value}\n"));
+        return;
+    }
+    match &args.output {
+        Some(path) => say(&format!(
+            "master {} may join until {expires}; copy {} to its host as {JOIN_FILE}, and remove it there when the host has joined\n",
+            args.node,
+            path.display()
+        )),
+        None => say(sealed),
+    }
+    if let Some(text) = note(number) {
+        error_report::say(&format!("nodelet: {text}"));
+    }
+}
+
+/// What to say about a number of masters that does not stay.
+fn note(number: usize) -> Option<String> {
+    number.is_multiple_of(2).then(|| {
+        format!(
+            "the cluster then has {number} masters, and survives the loss of no more of them than with {}; let another one join",
+            number - 1
+        )
+    })
+}
+
+/// This host as a master, as its plan has it.
+fn own_entry(plan: &Plan) -> Result<MasterEntry> {
+    let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
+    let mut own = steps.filter_map(|step| match &step.spec {
+        Spec::Certificate(its) if its.path == OWN_SERVER => {
+            let name = its.common_name.strip_prefix(OF_NODE)?;
+            Some((name.to_owned(), *its.addresses.first()?))
+        }
+        _ => None,
+    });
+    let (name, address) = own
+        .next()
+        .context("export the keys: the role of this host has no node; run this on a master")?;
+    Ok(MasterEntry {
+        name,
+        address,
+        etcd_id: None,
+        voter: true,
+    })
+}
+
+/// The masters that the cluster has beside the new one.
+fn remaining(
+    node: &str,
+    replace: bool,
+    own: &MasterEntry,
+    mut known: Vec<MasterEntry>,
+) -> Result<Vec<MasterEntry>> {
+    if own.name == node {
+        bail!("export the keys to `{node}`: it is this host, which is a master");
+    }
+    if !known.iter().any(|its| its.name == own.name) {
+        known.push(own.clone());
+    }
+    if known.iter().any(|its| its.name == node) && !replace {
+        bail!(
+            "export the keys to `{node}`: a master of this cluster has this name; with `--replace`, the host takes its place"
+        );
+    }
+    known.retain(|its| its.name != node);
+    if known.len() >= MOST_MASTERS {
+        bail!(
+            "export the keys to `{node}`: the cluster has {} masters, and at most {MOST_MASTERS} are possible; remove one first, \
+             `nodelet cluster remove NAME`",
+            known.len()
+        );
+    }
+    known.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(known)
+}
+
+/// Refuses a second master if clients reach the API at the address of one of the masters.
+fn is_reachable(api: &str, masters: &[MasterEntry]) -> Result<()> {
+    let Some(address) = address_of(api) else {
+        return Ok(());
+    };
+    let Some(master) = masters.iter().find(|its| its.address == address) else {
+        return Ok(());
+    };
+    bail!(
+        "export the keys: MASTER_IP is {address}, the address of master `{}`, so the cluster would depend on that host; choose a virtual IP \
+         (MASTER_VIP_ENABLED, MASTER_VIP_IFACE, MASTER_VIP_VROUTER_ID) or a load balancer, set it on all hosts, and apply there first",
+        master.name
+    );
+}
+
+/// The address in a URL such as `https://10.0.0.1:443`; `None` if it has a name.
+fn address_of(api: &str) -> Option<IpAddr> {
+    let rest = api.strip_prefix("https://")?;
+    if let Some(rest) = rest.strip_prefix('[') {
+        return rest.split_once(']')?.0.parse().ok();
+    }
+    let host = rest.split_once(':').map_or(rest, |(host, _)| host);
+    host.parse().ok()
+}
+
+/// Refuses the name of a master, and of a node that works, unless the host takes its place.
+fn is_no_other_node(
+    node: &str,
+    replace: bool,
+    nodes: &BTreeMap<String, ClusterNode>,
+) -> Result<()> {
+    let Some(present) = nodes.get(node).filter(|_| !replace) else {
+        return Ok(());
+    };
+    let is = match (present.labels.contains_key(MASTER), present.ready) {
+        (true, _) => "a master of this cluster has this name",
+        (false, Some(true)) => "a node of this name is Ready",
+        (false, Some(false) | None) => return Ok(()),
+    };
+    bail!("export the keys to `{node}`: {is}; with `--replace`, the host takes its place");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice;
+
+    use super::*;
+    use crate::pass::tests::plan_of_master;
+
+    fn master(number: u8) -> MasterEntry {
+        MasterEntry {
+            name: format!("cp-{number}"),
+            address: IpAddr::from([172, 30, 0, 10 + number]),
+            etcd_id: Some(number.into()),
+            voter: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_master_knows_its_own_name_and_address() {
+        let own = own_entry(&plan_of_master().await).expect("a master");
+        assert_eq!(
+            (own.name.as_str(), own.address),
+            ("cp-1", master(1).address)
+        );
+    }
+
+    #[test]
+    fn a_name_is_given_twice_only_to_replace_a_master() {
+        let own = master(1);
+        let known = || vec![master(2), master(1)];
+        let result = |node: &str, replace| remaining(node, replace, &own, known());
+        assert_eq!(
+            result("cp-3", false).expect("it is new"),
+            [own.clone(), master(2)]
+        );
+        let refused = result("cp-2", false).expect_err("it is taken").to_string();
+        assert!(refused.contains("--replace"), "{refused}");
+        assert_eq!(
+            result("cp-2", true).expect("it is replaced"),
+            slice::from_ref(&own)
+        );
+        let refused = result("cp-1", true).expect_err("this host").to_string();
+        assert!(refused.contains("it is this host"), "{refused}");
+        let alone = remaining("cp-2", false, &own, Vec::new());
+        assert_eq!(alone.expect("no list yet"), slice::from_ref(&own));
+        let five: Vec<_> = (1..=5).map(master).collect();
+        let refused = remaining("cp-6", false, &own, five.clone()).expect_err("a sixth");
+        assert!(refused.to_string().contains("cluster remove"), "{refused}");
+        let replaced = remaining("cp-5", true, &own, five).expect("one of five is replaced");
+        assert_eq!(replaced.len(), 4);
+    }
+
+    #[test]
+    fn a_second_master_needs_an_address_that_is_no_masters() {
+        let masters = [master(1)];
+        for api in [
+            "https://172.30.0.100:443",
+            "https://api.example.com",
+            "https://[fd00::1]:443",
+        ] {
+            is_reachable(api, &masters).expect(api);
+        }
+        for api in ["https://172.30.0.11:443", "https://172.30.0.11"] {
+            let refused = is_reachable(api, &masters).expect_err(api).to_string();
+            assert!(refused.contains("MASTER_VIP_ENABLED"), "{refused}");
+        }
+        let six = [MasterEntry {
+            address: "fd00::1".parse().expect("an address"),
+            ..master(1)
+        }];
+        is_reachable("https://[fd00::1]:443", &six).expect_err("it is a master's");
+    }
+
+    #[test]
+    fn a_working_node_and_a_master_are_replaced_only_on_request() {
+        let node = |ready| ClusterNode {
+            ready: Some(ready),
+            ..ClusterNode::default()
+        };
+        let lost = ClusterNode {
+            labels: [(MASTER.to_owned(), String::new())].into(),
+            ..node(false)
+        };
+        let nodes = BTreeMap::from([
+            ("w-1".to_owned(), node(true)),
+            ("w-2".to_owned(), node(false)),
+            ("cp-2".to_owned(), lost),
+        ]);
+        is_no_other_node("w-2", false, &nodes).expect("it does not work");
+        is_no_other_node("cp-9", false, &nodes).expect("it is new");
+        is_no_other_node("w-1", true, &nodes).expect("it was asked for");
+        is_no_other_node("cp-2", true, &nodes).expect("it was asked for");
+        for node in ["w-1", "cp-2"] {
+            let refused = is_no_other_node(node, false, &nodes).expect_err("it is taken");
+            assert!(refused.to_string().contains("--replace"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn an_even_number_of_masters_is_named() {
+        for (number, even) in [(1, false), (2, true), (3, false), (4, true), (5, false)] {
+            assert_eq!(note(number).is_some(), even, "{number}");
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The removal of a master: its member leaves etcd, and its node is deleted. Another master does it, also if the host is lost.
+//!
+//! `selection` finds the member that an operator has named. All is decided twice: before the pods are evicted, and right before the member
+//! is removed, because the cluster may have changed meanwhile.
+
+mod selection;
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use self::selection::{is_entry, node_name, selected};
+use super::quorum::endpoints;
+use crate::host::{ClusterAccess, ClusterNode, EtcdMember, Host, HostResult, RemainingPod};
+use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, QuorumLoss, Seen, after_loss, look};
+use crate::kubernetes::masters;
+use crate::kubernetes::workers::MASTER_LABEL;
+
+/// How the removal of a master ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MasterRemoval {
+    /// It is no member of etcd any more, and has no node.
+    Removed {
+        /// How many voters are left.
+        voters: usize,
+        /// Pods that were still there. They end with the node.
+        left: Vec<RemainingPod>,
+    },
+    /// These pods are still on the node. Node and member stay; the node is cordoned.
+    PodsLeft(Vec<RemainingPod>),
+    /// etcd would lose its quorum. Node and member stay; the node may be cordoned.
+    Refused(QuorumLoss),
+    /// It is the host on which this runs. Nothing was done.
+    ThisHost,
+    /// This host's list of masters still names it, but it is no member of etcd and has no node. Nothing was done.
+    Before,
+    /// Neither a member of etcd nor the node of a master was named. Nothing was done.
+    Unknown,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct MasterToRemove<'a> {
+    /// The name of its node and member. A member without a name is named by its hexadecimal id, or by the address of its host.
+    pub name: &'a str,
+    /// How long its pods may take to end.
+    pub within: Duration,
+    /// Delete the node even if it is Ready and pods are left.
+    pub force: bool,
+    /// Remove the member even if etcd loses its quorum.
+    pub accepts_quorum_loss: bool,
+}
+
+/// Removes a master: its node is cordoned and its pods are evicted, its member leaves etcd, and its node is deleted. If this is interrupted,
+/// the next call goes on.
+///
+/// # Errors
+/// The API server or etcd does not answer or refuses, or two members have the name. etcd removes a member only with quorum.
+pub async fn remove_master(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    master: &MasterToRemove<'_>,
+) -> HostResult<MasterRemoval> {
+    let known = masters::read(host).await.unwrap_or_default();
+    let endpoints = endpoints(&known);
+    let listed = host.member_list(&endpoints).await;
+    let list = listed.as_deref().unwrap_or_default();
+    let found = selected(master.name, list)?;
+    let name = node_name(master.name, found, list).map(str::to_owned);
+    let node = match &name {
+        Some(name) => host.node(access, name).await?,
+        None => None,
+    };
+    let node = node.filter(|node| node.labels.contains_key(MASTER_LABEL));
+    if node.is_none() && found.is_none() {
+        let is_known = known.iter().any(|one| is_entry(master.name, one));
+        return match listed {
+            Ok(_) if is_known => Ok(MasterRemoval::Before),
+            Err(error) if is_known => Err(error),
+            Ok(_) | Err(_) => Ok(MasterRemoval::Unknown),
+        };
+    }
+    let found = found.cloned();
+    // Only a list with quorum says whether a master is still a member.
+    let members = look(host, listed?).await;
+    if let Some(found) = &found
+        && let Some(refusal) = refusal(host, master, found, &members).await
+    {
+        return Ok(refusal);
+    }
+    let node = name.zip(node);
+    let mut left = Vec::new();
+    if let Some((name, node)) = &node {
+        left = evict(host, access, (name, node), master.within).await?;
+        if !left.is_empty() && node.ready == Some(true) && !master.force {
+            return Ok(MasterRemoval::PodsLeft(left));
+        }
+    }
+    let voters = match remove_member(host, &endpoints, master).await? {
+        Ok(voters) => voters,
+        Err(refusal) => return Ok(refusal),
+    };
+    if let Some((name, _)) = &node {
+        host.delete_node(access, name).await?;
+    }
+    Ok(MasterRemoval::Removed { voters, left })
+}
+
+/// Looks at the members again, and removes the one that is asked for, if there is one and it may be removed. Returns how many voters are
+/// left.
+async fn remove_member(
+    host: &dyn Host,
+    endpoints: &[String],
+    master: &MasterToRemove<'_>,
+) -> HostResult<Result<usize, MasterRemoval>> {
+    let list = host.member_list(endpoints).await?;
+    let found = selected(master.name, &list)?;
+    if let Some(found) = found {
+        let members = look(host, list.clone()).await;
+        if let Some(refusal) = refusal(host, master, found, &members).await {
+            return Ok(Err(refusal));
+        }
+        host.member_remove(endpoints, found.id).await?;
+    }
+    let removed = found.map(|found| found.id);
+    let voters = list.iter().filter(|member| !member.learner);
+    Ok(Ok(voters
+        .filter(|member| Some(member.id) != removed)
+        .count()))
+}
+
+/// Why the member must not be removed; `None` if it may.
+async fn refusal(
+    host: &dyn Host,
+    master: &MasterToRemove<'_>,
+    member: &EtcdMember,
+    members: &[Seen],
+) -> Option<MasterRemoval> {
+    let own = host.member_status(OWN_ENDPOINT).await;
+    if own.is_ok_and(|own| own.id == member.id) {
+        return Some(MasterRemoval::ThisHost);
+    }
+    let me = Me {
+        name: master.name,
+        peer: member.peer_urls.first().map_or("", String::as_str),
+    };
+    match after_loss(me, members, Loss::Removal) {
+        Err(lost) if !master.accepts_quorum_loss => Some(MasterRemoval::Refused(lost)),
+        Ok(()) | Err(_) => None,
+    }
+}
+
+async fn evict(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    (name, node): (&str, &ClusterNode),
+    within: Duration,
+) -> HostResult<Vec<RemainingPod>> {
+    if !node.unschedulable {
+        let cordon = json!({ "spec": { "unschedulable": true } });
+        host.patch_node(access, name, &cordon).await?;
+    }
+    host.evict_pods(access, name, within).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+    use crate::kubernetes::masters::MASTERS;
+
+    const KUBECONFIG: &str = "/etc/kubeconfig";
+
+    /// The first of three masters.
+    fn host() -> FakeHost {
+        let masters = r#"{"version":1,"masters":[{"name":"m-1","address":"172.30.0.11","voter":true},{"name":"m-2","address":"172.30.0.12","voter":true},{"name":"m-3","address":"172.30.0.13","voter":true}]}"#;
+        let host = FakeHost::new()
+            .with_file(MASTERS, masters)
+            .with_file(KUBECONFIG, "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        host.with_world_mut(|world| {
+            for number in 1..=3_u64 {
+                let (name, address) = (format!("m-{number}"), format!("172.30.0.1{number}"));
+                world.etcd.voter(&name, &address, 10 + number);
+                let ip = address.parse().expect("an address");
+                world.join_node(&name, &format!("10.20.{number}.0/24"), ip);
+                let node = world.cluster.nodes.get_mut(&name).expect("it is there");
+                node.labels.insert(MASTER_LABEL.to_owned(), String::new());
+            }
+            let own = world.etcd.states["https://172.30.0.11:4001"].clone();
+            world.etcd.states.insert(OWN_ENDPOINT.to_owned(), own);
+        });
+        host
+    }
+
+    async fn remove(host: &FakeHost, name: &str, accepts_quorum_loss: bool) -> MasterRemoval {
+        let access = ClusterAccess::with(KUBECONFIG.as_ref());
+        let master = MasterToRemove {
+            name,
+            within: Duration::from_secs(60),
+            force: false,
+            accepts_quorum_loss,
+        };
+        let removal = remove_master(host, &access, &master).await;
+        removal.expect("the cluster answers")
+    }
+
+    fn counts(host: &FakeHost) -> (usize, usize) {
+        host.with_world(|world| (world.etcd.members.len(), world.cluster.nodes.len()))
+    }
+
+    #[tokio::test]
+    async fn a_dead_master_leaves_etcd_and_the_cluster() {
+        let host = host();
+        host.with_world_mut(|world| world.etcd.silence("172.30.0.13"));
+        let removal = remove(&host, "m-3", false).await;
+        assert_eq!(
+            removal,
+            MasterRemoval::Removed {
+                voters: 2,
+                left: Vec::new()
+            }
+        );
+        assert_eq!(counts(&host), (2, 2));
+        // nodeletd has not written the new list yet.
+        assert_eq!(remove(&host, "m-3", false).await, MasterRemoval::Before);
+        assert_eq!(remove(&host, "m-4", false).await, MasterRemoval::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_master_that_the_quorum_needs_stays_unless_the_loss_is_accepted() {
+        let host = host();
+        host.with_world_mut(|world| world.etcd.silence("172.30.0.13"));
+        let removal = remove(&host, "m-2", false).await;
+        assert!(matches!(removal, MasterRemoval::Refused(_)), "{removal:?}");
+        assert_eq!((counts(&host), host.mutations()), ((3, 3), 0));
+        let removal = remove(&host, "m-2", true).await;
+        assert!(
+            matches!(removal, MasterRemoval::Removed { .. }),
+            "{removal:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_host_does_not_remove_itself_or_a_worker() {
+        let host = host();
+        assert_eq!(remove(&host, "m-1", true).await, MasterRemoval::ThisHost);
+        host.with_world_mut(|world| {
+            let ip = "172.30.0.21".parse().expect("an address");
+            world.join_node("w-1", "10.20.9.0/24", ip);
+        });
+        assert_eq!(remove(&host, "w-1", true).await, MasterRemoval::Unknown);
+        assert_eq!(host.mutations(), 0);
+    }
+
+    /// It never started, so it has no name and no node.
+    #[tokio::test]
+    async fn a_learner_without_a_name_is_removed_by_its_id_or_its_address() {
+        for named in ["172.30.0.14", "2a"] {
+            let host = host();
+            host.with_world_mut(|world| {
+                world.etcd.members.push(EtcdMember {
+                    id: 0x2a,
+                    name: String::new(),
+                    peer_urls: vec!["https://172.30.0.14:2380".to_owned()],
+                    client_urls: Vec::new(),
+                    learner: true,
+                });
+            });
+            assert_eq!(remove(&host, "m-4", false).await, MasterRemoval::Unknown);
+            let removed = MasterRemoval::Removed {
+                voters: 3,
+                left: Vec::new(),
+            };
+            assert_eq!(remove(&host, named, false).await, removed, "{named}");
+            assert_eq!(counts(&host), (3, 3), "{named}");
+            assert_eq!(remove(&host, named, false).await, MasterRemoval::Unknown);
+        }
+    }
+
+    /// A member that has a name goes together with its node.
+    #[tokio::test]
+    async fn a_master_is_also_removed_by_its_address() {
+        let host = host();
+        let removal = remove(&host, "172.30.0.13", false).await;
+        let removed = matches!(removal, MasterRemoval::Removed { voters: 2, .. });
+        assert!(removed, "{removal:?}");
+        assert_eq!(counts(&host), (2, 2));
+        assert!(!host.with_world(|world| world.has_node("m-3")));
+    }
+
+    /// Another member fails while the pods are evicted: then the quorum needs the master.
+    #[tokio::test]
+    async fn the_quorum_is_looked_at_again_after_the_eviction() {
+        let host = host();
+        let failing = Some("172.30.0.12".to_owned());
+        host.with_world_mut(|world| world.etcd.fails_during_eviction = failing);
+        let removal = remove(&host, "m-3", false).await;
+        assert!(matches!(removal, MasterRemoval::Refused(_)), "{removal:?}");
+        assert_eq!(counts(&host), (3, 3));
+    }
+
+    /// Nothing says who the members are, so a master's node stays.
+    #[tokio::test]
+    async fn without_quorum_no_master_is_removed() {
+        let host = host();
+        host.with_world_mut(|world| world.etcd.states.clear());
+        let access = ClusterAccess::with(KUBECONFIG.as_ref());
+        for name in ["m-2", "m-3"] {
+            let master = MasterToRemove {
+                name,
+                within: Duration::from_secs(60),
+                force: true,
+                accepts_quorum_loss: true,
+            };
+            let removal = remove_master(&host, &access, &master).await;
+            removal.expect_err("no member answers with quorum");
+        }
+        assert_eq!((counts(&host), host.mutations()), ((3, 3), 0));
+    }
+}

@@ -1,0 +1,115 @@
+//! Stops and restarts of a master that etcd's quorum needs.
+
+use super::*;
+use crate::exec::kubernetes::quorum::tests as quorum;
+use crate::exec::{EventSink, Recording};
+use crate::facts::Facts;
+use crate::host::Services as _;
+use crate::host::fake::{FakeHost, FaultPlan};
+use crate::model::{Span, StepId};
+use crate::plan::{Plan, StepPolicy};
+use crate::resource::{NoSecrets, ServiceSpec};
+
+const UNIT: &str = "kubelet.service";
+
+/// Another master fails while the phase `kubelet` is being ended.
+struct FailsMeanwhile<'a> {
+    host: &'a FakeHost,
+    heard: Recording,
+}
+
+impl EventSink for FailsMeanwhile<'_> {
+    fn emit(&self, event: Event) {
+        if matches!(&event, Event::PhaseStarted { phase, .. } if phase.as_str() == "kubelet") {
+            let silence = |world: &mut crate::host::fake::World| {
+                world.etcd.silence("172.30.0.13");
+            };
+            self.host.with_world_mut(silence);
+        }
+        self.heard.emit(event);
+    }
+}
+
+fn plan() -> Plan {
+    let name: PhaseName = "kubelet".parse().expect("a name");
+    let service = Spec::Service(ServiceSpec {
+        unit: UNIT.to_owned(),
+        started: true,
+        enabled: None,
+        restart_inputs: Vec::new(),
+        reload_inputs: Vec::new(),
+        runs: Vec::new(),
+        checksums: None,
+    });
+    let step = PlannedStep {
+        id: StepId::new(&name, "service", "kubelet"),
+        span: Span::file("phases/kubelet.rhai"),
+        spec: service,
+        policy: StepPolicy::default(),
+    };
+    let kubelet = PlannedPhase {
+        steps: vec![step],
+        ..PlannedPhase::bare(name)
+    };
+    Plan::bare(vec![quorum::phase(), kubelet])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_needed_meanwhile_is_not_stopped() {
+    let (plan, facts) = (plan(), Facts::nothing_about("m-1"));
+    let phases: Vec<PhaseName> = plan.phases.iter().map(|one| one.name.clone()).collect();
+    for verb in ["stop", "clean", "restart"] {
+        let host = quorum::host();
+        host.with_world_mut(|world| world.unit(UNIT, "[Service]\n"));
+        let heard = Recording::default();
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
+        let applied = runner.apply().await.expect("it is written down");
+        assert_eq!(applied, Outcome::Converged, "{:?}", heard.events());
+        let events = FailsMeanwhile {
+            host: &host,
+            heard: Recording::default(),
+        };
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &events);
+        let outcome = match verb {
+            "stop" => runner.stop().await,
+            "clean" => runner.stop_for_clean().await,
+            _ => runner.restart(&phases, &[]).await,
+        };
+        assert_eq!(
+            outcome.expect("it is written down"),
+            Outcome::Refused,
+            "{verb}"
+        );
+        let events = events.heard.events();
+        let said = events.iter().find_map(Event::refusal).unwrap_or_default();
+        assert!(said.contains("m-3"), "{verb}: {said}");
+        assert!(
+            host.with_world(|world| world.container_runs("etcd")),
+            "{verb}"
+        );
+        let unit = host.unit(UNIT).await.expect("systemd answers");
+        assert!(
+            unit.is_active(),
+            "{verb}: it was stopped, and is started again"
+        );
+    }
+}
+
+/// Otherwise a runtime that hangs would never be repaired while another master is down.
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_leaves_containers_alone_is_not_refused() {
+    let (plan, facts) = (plan(), Facts::nothing_about("m-1"));
+    let phases: Vec<PhaseName> = plan.phases.iter().map(|one| one.name.clone()).collect();
+    let host = quorum::host();
+    host.with_world_mut(|world| world.unit(UNIT, "[Service]\n"));
+    let heard = Recording::default();
+    let runner = || Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
+    let applied = runner().apply().await.expect("it is written down");
+    assert_eq!(applied, Outcome::Converged, "{:?}", heard.events());
+    host.with_world_mut(|world| world.etcd.silence("172.30.0.13"));
+    host.set_faults(FaultPlan::none().stall("container_runtime", "*"));
+    let outcome = runner().restart(&phases, &[]).await;
+    assert_ne!(outcome.expect("it is written down"), Outcome::Refused);
+    let events = heard.events();
+    assert_eq!(events.iter().find_map(Event::refusal), None);
+}

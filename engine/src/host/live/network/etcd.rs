@@ -1,0 +1,299 @@
+//! Calls on the members of etcd over its JSON gateway (`/v3/…`), with the certificate of `etcdctl`.
+//!
+//! etcd 3.4 answers a list of members from the memory of the member that is asked, also without quorum. So a linearizable read comes first:
+//! it succeeds only with quorum, and afterwards that member knows all changes that were made before it. A learner refuses both.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::https;
+use crate::host::live::LiveHost;
+use crate::host::live::blocking::within;
+use crate::host::{
+    EtcdMember, EtcdMembers, EtcdStatus, HostError, HostResult, HttpsRequest, HttpsResponse,
+};
+
+/// The authority's certificate, and the client's certificate and key.
+const CERTIFICATE: &str = "/etc/pf9/kube.d/certs/etcdctl/etcd";
+/// Timeout for a question.
+const QUESTION: Duration = Duration::from_secs(3);
+/// Timeout for a change: it waits for consensus, at most etcd's own 7 s.
+const CHANGE: Duration = Duration::from_secs(10);
+/// A key that does not exist, in base64: a read of it is as good as any.
+const NO_KEY: &str = "AA==";
+/// Maximum number of members that are read.
+const MEMBERS: usize = 64;
+/// Codes of gRPC.
+const NOT_FOUND: u64 = 5;
+const UNAVAILABLE: u64 = 14;
+
+/// Why a member did not do what it was asked.
+enum Refusal {
+    /// It did not answer, or cannot serve: another member may.
+    Away(HostError),
+    /// It refused, with this gRPC code.
+    Refused(u64, HostError),
+}
+
+impl Refusal {
+    fn into_error(self) -> HostError {
+        match self {
+            Self::Away(error) | Self::Refused(_, error) => error,
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl EtcdMembers for LiveHost {
+    async fn member_list(&self, endpoints: &[String]) -> HostResult<Vec<EtcdMember>> {
+        if endpoints.is_empty() {
+            return Err(none_given("list the members of etcd"));
+        }
+        // All are asked at the same time: a host that is down costs no time while another one answers.
+        let asked = endpoints.iter().map(|endpoint| Box::pin(listed(endpoint)));
+        match futures::future::select_ok(asked).await {
+            Ok((members, _)) => Ok(members),
+            Err(refusal) => Err(refusal.into_error()),
+        }
+    }
+
+    async fn member_add_learner(&self, endpoints: &[String], peer_url: &str) -> HostResult<u64> {
+        let question = json!({ "peerURLs": [peer_url], "isLearner": true });
+        let answer = change(endpoints, "/v3/cluster/member/add", &question)
+            .await
+            .map_err(Refusal::into_error)?;
+        number(answer.pointer("/member/ID")).ok_or_else(|| {
+            HostError::service("add a member to etcd", "the answer names no new member")
+        })
+    }
+
+    async fn member_promote(&self, endpoints: &[String], id: u64) -> HostResult<()> {
+        let question = json!({ "ID": id.to_string() });
+        change(endpoints, "/v3/cluster/member/promote", &question)
+            .await
+            .map(drop)
+            .map_err(Refusal::into_error)
+    }
+
+    async fn member_remove(&self, endpoints: &[String], id: u64) -> HostResult<()> {
+        let question = json!({ "ID": id.to_string() });
+        match change(endpoints, "/v3/cluster/member/remove", &question).await {
+            Ok(_) | Err(Refusal::Refused(NOT_FOUND, _)) => Ok(()),
+            Err(refusal) => Err(refusal.into_error()),
+        }
+    }
+
+    async fn member_status(&self, endpoint: &str) -> HostResult<EtcdStatus> {
+        let answer = call(endpoint, "/v3/maintenance/status", &json!({}), QUESTION)
+            .await
+            .map_err(Refusal::into_error)?;
+        Ok(status(&answer))
+    }
+}
+
+fn none_given(action: &str) -> HostError {
+    HostError::service(action, "no other member is known")
+}
+
+/// The members, from a member with quorum.
+async fn listed(endpoint: &str) -> Result<Vec<EtcdMember>, Refusal> {
+    let read = json!({ "key": NO_KEY, "count_only": true });
+    call(endpoint, "/v3/kv/range", &read, QUESTION).await?;
+    let answer = call(endpoint, "/v3/cluster/member/list", &json!({}), QUESTION).await?;
+    members(&answer).ok_or_else(|| {
+        let action = format!("list the members of etcd at {endpoint}");
+        Refusal::Away(HostError::service(action, "the answer is no list"))
+    })
+}
+
+/// Asks one member after the other for a change, until one has decided about it.
+async fn change(endpoints: &[String], path: &str, question: &Value) -> Result<Value, Refusal> {
+    let mut last = Refusal::Away(none_given(&format!("post to {path}")));
+    for endpoint in endpoints {
+        match call(endpoint, path, question, CHANGE).await {
+            Err(refusal @ Refusal::Away(_)) => last = refusal,
+            decided => return decided,
+        }
+    }
+    Err(last)
+}
+
+/// One call of the gateway.
+async fn call(
+    endpoint: &str,
+    path: &str,
+    question: &Value,
+    timeout: Duration,
+) -> Result<Value, Refusal> {
+    let at = |name: &str| Path::new(CERTIFICATE).join(name);
+    let request = HttpsRequest {
+        url: format!("{endpoint}{path}"),
+        ca: Some(at("ca.crt")),
+        client: Some((at("request.crt"), at("request.key"))),
+        timeout,
+    };
+    let action = || format!("post to {}", request.url);
+    let answer = within(timeout, action, https::post(&request, question.to_string()))
+        .await
+        .map_err(Refusal::Away)?;
+    understood(&answer, action)
+}
+
+/// The content of an answer, or etcd's own error.
+fn understood(answer: &HttpsResponse, action: impl Fn() -> String) -> Result<Value, Refusal> {
+    let content: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    if answer.status == 200 && content.is_object() {
+        return Ok(content);
+    }
+    let code = number(content.get("code")).unwrap_or(UNAVAILABLE);
+    let said = content.get("error").and_then(Value::as_str);
+    let said = match said {
+        Some(said) => said.chars().take(500).collect::<String>(),
+        None => format!("HTTP status {}", answer.status),
+    };
+    let error = HostError::service(action(), said.escape_debug().to_string());
+    // etcd has one such code for a learner, for a member without leader, and for a cluster that is not healthy.
+    Err(match code {
+        UNAVAILABLE => Refusal::Away(error),
+        code => Refusal::Refused(code, error),
+    })
+}
+
+/// The gateway writes 64-bit numbers as texts.
+fn number(value: Option<&Value>) -> Option<u64> {
+    match value? {
+        Value::String(text) => text.parse().ok(),
+        value => value.as_u64(),
+    }
+}
+
+fn members(answer: &Value) -> Option<Vec<EtcdMember>> {
+    let listed = answer.get("members")?.as_array()?;
+    let mut members = listed
+        .iter()
+        .take(MEMBERS)
+        .map(|member| {
+            Some(EtcdMember {
+                id: number(member.get("ID"))?,
+                name: text(member, "name"),
+                peer_urls: texts(member, "peerURLs"),
+                client_urls: texts(member, "clientURLs"),
+                learner: member
+                    .get("isLearner")
+                    .and_then(Value::as_bool)
+                    .unwrap_or_default(),
+            })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    members.sort_by(|one, other| (&one.name, one.id).cmp(&(&other.name, other.id)));
+    (!members.is_empty()).then_some(members)
+}
+
+fn status(answer: &Value) -> EtcdStatus {
+    let field = |name: &str| number(answer.get(name)).unwrap_or_default();
+    EtcdStatus {
+        id: number(answer.pointer("/header/member_id")).unwrap_or_default(),
+        leader: Some(field("leader")).filter(|leader| *leader != 0),
+        raft_index: field("raftIndex"),
+        db_size: field("dbSize"),
+        version: text(answer, "version"),
+        learner: answer
+            .get("isLearner")
+            .and_then(Value::as_bool)
+            .unwrap_or_default(),
+        errors: texts(answer, "errors"),
+    }
+}
+
+fn text(value: &Value, name: &str) -> String {
+    let text = value.get(name).and_then(Value::as_str).unwrap_or_default();
+    text.escape_debug().take(256).collect()
+}
+
+fn texts(value: &Value, name: &str) -> Vec<String> {
+    let all = value.get(name).and_then(Value::as_array);
+    let all = all.into_iter().flatten().filter_map(Value::as_str);
+    all.take(16)
+        .map(|text| text.escape_debug().take(256).collect())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(status: u16, body: &str) -> HttpsResponse {
+        HttpsResponse {
+            status,
+            body: body.to_owned(),
+            certificate: None,
+        }
+    }
+
+    #[test]
+    fn members_are_read_as_the_gateway_writes_them() {
+        let answer = json!({
+            "header": { "member_id": "7" },
+            "members": [
+                { "ID": "10501334649042878790", "name": "m-2", "peerURLs": ["https://172.30.0.12:2380"], "clientURLs": ["https://172.30.0.12:4001"] },
+                { "ID": "2", "peerURLs": ["https://172.30.0.13:2380"], "isLearner": true },
+            ],
+        });
+        let members = members(&answer).expect("it is a list");
+        assert_eq!(members[0].name, "");
+        assert!(members[0].learner && members[0].client_urls.is_empty());
+        assert_eq!(members[1].id, 10_501_334_649_042_878_790);
+        assert!(!members[1].learner);
+        for other in [
+            json!({}),
+            json!({ "members": [] }),
+            json!({ "members": [{ "name": "x" }] }),
+        ] {
+            assert!(super::members(&other).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_status_without_a_leader_says_so() {
+        let answer = json!({
+            "header": { "member_id": "7" }, "version": "3.4.23", "dbSize": "20480", "raftIndex": "41",
+            "leader": "7", "isLearner": true, "errors": ["memberID:7 alarm:NOSPACE"],
+        });
+        let read = status(&answer);
+        assert_eq!((read.id, read.leader, read.raft_index), (7, Some(7), 41));
+        assert_eq!((read.db_size, read.errors.len()), (20480, 1));
+        assert!(read.learner);
+        // The gateway leaves out what is zero.
+        assert_eq!(status(&json!({ "raftIndex": "41" })).leader, None);
+    }
+
+    #[test]
+    fn only_a_decision_of_etcd_ends_the_search_for_a_member() {
+        let action = || "ask".to_owned();
+        assert!(understood(&response(200, "{}"), action).is_ok());
+        for (status, body, decided) in [
+            (
+                404,
+                r#"{"error":"etcdserver: member not found","code":5}"#,
+                true,
+            ),
+            (
+                400,
+                r#"{"error":"etcdserver: can only promote a learner member which is in sync with leader","code":9}"#,
+                true,
+            ),
+            (
+                503,
+                r#"{"error":"etcdserver: rpc not supported for learner","code":14}"#,
+                false,
+            ),
+            (404, "404 page not found", false),
+            (200, "[]", false),
+        ] {
+            let refusal = understood(&response(status, body), action).expect_err("it is refused");
+            assert_eq!(matches!(refusal, Refusal::Refused(..)), decided, "{body}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Members of etcd: asked below until they are changed above. A change fetches all members with their states first.
+
+use crate::host::overlay::OverlayHost;
+use crate::host::{EtcdMember, EtcdMembers, EtcdStatus, HostResult};
+
+#[async_trait::async_trait]
+impl EtcdMembers for OverlayHost<'_> {
+    async fn member_list(&self, endpoints: &[String]) -> HostResult<Vec<EtcdMember>> {
+        if self.known().members {
+            return self.upper.member_list(endpoints).await;
+        }
+        self.lower.member_list(endpoints).await
+    }
+
+    async fn member_add_learner(&self, endpoints: &[String], peer_url: &str) -> HostResult<u64> {
+        self.fetch_members(endpoints).await?;
+        self.upper.member_add_learner(endpoints, peer_url).await
+    }
+
+    async fn member_promote(&self, endpoints: &[String], id: u64) -> HostResult<()> {
+        self.fetch_members(endpoints).await?;
+        self.upper.member_promote(endpoints, id).await
+    }
+
+    async fn member_remove(&self, endpoints: &[String], id: u64) -> HostResult<()> {
+        self.fetch_members(endpoints).await?;
+        self.upper.member_remove(endpoints, id).await
+    }
+
+    async fn member_status(&self, endpoint: &str) -> HostResult<EtcdStatus> {
+        if self.known().members {
+            return self.upper.member_status(endpoint).await;
+        }
+        self.lower.member_status(endpoint).await
+    }
+}
+
+impl OverlayHost<'_> {
+    /// Fetches the members and their states before the first change above.
+    async fn fetch_members(&self, endpoints: &[String]) -> HostResult<()> {
+        self.changes();
+        if self.known().members {
+            return Ok(());
+        }
+        let members = self.lower.member_list(endpoints).await?;
+        let mut states = Vec::new();
+        for url in members.iter().flat_map(|member| &member.client_urls) {
+            // A member that does not answer below does not answer above.
+            if let Ok(status) = self.lower.member_status(url).await {
+                states.push((url.clone(), status));
+            }
+        }
+        self.known().members = true;
+        self.upper.with_world_mut(|world| {
+            world.etcd.members = members;
+            world.etcd.states = states.into_iter().collect();
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! Whether another host runs the API server of the cluster: then the cluster exists, and etcd must not begin another one.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::host::{Host, HttpsRequest};
+use crate::model::chain;
+use crate::resource::ResourceResult;
+
+/// The authority of API servers.
+pub(super) const AUTHORITY: &str = "/etc/pf9/kube.d/ca/cluster/ca.crt";
+
+/// What shows that an API server answers at this URL; `None` if nothing does, or if the address is this host's own. Every answer over TLS
+/// counts, also a refusal and that of a server of another authority. A connection that is refused or reset does not: so does a load
+/// balancer without servers.
+pub(super) async fn answers(
+    api: &str,
+    timeout: Duration,
+    host: &dyn Host,
+) -> ResourceResult<Option<String>> {
+    if is_own(api, host).await? {
+        return Ok(None);
+    }
+    let request = HttpsRequest {
+        url: format!("{api}/version"),
+        ca: Some(Path::new(AUTHORITY).to_owned()),
+        client: None,
+        timeout,
+    };
+    Ok(match host.https_get(&request).await {
+        Ok(answer) => Some(format!("HTTP status {}", answer.status)),
+        Err(error) if error.is_answer() => Some(chain(&error).join(": ")),
+        Err(_) => None,
+    })
+}
+
+/// Whether a URL leads to an address of this host.
+async fn is_own(url: &str, host: &dyn Host) -> ResourceResult<bool> {
+    let rest = url.split("://").nth(1).unwrap_or(url);
+    let name = match rest.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next(),
+        None => rest.split([':', '/']).next(),
+    };
+    let Some(address) = name.and_then(|name| name.parse::<IpAddr>().ok()) else {
+        return Ok(false);
+    };
+    let links = host.links().await?;
+    let mut own = links.iter().flat_map(|link| &link.addresses);
+    Ok(address.is_loopback() || own.any(|(its, _)| *its == address))
+}

@@ -1,0 +1,169 @@
+//! The virtual IP of several masters: a change of the masters reloads keepalived, and a firewall rule lets only masters take the address.
+
+use behaviour::{Bringup, Case, Run, block_on};
+use engine::exec::{Recording, Runner, failed_phases, restart_set};
+use engine::facts::{AddressUser, MasterEntry};
+use engine::host::fake::FakeHost;
+use engine::model::{Outcome, PhaseName};
+use engine::resource::MaskedSecrets;
+
+const CONFIG: &str = "/etc/keepalived/keepalived.conf";
+
+/// The first master's plan while the masters with these numbers form the cluster.
+fn among(masters: &[u8]) -> Bringup {
+    let mut case = Case::named("cp-1-vip");
+    let entry = |number: &u8| MasterEntry {
+        name: format!("cp-{number}"),
+        address: [172, 30, 0, 10 + number].into(),
+        etcd_id: Some(u64::from(*number)),
+        voter: true,
+    };
+    case.facts.masters = masters.iter().map(entry).collect();
+    Bringup::from_case(case)
+}
+
+/// The rules of the chain for VRRP, and whether all packets get there.
+fn rules(host: &FakeHost) -> (String, bool) {
+    let snapshot = host.snapshot();
+    let state = |chain: &str| {
+        let name = format!("chain iptables filter {chain}");
+        let mut resources = snapshot.resources();
+        let found = resources.find(|(resource, _)| *resource == name);
+        found.map(|(_, state)| state.to_owned()).unwrap_or_default()
+    };
+    (state("PF9-VRRP"), state("INPUT").starts_with("-j PF9-VRRP"))
+}
+
+/// Calls that concern the unit of keepalived.
+fn calls(host: &FakeHost) -> Vec<&'static str> {
+    let calls = host.mutating_calls().into_iter();
+    let calls = calls.filter(|call| call.argument.starts_with("keepalived"));
+    calls.map(|call| call.name).collect()
+}
+
+/// Applies what depends on the masters, as `nodelet masters` does.
+fn follow(bringup: &Bringup, host: &FakeHost) -> Run {
+    host.clear_journal();
+    let run = bringup.apply_only(host, &["vrrp-firewall", "keepalived"]);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    run
+}
+
+#[test]
+fn a_change_of_the_masters_reloads_keepalived_and_restarts_nothing() {
+    let alone = among(&[]);
+    let host = alone.bare_host();
+    let run = alone.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let first = host.snapshot();
+    let nothing_else = "-p 112 -j DROP";
+    assert_eq!(rules(&host), (nothing_else.to_owned(), true));
+    for (masters, peers) in [
+        (&[1, 2][..], &["172.30.0.12"][..]),
+        (&[1, 2, 3], &["172.30.0.12", "172.30.0.13"]),
+        (&[1, 3], &["172.30.0.13"]),
+    ] {
+        let several = among(masters);
+        follow(&several, &host);
+        assert_eq!(calls(&host), ["reload_unit"], "{masters:?}");
+        let text = host.with_world(|world| world.text(CONFIG)).expect("a file");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == "unicast_peer");
+        let listed = &words[at.expect("a block") + 2..];
+        assert_eq!(listed[..peers.len()], *peers, "{text}");
+        assert_eq!(listed[peers.len()], "}", "{text}");
+        assert!(text.contains("unicast_src_ip 172.30.0.11\n"), "{text}");
+        let accepted = peers.iter();
+        let accepted: String = accepted
+            .map(|peer| format!("-s {peer}/32 -p 112 -j ACCEPT; "))
+            .collect();
+        assert_eq!(rules(&host), (accepted + nothing_else, true));
+        assert_eq!(follow(&several, &host).changes(), [""; 0], "{masters:?}");
+        assert_eq!(calls(&host), [""; 0], "{masters:?}");
+    }
+    // The last master is as the only one was.
+    follow(&among(&[1]), &host);
+    assert_eq!(calls(&host), ["reload_unit"]);
+    let text = |snapshot: &engine::host::fake::WorldSnapshot| {
+        let ours = snapshot.resources();
+        let ours =
+            ours.filter(|(name, _)| name.contains("keepalived.conf") || name.contains("VRRP"));
+        ours.map(|(name, one)| format!("{name}: {one}"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(text(&host.snapshot()), text(&first));
+}
+
+/// A boot, a firewall script or an operator changes the rules. A repair that restarted keepalived would move the address.
+#[test]
+fn a_repair_of_the_rules_leaves_keepalived_alone() {
+    let bringup = among(&[]);
+    let host = bringup.bare_host();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let intact = rules(&host);
+    for input in [
+        "*filter\n-F PF9-VRRP\nCOMMIT\n",
+        "*filter\n-D INPUT -j PF9-VRRP\n-F PF9-VRRP\n-X PF9-VRRP\nCOMMIT\n",
+        "*filter\n-I INPUT 1 -j REJECT\nCOMMIT\n",
+    ] {
+        host.with_world_mut(|world| world.firewall_input("iptables", input));
+        assert_ne!(rules(&host), intact, "{input}");
+        let set = restart_set(&bringup.plan, &failed_phases(&bringup.check(&host)));
+        let names: Vec<&str> = set.iter().map(PhaseName::as_str).collect();
+        assert_eq!(names, ["vrrp-firewall"], "{input}");
+        host.clear_journal();
+        let ignored = Recording::default();
+        let runner = Runner::new(
+            &bringup.plan,
+            &host,
+            &bringup.facts,
+            &MaskedSecrets,
+            &ignored,
+        );
+        let outcome = block_on(runner.restart(&set, &[])).expect("it is written down");
+        assert_eq!(outcome, Outcome::Converged, "{input}");
+        assert_eq!(calls(&host), [""; 0], "{input}");
+        assert_eq!(rules(&host), intact, "{input}");
+    }
+}
+
+#[test]
+fn each_of_several_masters_warns_of_a_virtual_ip_that_does_not_answer() {
+    let warns = |masters: &[u8]| {
+        let plan = among(masters).plan;
+        let keepalived = plan.phase("keepalived").expect("a phase");
+        let mut checks = keepalived.checks.iter();
+        let check = checks.find(|check| check.name == "the virtual IP answers");
+        check.map(|check| check.advisory)
+    };
+    assert_eq!(warns(&[]), None);
+    assert_eq!(warns(&[1]), None);
+    assert_eq!(warns(&[1, 2]), Some(true));
+}
+
+#[test]
+fn a_master_with_a_virtual_ip_needs_the_program_of_the_check_script() {
+    let mut bringup = among(&[]);
+    let programs = bringup.facts.programs.as_mut().expect("they are known");
+    assert!(programs.remove("curl"));
+    let host = bringup.bare_host();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Refused, "{}", run.text());
+    assert!(run.text().contains("curl"), "{}", run.text());
+}
+
+#[test]
+fn a_virtual_ip_that_another_host_uses_is_refused_before_anything_is_changed() {
+    let mut bringup = among(&[]);
+    let user = AddressUser::Another("unknown issuer".to_owned());
+    let users = &mut bringup.facts.address_users;
+    users.insert("172.30.0.100:443".to_owned(), user);
+    let host = bringup.bare_host();
+    let before = host.snapshot();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Refused, "{}", run.text());
+    let text = run.text();
+    assert!(text.contains("172.30.0.100 is in use by a host"), "{text}");
+    assert_eq!(host.snapshot(), before);
+}
