@@ -85,16 +85,21 @@ const IS_MASTER: &str =
     "! is_worker || { echo 'only a master can have this fault; `--host` names one' >&2; exit 1; }";
 const HAS_VIP: &str = "systemctl is-active --quiet keepalived || { echo 'it has no virtual IP; `cargo xtask up --vip` makes a master that has one' >&2; exit 1; }";
 
-/// A pod on the pods' bridge that answers. It ends on SIGTERM, as most programs do, because kubelet and docker wait for its end.
-const BRIDGED: &str = "kubectl get pod bridged --output name 2> /dev/null || kubectl create -f - <<'POD'
-{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"bridged\"}, \"spec\": {\"terminationGracePeriodSeconds\": 1,
+/// A pod on this host's bridge of pods that answers; each host has its own. It ends on SIGTERM, as most programs do, because kubelet
+/// and docker wait for its end.
+const BRIDGED: &str = "kubectl get pod $(bridged) --output name 2> /dev/null || kubectl create -f - <<POD
+{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"$(bridged)\", \"labels\": {\"app\": \"bridged\"}},
+ \"spec\": {\"nodeName\": \"$(own_name)\", \"terminationGracePeriodSeconds\": 1,
  \"tolerations\": [{\"operator\": \"Exists\"}],
  \"containers\": [{\"name\": \"c\", \"image\": \"@TOOLBOX@\", \"imagePullPolicy\": \"Never\", \"command\": [\"sh\", \"-c\", \"trap exit TERM; sleep 86400 & wait\"]}]}}
 POD
-            for n in $(seq 240); do kubectl get pod bridged --no-headers | grep -q Running && break; sleep 0.25; done
-            ping -c 1 -W 2 $(kubectl get pod bridged --output jsonpath='{.status.podIP}')";
+            for n in $(seq 240); do kubectl get pod $(bridged) --no-headers | grep -q Running && break; sleep 0.25; done
+            ping -c 1 -W 2 $(kubectl get pod $(bridged) --output jsonpath='{.status.podIP}')";
 const POD_ANSWERS: &str =
-    "ping -c 1 -W 1 $(kubectl get pod bridged --output jsonpath='{.status.podIP}') > /dev/null";
+    "ping -c 1 -W 1 $(kubectl get pod $(bridged) --output jsonpath='{.status.podIP}') > /dev/null";
+/// For a fault of the address itself.
+const HOLDS_VIP: &str = "ip -o address show dev eth0 | grep -w \"$VIP\" > /dev/null ||
+            { echo 'another master holds the virtual IP; `nodelet cluster status` names it' >&2; exit 1; }";
 
 /// Makes a list of faults of `"name": "what happens" { field: value, .. }`. The other fields are those of [`Fault::NONE`].
 macro_rules! faults {
@@ -182,30 +187,30 @@ pub const FAULTS: &[Fault] = faults! {
     }
     "certificate-expired": "kubelet's client certificate is replaced by one that has expired" {
         breaks: "cd /etc/pf9/kube.d/certs/kubelet/apiserver
-            openssl req -new -key request.key -subj '/O=system:nodes/CN=system:node:master-1' |
+            openssl req -new -key request.key -subj \"/O=system:nodes/CN=system:node:$(own_name)\" |
                 openssl x509 -req -CA ca.crt -CAkey /etc/pf9/kube.d/ca/cluster/ca.key -set_serial 4711 -days 0 -out /tmp/ended.crt
             cat /tmp/ended.crt > request.crt",
         is_repaired: "openssl x509 -in /etc/pf9/kube.d/certs/kubelet/apiserver/request.crt -noout -checkend 60 > /dev/null && api_is_ready && node_is_ready",
         master: true,
     }
     "label-removed": "the node's role label is removed" {
-        breaks: "kubectl label node --all node-role.kubernetes.io/master-",
-        is_repaired: "kubectl get node --selector node-role.kubernetes.io/master --output name | grep -q node/",
+        breaks: "kubectl label node \"$(own_name)\" node-role.kubernetes.io/master-",
+        is_repaired: "kubectl get node --selector node-role.kubernetes.io/master --output name | grep -qx \"node/$(own_name)\"",
         master: true,
     }
     "keepalived-stopped": "an operator stops keepalived" {
         breaks: "systemctl stop keepalived",
-        is_repaired: "systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
+        is_repaired: "systemctl is-active --quiet keepalived && vip_is_held",
         vip: true,
     }
     "keepalived-edited": "another interface is written to keepalived.conf, and keepalived restarted" {
         breaks: "sed -i 's/interface eth0/interface lo/' /etc/keepalived/keepalived.conf; grep -q 'interface lo' /etc/keepalived/keepalived.conf; systemctl restart keepalived || true",
-        is_repaired: "grep -q 'interface eth0' /etc/keepalived/keepalived.conf && systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
+        is_repaired: "grep -q 'interface eth0' /etc/keepalived/keepalived.conf && systemctl is-active --quiet keepalived && vip_is_held",
         vip: true,
     }
     "keepalived-uninstalled": "keepalived's package is removed" {
         breaks: "DEBIAN_FRONTEND=noninteractive dpkg --purge --force-depends keepalived",
-        is_repaired: "systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
+        is_repaired: "systemctl is-active --quiet keepalived && vip_is_held",
         vip: true,
     }
     "kube-env-deleted": "kube.env is deleted" {
@@ -244,8 +249,9 @@ pub const FAULTS: &[Fault] = faults! {
         master: true,
     }
     "virtual-ip-deleted": "the virtual IP is deleted from its interface" {
+        prepares: HOLDS_VIP,
         breaks: "ip address delete \"$VIP/32\" dev eth0",
-        is_repaired: "ip -o address show dev eth0 | grep -qw \"$VIP\"",
+        is_repaired: "vip_is_held",
         vip: true,
     }
 };
@@ -478,88 +484,4 @@ fn setting(host: &Host, vip: &str, script: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-    use std::process::Command;
-
-    /// Whether the script succeeds on a host with the address 172.30.1.12 that has these functions in place of its own.
-    fn holds(own: &str, script: &str) -> bool {
-        let script = format!("ADDRESS=172.30.1.12\n{FUNCTIONS}{own}\n{script}");
-        let output = Command::new("bash").args(["-c", &script]).output();
-        let output = output.expect("bash runs");
-        assert!(output.stderr.is_empty(), "{output:?}");
-        output.status.success()
-    }
-
-    #[test]
-    fn a_host_is_judged_by_its_own_node() {
-        let nodes = |lines: &str| format!("kubectl() {{ printf '{lines}'; }}");
-        let time = "2026-01-01T00:00:00Z";
-        let other = format!("172.30.1.11//True/{time}\\n172.30.1.1//True/{time}\\n");
-        for (own, is_ready) in [
-            (format!("172.30.1.12//True/{time}\\n"), true),
-            (format!("172.30.1.12//False/{time}\\n"), false),
-            // A cordoned node is not as it was.
-            (format!("172.30.1.12/true/True/{time}\\n"), false),
-            (String::new(), false),
-        ] {
-            let kubectl = nodes(&format!("{other}{own}"));
-            assert_eq!(holds(&kubectl, "node_is_ready"), is_ready, "{own}");
-        }
-    }
-
-    #[test]
-    fn a_worker_asks_with_its_kubelets_kubeconfig() {
-        for (role, kubeconfig) in [("true", "kubelet.yaml"), ("false", "local-admin.yaml")] {
-            let own = format!("is_worker() {{ {role}; }}");
-            let asks = format!("[[ $(own_kubeconfig) == */{kubeconfig} ]]");
-            assert!(holds(&own, &asks), "{kubeconfig}");
-        }
-        let config = "    server: \"https://172.30.1.11:443\"\\n";
-        let own = format!(
-            "is_worker() {{ true; }}\nown_kubeconfig() {{ echo /dev/stdin; }}\nasked() {{ printf '{config}' | api; }}"
-        );
-        assert!(holds(&own, "[ $(asked) = https://172.30.1.11:443 ]"));
-    }
-
-    #[test]
-    fn a_fault_of_etcd_or_of_an_administrator_is_for_masters_only() {
-        let needs = |fault: &Fault| {
-            let scripts = [fault.prepares, fault.breaks, fault.frees, fault.is_repaired].concat();
-            [
-                "etcd",
-                "kubectl label",
-                "kubectl create",
-                "/ca/cluster/ca.key",
-                "kube-apiserver",
-            ]
-            .iter()
-            .any(|word| scripts.contains(word))
-        };
-        for fault in Fault::all().filter(|fault| needs(fault)) {
-            assert!(fault.master, "{}", fault.name);
-        }
-        let workers: Vec<&str> = Fault::all()
-            .filter(|fault| !fault.master && !fault.vip)
-            .map(|fault| fault.name)
-            .collect();
-        assert!(workers.len() > 15, "{workers:?}");
-    }
-
-    #[test]
-    fn names_are_one_each_and_found() {
-        let names: BTreeSet<&str> = Fault::all().map(|fault| fault.name).collect();
-        assert_eq!(names.len(), FAULTS.len() + DEPENDENCY_FAULTS.len());
-        for fault in Fault::all() {
-            assert_eq!(
-                Fault::named(fault.name).expect("it is there").about,
-                fault.about
-            );
-            let breaks = !fault.breaks.is_empty() || fault.boots;
-            assert!(breaks && !fault.is_repaired.is_empty());
-        }
-        let error = Fault::named("sunshine").expect_err("there is none");
-        assert!(error.to_string().contains("etcd-removed"), "{error}");
-    }
-}
+mod tests;

@@ -1,8 +1,9 @@
 //! The role package as hostagent would leave it on a host, made from the checkout and the set-up's payload.
 //!
-//! `join` lets a worker join the cluster of a master.
+//! `join` lets a worker or another master join the cluster of a master, `masters` reads which masters a host knows.
 
 mod join;
+mod masters;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +17,8 @@ use crate::setup::steps::kubernetes::VERSION;
 use crate::topology::Mount;
 use crate::topology::host::Host;
 
-pub use join::{forget, is_joined, join};
+pub use join::{forget, is_joined, is_joined_master, join, join_master, remove_join_file};
+pub use masters::{wait_for_masters, without_member};
 
 /// The role the lab installs.
 pub const ROLE: &str = "pf9-kube";

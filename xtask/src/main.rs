@@ -29,10 +29,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Bring up a Kubernetes master on a lab host, and workers beside it, with everything they need. Run it again to apply what
-    /// changed.
+    /// Bring up a Kubernetes master on a lab host, and other masters and workers beside it, with everything they need. Run it again to
+    /// apply what changed.
     Up(labs::up::Arguments),
-    /// Take labs down, or one worker, and leave nothing behind.
+    /// Take labs down, or one host, and leave nothing behind.
     Down(labs::down::Arguments),
     /// Show the labs, their hosts, and the cache.
     Status(labs::status::Arguments),

@@ -12,6 +12,13 @@ own_node() {
     kubectl get node --output jsonpath='{range .items[*]}{.status.addresses[?(@.type=="InternalIP")].address}/{.spec.unschedulable}/{.status.conditions[?(@.type=="Ready")].status}/{.status.conditions[?(@.type=="Ready")].lastHeartbeatTime}{"\n"}{end}' |
         awk -F/ -v own="$ADDRESS" '$1 == own && $2 != "true" { print $3, $4 }'
 }
+# The name of this host's node.
+own_name() {
+    kubectl get node --output jsonpath='{range .items[*]}{.status.addresses[?(@.type=="InternalIP")].address}/{.metadata.name}{"\n"}{end}' |
+        awk -F/ -v own="$ADDRESS" '$1 == own { print $2 }'
+}
+# The name of this host's own pod on its bridge.
+bridged() { echo "bridged-${ADDRESS//./-}"; }
 node_is_ready() { [[ $(own_node) == 'True '* ]]; }
 # After a boot the API server still has the last report of the kubelet before it. The time of a report has whole seconds.
 node_is_ready_since_boot() {
@@ -26,4 +33,11 @@ api() {
     if is_worker; then sed -n 's/^ *server: *//p' "$(own_kubeconfig)" | tr -d \"; else echo https://127.0.0.1:443; fi
 }
 # Asks anonymously and with the smallest client, because it is called ten times a second and its answer is timed.
-api_is_ready() { curl -sf --cacert /etc/pf9/kube.d/certs/kubelet/apiserver/ca.crt --max-time 3 "$(api)/readyz" | grep -qx ok; }
+api_is_ready_at() { curl -sf --cacert /etc/pf9/kube.d/certs/kubelet/apiserver/ca.crt --max-time 3 "$1/readyz" | grep -qx ok; }
+api_is_ready() { api_is_ready_at "$(api)"; }
+
+# Succeeds if this host holds the virtual IP, or if another master holds it and answers there. A master that comes back does not take it.
+vip_is_held() {
+    ip -o address show dev eth0 | grep -w "$VIP" > /dev/null ||
+        { ! ip -o address | grep -w "$VIP" > /dev/null && api_is_ready_at "https://$VIP:443"; }
+}

@@ -1,5 +1,5 @@
-//! What an operator does so that a worker joins the cluster of a master: the worker's public key goes to the master, and a join file
-//! for this key comes back.
+//! What an operator does so that a worker or another master joins the cluster of a master: the public key of its host goes to the
+//! master, and a join file for this key comes back.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::command;
 use crate::topology::host::Host;
 
-/// Where a worker expects its join file.
+/// Where a host expects its join file.
 const JOIN_FILE: &str = "/etc/pf9/nodelet/join.age";
 /// A master's kubeconfig for its own API server.
 const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
@@ -16,6 +16,8 @@ const KUBECTL: &str = "/opt/pf9/roles/pf9-kube/current/payload/bin/kubectl";
 /// Succeeds on a worker whose kubelet has a certificate of the cluster that has not expired.
 const HAS_CERTIFICATE: &str = "test -s /etc/pf9/kube.d/kubeconfigs/kubelet.yaml && \
     openssl x509 -in /etc/pf9/kube.d/certs/kubelet/apiserver/request.crt -noout -checkend 60";
+/// A master that has joined has the key of the cluster's authority.
+const AUTHORITY: &str = "/etc/pf9/kube.d/ca/cluster/ca.key";
 
 /// How long to wait for another command of nodelet on the master, and for its API server.
 const ISSUED: Duration = Duration::from_secs(180);
@@ -33,11 +35,41 @@ const ARMOUR: (&str, &str) = (
 /// # Errors
 /// The worker shows no public key, or the master issues no join file.
 pub fn join(master: &Host, worker: &Host, node: &str) -> Result<()> {
-    let shown = worker.text(&["nodelet", "pki", "key"])?;
+    bring_join_file(master, "issue", worker, node)
+}
+
+/// Lets another master join as the node `node`: exports the keys of the cluster on a master to the public key of the new one, and puts
+/// the join file there. The next apply there uses it; afterwards, [`remove_join_file`] removes it.
+///
+/// # Errors
+/// The host shows no public key, or the master exports no join file.
+pub fn join_master(master: &Host, joining: &Host, node: &str) -> Result<()> {
+    bring_join_file(master, "export", joining, node)
+}
+
+/// Removes the join file of a host that has joined.
+///
+/// # Errors
+/// The host cannot be asked.
+pub fn remove_join_file(host: &Host) -> Result<()> {
+    host.text(&["rm", "-f", JOIN_FILE]).map(drop)
+}
+
+/// Whether the host has what masters of a cluster have in common. It needs no join file any more.
+///
+/// # Errors
+/// The host cannot be asked.
+pub fn is_joined_master(host: &Host) -> Result<bool> {
+    Ok(host.exec(&["test", "-s", AUTHORITY])?.status.success())
+}
+
+/// Lets the master make a join file with this verb of `nodelet pki`, and puts it on the host.
+fn bring_join_file(master: &Host, verb: &str, host: &Host, node: &str) -> Result<()> {
+    let shown = host.text(&["nodelet", "pki", "key"])?;
     let key = public_key(&shown)
-        .with_context(|| format!("the host `{}` shows no public key: {shown}", worker.name()))?;
-    let file = issue(master, node, key)?;
-    worker.put(file.as_bytes(), JOIN_FILE, 0o600)
+        .with_context(|| format!("the host `{}` shows no public key: {shown}", host.name()))?;
+    let file = made(master, verb, node, key)?;
+    host.put(file.as_bytes(), JOIN_FILE, 0o600)
 }
 
 /// Whether the node has joined: the worker has a certificate of the cluster, and the masters have admitted the node.
@@ -89,9 +121,9 @@ pub fn forget(master: &Host, node: &str) -> Result<()> {
         .with_context(|| format!("cannot delete the record of the removed node `{node}`"))
 }
 
-/// Issues a join file on the master. nodeletd may run a command there at the moment, so this waits for its end.
-fn issue(master: &Host, node: &str, key: &str) -> Result<String> {
-    let words = ["nodelet", "pki", "issue", node, "--to", key];
+/// Makes a join file on the master. nodeletd may run a command there at the moment, so this waits for its end.
+fn made(master: &Host, verb: &str, node: &str, key: &str) -> Result<String> {
+    let words = ["nodelet", "pki", verb, node, "--to", key];
     let ended = command::poll(ISSUED, || match master.exec(&words) {
         Ok(output) if output.status.code() == Some(BUSY) => None,
         other => Some(other),
@@ -105,7 +137,7 @@ fn issue(master: &Host, node: &str, key: &str) -> Result<String> {
     })??;
     command::check(&output, || {
         format!(
-            "the host `{}` issues no join file for `{node}`",
+            "`nodelet pki {verb}` on the host `{}` makes no join file for `{node}`",
             master.name()
         )
     })?;

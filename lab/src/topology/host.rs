@@ -89,6 +89,11 @@ impl Host {
         self.state.image
     }
 
+    /// Whether it came to a lab that was there already. The masters of a lab begin with a host for which this is false.
+    pub fn is_added(&self) -> bool {
+        self.state.added
+    }
+
     /// The container's name in the outer docker.
     pub fn container(&self) -> &str {
         &self.state.container
@@ -372,6 +377,20 @@ impl Host {
     /// Cuts the host's power: every process is gone at once.
     pub fn kill(&self) -> Result<()> {
         self.docker.text(&["kill", &self.state.container]).map(drop)
+    }
+
+    /// Whether the host runs, and is neither paused nor about to end.
+    ///
+    /// # Errors
+    /// The outer docker does not answer, or has no such host.
+    pub fn runs(&self) -> Result<bool> {
+        let words = [
+            "inspect",
+            "--format",
+            "{{.State.Status}}",
+            &self.state.container,
+        ];
+        Ok(self.docker.text(&words)? == "running")
     }
 
     /// Starts the host if it does not run, as after a restart of the machine.

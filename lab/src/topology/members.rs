@@ -90,6 +90,7 @@ pub(super) fn added(state: &State, specs: &[HostSpec]) -> Result<Vec<HostState>>
             container: format!("nodelet-lab-{}-{}", state.name, spec.name),
             address,
             image: spec.image,
+            added: state.ready,
         })
         .collect();
     if hosts.len() < specs.len() {
@@ -120,6 +121,7 @@ mod tests {
                     container: (*name).to_owned(),
                     address: with_last_octet(subnet, *last),
                     image: Image::Bare,
+                    added: false,
                 })
                 .collect(),
             mounts: Vec::new(),
@@ -151,6 +153,22 @@ mod tests {
                 ("nodelet-lab-x-worker-3", [172, 30, 1, 14])
             ]
         );
+    }
+
+    #[test]
+    fn hosts_that_a_lab_was_created_with_differ_from_later_ones() {
+        let mut state = state(&[]);
+        state.ready = false;
+        let hosts = added(&state, &specs(&["master-1"])).expect("a new lab");
+        assert!(!hosts[0].added);
+        (state.hosts, state.ready) = (hosts, true);
+        let later = added(&state, &specs(&["master-2"])).expect("there is room");
+        assert!(later[0].added);
+        let text = serde_json::to_string(&state.hosts[0]).expect("JSON");
+        assert!(!text.contains("added"), "as in earlier records: {text}");
+        let text = serde_json::to_string(&later[0]).expect("JSON");
+        let read: HostState = serde_json::from_str(&text).expect("the same");
+        assert_eq!(read, later[0]);
     }
 
     #[test]

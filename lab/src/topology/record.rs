@@ -30,6 +30,9 @@ pub(crate) struct HostState {
     pub(crate) container: String,
     pub(crate) address: Ipv4Addr,
     pub(crate) image: Image,
+    /// It came to a lab that was there already. Missing for the hosts that a lab was created with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) added: bool,
 }
 
 /// What the user chose for a host's settings, in all calls of `up` together.

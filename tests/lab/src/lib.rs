@@ -32,7 +32,10 @@ pub use lab::command::poll;
 pub use lab::{DEPENDENCY_FAULTS, FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE};
 pub use leaf_certificates::LeafCertificates;
 pub use load::{Asker, Load, LoadResults};
-pub use master::{CLIENT, Master, Worker, ready_with_vip, shared};
+pub use master::{
+    CLIENT, KUBECTL, Master, OneMaster, Worker, all_are_members, holder, nodes_are_ready,
+    ready_with_vip, shared, three_masters,
+};
 pub use prediction::{no_repair, predicted_repair, prediction};
 pub use record::record;
 pub use run::Run;

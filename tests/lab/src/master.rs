@@ -1,6 +1,9 @@
-//! A lab host with the role installed, to be worked on with nodelet; `worker` has hosts that join its cluster.
+//! A lab host with the role installed, to be worked on with nodelet; `worker` and `several` have hosts that join its cluster, `together`
+//! has what holds for all masters of a cluster.
 
 mod commands;
+mod several;
+mod together;
 mod worker;
 
 use std::net::Ipv4Addr;
@@ -15,6 +18,8 @@ use lab::{Cache, Config, Host, HostSpec, Image, Lab, Suites, machine_mount};
 
 use crate::run::Run;
 
+pub use several::OneMaster;
+pub use together::{KUBECTL, all_are_members, holder, nodes_are_ready, three_masters};
 pub use worker::Worker;
 
 const MASTER: &str = "master-1";

@@ -36,7 +36,7 @@ impl Slate {
     /// Asserts that a host, a worker for example, is as it was, and gives what was compared.
     #[track_caller]
     pub fn assert_same_host(&self, host: &Host, after: After, what: &str) -> Comparison {
-        self.assert_host_but(host, after, what, |_| false)
+        self.assert_same_host_but(host, after, what, |_| false)
     }
 
     /// Asserts that the host is as it was, and gives what was compared.
@@ -54,16 +54,17 @@ impl Slate {
         what: &str,
         is_reported: impl Fn(&str) -> bool,
     ) -> Comparison {
-        self.assert_host_but(master.host(), after, what, is_reported)
+        self.assert_same_host_but(master.host(), after, what, is_reported)
     }
 
+    /// Like [`Self::assert_same_host`], except for differences with a known cause.
     #[track_caller]
-    fn assert_host_but(
+    pub fn assert_same_host_but(
         &self,
         host: &Host,
         after: After,
         what: &str,
-        is_reported: impl Fn(&str) -> bool,
+        is_known: impl Fn(&str) -> bool,
     ) -> Comparison {
         let kept = match after {
             After::Clean => KEPT,
@@ -72,7 +73,7 @@ impl Slate {
         };
         let now = Self::of_host(host).0.without(kept);
         let mut compared = compare(&self.0.clone().without(kept), &now);
-        compared.differences.retain(|line| !is_reported(line));
+        compared.differences.retain(|line| !is_known(line));
         assert!(
             compared.differences.is_empty(),
             "{what}: {} differences:\n{}",

@@ -1,4 +1,4 @@
-//! `cargo xtask down`: take labs down, or one worker of a lab; the cache stays unless asked for.
+//! `cargo xtask down`: take labs down, or one host of a lab; the cache stays unless asked for.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,9 @@ use anyhow::{Context as _, Result, bail};
 use lab::topology::down;
 use lab::{Cache, Host, Lab};
 
-use crate::labs::up::workers::{self, is_worker};
+use crate::labs::shell::first_running;
+use crate::labs::up::members;
+use crate::labs::up::roles::{Role, even_number, node_name};
 
 /// The options of `down`.
 #[derive(Debug, clap::Args)]
@@ -14,7 +16,7 @@ pub(crate) struct Arguments {
     /// The lab's name.
     #[arg(long, default_value = "default", conflicts_with = "all")]
     lab: String,
-    /// Only this worker: its node leaves the cluster, and the other hosts stay.
+    /// Only this host: its node leaves the cluster, and the other hosts stay. A master also leaves etcd, and stays if etcd would lose its quorum.
     #[arg(long, value_name = "HOST", conflicts_with_all = ["all", "cache"])]
     host: Option<String>,
     /// All labs.
@@ -56,31 +58,60 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes one worker down. The node leaves the cluster first; if the cluster does not answer, the host is removed all the same.
+/// Takes one host down. It leaves the cluster first. If the cluster does not answer, a worker is removed all the same, and a master stays: the
+/// others would go on counting its vote.
 fn one(cache: &Cache, name: &str, host: &str) -> Result<ExitCode> {
-    if !is_worker(host) {
-        bail!(
-            "`{host}` is no worker, and a lab goes with its master: `cargo xtask down --lab {name}` takes down all of it"
-        );
-    }
     let mut lab = Lab::open(cache, name)?;
-    let worker = lab.host(host)?;
-    let hosts = lab.hosts();
-    let master = hosts
-        .iter()
-        .find(|host| !is_worker(host.name()))
-        .context("the lab has no master")?;
-    if let Err(error) = leave(&lab, master, &worker) {
-        println!("{error:#}");
+    let leaving = lab.host(host)?;
+    let mut masters = Role::Master.hosts(lab.hosts());
+    masters.retain(|master| master.name() != host);
+    let left = masters.len();
+    match Role::of(host) {
+        Role::Worker => {
+            if let Err(error) = worker_leaves(&lab, masters, &leaving) {
+                println!("{error:#}");
+            }
+        }
+        Role::Master => {
+            is_not_the_last(name, host, left)?;
+            master_leaves(&lab, masters, &leaving)?;
+        }
     }
     lab.remove_host(host)?;
     println!("Took down the host `{host}` of the lab `{name}`.");
+    if Role::of(host) == Role::Master
+        && let Some(note) = even_number(left)
+    {
+        println!("note: {note}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn leave(lab: &Lab, master: &Host, worker: &Host) -> Result<()> {
+fn is_not_the_last(lab: &str, host: &str, left: usize) -> Result<()> {
+    if left == 0 {
+        bail!(
+            "`{host}` is the only master, and a lab goes with its last master: `cargo xtask down --lab {lab}` takes down all of it"
+        );
+    }
+    Ok(())
+}
+
+fn worker_leaves(lab: &Lab, masters: Vec<Host>, worker: &Host) -> Result<()> {
+    let master = first_running(masters).context("no master of the lab runs")?;
     let chosen = lab.choices(master.name());
-    workers::leave(master, &workers::node_name(&chosen, worker))
+    members::worker_leaves(&master, &node_name(&chosen, worker))
+}
+
+fn master_leaves(lab: &Lab, others: Vec<Host>, master: &Host) -> Result<()> {
+    let other = first_running(others).with_context(|| {
+        format!(
+            "no other master of the lab runs, so `{}` cannot leave; `cargo xtask up --lab {}` starts them",
+            master.name(),
+            lab.name()
+        )
+    })?;
+    let chosen = lab.choices(other.name());
+    members::master_leaves(&other, &node_name(&chosen, master))
 }
 
 #[cfg(test)]
@@ -96,15 +127,19 @@ mod tests {
     }
 
     #[test]
-    fn one_worker_can_be_taken_down_and_a_master_only_with_its_lab() {
+    fn one_host_can_be_taken_down_but_not_the_last_master() {
         let line = |words: &[&str]| Line::try_parse_from(["down"].iter().chain(words));
-        let worker = line(&["--lab", "x", "--host", "worker-1"]).expect("words");
-        assert_eq!(worker.arguments.host.as_deref(), Some("worker-1"));
+        for host in ["worker-1", "master-2"] {
+            let one = line(&["--lab", "x", "--host", host]).expect("words");
+            assert_eq!(one.arguments.host.as_deref(), Some(host));
+        }
         line(&["--all", "--host", "worker-1"]).expect_err("all, and one");
         line(&["--cache", "--host", "worker-1"]).expect_err("labs remain");
+        is_not_the_last("x", "master-1", 2).expect("two others are left");
+        let refused = is_not_the_last("x", "master-1", 0).expect_err("it is the only one");
+        let refused = refused.to_string();
+        assert!(refused.contains("cargo xtask down --lab x`"), "{refused}");
         let directory = tempfile::tempdir().expect("a directory");
-        let refused = one(&Cache::at(directory.path()), "x", "master-1");
-        let refused = refused.expect_err("it is the master").to_string();
-        assert!(refused.contains("cargo xtask down --lab x"), "{refused}");
+        one(&Cache::at(directory.path()), "x", "master-1").expect_err("there is no such lab");
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     /// The lab's name.
     #[arg(long, default_value = "default")]
     lab: String,
-    /// The host; the lab's first one, its master, if not named.
+    /// The host, any of the lab; the first master that runs, if not named.
     #[arg(long)]
     host: Option<String>,
     /// Break the host, and do not wait for its repair.

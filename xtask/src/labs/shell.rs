@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use lab::{Cache, Host, Lab};
 
-use crate::labs::up::workers::is_worker;
+use crate::labs::up::roles::Role;
 
 /// The administrator's kubeconfig on a master.
 pub(crate) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
@@ -22,7 +22,7 @@ pub(crate) struct Shell {
     /// The lab's name.
     #[arg(long, default_value = "default")]
     lab: String,
-    /// The host; the lab's first one, its master, if not named.
+    /// The host; the first master that runs, if not named.
     host: Option<String>,
     /// The same as an option.
     #[arg(long = "host", value_name = "HOST", conflicts_with = "host")]
@@ -38,7 +38,8 @@ pub(crate) struct Kubectl {
     /// The lab's name.
     #[arg(long, default_value = "default")]
     lab: String,
-    /// The host to run on; the lab's first one, its master, if not named. A worker has only the rights of its kubelet.
+    /// The host to run on; the first master that runs, if not named. With a virtual IP, its kubectl asks whichever master holds this. A worker
+    /// has only the rights of its kubelet.
     #[arg(long)]
     host: Option<String>,
     /// Arguments for kubectl, after `--`.
@@ -72,7 +73,10 @@ impl Kubectl {
 
 /// The kubeconfig that the host of this name has.
 fn kubeconfig(host: &str) -> &'static str {
-    if is_worker(host) { KUBELET } else { ADMIN }
+    match Role::of(host) {
+        Role::Worker => KUBELET,
+        Role::Master => ADMIN,
+    }
 }
 
 /// The words that run kubectl on a host with this kubeconfig. It is the role's kubectl, not another one on PATH.
@@ -88,16 +92,28 @@ fn strings(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }
 
+/// The host of this name; without a name, the first master that runs.
+///
+/// # Errors
+/// There is no such lab or host, or no master runs.
 pub(crate) fn host(lab: &str, name: Option<&str>) -> Result<Host> {
     let lab = Lab::open(&Cache::locate()?, lab)?;
-    match name {
-        Some(name) => lab.host(name),
-        None => lab
-            .hosts()
-            .into_iter()
-            .next()
-            .context("the lab has no host"),
+    if let Some(name) = name {
+        return lab.host(name);
     }
+    let masters = Role::Master.hosts(lab.hosts());
+    first_running(masters).with_context(|| {
+        format!(
+            "no master of the lab `{lab}` runs; `cargo xtask up --lab {lab}` starts its hosts",
+            lab = lab.name()
+        )
+    })
+}
+
+/// The first of these hosts that runs.
+pub(crate) fn first_running(hosts: Vec<Host>) -> Option<Host> {
+    let mut hosts = hosts.into_iter();
+    hosts.find(|host| host.runs().unwrap_or(false))
 }
 
 /// Runs a command on the host with our standard streams, and returns its exit code. If we are interrupted, the command is ended as
@@ -146,6 +162,8 @@ mod tests {
     #[test]
     fn kubectl_runs_with_what_the_host_has() {
         assert_eq!(kubectl_words(kubeconfig("worker-1"), &["get"])[2], KUBELET);
-        assert_eq!(kubectl_words(kubeconfig("master-1"), &["get"])[2], ADMIN);
+        for master in ["master-1", "master-3", "cp-1"] {
+            assert_eq!(kubectl_words(kubeconfig(master), &["get"])[2], ADMIN);
+        }
     }
 }

@@ -1,10 +1,13 @@
-//! `cargo xtask up`: from nothing to a Ready node, or to a cluster with workers. On an existing lab it applies what changed in the
-//! checkout.
+//! `cargo xtask up`: from nothing to a Ready node, or to a cluster with other masters and workers. On an existing lab it applies what
+//! changed in the checkout.
 //!
-//! `program` handles nodelet and nodeletd on a host, `workers` makes the other hosts of the cluster and lets them join.
+//! The first master comes up here. `roles` says what a host is by its name, `members` makes the other hosts, `cluster` lets them join, and
+//! `program` handles nodelet and nodeletd on a host.
 
+mod cluster;
+pub(crate) mod members;
 mod program;
-pub(crate) mod workers;
+pub(crate) mod roles;
 
 use std::io::{IsTerminal, stdout};
 use std::path::{Path, PathBuf};
@@ -17,13 +20,17 @@ use lab::package::{self, ROLE};
 use lab::topology::Choices;
 use lab::{Cache, Config, Host, HostSpec, Image, Lab, Mount, Setup, command, machine_mount};
 
+use self::cluster::{Cluster, config};
+use self::members::{has_others, has_several_masters};
 use self::program::{Daemon, validate, wait_for_others};
-use self::workers::{Cluster, node_name};
+use self::roles::{MOST_WORKERS, Role, even_number, node_name, number_of_masters};
 use crate::labs::shell::{ADMIN, kubectl_words};
 use crate::nodelet::{self, Profile};
 use crate::repository::checkout;
 
 const READY: Duration = Duration::from_secs(300);
+/// The name of the first master's host.
+const FIRST: &str = "master-1";
 /// The setting that says what nodeletd does.
 const STATE: &str = "KUBE_SERVICE_STATE";
 
@@ -33,12 +40,17 @@ pub(crate) struct Arguments {
     /// The lab's name. Several labs can exist at the same time.
     #[arg(long, default_value = "default")]
     lab: String,
-    /// The name of the master's host.
-    #[arg(long, default_value = "master-1", value_name = "NAME", value_parser = master_name)]
-    host: String,
-    /// How many workers the cluster has at least: hosts `worker-1`, `worker-2` and so on join the master, and nodeletd keeps all hosts
+    /// The name of the first master's host; `master-1` by default.
+    #[arg(long, value_name = "NAME", value_parser = master_name)]
+    host: Option<String>,
+    /// How many masters the cluster has at least, 1, 3 or 5: hosts `master-2`, `master-3` and so on join the first one, one after the other,
+    /// and nodeletd keeps all hosts at their role. Several masters need `--vip`. A later `up` adds the masters that are missing and removes
+    /// none.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number_of_masters)]
+    masters: u8,
+    /// How many workers the cluster has at least: hosts `worker-1`, `worker-2` and so on join the masters, and nodeletd keeps all hosts
     /// at their role. A later `up` adds the workers that are missing and removes none.
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=i64::from(workers::MOST)))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=i64::from(MOST_WORKERS)))]
     workers: u8,
     /// What is installed on a new host before the role; `bare` by default.
     #[arg(long, value_enum)]
@@ -78,10 +90,14 @@ fn pair(text: &str) -> Result<String> {
 
 /// Refuses the names of workers, which `--workers` makes.
 fn master_name(text: &str) -> Result<String> {
-    if workers::is_worker(text) {
-        bail!("it names a worker; `--host` names the master, and `--workers N` makes workers");
+    match Role::of(text) {
+        Role::Master => Ok(text.to_owned()),
+        Role::Worker => {
+            bail!(
+                "it names a worker; `--host` names the first master, and `--workers N` makes workers"
+            )
+        }
     }
-    Ok(text.to_owned())
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -130,27 +146,31 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         host.address(),
         began.elapsed().as_secs_f64()
     );
-    let workers = workers::hosts(&mut lab, &host, arguments.workers)?;
+    let masters = members::hosts(&mut lab, &host, Role::Master, arguments.masters)?;
+    let workers = members::hosts(&mut lab, &host, Role::Worker, arguments.workers)?;
+    // The first master alone has no quorum.
+    masters.iter().try_for_each(Host::ensure_running)?;
+    let others = [masters.as_slice(), workers.as_slice()].concat();
     let changes = arguments.chooses() || chosen != lab.choices(host.name());
-    workers::prepared_during(&workers, &nodelet, || {
+    members::prepared_during(&others, &nodelet, || {
         let stays = stood && !changes && package::is_configured(&host)?;
-        let mut master = Master {
+        let mut first = First {
             lab: &mut lab,
             host: &host,
             chosen: &chosen,
         };
-        master.bring_up(&nodelet, stays, arguments.no_apply)
+        first.bring_up(&nodelet, stays, arguments.no_apply)
     })?;
     let cluster = Cluster {
         lab: &lab,
-        master: &host,
+        first: &host,
         chosen: &chosen,
         changes,
         toolbox: &setup.toolbox,
     };
     if arguments.no_apply {
-        cluster.configure(&workers)?;
-        record(&mut lab, &workers, &chosen)?;
+        cluster.configure(&others)?;
+        record(&mut lab, &others, &chosen)?;
         println!(
             "The role is installed; apply it with `cargo xtask shell --lab {} -- nodelet apply --role {ROLE}`.",
             lab.name()
@@ -159,36 +179,41 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     // An image for workloads: a lab reaches no registry.
     host.load_image(&setup.toolbox)?;
-    cluster.bring_up(&workers)?;
-    record(&mut lab, &workers, &chosen)?;
-    let hosts: Vec<&Host> = std::iter::once(&host).chain(&workers).collect();
-    if !workers.is_empty() {
+    cluster.bring_masters_up(&masters)?;
+    cluster.bring_workers_up(&workers)?;
+    record(&mut lab, &others, &chosen)?;
+    let hosts: Vec<&Host> = std::iter::once(&host).chain(&others).collect();
+    if !others.is_empty() {
         wait_until_ready(&host, &nodes(&chosen, &hosts))?;
     }
-    explain(&lab, &hosts, began)
+    explain(&lab, &hosts, began)?;
+    if let Some(note) = even_number(masters.len() + 1) {
+        println!("\nnote: {note}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Records what the workers have.
-fn record(lab: &mut Lab, workers: &[Host], chosen: &Choices) -> Result<()> {
-    workers
+/// Records what the hosts have.
+fn record(lab: &mut Lab, hosts: &[Host], chosen: &Choices) -> Result<()> {
+    hosts
         .iter()
-        .try_for_each(|worker| lab.choose(worker.name(), chosen.clone()))
+        .try_for_each(|host| lab.choose(host.name(), chosen.clone()))
 }
 
-/// The master of a lab, while `up` brings it up.
-struct Master<'a> {
+/// The first master of a lab, while `up` brings it up.
+struct First<'a> {
     lab: &'a mut Lab,
     host: &'a Host,
     chosen: &'a Choices,
 }
 
-impl Master<'_> {
+impl First<'_> {
     /// Installs the role, writes the settings unless they stay, and applies the role.
     fn bring_up(&mut self, nodelet: &Path, stays: bool, no_apply: bool) -> Result<()> {
         let (host, chosen) = (self.host, self.chosen);
         wait_for_others(host)?;
         package::install(host, checkout(), nodelet)?;
-        let config = config(chosen, self.lab, host);
+        let config = config(chosen, self.lab, host, host);
         if !stays {
             validate(host, &config)?;
         }
@@ -220,16 +245,36 @@ fn nodes(chosen: &Choices, hosts: &[&Host]) -> Vec<String> {
     hosts.iter().map(|host| node_name(chosen, host)).collect()
 }
 
+/// What a lab has, or gets, beside its first master.
+#[derive(Clone, Copy, Debug, Default)]
+struct Others {
+    any: bool,
+    masters: bool,
+}
+
 impl Arguments {
+    /// What a new lab gets.
+    fn others(&self) -> Others {
+        Others {
+            any: self.masters > 1 || self.workers > 0,
+            masters: self.masters > 1,
+        }
+    }
+
     /// True if this call changes the configuration.
     fn chooses(&self) -> bool {
         self.vip || self.no_vip || !self.values.is_empty() || !self.unset.is_empty()
     }
 
-    /// The choices of earlier calls, with the changes of this call. A lab with workers has one choice more: on their master nodeletd
-    /// signs the certificates of workers, gives their nodes pod subnets, and keeps the routes to them.
-    fn choices(&self, mut earlier: Choices, has_workers: bool) -> Result<Choices> {
+    /// The choices of earlier calls, with the changes of this call. A lab with several hosts has one choice more: on its masters nodeletd
+    /// signs the certificates of workers, gives nodes pod subnets, keeps the routes to them, and keeps the list of masters.
+    fn choices(&self, mut earlier: Choices, others: Others) -> Result<Choices> {
         earlier.vip = (earlier.vip || self.vip) && !self.no_vip;
+        if others.masters && !earlier.vip {
+            bail!(
+                "several masters need a virtual IP, so that the cluster is reached while one of them is down: `--vip`"
+            );
+        }
         for key in &self.unset {
             if earlier.settings.remove(key).is_none() {
                 bail!(
@@ -241,12 +286,12 @@ impl Arguments {
             let (key, value) = Config::pair(text)?;
             earlier.settings.insert(key.to_owned(), value.to_owned());
         }
-        if has_workers {
+        if others.any {
             let state = earlier.settings.entry(STATE.to_owned());
             let state = state.or_insert_with(|| "true".to_owned());
             if state != "true" {
                 bail!(
-                    "{STATE} is {state}, so nodeletd would change nothing on the master; workers need a master that nodeletd keeps at \
+                    "{STATE} is {state}, so nodeletd would change nothing on the first master; other hosts need one that nodeletd keeps at \
                      its role: `--set {STATE}=true`"
                 );
             }
@@ -262,15 +307,27 @@ impl Arguments {
 }
 
 fn create(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host, Choices)> {
-    let chosen = arguments.choices(Choices::default(), arguments.workers > 0)?;
+    let chosen = arguments.choices(Choices::default(), arguments.others())?;
+    let name = arguments.host.as_deref().unwrap_or(FIRST);
     let spec = HostSpec {
-        name: arguments.host.clone(),
+        name: name.to_owned(),
         image: arguments.image().unwrap_or(Image::Bare),
     };
     let mounts = mounts(spec.image, setup)?;
     let lab = Lab::create(&setup.cache, &arguments.lab, &[spec], &mounts)?;
-    let host = lab.host(&arguments.host)?;
+    let host = lab.host(name)?;
     Ok((lab, host, chosen))
+}
+
+/// The first master of a lab that is there already: the one with which the cluster began, if it was not taken down.
+fn first(lab: &Lab, named: Option<&str>) -> Result<Host> {
+    if let Some(name) = named {
+        return lab.host(name);
+    }
+    let masters = Role::Master.hosts(lab.hosts());
+    let began = masters.iter().find(|host| !host.is_added());
+    let first = began.or(masters.first()).cloned();
+    first.context("the lab has no master")
 }
 
 /// The directories of the machine that the hosts of a lab mount.
@@ -285,7 +342,7 @@ fn mounts(image: Image, setup: &Setup) -> Result<Vec<Mount>> {
 /// The lab that an earlier `up` made, finished or not. Fails if this `up` would make another one.
 fn reopen(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host, Choices)> {
     let lab = Lab::open(&setup.cache, &arguments.lab)?;
-    let host = lab.host(&arguments.host)?;
+    let host = first(&lab, arguments.host.as_deref())?;
     let again = format!("take it down with `cargo xtask down --lab {}`", lab.name());
     if lab.mounts() != mounts(host.image(), setup)? {
         bail!(
@@ -302,18 +359,13 @@ fn reopen(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host, Choices)> 
             host.image().name()
         );
     }
-    let has_workers = arguments.workers > 0 || workers::has_any(&lab);
-    let chosen = arguments.choices(lab.choices(host.name()), has_workers)?;
+    let others = Others {
+        any: has_others(&lab, arguments.masters, arguments.workers),
+        masters: has_several_masters(&lab, arguments.masters),
+    };
+    let chosen = arguments.choices(lab.choices(host.name()), others)?;
     host.ensure_running()?;
     Ok((lab, host, chosen))
-}
-
-fn config(chosen: &Choices, lab: &Lab, host: &Host) -> Config {
-    let mut config = Config::master(lab.name(), host.address(), chosen.vip.then(|| lab.vip()));
-    for (key, value) in &chosen.settings {
-        config.set(key, value);
-    }
-    config
 }
 
 /// Whether nodeletd is to keep the host at its role.
@@ -366,12 +418,12 @@ fn wait_until_ready(master: &Host, nodes: &[String]) -> Result<()> {
     })
 }
 
-fn explain(lab: &Lab, hosts: &[&Host], began: Instant) -> Result<ExitCode> {
-    let [host, workers @ ..] = hosts else {
+fn explain(lab: &Lab, hosts: &[&Host], began: Instant) -> Result<()> {
+    let [host, others @ ..] = hosts else {
         bail!("the lab has no host")
     };
     let nodes = host.text(&kubectl_words(ADMIN, &["get", "nodes", "-o", "wide"]))?;
-    let are_ready = if workers.is_empty() {
+    let are_ready = if others.is_empty() {
         "The node is Ready".to_owned()
     } else {
         format!("All {} nodes are Ready", hosts.len())
@@ -393,7 +445,7 @@ fn explain(lab: &Lab, hosts: &[&Host], began: Instant) -> Result<ExitCode> {
         );
     }
     println!("  cargo xtask down{of}                       take it all down");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -413,7 +465,7 @@ mod tests {
 
     fn choices(earlier: &Choices, words: &[&str]) -> Result<Choices> {
         let arguments = line(words).expect("words").arguments;
-        arguments.choices(earlier.clone(), arguments.workers > 0)
+        arguments.choices(earlier.clone(), arguments.others())
     }
 
     #[test]
@@ -446,20 +498,51 @@ mod tests {
             .expect("words")
             .arguments;
         assert_eq!(arguments.workers, 0);
-        assert!(keeps(&arguments.choices(with, true).expect("choices")));
+        let others = Others {
+            any: true,
+            masters: false,
+        };
+        assert!(keeps(&arguments.choices(with, others).expect("choices")));
     }
 
     #[test]
-    fn the_number_of_workers_and_the_masters_name_are_checked_first() {
+    fn several_masters_need_a_virtual_ip() {
+        let refused = choices(&Choices::default(), &["--masters", "3"]).expect_err("no address");
+        assert!(refused.to_string().contains("`--vip`"), "{refused}");
+        let three = choices(&Choices::default(), &["--masters", "3", "--vip"]).expect("choices");
+        assert!(three.vip && keeps(&three));
+        choices(&three, &["--masters", "3", "--no-vip"]).expect_err("it is taken back");
+        // A lab keeps its masters, also if a later call names none.
+        let others = Others {
+            any: true,
+            masters: true,
+        };
+        let arguments = line(&["--no-vip"]).expect("words").arguments;
+        assert_eq!(arguments.masters, 1);
+        arguments
+            .choices(three.clone(), others)
+            .expect_err("they are there");
+        let one = arguments.choices(three, Others::default());
+        assert!(!one.expect("one master").vip);
+    }
+
+    #[test]
+    fn the_numbers_of_hosts_and_the_masters_name_are_checked_first() {
         assert_eq!(
             line(&["--workers", "5"]).expect("five").arguments.workers,
             5
         );
         assert_eq!(line(&[]).expect("none").arguments.workers, 0);
+        assert_eq!(
+            line(&["--masters", "5"]).expect("five").arguments.masters,
+            5
+        );
         for bad in [
             ["--workers", "6"],
             ["--workers", "-1"],
             ["--workers", "many"],
+            ["--masters", "2"],
+            ["--masters", "7"],
         ] {
             line(&bad).expect_err(bad[1]);
         }

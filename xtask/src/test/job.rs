@@ -32,6 +32,7 @@ const LISTS: Duration = Duration::from_secs(30);
 const FIRST: &[&str] = &[
     // No suite runs beside it, so it runs before the first one.
     "micro",
+    "lab: cluster::masters",
     "lab: apply::faults::every_phase",
     "lab: repair::endurance",
     "lab: repair::certificates::certificates_are",

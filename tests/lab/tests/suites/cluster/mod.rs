@@ -1,5 +1,6 @@
-//! What users of a cluster see: pods, their network, Services, Secrets, the virtual IP, workers.
+//! What users of a cluster see: pods, their network, Services, Secrets, the virtual IP, workers, several masters.
 
+pub(crate) mod masters;
 pub(crate) mod pod_network;
 pub(crate) mod security;
 pub(crate) mod virtual_ip;

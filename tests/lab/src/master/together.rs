@@ -1,0 +1,109 @@
+//! The masters of one cluster with a virtual IP, taken together: how three of them come up, and what holds for all of them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lab::package::wait_for_masters;
+use lab::{Host, Image};
+use serde_json::Value;
+
+use super::{Master, OneMaster};
+
+/// kubectl at the virtual IP.
+pub const KUBECTL: &str = "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml";
+/// The masters that join the first one.
+const JOINING: [&str; 2] = ["master-2", "master-3"];
+/// Time limit until exactly one master holds the virtual IP. A fail-over takes at most ten seconds; other suites run beside this one.
+const HELD: Duration = Duration::from_secs(25);
+/// Time limit until the nodes are Ready. nodeletd looks at the masters every ten seconds.
+const READY: Duration = Duration::from_secs(90);
+
+/// Three masters in a lab of their own, with a virtual IP and these settings; nodeletd keeps them. `before` gets each host before the
+/// role is applied there. The lab is removed with the first value, so that one has to live longest.
+///
+/// # Panics
+/// They do not come up.
+#[must_use]
+pub fn three_masters(
+    lab: &str,
+    settings: &[(&str, &str)],
+    mut before: impl FnMut(&Host),
+) -> (Master, Vec<OneMaster>) {
+    let mut first = Master::create(lab, Image::Bare, true);
+    before(first.host());
+    first.configure(settings);
+    let _ = first.apply(&[]).exits(0);
+    let mut masters = vec![first.as_one()];
+    masters[0].keep();
+    for name in JOINING {
+        let master = OneMaster::beside(&mut first, name);
+        before(master.host());
+        is_known(&masters);
+        master.join(&first, settings);
+        master.keep();
+        masters.push(master);
+    }
+    (first, masters)
+}
+
+/// Asserts that etcd has these members and no others, each with a vote, and waits until their nodes are Ready.
+#[track_caller]
+pub fn all_are_members(masters: &[OneMaster]) {
+    is_known(masters);
+    let members: Vec<Value> = masters[0]
+        .nodelet(&["etcd", "members", "--json"])
+        .exits(0)
+        .json();
+    let mut voters: Vec<&str> = members
+        .iter()
+        .filter(|member| member["voter"] == true)
+        .filter_map(|member| member["name"].as_str())
+        .collect();
+    voters.sort_unstable();
+    let names: Vec<&str> = masters.iter().map(OneMaster::name).collect();
+    assert_eq!(voters, names, "{members:#?}");
+    assert_eq!(members.len(), names.len(), "{members:#?}");
+    nodes_are_ready(&masters[0], masters);
+}
+
+/// Waits until the nodes of these masters are Ready and the cluster has no other, as one of them sees it.
+#[track_caller]
+pub fn nodes_are_ready(by: &OneMaster, masters: &[OneMaster]) {
+    let nodes: Vec<String> = masters
+        .iter()
+        .map(|its| format!("node/{}", its.name()))
+        .collect();
+    let ready = format!(
+        "{KUBECTL} wait --for=condition=Ready --timeout=10s {}",
+        nodes.join(" ")
+    );
+    by.wait_for("the nodes are Ready", &ready, READY);
+    let count = format!(
+        "[ $({KUBECTL} get node --output name | wc -l) = {} ]",
+        nodes.len()
+    );
+    by.wait_for("there is no other node", &count, READY);
+}
+
+/// The master that holds the virtual IP, and the others.
+///
+/// # Panics
+/// None or several hold it for too long.
+#[must_use]
+pub fn holder<'a>(masters: &'a [OneMaster], vip: &str) -> (&'a OneMaster, Vec<&'a OneMaster>) {
+    let held = format!("ip -o address show dev eth0 | grep -wF {vip} > /dev/null");
+    let one = crate::poll(HELD, || {
+        let mut holding = masters.iter().filter(|master| master.holds(&held));
+        let one = holding.next()?;
+        holding.next().is_none().then_some(one)
+    });
+    let one = one.expect("exactly one master holds the virtual IP");
+    let others = masters.iter().filter(|its| its.name() != one.name());
+    (one, others.collect())
+}
+
+/// Waits until the first master knows all of these.
+fn is_known(masters: &[OneMaster]) {
+    let names: BTreeSet<String> = masters.iter().map(|its| its.name().to_owned()).collect();
+    wait_for_masters(masters[0].host(), &names).expect("the first master knows them");
+}
