@@ -96,7 +96,16 @@ impl<'a> Ledger<'a> {
         Self { host, state }
     }
 
-    /// Writes the tip and the copy again if they are missing, damaged or out of date. Returns whether they were.
+    /// Whether the tip or the copy is missing, damaged or out of date. They are out of date also while a run is under way.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub async fn are_copies_due(host: &dyn Host) -> Result<bool, LedgerError> {
+        Ok(read(host).await?.copies_due)
+    }
+
+    /// Writes the tip and the copy again if they are missing, damaged or out of date. Returns whether they were. The caller must hold
+    /// the host's lock.
     ///
     /// # Errors
     /// As [`Ledger::open`], or they cannot be written.

@@ -15,6 +15,7 @@ use crate::cli::RoleArgs;
 use crate::etcd::{self, Backups};
 use crate::inputs::identity::Identity;
 use crate::inputs::{Inputs, Role, last_good_settings, private_state};
+use crate::process::lock::Lock;
 
 /// Why the ledger cannot be relied on, and what else is wrong with it; each is empty if nothing is. Lost copies beside the ledger are
 /// written again.
@@ -25,10 +26,22 @@ pub(super) async fn ledger(runner: &Runner<'_>) -> (String, String) {
     if let Some(lost) = runner.lost_ledger().await {
         return (problem_of(&lost), String::new());
     }
-    match Ledger::renew_copies(runner.host).await {
-        Ok(true) => tracing::warn!(
-            "ledger.tip or ledger.backup.jsonl was lost or damaged; both are written again"
-        ),
+    match Ledger::are_copies_due(runner.host).await {
+        // A run writes them itself, in the middle of its work. Two writers would take each other's temporary file away, and an older tip
+        // could replace a newer one.
+        Ok(true) => match Lock::take_for_pass() {
+            Ok(Some(_held_until_the_process_ends)) => {
+                match Ledger::renew_copies(runner.host).await {
+                    Ok(true) => tracing::warn!(
+                        "ledger.tip or ledger.backup.jsonl was lost or damaged; both are written again"
+                    ),
+                    Ok(false) => {}
+                    Err(error) => return (String::new(), problem_of(&error)),
+                }
+            }
+            Ok(None) => {}
+            Err(error) => return (String::new(), format!("could not {error:#}")),
+        },
         Ok(false) => {}
         Err(error) => return (String::new(), problem_of(&error)),
     }

@@ -1,8 +1,8 @@
 //! One command at a time: a lock that names its owner.
 //!
-//! The kernel's lock on the file decides, so a dead owner holds nothing. The text in the file is for operators, with one exception:
+//! The kernel's lock on the file decides, so a dead owner holds nothing. The text in the file is for operators, with two exceptions:
 //! backups of etcd and the programs of timers end for other commands. Another command reads the process from the text and asks it to end, which takes
-//! seconds.
+//! seconds. A status pass that renews a file holds the lock for a moment, and other commands wait for it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -28,7 +28,9 @@ pub(crate) struct Busy {
 
 /// Prefixes of the owners that end when they are asked to.
 const GIVE_WAY: [&str; 2] = ["`nodelet etcd ", "`nodelet timer "];
-/// Timeout for such an owner to end: it removes a container first.
+/// Prefix of an owner that ends soon by itself.
+const ENDS_SOON: &str = "`nodelet pass`";
+/// Timeout for such owners to end. One of the first kind removes a container first.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Held until the process ends, which may be later than the command: a thread that hangs in a write keeps the process, and with it the
@@ -49,9 +51,24 @@ impl Drop for Lock {
 }
 
 impl Lock {
-    /// Takes the lock for `verb`; the error names the owner. If the owner is preemptible, asks it to end and waits, at most 30 s.
+    /// Takes the lock for `verb`; the error names the owner. If the owner is preemptible, asks it to end and waits, at most 30 s. Waits as
+    /// long for a status pass.
     pub(crate) fn take(verb: &str) -> Result<Self> {
         Self::take_at(Path::new(PATH), verb, TIMEOUT)
+    }
+
+    /// Takes the lock for a status pass that has to renew a file. `None` if another command works on the host. A second call in one
+    /// process finds the lock held.
+    pub(crate) fn take_for_pass() -> Result<Option<Self>> {
+        Self::take_if_free(Path::new(PATH), "pass")
+    }
+
+    fn take_if_free(path: &Path, verb: &str) -> Result<Option<Self>> {
+        match Self::take_at(path, verb, Duration::ZERO) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.is::<Busy>() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn take_at(path: &Path, verb: &str, timeout: Duration) -> Result<Self> {
@@ -70,23 +87,24 @@ impl Lock {
             let _ = std::io::Read::by_ref(&mut file)
                 .take(200)
                 .read_to_string(&mut owner);
-            match (!preemptible(verb)).then(|| yielding(&owner)).flatten() {
-                Some(process) if Instant::now() < until => {
-                    if asked != Some(process) && is_nodelet(process) {
-                        let _ = kill(Pid::from_raw(process), Signal::SIGTERM);
-                        asked = Some(process);
-                    }
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(Duration::from_millis(500));
+            let process = (!preemptible(verb)).then(|| yielding(&owner)).flatten();
+            let ends = process.is_some() || owner.starts_with(ENDS_SOON);
+            if !ends || Instant::now() >= until {
+                return Err(Busy {
+                    verb: verb.to_owned(),
+                    owner: owner.trim().to_owned(),
                 }
-                _ => {
-                    return Err(Busy {
-                        verb: verb.to_owned(),
-                        owner: owner.trim().to_owned(),
-                    }
-                    .into());
-                }
+                .into());
             }
+            if let Some(process) = process
+                && asked != Some(process)
+                && is_nodelet(process)
+            {
+                let _ = kill(Pid::from_raw(process), Signal::SIGTERM);
+                asked = Some(process);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(500));
         };
         let since = humantime::format_rfc3339_seconds(SystemTime::now());
         lock.set_len(0)
@@ -181,5 +199,22 @@ mod tests {
         // A write of `repair` may still hang, so its lock stays until the process ends.
         let refused = Lock::take_at(&path, "apply", TIMEOUT).expect_err("it is held still");
         assert!(refused.is::<Busy>(), "{refused}");
+    }
+    #[test]
+    fn a_status_pass_waits_for_no_command_and_commands_wait_for_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("lock");
+        let mut apply = Lock::take_at(&path, "apply", TIMEOUT).expect("it is free");
+        let none = Lock::take_if_free(&path, "pass").expect("the file can be opened");
+        assert!(none.is_none(), "a command works on the host");
+        drop(apply.held.take());
+        let pass = Lock::take_if_free(&path, "pass").expect("the file can be opened");
+        let mut pass = pass.expect("it is free");
+        let refused = Lock::take_at(&path, "apply", Duration::ZERO).expect_err("it is held");
+        assert!(refused.is::<Busy>(), "{refused}");
+        let ends = std::thread::spawn(move || drop(pass.held.take()));
+        let apply = Lock::take_at(&path, "apply", TIMEOUT).expect("it waits for the pass");
+        ends.join().expect("it ends");
+        drop(apply);
     }
 }
