@@ -11,7 +11,7 @@ use engine::resource::pki::{
 use engine::resource::{AuthoritySpec, Context, NoSecrets, Outputs, Receipt, Resource, Spec};
 use lab::package::ROLE;
 
-use crate::load::Asker;
+use crate::load::{Asker, Credentials};
 use crate::master::Master;
 
 /// The host's authorities and the certificates that its role has.
@@ -95,9 +95,11 @@ impl<'a> LeafCertificates<'a> {
                 "https://{}/api/v1/namespaces/default",
                 self.master.host().address()
             ),
-            roots: text(&self.authorities, &authority_paths("cluster").certificate),
-            certificate: issued.certificate,
-            key: issued.key.expose_pem().to_owned(),
+            credentials: Credentials {
+                roots: text(&self.authorities, &authority_paths("cluster").certificate),
+                certificate: issued.certificate,
+                key: issued.key.expose_pem().to_owned(),
+            },
         }
     }
 

@@ -31,7 +31,7 @@ pub use bitrot::{
 pub use lab::command::poll;
 pub use lab::{DEPENDENCY_FAULTS, FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE};
 pub use leaf_certificates::LeafCertificates;
-pub use load::{Asker, Load, LoadResults};
+pub use load::{Answer, Asker, Credentials, HttpsClient, Load, LoadResults};
 pub use master::{
     CLIENT, KUBECTL, Master, OneMaster, Worker, all_are_members, holder, nodes_are_ready,
     ready_with_vip, shared, three_masters,

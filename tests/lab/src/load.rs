@@ -1,23 +1,17 @@
 //! Requests to an API server at a steady rate while a test changes something: on connections that are kept, and each on a new one.
-//! Every request that fails is counted; none is tried again.
+//! Every request that fails is counted; none is tried again. `client` sends one request.
+
+mod client;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::Request;
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
+
+pub use client::{Answer, Credentials, HttpsClient};
 
 /// Kept connections; the rate is shared among them.
 const KEPT: u32 = 4;
@@ -30,19 +24,13 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How many failures are reported in full.
 const TOLD: usize = 20;
 
-type Connections = Client<hyper_rustls::HttpsConnector<HttpConnector>, Empty<Bytes>>;
-
 /// A client and the URL that it asks for.
 #[derive(Debug)]
 pub struct Asker {
     /// What is requested, again and again.
     pub url: String,
-    /// Roots of the server, in PEM.
-    pub roots: String,
-    /// The client's certificate, in PEM.
-    pub certificate: String,
-    /// Its key, in PEM.
-    pub key: String,
+    /// Whom it trusts, and what it shows.
+    pub credentials: Credentials,
 }
 
 /// Requests that go on until they are ended.
@@ -110,14 +98,17 @@ impl Load {
     pub fn start(asker: &Asker) -> Self {
         let (end, ended) = watch::channel(false);
         let results = Arc::new(Mutex::new(LoadResults::default()));
-        let tls = tls(asker);
+        // One client for each task, the last one without a connection that is kept.
+        let clients: Vec<HttpsClient> = (0..=KEPT)
+            .map(|number| HttpsClient::new(&asker.credentials, usize::from(number < KEPT)))
+            .collect();
         let (url, shared) = (asker.url.clone(), Arc::clone(&results));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .expect("a runtime");
-            runtime.block_on(ask(&url, &tls, &shared, ended));
+            runtime.block_on(ask(&url, clients, &shared, ended));
         });
         Self {
             end,
@@ -153,26 +144,20 @@ impl Load {
 
 async fn ask(
     url: &str,
-    tls: &ClientConfig,
+    clients: Vec<HttpsClient>,
     results: &Arc<Mutex<LoadResults>>,
     ended: watch::Receiver<bool>,
 ) {
     let began = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
-    for number in 0..=KEPT {
+    for (number, client) in (0..).zip(clients) {
         let is_kept = number < KEPT;
         let every = if is_kept {
             Duration::from_secs(1) * KEPT / KEPT_RATE
         } else {
             Duration::from_secs(1) / NEW_RATE
         };
-        let kept = connections(tls, 1);
-        let (url, tls, results, mut ended) = (
-            url.to_owned(),
-            tls.clone(),
-            Arc::clone(results),
-            ended.clone(),
-        );
+        let (url, results, mut ended) = (url.to_owned(), Arc::clone(results), ended.clone());
         tasks.spawn(async move {
             let mut ticks = tokio::time::interval(every);
             // A request that came late is followed by the next ones at once, so that the rate is as promised.
@@ -183,11 +168,7 @@ async fn ask(
                     _ = ticks.tick() => {}
                 }
                 let asked = Instant::now();
-                let result = if is_kept {
-                    one(&kept, &url).await
-                } else {
-                    one(&connections(&tls, 0), &url).await
-                };
+                let result = one(&client, &url).await;
                 let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                 if is_kept {
                     results.kept += 1;
@@ -214,60 +195,10 @@ async fn ask(
 }
 
 /// One request, which has to be answered with status 200 and a whole body.
-async fn one(client: &Connections, url: &str) -> Result<(), String> {
-    let chain = |error: &(dyn std::error::Error + 'static)| engine::model::chain(error).join(": ");
-    let request = Request::get(url)
-        .body(Empty::new())
-        .map_err(|error| chain(&error))?;
-    let answer = tokio::time::timeout(LIMIT, async {
-        let answer = client
-            .request(request)
-            .await
-            .map_err(|error| chain(&error))?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await;
-        body.map_err(|error| chain(&error))?;
-        Ok::<_, String>(status)
-    });
-    match answer.await {
-        Ok(Ok(status)) if status == 200 => Ok(()),
-        Ok(Ok(status)) => Err(format!("status {status}")),
-        Ok(Err(why)) => Err(why),
-        Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+async fn one(client: &HttpsClient, url: &str) -> Result<(), String> {
+    let answer = client.get(url, LIMIT).await?;
+    match answer.status {
+        200 => Ok(()),
+        status => Err(format!("status {status}")),
     }
-}
-
-fn connections(tls: &ClientConfig, idle: usize) -> Connections {
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls.clone())
-        .https_only()
-        .enable_http1()
-        .build();
-    Client::builder(TokioExecutor::new())
-        .pool_max_idle_per_host(idle)
-        .pool_idle_timeout(None)
-        .retry_canceled_requests(false)
-        .build(connector)
-}
-
-fn tls(asker: &Asker) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_slice_iter(asker.roots.as_bytes()) {
-        roots.add(root.expect("a certificate")).expect("a root");
-    }
-    let chain = CertificateDer::pem_slice_iter(asker.certificate.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .expect("certificates");
-    let key = PrivateKeyDer::from_pem_slice(asker.key.as_bytes()).expect("a key");
-    let mut tls = ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .expect("the provider has them")
-    .with_root_certificates(roots)
-    .with_client_auth_cert(chain, key)
-    .expect("the key fits");
-    // Every new connection makes a full handshake, without a session ticket of an earlier one.
-    tls.resumption = rustls::client::Resumption::disabled();
-    tls
 }

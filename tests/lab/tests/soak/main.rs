@@ -5,6 +5,7 @@ mod certificates;
 mod clean_slate;
 mod crowded;
 mod endurance;
+mod fail_over;
 mod fidelity;
 mod figures;
 mod kills;

@@ -1,0 +1,194 @@
+//! Two clients that write numbered values all the time: ConfigMaps through the virtual IP, and keys directly to the members of etcd.
+//!
+//! A writer begins a number only when the one before is acknowledged, so a count says which writes are acknowledged.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use lab_suites::{Credentials, HttpsClient, poll};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::background::{Background, lock};
+
+/// The namespace of the ConfigMaps.
+pub(crate) const NAMESPACE: &str = "fail-over";
+/// Pause from one write to the next.
+const EVERY: Duration = Duration::from_millis(100);
+/// Time limit of one attempt at the virtual IP: etcd may have to elect a leader first.
+const AT_VIP: Duration = Duration::from_secs(5);
+/// Time limit of one attempt at a member of etcd: the next member gets the next attempt.
+const AT_MEMBER: Duration = Duration::from_secs(2);
+/// Time limit until a write is acknowledged while the cluster works.
+const GOES_ON: Duration = Duration::from_secs(60);
+
+/// What a writer has done.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// All numbers below this one are acknowledged.
+    pub(crate) acknowledged: usize,
+    /// Attempts that were refused or not answered in time. Each was made again.
+    pub(crate) failed: u64,
+    /// Why the last of them failed.
+    last_failure: String,
+}
+
+/// Both writers.
+pub(crate) struct Writers {
+    config_maps: Background<Written>,
+    keys: Background<Written>,
+}
+
+impl Writers {
+    /// Starts them: an administrator at the virtual IP, and a client of etcd at its members.
+    pub(crate) fn start(
+        administrator: &Credentials,
+        vip: &str,
+        client_of_etcd: &Credentials,
+        members: Vec<String>,
+    ) -> Self {
+        Self {
+            config_maps: config_maps(administrator, vip),
+            keys: keys(client_of_etcd, members),
+        }
+    }
+
+    /// Waits until each has an acknowledgement of a write that began after this call.
+    #[track_caller]
+    pub(crate) fn go_on(&self) {
+        for (what, writer) in [("ConfigMap", &self.config_maps), ("key", &self.keys)] {
+            let before = writer.look(|written| written.acknowledged);
+            let more = poll(GOES_ON, || {
+                writer.look(|written| (written.acknowledged > before + 1).then_some(()))
+            });
+            assert!(
+                more.is_some(),
+                "no {what} is acknowledged within {} s: {}",
+                GOES_ON.as_secs(),
+                writer.look(|written| written.last_failure.clone())
+            );
+        }
+    }
+
+    /// Ends both: what was written as ConfigMaps, and as keys.
+    pub(crate) fn end(self) -> [Written; 2] {
+        [self.config_maps.end(), self.keys.end()]
+    }
+}
+
+/// The URL of the ConfigMaps at an API server.
+pub(crate) fn config_maps_at(api: &str) -> String {
+    format!("https://{api}/api/v1/namespaces/{NAMESPACE}/configmaps")
+}
+
+pub(crate) fn name(number: usize) -> String {
+    format!("write-{number}")
+}
+
+/// The number of a ConfigMap; `None` if a writer has not made it.
+pub(crate) fn number_of(name: &str) -> Option<usize> {
+    name.strip_prefix("write-")?.parse().ok()
+}
+
+pub(crate) fn content(number: usize) -> String {
+    format!("content of write {number}")
+}
+
+/// A key in base64, as etcd's gateway takes it. Sixteen letters and digits are the base64 of twelve bytes, so nothing has to be encoded;
+/// the bytes have the order of the numbers.
+pub(crate) fn key(number: usize) -> String {
+    format!("failover{number:08}")
+}
+
+/// The value of a key, in base64.
+pub(crate) fn value(number: usize) -> String {
+    format!("valueNoX{number:08}")
+}
+
+fn config_maps(administrator: &Credentials, vip: &str) -> Background<Written> {
+    let client = HttpsClient::new(administrator, 1);
+    let url = config_maps_at(vip);
+    Background::start(Written::default(), move |note, ended| async move {
+        let attempt = async |number: usize, tries: usize| -> Result<(), String> {
+            let object = config_map(number).to_string();
+            let answer = client.post(&url, object, AT_VIP).await?;
+            match answer.status {
+                201 => Ok(()),
+                // An earlier attempt has made it, and its answer was lost.
+                409 if tries > 1 => Ok(()),
+                _ => Err(answer.told()),
+            }
+        };
+        write(&note, ended, attempt).await;
+    })
+}
+
+fn config_map(number: usize) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": name(number) },
+        "data": { "content": content(number) },
+    })
+}
+
+fn keys(client_of_etcd: &Credentials, members: Vec<String>) -> Background<Written> {
+    let client = HttpsClient::new(client_of_etcd, 1);
+    Background::start(Written::default(), move |note, ended| async move {
+        let attempt = async |number: usize, tries: usize| -> Result<(), String> {
+            let member = &members[(number + tries) % members.len()];
+            let pair = json!({ "key": key(number), "value": value(number) }).to_string();
+            let url = format!("{member}/v3/kv/put");
+            let answer = client.post(&url, pair, AT_MEMBER).await;
+            match answer.map_err(|why| format!("{member}: {why}"))? {
+                answer if answer.status == 200 => Ok(()),
+                answer => Err(format!("{member}: {}", answer.told())),
+            }
+        };
+        write(&note, ended, attempt).await;
+    })
+}
+
+/// Makes attempts, given the number and how many attempts there were for it with this one, until it is ended.
+async fn write(
+    note: &Mutex<Written>,
+    mut ended: watch::Receiver<bool>,
+    attempt: impl AsyncFn(usize, usize) -> Result<(), String>,
+) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut number, mut tries) = (0, 0);
+    loop {
+        tokio::select! {
+            _ = ended.wait_for(|ended| *ended) => return,
+            _ = ticks.tick() => {}
+        }
+        tries += 1;
+        let result = attempt(number, tries).await;
+        let mut written = lock(note);
+        match result {
+            Ok(()) => {
+                (number, tries) = (number + 1, 0);
+                written.acknowledged = number;
+            }
+            Err(why) => {
+                written.failed += 1;
+                written.last_failure = format!("number {number}, attempt {tries}: {why}");
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_are_base64_without_padding_and_in_the_order_of_their_numbers() {
+    for number in [0, 9, 10, 12_345_678] {
+        for text in [key(number), value(number)] {
+            assert_eq!(text.len() % 4, 0, "{text}");
+            assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        }
+        assert!(key(number) < key(number + 1));
+        assert_eq!(number_of(&name(number)), Some(number));
+    }
+    assert_eq!(number_of("kube-root-ca.crt"), None);
+}
