@@ -84,6 +84,19 @@ impl Bringup {
         Self::from_case(Case::named(case))
     }
 
+    /// The bring-up of a case, and its host after it.
+    ///
+    /// # Panics
+    /// The bring-up fails.
+    #[must_use]
+    pub fn brought_up(case: &str) -> (Self, FakeHost) {
+        let bringup = Self::of(case);
+        let host = bringup.bare_host();
+        let run = bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        (bringup, host)
+    }
+
     /// The bring-up of this case.
     #[must_use]
     pub fn from_case(case: Case) -> Self {

@@ -8,18 +8,17 @@ use std::convert::Infallible;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use engine::exec::node_certificate_spec;
 use engine::host::fake::FakeHost;
 use engine::host::{CertificateRequest, RequestState};
 use engine::kubernetes::admission::{Admission, TokenRecord};
 use engine::kubernetes::join_file::{
-    IDENTITY, JOIN_FILE, JoinFile, Token, new_identity, public_key,
+    IDENTITY, JOIN_FILE, JoinContent as _, JoinFile, Token, new_identity, public_key,
 };
-use engine::kubernetes::node_request::{
-    Granted, Known, NodeCertificate, Requester, Reserved, decide, requester,
-};
+use engine::kubernetes::node_request::{Granted, Known, Requester, Reserved, decide, requester};
 use engine::plan::Plan;
-use engine::resource::pki::{Authority, SignedBy, Usage};
-use engine::resource::{CertificateSpec, Spec};
+use engine::resource::Spec;
+use engine::resource::pki::Authority;
 
 use crate::block_on;
 
@@ -218,7 +217,8 @@ impl Masters {
                     continue;
                 }
                 let now = worker.with_world(|world| world.now());
-                let spec = spec(request, &self.node);
+                let granted = granted(request, &self.node).expect("a certificate of this node");
+                let spec = node_certificate_spec(&granted.certificate, LIFE);
                 let pem = self.authority.sign_request(&spec, &request.request, now);
                 let pem = pem.expect("it can be signed");
                 worker.with_world_mut(|world| world.sign_request(&request.name, pem.as_bytes()));
@@ -256,40 +256,4 @@ fn granted(request: &CertificateRequest, node: &str) -> Result<Granted, String> 
         pending_before: 0,
     };
     decide(request, &known)
-}
-
-/// What a master signs for this request.
-fn spec(request: &CertificateRequest, node: &str) -> CertificateSpec {
-    let granted = granted(request, node).expect("a certificate of this node");
-    let asked = granted.certificate;
-    let subject = format!("system:node:{node}");
-    let (path, common_name, usage) = match &asked {
-        NodeCertificate::KubeletClient { .. } => ("kubelet/apiserver", subject, Usage::Client),
-        NodeCertificate::KubeletServer { .. } => ("kubelet/server", subject, Usage::Server),
-        NodeCertificate::KubeProxy => {
-            let user = "system:kube-proxy".to_owned();
-            ("kube-proxy/apiserver", user, Usage::Client)
-        }
-    };
-    let (dns_names, addresses) = match &asked {
-        NodeCertificate::KubeletServer { node, address } => (vec![node.clone()], vec![*address]),
-        NodeCertificate::KubeletClient { .. } | NodeCertificate::KubeProxy => Default::default(),
-    };
-    let organizations = match &asked {
-        NodeCertificate::KubeProxy => Vec::new(),
-        NodeCertificate::KubeletClient { .. } | NodeCertificate::KubeletServer { .. } => {
-            vec!["system:nodes".to_owned()]
-        }
-    };
-    CertificateSpec {
-        path: path.to_owned(),
-        authority: "cluster".to_owned(),
-        common_name,
-        organizations,
-        usage,
-        dns_names,
-        addresses,
-        life: LIFE,
-        signed_by: SignedBy::Authority,
-    }
 }

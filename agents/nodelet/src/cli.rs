@@ -15,7 +15,8 @@ use engine::exec::{FailureCounts, Selection};
 use engine::resource::pki::components;
 
 pub(crate) use cluster::{
-    MastersArgs, PkiCommand, PkiExportArgs, PkiIssueArgs, PkiKeyArgs, PkiSignArgs, PodSubnetsArgs,
+    JoinFileArgs, LOCAL_ADMIN, MastersArgs, PkiCommand, PkiExportArgs, PkiIssueArgs, PkiKeyArgs,
+    PkiSignArgs, PodSubnetsArgs,
 };
 pub(crate) use etcd::{EtcdBackupArgs, EtcdCommand, EtcdMembersArgs, EtcdVerifyArgs};
 pub(crate) use role::RoleArgs;

@@ -43,8 +43,8 @@ pub use kubernetes::renew::{Due, phases_renewed_with};
 pub use kubernetes::rotate::{authorities, rotating};
 pub use kubernetes::scratch;
 pub use kubernetes::sign::{
-    DecidedRequest, LONGEST_LIFE, RequestOutcome, SigningReport, reserved_for_api_servers,
-    sign_requests,
+    DecidedRequest, LONGEST_LIFE, RequestOutcome, SigningReport, node_certificate_spec,
+    reserved_for_api_servers, sign_requests,
 };
 pub use recovery::recovered::{Recovered, RecoveredFrom};
 pub use repair::restart::{failed_phases, phases_with_orphans, restart_set};

@@ -215,4 +215,4 @@ pub fn end_of(now: SystemTime, valid_for: Duration) -> SystemTime {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

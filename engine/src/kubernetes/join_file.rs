@@ -5,23 +5,26 @@
 //! its way is refused. age does not tell who made a file: a program that knows the host's public key can make one. So the way of the
 //! file from the master to the host decides which cluster the host joins, as the file names the cluster's authorities.
 //!
-//! This file has the join file of a worker, and what both kinds share. `master` has the join file of a further master.
+//! This file has the join file of a worker, and the checks that both kinds share. `master` has the join file of a further master,
+//! `sealed` the encryption of both, and `error` what can be wrong with them.
 
+mod error;
 mod master;
+mod sealed;
 mod token;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use age::secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use x509_parser::pem::Pem;
 
 use crate::env::is_dns_name;
 
-pub use master::{
-    AuthorityPem, MASTER_AUTHORITIES, MASTER_VERSION, MasterJoinFile, masters_to_join,
+pub use error::JoinFileError;
+pub use master::{AuthorityPem, MASTER_AUTHORITIES, MasterJoinFile, masters_to_join};
+pub use sealed::{
+    JoinContent, JoinKind, LONGEST, MASTER_VERSION, VERSION, new_identity, public_key,
 };
 pub use token::{Token, is_token_id};
 
@@ -30,10 +33,6 @@ pub const IDENTITY: &str = "/var/opt/pf9/nodelet/age.key";
 /// Where a host looks for its join file.
 pub const JOIN_FILE: &str = "/etc/pf9/nodelet/join.age";
 
-/// The format of a worker's content. A file of a newer format is refused.
-pub const VERSION: u32 = 1;
-/// Longest join file, in bytes: a few authorities and addresses have a tenth of it.
-pub const LONGEST: usize = 64 * 1024;
 /// Most API servers in a file.
 const MOST_SERVERS: usize = 16;
 /// Longest URL of an API server.
@@ -69,87 +68,7 @@ impl fmt::Debug for JoinFile {
     }
 }
 
-/// Why a join file or a key of a host cannot be used. No text has a secret in it.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum JoinFileError {
-    /// The key that a file should be encrypted to is none.
-    #[error(
-        "`{0}` is not the public key of a host: `nodelet pki key` prints it on that host, and it begins with `age1`"
-    )]
-    Recipient(String),
-    /// The identity of this host cannot be read. Its text is a secret, so it is not named.
-    #[error(
-        "the identity of this host is damaged: it does not begin with `AGE-SECRET-KEY-1`, or a character is wrong"
-    )]
-    Identity,
-    /// It has more bytes than a join file can have.
-    #[error("a join file has at most {LONGEST} bytes")]
-    TooLarge,
-    /// It is no age file.
-    #[error("it is not a join file: {0}")]
-    NotAge(&'static str),
-    /// Another host can read it.
-    #[error(
-        "it is encrypted to the key of another host; `nodelet pki key` prints the key of this host, for `--to` on a master"
-    )]
-    OtherRecipient,
-    /// It was changed since it was made, or is incomplete.
-    #[error("it is damaged or incomplete: copy it from the master again")]
-    Damaged,
-    /// A newer nodelet made it.
-    #[error("its format version is {0}, this nodelet supports {VERSION} and {MASTER_VERSION}")]
-    Version(u32),
-    /// It is for a further master, and this host is a worker.
-    #[error("it is for a master, and this host is a worker")]
-    ForMaster,
-    /// It is for a worker, and this host is a master.
-    #[error("it is for a worker, and this host is a master")]
-    ForWorker,
-    /// Its content is not what a join file has.
-    #[error("its content cannot be used: {0}")]
-    Content(String),
-    /// It was made for another node.
-    #[error("it is for node `{meant}`, and this host is node `{node}`")]
-    OtherNode {
-        /// The node that it is for.
-        meant: String,
-        /// The node of this host.
-        node: String,
-    },
-    /// Its time is over.
-    #[error("it expired at {0}")]
-    Expired(String),
-    /// The system gives no random numbers.
-    #[error("the system gives no random numbers: {0}")]
-    Random(String),
-}
-
 impl JoinFile {
-    /// Encrypts it to the host with this public key (`age1…`). Returns an age file in ASCII armour.
-    ///
-    /// # Errors
-    /// The key is none, or the content cannot be a join file's.
-    pub fn seal(&self, recipient: &str) -> Result<Vec<u8>, JoinFileError> {
-        let key = read_recipient(recipient)?;
-        self.usable()?;
-        sealed_for(&key, self)
-    }
-
-    /// Reads a file that was made for the host with this identity (`AGE-SECRET-KEY-1…`).
-    ///
-    /// # Errors
-    /// It is too large, changed, for another host, of a newer format, or has unusable content.
-    pub fn open(sealed: &[u8], identity: &str) -> Result<Self, JoinFileError> {
-        let opened = Opened::of(sealed, identity)?;
-        match opened.kind {
-            Kind::Worker => {}
-            Kind::Master => return Err(JoinFileError::ForMaster),
-        }
-        let file: Self = opened.content()?;
-        file.usable()?;
-        Ok(file)
-    }
-
     /// Whether it is for this node and still valid.
     ///
     /// # Errors
@@ -157,8 +76,11 @@ impl JoinFile {
     pub fn check(&self, node: &str, now: SystemTime) -> Result<(), JoinFileError> {
         is_for(&self.node, self.expires, node, now)
     }
+}
 
-    /// Checks what neither age nor the types of the fields ensure.
+impl JoinContent for JoinFile {
+    const KIND: JoinKind = JoinKind::Worker;
+
     fn usable(&self) -> Result<(), JoinFileError> {
         let refused = |why: &str| Err(JoinFileError::Content(why.to_owned()));
         if !is_node_name(&self.node) {
@@ -178,84 +100,6 @@ impl JoinFile {
         }
         Ok(())
     }
-}
-
-/// The only fields that are read of any version.
-#[derive(Deserialize)]
-struct Versioned {
-    version: u32,
-    #[serde(default)]
-    kind: Option<serde_json::Value>,
-}
-
-/// Whom a join file is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Worker,
-    Master,
-}
-
-/// A join file that was decrypted. Has no `Debug`, because it contains secrets.
-struct Opened {
-    kind: Kind,
-    plain: Vec<u8>,
-}
-
-impl Opened {
-    /// Decrypts a file, and reads whom it is for.
-    fn of(sealed: &[u8], identity: &str) -> Result<Self, JoinFileError> {
-        if sealed.len() > LONGEST {
-            return Err(JoinFileError::TooLarge);
-        }
-        let plain = age::decrypt(&read_identity(identity)?, sealed).map_err(not_opened)?;
-        let versioned: Versioned = parsed(&plain)?;
-        let kind = versioned.kind.as_ref().and_then(serde_json::Value::as_str);
-        let kind = match (versioned.version, kind) {
-            (VERSION, _) => Kind::Worker,
-            (MASTER_VERSION, Some(master::KIND)) => Kind::Master,
-            (version, _) => return Err(JoinFileError::Version(version)),
-        };
-        Ok(Self { kind, plain })
-    }
-
-    fn content<T: serde::de::DeserializeOwned>(&self) -> Result<T, JoinFileError> {
-        parsed(&self.plain)
-    }
-}
-
-fn parsed<T: serde::de::DeserializeOwned>(plain: &[u8]) -> Result<T, JoinFileError> {
-    serde_json::from_slice(plain).map_err(|error| {
-        // The text of an error of serde may quote a value. Its class and place are enough.
-        let class = match error.classify() {
-            serde_json::error::Category::Io | serde_json::error::Category::Eof => {
-                "it is incomplete"
-            }
-            serde_json::error::Category::Syntax => "it is not JSON",
-            serde_json::error::Category::Data => "a field is unknown, missing or of another type",
-        };
-        let (line, column) = (error.line(), error.column());
-        JoinFileError::Content(format!("{class} (line {line}, column {column})"))
-    })
-}
-
-fn read_recipient(text: &str) -> Result<age::x25519::Recipient, JoinFileError> {
-    let parsed = text.parse();
-    parsed.map_err(|_| JoinFileError::Recipient(shortened(text)))
-}
-
-/// The content as an age file in ASCII armour.
-fn sealed_for(
-    key: &age::x25519::Recipient,
-    content: &impl Serialize,
-) -> Result<Vec<u8>, JoinFileError> {
-    let content =
-        serde_json::to_vec(content).map_err(|error| JoinFileError::Content(error.to_string()))?;
-    let sealed = age::encrypt_and_armor(key, &content)
-        .map_err(|_| JoinFileError::Content("it could not be encrypted".to_owned()))?;
-    if sealed.len() > LONGEST {
-        return Err(JoinFileError::TooLarge);
-    }
-    Ok(sealed.into_bytes())
 }
 
 /// Whether a file for the node `meant` that ends at `expires` is for `node`, and valid.
@@ -299,22 +143,6 @@ fn certificates(pem: &str) -> Result<usize, JoinFileError> {
     Ok(number)
 }
 
-/// A new identity of a host: the secret (`AGE-SECRET-KEY-1…`) and the public key (`age1…`).
-#[must_use]
-pub fn new_identity() -> (String, String) {
-    let identity = age::x25519::Identity::generate();
-    let public = identity.to_public().to_string();
-    (identity.to_string().expose_secret().to_owned(), public)
-}
-
-/// The public key of this identity.
-///
-/// # Errors
-/// It is none.
-pub fn public_key(identity: &str) -> Result<String, JoinFileError> {
-    Ok(read_identity(identity)?.to_public().to_string())
-}
-
 /// Longest name of a node that can join. A host name is no longer, and objects of the cluster are named after the node.
 pub const LONGEST_NODE_NAME: usize = 63;
 
@@ -328,33 +156,6 @@ fn is_api_url(url: &str) -> bool {
     let rest = url.strip_prefix("https://").unwrap_or_default();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:[]".contains(&byte);
     !rest.is_empty() && url.len() <= LONGEST_URL && rest.bytes().all(plain)
-}
-
-/// The file of an identity may have comments, as `age-keygen` writes them.
-fn read_identity(text: &str) -> Result<age::x25519::Identity, JoinFileError> {
-    let mut lines = text.lines().map(str::trim);
-    let secret = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
-    let secret = secret.ok_or(JoinFileError::Identity)?;
-    secret.parse().map_err(|_| JoinFileError::Identity)
-}
-
-/// age's own texts are translated at run time, so they are not used.
-fn not_opened(error: age::DecryptError) -> JoinFileError {
-    match error {
-        age::DecryptError::NoMatchingKeys => JoinFileError::OtherRecipient,
-        age::DecryptError::InvalidHeader => JoinFileError::NotAge("its header is invalid"),
-        age::DecryptError::UnknownFormat => JoinFileError::NotAge("its format is unknown"),
-        // Bad armour, the end in the middle, a changed header or a changed block.
-        _ => JoinFileError::Damaged,
-    }
-}
-
-/// The begin of a text that was not what was expected.
-fn shortened(text: &str) -> String {
-    text.chars()
-        .filter(|its| !its.is_control())
-        .take(16)
-        .collect()
 }
 
 #[cfg(test)]

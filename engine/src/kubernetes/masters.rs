@@ -3,7 +3,7 @@
 //! The members of etcd are the truth. The file is their copy, so that a master knows the others while etcd does not answer. A host without the
 //! file is the only master. Start with [`members`].
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,14 +12,12 @@ use serde::Deserialize;
 pub use crate::facts::{MASTERS, MOST_MASTERS, MasterEntry, MastersError};
 use crate::facts::{MASTERS_BYTES, checked_masters, masters_from, masters_text};
 use crate::host::{Attributes, Host, HostError, HostResult, HttpsRequest};
+use crate::kubernetes::etcd_members::{OWN_ENDPOINT, client_url, peer_url};
 
 /// This file is there while the list was written and keepalived may not have it yet.
 pub const PENDING: &str = "/var/opt/pf9/nodelet/masters.pending";
 /// Mode and owner of the file and of its mark.
 const PRIVATE: Attributes = Attributes::root(0o600);
-/// The ports on which etcd answers its clients and the other members.
-const CLIENTS: u16 = 4001;
-const PEERS: u16 = 2380;
 /// The certificates with which a master asks its own member, and the roots that it trusts. The member answers clients and peers with
 /// certificates of the same authority.
 const CLIENT: &str = "/etc/pf9/kube.d/certs/etcdctl/etcd";
@@ -133,14 +131,13 @@ pub async fn settle(host: &dyn Host) -> HostResult<()> {
 /// # Errors
 /// The member does not answer or has no quorum, or its list cannot be that of a cluster's masters.
 pub async fn members(host: &dyn Host, address: IpAddr) -> HostResult<Vec<MasterEntry>> {
-    let own = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), CLIENTS);
-    let health = format!("https://{own}/health?exclude=NOSPACE");
+    let health = format!("{OWN_ENDPOINT}/health?exclude=NOSPACE");
     let answer = ask(host, &health, CLIENT).await?;
     if !answer.contains(r#""health":"true""#) {
         let why = "it has no quorum, so its list may be old";
         return Err(HostError::service("list the members of etcd", why));
     }
-    let url = format!("https://{}/members", SocketAddr::new(address, PEERS));
+    let url = format!("{}/members", peer_url(address));
     let list = ask(host, &url, PEER).await?;
     masters_of(&list).map_err(|why| HostError::service("list the members of etcd", why))
 }
@@ -197,6 +194,24 @@ fn masters_of(list: &str) -> Result<Vec<MasterEntry>, String> {
 pub fn address_in(url: &str) -> Option<IpAddr> {
     let place: SocketAddr = url.strip_prefix("https://")?.parse().ok()?;
     Some(place.ip())
+}
+
+/// The address in a URL such as `https://172.30.0.11/version`, with or without a port; `None` if it has a name.
+#[must_use]
+pub fn host_address(url: &str) -> Option<IpAddr> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = match rest.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next(),
+        None => rest.split([':', '/']).next(),
+    };
+    host?.parse().ok()
+}
+
+/// The endpoints of the members of all these masters but the one of this name.
+#[must_use]
+pub fn endpoints_of_others(masters: &[MasterEntry], name: &str) -> Vec<String> {
+    let others = masters.iter().filter(|one| one.name != name);
+    others.map(|one| client_url(one.address)).collect()
 }
 
 /// What an operator should know about the number of voters; `None` if there is nothing to say. An even number tolerates no more failures than
@@ -346,6 +361,20 @@ mod tests {
             write_pending(&host, &masters).await.unwrap_err();
             host.end_crash();
             assert!(is_outdated(&host, &masters).await);
+        }
+    }
+
+    #[test]
+    fn the_address_in_a_url_needs_no_port() {
+        for (url, address) in [
+            ("https://172.30.0.11:443", Some("172.30.0.11")),
+            ("https://172.30.0.11/version", Some("172.30.0.11")),
+            ("https://[fd00::1]:443", Some("fd00::1")),
+            ("https://api.example.com:443", None),
+            ("https://", None),
+        ] {
+            let shown = host_address(url).map(|its| its.to_string());
+            assert_eq!(shown.as_deref(), address, "{url}");
         }
     }
 

@@ -20,5 +20,7 @@ pub use node_routes::{WantedRoutes, wanted_routes};
 pub use pod_subnets::{PodSubnetError, SubnetPool, allocate, allocate_all, next_free};
 pub use shown::shown;
 
+/// The label of a master's node.
+pub const MASTER_LABEL: &str = "node-role.kubernetes.io/master";
 /// The signer of nodes' certificates: masters decide about its requests and sign them (`nodelet pki sign`).
 pub const NODE_SIGNER: &str = "nodelet.pf9.io/node";

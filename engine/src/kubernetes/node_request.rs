@@ -10,10 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use super::NODE_SIGNER;
 use super::admission::{Admission, CertificateKind, JOINING, TokenRecord};
 use super::join_file::is_token_id;
-use super::shown;
+use super::{MASTER_LABEL, NODE_SIGNER, shown};
 use crate::host::{CertificateRequest, ClusterNode};
 use content::Content;
 
@@ -23,8 +22,6 @@ const NODE: &str = "system:node:";
 const KUBE_PROXY: &str = "system:kube-proxy";
 /// The group of nodes.
 const NODES: &str = "system:nodes";
-/// The label of masters.
-pub const MASTER: &str = "node-role.kubernetes.io/master";
 /// Most requests of a requester that are undecided at a time. A node that joins has three.
 pub const MOST_PENDING: usize = 20;
 
@@ -215,7 +212,7 @@ fn admitted<'a>(requester: &Requester, known: &Known<'a>) -> Result<&'a Admissio
     }
     let node = admission.node.as_str();
     let present = known.nodes.get(node);
-    if present.is_some_and(|present| present.labels.contains_key(MASTER)) {
+    if present.is_some_and(|present| present.labels.contains_key(MASTER_LABEL)) {
         return Err(format!("`{node}` is a master"));
     }
     if known.reserved.names.contains(node) {
@@ -336,7 +333,7 @@ fn usable(address: IpAddr, node: &str, known: &Known<'_>) -> Result<(), String> 
         return Err(format!("{address} is an address of the API server"));
     }
     let masters = known.nodes.iter();
-    let masters = masters.filter(|(_, other)| other.labels.contains_key(MASTER));
+    let masters = masters.filter(|(_, other)| other.labels.contains_key(MASTER_LABEL));
     let of_masters =
         masters.flat_map(|(name, its)| its.addresses.iter().map(move |one| (name, one)));
     let records = known.admissions.iter();

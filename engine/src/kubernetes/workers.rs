@@ -8,7 +8,10 @@
 //!
 //! A worker that leaves (`nodelet clean`) marks its node with the time. If its kubelet has reported since then, the worker has come back,
 //! and only the mark is removed: both times are from the clock of the worker.
+//!
+//! `eviction` empties a node before it is deleted, that of a master, too. `requests` settles the requests of a removed worker.
 
+mod eviction;
 mod requests;
 
 use std::time::{Duration, SystemTime};
@@ -16,18 +19,20 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 use self::requests::refuse_requests_of;
+use super::MASTER_LABEL;
 use super::admission::{
     Admission, CertificateKind, JOINED, TokenRecord, admission, admissions, end_token, revoke,
     token,
 };
 use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod};
 
+pub use eviction::{empty_node, hold_up};
+pub(crate) use requests::is_still_open;
+
 /// The annotation of a node whose worker has left; its value is the time (RFC 3339).
 pub const LEFT: &str = "nodelet.pf9.io/left";
 /// The label of a worker's node.
 pub const WORKER_LABEL: &str = "node-role.kubernetes.io/worker";
-/// The label of a master's node.
-pub const MASTER_LABEL: &str = "node-role.kubernetes.io/master";
 
 /// If the node of a token was Ready when the token was issued (`--replace`), that node says nothing about the new host. Its token ends this
 /// long after its last new key: until then, the new host has fetched its certificates.
@@ -264,12 +269,8 @@ pub async fn remove_worker(
         return Ok(Removal::NotAdmitted);
     }
     take_admission(host, access, name, &node.uid).await?;
-    if !node.unschedulable {
-        let cordon = json!({ "spec": { "unschedulable": true } });
-        host.patch_node(access, name, &cordon).await?;
-    }
-    let left = host.evict_pods(access, name, timeout).await?;
-    if !left.is_empty() && node.ready == Some(true) && !force {
+    let left = empty_node(host, access, (name, &node), timeout).await?;
+    if hold_up(&left, &node, force) {
         return Ok(Removal::PodsLeft(left));
     }
     host.delete_node(access, name).await?;

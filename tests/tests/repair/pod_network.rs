@@ -8,14 +8,6 @@ use engine::host::fake::{FakeHost, FaultPlan, WorldSnapshot, difference};
 use engine::model::Outcome;
 use engine::resource::MaskedSecrets;
 
-fn brought_up() -> (Bringup, FakeHost) {
-    let bringup = Bringup::of("cp-1");
-    let host = bringup.bare_host();
-    let run = bringup.apply(&host);
-    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
-    (bringup, host)
-}
-
 fn failed(bringup: &Bringup, host: &FakeHost) -> Vec<String> {
     let failed = failed_phases(&bringup.check(host));
     failed.iter().map(ToString::to_string).collect()
@@ -51,7 +43,7 @@ fn neighbour(host: &FakeHost, last: u8) -> IpAddr {
 
 #[test]
 fn flushed_rules_come_back_and_nothing_else_is_restarted() {
-    let (bringup, host) = brought_up();
+    let (bringup, host) = Bringup::brought_up("cp-1");
     let up = host.snapshot();
     for (family, input) in [
         ("iptables", "*nat\n-F POSTROUTING\nCOMMIT\n"),
@@ -79,7 +71,7 @@ fn flushed_rules_come_back_and_nothing_else_is_restarted() {
 
 #[test]
 fn a_node_that_joins_gets_a_route_and_one_that_leaves_loses_it() {
-    let (bringup, host) = brought_up();
+    let (bringup, host) = Bringup::brought_up("cp-1");
     let via = neighbour(&host, 77);
     host.with_world_mut(|world| world.join_node("w-1", "10.20.7.0/24", via));
     assert_eq!(failed(&bringup, &host), ["node-routes"]);
@@ -95,7 +87,7 @@ fn a_node_that_joins_gets_a_route_and_one_that_leaves_loses_it() {
 /// A node that no route can lead to is named. It fails no check: neither a repair nor a clean of this host would help.
 #[test]
 fn a_node_that_cannot_be_reached_restarts_nothing() {
-    let (bringup, host) = brought_up();
+    let (bringup, host) = Bringup::brought_up("cp-1");
     let elsewhere = IpAddr::from([203, 0, 113, 9]);
     host.with_world_mut(|world| world.join_node("far", "10.20.7.0/24", elsewhere));
     assert_eq!(failed(&bringup, &host), [""; 0]);
@@ -108,7 +100,7 @@ fn a_node_that_cannot_be_reached_restarts_nothing() {
 
 #[test]
 fn routes_stay_while_the_nodes_cannot_be_listed() {
-    let (bringup, host) = brought_up();
+    let (bringup, host) = Bringup::brought_up("cp-1");
     let via = neighbour(&host, 77);
     host.with_world_mut(|world| world.join_node("w-1", "10.20.7.0/24", via));
     repair(&bringup, &host);

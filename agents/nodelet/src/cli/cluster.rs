@@ -8,6 +8,8 @@ use clap::{Args, Subcommand};
 
 use crate::cli::role::RoleArgs;
 
+/// The kubeconfig for the API server of this host, which only masters have.
+pub(crate) const LOCAL_ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 /// Longest validity of a join file: a thief who has it and the key of its host can join.
 const LONGEST_VALIDITY: Duration = Duration::from_secs(24 * 3600);
 
@@ -61,8 +63,8 @@ impl PkiCommand {
     pub(super) fn json(&self) -> bool {
         match self {
             Self::Key(args) => args.json,
-            Self::Issue(args) => args.role.json,
-            Self::Export(args) => args.role.json,
+            Self::Issue(args) => args.file.role.json,
+            Self::Export(args) => args.file.role.json,
             Self::Sign(args) => args.json,
         }
     }
@@ -75,13 +77,11 @@ pub(crate) struct PkiKeyArgs {
     pub(crate) json: bool,
 }
 
+/// For which host a join file is, and where it goes: the same for both kinds of join files.
 #[derive(Debug, Args)]
-pub(crate) struct PkiIssueArgs {
+pub(crate) struct JoinFileArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
-
-    /// The name of the node: the host name of its host, in lower case.
-    pub(crate) node: String,
 
     /// The public key of the host, as `nodelet pki key` prints it there.
     #[arg(long, value_name = "KEY")]
@@ -94,6 +94,15 @@ pub(crate) struct PkiIssueArgs {
     /// Write the join file here instead of to standard output. The file is replaced.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PkiIssueArgs {
+    #[command(flatten)]
+    pub(crate) file: JoinFileArgs,
+
+    /// The name of the node: the host name of its host, in lower case.
+    pub(crate) node: String,
 
     /// Admit the host even if a node of this name is Ready, or was removed a short time ago: the host takes its place.
     #[arg(long)]
@@ -103,22 +112,10 @@ pub(crate) struct PkiIssueArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PkiExportArgs {
     #[command(flatten)]
-    pub(crate) role: RoleArgs,
+    pub(crate) file: JoinFileArgs,
 
     /// The name of the new master's node: the host name of its host, in lower case.
     pub(crate) node: String,
-
-    /// The public key of the host, as `nodelet pki key` prints it there.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) to: String,
-
-    /// Time in which the host has to join, for example 30m; at most 24 hours.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = validity)]
-    pub(crate) valid_for: Duration,
-
-    /// Write the join file here instead of to standard output. The file is replaced.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
 
     /// Make the file even if a master or a Ready node has this name: the host takes its place.
     #[arg(long)]
@@ -132,11 +129,7 @@ pub(crate) struct PkiSignArgs {
     pub(crate) life: Duration,
 
     /// The kubeconfig with which the API server is reached.
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml"
-    )]
+    #[arg(long, value_name = "FILE", default_value = LOCAL_ADMIN)]
     pub(crate) kubeconfig: PathBuf,
 
     /// Write JSON.

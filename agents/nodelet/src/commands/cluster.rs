@@ -15,13 +15,11 @@ use engine::kubernetes::workers::{Care, LEFT, Removal, care_for_workers, remove_
 use engine::model::chain;
 
 use super::run::only_root;
-use crate::cli::{ClusterCommand, ClusterRemoveArgs, WorkersArgs};
+use crate::cli::{ClusterCommand, ClusterRemoveArgs, LOCAL_ADMIN, WorkersArgs};
 use crate::output::exit::Exit;
 use crate::output::{error_report, say};
 pub(crate) use masters::masters;
 
-/// The kubeconfig for the API server of this host, which only masters have.
-const LOCAL_ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 /// Maximum number of remaining pods that a message names.
 const NAMED: usize = 10;
 
@@ -69,12 +67,9 @@ fn may_be_named(name: &str) -> bool {
 fn outcome(name: &str, removal: &Removal) -> Result<(String, Exit)> {
     Ok(match removal {
         Removal::Removed { left } => {
-            let ended = match left.as_slice() {
-                [] => String::new(),
-                left => format!("these pods were left and end with it: {}\n", named(left)),
-            };
             let text = format!(
-                "worker {name} is removed\n{ended}if its host still has the role, run `nodelet clean --purge` there: masters delete a node that its kubelet registers again\n"
+                "worker {name} is removed\n{}if its host still has the role, run `nodelet clean --purge` there: masters delete a node that its kubelet registers again\n",
+                ended_with_node(left)
             );
             (text, Exit::Ok)
         }
@@ -100,6 +95,14 @@ fn outcome(name: &str, removal: &Removal) -> Result<(String, Exit)> {
             "remove {name}: the cluster has no such node, and etcd no member of this name, address or id (`nodelet etcd members`)"
         ),
     })
+}
+
+/// A line about the pods that were left on a node that is deleted; nothing if there were none.
+fn ended_with_node(left: &[RemainingPod]) -> String {
+    match left {
+        [] => String::new(),
+        left => format!("these pods were left and end with it: {}\n", named(left)),
+    }
 }
 
 /// The remaining pods, each with its reason.

@@ -10,7 +10,7 @@ use chrono::SecondsFormat;
 use engine::exec::room_for_backup;
 use engine::host::Files as _;
 use engine::host::live::LiveHost;
-use engine::kubernetes::etcd_backup::{ClusterIdentity, SNAPSHOT, TIMER, too_old};
+use engine::kubernetes::etcd_backup::{SNAPSHOT, TIMER, too_old};
 use engine::model::count;
 
 use super::run::only_root;
@@ -194,14 +194,7 @@ async fn status(args: &RoleArgs) -> Result<Exit> {
         ),
     };
     let uid = etcd.as_ref().and_then(|etcd| etcd.cluster.as_deref());
-    let cluster = uid.map_or(
-        ClusterIdentity::Id(&backups.cluster_id),
-        ClusterIdentity::Uid,
-    );
-    let newest = all.iter().rev().find_map(|one| {
-        let manifest = one.manifest.as_ref().ok()?;
-        Some((one, manifest.age(cluster, now, backups.max_age)?))
-    });
+    let newest = backups.newest(&all, uid, now);
     let age = newest.map(|(_, age)| age);
     let store = etcd.as_ref().map(|etcd| etcd.size);
     let host = LiveHost::new();

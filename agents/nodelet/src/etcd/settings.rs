@@ -1,10 +1,13 @@
 //! The settings of backups, typed.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, SettingValue};
+use engine::kubernetes::etcd_backup::ClusterIdentity;
+
+use super::store::Stored;
 
 /// The settings of backups on this host.
 #[derive(Debug, Clone)]
@@ -26,6 +29,21 @@ pub(crate) struct Backups {
 }
 
 impl Backups {
+    /// The newest verified backup in `all`, which has the newest last, and its age. It is one of the cluster with this identity; without an
+    /// identity, `CLUSTER_ID` decides which backups are of this cluster.
+    pub(crate) fn newest<'s>(
+        &self,
+        all: &'s [Stored],
+        uid: Option<&str>,
+        now: SystemTime,
+    ) -> Option<(&'s Stored, Duration)> {
+        let cluster = uid.map_or(ClusterIdentity::Id(&self.cluster_id), ClusterIdentity::Uid);
+        all.iter().rev().find_map(|one| {
+            let manifest = one.manifest.as_ref().ok()?;
+            Some((one, manifest.age(cluster, now, self.max_age)?))
+        })
+    }
+
     /// # Errors
     /// This host is no master: it has no etcd.
     pub(crate) fn of(settings: &KubeEnv) -> Result<Self> {

@@ -201,7 +201,8 @@ mod tests {
     use std::sync::Mutex;
 
     use engine::host::{CertificateRequest, ClusterNode};
-    use engine::kubernetes::workers::{LEFT, MASTER_LABEL, WORKER_LABEL};
+    use engine::kubernetes::MASTER_LABEL;
+    use engine::kubernetes::workers::{LEFT, WORKER_LABEL};
     use tokio::time::Instant;
 
     use super::*;

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use crate::exec::Runner;
-use crate::exec::kubernetes::quorum::{PlannedMember, guard, peer_url};
+use crate::exec::kubernetes::quorum::{PlannedMember, guard};
 use crate::exec::undo::orphans::PhaseOrphans;
-use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT};
+use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, peer_url};
 use crate::model::Problem;
 use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::{Action, Change, ContainerSpec, Spec, Undo};

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use crate::exec::Runner;
 use crate::host::{EtcdMember, EtcdStatus, Host, HostError, HostResult};
-use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, Seen, after_loss, client_url, look};
+use crate::kubernetes::etcd_members::{
+    Loss, Me, OWN_ENDPOINT, Seen, after_loss, client_url, look, peer_url,
+};
 use crate::kubernetes::masters::{self, MASTERS, MasterEntry};
 use crate::ledger::Ledger;
 use crate::model::{Problem, Span, chain};
@@ -293,11 +295,6 @@ fn problem(span: Option<&Span>, problem: String, remedy: String) -> Problem {
     }
 }
 
-/// The URL of a host's member for other members.
-pub(in crate::exec) fn peer_url(address: IpAddr) -> String {
-    client_url(address).replace(":4001", ":2380")
-}
-
 /// A member as the file of masters has it.
 fn from_file(master: &MasterEntry) -> EtcdMember {
     EtcdMember {
@@ -326,14 +323,15 @@ pub(in crate::exec) mod tests {
     };
     const IMAGE: &str = "etcd:3.4";
     const SETTINGS: &str = "/etc/member.env";
+    /// The list of three masters.
+    pub(in crate::exec) const THREE_MASTERS: &str = r#"{"version":1,"masters":[{"name":"m-1","address":"172.30.0.11","voter":true},{"name":"m-2","address":"172.30.0.12","voter":true},{"name":"m-3","address":"172.30.0.13","voter":true}]}"#;
 
     /// One of three masters, whose members all work. Its container does not run yet.
     pub(in crate::exec) fn host() -> FakeHost {
-        let masters = r#"{"version":1,"masters":[{"name":"m-1","address":"172.30.0.11","voter":true},{"name":"m-2","address":"172.30.0.12","voter":true},{"name":"m-3","address":"172.30.0.13","voter":true}]}"#;
         let host = FakeHost::new()
             .with_docker()
             .with_image(IMAGE)
-            .with_file(MASTERS, masters)
+            .with_file(MASTERS, THREE_MASTERS)
             .with_file(SETTINGS, "")
             .with_file(format!("{DATA}/member/wal/0.wal"), "log");
         host.with_world_mut(|world| {

@@ -7,14 +7,13 @@ mod selection;
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use self::selection::{is_entry, node_name, selected};
 use super::quorum::endpoints;
-use crate::host::{ClusterAccess, ClusterNode, EtcdMember, Host, HostResult, RemainingPod};
+use crate::host::{ClusterAccess, EtcdMember, Host, HostResult, RemainingPod};
+use crate::kubernetes::MASTER_LABEL;
 use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, QuorumLoss, Seen, after_loss, look};
 use crate::kubernetes::masters;
-use crate::kubernetes::workers::MASTER_LABEL;
+use crate::kubernetes::workers::{empty_node, hold_up};
 
 /// How the removal of a master ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,8 +90,8 @@ pub async fn remove_master(
     let node = name.zip(node);
     let mut left = Vec::new();
     if let Some((name, node)) = &node {
-        left = evict(host, access, (name, node), master.within).await?;
-        if !left.is_empty() && node.ready == Some(true) && !master.force {
+        left = empty_node(host, access, (name, node), master.within).await?;
+        if hold_up(&left, node, master.force) {
             return Ok(MasterRemoval::PodsLeft(left));
         }
     }
@@ -150,22 +149,10 @@ async fn refusal(
     }
 }
 
-async fn evict(
-    host: &dyn Host,
-    access: &ClusterAccess,
-    (name, node): (&str, &ClusterNode),
-    within: Duration,
-) -> HostResult<Vec<RemainingPod>> {
-    if !node.unschedulable {
-        let cordon = json!({ "spec": { "unschedulable": true } });
-        host.patch_node(access, name, &cordon).await?;
-    }
-    host.evict_pods(access, name, within).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::kubernetes::quorum::tests::THREE_MASTERS;
     use crate::host::fake::FakeHost;
     use crate::kubernetes::masters::MASTERS;
 
@@ -173,9 +160,8 @@ mod tests {
 
     /// The first of three masters.
     fn host() -> FakeHost {
-        let masters = r#"{"version":1,"masters":[{"name":"m-1","address":"172.30.0.11","voter":true},{"name":"m-2","address":"172.30.0.12","voter":true},{"name":"m-3","address":"172.30.0.13","voter":true}]}"#;
         let host = FakeHost::new()
-            .with_file(MASTERS, masters)
+            .with_file(MASTERS, THREE_MASTERS)
             .with_file(KUBECONFIG, "")
             .with_kubernetes(|rules| rules.remote_api = true);
         host.with_world_mut(|world| {

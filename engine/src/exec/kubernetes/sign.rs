@@ -12,6 +12,7 @@ use crate::kubernetes::admission::{self, Admission, TokenRecord};
 use crate::kubernetes::node_request::{
     Granted, Known, NodeCertificate, Requester, Reserved, decide, node_of, requester,
 };
+use crate::kubernetes::workers::is_still_open;
 use crate::model::chain;
 use crate::resource::pki::{Authority, CertificateSpec, Usage, certificate_in, certificate_paths};
 use crate::resource::{ResourceError, ResourceResult};
@@ -151,16 +152,10 @@ impl<'a> Signer<'a> {
             Err(error) => error,
         };
         // Another master may have been faster.
-        let present = self
-            .host
-            .certificate_request(self.access, &request.name)
-            .await;
-        match present {
-            Ok(Some(present)) if present.uid == request.uid && present.is_open() => {}
-            Ok(_) => return RequestOutcome::Settled,
-            Err(_) => {}
+        match is_still_open(self.host, self.access, request).await {
+            Ok(false) => RequestOutcome::Settled,
+            Ok(true) | Err(_) => RequestOutcome::Failed(chain(&error).join(": ")),
         }
-        RequestOutcome::Failed(chain(&error).join(": "))
     }
 
     async fn settle(
@@ -265,7 +260,7 @@ impl<'a> Signer<'a> {
                 )));
             }
         };
-        let spec = spec(&certificate, self.life);
+        let spec = node_certificate_spec(&certificate, self.life);
         let signed = self
             .authority
             .sign_request(&spec, &request.request, self.now)
@@ -321,8 +316,9 @@ impl<'a> Signer<'a> {
     }
 }
 
-/// What is signed: it depends on the decision only, not on the request.
-fn spec(certificate: &NodeCertificate, life: Duration) -> CertificateSpec {
+/// What is signed for a node: it depends on the decision only, not on the request.
+#[must_use]
+pub fn node_certificate_spec(certificate: &NodeCertificate, life: Duration) -> CertificateSpec {
     let (path, common_name, usage) = match certificate {
         NodeCertificate::KubeletClient { node } => (
             "kubelet/apiserver",

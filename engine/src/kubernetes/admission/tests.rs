@@ -10,7 +10,8 @@ use crate::kubernetes::join_file::Token;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn master() -> (FakeHost, ClusterAccess) {
+/// A master of a cluster that is empty.
+pub(crate) fn master() -> (FakeHost, ClusterAccess) {
     let host = FakeHost::new()
         .with_file("/etc/kubeconfig", "")
         .with_kubernetes(|rules| rules.remote_api = true);
@@ -28,7 +29,8 @@ async fn try_to_admit(host: &FakeHost, access: &ClusterAccess) -> HostResult<Tok
     admit(host, access, "w-1", &new).await.map(|()| token)
 }
 
-async fn admit_once(host: &FakeHost, access: &ClusterAccess) -> Token {
+/// Admits node `w-1` for an hour.
+pub(crate) async fn admit_once(host: &FakeHost, access: &ClusterAccess) -> Token {
     try_to_admit(host, access).await.expect("it answers")
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::quorum::quorum;
-use super::seen::{MOST_MEMBERS, Me, Seen};
+use super::seen::{MOST_MEMBERS, Me, Seen, broken_first};
 use crate::host::EtcdMember;
 
 /// What a host without data has to do.
@@ -56,15 +56,8 @@ pub fn join(me: Me<'_>, members: &[Seen]) -> Join {
             learner.member.id
         ));
     }
-    let broken: Vec<String> = others
-        .iter()
-        .filter_map(|seen| Some(format!("{}: {}", seen.shown(), seen.problem()?)))
-        .collect();
-    if !broken.is_empty() {
-        return Join::Wait(format!(
-            "these members have to work first: {}",
-            broken.join("; ")
-        ));
+    if let Some(why) = broken_first(others.iter().copied()) {
+        return Join::Wait(why);
     }
     match own {
         Some(own) if own.member.learner && own.member.name.is_empty() => Join::Added,

@@ -1,6 +1,6 @@
 //! When a learner gets its vote.
 
-use super::seen::{Me, Seen};
+use super::seen::{Me, Seen, broken_first};
 
 /// Most entries of the log that a learner may be behind.
 const LAG: u64 = 1;
@@ -29,15 +29,8 @@ pub fn promotion(me: Me<'_>, members: &[Seen], own_index: Option<u64>) -> Promot
         return Promotion::Voter;
     }
     let voters = members.iter().filter(|seen| !seen.member.learner);
-    let broken: Vec<String> = voters
-        .clone()
-        .filter_map(|seen| Some(format!("{}: {}", seen.shown(), seen.problem()?)))
-        .collect();
-    if !broken.is_empty() {
-        return Promotion::Wait(format!(
-            "these members have to work first: {}",
-            broken.join("; ")
-        ));
+    if let Some(why) = broken_first(voters.clone()) {
+        return Promotion::Wait(why);
     }
     let Some(own_index) = own_index else {
         return Promotion::Wait("this host's member does not answer yet".to_owned());

@@ -79,9 +79,9 @@ pub fn after_loss(me: Me<'_>, members: &[Seen], loss: Loss) -> Result<(), Quorum
     let mut working = Vec::new();
     let mut broken = Vec::new();
     for seen in others {
-        match seen.problem() {
+        match seen.broken() {
             None => working.push(seen.shown()),
-            Some(why) => broken.push(format!("{}: {why}", seen.shown())),
+            Some(its) => broken.push(its),
         }
     }
     if working.len() >= quorum(voters) {

@@ -1,22 +1,28 @@
 //! A member with its state, and which one is this host's.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::host::{EtcdMember, EtcdStatus, Host};
 use crate::model::chain;
 
 /// Most members of a cluster.
 pub const MOST_MEMBERS: usize = 5;
+/// The ports on which a member answers its clients and the other members.
+const CLIENTS: u16 = 4001;
+const PEERS: u16 = 2380;
 /// The endpoint of this host's own member.
 pub const OWN_ENDPOINT: &str = "https://127.0.0.1:4001";
 
 /// The URL of a host's member for clients.
 #[must_use]
 pub fn client_url(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => format!("https://{address}:4001"),
-        IpAddr::V6(address) => format!("https://[{address}]:4001"),
-    }
+    format!("https://{}", SocketAddr::new(address, CLIENTS))
+}
+
+/// The URL of a host's member for other members.
+#[must_use]
+pub fn peer_url(address: IpAddr) -> String {
+    format!("https://{}", SocketAddr::new(address, PEERS))
 }
 
 /// Who this host is in the cluster.
@@ -62,6 +68,12 @@ impl Seen {
         }
     }
 
+    /// The name to show and why the member does not work; `None` if it does.
+    pub(super) fn broken(&self) -> Option<String> {
+        let why = self.problem()?;
+        Some(format!("{}: {why}", self.shown()))
+    }
+
     /// Why the member does not work; `None` if it does.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
@@ -74,6 +86,12 @@ impl Seen {
             Ok(_) => None,
         }
     }
+}
+
+/// What a change of the cluster waits for: those of these members that do not work. `None` if all do.
+pub(super) fn broken_first<'s>(members: impl Iterator<Item = &'s Seen>) -> Option<String> {
+    let broken: Vec<String> = members.filter_map(Seen::broken).collect();
+    (!broken.is_empty()).then(|| format!("these members have to work first: {}", broken.join("; ")))
 }
 
 /// The members with their states. All are asked at the same time. An answer of another member than the listed one does not count; a list
@@ -179,5 +197,8 @@ pub(super) mod tests {
         let url = |text: &str| client_url(text.parse().expect("an address"));
         assert_eq!(url("172.30.0.11"), "https://172.30.0.11:4001");
         assert_eq!(url("fd00::1"), "https://[fd00::1]:4001");
+        // A part of the address may look like the port.
+        let peer = peer_url("fd00::4001".parse().expect("an address"));
+        assert_eq!(peer, "https://[fd00::4001]:2380");
     }
 }

@@ -11,17 +11,14 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::sealed::{MASTER_KIND, MASTER_VERSION};
 use super::{
-    IDENTITY, JOIN_FILE, JoinFileError, Kind, LONGEST, LONGEST_NODE_NAME, Opened, certificates,
-    is_api_url, is_for, is_node_name, is_time, read_recipient, sealed_for,
+    IDENTITY, JOIN_FILE, JoinContent, JoinFileError, JoinKind, LONGEST, LONGEST_NODE_NAME,
+    certificates, is_api_url, is_for, is_node_name, is_time,
 };
 use crate::host::Host;
 use crate::kubernetes::masters::{self, MasterEntry};
 
-/// The format of the content. A worker's file has format 1.
-pub const MASTER_VERSION: u32 = 2;
-/// The kind in the content.
-pub(super) const KIND: &str = "master";
 /// The authorities that every master has, by name.
 pub const MASTER_AUTHORITIES: [&str; 3] = ["cluster", "etcd", "front-proxy"];
 /// Longest text of a key or certificate, in bytes: an RSA key of 8192 bits is shorter.
@@ -109,7 +106,7 @@ impl MasterJoinFile {
     pub fn new(node: &str, api: &str, expires: u64) -> Self {
         Self {
             version: MASTER_VERSION,
-            kind: KIND.to_owned(),
+            kind: MASTER_KIND.to_owned(),
             node: node.to_owned(),
             expires,
             api: api.to_owned(),
@@ -118,31 +115,6 @@ impl MasterJoinFile {
             encryption_keys: String::new(),
             masters: Vec::new(),
         }
-    }
-
-    /// Encrypts it to the host with this public key (`age1…`). Returns an age file in ASCII armour.
-    ///
-    /// # Errors
-    /// The key is none, or the content cannot be a join file's.
-    pub fn seal(&self, recipient: &str) -> Result<Vec<u8>, JoinFileError> {
-        let key = read_recipient(recipient)?;
-        self.usable()?;
-        sealed_for(&key, self)
-    }
-
-    /// Reads a file that was made for the host with this identity (`AGE-SECRET-KEY-1…`).
-    ///
-    /// # Errors
-    /// It is too large, changed, for another host, for a worker, of a newer format, or has unusable content.
-    pub fn open(sealed: &[u8], identity: &str) -> Result<Self, JoinFileError> {
-        let opened = Opened::of(sealed, identity)?;
-        match opened.kind {
-            Kind::Master => {}
-            Kind::Worker => return Err(JoinFileError::ForWorker),
-        }
-        let file: Self = opened.content()?;
-        file.usable()?;
-        Ok(file)
     }
 
     /// Whether it is for the master of this name and address, and still valid.
@@ -159,8 +131,12 @@ impl MasterJoinFile {
             None => Ok(()),
         }
     }
+}
 
-    /// Checks what neither age nor the types of the fields ensure. Whether keys match certificates is checked where they are used.
+impl JoinContent for MasterJoinFile {
+    const KIND: JoinKind = JoinKind::Master;
+
+    /// Whether keys match certificates is checked where they are used.
     fn usable(&self) -> Result<(), JoinFileError> {
         let refused = |why: &str| Err(JoinFileError::Content(why.to_owned()));
         if !is_node_name(&self.node) || self.node.len() > LONGEST_NODE_NAME {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const NOW: u64 = 1_772_600_000;
+pub(super) const NOW: u64 = 1_772_600_000;
 
 /// A self-signed certificate.
 fn authority() -> String {
@@ -25,7 +25,7 @@ fn file() -> JoinFile {
     }
 }
 
-fn time(seconds: u64) -> SystemTime {
+pub(super) fn time(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
@@ -92,7 +92,7 @@ fn a_changed_or_shortened_file_is_refused() {
 }
 
 /// A file whose content this version of the program would not write.
-fn sealed_content(content: &serde_json::Value, public: &str) -> Vec<u8> {
+pub(super) fn sealed_content(content: &serde_json::Value, public: &str) -> Vec<u8> {
     let key: age::x25519::Recipient = public.parse().expect("a key");
     let content = serde_json::to_vec(content).expect("JSON");
     age::encrypt_and_armor(&key, &content)

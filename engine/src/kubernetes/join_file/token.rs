@@ -6,7 +6,7 @@ use std::fmt;
 use rand::TryRngCore as _;
 use serde::{Deserialize, Serialize};
 
-use super::JoinFileError;
+use super::error::JoinFileError;
 
 const ID: usize = 6;
 const SECRET: usize = 16;

@@ -93,7 +93,7 @@ impl World {
             addresses: vec![address.parse().expect("an address")],
             ready: Some(true),
             labels: is_master
-                .then(|| (MASTER.to_owned(), String::new()))
+                .then(|| (MASTER_LABEL.to_owned(), String::new()))
                 .into_iter()
                 .collect(),
             ..ClusterNode::default()
@@ -285,7 +285,7 @@ fn the_name_of_a_ready_node_or_a_master_is_taken() {
     world.denies(&asked, "is Ready");
     world.token.as_mut().expect("it is there").replaces = true;
     world.decide(&asked).expect("an administrator allowed it");
-    node.labels.insert(MASTER.to_owned(), String::new());
+    node.labels.insert(MASTER_LABEL.to_owned(), String::new());
     world.nodes.insert("w-1".to_owned(), node);
     world.denies(&asked, "is a master");
     world.denies(&by_node("w-1", asked.clone()), "is a master");

@@ -43,7 +43,11 @@ pub(super) async fn refuse_requests_of(
     Ok(settled)
 }
 
-async fn is_still_open(
+/// Whether the request is there and not settled yet. Another one of its name does not count. Cancel safe.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub(crate) async fn is_still_open(
     host: &dyn Host,
     access: &ClusterAccess,
     request: &CertificateRequest,

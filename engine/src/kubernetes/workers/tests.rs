@@ -6,17 +6,11 @@ use super::*;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{CertificateRequests as _, Clock as _, Cluster as _, NewCertificateRequest};
 use crate::kubernetes::NODE_SIGNER;
+use crate::kubernetes::admission::tests::master;
 use crate::kubernetes::admission::{JOINING, NewToken, admit};
 use crate::kubernetes::join_file::Token;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-fn master() -> (FakeHost, ClusterAccess) {
-    let host = FakeHost::new()
-        .with_file("/etc/kubeconfig", "")
-        .with_kubernetes(|rules| rules.remote_api = true);
-    (host, ClusterAccess::with("/etc/kubeconfig".as_ref()))
-}
 
 fn labelled(labels: &[&str]) -> ClusterNode {
     let labels = labels

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 use behaviour::{Bringup, Case, CrashPoint, Scripts, block_on, fixtures, sample, try_each};
 use engine::host::Containers as _;
 use engine::host::fake::{FakeHost, FaultPlan};
-use engine::kubernetes::join_file::{IDENTITY, JOIN_FILE, MasterJoinFile, new_identity};
+use engine::kubernetes::join_file::{
+    IDENTITY, JOIN_FILE, JoinContent as _, MasterJoinFile, new_identity,
+};
 use engine::kubernetes::masters::{self, MASTERS, MasterEntry};
 use engine::model::{Outcome, RECORDS};
 use engine::resource::Spec;

@@ -9,14 +9,6 @@ use engine::exec::{Status, failed_phases};
 use engine::host::fake::FakeHost;
 use engine::model::Outcome;
 
-fn healthy() -> (Bringup, FakeHost) {
-    let bringup = Bringup::of("wk-1");
-    let host = bringup.bare_host();
-    let run = bringup.apply(&host);
-    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
-    (bringup, host)
-}
-
 /// The conditions of a host that do not hold.
 fn not_true(bringup: &Bringup, host: &FakeHost) -> Vec<String> {
     let health = bringup.check(host);
@@ -29,7 +21,7 @@ fn not_true(bringup: &Bringup, host: &FakeHost) -> Vec<String> {
 
 #[test]
 fn nothing_is_restarted_while_the_masters_are_away() {
-    let (bringup, host) = healthy();
+    let (bringup, host) = Bringup::brought_up("wk-1");
     assert_eq!(not_true(&bringup, &host), [""; 0]);
     // As after a boot: kube-proxy has written no rules yet, because it does not know the Services.
     let host = host.with_kubernetes(|rules| {
@@ -68,7 +60,7 @@ fn nothing_is_restarted_while_the_masters_are_away() {
 
 #[test]
 fn a_worker_has_neither_an_admin_nor_the_key_of_an_authority() {
-    let (_, host) = healthy();
+    let (_, host) = Bringup::brought_up("wk-1");
     let has = |path: &str| host.with_world(|world| world.text(Path::new(path)).is_some());
     assert!(has("/etc/pf9/kube.d/ca/cluster/ca.crt"));
     assert!(has("/etc/pf9/kube.d/kubeconfigs/kubelet.yaml"));
@@ -88,7 +80,7 @@ fn a_worker_has_neither_an_admin_nor_the_key_of_an_authority() {
 /// The token of the join file works once. nodeletd makes a clean after many failed repairs, also if no operator is there.
 #[test]
 fn a_clean_worker_comes_up_again_without_a_join_file() {
-    let (bringup, host) = healthy();
+    let (bringup, host) = Bringup::brought_up("wk-1");
     let run = Bringup::clean(&host, false);
     assert_eq!(run.outcome, Outcome::Cleaned, "{}", run.text());
     host.with_world_mut(|world| world.remove(engine::kubernetes::join_file::JOIN_FILE));

@@ -12,7 +12,7 @@ use engine::report::Review;
 use engine::resource::ResourceError;
 use engine::resource::pki::{ENCRYPTION, Rotation, encryption_key_ids, stored_prefix};
 
-use crate::cli::{RotateArgs, RotateStep};
+use crate::cli::{LOCAL_ADMIN, RotateArgs, RotateStep};
 use crate::commands::report::plan::lines;
 use crate::commands::run::{exit, prepare};
 use crate::etcd::Etcd;
@@ -20,9 +20,6 @@ use crate::inputs::{self, Inputs};
 use crate::output::exit::Exit;
 use crate::output::{self, say};
 use crate::process::signals;
-
-/// The kubeconfig for the API server of this host.
-const LOCAL_ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 
 pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
     let host = LiveHost::new();

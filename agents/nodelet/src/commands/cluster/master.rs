@@ -5,7 +5,7 @@ use engine::exec::{ACCEPT_QUORUM_LOSS, MasterRemoval, MasterToRemove, remove_mas
 use engine::host::ClusterAccess;
 use engine::host::live::LiveHost;
 
-use super::named;
+use super::{ended_with_node, named};
 use crate::cli::ClusterRemoveArgs;
 use crate::output::exit::Exit;
 
@@ -30,10 +30,7 @@ pub(super) async fn remove(
 fn outcome(name: &str, removal: &MasterRemoval) -> Result<Option<(String, Exit)>> {
     Ok(Some(match removal {
         MasterRemoval::Removed { voters, left } => {
-            let mut text = format!("master {name} is removed\n");
-            if !left.is_empty() {
-                text += &format!("these pods were left and end with it: {}\n", named(left));
-            }
+            let mut text = format!("master {name} is removed\n{}", ended_with_node(left));
             if voters % 2 == 0 {
                 text += &format!(
                     "etcd has {voters} members with a vote: an even number survives no more failures than one member less; add or remove a master\n"

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use engine::kubernetes::etcd_backup::{ClusterIdentity, too_old};
+use engine::kubernetes::etcd_backup::too_old;
 
 use super::observed::{BackupRow, BackupState, Part, within};
 use crate::etcd::{Backups, Stored, stored};
@@ -11,7 +11,7 @@ use crate::etcd::{Backups, Stored, stored};
 /// The directory may be on another host's disk.
 const READ: Duration = Duration::from_secs(2);
 
-/// The newest backup of the cluster with this identity; without it, `CLUSTER_ID` decides which backups are of this cluster.
+/// The newest backup of the cluster with this identity ([`Backups::newest`]).
 pub(super) async fn state(
     backups: &Backups,
     uid: Option<&str>,
@@ -33,14 +33,7 @@ pub(super) fn newest(
     uid: Option<&str>,
     now: SystemTime,
 ) -> BackupState {
-    let cluster = uid.map_or(
-        ClusterIdentity::Id(&backups.cluster_id),
-        ClusterIdentity::Uid,
-    );
-    let verified = all.iter().rev().find_map(|one| {
-        let manifest = one.manifest.as_ref().ok()?;
-        Some((one, manifest.age(cluster, now, backups.max_age)?))
-    });
+    let verified = backups.newest(all, uid, now);
     let age = verified.map(|(_, age)| age);
     let row = match verified {
         Some((one, age)) => Some((one, Some(age.as_secs()))),

@@ -1,15 +1,14 @@
 //! The members of etcd: their list from one of them, and the status of each.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use anyhow::Result;
+use engine::kubernetes::etcd_members::client_url;
 use futures::future::join_all;
 
 use super::observed::{EtcdState, LATER, MemberRow, MemberState, Part, shown, within};
 use crate::etcd::{Etcd, EtcdMember, EtcdStatus};
 
-/// The port of members for clients.
-const PORT: u16 = 4001;
 /// Most members that are asked, and most masters that are asked for them.
 const MEMBERS: usize = 9;
 /// Most entries that a member may be behind. A busy cluster writes so much in about a second.
@@ -83,9 +82,7 @@ pub(super) async fn state<E: AskEtcd>(
 
 async fn elsewhere<E: AskEtcd>(etcd: &E, others: Vec<IpAddr>) -> Option<Named> {
     let urls = others.into_iter().take(MEMBERS);
-    let urls: Vec<String> = urls
-        .map(|address| format!("https://{}", SocketAddr::new(address, PORT)))
-        .collect();
+    let urls: Vec<String> = urls.map(client_url).collect();
     let answers = join_all(urls.iter().map(|url| named_by(etcd, url))).await;
     answers.into_iter().find_map(|answer| match answer {
         Part::Known(named) => Some(named),

@@ -29,13 +29,10 @@ use self::etcd::LiveEtcd;
 use self::gather::gather;
 use self::observed::Target;
 use super::run::only_root;
-use crate::cli::ClusterStatusArgs;
+use crate::cli::{ClusterStatusArgs, LOCAL_ADMIN};
 use crate::inputs;
 use crate::output::exit::Exit;
 use crate::output::say;
-
-/// The kubeconfig for the API server of this host, which only masters have.
-const LOCAL_ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 
 /// Shows the state of the cluster. Cancel safe: it changes nothing.
 pub(in crate::commands) async fn status(args: &ClusterStatusArgs) -> Result<Exit> {

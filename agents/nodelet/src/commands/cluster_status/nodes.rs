@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use engine::host::ClusterNode;
-use engine::kubernetes::workers::{LEFT, MASTER_LABEL, WORKER_LABEL};
+use engine::kubernetes::MASTER_LABEL;
+use engine::kubernetes::workers::{LEFT, WORKER_LABEL};
 
 use super::observed::{NodeRole, NodeRow, shown};
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::anyhow;
 use engine::host::fake::FakeHost;
 use engine::host::{Clock as _, ClusterNode, Services as _};
+use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::etcd_backup::{BackupManifest, Content, VERSION, Versions};
-use engine::kubernetes::workers::{LEFT, MASTER_LABEL, WORKER_LABEL};
+use engine::kubernetes::workers::{LEFT, WORKER_LABEL};
 use engine::resource::pki::first_certificate;
 use tempfile::TempDir;
 

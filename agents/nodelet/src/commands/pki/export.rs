@@ -1,26 +1,26 @@
 //! `nodelet pki export`: writes the join file of another master.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use engine::exec::reserved_for_api_servers;
 use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
+use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::admission::end_of;
-use engine::kubernetes::join_file::{JOIN_FILE, LONGEST_NODE_NAME, MasterJoinFile, is_node_name};
+use engine::kubernetes::join_file::{JoinContent as _, JoinKind, MasterJoinFile};
 use engine::kubernetes::masters::{self, MOST_MASTERS, MasterEntry};
-use engine::kubernetes::node_request::MASTER;
 use engine::plan::Plan;
 use engine::resource::Spec;
-use engine::resource::pki::{export_keys, kubeconfig_path};
+use engine::resource::pki::export_keys;
 
-use super::issue::{api_of, is_free};
-use crate::cli::PkiExportArgs;
+use super::made_file::{MadeFile, api_of, is_free, is_name, seconds};
+use crate::cli::{LOCAL_ADMIN, PkiExportArgs};
 use crate::inputs;
+use crate::output::error_report;
 use crate::output::exit::Exit;
-use crate::output::{error_report, say};
 
 /// The certificate that has the name and the address of this host's node.
 const OWN_SERVER: &str = "kubelet/server";
@@ -29,14 +29,9 @@ const OF_NODE: &str = "system:node:";
 
 pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     let node = &args.node;
-    if !is_node_name(node) || node.len() > LONGEST_NODE_NAME {
-        bail!(
-            "export the keys to `{node}`: it is not the name of a node; use lower-case letters, digits, `-` and `.`, at most \
-             {LONGEST_NODE_NAME} of them"
-        );
-    }
+    is_name("export the keys to", node)?;
     let host = LiveHost::new();
-    let inputs = inputs::read(&args.role, &host).await?;
+    let inputs = inputs::read(&args.file.role, &host).await?;
     let api = api_of(&inputs.plan)?;
     let own = own_entry(&inputs.plan)?;
     let known = masters::read(&host).await?;
@@ -44,52 +39,28 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     is_reachable(&api, &others)?;
     is_free(node, &reserved_for_api_servers(&host).await?)?;
     let nodes = host
-        .nodes(&ClusterAccess::with(&kubeconfig_path("local-admin")))
+        .nodes(&ClusterAccess::with(Path::new(LOCAL_ADMIN)))
         .await?;
     is_no_other_node(node, args.replace, &nodes)?;
-    let expires = end_of(SystemTime::now(), args.valid_for);
-    let since = expires.duration_since(SystemTime::UNIX_EPOCH);
-    let seconds = since.unwrap_or(Duration::ZERO).as_secs();
-    let mut file = MasterJoinFile::new(node, &api, seconds);
+    let expires = end_of(SystemTime::now(), args.file.valid_for);
+    let mut file = MasterJoinFile::new(node, &api, seconds(expires));
     export_keys(&host, &mut file).await?;
     file.masters = others;
-    let sealed = file
-        .seal(&args.to)
-        .with_context(|| format!("export the keys to `{node}`"))?;
-    if let Some(path) = &args.output {
-        daemon::files::replace(path, &sealed, 0o600)?;
-    }
-    report(args, &file, &String::from_utf8_lossy(&sealed), expires);
-    Ok(Exit::Ok)
-}
-
-fn report(args: &PkiExportArgs, file: &MasterJoinFile, sealed: &str, expires: SystemTime) {
-    let expires = humantime::format_rfc3339_seconds(expires).to_string();
     let number = file.masters.len() + 1;
-    if args.role.json {
-        let mut value = serde_json::json!({
-            "node": args.node,
-            "expires": expires,
-            "masters": number,
-        });
-        match &args.output {
-            Some(path) => value["file"] = path.display().to_string().into(),
-            None => value["join_file"] = sealed.into(),
-        }
-        say(&format!("{value}\n"));
-        return;
-    }
-    match &args.output {
-        Some(path) => say(&format!(
-            "master {} may join until {expires}; copy {} to its host as {JOIN_FILE}, and remove it there when the host has joined\n",
-            args.node,
-            path.display()
-        )),
-        None => say(sealed),
-    }
-    if let Some(text) = note(number) {
+    let sealed = file.seal(&args.file.to);
+    let made = MadeFile {
+        args: &args.file,
+        kind: JoinKind::Master,
+        node,
+        sealed: sealed.with_context(|| format!("export the keys to `{node}`"))?,
+        expires,
+    };
+    made.save()?;
+    made.report(("masters", number.into()));
+    if let Some(text) = note(number).filter(|_| !args.file.role.json) {
         error_report::say(&format!("nodelet: {text}"));
     }
+    Ok(Exit::Ok)
 }
 
 /// What to say about a number of masters that does not stay.
@@ -155,7 +126,7 @@ fn remaining(
 
 /// Refuses a second master if clients reach the API at the address of one of the masters.
 fn is_reachable(api: &str, masters: &[MasterEntry]) -> Result<()> {
-    let Some(address) = address_of(api) else {
+    let Some(address) = masters::host_address(api) else {
         return Ok(());
     };
     let Some(master) = masters.iter().find(|its| its.address == address) else {
@@ -168,16 +139,6 @@ fn is_reachable(api: &str, masters: &[MasterEntry]) -> Result<()> {
     );
 }
 
-/// The address in a URL such as `https://10.0.0.1:443`; `None` if it has a name.
-fn address_of(api: &str) -> Option<IpAddr> {
-    let rest = api.strip_prefix("https://")?;
-    if let Some(rest) = rest.strip_prefix('[') {
-        return rest.split_once(']')?.0.parse().ok();
-    }
-    let host = rest.split_once(':').map_or(rest, |(host, _)| host);
-    host.parse().ok()
-}
-
 /// Refuses the name of a master, and of a node that works, unless the host takes its place.
 fn is_no_other_node(
     node: &str,
@@ -187,7 +148,7 @@ fn is_no_other_node(
     let Some(present) = nodes.get(node).filter(|_| !replace) else {
         return Ok(());
     };
-    let is = match (present.labels.contains_key(MASTER), present.ready) {
+    let is = match (present.labels.contains_key(MASTER_LABEL), present.ready) {
         (true, _) => "a master of this cluster has this name",
         (false, Some(true)) => "a node of this name is Ready",
         (false, Some(false) | None) => return Ok(()),
@@ -197,6 +158,7 @@ fn is_no_other_node(
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::slice;
 
     use super::*;
@@ -274,7 +236,7 @@ mod tests {
             ..ClusterNode::default()
         };
         let lost = ClusterNode {
-            labels: [(MASTER.to_owned(), String::new())].into(),
+            labels: [(MASTER_LABEL.to_owned(), String::new())].into(),
             ..node(false)
         };
         let nodes = BTreeMap::from([

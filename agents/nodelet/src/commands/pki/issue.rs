@@ -2,43 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use engine::exec::reserved_for_api_servers;
 use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
+use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::admission::{Admission, NewToken, admission, admit, end_of};
-use engine::kubernetes::join_file::{JoinFile, LONGEST_NODE_NAME, Token, VERSION, is_node_name};
-use engine::kubernetes::node_request::{MASTER, Reserved};
-use engine::plan::Plan;
-use engine::resource::Spec;
-use engine::resource::pki::{Authority, kubeconfig_path};
+use engine::kubernetes::join_file::{JoinContent as _, JoinFile, JoinKind, Token, VERSION};
+use engine::resource::pki::Authority;
 
-use crate::cli::PkiIssueArgs;
+use super::made_file::{MadeFile, api_of, is_free, is_name, seconds};
+use crate::cli::{LOCAL_ADMIN, PkiIssueArgs};
 use crate::inputs;
 use crate::output::exit::Exit;
-use crate::output::say;
-
-/// The kubeconfig of people, which names the API server that other hosts reach.
-const ADMIN: &str = "admin";
 
 pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
-    if !is_node_name(&args.node) || args.node.len() > LONGEST_NODE_NAME {
-        bail!(
-            "admit `{}`: it is not the name of a node; use lower-case letters, digits, `-` and `.`, at most {LONGEST_NODE_NAME} of them",
-            args.node
-        );
-    }
+    is_name("admit", &args.node)?;
     let host = LiveHost::new();
-    let inputs = inputs::read(&args.role, &host).await?;
+    let inputs = inputs::read(&args.file.role, &host).await?;
     let api = api_of(&inputs.plan)?;
     let authority = Authority::read(&host, "cluster").await?;
     let authority = authority.filter(Authority::can_sign);
     let authority = authority.context(
         "admit a node: the key of the cluster's authority is not on this host; run this on a master",
     )?;
-    let access = ClusterAccess::with(&kubeconfig_path("local-admin"));
+    let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
     let nodes = host.nodes(&access).await?;
     let reserved = reserved_for_api_servers(&host).await?;
     is_free(&args.node, &reserved)?;
@@ -46,8 +36,7 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     let now = SystemTime::now();
     let record = admission(&host, &access, &args.node).await?;
     may_return(&args.node, args.replace, record.as_ref(), now)?;
-    let expires = end_of(now, args.valid_for);
-    let since = expires.duration_since(SystemTime::UNIX_EPOCH);
+    let expires = end_of(now, args.file.valid_for);
     let file = JoinFile {
         version: VERSION,
         node: args.node.clone(),
@@ -55,10 +44,16 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
         authorities: String::from_utf8(authority.pem().to_vec())
             .context("read the cluster's authority")?,
         token: Token::random().context("admit a node")?,
-        expires: since.unwrap_or(Duration::ZERO).as_secs(),
+        expires: seconds(expires),
     };
     // Sealed first: a mistake in the key of the host must not end an earlier token.
-    let sealed = file.seal(&args.to).context("admit a node")?;
+    let made = MadeFile {
+        args: &args.file,
+        kind: JoinKind::Worker,
+        node: &args.node,
+        sealed: file.seal(&args.file.to).context("admit a node")?,
+        expires,
+    };
     let new = NewToken {
         token: &file.token,
         now,
@@ -66,11 +61,9 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
         replaces: args.replace,
     };
     // Written first: if that fails, the earlier join file must still be valid.
-    if let Some(path) = &args.output {
-        daemon::files::replace(path, &sealed, 0o600)?;
-    }
+    made.save()?;
     let admitted = admit(&host, &access, &args.node, &new).await;
-    admitted.with_context(|| match &args.output {
+    admitted.with_context(|| match &args.file.output {
         Some(path) => format!(
             "admit node {}: {} may not be valid; run the command again",
             args.node,
@@ -78,64 +71,8 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
         ),
         None => format!("admit node {}", args.node),
     })?;
-    report(args, &file, &String::from_utf8_lossy(&sealed), expires);
+    made.report(("token_id", file.token.id().into()));
     Ok(Exit::Ok)
-}
-
-fn report(args: &PkiIssueArgs, file: &JoinFile, sealed: &str, expires: SystemTime) {
-    let expires = humantime::format_rfc3339_seconds(expires).to_string();
-    if args.role.json {
-        let mut value = serde_json::json!({
-            "node": args.node,
-            "token_id": file.token.id(),
-            "expires": expires,
-        });
-        match &args.output {
-            Some(path) => value["file"] = path.display().to_string().into(),
-            None => value["join_file"] = sealed.into(),
-        }
-        say(&format!("{value}\n"));
-        return;
-    }
-    match &args.output {
-        Some(path) => say(&format!(
-            "node {} may join until {expires}; copy {} to its host as {}\n",
-            args.node,
-            path.display(),
-            engine::kubernetes::join_file::JOIN_FILE
-        )),
-        None => say(sealed),
-    }
-}
-
-/// The URL at which other hosts reach the API server, as the plan of this master has it.
-pub(super) fn api_of(plan: &Plan) -> Result<String> {
-    let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
-    let mut servers = steps.filter_map(|step| match &step.spec {
-        Spec::Kubeconfig(kubeconfig) if kubeconfig.name == ADMIN => Some(&kubeconfig.server),
-        _ => None,
-    });
-    let server = servers.next();
-    server.cloned().with_context(|| {
-        format!(
-            "admit a node: the role of this host writes no {}; run this on a master",
-            Path::new(&kubeconfig_path(ADMIN)).display()
-        )
-    })
-}
-
-/// Refuses names of servers that a new host would take over.
-pub(super) fn is_free(node: &str, reserved: &Reserved) -> Result<()> {
-    if reserved.names.contains(node) {
-        bail!("admit `{node}`: it is a name of the API server");
-    }
-    if node
-        .parse()
-        .is_ok_and(|address| reserved.addresses.contains(&address))
-    {
-        bail!("admit `{node}`: it is an address of the API server");
-    }
-    Ok(())
 }
 
 /// Refuses names of nodes that a new worker would take over.
@@ -143,7 +80,7 @@ fn may_join(node: &str, replace: bool, nodes: &BTreeMap<String, ClusterNode>) ->
     let Some(present) = nodes.get(node) else {
         return Ok(());
     };
-    if present.labels.contains_key(MASTER) {
+    if present.labels.contains_key(MASTER_LABEL) {
         bail!("admit `{node}`: it is a master of this cluster");
     }
     if present.ready == Some(true) && !replace {
@@ -179,22 +116,12 @@ fn may_return(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use engine::kubernetes::admission::{LONGEST_LIFE, RemovedNode};
+    use engine::kubernetes::node_request::Reserved;
 
     use super::*;
-    use crate::pass::tests::plan_of_master;
-
-    #[tokio::test]
-    async fn the_join_file_names_the_server_that_other_hosts_reach() {
-        let plan = plan_of_master().await;
-        assert_eq!(api_of(&plan).expect("a master"), "https://172.30.0.100:443");
-        let other = Plan {
-            phases: Vec::new(),
-            ..plan
-        };
-        let error = api_of(&other).expect_err("no master").to_string();
-        assert!(error.contains("run this on a master"), "{error}");
-    }
 
     #[test]
     fn the_name_of_a_removed_node_is_free_when_its_certificates_have_ended() {
@@ -225,7 +152,7 @@ mod tests {
         let node = |ready: bool, master: bool| ClusterNode {
             ready: Some(ready),
             labels: master
-                .then(|| (MASTER.to_owned(), String::new()))
+                .then(|| (MASTER_LABEL.to_owned(), String::new()))
                 .into_iter()
                 .collect(),
             ..ClusterNode::default()

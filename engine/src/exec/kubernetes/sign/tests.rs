@@ -5,7 +5,8 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use super::*;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{CertificateRequests as _, Clock as _, NewCertificateRequest};
-use crate::kubernetes::admission::{JOINING, NewToken, admit, end_of};
+use crate::kubernetes::admission::JOINING;
+use crate::kubernetes::admission::tests::admit_once as admitted;
 use crate::kubernetes::join_file::Token;
 use crate::resource::pki::AuthoritySpec;
 use crate::resource::{Context, NoSecrets, Outputs, Receipt, Resource};
@@ -28,9 +29,7 @@ async fn make<R: Resource>(host: &FakeHost, resource: &R) {
 
 /// A master with its authority and the certificate of its API server.
 async fn master() -> (FakeHost, ClusterAccess) {
-    let host = FakeHost::new()
-        .with_file("/etc/kubeconfig", "")
-        .with_kubernetes(|rules| rules.remote_api = true);
+    let (host, access) = admission::tests::master();
     let authority = AuthoritySpec {
         name: AUTHORITY.to_owned(),
         common_name: "kubernetes".to_owned(),
@@ -50,19 +49,13 @@ async fn master() -> (FakeHost, ClusterAccess) {
         signed_by: crate::resource::pki::SignedBy::Authority,
     };
     make(&host, &apiserver).await;
-    (host, ClusterAccess::with("/etc/kubeconfig".as_ref()))
+    (host, access)
 }
 
-async fn admitted(host: &FakeHost, access: &ClusterAccess) -> Token {
-    let token = Token::random().expect("random numbers");
-    let new = NewToken {
-        token: &token,
-        now: host.now(),
-        expires: end_of(host.now(), HOUR),
-        replaces: false,
-    };
-    admit(host, access, "w-1", &new).await.expect("it answers");
-    token
+/// The request with the name `a`.
+async fn request_a(host: &FakeHost, access: &ClusterAccess) -> CertificateRequest {
+    let request = host.certificate_request(access, "a").await;
+    request.expect("it answers").expect("it is there")
 }
 
 /// Puts a request of the token's user into the cluster.
@@ -258,8 +251,7 @@ async fn a_key_is_noted_before_its_certificate_is_signed() {
         report.requests[0].outcome,
         RequestOutcome::Failed(_)
     ));
-    let request = host.certificate_request(&access, "a").await;
-    let request = request.expect("it answers").expect("it is there");
+    let request = request_a(&host, &access).await;
     assert_eq!(
         (request.state, request.certificate),
         (RequestState::Pending, None)
@@ -284,8 +276,7 @@ async fn a_request_whose_node_is_removed_meanwhile_gets_no_certificate() {
     let token = admitted(&host, &access).await;
     ask(&host, &token, "a", KUBELET, false);
     let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
-    let request = host.certificate_request(&access, "a").await;
-    let request = request.expect("it answers").expect("it is there");
+    let request = request_a(&host, &access).await;
     let granted = signer.decide(&request, 0).await.expect("it answers");
     let granted = granted.expect("it is admitted");
     assert!(signer.note(&request, &granted).await.expect("it answers"));
@@ -308,8 +299,7 @@ async fn an_address_that_another_node_has_noted_meanwhile_is_not_signed() {
     let token = admitted(&host, &access).await;
     ask(&host, &token, "a", KUBELET, true);
     let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
-    let request = host.certificate_request(&access, "a").await;
-    let request = request.expect("it answers").expect("it is there");
+    let request = request_a(&host, &access).await;
     let granted = signer.decide(&request, 0).await.expect("it answers");
     let granted = granted.expect("it is free");
     assert!(signer.note(&request, &granted).await.expect("it answers"));
@@ -337,18 +327,14 @@ async fn a_request_that_another_master_has_signed_is_settled() {
     let token = admitted(&host, &access).await;
     ask(&host, &token, "a", KUBELET, false);
     let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
-    let request = host.certificate_request(&access, "a").await;
-    let request = request.expect("it answers").expect("it is there");
+    let request = request_a(&host, &access).await;
     host.with_world_mut(|world| world.sign_request("a", b"PEM"));
     assert_eq!(signer.handle(&request, 0).await, RequestOutcome::Settled);
 }
 
 #[tokio::test]
 async fn a_host_without_the_key_of_the_authority_decides_nothing() {
-    let host = FakeHost::new()
-        .with_file("/etc/kubeconfig", "")
-        .with_kubernetes(|rules| rules.remote_api = true);
-    let access = ClusterAccess::with("/etc/kubeconfig".as_ref());
+    let (host, access) = admission::tests::master();
     let error = sign_requests(&host, &access, DAY, &BTreeSet::new())
         .await
         .expect_err("no key");

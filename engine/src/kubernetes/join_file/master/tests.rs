@@ -4,13 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::host::fake::{Call, FakeHost, FaultPlan};
+use crate::kubernetes::join_file::tests::{NOW, sealed_content, time};
 use crate::kubernetes::join_file::{JoinFile, Token, VERSION, new_identity};
-
-const NOW: u64 = 1_772_600_000;
-
-fn time(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-}
 
 fn authority() -> AuthorityPem {
     let made = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).expect("it is made");
@@ -207,9 +202,7 @@ fn neither_debug_nor_errors_show_a_key() {
     assert!(!error.to_string().contains(&key), "{error}");
     let content =
         serde_json::json!({"version": 2, "kind": "master", "service_account_key": key, "node": 7});
-    let recipient: age::x25519::Recipient = public.parse().expect("a key");
-    let content = serde_json::to_vec(&content).expect("JSON");
-    let sealed = age::encrypt_and_armor(&recipient, &content).expect("it is sealed");
-    let error = MasterJoinFile::open(sealed.as_bytes(), &secret).expect_err("a number");
+    let sealed = sealed_content(&content, &public);
+    let error = MasterJoinFile::open(&sealed, &secret).expect_err("a number");
     assert!(!error.to_string().contains("PRIVATE"), "{error}");
 }

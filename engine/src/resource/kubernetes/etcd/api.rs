@@ -1,10 +1,10 @@
 //! Whether another host runs the API server of the cluster: then the cluster exists, and etcd must not begin another one.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::host::{Host, HttpsRequest};
+use crate::kubernetes::masters::host_address;
 use crate::model::chain;
 use crate::resource::ResourceResult;
 
@@ -37,12 +37,7 @@ pub(super) async fn answers(
 
 /// Whether a URL leads to an address of this host.
 async fn is_own(url: &str, host: &dyn Host) -> ResourceResult<bool> {
-    let rest = url.split("://").nth(1).unwrap_or(url);
-    let name = match rest.strip_prefix('[') {
-        Some(bracketed) => bracketed.split(']').next(),
-        None => rest.split([':', '/']).next(),
-    };
-    let Some(address) = name.and_then(|name| name.parse::<IpAddr>().ok()) else {
+    let Some(address) = host_address(url) else {
         return Ok(false);
     };
     let links = host.links().await?;

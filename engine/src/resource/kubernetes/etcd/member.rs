@@ -15,10 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::settings::{InitialState, Written, render};
 use super::{api, marker};
 use crate::host::{Entry, EtcdMember, Host};
-use crate::kubernetes::etcd_members::{
-    Join, Me, client_url, initial_cluster, join, look, same_members,
-};
-use crate::kubernetes::masters::{self, MASTERS, MasterEntry};
+use crate::kubernetes::etcd_members::{Join, Me, initial_cluster, join, look, same_members};
+use crate::kubernetes::masters::{self, MASTERS};
 use crate::model::chain;
 use crate::resource::files::data_id::{self, DataIdSpec};
 use crate::resource::files::file::{PRIVATE, remember};
@@ -191,7 +189,7 @@ impl EtcdMemberSpec {
             return Ok(false);
         }
         let masters = masters::read(cx.host).await?;
-        if !masters.iter().any(|one| one.name != self.name) {
+        if masters::endpoints_of_others(&masters, &self.name).is_empty() {
             return Ok(false);
         }
         match self.todo(cx).await? {
@@ -207,14 +205,12 @@ impl EtcdMemberSpec {
     async fn todo(&self, cx: &Context<'_>) -> ResourceResult<Todo> {
         let host = cx.host;
         let masters = masters::read(host).await?;
-        let others: Vec<&MasterEntry> =
-            masters.iter().filter(|one| one.name != self.name).collect();
-        let endpoints: Vec<String> = others.iter().map(|one| client_url(one.address)).collect();
+        let endpoints = masters::endpoints_of_others(&masters, &self.name);
         if marker::has_data(host, &self.data).await? {
             return self.with_data(host, endpoints).await;
         }
         match self.initial_state {
-            InitialState::New if others.is_empty() => self.begin(cx).await,
+            InitialState::New if endpoints.is_empty() => self.begin(cx).await,
             // The first master of a cluster of several may have lost its disk: it joins the others, and begins nothing.
             InitialState::New | InitialState::Existing => self.join(host, endpoints, false).await,
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::marker;
 use crate::host::Host;
-use crate::kubernetes::etcd_members::{Me, OWN_ENDPOINT, Promotion, client_url, look, promotion};
+use crate::kubernetes::etcd_members::{Me, OWN_ENDPOINT, Promotion, look, promotion};
 use crate::kubernetes::masters;
 use crate::model::chain;
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
@@ -48,8 +48,7 @@ impl Resource for EtcdPromotedSpec {
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<VoteState> {
         let masters = masters::read(cx.host).await?;
-        let others = masters.iter().filter(|one| one.name != self.name);
-        let endpoints: Vec<String> = others.map(|one| client_url(one.address)).collect();
+        let endpoints = masters::endpoints_of_others(&masters, &self.name);
         let is_marked = marker::is_there(cx.host, &self.data).await?;
         let promotion = match cx.absent || endpoints.is_empty() {
             true => Promotion::Voter,

@@ -23,7 +23,7 @@ use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::KubeconfigYam
 use crate::resource::pki::authority::files::{AuthorityFiles, CERTIFICATE, KEY};
 use crate::resource::pki::authority::state::AuthorityState;
 use crate::resource::pki::certificate::spec::CLUSTER;
-use crate::resource::pki::join::source::{Joining, JoiningRole, Problem};
+use crate::resource::pki::join::source::Problem;
 use crate::resource::pki::join::spec::JoinFileSpec;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
 use crate::resource::pki::signing::access::has_identity;
@@ -84,8 +84,7 @@ impl Resource for JoinFileSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
-        self.validate()
-            .map_err(|error| error.at(format!("plan to join as node `{}`", self.node)))?;
+        self.joining().validate_plan()?;
         let host = cx.host;
         let directory = Stored::read_entry(host, &authority_paths(CLUSTER).directory).await?;
         let files = AuthorityFiles::read(host, CLUSTER).await?;
@@ -203,14 +202,6 @@ impl Resource for JoinFileSpec {
 }
 
 impl JoinFileSpec {
-    fn joining(&self) -> Joining<'_> {
-        Joining {
-            path: &self.path,
-            node: &self.node,
-            role: JoiningRole::Worker,
-        }
-    }
-
     /// The recorded authorities; `None` if nothing is recorded. A certificate on disk without a record is never trusted.
     async fn recorded(
         files: &AuthorityFiles,
@@ -256,7 +247,8 @@ impl JoinFileSpec {
             }
         }
         let joining = self.joining();
-        let problem = match source::read(host, &joining).await? {
+        let check = |file: &JoinFile| file.check(&self.node, host.now());
+        let problem = match source::read(host, &joining, check).await? {
             Ok(file) => match self.of_file(recorded, &file) {
                 Ok(files) => return Self::with(files, &file),
                 Err(problem) => problem,

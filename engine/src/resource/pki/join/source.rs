@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use crate::host::Host;
-use crate::kubernetes::join_file::{IDENTITY, JoinFile, JoinFileError};
+use crate::kubernetes::join_file::{IDENTITY, JoinContent, JoinFileError, JoinKind, is_node_name};
 use crate::model::chain;
 use crate::resource::pki::stored::{Content, Stored};
+use crate::resource::pki::{PkiError, validate};
 use crate::resource::{ResourceError, ResourceResult};
 
 /// Who wants to join, and with which file.
@@ -16,14 +17,40 @@ pub(super) struct Joining<'s> {
     /// The name of this host's node.
     pub(super) node: &'s str,
     /// As what it joins.
-    pub(super) role: JoiningRole,
+    pub(super) kind: JoinKind,
 }
 
-/// As what a host joins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum JoiningRole {
-    Worker,
-    Master,
+impl Joining<'_> {
+    /// Checks the name of the node.
+    ///
+    /// # Errors
+    /// No node can have the name.
+    pub(super) fn validate(&self) -> Result<(), PkiError> {
+        validate::check(
+            is_node_name(self.node),
+            "node",
+            self.node,
+            "it is not a name that a node can have",
+        )
+    }
+
+    /// Checks the name of the node before a plan.
+    ///
+    /// # Errors
+    /// No node can have the name.
+    pub(super) fn validate_plan(&self) -> ResourceResult<()> {
+        self.validate()
+            .map_err(|error| error.at(format!("plan to join as {}", self.shown())))
+    }
+
+    /// As what and under which name the host joins, for a message.
+    fn shown(&self) -> String {
+        let kind = match self.kind {
+            JoinKind::Worker => "node",
+            JoinKind::Master => "master",
+        };
+        format!("{kind} `{}`", self.node)
+    }
 }
 
 /// Why a join file cannot be used.
@@ -47,14 +74,10 @@ impl Problem {
 
     /// As the error of a host that needs the file.
     pub(super) fn into_error(self, joining: &Joining<'_>) -> ResourceError {
-        let role = match joining.role {
-            JoiningRole::Worker => "node",
-            JoiningRole::Master => "master",
-        };
         ResourceError::Unmet {
             what: format!(
-                "join the cluster as {role} `{}` with {}: {}",
-                joining.node,
+                "join the cluster as {} with {}: {}",
+                joining.shown(),
                 joining.path.display(),
                 self.text
             ),
@@ -75,49 +98,16 @@ impl Problem {
     }
 }
 
-/// The join file and the identity of this host, still encrypted. Has no `Debug`, because the identity is a secret.
-pub(super) struct Sealed {
-    file: Vec<u8>,
-    identity: String,
-}
-
-impl Sealed {
-    /// Opens the file with one of the two kinds' functions.
-    pub(super) fn open<T>(
-        &self,
-        open: impl FnOnce(&[u8], &str) -> Result<T, JoinFileError>,
-    ) -> Result<T, JoinFileError> {
-        open(&self.file, &self.identity)
-    }
-}
-
-/// The worker's join file, if it can be used now. Reads only. Cancel safe.
+/// The join file, if it can be opened and `check` finds it usable now. Reads only. Cancel safe.
 ///
 /// # Errors
 /// The host cannot be read.
-pub(super) async fn read(
+pub(super) async fn read<File: JoinContent>(
     host: &dyn Host,
     joining: &Joining<'_>,
-) -> ResourceResult<Result<JoinFile, Problem>> {
-    let sealed = match sealed(host, joining).await? {
-        Ok(sealed) => sealed,
-        Err(problem) => return Ok(Err(problem)),
-    };
-    let opened = sealed
-        .open(JoinFile::open)
-        .and_then(|file| file.check(joining.node, host.now()).map(|()| file));
-    Ok(opened.map_err(|error| Problem::of(joining, &error)))
-}
-
-/// The join file and what opens it. Reads only. Cancel safe.
-///
-/// # Errors
-/// The host cannot be read.
-pub(super) async fn sealed(
-    host: &dyn Host,
-    joining: &Joining<'_>,
-) -> ResourceResult<Result<Sealed, Problem>> {
-    let file = match Stored::read(host, joining.path).await?.1 {
+    check: impl FnOnce(&File) -> Result<(), JoinFileError> + Send,
+) -> ResourceResult<Result<File, Problem>> {
+    let sealed = match Stored::read(host, joining.path).await?.1 {
         Content::Missing => {
             return Ok(Err(Problem {
                 text: "it is not there".to_owned(),
@@ -137,7 +127,8 @@ pub(super) async fn sealed(
             return Ok(Err(Problem::new(text, made_for(joining))));
         }
     };
-    Ok(Ok(Sealed { file, identity }))
+    let opened = File::open(&sealed, &identity).and_then(|file| check(&file).map(|()| file));
+    Ok(opened.map_err(|error| Problem::of(joining, &error)))
 }
 
 impl Problem {
@@ -203,9 +194,9 @@ pub(super) fn left(joining: &Joining<'_>) -> String {
 
 /// What to do without a file.
 fn missing(joining: &Joining<'_>) -> String {
-    match joining.role {
-        JoiningRole::Worker => made_for(joining),
-        JoiningRole::Master => format!(
+    match joining.kind {
+        JoinKind::Worker => made_for(joining),
+        JoinKind::Master => format!(
             "{}; only if this host is the first master of a new cluster, set ETCD_INITIAL_CLUSTER_STATE: new instead",
             made_for(joining)
         ),
@@ -214,9 +205,9 @@ fn missing(joining: &Joining<'_>) -> String {
 
 /// How to get a join file.
 fn made_for(joining: &Joining<'_>) -> String {
-    let command = match joining.role {
-        JoiningRole::Worker => "issue",
-        JoiningRole::Master => "export",
+    let command = match joining.kind {
+        JoinKind::Worker => "issue",
+        JoinKind::Master => "export",
     };
     format!(
         "run `nodelet pki key` on this host and `nodelet pki {command} {} --to KEY` with that key on a master, and put the result at {}",

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kubernetes::join_file::is_node_name;
-use crate::resource::pki::{PkiError, validate};
+use crate::kubernetes::join_file::JoinKind;
+use crate::resource::pki::PkiError;
+use crate::resource::pki::join::source::Joining;
 
 /// What a worker takes from its join file: the cluster's authority, recorded and without a key, and a kubeconfig with the token for its
 /// first certificates.
@@ -28,11 +29,14 @@ impl JoinFileSpec {
     /// # Errors
     /// The invalid field, and why it is invalid.
     pub fn validate(&self) -> Result<(), PkiError> {
-        validate::check(
-            is_node_name(&self.node),
-            "node",
-            &self.node,
-            "it is not a name that a node can have",
-        )
+        self.joining().validate()
+    }
+
+    pub(super) fn joining(&self) -> Joining<'_> {
+        Joining {
+            path: &self.path,
+            node: &self.node,
+            kind: JoinKind::Worker,
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::host::{ClusterAccess, Host};
-use crate::kubernetes::join_file::{IDENTITY, JOIN_FILE, JoinFile};
+use crate::kubernetes::join_file::{IDENTITY, JOIN_FILE, JoinContent as _, JoinFile};
 use crate::resource::files::file::PRIVATE;
 use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::KubeconfigYaml;
 use crate::resource::pki::certificate::facts::Certificate;

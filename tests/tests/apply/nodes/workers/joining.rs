@@ -7,7 +7,9 @@ use behaviour::{Bringup, CrashPoint, Run, Scripts, block_on, sample, try_each};
 use engine::exec::{Recording, Runner, simulated_host};
 use engine::host::fake::FakeHost;
 use engine::host::{CertificateRequest, CertificateRequests as _, ClusterAccess, RequestState};
-use engine::kubernetes::join_file::{IDENTITY, JOIN_FILE, JoinFile, Token, VERSION, new_identity};
+use engine::kubernetes::join_file::{
+    IDENTITY, JOIN_FILE, JoinContent as _, JoinFile, Token, VERSION, new_identity,
+};
 use engine::model::{Outcome, STATE};
 use engine::resource::pki::{Authority, CertificateSpec, SignedBy, request_keys};
 use engine::resource::{MaskedSecrets, Spec};

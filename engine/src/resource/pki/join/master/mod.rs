@@ -63,8 +63,7 @@ impl Resource for JoinMasterSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
-        self.validate()
-            .map_err(|error| error.at(format!("plan to join as master `{}`", self.node)))?;
+        self.joining().validate_plan()?;
         let (list, content) = Stored::read(cx.host, Path::new(MASTERS)).await?;
         if cx.absent {
             return Ok(Observed {
@@ -194,18 +193,13 @@ impl JoinMasterSpec {
     /// The join file, if it can be used now. Reads only. Cancel safe.
     async fn read(&self, host: &dyn Host) -> ResourceResult<Result<MasterJoinFile, Problem>> {
         let joining = self.joining();
-        let sealed = match source::sealed(host, &joining).await? {
-            Ok(sealed) => sealed,
-            Err(problem) => return Ok(Err(problem)),
-        };
-        let opened = sealed.open(MasterJoinFile::open).and_then(|file| {
+        let check = |file: &MasterJoinFile| {
             file.check(&self.node, self.address, host.now())?;
-            has_usable_keys(&file)?;
-            Ok(file)
-        });
-        let file = match opened {
+            has_usable_keys(file)
+        };
+        let file = match source::read(host, &joining, check).await? {
             Ok(file) => file,
-            Err(error) => return Ok(Err(Problem::of(&joining, &error))),
+            Err(problem) => return Ok(Err(problem)),
         };
         if file.api != self.api {
             let text = format!(

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kubernetes::join_file::is_node_name;
-use crate::resource::pki::join::source::{Joining, JoiningRole};
-use crate::resource::pki::{PkiError, validate};
+use crate::kubernetes::join_file::JoinKind;
+use crate::resource::pki::PkiError;
+use crate::resource::pki::join::source::Joining;
 
 /// What a further master takes from its join file: the records of the authorities, of the service-account key and of the encryption keys,
 /// each with a copy, and the list of the masters. The steps that make these keys find the records, and write the files from the copies.
@@ -34,19 +34,14 @@ impl JoinMasterSpec {
     /// # Errors
     /// The invalid field, and why it is invalid.
     pub fn validate(&self) -> Result<(), PkiError> {
-        validate::check(
-            is_node_name(&self.node),
-            "node",
-            &self.node,
-            "it is not a name that a node can have",
-        )
+        self.joining().validate()
     }
 
     pub(super) fn joining(&self) -> Joining<'_> {
         Joining {
             path: &self.path,
             node: &self.node,
-            role: JoiningRole::Master,
+            kind: JoinKind::Master,
         }
     }
 }

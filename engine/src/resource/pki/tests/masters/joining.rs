@@ -9,6 +9,18 @@ use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::JoinFileSpec;
 use crate::resource::pki::keys::record::identity;
 
+/// The join file of a worker of the same cluster.
+fn worker_file(file: &MasterJoinFile) -> JoinFile {
+    JoinFile {
+        version: VERSION,
+        node: NODE.to_owned(),
+        api: vec![API.to_owned()],
+        authorities: file.authorities["cluster"].certificate.clone(),
+        token: Token::random().expect("random numbers"),
+        expires: file.expires,
+    }
+}
+
 /// The texts that only the two masters may know.
 fn secrets(file: &MasterJoinFile) -> Vec<String> {
     let keys = file.authorities.values().map(|its| its.key.clone());
@@ -107,15 +119,7 @@ async fn nothing_is_made_without_a_file_and_nothing_is_replaced() {
         let public = public.clone();
         Box::new(move |host| place(host, &its, &public))
     };
-    let worker = JoinFile {
-        version: VERSION,
-        node: NODE.to_owned(),
-        api: vec![API.to_owned()],
-        authorities: file.authorities["cluster"].certificate.clone(),
-        token: Token::random().expect("random numbers"),
-        expires: file.expires,
-    };
-    let worker = worker.seal(&public).expect("it is sealed");
+    let worker = worker_file(&file).seal(&public).expect("it is sealed");
     let cases: Vec<(Prepare<'_>, &str, &str)> = vec![
         (
             Box::new(|host| host.with_world_mut(|world| world.remove(JOIN))),
@@ -246,15 +250,7 @@ async fn a_clock_outside_of_the_authorities_validity_is_named() {
 async fn a_worker_can_become_a_master_of_its_cluster() {
     let (master, host, public) = master_to_be().await;
     let file = exported(&master).await;
-    let worker = JoinFile {
-        version: VERSION,
-        node: NODE.to_owned(),
-        api: vec![API.to_owned()],
-        authorities: file.authorities["cluster"].certificate.clone(),
-        token: Token::random().expect("random numbers"),
-        expires: file.expires,
-    };
-    let sealed = worker.seal(&public).expect("it is sealed");
+    let sealed = worker_file(&file).seal(&public).expect("it is sealed");
     put(&host, JOIN, &String::from_utf8_lossy(&sealed), 0o600);
     let as_worker = JoinFileSpec {
         path: JOIN.into(),

@@ -3,7 +3,7 @@
 mod exporting;
 mod joining;
 
-use crate::kubernetes::join_file::{IDENTITY, MasterJoinFile, new_identity};
+use crate::kubernetes::join_file::{IDENTITY, JoinContent as _, MasterJoinFile, new_identity};
 use crate::kubernetes::masters::MasterEntry;
 use crate::resource::pki::tests::*;
 use crate::resource::pki::{

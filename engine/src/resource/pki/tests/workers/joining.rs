@@ -1,7 +1,9 @@
 //! Joining: what a worker takes from its join file, and what it refuses.
 
 use super::signing::worker_with_identity;
-use crate::kubernetes::join_file::{IDENTITY, JoinFile, Token, VERSION, new_identity};
+use crate::kubernetes::join_file::{
+    IDENTITY, JoinContent as _, JoinFile, Token, VERSION, new_identity,
+};
 use crate::resource::pki::tests::*;
 use crate::resource::pki::{JoinFileSpec, key_problem};
 use crate::resource::{Action, Spec};

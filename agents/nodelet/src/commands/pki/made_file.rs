@@ -1,0 +1,196 @@
+//! What `issue` and `export` share: which host a join file can be for, and what the command does with the file it made.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use engine::kubernetes::join_file::{JOIN_FILE, JoinKind, LONGEST_NODE_NAME, is_node_name};
+use engine::kubernetes::node_request::Reserved;
+use engine::plan::Plan;
+use engine::resource::Spec;
+use engine::resource::pki::kubeconfig_path;
+use serde_json::Value;
+
+use crate::cli::JoinFileArgs;
+use crate::output::say;
+
+/// The kubeconfig of people, which names the API server that other hosts reach.
+const ADMIN: &str = "admin";
+
+/// A join file that was made and is not written yet. Its content is encrypted.
+pub(super) struct MadeFile<'m> {
+    pub(super) args: &'m JoinFileArgs,
+    /// As what the host joins with it.
+    pub(super) kind: JoinKind,
+    /// The node that the host becomes.
+    pub(super) node: &'m str,
+    pub(super) sealed: Vec<u8>,
+    /// Until when it is valid.
+    pub(super) expires: SystemTime,
+}
+
+impl MadeFile<'_> {
+    /// Writes the file that the command line names, if it names one.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn save(&self) -> Result<()> {
+        if let Some(path) = &self.args.output {
+            daemon::files::replace(path, &self.sealed, 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// Writes to standard output where the file is, or the file itself. In JSON, `also` is one more field and its value.
+    pub(super) fn report(&self, also: (&str, Value)) {
+        say(&self.reported(also));
+    }
+
+    fn reported(&self, (field, value): (&str, Value)) -> String {
+        let expires = humantime::format_rfc3339_seconds(self.expires);
+        let sealed = String::from_utf8_lossy(&self.sealed);
+        if self.args.role.json {
+            let mut report = serde_json::json!({
+                "node": self.node,
+                "expires": expires.to_string(),
+            });
+            report[field] = value;
+            match &self.args.output {
+                Some(path) => report["file"] = path.display().to_string().into(),
+                None => report["join_file"] = sealed.into(),
+            }
+            return format!("{report}\n");
+        }
+        let Some(path) = &self.args.output else {
+            return sealed.into_owned();
+        };
+        let (kind, then) = match self.kind {
+            JoinKind::Worker => ("node", ""),
+            JoinKind::Master => ("master", ", and remove it there when the host has joined"),
+        };
+        format!(
+            "{kind} {} may join until {expires}; copy {} to its host as {JOIN_FILE}{then}\n",
+            self.node,
+            path.display()
+        )
+    }
+}
+
+/// A time in seconds since 1970, as a join file has it.
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or(Duration::ZERO).as_secs()
+}
+
+/// Refuses a name that no node can have. `action` is what the command does with the node, for the message.
+pub(super) fn is_name(action: &str, node: &str) -> Result<()> {
+    if is_node_name(node) && node.len() <= LONGEST_NODE_NAME {
+        return Ok(());
+    }
+    bail!(
+        "{action} `{node}`: it is not the name of a node; use lower-case letters, digits, `-` and `.`, at most {LONGEST_NODE_NAME} of them"
+    )
+}
+
+/// The URL at which other hosts reach the API server, as the plan of this master has it.
+pub(super) fn api_of(plan: &Plan) -> Result<String> {
+    let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
+    let mut servers = steps.filter_map(|step| match &step.spec {
+        Spec::Kubeconfig(kubeconfig) if kubeconfig.name == ADMIN => Some(&kubeconfig.server),
+        _ => None,
+    });
+    let server = servers.next();
+    server.cloned().with_context(|| {
+        format!(
+            "admit a node: the role of this host writes no {}; run this on a master",
+            Path::new(&kubeconfig_path(ADMIN)).display()
+        )
+    })
+}
+
+/// Refuses names of servers that a new host would take over.
+pub(super) fn is_free(node: &str, reserved: &Reserved) -> Result<()> {
+    if reserved.names.contains(node) {
+        bail!("admit `{node}`: it is a name of the API server");
+    }
+    if node
+        .parse()
+        .is_ok_and(|address| reserved.addresses.contains(&address))
+    {
+        bail!("admit `{node}`: it is an address of the API server");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::RoleArgs;
+    use crate::pass::tests::plan_of_master;
+
+    #[tokio::test]
+    async fn the_join_file_names_the_server_that_other_hosts_reach() {
+        let plan = plan_of_master().await;
+        assert_eq!(api_of(&plan).expect("a master"), "https://172.30.0.100:443");
+        let other = Plan {
+            phases: Vec::new(),
+            ..plan
+        };
+        let error = api_of(&other).expect_err("no master").to_string();
+        assert!(error.contains("run this on a master"), "{error}");
+    }
+
+    #[test]
+    fn a_name_that_no_node_can_have_is_refused() {
+        is_name("admit", "w-1").expect("a name");
+        for name in ["W_1", "", &"a".repeat(LONGEST_NODE_NAME + 1)] {
+            let refused = is_name("admit", name).expect_err("no name").to_string();
+            assert!(
+                refused.starts_with(&format!("admit `{name}`: ")),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_report_has_the_file_or_says_where_it_is() {
+        let reported = |kind, output: Option<&str>, json| {
+            let args = JoinFileArgs {
+                role: RoleArgs {
+                    json,
+                    ..RoleArgs::usual()
+                },
+                to: String::new(),
+                valid_for: Duration::ZERO,
+                output: output.map(Into::into),
+            };
+            let made = MadeFile {
+                args: &args,
+                kind,
+                node: "n-1",
+                sealed: b"sealed\n".to_vec(),
+                expires: SystemTime::UNIX_EPOCH,
+            };
+            made.reported(("masters", 2.into()))
+        };
+        assert_eq!(
+            reported(JoinKind::Worker, Some("/tmp/a.age"), false),
+            "node n-1 may join until 1970-01-01T00:00:00Z; copy /tmp/a.age to its host as /etc/pf9/nodelet/join.age\n"
+        );
+        assert_eq!(
+            reported(JoinKind::Master, Some("/tmp/a.age"), false),
+            "master n-1 may join until 1970-01-01T00:00:00Z; copy /tmp/a.age to its host as /etc/pf9/nodelet/join.age, and remove it \
+             there when the host has joined\n"
+        );
+        assert_eq!(reported(JoinKind::Worker, None, false), "sealed\n");
+        for (output, its) in [
+            (None, r#""join_file":"sealed\n""#),
+            (Some("/tmp/a.age"), r#""file":"/tmp/a.age""#),
+        ] {
+            let text = reported(JoinKind::Master, output, true);
+            let expected =
+                format!(r#"{{"expires":"1970-01-01T00:00:00Z",{its},"masters":2,"node":"n-1"}}"#);
+            assert_eq!(text, format!("{expected}\n"));
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What can be wrong with a join file or with a key of a host.
+
+use thiserror::Error;
+
+use super::sealed::{LONGEST, MASTER_VERSION, VERSION};
+
+/// Why a join file or a key of a host cannot be used. No text has a secret in it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum JoinFileError {
+    /// The key that a file should be encrypted to is none.
+    #[error(
+        "`{0}` is not the public key of a host: `nodelet pki key` prints it on that host, and it begins with `age1`"
+    )]
+    Recipient(String),
+    /// The identity of this host cannot be read. Its text is a secret, so it is not named.
+    #[error(
+        "the identity of this host is damaged: it does not begin with `AGE-SECRET-KEY-1`, or a character is wrong"
+    )]
+    Identity,
+    /// It has more bytes than a join file can have.
+    #[error("a join file has at most {LONGEST} bytes")]
+    TooLarge,
+    /// It is no age file.
+    #[error("it is not a join file: {0}")]
+    NotAge(&'static str),
+    /// Another host can read it.
+    #[error(
+        "it is encrypted to the key of another host; `nodelet pki key` prints the key of this host, for `--to` on a master"
+    )]
+    OtherRecipient,
+    /// It was changed since it was made, or is incomplete.
+    #[error("it is damaged or incomplete: copy it from the master again")]
+    Damaged,
+    /// A newer nodelet made it.
+    #[error("its format version is {0}, this nodelet supports {VERSION} and {MASTER_VERSION}")]
+    Version(u32),
+    /// It is for a further master, and this host is a worker.
+    #[error("it is for a master, and this host is a worker")]
+    ForMaster,
+    /// It is for a worker, and this host is a master.
+    #[error("it is for a worker, and this host is a master")]
+    ForWorker,
+    /// Its content is not what a join file has.
+    #[error("its content cannot be used: {0}")]
+    Content(String),
+    /// It was made for another node.
+    #[error("it is for node `{meant}`, and this host is node `{node}`")]
+    OtherNode {
+        /// The node that it is for.
+        meant: String,
+        /// The node of this host.
+        node: String,
+    },
+    /// Its time is over.
+    #[error("it expired at {0}")]
+    Expired(String),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
+}
