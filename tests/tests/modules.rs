@@ -18,8 +18,9 @@ const ORDERED: [(&str, &str); 2] = [
 ];
 
 /// All sources.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "engine/src",
+    "engine/examples",
     "engine/tests",
     "agents/nodelet/src",
     "agents/nodelet/tests",

@@ -1,12 +1,14 @@
 //! `cargo xtask bench`: nodelet measured, beside `kubeadm` of the same source on hosts of the same image. It tells figures and whether targets
 //! are met; nothing fails for being slow.
 //!
-//! `bringup`, `plans` and `repairs` measure the parts that `--only` names; `figures` compares figures with targets and prints them. Not
+//! `bringup`, `join`, `plans`, `repairs` and `node_routes` measure the parts that `--only` names; `figures` compares figures with targets and prints them. Not
 //! here: the faults that are repaired (`lab::fault`). Start with `bringup`.
 
 mod bringup;
 mod figures;
 mod hosts;
+mod join;
+mod node_routes;
 mod peer;
 mod plans;
 mod repairs;
@@ -27,6 +29,8 @@ use crate::nodelet::{self, Profile};
 use crate::repository::checkout;
 use crate::temporary_lab::with_labs;
 use figures::{Figure, Target};
+
+pub(crate) use node_routes::{Arguments as NodeRoutesArguments, run as run_node_routes};
 
 /// Where `--write` puts the figures.
 const PAGE: &str = "docs/benchmarks.md";
@@ -53,18 +57,24 @@ pub(crate) struct Arguments {
 enum Part {
     /// Bring-up, second apply and clean, on lab hosts.
     Hosts,
+    /// A worker, and the second and third master, that join a cluster of lab hosts.
+    Join,
     /// Planning, which needs no host.
     Plans,
     /// What nodeletd repairs, on lab hosts.
     Repairs,
+    /// The routes to the pods of 5,000 nodes, in a network namespace.
+    NodeRoutes,
 }
 
 impl Part {
     fn title(self) -> &'static str {
         match self {
             Self::Hosts => "Bring-up and clean",
+            Self::Join => "Joining a cluster",
             Self::Plans => "Planning",
             Self::Repairs => "Repairs",
+            Self::NodeRoutes => "Routes to 5,000 nodes",
         }
     }
 
@@ -72,8 +82,25 @@ impl Part {
     fn about(self) -> &'static str {
         match self {
             Self::Hosts => HOSTS,
+            Self::Join => JOIN,
             Self::Plans => PLANS,
             Self::Repairs => REPAIRS,
+            Self::NodeRoutes => NODE_ROUTES,
+        }
+    }
+
+    /// Who is measured beside nodelet.
+    fn peer(self) -> &'static str {
+        match self {
+            Self::Hosts | Self::Join | Self::Plans | Self::Repairs => "kubeadm",
+            Self::NodeRoutes => "plain program",
+        }
+    }
+
+    fn needs_labs(self) -> bool {
+        match self {
+            Self::Hosts | Self::Join | Self::Repairs => true,
+            Self::Plans | Self::NodeRoutes => false,
         }
     }
 
@@ -82,7 +109,9 @@ impl Part {
             Self::Hosts => {
                 on_hosts(|setup, run| bringup::measure(setup, nodelet, run, repetitions))
             }
+            Self::Join => on_hosts(|setup, run| join::measure(setup, nodelet, run, repetitions)),
             Self::Plans => plans::measure(nodelet, repetitions),
+            Self::NodeRoutes => node_routes::measure(repetitions),
             Self::Repairs => {
                 on_hosts(|setup, run| repairs::measure(setup, nodelet, run, repetitions))
             }
@@ -123,10 +152,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.write {
         refuse_changes()?;
     }
-    if arguments.measures(Part::Hosts) || arguments.measures(Part::Repairs) {
+    let mut measured = Part::value_variants().iter();
+    if measured.any(|part| arguments.measures(*part) && part.needs_labs()) {
         find_labs(arguments.write)?;
     }
     let nodelet = nodelet::build(Profile::Release)?;
+    if arguments.measures(Part::NodeRoutes) {
+        node_routes::build()?;
+    }
     let repetitions = usize::from(arguments.repetitions);
     let parts = Part::value_variants().iter();
     for part in parts.filter(|part| arguments.measures(**part)) {
@@ -139,8 +172,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             "{}\n{}\n{}\n{}",
             part.about(),
             machine.describe(&arguments.command()),
-            figures::medians(&figures),
-            figures::repetitions(&figures)
+            figures::medians(&figures, part.peer()),
+            figures::repetitions(&figures, part.peer())
         );
         println!("\n{section}\n{}", verdict(&figures));
         if arguments.write {
@@ -234,7 +267,7 @@ fn rewritten(page: &str, part: Part, section: &str) -> String {
 
 const INTRODUCTION: &str = "\
 Each section names the command that measured it; `cargo xtask bench --write` writes all but those that name a soak. nodelet is a release build. The
-peer is `kubeadm` 1.20.2, built from the same Debian source as the role's Kubernetes. A figure belongs to the commit that stands above it: later commits have changed the
+peer is `kubeadm` 1.20.2, built from the same Debian source as the role's Kubernetes; a section with another peer says so. A figure belongs to the commit that stands above it: later commits have changed the
 code, and were measured only where a section says so.
 
 Rows show the median with minimum and maximum, and below all values. What was seen once stands in a table of its own. kubeadm's times have clusters: a node
@@ -281,6 +314,20 @@ subnet without it. A line of its own shows kubeadm without it all the same.
 `init --dry-run` is kubeadm's nearest equivalent of a plan; it leaves files, `plan` does not.
 ";
 
+const JOIN: &str = "\
+Every repetition has a lab of its own with two clusters of four hosts: ours and kubeadm's, one after the other with the same virtual IP, and who begins changes.
+The hosts of the first cluster are switched off before the second one begins. Images are preloaded, docker has the role's configuration, and kubelet has our settings, as
+in the section above. kubeadm has its own API server's port, and the rest of what is said there about the two control planes holds, too.
+
+The first master is brought up and not measured. Then a worker joins, then a second master, then a third one. What a join needs is made before the measured command
+begins: our join file, kubeadm's token and its uploaded certificates (`--upload-certs`). kubeadm is not asked to verify the authority's hash.
+keepalived of kubeadm's masters is installed and runs with the intervals of ours before the command begins; ours is installed and started within `nodelet apply`.
+nodeletd runs on our masters, because it signs the certificates of nodes.
+
+Ready is taken on the host, from the start of `nodelet apply` or `kubeadm join`: the API server at the virtual IP says that the node is Ready. On a master, its own API
+server must also answer `/readyz`, and its own member of etcd `/health`, which a learner does not. Both are asked each tenth of a second with the same words.
+";
+
 const PLANS: &str = "\
 Planning needs no host: `plan` plays the role on a host that a file describes. The synthetic roles have ten steps in each phase, and each
 phase needs the one before it. Peak memory has a floor of a few MB, which is that of the process that measures. kubeadm has no part in it.
@@ -302,6 +349,16 @@ kubeadm's host.
 
 At a shutdown kubelet's unit, which both hosts have, ends the API server before docker ends the rest; without this both would wait for it for ten seconds. The pod that
 the faults of the bridge need runs on our host alone. It ends at SIGTERM; a pod that does not makes each of these repairs two seconds longer.
+";
+
+const NODE_ROUTES: &str = "\
+One network namespace on the machine, without a lab, has a link and a fake API server (HTTP on loopback) with 5,000 nodes as Kubernetes 1.20 shows them, with 50 images each.
+The resource `node_routes` of a release build looks and converges there as a step does. A check finds 4,999 routes as planned. A change begins when the watch reports that a
+node has another address, and ends when the route was changed and looked at again. First, all routes are made in an empty table. The list is always read in pages of 500 nodes.
+
+The peer is the least that any program has to do: it parses the same pages as plain JSON (`serde_json`), and gives the same routes to `ip -batch`, or reads them back with
+`ip -json route show`. It looks once where nodelet looks before and after a change, and it has no regard for routes of others or for nodes with a problem. It is no
+product, so ratios have no target; the limit is half of the ten seconds that nodelet allows for a list.
 ";
 
 /// What stands in place of figures that this method has not measured.

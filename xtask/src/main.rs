@@ -50,6 +50,9 @@ enum Command {
     Soak(soak::Arguments),
     /// Measure nodelet, and kubeadm from the same source on hosts of the same image, and report whether the targets are met.
     Bench(bench::Arguments),
+    /// Measure the routes to the pods of many nodes, in a network namespace of its own; `bench` uses it.
+    #[command(hide = true)]
+    NodeRoutesRun(bench::NodeRoutesArguments),
     /// Run a program once and print its seconds and its peak memory; `bench` uses it.
     #[command(hide = true)]
     Measured(resource_usage::Arguments),
@@ -66,6 +69,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Test(arguments) => test::run(arguments),
         Command::Soak(arguments) => soak::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::NodeRoutesRun(arguments) => bench::run_node_routes(arguments),
         Command::Measured(arguments) => resource_usage::run(arguments),
     }
 }

@@ -38,6 +38,25 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     if !status.success() {
         bail!("nodelet does not build");
     }
+    made(&[directory, "nodelet"])
+}
+
+/// Builds an example of a package as a release, and returns its path.
+pub(crate) fn build_example(package: &str, example: &str) -> Result<PathBuf> {
+    let (profile, directory) = Profile::Release.names();
+    let status = cargo()
+        .args(["build", "--package", package, "--example", example])
+        .args(["--profile", profile])
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        bail!("the example {example} does not build");
+    }
+    made(&[directory, "examples", example])
+}
+
+/// A program in cargo's target directory.
+fn made(names: &[&str]) -> Result<PathBuf> {
     let output = cargo()
         .args(["metadata", "--format-version", "1", "--no-deps"])
         .output()
@@ -47,7 +66,8 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let target = metadata["target_directory"]
         .as_str()
         .context("cargo's metadata names no target directory")?;
-    let program = PathBuf::from(target).join(directory).join("nodelet");
+    let mut program = PathBuf::from(target);
+    program.extend(names);
     fs::metadata(&program).with_context(|| format!("cargo made no {}", program.display()))?;
     Ok(program)
 }

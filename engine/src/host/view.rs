@@ -235,9 +235,9 @@ pass_on!(EtcdMembers {
 } {});
 pass_on!(Routes {
     to_read node_routes() -> Vec<NodeRoute>;
-    to_read foreign_route(subnet: IpNet) -> Option<String>;
-    to_change set_node_route(route: &NodeRoute) -> ();
-    to_change remove_node_route(subnet: IpNet) -> ();
+    to_read foreign_routes(network: IpNet) -> BTreeMap<IpNet, String>;
+    to_change set_node_routes(routes: &[NodeRoute]) -> ();
+    to_change remove_node_routes(subnets: &[IpNet]) -> ();
 } {
     fn shows_present_routes(&self) -> bool {
         self.host.shows_present_routes()

@@ -99,10 +99,10 @@ impl Samples {
 }
 
 /// What a bring-up of ours writes that other hosts are given beforehand.
-struct Model {
-    daemon: hosts::DockerConfiguration,
-    cni: Vec<u8>,
-    peer: Peer,
+pub(super) struct Model {
+    pub(super) daemon: hosts::DockerConfiguration,
+    pub(super) cni: Vec<u8>,
+    pub(super) peer: Peer,
 }
 
 /// Measures so many repetitions; `run` begins the labs' names.
@@ -123,7 +123,10 @@ pub(super) fn measure(
 }
 
 /// Brings a host of each kind up once, which also warms what the machine keeps in memory.
-fn model(setup: &Setup, nodelet: &Path, run: &str) -> Result<Model> {
+///
+/// # Errors
+/// A host cannot be made, or does not come up.
+pub(super) fn model(setup: &Setup, nodelet: &Path, run: &str) -> Result<Model> {
     let lab = hosts::create(setup, &format!("{run}-model"), &[OURS, THEIRS])?;
     let host = lab.host(OURS)?;
     hosts::prepare(setup, &host, Images::Loaded)?;

@@ -207,10 +207,10 @@ pub(super) fn growth(small: (f64, f64), large: (f64, f64)) -> f64 {
 }
 
 /// Medians with minimum and maximum, ratios and targets as a Markdown table. What was measured once has a table of its own.
-pub(super) fn medians(figures: &[Figure]) -> String {
+pub(super) fn medians(figures: &[Figure], peer: &str) -> String {
     let (once, repeated): (Vec<&Figure>, Vec<&Figure>) =
         figures.iter().partition(|figure| figure.is_single());
-    let mut text = with_spread(&repeated);
+    let mut text = with_spread(&repeated, peer);
     if !once.is_empty() {
         text.push_str(
             "\nSeen once, and no benchmark: these rows have no repetitions.\n\n| figure | nodelet | target | |\n|---|---:|---|---|\n",
@@ -229,9 +229,9 @@ pub(super) fn medians(figures: &[Figure]) -> String {
     text
 }
 
-fn with_spread(figures: &[&Figure]) -> String {
-    let mut text = String::from(
-        "| figure: median (minimum–maximum) | nodelet | kubeadm | kubeadm's fast cluster | ratio to the median | ratio to the fast cluster | target | |\n\
+fn with_spread(figures: &[&Figure], peer: &str) -> String {
+    let mut text = format!(
+        "| figure: median (minimum–maximum) | nodelet | {peer} | {peer}'s fast cluster | ratio to the median | ratio to the fast cluster | target | |\n\
          |---|---:|---:|---:|---:|---:|---|---|\n",
     );
     for figure in figures {
@@ -254,9 +254,9 @@ fn with_spread(figures: &[&Figure]) -> String {
 }
 
 /// Each repetition's values as a Markdown table, for what was measured more than once.
-pub(super) fn repetitions(figures: &[Figure]) -> String {
-    let mut text = String::from(
-        "| figure: all values, in the order of the repetitions | unit | nodelet | kubeadm |\n|---|---|---|---|\n",
+pub(super) fn repetitions(figures: &[Figure], peer: &str) -> String {
+    let mut text = format!(
+        "| figure: all values, in the order of the repetitions | unit | nodelet | {peer} |\n|---|---|---|---|\n",
     );
     for figure in figures.iter().filter(|figure| !figure.is_single()) {
         let list = |values: &[f64]| {
@@ -375,7 +375,10 @@ mod tests {
             figure(&[1.0], &[], Target::None),
         ];
         assert_eq!(
-            medians(&figures).lines().skip(2).collect::<Vec<_>>(),
+            medians(&figures, "kubeadm")
+                .lines()
+                .skip(2)
+                .collect::<Vec<_>>(),
             [
                 "| bare host to Ready | 6.5 s (6.0–7.0) | 15.0 s (10.0–20.0) | 10.0 s (1 of 2) | 0.43 | 0.65 | ≤ 0.65 × fast cluster | **missed** |",
                 "",
@@ -388,7 +391,10 @@ mod tests {
             ]
         );
         assert_eq!(
-            repetitions(&figures).lines().skip(2).collect::<Vec<_>>(),
+            repetitions(&figures, "kubeadm")
+                .lines()
+                .skip(2)
+                .collect::<Vec<_>>(),
             ["| bare host to Ready | s | 6.0, 7.0 | 10.0, 20.0 |"]
         );
     }

@@ -141,6 +141,11 @@ pub(super) fn load(setup: &Setup) -> String {
     LOAD.replace("@PAYLOAD@", &payload(setup))
 }
 
+/// Where the hosts see the Debian packages, each with a list of the files that it needs.
+pub(super) fn debs(setup: &Setup) -> String {
+    format!("{}/debs", payload(setup))
+}
+
 fn payload(setup: &Setup) -> String {
     let target = package::payload_mount(&setup.payload).target;
     target.to_string_lossy().into_owned()
@@ -323,7 +328,9 @@ pub(super) fn remove_first_pod(host: &Host, master: &Master) -> Result<()> {
         .map(drop)
 }
 
-fn watched(host: &Host, command: &str, watch: &str) -> Result<CommandTime> {
+/// Runs a shell command that must succeed, and beside it a watch, which writes the moments that it sees below `/run`. A moment that it does
+/// not write is 0.
+pub(super) fn watched(host: &Host, command: &str, watch: &str) -> Result<CommandTime> {
     let words = ["bash", "-c", TIMED, "timed", command, watch];
     let output = host.exec_within(&words, None, LIMIT)?;
     command::check(&output, || {

@@ -2,7 +2,10 @@
 //!
 //! The peer gets our kubelet's unit, flags and configuration, and what hastens our controller-manager and scheduler, read from a host that
 //! we brought up: so the two cannot diverge. Only what `kubeadm` chooses by itself is left to it ([`ITS_OWN_KEYS`], [`ITS_OWN_FLAGS`]). A stock
-//! `kubeadm` is a peer of its own, and so is one without the allocator of pod subnets that we have turned off.
+//! `kubeadm` is a peer of its own, and so is one without the allocator of pod subnets that we have turned off. `cluster` has what several
+//! hosts of one cluster need.
+
+pub(super) mod cluster;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -242,6 +245,11 @@ pub(super) fn install(host: &Host, peer: &Peer, cni: &[u8]) -> Result<()> {
 /// With the file as it is, kubeadm's node waits for the controller-manager to allot the subnet, for ten seconds and more. The file
 /// with the subnet is what serves kubeadm best, so every peer has it.
 pub(super) fn with_subnet(cni: &[u8]) -> Result<Vec<u8>> {
+    with_subnet_of(cni, 0)
+}
+
+/// The same for the host of this number in a cluster.
+pub(super) fn with_subnet_of(cni: &[u8], number: u8) -> Result<Vec<u8>> {
     let mut list: Value = serde_json::from_slice(cni).context("the role's CNI file is no JSON")?;
     let bridge = list
         .pointer_mut("/plugins/0")
@@ -253,7 +261,7 @@ pub(super) fn with_subnet(cni: &[u8]) -> Result<Vec<u8>> {
     let ipam = bridge
         .get_mut("ipam")
         .context("the role's CNI file allots no addresses")?;
-    ipam["ranges"] = json!([[{"subnet": "10.20.0.0/24"}]]);
+    ipam["ranges"] = json!([[{"subnet": format!("10.20.{number}.0/24")}]]);
     Ok(serde_json::to_vec_pretty(&list)?)
 }
 

@@ -1,5 +1,6 @@
 //! Probes and links of a fake host.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -138,42 +139,60 @@ impl Routes for FakeHost {
         .await
     }
 
-    async fn foreign_route(&self, subnet: IpNet) -> HostResult<Option<String>> {
-        self.observe("foreign_route", subnet.to_string(), DEADLINE, |world| {
-            Ok(world.foreign_routes.get(&subnet).cloned())
+    async fn foreign_routes(&self, network: IpNet) -> HostResult<BTreeMap<IpNet, String>> {
+        self.observe("foreign_routes", network.to_string(), DEADLINE, |world| {
+            let mut routes = world.foreign_routes.clone();
+            routes.retain(|subnet, _| network.contains(subnet));
+            Ok(routes)
         })
         .await
     }
 
-    async fn set_node_route(&self, route: &NodeRoute) -> HostResult<()> {
-        let NodeRoute { subnet, via } = *route;
-        self.mutate("set_node_route", subnet.to_string(), DEADLINE, |world| {
-            let refused = |reason: &str| {
-                let action = format!("make a route to {subnet} via {via}");
-                Err(HostError::service(action, reason.to_owned()))
-            };
-            if world.foreign_routes.contains_key(&subnet) {
-                return refused("RTNETLINK answers: File exists");
-            }
-            if !world.is_on_link(via) {
-                return refused("Error: Nexthop has invalid gateway.");
-            }
-            world.node_routes.insert(subnet, via);
-            Ok(())
+    async fn set_node_routes(&self, routes: &[NodeRoute]) -> HostResult<()> {
+        let subnets = routes.iter().map(|route| route.subnet);
+        self.mutate("set_node_routes", list(subnets), DEADLINE, |world| {
+            let set: Vec<HostResult<()>> = routes.iter().map(|one| world.set_route(one)).collect();
+            set.into_iter().collect()
         })
         .await
     }
 
-    async fn remove_node_route(&self, subnet: IpNet) -> HostResult<()> {
-        self.mutate("remove_node_route", subnet.to_string(), DEADLINE, |world| {
-            world.node_routes.remove(&subnet);
+    async fn remove_node_routes(&self, subnets: &[IpNet]) -> HostResult<()> {
+        let named = list(subnets.iter().copied());
+        self.mutate("remove_node_routes", named, DEADLINE, |world| {
+            world
+                .node_routes
+                .retain(|subnet, _| !subnets.contains(subnet));
             Ok(())
         })
         .await
     }
 }
 
+/// Subnets as the argument of a call: `10.20.1.0/24 10.20.2.0/24`.
+fn list(subnets: impl Iterator<Item = IpNet>) -> String {
+    let subnets: Vec<String> = subnets.map(|subnet| subnet.to_string()).collect();
+    subnets.join(" ")
+}
+
 impl World {
+    /// Makes a route to pods of another node as the kernel does.
+    fn set_route(&mut self, route: &NodeRoute) -> HostResult<()> {
+        let NodeRoute { subnet, via } = *route;
+        let refused = |reason: &str| {
+            let action = format!("make a route to {subnet} via {via}");
+            Err(HostError::service(action, reason.to_owned()))
+        };
+        if self.foreign_routes.contains_key(&subnet) {
+            return refused("RTNETLINK answers: File exists");
+        }
+        if !self.is_on_link(via) {
+            return refused("Error: Nexthop has invalid gateway.");
+        }
+        self.node_routes.insert(subnet, via);
+        Ok(())
+    }
+
     /// Whether a network of a link that is up contains an address.
     fn is_on_link(&self, address: IpAddr) -> bool {
         let mut up = self.links.values().filter(|link| link.up);

@@ -75,12 +75,15 @@ impl Resource for NodeRoutesSpec {
         };
         let links = cx.host.links().await?;
         state.wanted = wanted_routes(&self.node, self.network, &nodes, &links);
-        let missing: Vec<IpNet> = state.wanted.routes.keys().copied().collect();
+        let wanted = state.wanted.routes.keys();
+        let missing = wanted.filter(|subnet| !state.present.contains_key(*subnet));
+        let missing: Vec<IpNet> = missing.copied().collect();
+        if missing.is_empty() {
+            return Ok(state);
+        }
+        let foreign_routes = cx.host.foreign_routes(self.network).await?;
         for subnet in missing {
-            if state.present.contains_key(&subnet) {
-                continue;
-            }
-            if let Some(foreign) = cx.host.foreign_route(subnet).await? {
+            if let Some(foreign) = foreign_routes.get(&subnet) {
                 state.wanted.routes.remove(&subnet);
                 state.wanted.problems.push(format!(
                     "another program has a route for the pod subnet {subnet}: `{foreign}`; remove it, and nodelet makes its own"
@@ -121,12 +124,16 @@ impl Resource for NodeRoutesSpec {
             return Undo::RemoveNodeRoutes.carry_out(cx.host).await;
         }
         // A subnet may have gone from one node to another, so what is not wanted goes first.
-        for subnet in observed.to_remove() {
-            cx.host.remove_node_route(subnet).await?;
+        let subnets = observed.to_remove();
+        if !subnets.is_empty() {
+            cx.host.remove_node_routes(&subnets).await?;
         }
-        for (subnet, via) in observed.to_set() {
-            let route = NodeRoute { subnet, via };
-            cx.host.set_node_route(&route).await?;
+        let routes = observed.to_set().into_iter();
+        let routes: Vec<NodeRoute> = routes
+            .map(|(subnet, via)| NodeRoute { subnet, via })
+            .collect();
+        if !routes.is_empty() {
+            cx.host.set_node_routes(&routes).await?;
         }
         Ok(())
     }
@@ -257,6 +264,63 @@ mod tests {
         let changed = apply(&host).await.0;
         assert_eq!(changed, ["route to 10.20.1.0/24 -> "]);
         assert_eq!(routes(&host), ["10.20.2.0/24 172.30.0.99"]);
+    }
+
+    /// 5,000 nodes are the most that Kubernetes has. All routes are made with one call, and not with one for each.
+    #[tokio::test]
+    async fn thousands_of_routes_are_made_and_removed_with_one_call_each() {
+        let host = FakeHost::new()
+            .with_file(KUBECONFIG, "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        host.with_world_mut(|world| {
+            world.link("eth0", true, &[(ip("172.30.0.11"), 16)]);
+            for number in 0..5000_u32 {
+                let (high, low) = (number / 250, number % 250);
+                let via = ip(&format!("172.30.{}.{low}", high + 1));
+                let subnet = format!("10.{}.{low}.0/24", high + 20);
+                world.join_node(&format!("w-{number}"), &subnet, via);
+            }
+        });
+        let spec = NodeRoutesSpec {
+            network: net("10.0.0.0/8"),
+            ..spec()
+        };
+        let calls = |name: &str| {
+            let calls = host.journal();
+            calls.iter().filter(|call| call.name == name).count()
+        };
+        let cx = context(&host);
+        let change = apply_in(&cx, &spec, &mut Receipt::default()).await;
+        let change = change.expect("it works").expect("a change");
+        assert_eq!(change.differences.len(), 5000);
+        assert_eq!(routes(&host).len(), 5000);
+        assert_eq!(calls("set_node_routes"), 1);
+        assert!(calls("foreign_routes") <= 2, "once for each look");
+        host.with_world_mut(|world| {
+            for number in 0..4000 {
+                world.remove_node(&format!("w-{number}"));
+            }
+        });
+        let change = apply_in(&cx, &spec, &mut Receipt::default()).await;
+        assert!(change.expect("it works").is_some());
+        assert_eq!(routes(&host).len(), 1000);
+        assert_eq!(calls("remove_node_routes"), 1);
+        assert_eq!(calls("set_node_routes"), 1);
+    }
+
+    /// One route that cannot be made costs no other node its route.
+    #[tokio::test]
+    async fn routes_are_made_although_one_is_refused() {
+        let host = host();
+        let taken = net("10.20.1.0/24");
+        host.with_world_mut(|world| world.foreign_route(taken, "10.20.1.0/24 dev eth0"));
+        let both = ["10.20.1.0/24", "10.20.2.0/24"].map(|subnet| NodeRoute {
+            subnet: net(subnet),
+            via: ip("172.30.0.13"),
+        });
+        let refused = crate::host::Routes::set_node_routes(&host, &both).await;
+        refused.expect_err("another program has a route");
+        assert_eq!(routes(&host), ["10.20.2.0/24 172.30.0.13"]);
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use sha2::Digest as _;
 
 use super::data::{EntryType, SavedContent, Undo};
@@ -194,8 +195,10 @@ impl Undo {
                 patch,
             } => host.patch_node(access, node, patch).await?,
             Self::RemoveNodeRoutes => {
-                for route in host.node_routes().await? {
-                    host.remove_node_route(route.subnet).await?;
+                let routes = host.node_routes().await?;
+                let subnets: Vec<IpNet> = routes.iter().map(|route| route.subnet).collect();
+                if !subnets.is_empty() {
+                    host.remove_node_routes(&subnets).await?;
                 }
             }
             Self::RemoveEtcdLearner { endpoints, peer } => {

@@ -12,11 +12,24 @@ pub(super) async fn all<K>(api: Api<K>, params: ListParams) -> Result<Vec<K>, ku
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
+    all_as(api, params, |object| object).await
+}
+
+/// What `convert` makes of each object of a list. Only one page of whole objects is in memory at a time: the nodes of a large cluster, with
+/// the names of their images, take more than a hundred megabytes.
+pub(super) async fn all_as<K, T>(
+    api: Api<K>,
+    params: ListParams,
+    convert: impl Fn(K) -> T,
+) -> Result<Vec<T>, kube::Error>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
     let mut params = params.limit(PAGE);
     let mut objects = Vec::new();
     loop {
         let page = api.list(&params).await?;
-        objects.extend(page.items);
+        objects.extend(page.items.into_iter().map(&convert));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(_) if objects.len() >= MOST => {
                 return Err(kube::Error::Service(

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::cluster::internal_addresses;
 use super::kubeconfig::{if_there, status};
-use super::list::all;
+use super::list::{all, all_as};
 use crate::host::live::LiveHost;
 use crate::host::{ClusterAccess, HostError, HostResult, PodSubnets, SubnetClaim, SubnetNode};
 
@@ -27,13 +27,11 @@ const KIND: &str = "pod-subnet";
 #[async_trait::async_trait]
 impl PodSubnets for LiveHost {
     async fn subnet_nodes(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetNode>> {
-        let nodes = self
-            .clusters
+        self.clusters
             .call(access, "list the nodes", |client| {
-                all(Api::<Node>::all(client), ListParams::default())
+                all_as(Api::<Node>::all(client), ListParams::default(), node)
             })
-            .await?;
-        Ok(nodes.into_iter().map(node).collect())
+            .await
     }
 
     async fn subnet_claims(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetClaim>> {

@@ -1,5 +1,7 @@
 //! Routes to the pods of other nodes: fetched from below the first time; changes stay in the upper world.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 
 use crate::host::overlay::OverlayHost;
@@ -12,22 +14,22 @@ impl Routes for OverlayHost<'_> {
         self.upper.node_routes().await
     }
 
-    async fn foreign_route(&self, subnet: IpNet) -> HostResult<Option<String>> {
-        self.lower.foreign_route(subnet).await
+    async fn foreign_routes(&self, network: IpNet) -> HostResult<BTreeMap<IpNet, String>> {
+        self.lower.foreign_routes(network).await
     }
 
-    async fn set_node_route(&self, route: &NodeRoute) -> HostResult<()> {
+    async fn set_node_routes(&self, routes: &[NodeRoute]) -> HostResult<()> {
         self.changes();
         self.fetch_routes().await?;
         // The upper world makes a route only to a network of its links.
         self.links().await?;
-        self.upper.set_node_route(route).await
+        self.upper.set_node_routes(routes).await
     }
 
-    async fn remove_node_route(&self, subnet: IpNet) -> HostResult<()> {
+    async fn remove_node_routes(&self, subnets: &[IpNet]) -> HostResult<()> {
         self.changes();
         self.fetch_routes().await?;
-        self.upper.remove_node_route(subnet).await
+        self.upper.remove_node_routes(subnets).await
     }
 
     fn shows_present_routes(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Routes to the pods of other nodes. They carry a protocol number of their own, so that routes of others are never taken for ours.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -25,14 +26,20 @@ pub trait Routes {
     /// All routes with [`ROUTE_PROTOCOL`], sorted. Cancel safe.
     async fn node_routes(&self) -> HostResult<Vec<NodeRoute>>;
 
-    /// The route of another program for exactly this subnet, as `ip route` shows it; `None` if there is none. Cancel safe.
-    async fn foreign_route(&self, subnet: IpNet) -> HostResult<Option<String>>;
+    /// The routes of other programs to `network` and to subnets in it, as `ip route` shows them. Cancel safe.
+    async fn foreign_routes(&self, network: IpNet) -> HostResult<BTreeMap<IpNet, String>>;
 
-    /// Makes a route with [`ROUTE_PROTOCOL`], or changes where it leads. Fails if another program has a route for the subnet.
-    async fn set_node_route(&self, route: &NodeRoute) -> HostResult<()>;
+    /// Makes routes with [`ROUTE_PROTOCOL`], or changes where they lead. A cluster has up to 5,000 of them, so all are made in one call.
+    ///
+    /// # Errors
+    /// A route cannot be made, for example because another program has a route for its subnet. The others are made all the same.
+    async fn set_node_routes(&self, routes: &[NodeRoute]) -> HostResult<()>;
 
-    /// Removes the route with [`ROUTE_PROTOCOL`] to a subnet. Does nothing if there is none.
-    async fn remove_node_route(&self, subnet: IpNet) -> HostResult<()>;
+    /// Removes the routes with [`ROUTE_PROTOCOL`] to these subnets. A route that is not there is no error.
+    ///
+    /// # Errors
+    /// A route cannot be removed. The others are removed all the same.
+    async fn remove_node_routes(&self, subnets: &[IpNet]) -> HostResult<()>;
 
     /// Whether the routes of now are those that an apply finds. While the API server does not answer, a dry run knows this only from
     /// our own records.

@@ -1,0 +1,263 @@
+//! A cluster of kubeadm's with a virtual IP: the first master, and what another host needs to join it.
+//!
+//! The certificates are uploaded by the first master, so that another one needs only a token and a key. Both are made up: they open a lab
+//! that lives for minutes. keepalived runs with the intervals of ours before a join begins, which serves the peer: ours installs and starts
+//! it as part of its command.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use lab::Host;
+use serde_json::json;
+
+use super::{INIT, MASTER, NODE_IP, Peer};
+
+/// The settings of a join.
+const JOIN_FILE: &str = "/root/join.yaml";
+/// Joins a host with them.
+pub(in crate::bench) const JOIN: &str = "kubeadm join --config /root/join.yaml";
+/// Opens the lab's cluster to hosts that join.
+const TOKEN: &str = "benchm.0123456789abcdef";
+/// Encrypts the uploaded certificates.
+const CERTIFICATE_KEY: &str = "e6a2eb8581237ab72a4f494f30285ec12a9694d750b9785706a83bfcbbbd2204";
+
+/// As ours: who holds the address, and who takes it. Only the delay at the start is left out, which would serve nothing here.
+const KEEPALIVED: &str = "\
+global_defs {
+    vrrp_version 3
+    enable_script_security
+    script_user nobody
+    vrrp_priority -20
+    vrrp_garp_master_delay 2
+    vrrp_garp_master_refresh 1
+    vrrp_garp_master_refresh_repeat 1
+}
+vrrp_script check_apiserver {
+    script \"/etc/keepalived/check-apiserver\"
+    interval 1
+    timeout 3
+    fall 2
+    rise 2
+    init_fail
+}
+vrrp_instance k8s_apiserver {
+    state BACKUP
+    interface eth0
+    virtual_router_id 51
+    priority @PRIORITY@
+    advert_int 0.2
+    nopreempt
+    unicast_src_ip @ADDRESS@
+    unicast_peer {
+@PEERS@    }
+    virtual_ipaddress {
+        @VIP@
+    }
+    track_script {
+        check_apiserver
+    }
+}
+";
+/// Its certificate does not name 127.0.0.1.
+const CHECK: &str = "#!/bin/sh\n\
+    exec curl --silent --fail --max-time 2 --insecure --output /dev/null https://127.0.0.1:6443/readyz\n";
+
+/// A cluster that is to be.
+pub(in crate::bench) struct Cluster<'a> {
+    pub(in crate::bench) peer: &'a Peer,
+    /// The virtual IP, at which all hosts reach the API server.
+    pub(in crate::bench) vip: Ipv4Addr,
+    /// The addresses of all masters, the first one first.
+    pub(in crate::bench) masters: Vec<Ipv4Addr>,
+}
+
+impl Cluster<'_> {
+    /// Installs what the first master needs, ready for [`init`].
+    ///
+    /// # Errors
+    /// The host refuses a file or a command.
+    pub(in crate::bench) fn install_first(
+        &self,
+        host: &Host,
+        cni: &[u8],
+        debs: &str,
+    ) -> Result<()> {
+        super::install(host, self.peer, cni)?;
+        let configuration = self.first_configuration(host.address())?;
+        host.put(configuration.as_bytes(), "/root/kubeadm.yaml", 0o600)?;
+        self.start_keepalived(host, debs)
+    }
+
+    /// Installs what a worker needs, ready for [`JOIN`].
+    ///
+    /// # Errors
+    /// The host refuses a file or a command.
+    pub(in crate::bench) fn install_worker(&self, host: &Host, cni: &[u8]) -> Result<()> {
+        super::install(host, self.peer, cni)?;
+        let configuration = self.join_configuration(host.address());
+        host.put(configuration.as_bytes(), JOIN_FILE, 0o600)
+    }
+
+    /// Installs what another master needs, ready for [`JOIN`].
+    ///
+    /// # Errors
+    /// The host refuses a file or a command.
+    pub(in crate::bench) fn install_master(
+        &self,
+        host: &Host,
+        cni: &[u8],
+        debs: &str,
+    ) -> Result<()> {
+        self.install_worker(host, cni)?;
+        self.start_keepalived(host, debs)
+    }
+
+    /// That of one master, with the address of the cluster and what hosts need to join.
+    fn first_configuration(&self, address: Ipv4Addr) -> Result<String> {
+        let text = self.peer.configuration(address)?;
+        let init = format!(
+            "kind: InitConfiguration\nbootstrapTokens: [{{token: {TOKEN}}}]\ncertificateKey: {CERTIFICATE_KEY}\n"
+        );
+        let cluster = format!(
+            "kind: ClusterConfiguration\ncontrolPlaneEndpoint: \"{}\"\n",
+            self.endpoint()
+        );
+        Ok(text
+            .replacen("kind: InitConfiguration\n", &init, 1)
+            .replacen("kind: ClusterConfiguration\n", &cluster, 1))
+    }
+
+    /// kubelet's configuration comes from the cluster; its flags are the host's own. A host with the address of a master becomes one.
+    fn join_configuration(&self, address: Ipv4Addr) -> String {
+        let mut flags = self.peer.flags.clone();
+        if let Some(own) = flags.get_mut(NODE_IP) {
+            *own = address.to_string();
+        }
+        let mut text = format!(
+            "apiVersion: kubeadm.k8s.io/v1beta2\nkind: JoinConfiguration\n\
+             discovery: {{bootstrapToken: {{token: {TOKEN}, apiServerEndpoint: \"{endpoint}\", unsafeSkipCAVerification: true}}}}\n\
+             nodeRegistration: {{kubeletExtraArgs: {flags}}}\n",
+            endpoint = self.endpoint(),
+            flags = json!(flags),
+        );
+        if self.masters.contains(&address) {
+            let _ = writeln!(
+                text,
+                "controlPlane: {{localAPIEndpoint: {{advertiseAddress: {address}, bindPort: {port}}}, certificateKey: {CERTIFICATE_KEY}}}",
+                port = MASTER.port,
+            );
+        }
+        text
+    }
+
+    fn endpoint(&self) -> String {
+        format!("{}:{}", self.vip, MASTER.port)
+    }
+
+    fn start_keepalived(&self, host: &Host, debs: &str) -> Result<()> {
+        let install = format!("cd {debs} && dpkg -i $(cat keepalived.list)");
+        host.text(&["sh", "-c", &install])
+            .context("cannot install keepalived")?;
+        let configuration = self.keepalived(host.address());
+        host.put(
+            configuration.as_bytes(),
+            "/etc/keepalived/keepalived.conf",
+            0o640,
+        )?;
+        host.put(CHECK.as_bytes(), "/etc/keepalived/check-apiserver", 0o755)?;
+        host.text(&["systemctl", "restart", "keepalived"])
+            .context("keepalived does not start")
+            .map(drop)
+    }
+
+    fn keepalived(&self, address: Ipv4Addr) -> String {
+        let before = self.masters.iter().take_while(|its| **its != address);
+        let priority = 100 - 20 * before.count();
+        let others = self.masters.iter().filter(|its| **its != address);
+        let peers: String = others.map(|its| format!("        {its}\n")).collect();
+        KEEPALIVED
+            .replace("@PRIORITY@", &priority.to_string())
+            .replace("@ADDRESS@", &address.to_string())
+            .replace("@PEERS@", &peers)
+            .replace("@VIP@", &self.vip.to_string())
+    }
+}
+
+/// Brings the first master up and uploads its certificates.
+pub(in crate::bench) fn init() -> String {
+    format!("{INIT} --upload-certs")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_yaml::Mapping;
+
+    use super::*;
+    use crate::repository::checkout;
+
+    fn address(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(172, 30, 1, last)
+    }
+
+    fn with_cluster(test: impl FnOnce(&Cluster<'_>)) {
+        let peer = Peer::stock().expect("settings");
+        test(&Cluster {
+            peer: &peer,
+            vip: address(100),
+            masters: vec![address(11), address(12), address(13)],
+        });
+    }
+
+    #[test]
+    fn all_hosts_reach_the_cluster_at_its_virtual_ip() {
+        with_cluster(|cluster| {
+            let first = cluster.first_configuration(address(11)).expect("YAML");
+            for document in first.split("---\n") {
+                serde_yaml::from_str::<Mapping>(document).expect(document);
+            }
+            let endpoint = "controlPlaneEndpoint: \"172.30.1.100:6443\"\n";
+            assert!(first.contains(endpoint), "{first}");
+            assert!(first.contains("\ncertificateKey: "), "{first}");
+            assert!(first.contains("bootstrapTokens: [{token: "), "{first}");
+            for (last, is_master) in [(12, true), (14, false)] {
+                let text = cluster.join_configuration(address(last));
+                let join: Mapping = serde_yaml::from_str(&text).expect("YAML");
+                assert_eq!(join.contains_key("controlPlane"), is_master, "{text}");
+                assert!(
+                    text.contains("apiServerEndpoint: \"172.30.1.100:6443\""),
+                    "{text}"
+                );
+            }
+        });
+    }
+
+    #[test]
+    fn keepalived_has_the_settings_of_ours() {
+        let template = checkout().join("phases/templates/keepalived/keepalived.conf.tmpl");
+        let template = fs::read_to_string(template).expect("the template is read");
+        with_cluster(|cluster| {
+            let text = cluster.keepalived(address(12));
+            for line in [
+                "vrrp_version 3",
+                "advert_int 0.2",
+                "interval 1",
+                "fall 2",
+                "rise 2",
+                "nopreempt",
+                "init_fail",
+                "vrrp_garp_master_refresh 1",
+                "vrrp_priority -20",
+            ] {
+                let has = |text: &str| text.lines().any(|its| its.trim() == line);
+                assert!(has(&text) && has(&template), "{line}: {text}");
+            }
+            assert!(text.contains("priority 80\n"), "{text}");
+            let peers = "unicast_peer {\n        172.30.1.11\n        172.30.1.13\n    }";
+            assert!(text.contains(peers), "{text}");
+            assert!(!text.contains('@'), "{text}");
+        });
+    }
+}
