@@ -1,10 +1,12 @@
 //! Which routes a host needs so that its pods reach the pods of other nodes.
 //!
 //! A kubelet registers its own node and reports its own address, so a node cannot be trusted: its subnet counts only inside the pods'
-//! network, and only if it overlaps no other node's. A node with a problem never costs another node its route.
+//! network. If it overlaps that of another node, one of them at most gets a route: see `wins`. A node with a problem never costs another node
+//! its route.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
@@ -15,7 +17,8 @@ use crate::host::{Link, SubnetNode};
 pub struct WantedRoutes {
     /// The address of the node, by the subnet of its pods.
     pub routes: BTreeMap<IpNet, IpAddr>,
-    /// Subnets of nodes with a problem: a route that is there stays as it is.
+    /// Subnets of nodes with a problem: a route that is there stays as it is. A route that would draw packets from the node that keeps its
+    /// own route does not stay.
     pub kept: BTreeSet<IpNet>,
     /// Why a node gets no route, a sentence each, with the names of the nodes.
     pub problems: Vec<String>,
@@ -30,13 +33,14 @@ pub fn wanted_routes(
     links: &[Link],
 ) -> WantedRoutes {
     let mut wanted = WantedRoutes::default();
-    let overlaps = overlaps(network, nodes);
+    let overlaps = overlaps(own, network, nodes);
     for node in nodes.iter().filter(|node| node.name != own) {
         for subnet in &node.subnets {
-            let via = match overlaps.get(&(node.name.as_str(), *subnet)) {
-                Some(other) => Err(format!(
-                    "node {} has the pod subnet {subnet}, which overlaps that of node {other}",
-                    node.name
+            let overlap = overlaps.get(&(node.name.as_str(), *subnet));
+            let via = match overlap {
+                Some(overlap) => Err(format!(
+                    "node {} has the pod subnet {subnet}, which overlaps that of node {}",
+                    node.name, overlap.other
                 )),
                 None => next_hop(node, *subnet, network, links),
             };
@@ -45,7 +49,9 @@ pub fn wanted_routes(
                     wanted.routes.insert(*subnet, via);
                 }
                 Err(problem) => {
-                    wanted.kept.insert(*subnet);
+                    if !overlap.is_some_and(|overlap| overlap.wins) {
+                        wanted.kept.insert(*subnet);
+                    }
                     wanted.problems.push(problem);
                 }
             }
@@ -95,32 +101,89 @@ fn next_hop(
     ))
 }
 
-/// Another node whose subnet overlaps, for each node and subnet in the pods' network that has one. A sweep over the sorted subnets: of two that overlap, one
-/// contains the other.
-fn overlaps(network: IpNet, nodes: &[SubnetNode]) -> BTreeMap<(&str, IpNet), &str> {
-    let mut all: Vec<(IpNet, &str)> = nodes
-        .iter()
-        .flat_map(|node| {
-            let subnets = node
-                .subnets
-                .iter()
-                .filter(|subnet| network.contains(*subnet));
-            subnets.map(|subnet| (*subnet, node.name.as_str()))
-        })
-        .collect();
+/// For each node and subnet in the pods' network that gets no route because of another node's: that node. A sweep over the sorted subnets:
+/// of two that overlap, one contains the other.
+fn overlaps<'a>(
+    own: &str,
+    network: IpNet,
+    nodes: &'a [SubnetNode],
+) -> BTreeMap<(&'a str, IpNet), Overlap<'a>> {
+    let present = nodes.iter().find(|node| node.name == own);
+    let usual = present.and_then(|node| Some(node.subnets.first()?.prefix_len()));
+    let of_node = |node: &'a SubnetNode| node.subnets.iter().map(move |its| (*its, node));
+    let all = nodes.iter().flat_map(of_node);
+    let mut all: Vec<(IpNet, &SubnetNode)> =
+        all.filter(|(subnet, _)| network.contains(subnet)).collect();
     // A network comes before those inside it.
-    all.sort_by_key(|(subnet, name)| (subnet.network(), subnet.prefix_len(), *name));
+    all.sort_by_key(|(subnet, node)| (subnet.network(), subnet.prefix_len(), node.name.as_str()));
+    let rank = |one: (IpNet, &SubnetNode)| Rank::of(own, usual, one);
     let mut found = BTreeMap::new();
-    let mut around: Vec<(IpNet, &str)> = Vec::new();
-    for (subnet, name) in all {
-        around.retain(|(outer, _)| outer.contains(&subnet));
-        for (outer, other) in around.iter().filter(|(_, other)| *other != name) {
-            found.entry((name, subnet)).or_insert(*other);
-            found.entry((*other, *outer)).or_insert(name);
+    let mut around: Vec<(IpNet, &SubnetNode)> = Vec::new();
+    for inner in all {
+        around.retain(|(outer, _)| outer.contains(&inner.0));
+        for outer in around.iter().filter(|its| its.1.name != inner.1.name) {
+            for (loser, other) in [(inner, *outer), (*outer, inner)] {
+                if rank(loser).wins(rank(other)) {
+                    continue;
+                }
+                let overlap = Overlap {
+                    other: &other.1.name,
+                    wins: rank(other).wins(rank(loser)),
+                };
+                let key = (loser.1.name.as_str(), loser.0);
+                let its = found.entry(key).or_insert(overlap);
+                if overlap.wins && !its.wins {
+                    *its = overlap;
+                }
+            }
         }
-        around.push((subnet, name));
+        around.push(inner);
     }
     found
+}
+
+/// Why a node gets no route to its subnet.
+#[derive(Debug, Clone, Copy)]
+struct Overlap<'a> {
+    /// A node whose subnet overlaps.
+    other: &'a str,
+    /// Whether that node keeps its route; otherwise none of them has one.
+    wins: bool,
+}
+
+/// What decides between two nodes whose subnets overlap.
+#[derive(Debug, Clone, Copy)]
+struct Rank {
+    is_own: bool,
+    /// Whether the subnet has the length of this host's own.
+    is_usual: bool,
+    created: Option<SystemTime>,
+}
+
+impl Rank {
+    fn of(own: &str, usual: Option<u8>, (subnet, node): (IpNet, &SubnetNode)) -> Self {
+        Self {
+            is_own: node.name == own,
+            is_usual: usual == Some(subnet.prefix_len()),
+            created: node.created,
+        }
+    }
+
+    /// Whether it keeps its route beside the other one. This host's pods come first, then subnets of the length that the cluster gives, then
+    /// the node that was registered earlier: a kubelet can choose the subnet of a new node, but not the time. If that is equal or not known,
+    /// neither of them wins.
+    fn wins(self, other: Self) -> bool {
+        if self.is_own != other.is_own {
+            return self.is_own;
+        }
+        if self.is_usual != other.is_usual {
+            return self.is_usual;
+        }
+        match (self.created, other.created) {
+            (Some(its), Some(others)) => its < others,
+            (None, _) | (_, None) => false,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -133,6 +196,16 @@ mod tests {
             uid: name.to_owned(),
             subnets: subnets.iter().map(|one| one.parse().unwrap()).collect(),
             addresses: addresses.iter().map(|one| one.parse().unwrap()).collect(),
+            created: None,
+        }
+    }
+
+    /// A node that was registered at this second.
+    fn at(second: u64, node: SubnetNode) -> SubnetNode {
+        let created = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second);
+        SubnetNode {
+            created: Some(created),
+            ..node
         }
     }
 
@@ -236,7 +309,12 @@ mod tests {
             let own = node("cp-1", &["10.20.0.0/24"], &["172.30.0.11"]);
             let (routes, kept, problems) = wanted(&[own, bad, good.clone()]);
             assert_eq!(routes, ["10.20.1.0/24 172.30.0.12"], "{subnet}");
-            assert_eq!(kept, [subnet]);
+            let overlaps = says.contains("overlaps");
+            let expected = if overlaps { vec![] } else { vec![subnet] };
+            assert_eq!(
+                kept, expected,
+                "a route for a part of this host's own subnet does not stay"
+            );
             assert!(problems.contains(says), "{problems}");
         }
     }
@@ -263,6 +341,34 @@ mod tests {
                 .split("; ")
                 .find(|one_of| one_of.starts_with(&format!("node {one} ")));
             assert!(its.is_some_and(|its| its.ends_with(&problem)), "{problems}");
+        }
+    }
+
+    /// A kubelet can choose the subnet of a new node, but not the time of its registration.
+    #[test]
+    fn a_new_node_with_the_subnets_of_others_gets_no_route_and_they_keep_theirs() {
+        let own = at(5, node("cp-1", &["10.20.0.0/24"], &["172.30.0.11"]));
+        let old = at(1, node("w-1", &["10.20.1.0/24"], &["172.30.0.12"]));
+        let later = at(9, node("w-2", &["10.20.2.0/24"], &["172.30.0.13"]));
+        let both = ["10.20.1.0/24 172.30.0.12", "10.20.2.0/24 172.30.0.13"];
+        // The last two are older than what they overlap: this host's own pods, and a subnet of the length that the cluster gives.
+        for (second, odd, other) in [
+            (7, "10.20.1.0/24", "w-1"),
+            (7, "10.20.1.128/25", "w-1"),
+            (2, "10.20.0.0/24", "cp-1"),
+            (7, "10.20.0.0/16", "cp-1"),
+        ] {
+            let odd = at(second, node("odd", &[odd], &["172.30.0.66"]));
+            let (routes, kept, problems) = wanted(&[own.clone(), old.clone(), odd, later.clone()]);
+            assert_eq!(
+                (routes.as_slice(), kept.len()),
+                (&both.map(str::to_owned)[..], 0)
+            );
+            let says = format!("overlaps that of node {other}");
+            assert!(
+                problems.starts_with("node odd ") && problems.ends_with(&says),
+                "{problems}"
+            );
         }
     }
 }

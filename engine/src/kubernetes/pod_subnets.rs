@@ -5,7 +5,8 @@
 //! the node has the claim of it. A claim is deleted only when its node cannot be given that subnet any more: the node is gone (the garbage
 //! collector deletes the claim) or has another subnet, which never changes. So two nodes never get the same subnet.
 //!
-//! Subnets that nodes have without a claim, from the controller-manager or from an operator, are claimed before anything is allocated.
+//! Subnets that nodes have without a claim, from the controller-manager or from an operator, are claimed before anything is allocated, if
+//! the pool could have given them. A kubelet may register its node with any subnet: others are left free while the pool has room, and no longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +18,8 @@ use crate::host::{ClusterAccess, HostError, PodSubnets, SubnetClaim, SubnetNode}
 
 /// How often an allocation starts again because the node or its claim was changed in the meantime.
 const ROUNDS: usize = 5;
+/// Most claims that an error names.
+const NAMED: usize = 5;
 
 /// The network that nodes get their subnets from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +28,13 @@ pub struct SubnetPool {
     pub network: IpNet,
     /// The prefix length of a node's subnet.
     pub prefix: u8,
+}
+
+impl SubnetPool {
+    /// Whether a node may get this subnet from the pool.
+    fn gives(&self, subnet: &IpNet) -> bool {
+        subnet.prefix_len() == self.prefix && self.network.contains(subnet)
+    }
 }
 
 impl std::fmt::Display for SubnetPool {
@@ -46,7 +56,7 @@ pub enum PodSubnetError {
         node: String,
     },
     /// All subnets are taken.
-    #[error("find a free pod subnet for node {node}: all subnets of length /{} in {} are taken, by {nodes} nodes and {claims} claims", pool.prefix, pool.network)]
+    #[error("find a free pod subnet for node {node}: all subnets of length /{} in {} are taken, by {nodes} nodes and {claims} claims{odd}", pool.prefix, pool.network)]
     Exhausted {
         /// The node that gets none.
         node: String,
@@ -56,6 +66,8 @@ pub enum PodSubnetError {
         nodes: usize,
         /// Claims of subnets.
         claims: usize,
+        /// Claims of another length, each with its node: one of them may take the whole pool. Empty if there are none.
+        odd: String,
     },
     /// Another client changed the node or its claim each time.
     #[error("give node {node} a pod subnet: the node was changed each time")]
@@ -65,19 +77,32 @@ pub enum PodSubnetError {
     },
 }
 
-/// The first subnet of the pool that overlaps no node's subnet and no claim.
+/// The first subnet of the pool that overlaps no node's subnet and no claim. A kubelet may register its node with any subnet, so if there is
+/// no such subnet, those of nodes count only if they are of the pool and of its length: one node takes one subnet at most.
 #[must_use]
 pub fn next_free(nodes: &[SubnetNode], claims: &[SubnetClaim], pool: SubnetPool) -> Option<IpNet> {
-    let assigned = nodes.iter().flat_map(|node| &node.subnets);
-    let taken = assigned.chain(claims.iter().map(|claim| &claim.subnet));
-    let taken = taken.map(IpNet::trunc).collect::<BTreeSet<IpNet>>();
-    // Subnets of the pool's own length either are equal or do not overlap; the others are few.
-    let odd = |subnet: &&IpNet| subnet.prefix_len() != pool.prefix;
-    let odd: Vec<&IpNet> = taken.iter().filter(odd).collect();
-    let mut candidates = pool.network.subnets(pool.prefix).ok()?;
-    candidates.find(|candidate| {
-        !taken.contains(candidate) && !odd.iter().any(|other| overlap(candidate, other))
+    let assigned = || nodes.iter().flat_map(|node| &node.subnets);
+    let claimed = || claims.iter().map(|claim| &claim.subnet);
+    let all: Vec<&IpNet> = assigned().chain(claimed()).collect();
+    first_free(pool.network, pool.prefix, &all).or_else(|| {
+        let regular = assigned().filter(|subnet| pool.gives(subnet));
+        let taken: Vec<&IpNet> = regular.chain(claimed()).collect();
+        first_free(pool.network, pool.prefix, &taken)
     })
+}
+
+/// The first subnet of this length in the network that overlaps none of `taken`. Halves the network, so its size does not matter.
+fn first_free(network: IpNet, prefix: u8, taken: &[&IpNet]) -> Option<IpNet> {
+    let here = taken.iter().copied();
+    let here: Vec<&IpNet> = here.filter(|its| overlap(its, &network)).collect();
+    if here.is_empty() {
+        return network.subnets(prefix).ok()?.next();
+    }
+    if here.iter().any(|its| its.contains(&network)) || network.prefix_len() >= prefix {
+        return None;
+    }
+    let mut halves = network.subnets(network.prefix_len() + 1).ok()?;
+    halves.find_map(|half| first_free(half, prefix, &here))
 }
 
 fn overlap(one: &IpNet, other: &IpNet) -> bool {
@@ -139,7 +164,8 @@ pub async fn allocate_all<A: PodSubnets + ?Sized>(
     Ok(results)
 }
 
-/// Claims what nodes have already. Two nodes with one subnet are reported: no allocator makes such a pair.
+/// Claims what nodes have already. Two nodes with one subnet are reported: no allocator makes such a pair. A subnet that the pool does not
+/// give is not claimed: a kubelet may register its node with the whole pool, and a claim would take it from all other nodes.
 async fn claim_assigned<A: PodSubnets + ?Sized>(
     api: &A,
     access: &ClusterAccess,
@@ -150,8 +176,7 @@ async fn claim_assigned<A: PodSubnets + ?Sized>(
     let mut claimed: BTreeSet<IpNet> = claims.iter().map(|claim| claim.subnet).collect();
     let mut owners: BTreeMap<IpNet, &str> = BTreeMap::new();
     for node in nodes {
-        let of_the_pool = |subnet: &&IpNet| overlap(subnet, &pool.network);
-        for subnet in node.subnets.iter().filter(of_the_pool) {
+        for subnet in node.subnets.iter().filter(|subnet| pool.gives(subnet)) {
             if let Some(other) = owners.insert(*subnet, &node.name) {
                 tracing::warn!(
                     "nodes {other} and {} have the same pod subnet {subnet}; delete one of the nodes and restart its kubelet",
@@ -181,13 +206,10 @@ fn left_claim(
     pool: SubnetPool,
 ) -> Option<SubnetClaim> {
     let usable = |claim: &&SubnetClaim| {
-        let assigned = nodes.iter().flat_map(|node| &node.subnets);
+        let mut assigned = nodes.iter().flat_map(|node| &node.subnets);
         claim.uid == node.uid
-            && claim.subnet.prefix_len() == pool.prefix
-            && pool.network.contains(&claim.subnet)
-            && !assigned
-                .into_iter()
-                .any(|other| overlap(&claim.subnet, other))
+            && pool.gives(&claim.subnet)
+            && !assigned.any(|other| claim.subnet == *other)
     };
     claims.iter().find(usable).cloned()
 }
@@ -218,7 +240,23 @@ async fn claim_free<A: PodSubnets + ?Sized>(
         pool,
         nodes: nodes.iter().filter(|node| !node.subnets.is_empty()).count(),
         claims: claims.len(),
+        odd: odd(&claims, pool),
     })
+}
+
+/// The claims that the pool does not give, as the end of a sentence.
+fn odd(claims: &[SubnetClaim], pool: SubnetPool) -> String {
+    let odd = claims
+        .iter()
+        .filter(|claim| overlap(&claim.subnet, &pool.network) && !pool.gives(&claim.subnet));
+    let odd = odd.take(NAMED);
+    let odd: Vec<String> = odd
+        .map(|claim| format!("{} of node {}", claim.subnet, claim.node))
+        .collect();
+    match odd.is_empty() {
+        true => String::new(),
+        false => format!("; of another length are {}", odd.join(", ")),
+    }
 }
 
 #[cfg(test)]

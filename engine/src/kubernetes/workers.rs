@@ -7,7 +7,7 @@
 //! tombstone, and its certificate stays valid for a while: if its kubelet registers a new node, that node is deleted.
 //!
 //! A worker that leaves (`nodelet clean`) marks its node with the time. If its kubelet has reported since then, the worker has come back,
-//! and only the mark is removed: both times are from the clock of the worker.
+//! and only the mark is removed: both times are from the clock of the worker. A node with a taint of an operator is not deleted.
 //!
 //! `eviction` empties a node before it is deleted, that of a master, too. `requests` settles the requests of a removed worker.
 
@@ -24,7 +24,8 @@ use super::admission::{
     Admission, CertificateKind, JOINED, TokenRecord, admission, admissions, end_token, revoke,
     token,
 };
-use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod};
+use super::shown;
+use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod, Taint};
 
 pub use eviction::{empty_node, hold_up};
 pub(crate) use requests::is_still_open;
@@ -33,6 +34,11 @@ pub(crate) use requests::is_still_open;
 pub const LEFT: &str = "nodelet.pf9.io/left";
 /// The label of a worker's node.
 pub const WORKER_LABEL: &str = "node-role.kubernetes.io/worker";
+
+/// Taints that Kubernetes sets and removes by itself have such keys. A role taints only masters.
+const TAINTS_OF_KUBERNETES: &str = "node.kubernetes.io/";
+/// How often the deletion of a node is tried again because the node has changed meanwhile.
+const TRIES: usize = 5;
 
 /// If the node of a token was Ready when the token was issued (`--replace`), that node says nothing about the new host. Its token ends this
 /// long after its last new key: until then, the new host has fetched its certificates.
@@ -89,6 +95,13 @@ fn care(node: &ClusterNode, record: &Admission) -> Vec<Care> {
     todo
 }
 
+/// A taint that neither Kubernetes nor a role has set. A node may not change its taints, but if masters deleted it on its request, it could
+/// register without them.
+fn operators_taint(node: &ClusterNode) -> Option<&Taint> {
+    let mut taints = node.taints.iter();
+    taints.find(|taint| !taint.key.starts_with(TAINTS_OF_KUBERNETES))
+}
+
 /// Whether the token of a node that is Ready has done its work, or has ended anyway.
 fn is_over(record: &Admission, token: Option<&TokenRecord>, now: SystemTime) -> bool {
     let Some(token) = token else {
@@ -142,6 +155,17 @@ async fn care_for(
         return Ok(());
     };
     for care in care(&node, &record) {
+        if care == Care::Delete
+            && let Some(taint) = operators_taint(&node)
+        {
+            return Err(HostError::refused(
+                format!("delete node {name}, whose worker has left"),
+                format!(
+                    "it has the taint {}, which its node would lose if it came back; `nodelet cluster remove {name}` removes it for good, `kubectl delete node {name}` until it comes back",
+                    shown(&taint.key)
+                ),
+            ));
+        }
         let patch = match care {
             Care::Label => json!({ "metadata": { "labels": { WORKER_LABEL: "" } } }),
             Care::Unmark | Care::UnmarkUnreadable => {
@@ -273,8 +297,31 @@ pub async fn remove_worker(
     if hold_up(&left, &node, force) {
         return Ok(Removal::PodsLeft(left));
     }
-    host.delete_node(access, name).await?;
+    delete_removed(host, access, name, &node.uid).await?;
     Ok(Removal::Removed { left })
+}
+
+/// Deletes the node with this uid. Fine if it is gone: another node that has registered under its name meanwhile stays. The eviction before
+/// may have taken an hour.
+async fn delete_removed(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    name: &str,
+    uid: &str,
+) -> HostResult<()> {
+    for _ in 0..TRIES {
+        let Some(node) = host.node(access, name).await?.filter(|its| its.uid == uid) else {
+            return Ok(());
+        };
+        // It may have changed since: kubelet reports its state.
+        if host.delete_same_node(access, name, &node).await? {
+            return Ok(());
+        }
+    }
+    Err(HostError::service(
+        format!("delete node {name}"),
+        "it has changed each time; run the command again",
+    ))
 }
 
 /// Revokes the admission of a node, and refuses its open requests.

@@ -225,6 +225,12 @@ pub trait Resource: Send + Sync {
         None
     }
 
+    /// Whether it is not known if the resource is as it should be, although a step has nothing to change; the note says why. A status pass
+    /// reports that as Unknown, which restarts nothing.
+    fn is_unknown(&self, _observed: &Self::Observed) -> bool {
+        false
+    }
+
     /// Files of this step that a consumer reads (`restart_on`, `env_from`).
     fn paths(&self) -> Vec<PathBuf> {
         Vec::new()

@@ -116,14 +116,8 @@ pub(super) async fn remove_role(
     };
     // Without a plan nothing was stopped, so the mark has to wait for the clean, except if that removes the identity.
     let marks_first = !runs || plan.is_some() || purpose == CleanPurpose::Purge;
-    if marks_first {
-        mark(leaving.as_ref(), host).await;
-    }
-    let outcome = exec::clean(host, sink, cancel, purpose == CleanPurpose::Purge).await;
-    if !marks_first {
-        mark(leaving.as_ref(), host).await;
-    }
-    let outcome = outcome?;
+    let outcome =
+        clean_and_mark(host, sink, cancel, purpose, leaving.as_ref(), marks_first).await?;
     if let (Some(leaving), CleanPurpose::Purge) = (&leaving, purpose) {
         tracing::warn!("{}", leaving.after_purge());
     }
@@ -185,12 +179,34 @@ async fn installed(inputs: &Inputs, host: &LiveHost, files: bool) -> Vec<String>
     runner.installed(files).await
 }
 
-async fn mark(leaving: Option<&Leaving>, host: &LiveHost) {
-    if let Some(leaving) = leaving
-        && let Some(warning) = leaving.mark(host).await
-    {
+/// Takes the role off, and marks the node before it, after it, or both. An interrupted stop leaves programs running, so the node is not
+/// marked then: masters would delete the node of a working worker.
+async fn clean_and_mark(
+    host: &dyn Host,
+    sink: &dyn EventSink,
+    cancel: &CancellationToken,
+    purpose: CleanPurpose,
+    leaving: Option<&Leaving>,
+    marks_first: bool,
+) -> Result<Outcome> {
+    let mark = async || match leaving {
+        Some(leaving) if !cancel.is_cancelled() => leaving.mark(host).await,
+        Some(_) | None => None,
+    };
+    let mut warning = None;
+    if marks_first {
+        warning = mark().await;
+    }
+    let outcome = exec::clean(host, sink, cancel, purpose == CleanPurpose::Purge).await;
+    // A kubelet that the stop has not ended may have reported after the first mark, so that masters have removed the mark. A purge has
+    // removed the access.
+    if !marks_first || purpose == CleanPurpose::Leave {
+        warning = mark().await;
+    }
+    if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }
+    Ok(outcome?)
 }
 
 /// The node of a worker that leaves its cluster.
@@ -228,7 +244,7 @@ impl Leaving {
     }
 
     /// Marks the node, so that the masters delete it: a worker may not delete its own node. Returns a warning if they do not know that it
-    /// leaves; the clean continues. The mark comes after the stop: a report of kubelet after it says that the worker has come back.
+    /// leaves; the clean continues. A mark comes after the stop: a report of kubelet after it says that the worker has come back.
     async fn mark(&self, host: &dyn Host) -> Option<String> {
         let node = &self.node;
         let why = match &self.access {
@@ -335,6 +351,45 @@ mod tests {
             None,
             "the cluster has no such node"
         );
+    }
+
+    /// How often a clean marks the node of its worker.
+    async fn marks(purpose: CleanPurpose, cancel: &CancellationToken) -> usize {
+        let host = FakeHost::new()
+            .with_file("/etc/kubeconfig", "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        host.with_world_mut(|world| world.node("w-1", engine::host::ClusterNode::default()));
+        host.clear_journal();
+        let leaving = Leaving {
+            node: "w-1".to_owned(),
+            access: Some(access()),
+        };
+        let sink = Recording::default();
+        let cleaned = clean_and_mark(&host, &sink, cancel, purpose, Some(&leaving), true).await;
+        cleaned.expect("there is nothing to clean");
+        let calls = host.mutating_calls();
+        calls
+            .iter()
+            .filter(|call| call.name == "patch_node")
+            .count()
+    }
+
+    /// kubelet still runs: masters would delete the node of a working worker.
+    #[tokio::test]
+    async fn an_interrupted_stop_marks_no_node() {
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        for purpose in [CleanPurpose::Leave, CleanPurpose::Purge] {
+            assert_eq!(marks(purpose, &cancel).await, 0, "{purpose:?}");
+        }
+    }
+
+    /// kubelet may have reported after the first mark.
+    #[tokio::test]
+    async fn a_worker_that_leaves_is_marked_again_after_the_clean() {
+        let cancel = CancellationToken::new();
+        assert_eq!(marks(CleanPurpose::Leave, &cancel).await, 2);
+        assert_eq!(marks(CleanPurpose::Purge, &cancel).await, 1);
     }
 
     #[tokio::test]

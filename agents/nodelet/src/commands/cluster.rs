@@ -124,7 +124,7 @@ pub(crate) async fn workers(args: &WorkersArgs) -> Result<Exit> {
             Ok(Care::Label) => say(&format!("node {node} is labelled as a worker\n")),
             Ok(Care::Delete) => say(&format!("node {node} is deleted: its worker has left\n")),
             Ok(Care::DeleteRemoved) => say(&format!(
-                "node {node} is deleted: it was removed from the cluster, and its host still has a certificate\n"
+                "node {node} is deleted: it was removed from the cluster, and its host still has a certificate; `nodelet clean --purge` there ends its repairs\n"
             )),
             Ok(Care::Unmark) => say(&format!("worker {node} has come back\n")),
             Ok(Care::UnmarkUnreadable) => error_report::say(&format!(

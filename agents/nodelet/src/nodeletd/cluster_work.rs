@@ -34,6 +34,28 @@ pub(super) enum ClusterWork {
     Workers,
 }
 
+/// Why work is left to do. Each is empty if none is, or if this host does no such work.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct ClusterProblems {
+    /// Why not all nodes have been given a pod subnet.
+    pub(super) subnets: String,
+    /// Why not all requests of nodes for certificates are decided.
+    pub(super) certificates: String,
+    /// Why not all workers are cared for.
+    pub(super) workers: String,
+}
+
+impl ClusterProblems {
+    /// Remembers why this work is left to do; an empty text if none is.
+    pub(super) fn set(&mut self, work: ClusterWork, problem: String) {
+        *match work {
+            ClusterWork::PodSubnets => &mut self.subnets,
+            ClusterWork::Certificates => &mut self.certificates,
+            ClusterWork::Workers => &mut self.workers,
+        } = problem;
+    }
+}
+
 /// An event about an object that work is done for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Item {

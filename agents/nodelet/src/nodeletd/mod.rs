@@ -124,7 +124,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         config: arguments.config,
         shutdown: signals.shutdown.clone(),
         warned: Arc::default(),
-        subnet_problem: Arc::default(),
+        cluster_problems: Arc::default(),
     };
     let state_files = StateFiles {
         status: StatusFile::at(PathBuf::from(status::kube_status::PATH)),

@@ -261,18 +261,30 @@ impl Spec {
     /// # Errors
     /// It cannot be observed.
     pub async fn pending(&self, cx: &Context<'_>) -> ResourceResult<Option<Change>> {
-        Ok(self.inspect(cx).await?.0)
+        Ok(self.inspect(cx).await?.change)
     }
 
-    /// The same, and a note about the resource for operators, if there is one.
-    pub(in crate::exec) async fn inspect(
-        &self,
-        cx: &Context<'_>,
-    ) -> ResourceResult<(Option<Change>, Option<String>)> {
+    /// The same, with what else is known of the resource.
+    pub(in crate::exec) async fn inspect(&self, cx: &Context<'_>) -> ResourceResult<Inspection> {
         with_resource!(self, resource => {
             let observed = resource.observe(cx).await?;
             let change = resource.diff(&observed, cx.absent);
-            Ok((change, resource.note(&observed)))
+            Ok(Inspection {
+                change,
+                note: resource.note(&observed),
+                is_unknown: resource.is_unknown(&observed),
+            })
         })
     }
+}
+
+/// What an observation of a resource tells.
+#[derive(Debug)]
+pub(in crate::exec) struct Inspection {
+    /// What a step would change.
+    pub(in crate::exec) change: Option<Change>,
+    /// A note for operators.
+    pub(in crate::exec) note: Option<String>,
+    /// Whether it is not known if the resource is as it should be; the note says why.
+    pub(in crate::exec) is_unknown: bool,
 }

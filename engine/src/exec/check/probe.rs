@@ -277,7 +277,10 @@ impl Runner<'_> {
                     Ok(Some(each.collect::<Vec<_>>().join("; ")))
                 }
             },
-            Probe::AsPlanned => self.as_planned(host, phase, &mut Vec::new()).await,
+            Probe::AsPlanned => {
+                let mut notes = StepNotes::default();
+                self.as_planned(host, phase, &mut notes).await
+            }
         }
     }
 
@@ -319,7 +322,7 @@ impl Runner<'_> {
         &self,
         host: &dyn Host,
         phase: &PlannedPhase,
-        notes: &mut Vec<String>,
+        notes: &mut StepNotes,
     ) -> ResourceResult<Option<String>> {
         for step in phase
             .steps
@@ -330,10 +333,11 @@ impl Runner<'_> {
                 host,
                 ..self.context(step.policy.absent)
             };
-            let (change, note) = step.spec.inspect(&cx).await?;
-            notes.extend(note);
+            let seen = step.spec.inspect(&cx).await?;
+            notes.texts.extend(seen.note);
+            notes.unknown |= seen.is_unknown;
             // A certificate that is only due is as planned until it is renewed.
-            if let Some(change) = change
+            if let Some(change) = seen.change
                 && change.action != Action::Renew
                 && !step.spec.can_wait(&change)
             {
@@ -353,6 +357,15 @@ impl Runner<'_> {
         }
         Ok(None)
     }
+}
+
+/// What the steps of a phase tell, beside what they would change.
+#[derive(Debug, Default)]
+pub(in crate::exec) struct StepNotes {
+    /// Notes about their resources, for operators.
+    pub(in crate::exec) texts: Vec<String>,
+    /// Whether it is not known of a resource if it is as it should be. An apply goes on: its step had nothing to change.
+    pub(in crate::exec) unknown: bool,
 }
 
 /// What is wrong with the authorities and keys that a phase makes.

@@ -16,6 +16,7 @@ use crate::exec::apply::permanent::PermanentErrors;
 use crate::exec::apply::step::backoff;
 use crate::exec::check::condition::{Condition, ConditionKind, PhaseHealth, Status};
 use crate::exec::check::failure_counts::FailureCounts;
+use crate::exec::check::probe::StepNotes;
 use crate::exec::event::{Event, millis};
 use crate::exec::kubernetes::probes::api_answers;
 use crate::exec::undo::orphans::orphans;
@@ -463,7 +464,7 @@ impl Runner<'_> {
         phase: &PlannedPhase,
         check: &PlannedCheck,
     ) -> Condition {
-        let mut notes = Vec::new();
+        let mut notes = StepNotes::default();
         let running = async {
             match &check.probe {
                 Probe::AsPlanned => self.as_planned(host, phase, &mut notes).await,
@@ -475,7 +476,10 @@ impl Runner<'_> {
             Err(_) => unknown(check, format!("no answer within {} s", BOUND.as_secs())),
         };
         if condition.status == Status::True {
-            condition.reason = notes.join("; ");
+            if notes.unknown {
+                condition.status = Status::Unknown;
+            }
+            condition.reason = notes.texts.join("; ");
         }
         if condition.status == Status::False
             && let Some(needed) = &check.needs_api

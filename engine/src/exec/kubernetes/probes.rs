@@ -72,6 +72,13 @@ impl Runner<'_> {
     }
 }
 
+/// A kubelet that was not cleaned after the removal of its host registers again, and masters delete its node each time.
+fn no_node(node: &str) -> String {
+    format!(
+        "there is no node {node}; if this host was removed from the cluster, no repair helps: run `nodelet clean --purge` on it"
+    )
+}
+
 /// The API server keeps the last report of the kubelet that ran before. kubelet's own first report may be that it is not ready.
 pub(in crate::exec) async fn node_ready(
     host: &dyn Host,
@@ -80,7 +87,7 @@ pub(in crate::exec) async fn node_ready(
     kubeconfig: &Path,
 ) -> ResourceResult<Option<String>> {
     let Some(state) = host.node(&ClusterAccess::with(kubeconfig), node).await? else {
-        return Ok(Some(format!("there is no node {node}")));
+        return Ok(Some(no_node(node)));
     };
     if state.ready != Some(true) {
         let why = Some(&state.ready_message).filter(|message| !message.is_empty());
@@ -151,7 +158,7 @@ pub(in crate::exec) async fn node_without_pressure(
 ) -> ResourceResult<Option<String>> {
     Ok(
         match host.node(&ClusterAccess::with(kubeconfig), node).await? {
-            None => Some(format!("there is no node {node}")),
+            None => Some(no_node(node)),
             Some(state) if state.pressures.is_empty() => {
                 if !state.unknown_pressures.is_empty() {
                     return Err(ResourceError::Missing {
@@ -252,6 +259,9 @@ mod tests {
         let kubeconfig = Path::new("/etc/kubeconfig");
         let ready = node_ready(&host, "cp-1", "pf9-kubelet.service", kubeconfig).await;
         assert_eq!(ready.unwrap(), None);
+        let ready = node_ready(&host, "w-1", "pf9-kubelet.service", kubeconfig).await;
+        let removed = ready.unwrap().expect("there is no such node");
+        assert!(removed.contains("`nodelet clean --purge`"), "{removed}");
         let ready = node_ready(&host, "cp-1", "kubelet.service", kubeconfig).await;
         let Err(ResourceError::Missing { what }) = &ready else {
             panic!("{ready:?}")

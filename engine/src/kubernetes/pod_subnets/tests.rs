@@ -234,7 +234,6 @@ async fn subnets_that_nodes_have_are_claimed_first() {
         calls,
         [
             "claim_subnet 10.20.0.0/24",
-            "claim_subnet 10.20.1.128/25",
             "claim_subnet 10.20.2.0/24",
             "assign_subnet c",
         ]
@@ -266,6 +265,67 @@ async fn the_subnet_of_a_node_that_is_gone_is_free_once_its_claim_is_deleted() {
     host.with_world_mut(crate::host::fake::World::collect_subnet_claims);
     let given = allocate(&host, &access(), "c", pool).await.expect("one");
     assert_eq!(given, subnet("10.20.0.0/24"));
+}
+
+/// A kubelet may register its node with any subnet.
+#[tokio::test]
+async fn a_node_with_the_whole_pool_takes_no_subnet_from_other_nodes() {
+    for (odd, first) in [
+        ("10.20.0.0/16", "10.20.0.0/24"),
+        ("0.0.0.0/1", "10.20.0.0/24"),
+        // While there is room, its subnet is left free.
+        ("10.20.0.0/17", "10.20.128.0/24"),
+    ] {
+        let host = cluster();
+        let pool = pool("10.20.0.0/16", 24);
+        register(&host, "odd", Some(odd));
+        register(&host, "a", None);
+        register(&host, "b", None);
+        let given = allocate(&host, &access(), "a", pool).await.expect("one");
+        assert_eq!(given, subnet(first), "{odd}");
+        allocate(&host, &access(), "b", pool).await.expect("one");
+        let (_, claims) = now(&host);
+        let owners: Vec<&str> = claims.iter().map(|claim| claim.node.as_str()).collect();
+        assert_eq!(owners, ["a", "b"], "{odd}");
+    }
+}
+
+/// An earlier release has claimed it.
+#[tokio::test]
+async fn a_claim_of_the_whole_pool_is_named_with_its_node() {
+    let host = cluster();
+    register(&host, "odd", Some("10.20.0.0/16"));
+    register(&host, "a", None);
+    let uid = now(&host).0.remove(1).uid;
+    let claim = SubnetClaim {
+        subnet: subnet("10.20.0.0/16"),
+        node: "odd".to_owned(),
+        uid,
+    };
+    host.claim_subnet(&access(), &claim)
+        .await
+        .expect("it answers");
+    let error = allocate(&host, &access(), "a", pool("10.20.0.0/16", 24)).await;
+    let error = error.expect_err("none is free").to_string();
+    assert!(
+        error.ends_with("; of another length are 10.20.0.0/16 of node odd"),
+        "{error}"
+    );
+}
+
+/// A search through all subnets before the free one would not end.
+#[test]
+fn a_large_pool_is_searched_in_a_moment() {
+    let node = |text: &str| SubnetNode {
+        name: text.to_owned(),
+        uid: text.to_owned(),
+        subnets: vec![subnet(text)],
+        addresses: Vec::new(),
+        created: None,
+    };
+    let nodes = ["fd00:20::/33", "fd00:20:8000::/64"].map(node);
+    let free = next_free(&nodes, &[], pool("fd00:20::/32", 64));
+    assert_eq!(free, Some(subnet("fd00:20:8000:1::/64")));
 }
 
 #[tokio::test]

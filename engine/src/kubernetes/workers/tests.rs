@@ -88,6 +88,42 @@ async fn the_node_of_a_worker_that_has_left_is_deleted() {
     assert!(admission(&host, &access, "w-1").await.unwrap().is_some());
 }
 
+/// A worker could shed the taint: it marks its node and registers again.
+#[tokio::test]
+async fn a_marked_node_with_a_taint_of_an_operator_is_reported_and_stays() {
+    let (host, access) = master();
+    let tainted = |key: &str| ClusterNode {
+        taints: vec![Taint {
+            key: key.to_owned(),
+            value: String::new(),
+            effect: "NoSchedule".to_owned(),
+        }],
+        ..labelled(&[WORKER_LABEL])
+    };
+    let of_kubernetes = tainted("node.kubernetes.io/unschedulable");
+    admitted(&host, &access, "w-1", tainted("quarantine")).await;
+    admitted(&host, &access, "w-2", of_kubernetes).await;
+    for name in ["w-1", "w-2"] {
+        mark_as_left(&host, &access, name, host.now())
+            .await
+            .unwrap();
+    }
+    let results = care_for_workers(&host, &access).await.unwrap();
+    let [(first, Err(error)), (second, Ok(Care::Delete))] = results.as_slice() else {
+        panic!("{results:?}");
+    };
+    assert_eq!((first.as_str(), second.as_str()), ("w-1", "w-2"));
+    let text = crate::model::chain(error).join(": ");
+    assert!(
+        text.contains("quarantine") && text.contains("cluster remove w-1"),
+        "{text}"
+    );
+    assert_eq!(
+        nodes(&host, &access).await.into_keys().collect::<Vec<_>>(),
+        ["w-1"]
+    );
+}
+
 #[tokio::test]
 async fn a_worker_that_has_come_back_loses_only_its_mark() {
     let (host, access) = master();
@@ -265,6 +301,20 @@ async fn a_removed_worker_has_neither_node_nor_admission() {
     let record = admission(&host, &access, "w-1").await.unwrap().unwrap();
     assert!(record.removed.is_some() && record.token_id.is_none());
     assert_eq!(remove(&host, &access, "w-1", false).await, Removal::Before);
+}
+
+#[tokio::test]
+async fn a_node_that_registers_during_a_removal_is_not_deleted() {
+    let (host, access) = master();
+    admitted(&host, &access, "w-1", labelled(&[WORKER_LABEL])).await;
+    let earlier = nodes(&host, &access).await.remove("w-1").unwrap().uid;
+    host.with_world_mut(|world| world.node("w-1", labelled(&[WORKER_LABEL])));
+    let deleted = delete_removed(&host, &access, "w-1", &earlier).await;
+    deleted.unwrap();
+    let present = nodes(&host, &access).await.remove("w-1").unwrap().uid;
+    let deleted = delete_removed(&host, &access, "w-1", &present).await;
+    deleted.unwrap();
+    assert!(nodes(&host, &access).await.is_empty());
 }
 
 #[tokio::test]

@@ -104,7 +104,7 @@ impl Resource for NodeSpec {
             .as_ref()
             .ok_or_else(|| ResourceError::NotConverged {
                 what: format!(
-                    "find node {}: kubelet has not registered it; see `journalctl -u pf9-kubelet`",
+                    "find node {}: kubelet has not registered it; see `journalctl -u pf9-kubelet`; if this host was removed from the cluster, masters delete its node, and it needs `nodelet clean --purge`",
                     self.name
                 ),
             })?;
@@ -202,7 +202,7 @@ impl From<PodSubnetError> for ResourceError {
             PodSubnetError::Api(error) => Self::Host(error),
             PodSubnetError::Exhausted { .. } => Self::Unmet {
                 what: error.to_string(),
-                next: "remove nodes that are gone (`kubectl delete node`); their claims follow (`kubectl --namespace kube-system get leases`)".to_owned(),
+                next: "remove nodes that are gone (`kubectl delete node`), and workers that are named with a subnet of another length (`nodelet cluster remove`); their claims follow (`kubectl --namespace kube-system get leases`)".to_owned(),
             },
             PodSubnetError::NoNode { .. } | PodSubnetError::Contended { .. } => {
                 Self::NotConverged {
@@ -530,6 +530,9 @@ mod tests {
         let waits = spec().converge(&seen, &cx, &mut receipt).await;
         let waits = waits.expect_err("no component has set the subnet");
         assert!(waits.to_string().contains("no component has set it"));
+        let missing = spec().converge(&None, &cx, &mut receipt).await;
+        let missing = missing.expect_err("it is not registered").to_string();
+        assert!(missing.contains("`nodelet clean --purge`"), "{missing}");
         assert_eq!(receipt.undos, []);
         assert_eq!(host.mutating_calls(), []);
     }

@@ -1,7 +1,8 @@
 //! Routes to the pods of the other nodes: one for each of their subnets, over the node's address.
 //!
 //! Our routes carry a protocol number of their own ([`ROUTE_PROTOCOL`](crate::host::ROUTE_PROTOCOL)); all others belong to other programs
-//! and are never touched. While the API server does not answer, the routes stay as they are: pods need them most when something is broken.
+//! and are never touched. While the API server does not answer, the routes stay as they are, and it is not known whether they are right: pods
+//! need them most when something is broken.
 //! A node with a problem is a note, not a failure: it must not take down the routes to the other nodes.
 //!
 //! Not here: which routes there have to be (`kubernetes::node_routes`), and the kernel's table (`host`).
@@ -136,6 +137,10 @@ impl Resource for NodeRoutesSpec {
             cx.host.set_node_routes(&routes).await?;
         }
         Ok(())
+    }
+
+    fn is_unknown(&self, observed: &Self::Observed) -> bool {
+        observed.silent.is_some()
     }
 
     fn note(&self, observed: &Self::Observed) -> Option<String> {
@@ -336,6 +341,11 @@ mod tests {
             "{note}"
         );
         assert_eq!(host.snapshot(), before);
+        let seen = spec()
+            .observe(&context(&host))
+            .await
+            .expect("it can be told");
+        assert!(spec().is_unknown(&seen), "the nodes may have changed");
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! The certificates of this host, from its files, and those that the kubelets of other nodes show.
 
+pub(super) mod requests;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use engine::host::{ClusterAccess, ClusterNode, Host, Link};
+use engine::host::{CertificateRequest, ClusterAccess, ClusterNode, Host, Link};
+use engine::kubernetes::NODE_SIGNER;
 
+use super::certificates::requests;
 use super::etcd::{AskEtcd, named_by, state};
 use super::observed::{ClusterStatus, NodeRole, NodeRow, Target, utc, within};
 use super::{backups, certificates, nodes, problems, virtual_ip};
@@ -23,11 +25,12 @@ pub(super) async fn gather<E: AskEtcd>(
 ) -> ClusterStatus {
     let access = ClusterAccess::with(&target.kubeconfig);
     let now = host.now();
-    let (nodes, api_version, links, certificates, members) = tokio::join!(
+    let (nodes, api_version, links, certificates, asked_for, members) = tokio::join!(
         within(FIRST, host.nodes(&access)),
         within(FIRST, host.api_version(&access)),
         within(FIRST, host.links()),
         within(FIRST, certificates::here(host)),
+        within(FIRST, host.certificate_requests(&access, NODE_SIGNER)),
         named_by(etcd, MEMBER),
     );
     let own = links.map(addresses);
@@ -52,6 +55,7 @@ pub(super) async fn gather<E: AskEtcd>(
         etcd,
         certificates,
         node_certificates,
+        requests: asked_for.map(|all: Vec<CertificateRequest>| requests::open(&all, now)),
         backups,
         problems: Vec::new(),
         unknown: Vec::new(),

@@ -1,7 +1,7 @@
 //! `nodelet cluster status`: the state of the whole cluster, as this master sees it.
 //!
 //! ```text
-//! settings ──▶ gather (nodes, etcd, virtual IP, certificates, backups) ──▶ assess ──▶ text, JSON or metrics
+//! settings ──▶ gather (nodes, etcd, virtual IP, certificates, requests, backups) ──▶ assess ──▶ text, JSON or metrics
 //! ```
 //!
 //! `gather` asks everything at the same time where it can; each question has a deadline, and what does not answer becomes an unknown part.

@@ -140,6 +140,8 @@ pub(super) struct ClusterStatus {
     pub(super) certificates: Part<Certificates>,
     /// What the kubelets of other nodes show.
     pub(super) node_certificates: Vec<NodeCertificate>,
+    /// Requests of nodes for certificates that wait for longer than a minute.
+    pub(super) requests: Part<OpenRequests>,
     pub(super) backups: Part<BackupState>,
     /// What is wrong.
     pub(super) problems: Vec<Problem>,
@@ -291,6 +293,25 @@ pub(super) struct NodeCertificate {
     pub(super) ends: Part<String>,
     /// Whether it ends soon, or has ended.
     pub(super) ends_soon: bool,
+}
+
+/// Requests of nodes for certificates that wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct OpenRequests {
+    /// The oldest, at most 20.
+    pub(super) named: Vec<OpenRequest>,
+    /// How many others there are.
+    pub(super) more: usize,
+}
+
+/// A request of a node for a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct OpenRequest {
+    pub(super) name: String,
+    /// The user that made it.
+    pub(super) requester: String,
+    /// In seconds.
+    pub(super) age: u64,
 }
 
 /// The backups of this host.

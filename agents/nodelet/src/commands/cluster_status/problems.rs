@@ -1,6 +1,6 @@
 //! What is wrong with the cluster, each with the next thing to try, and what is not known. Pure.
 
-use super::certificates;
+use super::certificates::{self, requests};
 use super::etcd::LAG;
 use super::nodes::{Skew, skew};
 use super::observed::{ClusterStatus, EtcdState, MemberRow, NodeRole, NodeRow, Part, Problem};
@@ -37,6 +37,9 @@ pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
         all.extend(of_etcd(etcd));
     }
     of_certificates(status, &mut all);
+    if let Some(open) = status.requests.known() {
+        all.extend(requests::problems(open));
+    }
     let too_old = status
         .backups
         .known()
@@ -260,6 +263,10 @@ pub(super) fn unknown(status: &ClusterStatus) -> Vec<String> {
         };
         add("certificate of kubelet on node", Some(&what));
     }
+    add(
+        "requests of nodes for certificates",
+        status.requests.reason(),
+    );
     add("backups", status.backups.reason());
     all
 }

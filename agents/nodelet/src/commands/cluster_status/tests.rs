@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use engine::host::fake::FakeHost;
-use engine::host::{Clock as _, ClusterNode, Services as _};
-use engine::kubernetes::MASTER_LABEL;
+use engine::host::{Clock as _, ClusterNode, NewCertificateRequest, Services as _};
 use engine::kubernetes::etcd_backup::{BackupManifest, Content, VERSION, Versions};
 use engine::kubernetes::workers::{LEFT, WORKER_LABEL};
+use engine::kubernetes::{MASTER_LABEL, NODE_SIGNER};
 use engine::resource::pki::first_certificate;
 use tempfile::TempDir;
 
@@ -529,6 +529,24 @@ async fn the_holder_of_the_virtual_ip_is_found_by_its_certificate() {
         world.link("eth0", true, &addresses);
     });
     assert_eq!(holder().await, Part::Known("cp-1".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_no_master_decides_about_is_a_problem_after_a_minute() {
+    let cluster = Cluster::healthy().await;
+    let new = NewCertificateRequest {
+        name: "csr-1".to_owned(),
+        request: Vec::new(),
+        signer: NODE_SIGNER.to_owned(),
+        usages: Vec::new(),
+    };
+    cluster.host.with_world_mut(|world| {
+        world.certificate_request(&new, "system:node:w-1", &[]);
+        world.advance(Duration::from_secs(61));
+    });
+    let (problems, code) = cluster.problems().await;
+    let says = "decided about the request csr-1 of system:node:w-1 for a certificate in 1m 1s → ";
+    assert!(problems.contains(says) && code == 2, "{problems}");
 }
 
 #[tokio::test(start_paused = true)]

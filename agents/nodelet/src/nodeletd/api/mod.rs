@@ -290,7 +290,7 @@ mod tests {
                     config: "/nowhere".into(),
                     shutdown: CancellationToken::new(),
                     warned: Arc::default(),
-                    subnet_problem: Arc::default(),
+                    cluster_problems: Arc::default(),
                 },
                 handles: Handles {
                     view: seen,

@@ -111,7 +111,7 @@ mod tests {
             config: "/etc/pf9/nodelet".into(),
             shutdown: CancellationToken::new(),
             warned: Arc::default(),
-            subnet_problem: Arc::default(),
+            cluster_problems: Arc::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use engine::model::{PhaseName, SystemError};
 use serde::{Deserialize, Serialize};
 
 use super::kube_status::{KubeStatus, NodeState};
+use crate::nodeletd::cluster_work::ClusterProblems;
 use crate::nodeletd::state::attempts::Attempts;
 use crate::nodeletd::state::renewal::RenewalQueue;
 use crate::pass::{Pass, ServiceState, WithoutSubnet};
@@ -159,8 +160,8 @@ pub(in crate::nodeletd) struct Now<'a> {
     pub(in crate::nodeletd) api_problem: String,
     /// Why the status file or the state file could not be written; empty if both were.
     pub(in crate::nodeletd) unwritten: String,
-    /// Why not all nodes have been given a pod subnet; empty if they have, or if this host gives none.
-    pub(in crate::nodeletd) subnets_not_given: String,
+    /// Why work for the cluster is left to do.
+    pub(in crate::nodeletd) cluster: ClusterProblems,
     /// Why there is no control group for passes; empty if there is one.
     pub(in crate::nodeletd) group_problem: &'a str,
     /// That changes are interrupted again and again; empty if they are not.
@@ -208,9 +209,11 @@ impl Now<'_> {
             }),
             of_pass(&LEDGER_VALID),
             match pass {
-                Some(pass) => nodes_have_subnets(pass, &self.subnets_not_given),
+                Some(pass) => nodes_have_subnets(pass, &self.cluster.subnets),
                 None => condition_for(NODES_HAVE_SUBNETS, &|_| String::new()),
             },
+            known("RequestsDecided", &self.cluster.certificates),
+            known("WorkersCaredFor", &self.cluster.workers),
             condition_for("HostFits", &|_| self.precondition_error.to_owned()),
             condition_for("FullCleanHelps", &|pass| {
                 let useless_clean = self.attempts.useless_clean(&pass.failed);
@@ -456,7 +459,7 @@ mod tests {
             paused_because: "we move",
             api_problem: "no room".to_owned(),
             unwritten: String::new(),
-            subnets_not_given: String::new(),
+            cluster: ClusterProblems::default(),
             group_problem: "",
             interrupted_runs: "",
             renewals: &renewals,

@@ -224,7 +224,7 @@ mod tests {
             config: "/nowhere".into(),
             shutdown: CancellationToken::new(),
             warned: std::sync::Arc::default(),
-            subnet_problem: std::sync::Arc::default(),
+            cluster_problems: std::sync::Arc::default(),
         };
         for last_good in [false, true] {
             let argv = worker.masters_argv(address, last_good);

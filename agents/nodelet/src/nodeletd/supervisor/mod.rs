@@ -2,13 +2,14 @@
 //!
 //! `observe` records the results of a pass, `journal` says which conditions began to fail or ended, `decide` chooses the next action (pure),
 //! `act` carries it out, `requests` handles the requests of operators, and `worker` runs `nodelet` for all of it, in processes of its own.
-//! `masters` keeps the list of masters.
+//! `masters` keeps the list of masters, and `cluster_commands` runs the commands for other nodes.
 //! `known_problems` keeps `journal`, `observe` and `worker` from reporting a problem again while it stays.
 //! The tests play the loop with another worker and a clock that they turn.
 //!
 //! Not here: how a pass finds out the state of the host (`pass`), what is remembered over restarts (`state`), and what wakes the loop
 //! early (`watch`). Start with `Supervisor::round` in this file, then `decide`.
 
+mod cluster_commands;
 pub(in crate::nodeletd) mod decide;
 mod journal;
 mod known_problems;
@@ -418,7 +419,7 @@ impl<H: HostOps> Supervisor<H> {
             paused_because: &self.state.paused_because,
             api_problem: self.api_problem.borrow().clone(),
             unwritten: self.unwritten.problem(),
-            subnets_not_given: self.host_ops.subnet_problem(),
+            cluster: self.host_ops.cluster_problems(),
             group_problem: self.group.problem(),
             interrupted_runs: self.interrupted_runs.problem(),
             renewals: &self.renewals,

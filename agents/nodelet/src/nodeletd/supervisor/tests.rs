@@ -16,6 +16,7 @@ use engine::exec::{Condition, ConditionKind, Event, FailureCounts, PhaseHealth, 
 use engine::model::{PhaseName, Problem, Span, StepId, Verb};
 
 use super::*;
+use crate::nodeletd::cluster_work::ClusterProblems;
 use crate::nodeletd::status::kube_status::NodeState;
 use crate::nodeletd::supervisor::worker::Change;
 use crate::pass::{ServiceState, WithoutSubnet};
@@ -86,7 +87,7 @@ struct Broken {
     /// Whether it is refused only because it has another name.
     renamed: Arc<AtomicBool>,
     without_subnet: Arc<Mutex<WithoutSubnet>>,
-    subnet_problem: Arc<Mutex<String>>,
+    cluster_problems: Arc<Mutex<ClusterProblems>>,
     /// Whether the last change was to use the last good settings and role.
     went_by_last_good: Arc<AtomicBool>,
     /// Whether the work beside the passes uses the last good settings.
@@ -134,7 +135,7 @@ impl Broken {
             pending_release: Arc::default(),
             renamed: Arc::default(),
             without_subnet: Arc::default(),
-            subnet_problem: Arc::default(),
+            cluster_problems: Arc::default(),
             went_by_last_good: Arc::default(),
             listens_with_last_good: Arc::default(),
             disk: Disk::live(),
@@ -364,8 +365,8 @@ impl HostOps for Broken {
         *self.triggers.lock().expect("no test panicked") = triggers.clone();
     }
 
-    fn subnet_problem(&self) -> String {
-        self.subnet_problem
+    fn cluster_problems(&self) -> ClusterProblems {
+        self.cluster_problems
             .lock()
             .expect("no test panicked")
             .clone()

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::inputs::last_good_settings;
-use crate::nodeletd::cluster_work::{self, ClusterWork};
+use crate::nodeletd::cluster_work::{ClusterProblems, ClusterWork};
 use crate::nodeletd::status::kube_status::StatusFile;
 use crate::nodeletd::supervisor::known_problems::KnownProblems;
 use crate::nodeletd::watch::{self, Triggers};
@@ -41,9 +41,6 @@ const VERIFYING: Duration = Duration::from_secs(120);
 /// Time that a backup gets to remove its container.
 const BACKUP_GRACE: Duration = Duration::from_secs(30);
 
-/// Bound on a command of masters for other nodes.
-const CLUSTER_WORK: Duration = Duration::from_secs(120);
-
 /// How `nodelet` is called.
 #[derive(Debug, Clone)]
 pub(in crate::nodeletd) struct Worker {
@@ -54,8 +51,8 @@ pub(in crate::nodeletd) struct Worker {
     pub(in crate::nodeletd) shutdown: CancellationToken,
     /// Warnings of the last pass: the next passes repeat them, but each is logged once.
     pub(in crate::nodeletd) warned: Arc<Mutex<KnownProblems<String>>>,
-    /// Why not all nodes have been given a pod subnet.
-    pub(in crate::nodeletd) subnet_problem: Arc<Mutex<String>>,
+    /// Why work for the cluster is left to do.
+    pub(in crate::nodeletd) cluster_problems: Arc<Mutex<ClusterProblems>>,
 }
 
 /// How a change ended.
@@ -108,8 +105,8 @@ pub(in crate::nodeletd) trait HostOps {
         end: &CancellationToken,
     );
 
-    /// Why not all nodes have been given a pod subnet; empty if they have, or if this host gives none.
-    fn subnet_problem(&self) -> String;
+    /// Why work for the cluster is left to do.
+    fn cluster_problems(&self) -> ClusterProblems;
 }
 
 impl HostOps for Worker {
@@ -181,9 +178,9 @@ impl HostOps for Worker {
         }
     }
 
-    fn subnet_problem(&self) -> String {
-        let problem = self.subnet_problem.lock();
-        problem.unwrap_or_else(PoisonError::into_inner).clone()
+    fn cluster_problems(&self) -> ClusterProblems {
+        let problems = self.cluster_problems.lock();
+        problems.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -286,68 +283,6 @@ impl Worker {
             change => change,
         };
         (change, message_of(&ended))
-    }
-
-    /// Runs the command `words` whenever something waits for it, until `end` is cancelled.
-    fn keep_up(
-        &self,
-        work: ClusterWork,
-        kubeconfig: PathBuf,
-        words: Vec<String>,
-        end: CancellationToken,
-    ) {
-        let worker = self.clone();
-        tokio::spawn(async move {
-            let run = || worker.settle(work, &words);
-            let none_waits = || worker.work_is(work, String::new());
-            tokio::select! {
-                () = end.cancelled() => {}
-                () = cluster_work::keep(work, &kubeconfig, run, none_waits) => {}
-            }
-            none_waits();
-        });
-    }
-
-    /// Runs a command of masters for other nodes. Returns whether nothing is left to do.
-    async fn settle(&self, work: ClusterWork, words: &[String]) -> bool {
-        let mut argv = vec![self.nodelet.display().to_string()];
-        argv.extend_from_slice(words);
-        let child = self.short_child(argv, CLUSTER_WORK);
-        let (left, not_run) = match work {
-            ClusterWork::PodSubnets => (
-                "not all nodes have a pod subnet",
-                "could not give nodes their pod subnets",
-            ),
-            ClusterWork::Certificates => (
-                "not all requests of nodes for certificates are decided",
-                "could not decide about the requests of nodes for certificates",
-            ),
-            ClusterWork::Workers => (
-                "not all workers are cared for",
-                "could not label workers, and delete the nodes of those that have left",
-            ),
-        };
-        let problem = match child.run(|line| tracing::info!("{line}")).await {
-            Ok(ended) if ended.code == Some(0) => return true,
-            Ok(ended) => format!("{left}: {}", message_of(&ended)),
-            Err(error) => format!("{not_run}: {error:#}"),
-        };
-        tracing::warn!("{problem}");
-        self.work_is(work, problem);
-        false
-    }
-
-    /// Remembers why something is left to do; an empty text if nothing is. The status of nodeletd shows it for pod subnets.
-    fn work_is(&self, work: ClusterWork, problem: String) {
-        match work {
-            ClusterWork::PodSubnets => {}
-            ClusterWork::Certificates | ClusterWork::Workers => return,
-        }
-        let mut its = self
-            .subnet_problem
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *its = problem;
     }
 
     /// Logs the warnings of a successful pass that the last one did not have, each once.
@@ -492,7 +427,7 @@ mod tests {
             config: "/nowhere".into(),
             shutdown: CancellationToken::new(),
             warned: Arc::default(),
-            subnet_problem: Arc::default(),
+            cluster_problems: Arc::default(),
         };
         for (words, is_told) in [(&["stop"][..], true), (&["repair", "etcd"], false)] {
             let argv = worker.change_argv(words, true);

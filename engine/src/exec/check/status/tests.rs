@@ -8,7 +8,7 @@ use crate::facts::Facts;
 use crate::host::fake::{FakeHost, FaultPlan, World};
 use crate::model::StepId;
 use crate::plan::{Plan, PlannedStep, StepPolicy};
-use crate::resource::{Checksums, NoSecrets, ServiceSpec};
+use crate::resource::{Checksums, NoSecrets, NodeRoutesSpec, ServiceSpec};
 
 fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
     let names = |list: &[&str]| list.iter().map(|n| n.parse().expect("a name")).collect();
@@ -76,6 +76,48 @@ async fn a_runtime_that_hangs_has_failed_and_what_it_runs_is_unknown() {
     host.set_faults(FaultPlan::none().stall("container_runtime", "*").times(1));
     let health = runner.check_until_failed(Duration::from_millis(250)).await;
     assert_eq!(health[0].status(), Status::True, "{health:?}");
+}
+
+/// Nodes may have moved meanwhile. An apply goes on, because a step has nothing to change.
+#[tokio::test(start_paused = true)]
+async fn routes_are_unknown_to_a_pass_while_the_api_server_does_not_answer() {
+    let name: PhaseName = "node-routes".parse().expect("a name");
+    let step = PlannedStep {
+        id: StepId::new(&name, "node_routes", "cp-1"),
+        span: Span::file("phases/node-routes.rhai"),
+        spec: Spec::NodeRoutes(NodeRoutesSpec {
+            node: "cp-1".to_owned(),
+            network: "10.20.0.0/16".parse().expect("a network"),
+            kubeconfig: "/etc/kubeconfig".into(),
+        }),
+        policy: StepPolicy::default(),
+    };
+    let planned = PlannedPhase {
+        steps: vec![step],
+        ..phase("node-routes", &[], Probe::AsPlanned)
+    };
+    let plan = Plan::bare(vec![planned]);
+    let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+    for (answers, expected) in [(true, Status::True), (false, Status::Unknown)] {
+        let host = FakeHost::new()
+            .with_file("/etc/kubeconfig", "")
+            .with_kubernetes(|rules| rules.remote_api = answers);
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
+        let health = runner.check().await;
+        assert_eq!(health[0].status(), expected, "{health:?}");
+        let reason = &health[0].conditions[0].reason;
+        assert_eq!(
+            reason.contains("the API server does not answer"),
+            !answers,
+            "{reason}"
+        );
+        assert!(failed_phases(&health).is_empty());
+        let (phase, check) = (&plan.phases[0], &plan.phases[0].checks[0]);
+        runner
+            .wait_for(phase, check)
+            .await
+            .expect("an apply goes on");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,6 +22,7 @@ impl PodSubnets for FakeHost {
                 uid: node.uid.clone(),
                 subnets: subnet(node.pod_cidr.as_deref()).into_iter().collect(),
                 addresses: node.addresses.clone(),
+                created: node.created,
             });
             Ok(nodes.collect())
         })

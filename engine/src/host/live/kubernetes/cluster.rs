@@ -347,6 +347,7 @@ pub(in crate::host::live) fn node(object: Node) -> ClusterNode {
     ClusterNode {
         uid: object.metadata.uid.unwrap_or_default(),
         version: object.metadata.resource_version.unwrap_or_default(),
+        created: object.metadata.creation_timestamp.map(|time| time.0.into()),
         labels: object.metadata.labels.unwrap_or_default(),
         annotations: object.metadata.annotations.unwrap_or_default(),
         taints: spec

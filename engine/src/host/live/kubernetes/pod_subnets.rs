@@ -203,14 +203,28 @@ fn node(object: Node) -> SubnetNode {
     SubnetNode {
         name: object.metadata.name.unwrap_or_default(),
         uid: object.metadata.uid.unwrap_or_default(),
-        subnets: subnets.iter().filter_map(|one| one.parse().ok()).collect(),
+        // The API server also accepts bits behind the prefix.
+        subnets: subnets
+            .iter()
+            .filter_map(|one| one.parse::<IpNet>().ok())
+            .map(|subnet| subnet.trunc())
+            .collect(),
         addresses: internal_addresses(reported.addresses.as_deref().unwrap_or_default()),
+        created: object.metadata.creation_timestamp.map(|time| time.0.into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subnet_has_no_bits_behind_its_prefix() {
+        let mut object = Node::default();
+        object.spec.get_or_insert_default().pod_cidr = Some("10.20.1.5/24".to_owned());
+        let expected: IpNet = "10.20.1.0/24".parse().unwrap();
+        assert_eq!(node(object).subnets, [expected]);
+    }
 
     fn of(subnet: &str) -> SubnetClaim {
         SubnetClaim {

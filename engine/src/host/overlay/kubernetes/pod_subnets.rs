@@ -61,6 +61,7 @@ impl OverlayHost<'_> {
                         });
                         entry.uid = node.uid;
                         entry.addresses = node.addresses;
+                        entry.created = node.created;
                     }
                     let claims = claims.into_iter().map(|claim| (claim.subnet, claim));
                     world.cluster.subnet_claims.extend(claims);

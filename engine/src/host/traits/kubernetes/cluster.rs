@@ -34,6 +34,8 @@ pub struct ClusterNode {
     pub uid: String,
     /// Its `metadata.resourceVersion`: the API server refuses a patch that names it if the node has changed since.
     pub version: String,
+    /// When it was registered, in whole seconds. The API server sets this time. `None` if it is not known.
+    pub created: Option<SystemTime>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Annotations.

@@ -1,6 +1,7 @@
 //! The pods' subnets of a cluster's nodes: which node has which, and which are claimed.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
@@ -17,6 +18,8 @@ pub struct SubnetNode {
     pub subnets: Vec<IpNet>,
     /// Its addresses of the type `InternalIP`, at most one of each family.
     pub addresses: Vec<IpAddr>,
+    /// When it was registered, in whole seconds. The API server sets this time, so no kubelet can choose it. `None` if it is not known.
+    pub created: Option<SystemTime>,
 }
 
 /// A node's claim to a subnet. The API server has at most one claim of each subnet, because the object is named after the subnet. The owner

@@ -488,8 +488,19 @@ async fn unknown_subnets_are_not_reported_as_healthy() {
         // On a host that assigns them.
         report_subnets(WithoutSubnet::default());
         let used_up = "no subnet is left in 10.20.0.0/16".to_owned();
-        *host.subnet_problem.lock().expect("no test panicked") = used_up.clone();
+        *host.cluster_problems.lock().expect("no test panicked") = ClusterProblems {
+            subnets: used_up.clone(),
+            certificates: "a request is left".to_owned(),
+            workers: "a worker is left".to_owned(),
+        };
         assert_eq!(condition_now().await, (Status::False, used_up));
+        for (name, why) in [
+            ("RequestsDecided", "a request is left"),
+            ("WorkersCaredFor", "a worker is left"),
+        ] {
+            let expected = Some((Status::False, why.to_owned()));
+            assert_eq!(condition(handles, name), expected);
+        }
     })
     .await;
 }
