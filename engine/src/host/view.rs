@@ -197,6 +197,7 @@ pass_on!(Cluster {
     to_change delete_same_node(access: &ClusterAccess, name: &str, node: &ClusterNode) -> bool;
     to_read object_exists(access: &ClusterAccess, object: &Value) -> bool;
     to_read compare_object(access: &ClusterAccess, object: &Value) -> Option<ClusterObject>;
+    to_read secret(access: &ClusterAccess, namespace: &str, name: &str) -> Option<Value>;
     to_change apply_object(access: &ClusterAccess, object: &Value) -> ();
     to_change delete_object(access: &ClusterAccess, object: &Value) -> ();
     to_change rewrite_secrets(access: &ClusterAccess) -> u64;
@@ -216,15 +217,16 @@ pass_on!(CertificateRequests {
     to_read certificate_requests(access: &ClusterAccess, signer: &str) -> Vec<CertificateRequest>;
     to_read certificate_request(access: &ClusterAccess, name: &str) -> Option<CertificateRequest>;
     to_change create_certificate_request(access: &ClusterAccess, new: &NewCertificateRequest) -> bool;
-    to_change approve_certificate_request(access: &ClusterAccess, name: &str, reason: &str) -> ();
-    to_change deny_certificate_request(access: &ClusterAccess, name: &str, reason: &str) -> ();
-    to_change set_certificate(access: &ClusterAccess, name: &str, certificate: &[u8]) -> ();
-    to_change delete_certificate_request(access: &ClusterAccess, name: &str) -> ();
+    to_change approve_certificate_request(access: &ClusterAccess, request: &CertificateRequest, reason: &str) -> ();
+    to_change deny_certificate_request(access: &ClusterAccess, request: &CertificateRequest, reason: &str) -> ();
+    to_change set_certificate(access: &ClusterAccess, request: &CertificateRequest, certificate: &[u8]) -> ();
+    to_change delete_certificate_request(access: &ClusterAccess, request: &CertificateRequest) -> ();
 } {});
 pass_on!(ConfigMaps {
     to_read config_maps(access: &ClusterAccess, namespace: &str, label: &str) -> Vec<ConfigMap>;
     to_read config_map(access: &ClusterAccess, namespace: &str, name: &str) -> Option<ConfigMap>;
     to_change put_config_map(access: &ClusterAccess, map: &ConfigMap) -> bool;
+    to_change delete_config_map(access: &ClusterAccess, map: &ConfigMap) -> bool;
 } {});
 pass_on!(EtcdMembers {
     to_read member_list(endpoints: &[String]) -> Vec<EtcdMember>;

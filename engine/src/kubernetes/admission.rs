@@ -1,8 +1,8 @@
 //! What a cluster knows of a node that may join: its record of admission, and its token.
 //!
 //! Only an administrator's access can write either of them. `nodelet pki issue` does so on a master, for one node. The record
-//! (a ConfigMap) stays as long as the node may have certificates, and after its removal as a tombstone. The token (a Secret that the API
-//! server reads) ends when the node uses its own certificate, or at its expiry. The record names the only token that counts, so an earlier
+//! (a ConfigMap) stays as long as the node may have certificates, and after its removal as a tombstone, until these have ended. The token (a
+//! Secret that the API server reads) ends when the node uses its own certificate, or at its expiry. The record names the only token that counts, so an earlier
 //! one is useless at once, and the keys that the token was used for, so it cannot be used for another host.
 
 mod record;
@@ -18,7 +18,7 @@ use crate::host::{ClusterAccess, Host, HostError, HostResult};
 pub use record::{Admission, CertificateKind, LONGEST_LIFE, RemovedNode};
 use record::{read, record_name, written};
 pub use token::{NewToken, TokenRecord};
-use token::{read_token, secret_key, secret_object};
+use token::{read_token, secret_key, secret_name, secret_object};
 
 /// The namespace of both objects. The API server reads tokens only there.
 const NAMESPACE: &str = "kube-system";
@@ -78,8 +78,8 @@ pub async fn token(
     access: &ClusterAccess,
     id: &str,
 ) -> HostResult<Option<TokenRecord>> {
-    let found = host.compare_object(access, &secret_key(id)).await?;
-    Ok(found.and_then(|found| read_token(id, &found.present)))
+    let found = host.secret(access, NAMESPACE, &secret_name(id)).await?;
+    Ok(found.and_then(|found| read_token(id, &found)))
 }
 
 /// Writes a record over the version that it was read from. False if another client was faster.
@@ -90,7 +90,8 @@ pub async fn put(host: &dyn Host, access: &ClusterAccess, record: &Admission) ->
     host.put_config_map(access, &written(record)).await
 }
 
-/// Admits a node with a new token, which is valid until `expires`. The record begins anew, and the earlier token of the node ends.
+/// Admits a node with a new token, which is valid until `expires`. The record begins anew, and the earlier token of the node ends. The
+/// node keeps its address until the token brings a certificate for another one: its earlier certificate is still valid.
 ///
 /// If this fails or is interrupted, the earlier token counts, or the new one; never none of them.
 ///
@@ -112,6 +113,7 @@ pub async fn admit(
         version: earlier
             .as_ref()
             .map_or_else(String::new, |its| its.version.clone()),
+        address: earlier.as_ref().and_then(|its| its.address),
         ..Admission::default()
     };
     if !put(host, access, &record).await? {
@@ -197,6 +199,18 @@ pub async fn revoke(
         }
     }
     Err(changed(node))
+}
+
+/// Deletes a record as it was read. False if another client has changed it since. Fine if there is none.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub async fn forget(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    record: &Admission,
+) -> HostResult<bool> {
+    host.delete_config_map(access, &written(record)).await
 }
 
 fn changed(node: &str) -> HostError {

@@ -30,6 +30,8 @@ pub use token::{Token, is_token_id};
 
 /// This host's age identity (mode 0600). It is made once and kept.
 pub const IDENTITY: &str = "/var/opt/pf9/nodelet/age.key";
+/// The begin of the extension of the identity's file while it is made. It has the identity as well.
+pub const UNFINISHED_IDENTITY: &str = "new-";
 /// Where a host looks for its join file.
 pub const JOIN_FILE: &str = "/etc/pf9/nodelet/join.age";
 

@@ -69,6 +69,8 @@ impl std::fmt::Display for NodeCertificate {
 /// What a request may get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Granted {
+    /// The node that it is for.
+    pub node: String,
     /// The certificate.
     pub certificate: NodeCertificate,
     /// The SHA-256 of the request's public key, hexadecimal.
@@ -138,6 +140,8 @@ pub struct Reserved {
     pub names: BTreeSet<String>,
     /// Addresses.
     pub addresses: BTreeSet<IpAddr>,
+    /// The other masters that this master knows, by name. The Node of a master that is about to join has no label yet, or is not there.
+    pub masters: BTreeMap<String, IpAddr>,
 }
 
 /// Who made this request; `None` if it is neither a token for nodes nor a node.
@@ -173,17 +177,18 @@ pub fn decide(request: &CertificateRequest, known: &Known<'_>) -> Result<Granted
     let user = shown(&request.requester);
     let requester = requester(request)
         .ok_or_else(|| format!("`{user}` is neither the token of a node nor a node"))?;
-    if known.pending_before >= MOST_PENDING {
-        return Err(format!(
-            "`{user}` has too many undecided requests: {MOST_PENDING} are allowed"
-        ));
+    if let Some(reason) = too_many(request, known.pending_before) {
+        return Err(reason);
     }
     let record = admitted(&requester, known)?;
     let node = record.node.as_str();
     let content = Content::parse(&request.request)?;
     let certificate = wanted(&content, node, &request.usages)?;
     match &certificate {
-        NodeCertificate::KubeletServer { address, .. } => usable(*address, node, known)?,
+        NodeCertificate::KubeletServer { address, .. } => {
+            usable(*address, node, known)?;
+            keeps_address(*address, &requester, record)?;
+        }
         NodeCertificate::KubeletClient { .. } | NodeCertificate::KubeProxy => {}
     }
     match (&requester, record.keys.get(&certificate.kind())) {
@@ -191,9 +196,47 @@ pub fn decide(request: &CertificateRequest, known: &Known<'_>) -> Result<Granted
             "the token was used already for another key; `nodelet pki issue {node}` again if this host is the right one, and look for the other host if not"
         )),
         (Requester::Token(_) | Requester::Node(_), _) => Ok(Granted {
+            node: node.to_owned(),
             certificate,
             key: content.key,
         }),
+    }
+}
+
+/// The reason to deny a request whose requester has too many; `None` if it has not. It needs no answer of the cluster.
+#[must_use]
+pub fn too_many(request: &CertificateRequest, pending_before: usize) -> Option<String> {
+    (pending_before >= MOST_PENDING).then(|| {
+        format!(
+            "`{}` has too many undecided requests: {MOST_PENDING} are allowed",
+            shown(&request.requester)
+        )
+    })
+}
+
+/// Checks that a node asks for the address that it has. Each of its certificates is valid until its end, so with another address in each
+/// request it would collect the addresses of other hosts. Only the first request of a new token may name another address: an administrator
+/// has let the node move.
+///
+/// # Errors
+/// The reason to deny the request.
+pub fn keeps_address(
+    address: IpAddr,
+    requester: &Requester,
+    record: &Admission,
+) -> Result<(), String> {
+    let may_move = match requester {
+        Requester::Token(_) => !record.keys.contains_key(&CertificateKind::KubeletServer),
+        Requester::Node(_) => false,
+    };
+    match record.address {
+        Some(present) if !may_move && present.to_canonical() != address.to_canonical() => {
+            let node = &record.node;
+            Err(format!(
+                "the address of node `{node}` is {present}, not {address}; `nodelet pki issue {node}` lets it move (with `--replace` if it is Ready)"
+            ))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -212,7 +255,8 @@ fn admitted<'a>(requester: &Requester, known: &Known<'a>) -> Result<&'a Admissio
     }
     let node = admission.node.as_str();
     let present = known.nodes.get(node);
-    if present.is_some_and(|present| present.labels.contains_key(MASTER_LABEL)) {
+    let is_labelled = present.is_some_and(|present| present.labels.contains_key(MASTER_LABEL));
+    if is_labelled || known.reserved.masters.contains_key(node) {
         return Err(format!("`{node}` is a master"));
     }
     if known.reserved.names.contains(node) {
@@ -339,7 +383,8 @@ fn usable(address: IpAddr, node: &str, known: &Known<'_>) -> Result<(), String> 
     let records = known.admissions.iter();
     let records = records.filter(|(_, record)| record.removed.is_none());
     let of_records = records.filter_map(|(name, record)| Some((name, record.address.as_ref()?)));
-    let mut all = of_masters.chain(of_records);
+    let listed = known.reserved.masters.iter();
+    let mut all = of_masters.chain(listed).chain(of_records);
     let taken = all.find(|(name, its)| *name != node && its.to_canonical() == own);
     match taken {
         Some((other, _)) => Err(format!("{address} is the address of node `{other}`")),

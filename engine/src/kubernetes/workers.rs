@@ -21,8 +21,8 @@ use serde_json::json;
 use self::requests::refuse_requests_of;
 use super::MASTER_LABEL;
 use super::admission::{
-    Admission, CertificateKind, JOINED, TokenRecord, admission, admissions, end_token, revoke,
-    token,
+    Admission, CertificateKind, JOINED, TokenRecord, admission, admissions, end_token, forget,
+    revoke, token,
 };
 use super::shown;
 use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod, Taint};
@@ -59,6 +59,8 @@ pub enum Care {
     UnmarkUnreadable,
     /// Ends its token: it uses its own certificate.
     EndToken,
+    /// Deletes its tombstone: all its certificates have ended, and it has no Node.
+    Forget,
 }
 
 /// Whether a master has something to do about this node, if the cluster has admitted it. Pure: nodeletd asks this about each event.
@@ -114,7 +116,13 @@ fn is_over(record: &Admission, token: Option<&TokenRecord>, now: SystemTime) -> 
     has_identity && record.keys_at.is_some_and(|used| used + FETCHED <= now)
 }
 
-/// Does what is to be done about all admitted nodes. Returns the nodes with what was done, or why it could not be done. A node that cannot
+/// Whether the tombstone of a removed node has done its work: no certificate is left with which its host could register a Node.
+fn is_forgettable(record: &Admission, has_node: bool, now: SystemTime) -> bool {
+    let removed = record.removed.as_ref();
+    !has_node && removed.is_some_and(|removed| removed.certificates_end() <= now)
+}
+
+/// Does what is to be done about all admitted nodes, and deletes tombstones that are no longer needed. Returns the nodes with what was done, or why it could not be done. A node that cannot
 /// be cared for stops no other one.
 ///
 /// # Errors
@@ -125,11 +133,17 @@ pub async fn care_for_workers(
 ) -> HostResult<Vec<(String, Result<Care, HostError>)>> {
     let mut results = Vec::new();
     let mut nodes = host.nodes(access).await?;
-    nodes.retain(|_, node| needs_care(node));
-    if nodes.is_empty() {
-        return Ok(results);
-    }
     let records = admissions(host, access).await?;
+    for record in records.values() {
+        if is_forgettable(record, nodes.contains_key(&record.node), host.now()) {
+            let forgotten = forget(host, access, record).await;
+            // If it has changed, its node was admitted again.
+            if !matches!(forgotten, Ok(false)) {
+                results.push((record.node.clone(), forgotten.map(|_| Care::Forget)));
+            }
+        }
+    }
+    nodes.retain(|_, node| needs_care(node));
     for name in nodes.into_keys().filter(|name| records.contains_key(name)) {
         let mut done = Vec::new();
         let cared = care_for(host, access, &name, &mut done).await;
@@ -184,7 +198,7 @@ async fn care_for(
                     )),
                 };
             }
-            Care::EndToken => continue,
+            Care::EndToken | Care::Forget => continue,
         };
         host.patch_node(access, name, &patch).await?;
         done.push(care);

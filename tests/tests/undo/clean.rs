@@ -111,7 +111,9 @@ fn clean_restores_the_host() {
 /// No ledger has them: operators and nodeletd put them there. The key opens the join file, which may have all keys of a cluster.
 #[test]
 fn a_purge_removes_join_file_key_and_list_of_masters() {
-    let of_cluster = [JOIN_FILE, IDENTITY, MASTERS];
+    // The last one is of a `nodelet pki key` that was killed.
+    let unfinished = "/var/opt/pf9/nodelet/age.new-17";
+    let of_cluster = [JOIN_FILE, IDENTITY, MASTERS, unfinished];
     let bringup = Bringup::without_pods("cp-1");
     let host = bringup.populated_host();
     let _ = bringup.apply(&host);

@@ -104,7 +104,8 @@ pub(crate) struct PkiIssueArgs {
     /// The name of the node: the host name of its host, in lower case.
     pub(crate) node: String,
 
-    /// Admit the host even if a node of this name is Ready, or was removed a short time ago: the host takes its place.
+    /// Admit the host even if a node of this name is Ready, or was removed a short time ago: the host takes its place. The earlier host
+    /// stays accepted until its certificates end, at most 30 days: if it is not trusted, use another name.
     #[arg(long)]
     pub(crate) replace: bool,
 }

@@ -133,6 +133,9 @@ pub(crate) async fn workers(args: &WorkersArgs) -> Result<Exit> {
             Ok(Care::EndToken) => say(&format!(
                 "worker {node} uses its own certificate, and its token has ended\n"
             )),
+            Ok(Care::Forget) => say(&format!(
+                "the record of worker {node}, which was removed, is deleted: its certificates have ended\n"
+            )),
             Err(error) => {
                 let why = chain(&error).join(": ");
                 error_report::say(&format!("nodelet: could not {why}"));

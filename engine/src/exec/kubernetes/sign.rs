@@ -9,8 +9,10 @@ use std::time::{Duration, SystemTime};
 use crate::host::{CertificateRequest, ClusterAccess, ClusterNode, Host, HostResult, RequestState};
 use crate::kubernetes::NODE_SIGNER;
 use crate::kubernetes::admission::{self, Admission, TokenRecord};
+use crate::kubernetes::masters;
 use crate::kubernetes::node_request::{
-    Granted, Known, NodeCertificate, Requester, Reserved, decide, node_of, requester,
+    Granted, Known, NodeCertificate, Requester, Reserved, decide, keeps_address, node_of,
+    requester, too_many,
 };
 use crate::kubernetes::workers::is_still_open;
 use crate::model::chain;
@@ -29,7 +31,7 @@ const TRIES: usize = 3;
 /// What was done about the open requests.
 #[derive(Debug, Default)]
 pub struct SigningReport {
-    /// The decided requests, oldest first.
+    /// The decided requests, in the order of the decisions.
     pub requests: Vec<DecidedRequest>,
     /// Open requests that were left for the next call.
     pub left: usize,
@@ -62,7 +64,8 @@ pub enum RequestOutcome {
 /// Decides about all open requests of nodes but those with a name in `skip`, and signs what was approved. Certificates live for `life`, at
 /// most [`LONGEST_LIFE`].
 ///
-/// A request that could not be decided stops no other one.
+/// The oldest request of each requester comes first, then the second one of each, and so on: a requester with many requests holds up no
+/// other one. A request that could not be decided stops no other one.
 ///
 /// # Errors
 /// The authority cannot sign, or the API server does not answer.
@@ -83,11 +86,8 @@ pub async fn sign_requests(
         left: open.len().saturating_sub(MOST),
         ..SigningReport::default()
     };
-    let mut before: BTreeMap<String, usize> = BTreeMap::new();
-    for request in open.into_iter().take(MOST) {
-        let earlier = before.entry(request.requester.clone()).or_default();
-        let outcome = signer.handle(&request, *earlier).await;
-        *earlier += 1;
+    for (earlier, request) in in_turn(open).into_iter().take(MOST) {
+        let outcome = signer.handle(&request, earlier).await;
         report.requests.push(DecidedRequest {
             name: request.name,
             requester: request.requester,
@@ -97,10 +97,26 @@ pub async fn sign_requests(
     Ok(report)
 }
 
-/// What the API servers' own certificate is for.
+/// The requests, oldest first, in the order in which they are decided: by the number of earlier ones of the same requester, which is
+/// returned with each.
+fn in_turn(open: Vec<CertificateRequest>) -> Vec<(usize, CertificateRequest)> {
+    let mut before: BTreeMap<String, usize> = BTreeMap::new();
+    let numbered = open.into_iter().map(|request| {
+        let next = before.entry(request.requester.clone()).or_default();
+        let earlier = *next;
+        *next += 1;
+        (earlier, request)
+    });
+    let mut numbered: Vec<_> = numbered.collect();
+    // Stable: equal numbers stay in the order of their age.
+    numbered.sort_by_key(|(earlier, _)| *earlier);
+    numbered
+}
+
+/// What the API servers' own certificate is for, and the masters that this host knows.
 ///
 /// # Errors
-/// This host has no such certificate, or it cannot be read.
+/// This host has no such certificate, it cannot be read, or the list of masters cannot.
 pub async fn reserved_for_api_servers(host: &dyn Host) -> ResourceResult<Reserved> {
     let path = certificate_paths("apiserver").certificate;
     let facts = certificate_in(host, &path).await?;
@@ -110,10 +126,16 @@ pub async fn reserved_for_api_servers(host: &dyn Host) -> ResourceResult<Reserve
     Ok(Reserved {
         names: facts.names,
         addresses: facts.addresses,
+        masters: masters::read(host)
+            .await?
+            .into_iter()
+            .map(|master| (master.name, master.address))
+            .collect(),
     })
 }
 
-/// What the decisions of one call need. Records and tokens are read again for each decision: they may end at any time.
+/// What the decisions of one call need. A decision from the records of the begin is only the first one: records and tokens may end at any
+/// time, so they are read again before anything is signed or denied.
 struct Signer<'a> {
     host: &'a dyn Host,
     access: &'a ClusterAccess,
@@ -121,6 +143,7 @@ struct Signer<'a> {
     life: Duration,
     now: SystemTime,
     nodes: BTreeMap<String, ClusterNode>,
+    admissions: BTreeMap<String, Admission>,
     reserved: Reserved,
 }
 
@@ -142,6 +165,7 @@ impl<'a> Signer<'a> {
             life,
             now: host.now(),
             nodes: host.nodes(access).await?,
+            admissions: admission::admissions(host, access).await?,
             reserved: reserved_for_api_servers(host).await?,
         })
     }
@@ -163,13 +187,25 @@ impl<'a> Signer<'a> {
         request: &CertificateRequest,
         earlier: usize,
     ) -> ResourceResult<RequestOutcome> {
-        for _ in 0..TRIES {
-            let granted = match self.decide(request, earlier).await? {
+        // First of all: such a request costs the masters nothing but its denial.
+        if let Some(reason) = too_many(request, earlier) {
+            return self.deny(request, reason).await;
+        }
+        for attempt in 0..=TRIES {
+            let is_first = attempt == 0;
+            let decided = if is_first {
+                self.decide_by(&self.admissions, request, earlier).await?
+            } else {
+                self.decide(request, earlier).await?
+            };
+            let granted = match decided {
                 Ok(granted) => granted,
+                // The records may be others by now.
+                Err(_) if is_first => continue,
                 Err(reason) => return self.deny(request, reason).await,
             };
-            if self.note(request, &granted).await? {
-                return self.sign(request, &granted, earlier).await;
+            if let Some(before) = self.note(request, &granted).await? {
+                return self.sign(request, &granted, &before, earlier).await;
             }
         }
         Ok(RequestOutcome::Failed(
@@ -177,14 +213,24 @@ impl<'a> Signer<'a> {
         ))
     }
 
+    /// Decides by the present records.
     async fn decide(
         &self,
         request: &CertificateRequest,
         pending_before: usize,
     ) -> HostResult<Result<Granted, String>> {
+        let admissions = admission::admissions(self.host, self.access).await?;
+        self.decide_by(&admissions, request, pending_before).await
+    }
+
+    async fn decide_by(
+        &self,
+        admissions: &BTreeMap<String, Admission>,
+        request: &CertificateRequest,
+        pending_before: usize,
+    ) -> HostResult<Result<Granted, String>> {
         let requester = requester(request);
         let token = self.token(requester.as_ref()).await?;
-        let admissions = admission::admissions(self.host, self.access).await?;
         let node = requester
             .as_ref()
             .and_then(|its| node_of(its, token.as_ref()));
@@ -192,7 +238,7 @@ impl<'a> Signer<'a> {
             now: self.now,
             token: token.as_ref(),
             admission: node.and_then(|node| admissions.get(node)),
-            admissions: &admissions,
+            admissions,
             nodes: &self.nodes,
             reserved: &self.reserved,
             pending_before,
@@ -207,18 +253,19 @@ impl<'a> Signer<'a> {
         }
     }
 
-    /// Notes key and address in the record of the node, before anything is signed. False if another client has changed the record: then
-    /// the request is decided again.
-    async fn note(&self, request: &CertificateRequest, granted: &Granted) -> HostResult<bool> {
+    /// Notes key and address in the record of the node, before anything is signed. Returns the record from before; `None` if another client
+    /// has changed it: then the request is decided again.
+    async fn note(
+        &self,
+        request: &CertificateRequest,
+        granted: &Granted,
+    ) -> HostResult<Option<Admission>> {
         let Some(requester) = requester(request) else {
-            return Ok(false);
+            return Ok(None);
         };
-        let token = self.token(Some(&requester)).await?;
-        let Some(node) = node_of(&requester, token.as_ref()) else {
-            return Ok(false);
-        };
+        let node = granted.node.as_str();
         let Some(record) = admission::admission(self.host, self.access, node).await? else {
-            return Ok(false);
+            return Ok(None);
         };
         let is_used_up = match &requester {
             Requester::Token(id) => record.token_id.as_ref() != Some(id),
@@ -229,32 +276,40 @@ impl<'a> Signer<'a> {
             Requester::Token(_) => used.is_some_and(|used| *used != granted.key),
             Requester::Node(_) => false,
         };
-        if is_used_up || is_other_key || record.removed.is_some() {
-            return Ok(false);
+        let is_other_address = match &granted.certificate {
+            NodeCertificate::KubeletServer { address, .. } => {
+                keeps_address(*address, &requester, &record).is_err()
+            }
+            NodeCertificate::KubeletClient { .. } | NodeCertificate::KubeProxy => false,
+        };
+        if is_used_up || is_other_key || is_other_address || record.removed.is_some() {
+            return Ok(None);
         }
-        match granted.noted_in(&record, &requester, self.now) {
-            Some(noted) => admission::put(self.host, self.access, &noted).await,
-            None => Ok(true),
-        }
+        let is_noted = match granted.noted_in(&record, &requester, self.now) {
+            Some(noted) => admission::put(self.host, self.access, &noted).await?,
+            None => true,
+        };
+        Ok(is_noted.then_some(record))
     }
 
     /// Approves and signs. Record and token are read once more in between: the node may have been removed, or another node may have noted
-    /// the same address at the same time.
+    /// the same address at the same time. `before` is the record from before the note.
     async fn sign(
         &self,
         request: &CertificateRequest,
         granted: &Granted,
+        before: &Admission,
         earlier: usize,
     ) -> ResourceResult<RequestOutcome> {
-        let (host, access, name) = (self.host, self.access, request.name.as_str());
-        host.approve_certificate_request(access, name, "it is from an admitted node")
+        let (host, access) = (self.host, self.access);
+        host.approve_certificate_request(access, request, "it is from an admitted node")
             .await?;
         let certificate = match self.decide(request, earlier).await? {
             Ok(granted) => granted.certificate,
             Err(reason) => {
-                self.forget_address(request, granted).await?;
+                self.forget_address(granted, before).await?;
                 // An approval cannot be taken back.
-                host.delete_certificate_request(access, name).await?;
+                host.delete_certificate_request(access, request).await?;
                 return Ok(RequestOutcome::Denied(format!(
                     "{reason}; it was approved a moment ago, so it is deleted"
                 )));
@@ -265,35 +320,32 @@ impl<'a> Signer<'a> {
             .authority
             .sign_request(&spec, &request.request, self.now)
             .map_err(|error| error.at("sign it"))?;
-        host.set_certificate(access, name, signed.as_bytes())
+        host.set_certificate(access, request, signed.as_bytes())
             .await?;
         Ok(RequestOutcome::Signed(certificate))
     }
 
-    /// Takes an address that was noted for nothing out of the record again: it would keep another node from it.
-    async fn forget_address(
-        &self,
-        request: &CertificateRequest,
-        granted: &Granted,
-    ) -> HostResult<()> {
+    /// Takes an address that was noted for nothing out of the record again: it would keep another node from it. An address from before
+    /// stays, because the node may have a certificate for it.
+    async fn forget_address(&self, granted: &Granted, before: &Admission) -> HostResult<()> {
         let NodeCertificate::KubeletServer { node, address } = &granted.certificate else {
             return Ok(());
         };
         let Some(record) = admission::admission(self.host, self.access, node).await? else {
             return Ok(());
         };
-        if record.address != Some(*address) || record.removed.is_some() {
+        if record.address != Some(*address)
+            || before.address == Some(*address)
+            || record.removed.is_some()
+        {
             return Ok(());
         }
         let without = Admission {
-            address: None,
+            address: before.address,
             ..record
         };
         if !admission::put(self.host, self.access, &without).await? {
-            tracing::debug!(
-                "the record of the node of request {} has changed",
-                request.name
-            );
+            tracing::debug!("the record of node {node} has changed");
         }
         Ok(())
     }
@@ -310,7 +362,7 @@ impl<'a> Signer<'a> {
             )));
         }
         self.host
-            .deny_certificate_request(self.access, &request.name, &reason)
+            .deny_certificate_request(self.access, request, &reason)
             .await?;
         Ok(RequestOutcome::Denied(reason))
     }

@@ -4,7 +4,7 @@
 //! components leave behind; each phase recorded these steps before its first effect. Phases are cleaned in reverse
 //! order. Errors are collected; an error does not stop the rest.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -16,8 +16,8 @@ use crate::exec::undo::executor::{
     Executor, UndoPurpose, Undone, brings_runtime, failure, keeps_runtime, name_of, needs_runtime,
     remove,
 };
-use crate::host::{Host, HostError};
-use crate::kubernetes::join_file::{IDENTITY, JOIN_FILE};
+use crate::host::{Host, HostError, HostResult};
+use crate::kubernetes::join_file::{IDENTITY, JOIN_FILE, UNFINISHED_IDENTITY};
 use crate::kubernetes::masters::{self, MASTERS};
 use crate::ledger::{Ledger, LiveUndo, Record, RunId};
 use crate::model::{Failure, Outcome, PhaseName, STATE, Verb, chain};
@@ -122,7 +122,7 @@ pub async fn clean(
     }
     if purge && outcome == Outcome::Cleaned {
         for (path, error) in forget_cluster(host).await {
-            clean.fail(None, path, &error.into());
+            clean.fail(None, &path, &error.into());
             outcome = Outcome::Failed;
         }
     }
@@ -143,17 +143,35 @@ pub async fn clean(
 
 /// Removes what operators and the cluster have put on this host and no ledger has: the join file and the key that opens it, which together
 /// give away all keys of the cluster, and the list of masters. Returns what could not be removed.
-async fn forget_cluster(host: &dyn Host) -> Vec<(&'static str, HostError)> {
+async fn forget_cluster(host: &dyn Host) -> Vec<(String, HostError)> {
     let mut left = Vec::new();
-    for path in [JOIN_FILE, IDENTITY, MASTERS] {
-        let removed = match host.entry(Path::new(path)).await {
+    let mut paths = [JOIN_FILE, IDENTITY, MASTERS].map(PathBuf::from).to_vec();
+    match unfinished_keys(host).await {
+        Ok(unfinished) => paths.extend(unfinished),
+        Err(error) => left.push((IDENTITY.to_owned(), error)),
+    }
+    for path in paths {
+        let removed = match host.entry(&path).await {
             Ok(None) => Ok(()),
-            Ok(Some(_)) => host.remove(Path::new(path)).await,
+            Ok(Some(_)) => host.remove(&path).await,
             Err(error) => Err(error),
         };
-        left.extend(removed.err().map(|error| (path, error)));
+        let shown = path.display().to_string();
+        left.extend(removed.err().map(|error| (shown, error)));
     }
     left
+}
+
+/// Copies of the key that a `nodelet pki key` has left which was killed or cut off from power.
+async fn unfinished_keys(host: &dyn Host) -> HostResult<Vec<PathBuf>> {
+    let unfinished = Path::new(IDENTITY).with_extension(UNFINISHED_IDENTITY);
+    let (Some(directory), Some(begin)) = (unfinished.parent(), unfinished.file_name()) else {
+        return Ok(Vec::new());
+    };
+    let begin = begin.to_string_lossy();
+    let names = host.list(directory).await?.into_iter();
+    let names = names.filter(|name| name.starts_with(begin.as_ref()));
+    Ok(names.map(|name| directory.join(name)).collect())
 }
 
 /// What has to be taken back, in this order.

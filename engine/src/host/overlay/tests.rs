@@ -328,7 +328,9 @@ async fn requests_for_certificates_are_read_through_and_decided_above() {
     });
     above(lower, async |host| {
         let access = ClusterAccess::with(path("/etc/kubeconfig"));
-        let approved = host.approve_certificate_request(&access, "a", "").await;
+        let first = host.certificate_request(&access, "a").await.unwrap();
+        let first = first.expect("it is there");
+        let approved = host.approve_certificate_request(&access, &first, "").await;
         approved.unwrap();
         assert!(
             host.create_certificate_request(&access, &request("b"))

@@ -47,7 +47,7 @@ pub struct Admission {
     pub keys: BTreeMap<CertificateKind, String>,
     /// When the token was used for the last of these keys.
     pub keys_at: Option<SystemTime>,
-    /// The address that its kubelet has a certificate for.
+    /// The address that its kubelet has a certificate for. No other node gets one for it, and the node none for another address.
     pub address: Option<IpAddr>,
     /// Set if the node was removed. Such a record admits no node.
     pub removed: Option<RemovedNode>,

@@ -61,7 +61,9 @@ async fn a_second_token_of_a_node_replaces_its_first_and_begins_without_keys() {
     assert_eq!(token(&host, &access, first.id()).await.unwrap(), None);
     let read = record(&host, &access).await;
     assert_eq!(read.token_id.as_deref(), Some(second.id()));
-    assert!(read.keys.is_empty() && read.address.is_none());
+    assert!(read.keys.is_empty());
+    // Its certificate for the address is still valid.
+    assert_eq!(read.address, used.address);
     assert_eq!(admission(&host, &access, "w-2").await.unwrap(), None);
 }
 

@@ -42,11 +42,16 @@ pub struct NewToken<'a> {
     pub replaces: bool,
 }
 
+/// The name of the Secret of a token.
+pub(super) fn secret_name(id: &str) -> String {
+    format!("bootstrap-token-{id}")
+}
+
 /// The type belongs to the key: the API server refuses a comparison that would change it.
 pub(super) fn secret_key(id: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": TOKEN_TYPE,
-        "metadata": {"name": format!("bootstrap-token-{id}"), "namespace": NAMESPACE},
+        "metadata": {"name": secret_name(id), "namespace": NAMESPACE},
     })
 }
 

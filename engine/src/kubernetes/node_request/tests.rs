@@ -123,6 +123,7 @@ impl World {
             reserved: Reserved {
                 names: ["kubernetes".to_owned()].into(),
                 addresses: ["10.0.0.1".parse().expect("an address")].into(),
+                masters: [("cp-2".to_owned(), "10.0.0.3".parse().expect("an address"))].into(),
             },
             pending_before: 0,
         }
@@ -290,6 +291,11 @@ fn the_name_of_a_ready_node_or_a_master_is_taken() {
     world.denies(&asked, "is a master");
     world.denies(&by_node("w-1", asked.clone()), "is a master");
     world.nodes.clear();
+    let listed = world.reserved.masters.clone();
+    let address = ADDRESS.parse().expect("an address");
+    world.reserved.masters.insert("w-1".to_owned(), address);
+    world.denies(&asked, "is a master");
+    world.reserved.masters = listed;
     world.reserved.names.insert("w-1".to_owned());
     world.denies(&asked, "a name of the API server");
 }
@@ -331,6 +337,7 @@ fn other_alternative_names_are_denied() {
         (&["w-1"], &[ADDRESS, "10.0.0.9"], "alternative names"),
         (&["w-1"], &["10.0.0.8"], "the address of node `w-2`"),
         (&["w-1"], &["10.0.0.2"], "the address of node `cp-1`"),
+        (&["w-1"], &["10.0.0.3"], "the address of node `cp-2`"),
         (&["w-1"], &["10.0.0.1"], "an address of the API server"),
         (&["w-1"], &["127.0.0.1"], "not the address of a node"),
         (&["w-1"], &["::1"], "not the address of a node"),
@@ -503,14 +510,8 @@ fn only_records_and_masters_hold_addresses() {
     let record = world.admission.clone().expect("it is there");
     let noted = first.noted_in(&record, &by_token, NOW).expect("it is new");
     assert_eq!(noted.address, Some(ADDRESS.parse().expect("an address")));
-    // It moves, and the record follows.
     world.others.insert("w-1".to_owned(), noted.clone());
     world.admission = Some(noted.clone());
-    let moved = world.granted(&by_node("w-1", of("10.0.0.9")));
-    let by_node = Requester::Node("w-1".to_owned());
-    let moved = moved.expect("it is free").noted_in(&noted, &by_node, NOW);
-    let address = moved.expect("it is another address").address;
-    assert_eq!(address, Some("10.0.0.9".parse().expect("an address")));
     // The address of a removed node is free.
     world.admission.as_mut().expect("it is there").keys.clear();
     world.denies(&of("10.0.0.8"), "the address of node `w-2`");
@@ -519,6 +520,36 @@ fn only_records_and_masters_hold_addresses() {
         uid: String::new(),
     });
     world.decide(&of("10.0.0.8")).expect("its node was removed");
+}
+
+/// All its certificates stay valid, so a node that asked for one address after the other would have those of many hosts.
+#[test]
+fn a_node_gets_no_second_address_without_a_new_token() {
+    let mut world = World::new();
+    let here = request(&server(&["w-1"], &[ADDRESS]), &SERVER);
+    let there = request(&server(&["w-1"], &["10.0.0.9"]), &SERVER);
+    let by_token = Requester::Token("abcdef".to_owned());
+    let record = world.admission.clone().expect("it is there");
+    let first = world.granted(&here).expect("it is free");
+    let noted = first.noted_in(&record, &by_token, NOW).expect("it is new");
+    world.others.insert("w-1".to_owned(), noted.clone());
+    world.admission = Some(noted.clone());
+    world.denies(&by_node("w-1", there.clone()), "nodelet pki issue w-1");
+    // Its token is bound to the address as well, also with the same key.
+    world.denies(&there, "nodelet pki issue w-1");
+    let renewal = by_node("w-1", here.clone());
+    world.decide(&renewal).expect("it is its own address");
+    // An administrator has admitted it again.
+    let admitted = Admission {
+        keys: BTreeMap::new(),
+        ..noted
+    };
+    world.admission = Some(admitted.clone());
+    world.denies(&by_node("w-1", there.clone()), "nodelet pki issue w-1");
+    let moved = world.granted(&there).expect("its new token lets it move");
+    let moved = moved.noted_in(&admitted, &by_token, NOW);
+    let address = moved.expect("it is another address").address;
+    assert_eq!(address, Some("10.0.0.9".parse().expect("an address")));
 }
 
 #[test]

@@ -26,11 +26,11 @@ pub(super) async fn refuse_requests_of(
         if !(is_its_own && request.is_open()) {
             continue;
         }
-        let name = request.name.as_str();
         let answer = match request.state {
-            RequestState::Approved => host.delete_certificate_request(access, name).await,
+            RequestState::Approved => host.delete_certificate_request(access, &request).await,
             RequestState::Pending | RequestState::Denied(_) | RequestState::Failed(_) => {
-                host.deny_certificate_request(access, name, &reason).await
+                host.deny_certificate_request(access, &request, &reason)
+                    .await
             }
         };
         match answer {

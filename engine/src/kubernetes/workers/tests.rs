@@ -7,7 +7,7 @@ use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{CertificateRequests as _, Clock as _, Cluster as _, NewCertificateRequest};
 use crate::kubernetes::NODE_SIGNER;
 use crate::kubernetes::admission::tests::master;
-use crate::kubernetes::admission::{JOINING, NewToken, admit};
+use crate::kubernetes::admission::{JOINING, LONGEST_LIFE, NewToken, RemovedNode, admit, put};
 use crate::kubernetes::join_file::Token;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -272,7 +272,9 @@ async fn a_removal_settles_the_open_requests_of_its_node() {
         let groups = ["system:nodes", JOINING].map(str::to_owned);
         host.with_world_mut(|world| world.certificate_request(&new, &user, &groups));
     }
-    let approved = host.approve_certificate_request(&access, "c", "").await;
+    let third = host.certificate_request(&access, "c").await.unwrap();
+    let third = third.expect("it is there");
+    let approved = host.approve_certificate_request(&access, &third, "").await;
     approved.unwrap();
     assert_eq!(
         remove(&host, &access, "w-1", false).await,
@@ -284,6 +286,35 @@ async fn a_removal_settles_the_open_requests_of_its_node() {
         .map(|its| (its.name.as_str(), its.is_open()));
     let expected = [("a", false), ("b", false), ("d", true)];
     assert_eq!(states.collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn a_tombstone_is_deleted_when_its_certificates_have_ended() {
+    let (host, access) = master();
+    let week = Duration::from_secs(7 * 24 * 3600);
+    for (name, ago) in [
+        ("w-1", LONGEST_LIFE),
+        ("w-2", LONGEST_LIFE - MINUTE),
+        ("w-3", LONGEST_LIFE + week),
+    ] {
+        let tombstone = Admission {
+            node: name.to_owned(),
+            removed: Some(RemovedNode {
+                at: host.now() - ago - Duration::from_secs(1),
+                uid: String::new(),
+            }),
+            ..Admission::default()
+        };
+        assert!(put(&host, &access, &tombstone).await.unwrap());
+    }
+    issue(&host, &access, "w-4", false).await;
+    // Its Node is there.
+    host.with_world_mut(|world| world.node("w-3", labelled(&[WORKER_LABEL])));
+    let forgets = ("w-1".to_owned(), Care::Forget);
+    assert_eq!(cared(&host, &access).await, [forgets]);
+    let left = admissions(&host, &access).await.unwrap();
+    let left: Vec<&str> = left.keys().map(String::as_str).collect();
+    assert_eq!(left, ["w-2", "w-3", "w-4"]);
 }
 
 async fn remove(host: &FakeHost, access: &ClusterAccess, name: &str, force: bool) -> Removal {

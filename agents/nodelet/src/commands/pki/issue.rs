@@ -1,6 +1,7 @@
 //! `nodelet pki issue`: admits a node to the cluster of this master, and writes its join file.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -9,13 +10,15 @@ use engine::exec::reserved_for_api_servers;
 use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
 use engine::kubernetes::MASTER_LABEL;
-use engine::kubernetes::admission::{Admission, NewToken, admission, admit, end_of};
+use engine::kubernetes::admission::{Admission, LONGEST_LIFE, NewToken, admission, admit, end_of};
 use engine::kubernetes::join_file::{JoinContent as _, JoinFile, JoinKind, Token, VERSION};
+use engine::kubernetes::node_request::Reserved;
 use engine::resource::pki::Authority;
 
 use super::made_file::{MadeFile, api_of, is_free, is_name, seconds};
 use crate::cli::{LOCAL_ADMIN, PkiIssueArgs};
 use crate::inputs;
+use crate::output::error_report;
 use crate::output::exit::Exit;
 
 pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
@@ -32,6 +35,7 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     let nodes = host.nodes(&access).await?;
     let reserved = reserved_for_api_servers(&host).await?;
     is_free(&args.node, &reserved)?;
+    is_no_master(&args.node, &reserved)?;
     may_join(&args.node, args.replace, &nodes)?;
     let now = SystemTime::now();
     let record = admission(&host, &access, &args.node).await?;
@@ -72,7 +76,33 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
         None => format!("admit node {}", args.node),
     })?;
     made.report(("token_id", file.token.id().into()));
+    if let Some(text) = note(&args.node, args.replace) {
+        error_report::say(&format!("nodelet: warning: {text}"));
+    }
     Ok(Exit::Ok)
+}
+
+/// What to say about a host that takes the place of another one.
+fn note(node: &str, replace: bool) -> Option<String> {
+    let days = LONGEST_LIFE.as_secs() / (24 * 3600);
+    replace.then(|| {
+        format!(
+            "an earlier host of node {node} stays accepted until its certificates end, at most {days} days; if it is not trusted, use another name, \
+             and run `nodelet cluster remove {node}`"
+        )
+    })
+}
+
+/// Refuses the names and addresses of masters that this master knows, also if they have no Node.
+fn is_no_master(node: &str, reserved: &Reserved) -> Result<()> {
+    if reserved.masters.contains_key(node) {
+        bail!("admit `{node}`: it is a master of this cluster");
+    }
+    let address: Option<IpAddr> = node.parse().ok();
+    if address.is_some_and(|address| reserved.masters.values().any(|its| *its == address)) {
+        bail!("admit `{node}`: it is the address of a master of this cluster");
+    }
+    Ok(())
 }
 
 /// Refuses names of nodes that a new worker would take over.
@@ -118,8 +148,7 @@ fn may_return(
 mod tests {
     use std::time::Duration;
 
-    use engine::kubernetes::admission::{LONGEST_LIFE, RemovedNode};
-    use engine::kubernetes::node_request::Reserved;
+    use engine::kubernetes::admission::RemovedNode;
 
     use super::*;
 
@@ -148,6 +177,15 @@ mod tests {
     }
 
     #[test]
+    fn a_replaced_host_is_named_as_still_accepted() {
+        let text = note("w-1", true).expect("it takes a place");
+        for said in ["stays accepted", "30 days", "nodelet cluster remove w-1"] {
+            assert!(text.contains(said), "{text}");
+        }
+        assert_eq!(note("w-1", false), None);
+    }
+
+    #[test]
     fn only_a_name_that_nobody_uses_may_join() {
         let node = |ready: bool, master: bool| ClusterNode {
             ready: Some(ready),
@@ -165,9 +203,12 @@ mod tests {
         let reserved = Reserved {
             names: ["kubernetes".to_owned()].into(),
             addresses: ["10.0.0.1".parse().expect("an address")].into(),
+            masters: [("cp-2".to_owned(), "10.0.0.3".parse().expect("an address"))].into(),
         };
         let refused = |name: &str, replace: bool| {
-            let result = is_free(name, &reserved).and_then(|()| may_join(name, replace, &nodes));
+            let result = is_free(name, &reserved)
+                .and_then(|()| is_no_master(name, &reserved))
+                .and_then(|()| may_join(name, replace, &nodes));
             result.err().map(|error| error.to_string())
         };
         assert_eq!(refused("w-3", false), None);
@@ -176,6 +217,8 @@ mod tests {
         for (name, replace, why) in [
             ("w-1", false, "--replace"),
             ("cp-1", true, "a master"),
+            ("cp-2", true, "a master"),
+            ("10.0.0.3", true, "the address of a master"),
             ("kubernetes", true, "a name of the API server"),
             ("10.0.0.1", true, "an address of the API server"),
         ] {

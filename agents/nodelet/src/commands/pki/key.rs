@@ -1,12 +1,13 @@
 //! `nodelet pki key`: the public key of this host, to which a master encrypts a join file.
 
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use daemon::files;
-use engine::kubernetes::join_file::{IDENTITY, new_identity, public_key};
+use engine::kubernetes::join_file::{IDENTITY, UNFINISHED_IDENTITY, new_identity, public_key};
 
 use crate::cli::PkiKeyArgs;
 use crate::output::exit::Exit;
@@ -51,8 +52,10 @@ fn known_or_new(path: &Path) -> Result<String> {
     let (secret, public) = new_identity();
     let content = format!("# public key: {public}\n{secret}\n");
     // The complete file gets its name at once, and only if no other process was faster.
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    files::replace(&temporary, content.as_bytes(), 0o600)?;
+    let own = format!("{UNFINISHED_IDENTITY}{}", std::process::id());
+    let temporary = path.with_extension(own);
+    write_new(&temporary, content.as_bytes())
+        .with_context(|| format!("write {}", temporary.display()))?;
     let linked = std::fs::hard_link(&temporary, path);
     let removed = std::fs::remove_file(&temporary);
     match linked {
@@ -69,6 +72,22 @@ fn known_or_new(path: &Path) -> Result<String> {
     let synced = opened.and_then(|directory| directory.sync_all());
     synced.with_context(|| format!("bring {} to the disk", path.display()))?;
     Ok(public)
+}
+
+/// Writes a file that only its owner can read, and brings it to the disk. The key gets no further name on the way: `nodelet clean --purge`
+/// finds this one.
+fn write_new(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
 }
 
 fn known(path: &Path) -> Result<Option<String>> {
@@ -100,6 +119,18 @@ mod tests {
         let above = mode(&directory.path().join("opt"));
         assert_ne!(above & 0o055, 0, "others may use it");
         let names = std::fs::read_dir(&state).expect("it is there");
+        assert_eq!(names.count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn a_file_of_a_killed_program_with_the_same_process_id_is_replaced() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("age.key");
+        let own = format!("{UNFINISHED_IDENTITY}{}", std::process::id());
+        std::fs::write(path.with_extension(own), "AGE-SECRET-KEY-1old\n").expect("it is written");
+        let public = known_or_new(&path).expect("it is made");
+        assert_eq!(known_or_new(&path).expect("it is known"), public);
+        let names = std::fs::read_dir(directory.path()).expect("it is there");
         assert_eq!(names.count(), 1, "nothing else is left");
     }
 

@@ -8,6 +8,7 @@ use crate::host::{CertificateRequests as _, Clock as _, NewCertificateRequest};
 use crate::kubernetes::admission::JOINING;
 use crate::kubernetes::admission::tests::admit_once as admitted;
 use crate::kubernetes::join_file::Token;
+use crate::kubernetes::node_request::MOST_PENDING;
 use crate::resource::pki::AuthoritySpec;
 use crate::resource::{Context, NoSecrets, Outputs, Receipt, Resource};
 
@@ -60,6 +61,18 @@ async fn request_a(host: &FakeHost, access: &ClusterAccess) -> CertificateReques
 
 /// Puts a request of the token's user into the cluster.
 fn ask(host: &FakeHost, token: &Token, name: &str, subject: (&str, bool), server: bool) {
+    let user = format!("system:bootstrap:{}", token.id());
+    ask_as(host, (&user, JOINING), name, subject, server);
+}
+
+/// Puts a request of this user of a group into the cluster.
+fn ask_as(
+    host: &FakeHost,
+    (user, group): (&str, &str),
+    name: &str,
+    subject: (&str, bool),
+    server: bool,
+) {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     if subject.1 {
@@ -85,8 +98,7 @@ fn ask(host: &FakeHost, token: &Token, name: &str, subject: (&str, bool), server
         signer: NODE_SIGNER.to_owned(),
         usages: vec!["digital signature".to_owned(), purpose.to_owned()],
     };
-    let user = format!("system:bootstrap:{}", token.id());
-    host.with_world_mut(|world| world.certificate_request(&new, &user, &[JOINING.to_owned()]));
+    host.with_world_mut(|world| world.certificate_request(&new, user, &[group.to_owned()]));
 }
 
 const KUBELET: (&str, bool) = ("system:node:w-1", true);
@@ -153,6 +165,36 @@ async fn a_joining_node_gets_three_certificates_and_its_token_stays() {
     }
 }
 
+/// Each master looks at each request, so a decision must not cost the API server much.
+#[tokio::test]
+async fn records_are_listed_once_and_once_more_for_each_certificate() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", KUBELET, false);
+    ask(&host, &token, "b", ("system:kube-proxy", false), false);
+    host.clear_journal();
+    let report = signed(&host, &access).await;
+    for request in &report.requests {
+        assert!(matches!(request.outcome, RequestOutcome::Signed(_)));
+    }
+    let calls = host.journal();
+    let count = |name: &str| calls.iter().filter(|call| call.name == name).count();
+    assert_eq!((count("config_maps"), count("secret")), (3, 4));
+    assert_eq!(count("compare_object"), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_was_admitted_during_a_call_is_not_denied() {
+    let (host, access) = master().await;
+    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", KUBELET, false);
+    let request = host.certificate_request(&access, "a").await;
+    let request = request.expect("it answers").expect("it is there");
+    let outcome = signer.handle(&request, 0).await;
+    assert!(matches!(outcome, RequestOutcome::Signed(_)), "{outcome:?}");
+}
+
 #[tokio::test]
 async fn a_wrong_request_is_denied_and_stops_no_other() {
     let (host, access) = master().await;
@@ -180,7 +222,11 @@ async fn an_approved_request_is_decided_once_more_before_it_is_signed() {
     ask(&host, &token, "a-wrong", ("system:node:w-2", true), false);
     ask(&host, &token, "b-right", KUBELET, false);
     for name in ["a-wrong", "b-right"] {
-        let approved = host.approve_certificate_request(&access, name, "").await;
+        let request = host.certificate_request(&access, name).await;
+        let request = request.expect("it answers").expect("it is there");
+        let approved = host
+            .approve_certificate_request(&access, &request, "")
+            .await;
         approved.expect("it is approved");
     }
     let report = signed(&host, &access).await;
@@ -279,12 +325,14 @@ async fn a_request_whose_node_is_removed_meanwhile_gets_no_certificate() {
     let request = request_a(&host, &access).await;
     let granted = signer.decide(&request, 0).await.expect("it answers");
     let granted = granted.expect("it is admitted");
-    assert!(signer.note(&request, &granted).await.expect("it answers"));
+    let before = signer.note(&request, &granted).await.expect("it answers");
+    let before = before.expect("it is noted");
     let revoked = admission::revoke(&host, &access, "w-1", "").await;
     revoked.expect("it answers");
-    assert!(!signer.note(&request, &granted).await.expect("it answers"));
+    let noted = signer.note(&request, &granted).await.expect("it answers");
+    assert_eq!(noted, None);
     let outcome = signer
-        .sign(&request, &granted, 0)
+        .sign(&request, &granted, &before, 0)
         .await
         .expect("it answers");
     assert!(matches!(outcome, RequestOutcome::Denied(_)), "{outcome:?}");
@@ -297,12 +345,21 @@ async fn a_request_whose_node_is_removed_meanwhile_gets_no_certificate() {
 async fn an_address_that_another_node_has_noted_meanwhile_is_not_signed() {
     let (host, access) = master().await;
     let token = admitted(&host, &access).await;
+    // It has a certificate for another address, and moves with its new token.
+    let earlier = Some("10.0.0.6".parse().expect("an address"));
+    let moving = Admission {
+        address: earlier,
+        ..record(&host, &access).await
+    };
+    let put = admission::put(&host, &access, &moving).await;
+    assert!(put.expect("it answers"));
     ask(&host, &token, "a", KUBELET, true);
     let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
     let request = request_a(&host, &access).await;
     let granted = signer.decide(&request, 0).await.expect("it answers");
     let granted = granted.expect("it is free");
-    assert!(signer.note(&request, &granted).await.expect("it answers"));
+    let before = signer.note(&request, &granted).await.expect("it answers");
+    let before = before.expect("it is noted");
     let other = Admission {
         node: "w-2".to_owned(),
         address: Some("10.0.0.7".parse().expect("an address")),
@@ -311,14 +368,99 @@ async fn an_address_that_another_node_has_noted_meanwhile_is_not_signed() {
     let put = admission::put(&host, &access, &other).await;
     assert!(put.expect("it answers"));
     let outcome = signer
-        .sign(&request, &granted, 0)
+        .sign(&request, &granted, &before, 0)
         .await
         .expect("it answers");
     assert!(
         matches!(&outcome, RequestOutcome::Denied(why) if why.contains("`w-2`")),
         "{outcome:?}"
     );
-    assert_eq!(record(&host, &access).await.address, None);
+    assert_eq!(record(&host, &access).await.address, earlier);
+}
+
+/// Two masters decide about two requests of a node for two addresses at the same time.
+#[tokio::test]
+async fn a_second_address_is_not_noted_over_the_first() {
+    let (host, access) = master().await;
+    admitted(&host, &access).await;
+    let of_node = ("system:node:w-1", "system:nodes");
+    ask_as(&host, of_node, "a", KUBELET, true);
+    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let request = host.certificate_request(&access, "a").await;
+    let request = request.expect("it answers").expect("it is there");
+    let granted = signer.decide(&request, 0).await.expect("it answers");
+    let granted = granted.expect("it has no address yet");
+    let first = Some("10.0.0.6".parse().expect("an address"));
+    let faster = Admission {
+        address: first,
+        ..record(&host, &access).await
+    };
+    let put = admission::put(&host, &access, &faster).await;
+    assert!(put.expect("it answers"));
+    let noted = signer.note(&request, &granted).await.expect("it answers");
+    assert_eq!(noted, None);
+    assert_eq!(record(&host, &access).await.address, first);
+    let outcome = signer.handle(&request, 0).await;
+    assert!(
+        matches!(&outcome, RequestOutcome::Denied(why) if why.contains("10.0.0.6")),
+        "{outcome:?}"
+    );
+}
+
+/// Its Node has no label yet, or is not there.
+#[tokio::test]
+async fn the_address_of_a_master_without_a_node_is_reserved() {
+    let (host, access) = master().await;
+    let other = masters::MasterEntry {
+        name: "cp-2".to_owned(),
+        address: "10.0.0.7".parse().expect("an address"),
+        etcd_id: None,
+        voter: true,
+    };
+    let list = masters::render(&[other]).expect("a list");
+    let host = host.with_file(masters::MASTERS, String::from_utf8(list).expect("text"));
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", KUBELET, true);
+    let outcome = &signed(&host, &access).await.requests[0].outcome;
+    assert!(
+        matches!(outcome, RequestOutcome::Denied(why) if why.contains("`cp-2`")),
+        "{outcome:?}"
+    );
+}
+
+/// Its requests are older than those of all others, and more than one call decides.
+#[tokio::test]
+async fn a_requester_with_many_requests_holds_up_no_other_one() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    for number in 0..2 * MOST {
+        let node = ("system:node:w-9", "system:nodes");
+        ask_as(&host, node, &format!("r-{number:03}"), KUBELET, false);
+    }
+    ask(&host, &token, "z", KUBELET, false);
+    let report = signed(&host, &access).await;
+    let names = report.requests.iter().map(|its| its.name.as_str());
+    assert_eq!(names.take(2).collect::<Vec<_>>(), ["r-000", "z"]);
+    let second = &report.requests[1].outcome;
+    assert!(matches!(second, RequestOutcome::Signed(_)), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_request_too_many_is_denied_without_another_read() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", KUBELET, false);
+    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let request = host.certificate_request(&access, "a").await;
+    let request = request.expect("it answers").expect("it is there");
+    host.clear_journal();
+    let outcome = signer.handle(&request, MOST_PENDING).await;
+    assert!(
+        matches!(&outcome, RequestOutcome::Denied(why) if why.contains("too many")),
+        "{outcome:?}"
+    );
+    let calls: Vec<_> = host.journal().iter().map(|call| call.name).collect();
+    assert_eq!(calls, ["decide_certificate_request"]);
 }
 
 #[tokio::test]
@@ -330,6 +472,27 @@ async fn a_request_that_another_master_has_signed_is_settled() {
     let request = request_a(&host, &access).await;
     host.with_world_mut(|world| world.sign_request("a", b"PEM"));
     assert_eq!(signer.handle(&request, 0).await, RequestOutcome::Settled);
+}
+
+/// It was deleted and made again under its name meanwhile: what was decided is not about the new one.
+#[tokio::test]
+async fn a_request_that_was_made_again_is_not_signed_for_the_first() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", KUBELET, false);
+    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let read = async || {
+        let request = host.certificate_request(&access, "a").await;
+        request.expect("it answers").expect("it is there")
+    };
+    let first = read().await;
+    ask(&host, &token, "a", ("system:node:w-2", true), false);
+    assert_eq!(signer.handle(&first, 0).await, RequestOutcome::Settled);
+    let second = read().await;
+    assert_eq!(
+        (second.state, second.certificate),
+        (RequestState::Pending, None)
+    );
 }
 
 #[tokio::test]

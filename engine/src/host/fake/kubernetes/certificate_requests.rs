@@ -64,33 +64,34 @@ impl CertificateRequests for FakeHost {
     async fn approve_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
         _reason: &str,
     ) -> HostResult<()> {
-        self.decide(access, name, "approve", &RequestState::Approved)
+        self.decide(access, request, "approve", &RequestState::Approved)
             .await
     }
 
     async fn deny_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
         reason: &str,
     ) -> HostResult<()> {
         let denied = RequestState::Denied(reason.to_owned());
-        self.decide(access, name, "deny", &denied).await
+        self.decide(access, request, "deny", &denied).await
     }
 
     async fn set_certificate(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        of: &CertificateRequest,
         certificate: &[u8],
     ) -> HostResult<()> {
+        let name = of.name.as_str();
         self.mutate("set_certificate", name, DEADLINE, |world| {
             let action = format!("store the certificate of request {name}");
             world.reach(access, &action)?;
-            let request = world.cluster.requests.get_mut(name);
+            let request = world.same_request(of);
             let request = request.ok_or_else(|| refused(&action, "the request is gone"))?;
             if request.certificate.is_some() {
                 return Err(refused(&action, "it has a certificate already"));
@@ -107,11 +108,14 @@ impl CertificateRequests for FakeHost {
     async fn delete_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
     ) -> HostResult<()> {
+        let name = request.name.as_str();
         self.mutate("delete_certificate_request", name, DEADLINE, |world| {
             world.reach(access, &format!("delete the certificate request {name}"))?;
-            world.cluster.requests.remove(name);
+            if world.same_request(request).is_some() {
+                world.cluster.requests.remove(name);
+            }
             Ok(())
         })
         .await
@@ -122,14 +126,15 @@ impl FakeHost {
     async fn decide(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        of: &CertificateRequest,
         verb: &'static str,
         state: &RequestState,
     ) -> HostResult<()> {
+        let name = of.name.as_str();
         self.mutate("decide_certificate_request", name, DEADLINE, |world| {
             let action = format!("{verb} the certificate request {name}");
             world.reach(access, &action)?;
-            let request = world.cluster.requests.get_mut(name);
+            let request = world.same_request(of);
             let request = request.ok_or_else(|| refused(&action, "the request is gone"))?;
             match (&request.state, state) {
                 (RequestState::Pending, _) => request.state = state.clone(),
@@ -172,6 +177,12 @@ impl World {
             created: Some(self.now()),
         };
         self.cluster.requests.insert(new.name.clone(), request);
+    }
+
+    /// The present state of this request; `None` if it is gone, or another request has its name.
+    fn same_request(&mut self, of: &CertificateRequest) -> Option<&mut CertificateRequest> {
+        let present = self.cluster.requests.get_mut(&of.name);
+        present.filter(|present| present.uid == of.uid)
     }
 
     /// From now on, the API server refuses (`true`) or accepts this user when it asks for certificates.
@@ -283,26 +294,57 @@ mod tests {
                 .await
                 .unwrap()
         );
-        host.set_certificate(&access, "a", b"c").await.unwrap_err();
-        host.approve_certificate_request(&access, "a", "")
-            .await
-            .unwrap();
-        host.approve_certificate_request(&access, "a", "")
-            .await
-            .unwrap();
-        host.deny_certificate_request(&access, "a", "")
-            .await
-            .unwrap_err();
-        host.set_certificate(&access, "a", b"c").await.unwrap();
-        host.set_certificate(&access, "a", b"d").await.unwrap_err();
+        let made = host.certificate_request(&access, "a").await.unwrap();
+        let made = &made.unwrap();
+        let set = host.set_certificate(&access, made, b"c").await;
+        set.unwrap_err();
+        for _ in 0..2 {
+            let approved = host.approve_certificate_request(&access, made, "").await;
+            approved.unwrap();
+        }
+        let denied = host.deny_certificate_request(&access, made, "").await;
+        denied.unwrap_err();
+        host.set_certificate(&access, made, b"c").await.unwrap();
+        let set = host.set_certificate(&access, made, b"d").await;
+        set.unwrap_err();
         let found = host
             .certificate_request(&access, "a")
             .await
             .unwrap()
             .unwrap();
         assert_eq!(found.certificate.as_deref(), Some(&b"c"[..]));
-        host.delete_certificate_request(&access, "a").await.unwrap();
+        host.delete_certificate_request(&access, made)
+            .await
+            .unwrap();
         assert_eq!(host.certificate_request(&access, "a").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_made_again_is_another_one() {
+        let (host, access) = host();
+        let made = async || {
+            let made = host.create_certificate_request(&access, &new("a")).await;
+            assert!(made.unwrap());
+            let found = host.certificate_request(&access, "a").await;
+            found.unwrap().unwrap()
+        };
+        let first = made().await;
+        host.delete_certificate_request(&access, &first)
+            .await
+            .unwrap();
+        let second = made().await;
+        for decided in [
+            host.approve_certificate_request(&access, &first, "").await,
+            host.deny_certificate_request(&access, &first, "").await,
+            host.set_certificate(&access, &first, b"c").await,
+        ] {
+            decided.unwrap_err();
+        }
+        host.delete_certificate_request(&access, &first)
+            .await
+            .unwrap();
+        let present = host.certificate_request(&access, "a").await.unwrap();
+        assert_eq!(present, Some(second));
     }
 
     #[tokio::test]

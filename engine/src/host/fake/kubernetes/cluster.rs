@@ -134,6 +134,20 @@ impl Cluster for FakeHost {
         .await
     }
 
+    async fn secret(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        name: &str,
+    ) -> HostResult<Option<Value>> {
+        self.observe("secret", name, DEADLINE, |world| {
+            let key = format!("v1/Secret/{namespace}/{name}");
+            world.reach(access, &format!("get {key}"))?;
+            Ok(world.cluster.objects.get(&key).cloned())
+        })
+        .await
+    }
+
     async fn apply_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
         let key = key(object)?;
         self.mutate("apply_object", &key, DEADLINE, |world| {

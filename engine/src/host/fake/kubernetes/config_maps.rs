@@ -58,6 +58,20 @@ impl ConfigMaps for FakeHost {
         })
         .await
     }
+
+    async fn delete_config_map(&self, access: &ClusterAccess, map: &ConfigMap) -> HostResult<bool> {
+        let key = key(&object(map))?;
+        self.mutate("delete_config_map", &map.name, DEADLINE, |world| {
+            world.reach(access, &format!("delete {key}"))?;
+            let present = world.cluster.objects.get(&key).map(version);
+            let is_same = present.is_none_or(|present| present == map.version);
+            if is_same {
+                world.cluster.objects.remove(&key);
+            }
+            Ok(is_same)
+        })
+        .await
+    }
 }
 
 /// The version of an object. On a fake host it depends on the content only, so an object with its earlier content has its earlier version.
@@ -121,5 +135,9 @@ mod tests {
         assert_eq!(all[0].data["k"], "v");
         let other = host.config_maps(&access, "default", "l").await.unwrap();
         assert_eq!(other, []);
+        assert!(!host.delete_config_map(&access, &read).await.unwrap());
+        assert!(host.delete_config_map(&access, &all[0]).await.unwrap());
+        let left = host.config_maps(&access, "kube-system", "l").await.unwrap();
+        assert_eq!(left, []);
     }
 }

@@ -12,7 +12,7 @@ use k8s_openapi::api::certificates::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 
 use super::kubeconfig::{if_there, status};
@@ -70,30 +70,32 @@ impl CertificateRequests for LiveHost {
     async fn approve_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
         reason: &str,
     ) -> HostResult<()> {
-        self.decide(access, name, Decided::Approved, reason).await
+        self.decide(access, request, Decided::Approved, reason)
+            .await
     }
 
     async fn deny_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
         reason: &str,
     ) -> HostResult<()> {
-        self.decide(access, name, Decided::Denied, reason).await
+        self.decide(access, request, Decided::Denied, reason).await
     }
 
     async fn set_certificate(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        of: &CertificateRequest,
         certificate: &[u8],
     ) -> HostResult<()> {
+        let name = of.name.as_str();
         let action = format!("store the certificate of request {name}");
         let missing = || refused(&action, "the request is gone");
-        let present = self.request_object(access, name).await?;
+        let present = self.same_request_object(access, of).await?;
         let present = present.ok_or_else(missing)?;
         let version = present.metadata.resource_version.clone();
         let known = request(present);
@@ -104,7 +106,7 @@ impl CertificateRequests for LiveHost {
             return Err(refused(&action, "it is not approved"));
         }
         let patch = json!({
-            "metadata": {"resourceVersion": version},
+            "metadata": {"uid": of.uid, "resourceVersion": version},
             "status": {"certificate": ByteString(certificate.to_vec())},
         });
         self.clusters
@@ -120,19 +122,24 @@ impl CertificateRequests for LiveHost {
     async fn delete_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
     ) -> HostResult<()> {
+        let name = request.name.as_str();
         let action = format!("delete the certificate request {name}");
+        let params = DeleteParams::default().preconditions(Preconditions {
+            uid: Some(request.uid.clone()),
+            resource_version: None,
+        });
         self.clusters
             .call(access, action, |client| async move {
-                if_there(
-                    requests(client)
-                        .delete(name, &DeleteParams::default())
-                        .await,
-                )
+                match if_there(requests(client).delete(name, &params).await) {
+                    Ok(_) => Ok(()),
+                    // Another request has its name.
+                    Err(error) if status(&error) == Some(409) => Ok(()),
+                    Err(error) => Err(error),
+                }
             })
             .await
-            .map(drop)
     }
 }
 
@@ -167,19 +174,31 @@ impl LiveHost {
             .await
     }
 
-    /// Decides about a pending request. The patch names the version that was read, so it cannot replace a decision of another client.
+    /// The present object of this request; `None` if it is gone, or another request has its name.
+    async fn same_request_object(
+        &self,
+        access: &ClusterAccess,
+        of: &CertificateRequest,
+    ) -> HostResult<Option<CertificateSigningRequest>> {
+        let present = self.request_object(access, &of.name).await?;
+        Ok(present.filter(|its| its.metadata.uid.as_deref() == Some(of.uid.as_str())))
+    }
+
+    /// Decides about a pending request. The patch names the uid and the version that were read, so it cannot replace a decision of another
+    /// client, and decides about no other request.
     async fn decide(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        of: &CertificateRequest,
         decided: Decided,
         reason: &str,
     ) -> HostResult<()> {
+        let name = of.name.as_str();
         let action = match decided {
             Decided::Approved => format!("approve the certificate request {name}"),
             Decided::Denied => format!("deny the certificate request {name}"),
         };
-        let Some(present) = self.request_object(access, name).await? else {
+        let Some(present) = self.same_request_object(access, of).await? else {
             return Err(refused(&action, "the request is gone"));
         };
         let version = present.metadata.resource_version.clone();
@@ -197,7 +216,7 @@ impl LiveHost {
                 return Err(refused(&action, "a signer has refused it already"));
             }
         }
-        let patch = decision(version.as_deref(), decided, reason);
+        let patch = decision(&of.uid, version.as_deref(), decided, reason);
         self.clusters
             .call(access, action, |client| async move {
                 let patch = Patch::Merge(&patch);
@@ -218,9 +237,9 @@ fn refused(action: &str, problem: &str) -> HostError {
 }
 
 /// The patch of a decision about a request without conditions. A merge patch replaces the whole list.
-fn decision(version: Option<&str>, decided: Decided, reason: &str) -> Value {
+fn decision(uid: &str, version: Option<&str>, decided: Decided, reason: &str) -> Value {
     json!({
-        "metadata": {"resourceVersion": version},
+        "metadata": {"uid": uid, "resourceVersion": version},
         "status": {"conditions": [{
             "type": decided.condition(),
             "status": "True",
@@ -357,8 +376,9 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_names_the_version_that_it_is_about() {
-        let patch = decision(Some("7"), Decided::Denied, "another node");
+    fn a_decision_names_the_request_and_the_version_that_it_is_about() {
+        let patch = decision("1", Some("7"), Decided::Denied, "another node");
+        assert_eq!(patch["metadata"]["uid"], "1");
         assert_eq!(patch["metadata"]["resourceVersion"], "7");
         let condition = &patch["status"]["conditions"][0];
         assert_eq!(condition["type"], "Denied");

@@ -167,6 +167,24 @@ impl Cluster for LiveHost {
             .await
     }
 
+    async fn secret(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        name: &str,
+    ) -> HostResult<Option<Value>> {
+        let action = format!("get the Secret {namespace}/{name}");
+        let found = self
+            .clusters
+            .call(access, action.clone(), |client| async move {
+                let secrets = Api::<Secret>::namespaced(client, namespace);
+                secrets.get_opt(name).await
+            })
+            .await?;
+        let object = found.map(|found| serde_json::to_value(&found)).transpose();
+        object.map_err(|error| HostError::service(action, error))
+    }
+
     async fn apply_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
         let (typed, kind, name) = typed(object)?;
         let action = format!("apply {} {name}", kind.kind);

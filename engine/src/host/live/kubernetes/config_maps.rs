@@ -2,9 +2,9 @@
 
 use k8s_openapi::api::core::v1::ConfigMap as ApiConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 
-use super::kubeconfig::status;
+use super::kubeconfig::{if_there, status};
 use super::list::all;
 use crate::host::live::LiveHost;
 use crate::host::{ClusterAccess, ConfigMap, ConfigMaps, FIELD_MANAGER, HostResult};
@@ -67,6 +67,24 @@ impl ConfigMaps for LiveHost {
                     Err(error) if status(&error).is_some_and(|code| faster.contains(&code)) => {
                         Ok(false)
                     }
+                    Err(error) => Err(error),
+                }
+            })
+            .await
+    }
+
+    async fn delete_config_map(&self, access: &ClusterAccess, map: &ConfigMap) -> HostResult<bool> {
+        let action = format!("delete the ConfigMap {}/{}", map.namespace, map.name);
+        let params = DeleteParams::default().preconditions(Preconditions {
+            uid: None,
+            resource_version: Some(map.version.clone()),
+        });
+        self.clusters
+            .call(access, action, |client| async move {
+                let maps = Api::<ApiConfigMap>::namespaced(client, &map.namespace);
+                match if_there(maps.delete(&map.name, &params).await) {
+                    Ok(_) => Ok(true),
+                    Err(error) if status(&error) == Some(409) => Ok(false),
                     Err(error) => Err(error),
                 }
             })

@@ -55,48 +55,50 @@ impl CertificateRequests for OverlayHost<'_> {
     async fn approve_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
         reason: &str,
     ) -> HostResult<()> {
         self.changes();
-        self.fetch_request(access, name).await?;
+        self.fetch_request(access, &request.name).await?;
         self.upper
-            .approve_certificate_request(access, name, reason)
+            .approve_certificate_request(access, request, reason)
             .await
     }
 
     async fn deny_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
         reason: &str,
     ) -> HostResult<()> {
         self.changes();
-        self.fetch_request(access, name).await?;
+        self.fetch_request(access, &request.name).await?;
         self.upper
-            .deny_certificate_request(access, name, reason)
+            .deny_certificate_request(access, request, reason)
             .await
     }
 
     async fn set_certificate(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
         certificate: &[u8],
     ) -> HostResult<()> {
         self.changes();
-        self.fetch_request(access, name).await?;
-        self.upper.set_certificate(access, name, certificate).await
+        self.fetch_request(access, &request.name).await?;
+        self.upper
+            .set_certificate(access, request, certificate)
+            .await
     }
 
     async fn delete_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
     ) -> HostResult<()> {
         self.changes();
-        self.fetch_request(access, name).await?;
-        self.upper.delete_certificate_request(access, name).await
+        self.fetch_request(access, &request.name).await?;
+        self.upper.delete_certificate_request(access, request).await
     }
 }
 

@@ -74,6 +74,16 @@ impl Cluster for OverlayHost<'_> {
         self.upper.compare_object(access, object).await
     }
 
+    async fn secret(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        name: &str,
+    ) -> HostResult<Option<Value>> {
+        self.unchanged(&format!("get the Secret {namespace}/{name}"))?;
+        self.lower.secret(access, namespace, name).await
+    }
+
     async fn apply_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
         self.changes();
         self.fetch_object(access, object).await?;

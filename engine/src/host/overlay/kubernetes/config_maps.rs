@@ -38,6 +38,13 @@ impl ConfigMaps for OverlayHost<'_> {
             .await?;
         self.upper.put_config_map(access, map).await
     }
+
+    async fn delete_config_map(&self, access: &ClusterAccess, map: &ConfigMap) -> HostResult<bool> {
+        self.changes();
+        self.fetch_config_map(access, &map.namespace, &map.name)
+            .await?;
+        self.upper.delete_config_map(access, map).await
+    }
 }
 
 impl OverlayHost<'_> {

@@ -93,11 +93,12 @@ pub trait CertificateRequests {
         new: &NewCertificateRequest,
     ) -> HostResult<bool>;
 
-    /// Approves a pending request. Fine if it is approved already; an error if it was denied, has failed or is gone.
+    /// Approves a pending request. Fine if it is approved already; an error if it was denied, has failed or is gone. A request that was made
+    /// again under the same name is another one, here and in the calls below: then this one is gone.
     async fn approve_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
         reason: &str,
     ) -> HostResult<()>;
 
@@ -105,7 +106,7 @@ pub trait CertificateRequests {
     async fn deny_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
         reason: &str,
     ) -> HostResult<()>;
 
@@ -113,14 +114,14 @@ pub trait CertificateRequests {
     async fn set_certificate(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
         certificate: &[u8],
     ) -> HostResult<()>;
 
-    /// Deletes a request. Fine if there is none.
+    /// Deletes a request. Fine if it is gone.
     async fn delete_certificate_request(
         &self,
         access: &ClusterAccess,
-        name: &str,
+        request: &CertificateRequest,
     ) -> HostResult<()>;
 }

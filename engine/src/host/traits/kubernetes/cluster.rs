@@ -155,6 +155,15 @@ pub trait Cluster {
         object: &serde_json::Value,
     ) -> HostResult<Option<ClusterObject>>;
 
+    /// A Secret as the API server has it, with its data; `None` if there is none. Nothing else is asked, so it is cheaper than
+    /// [`Cluster::compare_object`]. Cancel safe.
+    async fn secret(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        name: &str,
+    ) -> HostResult<Option<serde_json::Value>>;
+
     /// Applies an object server-side as our field manager, forcing conflicts.
     async fn apply_object(
         &self,

@@ -41,4 +41,7 @@ pub trait ConfigMaps {
     /// Creates a ConfigMap without a version, or replaces exactly the version that it names. False if another client was faster: it exists
     /// already, has changed, or is gone.
     async fn put_config_map(&self, access: &ClusterAccess, map: &ConfigMap) -> HostResult<bool>;
+
+    /// Deletes exactly the version of a ConfigMap that it names. False if another client has changed it. Fine if there is none.
+    async fn delete_config_map(&self, access: &ClusterAccess, map: &ConfigMap) -> HostResult<bool>;
 }

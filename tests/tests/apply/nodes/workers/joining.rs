@@ -131,9 +131,9 @@ impl Cluster {
             let now = worker.with_world(|world| world.now());
             let signed = self.authority.sign_request(&spec, &request.request, now);
             let signed = signed.expect("it can be signed");
-            let approved = worker.approve_certificate_request(&access, &request.name, "test");
+            let approved = worker.approve_certificate_request(&access, &request, "test");
             approved.await.expect("it is approved");
-            let set = worker.set_certificate(&access, &request.name, signed.as_bytes());
+            let set = worker.set_certificate(&access, &request, signed.as_bytes());
             set.await.expect("it is set");
         }
     }
@@ -261,7 +261,7 @@ fn a_denied_request_ends_the_bring_up() {
     assert_eq!(cluster.bringup.apply(worker).outcome, Outcome::Failed);
     let [request] = requests(worker).try_into().expect("one request");
     let access = ClusterAccess::with(MASTERS.as_ref());
-    let denied = worker.deny_certificate_request(&access, &request.name, "not admitted");
+    let denied = worker.deny_certificate_request(&access, &request, "not admitted");
     block_on(denied).expect("it is denied");
     let run = cluster.apply_signed(worker);
     assert_eq!(run.outcome, Outcome::Failed);

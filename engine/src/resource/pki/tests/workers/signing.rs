@@ -73,9 +73,9 @@ pub(super) async fn masters_sign(master: &FakeHost, worker: &FakeHost, spec: &Ce
             let now = worker.with_world(|world| world.now());
             let signed = authority.sign_request(&spec, &request.request, now);
             let signed = signed.expect("it can be signed");
-            let approved = worker.approve_certificate_request(&access, &request.name, "test");
+            let approved = worker.approve_certificate_request(&access, &request, "test");
             approved.await.expect("it is approved");
-            let set = worker.set_certificate(&access, &request.name, signed.as_bytes());
+            let set = worker.set_certificate(&access, &request, signed.as_bytes());
             set.await.expect("it is set");
         }
     }
@@ -184,7 +184,7 @@ async fn a_run_after_one_that_waited_in_vain_continues_with_the_same_request() {
         );
     }
     let access = masters(&worker);
-    let approve = worker.approve_certificate_request(&access, &request.name, "");
+    let approve = worker.approve_certificate_request(&access, &request, "");
     approve.await.expect("it is approved");
     let error = failure(&worker, &client()).await;
     assert!(error.contains("no master has signed it"), "{error}");
@@ -202,7 +202,7 @@ async fn a_run_after_one_that_waited_in_vain_continues_with_the_same_request() {
         .expect("it is there")
         .sign_request(&spec, &request.request, now);
     let signed = signed.expect("it can be signed");
-    let set = worker.set_certificate(&access, &request.name, signed.as_bytes());
+    let set = worker.set_certificate(&access, &request, signed.as_bytes());
     set.await.expect("it is set");
     apply(&worker, &client()).await.expect("it is made");
     assert_eq!(requests(&worker).len(), 1);
@@ -214,7 +214,7 @@ async fn a_denied_request_is_an_error_with_its_reason_and_is_not_sent_again() {
     failure(&worker, &client()).await;
     let [request] = requests(&worker).try_into().expect("one request");
     let access = masters(&worker);
-    let deny = worker.deny_certificate_request(&access, &request.name, "node w is not admitted");
+    let deny = worker.deny_certificate_request(&access, &request, "node w is not admitted");
     deny.await.expect("it is denied");
     for _ in 0..2 {
         let error = run(&worker, &client(), false, &mut Receipt::default()).await;
@@ -234,7 +234,7 @@ async fn a_denied_request_is_an_error_with_its_reason_and_is_not_sent_again() {
         );
         assert_eq!(requests(&worker).len(), 1);
     }
-    let delete = worker.delete_certificate_request(&access, &request.name);
+    let delete = worker.delete_certificate_request(&access, &request);
     delete.await.expect("it is deleted");
     apply_signed(&master, &worker, &client())
         .await
