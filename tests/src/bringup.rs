@@ -140,6 +140,7 @@ impl Bringup {
                 failures: 1,
                 advisory: false,
                 needs_api: None,
+                needs_quorum: false,
             });
         Self {
             plan,

@@ -117,6 +117,8 @@ const TABLE: &[Key] = table! {
     "etcd backup" {
         ETCD_BACKUP_ENABLED: Bool => Value("true"),
             "Take verified snapshots on a schedule.";
+        ETCD_BACKUP_MASTERS: Choice(&["all", "one"]) => Value("all"),
+            "Which of several masters take backups: `all`, one after the other, or `one`, the working one whose member of etcd has the lowest id. The others take their own if its last backup is not known to be younger than ETCD_BACKUP_MAX_AGE.";
         ETCD_BACKUP_SCHEDULE: Cron => Value("0 3 * * *"),
             "When backups are taken, in cron syntax, in the host's time zone.";
         ETCD_BACKUP_DIR: Path => Value("/etc/pf9/etcd-backup"),

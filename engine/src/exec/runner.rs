@@ -5,6 +5,7 @@
 
 use tokio_util::sync::CancellationToken;
 
+use crate::exec::kubernetes::quorum::lost::QuorumLost;
 use crate::exec::{ChecksInProgress, EventSink, Renewals, Selection};
 use crate::facts::Facts;
 use crate::host::Host;
@@ -48,6 +49,8 @@ pub struct Runner<'a> {
     pub outputs: Outputs,
     /// The phases whose checks are running now.
     pub checks_in_progress: ChecksInProgress,
+    /// Why etcd was last found without a quorum.
+    pub(in crate::exec) quorum_lost: QuorumLost,
 }
 
 impl<'a> Runner<'a> {
@@ -73,6 +76,7 @@ impl<'a> Runner<'a> {
             accepts_quorum_loss: false,
             outputs: Outputs::default(),
             checks_in_progress: ChecksInProgress::default(),
+            quorum_lost: QuorumLost::default(),
         }
     }
 }

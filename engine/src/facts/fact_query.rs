@@ -25,6 +25,8 @@ pub struct FactQuery {
     pub earlier_clusters: Vec<String>,
     /// Addresses that the masters are to share, with the port of the API server. Each costs up to two seconds if no host answers.
     pub virtual_ips: Vec<SocketAddr>,
+    /// Links on which other senders of VRRP matter. All together cost 2.2 seconds.
+    pub vrrp_links: Vec<String>,
     /// Which program listens on which port. This is costly: `ss` reads the open files of all processes.
     pub listeners: bool,
     /// Features of the kernel. This is costly: the list of its modules is long.
@@ -74,6 +76,11 @@ impl FactQuery {
                     let place = SocketAddr::new(*address, *port);
                     if !self.virtual_ips.contains(&place) {
                         self.virtual_ips.push(place);
+                    }
+                }
+                Requirement::VirtualRouterFree { interface, .. } => {
+                    if !self.vrrp_links.contains(interface) {
+                        self.vrrp_links.push(interface.clone());
                     }
                 }
                 // These are judged by facts that are always gathered.
@@ -191,6 +198,7 @@ impl FactQuery {
             images: Vec::new(),
             files: all(&["/etc/docker/daemon.json"]),
             virtual_ips: Vec::new(),
+            vrrp_links: Vec::new(),
             disks: all(&["/", "/var", "/var/lib/docker"]),
             earlier_clusters: all(&[
                 "/etc/kubernetes/admin.conf",
@@ -220,7 +228,7 @@ impl FactQuery {
 mod tests {
     use super::*;
     use crate::facts::{NamedCidr, SupportedSystem, Verdict, gather_with};
-    use crate::host::fake::FakeHost;
+    use crate::host::fake::{FakeHost, FaultPlan};
 
     fn every_requirement() -> Vec<Requirement> {
         let text = |text: &str| text.to_owned();
@@ -292,6 +300,28 @@ mod tests {
         let facts = gather_with(&host, &asked).await.unwrap();
         let verdict = requirement.check(&facts);
         assert!(matches!(verdict, Verdict::NotMet { .. }), "{verdict}");
+    }
+
+    #[tokio::test]
+    async fn a_link_is_listened_to_for_its_requirement_only() {
+        let host = FakeHost::new();
+        let rival = [172, 30, 0, 7].into();
+        host.with_world_mut(|world| world.sends_vrrp("eth0", 51, rival));
+        let usual = gather_with(&host, &FactQuery::usual()).await.unwrap();
+        assert!(usual.vrrp_senders.is_empty());
+        let requirement = Requirement::VirtualRouterFree {
+            router_id: 51,
+            interface: "eth0".to_owned(),
+        };
+        let asked = FactQuery::for_a_plan().and_requirements([&requirement, &requirement]);
+        assert_eq!(asked.vrrp_links, ["eth0"]);
+        let facts = gather_with(&host, &asked).await.unwrap();
+        let verdict = requirement.check(&facts);
+        assert!(matches!(verdict, Verdict::NotMet { .. }), "{verdict}");
+        host.set_faults(FaultPlan::none().fail("vrrp_senders", "eth0"));
+        let facts = gather_with(&host, &asked).await.unwrap();
+        let verdict = requirement.check(&facts);
+        assert!(matches!(verdict, Verdict::Unknown { .. }), "{verdict}");
     }
 
     /// An item that was not asked for is never taken for absent. The facts asked for one precondition give the same verdict as all facts.

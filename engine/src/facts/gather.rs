@@ -161,6 +161,7 @@ pub async fn gather_with(host: &dyn Host, query: &FactQuery) -> HostResult<Facts
                 }
             }
         },
+        async { facts.vrrp_senders = ask.vrrp_senders(&query.vrrp_links).await },
         async {
             facts.files = ask
                 .values(&query.files, |path| ask.file_of_interest(path))

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::obstacle::Obstacle;
+use crate::host::VrrpSender;
 pub use masters::{MASTERS, MOST_MASTERS, MasterEntry, MastersError};
 pub(crate) use masters::{
     MASTERS_BYTES, MASTERS_UNKNOWN, checked_masters, masters_from, masters_text,
@@ -109,6 +110,9 @@ pub struct Facts {
     /// Who answers at addresses that the role may take, by address and port. One that is not listed was not asked: only a requirement asks.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub address_users: BTreeMap<String, AddressUser>,
+    /// Who else sends VRRP on a link that a requirement asks about, by link. One that is not listed was not asked about.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vrrp_senders: BTreeMap<String, BTreeSet<VrrpSender>>,
     /// Content of files of interest that exist.
     #[serde(default)]
     pub files: BTreeMap<String, String>,

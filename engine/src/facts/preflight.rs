@@ -81,6 +81,13 @@ pub enum Requirement {
         /// The port of the API server.
         port: u16,
     },
+    /// Only masters of this cluster send VRRP with this router id on a link.
+    VirtualRouterFree {
+        /// The router id.
+        router_id: u8,
+        /// The link.
+        interface: String,
+    },
     /// The operating system is one of these.
     SupportedSystem(Vec<SupportedSystem>),
     /// The processor's architecture is one of these, as `uname -m` says it.
@@ -195,6 +202,7 @@ impl Requirement {
                 | Self::MinDisk { .. }
                 | Self::PersistentDirectory { .. }
                 | Self::VirtualIpFree { .. }
+                | Self::VirtualRouterFree { .. }
         )
     }
 
@@ -222,6 +230,7 @@ impl Requirement {
             | Self::Interface { .. }
             | Self::VirtualIp { .. }
             | Self::VirtualIpFree { .. }
+            | Self::VirtualRouterFree { .. }
             | Self::SupportedSystem(_)
             | Self::Architecture(_)
             | Self::Systemd
@@ -268,6 +277,10 @@ impl Requirement {
             Self::Interface { name } => judge::interface(facts, name),
             Self::VirtualIp { address, interface } => judge::virtual_ip(facts, *address, interface),
             Self::VirtualIpFree { address, port } => judge::virtual_ip_free(facts, *address, *port),
+            Self::VirtualRouterFree {
+                router_id,
+                interface,
+            } => judge::virtual_router_free(facts, *router_id, interface),
             Self::SupportedSystem(systems) => judge::supported_system(facts, systems),
             Self::Architecture(names) => judge::architecture(facts, names),
             Self::Systemd => judge::systemd(facts),

@@ -11,7 +11,9 @@ use super::preflight::{SupportedSystem, Verdict};
 
 mod network;
 
-pub(crate) use network::{cidrs_disjoint, interface, ports_free, virtual_ip, virtual_ip_free};
+pub(crate) use network::{
+    cidrs_disjoint, interface, ports_free, virtual_ip, virtual_ip_free, virtual_router_free,
+};
 
 /// Units of software with its own kubelet or its own container runtime, and the name to show.
 const FOREIGN_UNITS: [(&str, &str); 9] = [

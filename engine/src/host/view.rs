@@ -6,8 +6,8 @@
 //!
 //! Verbs go to the host as well, and clear what is remembered.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,7 @@ use super::{
     ContainerConfig, ContainerState, Containers, Entry, EtcdMember, EtcdMembers, EtcdStatus, Files,
     Host, HostResult, HttpsRequest, HttpsResponse, ImageState, Kernel, Link, ListedContainer,
     Network, NewCertificateRequest, NodeRoute, Packages, PodSubnets, Processes, RemainingPod,
-    Routes, Services, Space, SubnetClaim, SubnetNode, UnitState, VirtualService,
+    Routes, Services, Space, SubnetClaim, SubnetNode, UnitState, VirtualService, VrrpSender,
 };
 
 /// A host as it is seen in one look.
@@ -165,6 +165,8 @@ pass_on!(Services {
 pass_on!(Network {
     to_read https_get(request: &HttpsRequest) -> HttpsResponse;
     to_read tcp_connect(address: SocketAddr, timeout: Duration) -> ();
+    to_read neighbour(address: IpAddr) -> Option<String>;
+    to_read vrrp_senders(link: &str, during: Duration) -> BTreeSet<VrrpSender>;
     to_read links() -> Vec<Link>;
     to_read link(name: &str) -> Option<Link>;
     to_change remove_link(name: &str) -> ();

@@ -1,5 +1,8 @@
 //! A backup of etcd as it lies on disk: its names, the manifest beside the snapshot, and whether it counts. Pure: the check of backups and
-//! nodelet read the files.
+//! nodelet read the files. Which master takes a backup is in `turn`, and how the others know that it has taken one in `published`.
+
+mod published;
+mod turn;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -7,6 +10,11 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::model::old_records::{self, OldRecord};
+
+pub use published::{
+    BACKUP_TAKEN, is_younger_than, last_published, left_while_younger_than, publish,
+};
+pub use turn::{BACKUP_LEFT, BACKUP_LEFT_LIMIT, LeftBackup, left_to};
 
 /// The timer that makes backups.
 pub const TIMER: &str = "etcd-backup";

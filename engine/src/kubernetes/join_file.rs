@@ -22,7 +22,9 @@ use x509_parser::pem::Pem;
 use crate::env::is_dns_name;
 
 pub use error::JoinFileError;
-pub use master::{AuthorityPem, MASTER_AUTHORITIES, MasterJoinFile, masters_to_join};
+pub use master::{
+    AuthorityPem, MASTER_AUTHORITIES, MOST_ADDRESSES, MasterJoinFile, masters_to_join,
+};
 pub use sealed::{
     JoinContent, JoinKind, LONGEST, MASTER_VERSION, VERSION, new_identity, public_key,
 };

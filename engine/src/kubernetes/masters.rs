@@ -142,6 +142,12 @@ pub async fn members(host: &dyn Host, address: IpAddr) -> HostResult<Vec<MasterE
     masters_of(&list).map_err(|why| HostError::service("list the members of etcd", why))
 }
 
+/// Whether this host's own member answers other members at this URL, for example `https://172.30.0.11:2380`. It does so also while it waits
+/// for a leader after its start. Cancel safe.
+pub async fn answers_peers(host: &dyn Host, peer: &str) -> bool {
+    ask(host, &format!("{peer}/version"), PEER).await.is_ok()
+}
+
 /// The answer of this host's own member.
 async fn ask(host: &dyn Host, url: &str, certificate: &str) -> HostResult<String> {
     let file = |name: &str| PathBuf::from(certificate).join(name);

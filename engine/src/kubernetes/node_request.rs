@@ -387,7 +387,10 @@ fn usable(address: IpAddr, node: &str, known: &Known<'_>) -> Result<(), String> 
     let mut all = of_masters.chain(listed).chain(of_records);
     let taken = all.find(|(name, its)| *name != node && its.to_canonical() == own);
     match taken {
-        Some((other, _)) => Err(format!("{address} is the address of node `{other}`")),
+        Some((other, _)) => Err(format!(
+            "{address} is the address of node `{other}`; if that node no longer has it, run `nodelet cluster remove {other}` on a master, and \
+             then `nodelet pki issue {other} --replace` if it is still wanted"
+        )),
         None => Ok(()),
     }
 }

@@ -9,8 +9,9 @@
 //! A worker that leaves (`nodelet clean`) marks its node with the time. If its kubelet has reported since then, the worker has come back,
 //! and only the mark is removed: both times are from the clock of the worker. A node with a taint of an operator is not deleted.
 //!
-//! `eviction` empties a node before it is deleted, that of a master, too. `requests` settles the requests of a removed worker.
+//! `eviction` empties a node before `deletion` deletes it, that of a master, too. `requests` settles the requests of a removed worker.
 
+mod deletion;
 mod eviction;
 mod requests;
 
@@ -27,6 +28,7 @@ use super::admission::{
 use super::shown;
 use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod, Taint};
 
+pub(crate) use deletion::delete_removed;
 pub use eviction::{empty_node, hold_up};
 pub(crate) use requests::is_still_open;
 
@@ -35,10 +37,16 @@ pub const LEFT: &str = "nodelet.pf9.io/left";
 /// The label of a worker's node.
 pub const WORKER_LABEL: &str = "node-role.kubernetes.io/worker";
 
-/// Taints that Kubernetes sets and removes by itself have such keys. A role taints only masters.
-const TAINTS_OF_KUBERNETES: &str = "node.kubernetes.io/";
-/// How often the deletion of a node is tried again because the node has changed meanwhile.
-const TRIES: usize = 5;
+/// Taints that Kubernetes sets and removes by itself have keys that begin so. A role taints only masters.
+const TAINTS_OF_KUBERNETES: [&str; 2] =
+    ["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"];
+/// The cluster autoscaler taints nodes that it empties.
+const TAINTS_OF_AUTOSCALER: [&str; 2] = [
+    "ToBeDeletedByClusterAutoscaler",
+    "DeletionCandidateOfClusterAutoscaler",
+];
+/// Clocks of masters may differ by so much.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(24 * 3600);
 
 /// If the node of a token was Ready when the token was issued (`--replace`), that node says nothing about the new host. Its token ends this
 /// long after its last new key: until then, the new host has fetched its certificates.
@@ -74,6 +82,11 @@ pub fn needs_care(node: &ClusterNode) -> bool {
 
 /// What a master does about the node of this record, apart from its token.
 fn care(node: &ClusterNode, record: &Admission) -> Vec<Care> {
+    let removed = record.removed.as_ref();
+    // Before all marks and taints: its host has chosen them.
+    if removed.is_some_and(|removed| removed.uid != node.uid) {
+        return vec![Care::DeleteRemoved];
+    }
     let mut todo = Vec::new();
     if let Some(mark) = node.annotations.get(LEFT) {
         match humantime::parse_rfc3339(mark) {
@@ -84,12 +97,9 @@ fn care(node: &ClusterNode, record: &Admission) -> Vec<Care> {
             Ok(_) => return vec![Care::Delete],
         }
     }
-    if let Some(removed) = &record.removed {
-        // As long as it is the node of that time, its removal waits for its pods.
-        return match removed.uid == node.uid {
-            true => todo,
-            false => vec![Care::DeleteRemoved],
-        };
+    // As long as it is the node of that time, its removal waits for its pods.
+    if removed.is_some() {
+        return todo;
     }
     if !node.labels.contains_key(WORKER_LABEL) {
         todo.push(Care::Label);
@@ -100,8 +110,12 @@ fn care(node: &ClusterNode, record: &Admission) -> Vec<Care> {
 /// A taint that neither Kubernetes nor a role has set. A node may not change its taints, but if masters deleted it on its request, it could
 /// register without them.
 fn operators_taint(node: &ClusterNode) -> Option<&Taint> {
-    let mut taints = node.taints.iter();
-    taints.find(|taint| !taint.key.starts_with(TAINTS_OF_KUBERNETES))
+    let is_automatic = |taint: &Taint| {
+        let key = taint.key.as_str();
+        let mut prefixes = TAINTS_OF_KUBERNETES.iter();
+        prefixes.any(|prefix| key.starts_with(prefix)) || TAINTS_OF_AUTOSCALER.contains(&key)
+    };
+    node.taints.iter().find(|taint| !is_automatic(taint))
 }
 
 /// Whether the token of a node that is Ready has done its work, or has ended anyway.
@@ -119,7 +133,7 @@ fn is_over(record: &Admission, token: Option<&TokenRecord>, now: SystemTime) -> 
 /// Whether the tombstone of a removed node has done its work: no certificate is left with which its host could register a Node.
 fn is_forgettable(record: &Admission, has_node: bool, now: SystemTime) -> bool {
     let removed = record.removed.as_ref();
-    !has_node && removed.is_some_and(|removed| removed.certificates_end() <= now)
+    !has_node && removed.is_some_and(|removed| removed.certificates_end() + CLOCKS_DIFFER <= now)
 }
 
 /// Does what is to be done about all admitted nodes, and deletes tombstones that are no longer needed. Returns the nodes with what was done, or why it could not be done. A node that cannot
@@ -313,29 +327,6 @@ pub async fn remove_worker(
     }
     delete_removed(host, access, name, &node.uid).await?;
     Ok(Removal::Removed { left })
-}
-
-/// Deletes the node with this uid. Fine if it is gone: another node that has registered under its name meanwhile stays. The eviction before
-/// may have taken an hour.
-async fn delete_removed(
-    host: &dyn Host,
-    access: &ClusterAccess,
-    name: &str,
-    uid: &str,
-) -> HostResult<()> {
-    for _ in 0..TRIES {
-        let Some(node) = host.node(access, name).await?.filter(|its| its.uid == uid) else {
-            return Ok(());
-        };
-        // It may have changed since: kubelet reports its state.
-        if host.delete_same_node(access, name, &node).await? {
-            return Ok(());
-        }
-    }
-    Err(HostError::service(
-        format!("delete node {name}"),
-        "it has changed each time; run the command again",
-    ))
 }
 
 /// Revokes the admission of a node, and refuses its open requests.

@@ -215,6 +215,9 @@ pub struct PlannedCheck {
     /// The API server on another host that the check needs. If the check fails while that server does not answer this host, it is Unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs_api: Option<NeededApi>,
+    /// If the check fails while etcd has no quorum because other members do not answer, and this host's member runs, it is Unknown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_quorum: bool,
 }
 
 /// An API server that this host asks for its own node, to find out whether the server answers it.

@@ -107,6 +107,9 @@ fn pace(check: &PlannedCheck) -> String {
     if check.needs_api.is_some() {
         text.push_str("      unknown while the API server is away\n");
     }
+    if check.needs_quorum {
+        text.push_str("      unknown while etcd has no quorum without the other masters\n");
+    }
     text
 }
 

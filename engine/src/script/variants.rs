@@ -155,6 +155,7 @@ pub(super) enum Precondition {
     Interface,
     VirtualIp,
     VirtualIpFree,
+    VirtualRouterFree,
     Architecture,
     SupportedSystem,
     Systemd,

@@ -269,6 +269,8 @@ pub static CHECK_POLICY: &[Modifier] = modifiers! {
         "If it fails, nodelet only reports it: the phase counts as working, and nothing is restarted.";
     needs_api(node: Text) =>
         "It needs an API server on another host. If it fails while that server does not answer this host, or refuses it, it is Unknown, and nothing is restarted. The server is asked for this node, as kubelet.";
+    needs_quorum() =>
+        "It needs the quorum of etcd. If it fails while etcd has none because other masters' members do not answer, and this host's member runs, it is Unknown, and nothing is restarted. It changes nothing on the only master of a cluster.";
     when(condition: Bool) => "The check is left out when this is false.";
 };
 

@@ -123,7 +123,11 @@ pub fn forget(master: &Host, node: &str) -> Result<()> {
 
 /// Makes a join file on the master. nodeletd may run a command there at the moment, so this waits for its end.
 fn made(master: &Host, verb: &str, node: &str, key: &str) -> Result<String> {
-    let words = ["nodelet", "pki", verb, node, "--to", key];
+    let mut words = vec!["nodelet", "pki", verb, node, "--to", key];
+    if verb == "export" {
+        // Others may join after it; `cargo xtask up` takes only odd numbers.
+        words.extend(["--of", "5"]);
+    }
     let ended = command::poll(ISSUED, || match master.exec(&words) {
         Ok(output) if output.status.code() == Some(BUSY) => None,
         other => Some(other),

@@ -3,6 +3,7 @@
 mod certificates;
 mod order;
 mod pod_network;
+mod quorum;
 mod repairs;
 mod rotation;
 mod virtual_ip;

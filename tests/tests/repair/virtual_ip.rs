@@ -1,8 +1,9 @@
 //! The virtual IP of several masters: a change of the masters reloads keepalived, and a firewall rule lets only masters take the address.
 
-use behaviour::{Bringup, Case, Run, block_on};
+use behaviour::{Bringup, Case, Run, block_on, fixtures, text};
 use engine::exec::{Recording, Runner, failed_phases, restart_set};
-use engine::facts::{AddressUser, MasterEntry};
+use engine::facts::{AddressUser, FactQuery, MasterEntry, Requirement, gather_with};
+use engine::host::VrrpSender;
 use engine::host::fake::FakeHost;
 use engine::model::{Outcome, PhaseName};
 use engine::resource::MaskedSecrets;
@@ -166,4 +167,118 @@ fn a_virtual_ip_that_another_host_uses_is_refused_before_anything_is_changed() {
     let text = run.text();
     assert!(text.contains("172.30.0.100 is in use by a host"), "{text}");
     assert_eq!(host.snapshot(), before);
+}
+
+#[test]
+fn a_router_id_that_another_host_uses_is_refused_before_anything_is_changed() {
+    let mut bringup = among(&[]);
+    let sender = |router_id| VrrpSender {
+        router_id,
+        address: [172, 30, 0, 77].into(),
+    };
+    let mut heard = |router_id| {
+        let senders = [sender(router_id)].into();
+        bringup.facts.vrrp_senders = [("eth0".to_owned(), senders)].into();
+        let host = bringup.bare_host();
+        let before = host.snapshot();
+        let run = bringup.apply(&host);
+        let is_bare = host.snapshot() == before;
+        (run.outcome, run.text(), is_bare)
+    };
+    let (outcome, text, is_bare) = heard(51);
+    assert_eq!(outcome, Outcome::Refused, "{text}");
+    for part in [
+        "172.30.0.77 sends VRRP with router id 51",
+        "choose a router id",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(is_bare);
+    let (outcome, text, _) = heard(52);
+    assert_eq!(outcome, Outcome::Converged, "{text}");
+}
+
+/// A host that joins can hear the cluster's only master from an address that its join file does not have.
+#[test]
+fn only_the_first_master_needs_a_free_router_id() {
+    let asked = |state: &str| {
+        let settings = text(fixtures("settings/cp-1-vip.yaml"));
+        let wanted = format!("ETCD_INITIAL_CLUSTER_STATE: {state}");
+        let settings = settings.replace("ETCD_INITIAL_CLUSTER_STATE: new", &wanted);
+        let plan = Case::of("cp-1", &settings).planned();
+        let mut all = plan.phases.iter().flat_map(|phase| &phase.requirements);
+        all.any(|one| matches!(one.requirement, Requirement::VirtualRouterFree { .. }))
+    };
+    assert!(asked("new"));
+    assert!(!asked("existing"));
+}
+
+/// The bring-up, and a host that an earlier release has brought up: it knew none of the requirements of which this is true.
+fn upgraded(unknown: fn(&Requirement) -> bool) -> (Bringup, FakeHost) {
+    let mut bringup = among(&[]);
+    let plan = bringup.plan.clone();
+    for phase in &mut bringup.plan.phases {
+        phase.requirements.retain(|one| !unknown(&one.requirement));
+    }
+    let host = bringup.bare_host();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    bringup.plan = plan;
+    let sender = |router_id| VrrpSender {
+        router_id,
+        address: [172, 30, 0, 77].into(),
+    };
+    let rivals = [sender(51), sender(52)].into();
+    bringup.facts.vrrp_senders = [("eth0".to_owned(), rivals)].into();
+    (bringup, host)
+}
+
+/// How many requirements need facts, and what keeps an apply from beginning.
+fn judged(bringup: &mut Bringup, host: &FakeHost) -> (usize, Vec<String>) {
+    let gathered = block_on(gather_with(host, &FactQuery::for_a_plan()));
+    bringup.facts.met_before = gathered.expect("they are gathered").met_before;
+    let ignored = Recording::default();
+    let runner = Runner::new(
+        &bringup.plan,
+        host,
+        &bringup.facts,
+        &MaskedSecrets,
+        &ignored,
+    );
+    let unmet = block_on(runner.unmet_requirements()).len();
+    let failed = block_on(runner.failed_preconditions()).expect("they are judged");
+    (unmet, failed.into_iter().map(|its| its.problem).collect())
+}
+
+#[test]
+fn a_master_that_an_earlier_release_brought_up_does_not_listen_again() {
+    let is_of_router = |one: &Requirement| matches!(one, Requirement::VirtualRouterFree { .. });
+    let (mut bringup, host) = upgraded(is_of_router);
+    assert_eq!(judged(&mut bringup, &host), (0, Vec::new()));
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    // The apply has recorded the id, so another one is judged.
+    for phase in &mut bringup.plan.phases {
+        for one in &mut phase.requirements {
+            if let Requirement::VirtualRouterFree { router_id, .. } = &mut one.requirement {
+                *router_id = 52;
+            }
+        }
+    }
+    let (unmet, failed) = judged(&mut bringup, &host);
+    assert_eq!((unmet, failed.len()), (1, 1), "{failed:?}");
+    assert!(failed[0].contains("router id 52"), "{failed:?}");
+}
+
+#[test]
+fn a_master_that_gets_a_virtual_ip_later_needs_a_free_router_id() {
+    let is_of_virtual_ip = |one: &Requirement| {
+        matches!(
+            one,
+            Requirement::VirtualRouterFree { .. } | Requirement::VirtualIp { .. }
+        )
+    };
+    let (mut bringup, host) = upgraded(is_of_virtual_ip);
+    let (unmet, failed) = judged(&mut bringup, &host);
+    assert_eq!((unmet, failed.len()), (2, 1), "{failed:?}");
 }

@@ -11,6 +11,7 @@ use engine::script::{WORDS, WordKind, reference};
 const READ_LATER: &[(&str, &str)] = &[
     ("ETCD_BACKUP_COUNT", BACKUP),
     ("ETCD_BACKUP_KEEP", BACKUP),
+    ("ETCD_BACKUP_MASTERS", BACKUP),
     ("KUBE_SERVICE_STATE", NODELETD),
     ("LOOP_INTERVAL", NODELETD),
     ("FULL_RETRY_COUNT", NODELETD),

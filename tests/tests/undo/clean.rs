@@ -4,6 +4,7 @@ use behaviour::{Bringup, Run, Scripts, block_on, foreign_container};
 use engine::exec::Event;
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{Containers as _, Files as _, Services as _};
+use engine::kubernetes::etcd_backup::BACKUP_LEFT;
 use engine::kubernetes::join_file::{IDENTITY, JOIN_FILE};
 use engine::kubernetes::masters::{MASTERS, PENDING};
 use engine::ledger::{Cause, Record, Why};
@@ -113,7 +114,7 @@ fn clean_restores_the_host() {
 fn a_purge_removes_join_file_key_and_list_of_masters() {
     // The last one is of a `nodelet pki key` that was killed.
     let unfinished = "/var/opt/pf9/nodelet/age.new-17";
-    let of_cluster = [JOIN_FILE, IDENTITY, MASTERS, unfinished];
+    let of_cluster = [JOIN_FILE, IDENTITY, MASTERS, BACKUP_LEFT, unfinished];
     let bringup = Bringup::without_pods("cp-1");
     let host = bringup.populated_host();
     let _ = bringup.apply(&host);

@@ -232,6 +232,7 @@ fn an_unknown_host_is_not_waited_for() {
         failures: PlannedCheck::FAILURES,
         advisory: false,
         needs_api: None,
+        needs_quorum: false,
     });
     let phase = phase.clone();
     let wait = |status: u16| {

@@ -290,8 +290,11 @@ const READY: Target = Target::Ratio {
     goal: Some(0.5),
 };
 
+/// A time of a command: its name, how to take it, and its target.
+type Time = (&'static str, fn(&CommandTime) -> f64, Target);
+
 fn figures(samples: &Samples) -> Vec<Figure> {
-    let seconds: [(&str, fn(&CommandTime) -> f64, Target); 3] = [
+    let seconds: [Time; 3] = [
         ("bare host to Ready", |its| its.ready, READY),
         ("command finished", |its| its.wall, Target::None),
         (

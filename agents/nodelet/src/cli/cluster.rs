@@ -118,6 +118,11 @@ pub(crate) struct PkiExportArgs {
     /// The name of the new master's node: the host name of its host, in lower case.
     pub(crate) node: String,
 
+    /// The number of masters that the cluster is to have in the end: 1, 3 or 5. Without it, a host with which the number becomes even is
+    /// refused.
+    #[arg(long, value_name = "NUMBER", value_parser = number_of_masters)]
+    pub(crate) of: Option<u8>,
+
     /// Make the file even if a master or a Ready node has this name: the host takes its place.
     #[arg(long)]
     pub(crate) replace: bool,
@@ -136,6 +141,13 @@ pub(crate) struct PkiSignArgs {
     /// Write JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn number_of_masters(text: &str) -> Result<u8, String> {
+    match text.parse::<u8>() {
+        Ok(number @ (1 | 3 | 5)) => Ok(number),
+        Ok(_) | Err(_) => Err("a cluster has 1, 3 or 5 masters".to_owned()),
+    }
 }
 
 fn validity(text: &str) -> Result<Duration, String> {

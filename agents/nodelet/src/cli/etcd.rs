@@ -44,6 +44,10 @@ pub(crate) struct EtcdBackupArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
+    /// Leave the backup to another master if it is that one's turn (`ETCD_BACKUP_MASTERS`).
+    #[arg(long, hide = true)]
+    pub(crate) scheduled: bool,
+
     /// Files named cgroup.procs through which the backup joins its control group before it does anything.
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) cgroup: Vec<PathBuf>,

@@ -3,18 +3,19 @@
 mod members;
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use chrono::SecondsFormat;
 use engine::exec::room_for_backup;
-use engine::host::Files as _;
 use engine::host::live::LiveHost;
+use engine::host::{ClusterAccess, Files as _};
 use engine::kubernetes::etcd_backup::{SNAPSHOT, TIMER, too_old};
 use engine::model::count;
 
 use super::run::only_root;
-use crate::cli::{EtcdBackupArgs, EtcdCommand, EtcdVerifyArgs, RoleArgs};
+use crate::cli::{EtcdBackupArgs, EtcdCommand, EtcdVerifyArgs, LOCAL_ADMIN, RoleArgs};
 use crate::etcd::{self, AlarmKind, Backups, Etcd, Interrupted, Stored};
 use crate::inputs;
 use crate::nodeletd::timers;
@@ -46,6 +47,15 @@ async fn backup(args: &EtcdBackupArgs) -> Result<Exit> {
     // Before the lock is taken: a command that wants the lock sends a signal to its owner.
     let cancel = signals::cancel_on_signal()?;
     let _lock = Lock::take("etcd backup")?;
+    let host = LiveHost::new();
+    let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
+    if args.scheduled
+        && let Some(left) = etcd::other_master(&host, &access, &backups).await?
+    {
+        etcd::note_left(&host, &left).await?;
+        say(&format!("master {} takes the backup\n", left.master));
+        return Ok(Exit::Ok);
+    }
     let done = match etcd::backup(&backups, &cancel).await {
         Ok(done) => done,
         Err(error) if error.is::<Interrupted>() => {
@@ -54,6 +64,14 @@ async fn backup(args: &EtcdBackupArgs) -> Result<Exit> {
         }
         Err(error) => return Err(error),
     };
+    if let Err(error) = etcd::forget_left(&host).await {
+        tracing::warn!("could not {error:#}");
+    }
+    if let Some(taken) = done.manifest.taken()
+        && let Err(error) = etcd::publish_taken(&host, &access, &backups, taken).await
+    {
+        tracing::warn!("could not {error:#}");
+    }
     if args.role.json {
         let value = serde_json::json!({
             "name": done.name,
@@ -163,6 +181,9 @@ struct EtcdBackupStatus {
     directory: String,
     enabled: bool,
     schedule: String,
+    /// The master to which this host has left the last backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_to: Option<String>,
     /// When nodeletd takes the next one at the earliest, RFC 3339; unknown without its timer.
     next: Option<String>,
     /// Runs of the timer that failed since the last good one, and why the last one failed.
@@ -198,8 +219,9 @@ async fn status(args: &RoleArgs) -> Result<Exit> {
     let age = newest.map(|(_, age)| age);
     let store = etcd.as_ref().map(|etcd| etcd.size);
     let host = LiveHost::new();
+    let left = etcd::left(&host, &backups).await;
     let mut problems = Vec::new();
-    if backups.enabled {
+    if backups.enabled && left.is_none() {
         problems.extend(too_old(age, backups.max_age, &backups.directory));
     }
     if let Some(store) = store {
@@ -225,6 +247,7 @@ async fn status(args: &RoleArgs) -> Result<Exit> {
         directory: backups.directory.display().to_string(),
         enabled: backups.enabled,
         schedule: backups.schedule.clone(),
+        left_to: left.map(|left| left.master),
         next: timers::next(TIMER).map(|next| next.to_rfc3339_opts(SecondsFormat::Secs, true)),
         failures: runs.failures,
         reason: runs.reason,
@@ -288,6 +311,12 @@ fn screen(status: &EtcdBackupStatus, number: usize, now: SystemTime) -> String {
         count(number, "backup")
     );
     let _ = writeln!(text, "schedule         {schedule}");
+    if let Some(master) = &status.left_to {
+        let _ = writeln!(
+            text,
+            "taken by         master {master} (ETCD_BACKUP_MASTERS is one)"
+        );
+    }
     let next = match status.next.as_deref() {
         None => "unknown: there is no timer",
         // RFC 3339 in UTC sorts as text.

@@ -270,6 +270,7 @@ mod tests {
                 failures: 1,
                 advisory: false,
                 needs_api: None,
+                needs_quorum: false,
             }],
             ..PlannedPhase::bare(name.parse().expect("a name"))
         }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::retention::{Aged, expendable};
 use super::settings::Backups;
 use super::store;
-use crate::etcd::client::api::{AlarmKind, Etcd};
+use crate::etcd::client::api::{AlarmKind, Etcd, EtcdStatus};
 use crate::etcd::restore_test::{self, RestoredSnapshot};
 use crate::etcd::store::{directory, snapshot};
 
@@ -115,13 +115,14 @@ async fn clear(backups: &Backups) -> Result<()> {
 async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
     clear(backups).await?;
     let etcd = Etcd::member().await?;
+    let status = etcd.status().await?;
+    has_quorum(&status)?;
     let alarms = etcd.alarms().await?;
     if let Some(corrupt) = alarms.iter().find(|one| one.kind == AlarmKind::Corrupt) {
         bail!(
             "back up etcd: it says that its own data is damaged ({corrupt}); see `etcdctl alarm list`"
         );
     }
-    let status = etcd.status().await?;
     let cluster = etcd.cluster().await?.context(
         "find the cluster's identity: etcd holds no namespace kube-system yet; wait until the API server has made it",
     )?;
@@ -180,6 +181,16 @@ async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
     Ok((name, manifest))
 }
 
+/// Fails if the member knows no leader: its data may lack what the other masters have written since then.
+fn has_quorum(status: &EtcdStatus) -> Result<()> {
+    if status.leader == 0 {
+        bail!(
+            "back up etcd: this host's member knows no leader, so etcd has no quorum; bring the other masters up (`nodelet etcd members`)"
+        );
+    }
+    Ok(())
+}
+
 /// Fails unless the restored copy is what etcd had at that revision.
 fn compare(restored: &RestoredSnapshot, keys: u64, cluster: &str) -> Result<()> {
     if restored.keys != keys {
@@ -233,6 +244,7 @@ fn time(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::etcd::settings::BackupMasters;
     use crate::etcd::store::tests::manifest;
 
     #[test]
@@ -255,6 +267,22 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_member_without_quorum_is_not_backed_up() {
+        let status = |leader| EtcdStatus {
+            version: "3.4.23".to_owned(),
+            size: 1,
+            cluster_id: 1,
+            leader,
+            raft_term: 2,
+            raft_index: 3,
+            errors: Vec::new(),
+        };
+        has_quorum(&status(7)).expect("it has a leader");
+        let refused = has_quorum(&status(0)).expect_err("it has none");
+        assert!(refused.to_string().contains("no quorum"), "{refused}");
+    }
+
     /// The clock was ahead when the newest was taken, and has been set back since.
     #[test]
     fn a_new_backup_is_not_removed() {
@@ -262,6 +290,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let backups = Backups {
             enabled: true,
+            masters: BackupMasters::All,
             schedule: String::new(),
             directory: directory.path().to_owned(),
             count: 2,

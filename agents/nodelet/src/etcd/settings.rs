@@ -9,10 +9,20 @@ use engine::kubernetes::etcd_backup::ClusterIdentity;
 
 use super::store::Stored;
 
+/// Which of several masters take backups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BackupMasters {
+    /// Each of them.
+    All,
+    /// One of those that work.
+    One,
+}
+
 /// The settings of backups on this host.
 #[derive(Debug, Clone)]
 pub(crate) struct Backups {
     pub(crate) enabled: bool,
+    pub(crate) masters: BackupMasters,
     /// When they are taken, in cron syntax.
     pub(crate) schedule: String,
     pub(crate) directory: PathBuf,
@@ -61,6 +71,11 @@ impl Backups {
             SettingValue::Integer(count) => usize::try_from(*count).unwrap_or(1).max(1),
             other => anyhow::bail!("understand ETCD_BACKUP_COUNT: {other} is not a number"),
         };
+        let masters = match text("ETCD_BACKUP_MASTERS")?.as_str() {
+            "all" => BackupMasters::All,
+            "one" => BackupMasters::One,
+            other => anyhow::bail!("understand ETCD_BACKUP_MASTERS: {other} is not a choice"),
+        };
         let role = text("ROLE")?;
         if role != "master" {
             anyhow::bail!(
@@ -69,6 +84,7 @@ impl Backups {
         }
         Ok(Self {
             enabled: matches!(value("ETCD_BACKUP_ENABLED")?, SettingValue::Bool(true)),
+            masters,
             schedule: text("ETCD_BACKUP_SCHEDULE")?,
             directory: text("ETCD_BACKUP_DIR")?.into(),
             count,

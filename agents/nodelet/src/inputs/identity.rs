@@ -238,7 +238,7 @@ impl Identity {
             name: "the address".to_owned(),
             current: current.to_string(),
             wanted: wanted.to_string(),
-            way_out: "run `nodelet clean` first, which keeps the cluster's data, because certificates, etcd and other hosts have the old address, which no interface has any more (`ip address`)".to_owned(),
+            way_out: "run `nodelet clean` first, which keeps the cluster's data, and on a worker use another join file (`nodelet pki issue NODE` on a master), because certificates, etcd and other hosts have the old address, which no interface has any more (`ip address`)".to_owned(),
         })
     }
 
@@ -386,7 +386,7 @@ mod tests {
             assert!(by_address.contains(part), "{by_address}");
         }
         let moved = refused(&current, &identity_of("m-1", "10.8.0.2", "true"));
-        for part in ["the address=10.8.0.2", ADDRESS, "`nodelet clean` first"] {
+        for part in ["10.8.0.2", ADDRESS, "clean` first", "pki issue NODE"] {
             assert!(moved.contains(part), "{moved}");
         }
         // Without an address nothing is planned, and planning reports why.

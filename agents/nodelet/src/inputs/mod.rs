@@ -19,7 +19,7 @@ mod settings_files;
 
 use anyhow::Result;
 use engine::env::{KubeEnv, SettingValue};
-use engine::exec::{EventSink, Runner, unmet};
+use engine::exec::{EventSink, Recording, Runner, unmet};
 use engine::facts::{FactQuery, Facts};
 use engine::host::Host;
 use engine::host::live::LiveHost;
@@ -137,8 +137,12 @@ async fn with_facts(
     let role = role(args, host).await;
     let (facts, renamed) = facts_for(name, &settings, host, query).await?;
     let mut inputs = planned(role, || last_good_role(args), settings, facts, renamed)?;
-    let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
-    let asked = query.clone().and_requirements(unmet);
+    let asked = {
+        let ignored = Recording::default();
+        let runner = inputs.runner(host, &ignored);
+        let unmet = runner.unmet_requirements().await;
+        query.clone().and_requirements(unmet)
+    };
     if asked != *query {
         (inputs.facts, _) = facts_for(name, &inputs.secrets.0, host, &asked).await?;
     }

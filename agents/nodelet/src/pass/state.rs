@@ -4,6 +4,7 @@ use std::path::Path;
 
 use engine::env::KubeEnv;
 use engine::exec::{AnotherRole, PhaseHealth, Recording, Runner, Status};
+use engine::host::Host;
 use engine::host::live::LiveHost;
 use engine::kubernetes::etcd_backup::ClusterIdentity;
 use engine::ledger::Ledger;
@@ -66,16 +67,30 @@ pub(super) fn protect_state() {
     }
 }
 
-/// False if the directory cannot be read or does not answer: the phase has a condition for that.
+/// Whether this host needs a backup before the next time of the schedule: it has none, or the one that it has left to another master is soon too
+/// old. False if the directory cannot be read or does not answer: the phase has a condition for that.
 pub(super) async fn lacks_backup(settings: &KubeEnv) -> bool {
-    let Ok(backups) = Backups::of(settings) else {
+    match Backups::of(settings) {
+        Ok(backups) => needs_backup(&LiveHost::new(), backups).await,
+        Err(_) => false,
+    }
+}
+
+async fn needs_backup(host: &dyn Host, backups: Backups) -> bool {
+    let must_ask_again = etcd::must_ask_again(host, &backups).await;
+    if !must_ask_again && etcd::left(host, &backups).await.is_some() {
         return false;
-    };
+    }
+    let now = host.now();
     let work = tokio::task::spawn_blocking(move || {
         let cluster = ClusterIdentity::Id(&backups.cluster_id);
         backups.enabled
-            && etcd::stored(&backups.directory)
-                .is_ok_and(|stored| !stored.iter().any(|one| one.is_verified_of(cluster)))
+            && etcd::stored(&backups.directory).is_ok_and(|stored| match must_ask_again {
+                true => backups
+                    .newest(&stored, None, now)
+                    .is_none_or(|(_, age)| age >= backups.max_age),
+                false => !stored.iter().any(|one| one.is_verified_of(cluster)),
+            })
     });
     matches!(tokio::time::timeout(TIMEOUT, work).await, Ok(Ok(true)))
 }
@@ -116,9 +131,64 @@ pub(super) fn remember(observed: &Identity, health: &[PhaseHealth]) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use engine::host::Clock as _;
+    use engine::host::fake::FakeHost;
+    use engine::kubernetes::etcd_backup::LeftBackup;
     use engine::resource::ResourceError;
 
     use super::*;
+    use crate::etcd::BackupMasters;
+
+    /// With `ETCD_BACKUP_MASTERS` `one`: the note is followed by a question before it has ended.
+    #[tokio::test]
+    async fn a_backup_that_was_left_to_another_master_is_soon_asked_for_again() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let directory = tempfile::tempdir().expect("a directory");
+        let backups = |masters| Backups {
+            enabled: true,
+            masters,
+            schedule: "@daily".to_owned(),
+            directory: directory.path().to_owned(),
+            count: 3,
+            keep: 168 * HOUR,
+            max_age: 26 * HOUR,
+            image: "etcd:3".to_owned(),
+            cluster_id: "lab".to_owned(),
+        };
+        let host = FakeHost::new().with_directory(STATE);
+        let needs = async || needs_backup(&host, backups(BackupMasters::One)).await;
+        assert!(needs().await, "it has none");
+        let note = LeftBackup::new(host.now(), "m-1", "lab");
+        etcd::note_left(&host, &note).await.expect("it is noted");
+        assert!(!needs().await);
+        host.with_world_mut(|world| world.advance(25 * HOUR));
+        assert!(
+            !needs().await,
+            "the other master may just be taking its next one"
+        );
+        host.with_world_mut(|world| world.advance(HOUR / 2));
+        assert!(
+            etcd::left(&host, &backups(BackupMasters::One))
+                .await
+                .is_some()
+        );
+        assert!(needs().await, "the note still counts, but not for long");
+        // An own backup that is old does not count either.
+        let own = |taken| {
+            let taken = humantime::format_rfc3339_seconds(taken);
+            let manifest = format!(
+                r#"{{"version":1,"taken":"{taken}","verified":"{taken}","revision":5,"keys":3,"content":{{"size":1,"sha256":""}},"cluster":"u","cluster_id":"lab","host":"h","versions":{{"etcd":"3.4.23","nodelet":"0","image":"etcd:3"}}}}"#
+            );
+            std::fs::write(directory.path().join("etcd-1.db"), "x").expect("written");
+            std::fs::write(directory.path().join("etcd-1.json"), manifest).expect("written");
+        };
+        own(host.now() - 27 * HOUR);
+        assert!(needs().await, "its own backup is too old");
+        own(host.now() - HOUR);
+        assert!(!needs().await, "its own backup is young");
+    }
 
     #[test]
     fn an_unreadable_ledger_does_not_rule_out_another_role() {

@@ -7,6 +7,7 @@
 
 pub(in crate::exec) mod baseline;
 pub(in crate::exec) mod etcd_quorum;
+pub(in crate::exec) mod joining;
 pub(in crate::exec) mod permanent;
 pub(in crate::exec) mod phase;
 pub(in crate::exec) mod preflight;

@@ -23,14 +23,15 @@ use crate::plan::{Plan, PlannedPhase, PlannedRequirement, PlannedStep};
 use crate::resource::{ANOTHER_VERSION, APPLY_VERSION, ResourceError, ResourceResult, Spec};
 
 impl Runner<'_> {
-    /// Whether all requirements that were not met before hold now, and etcd keeps its quorum, also without these orphans. Problems are
-    /// reported as one event.
+    /// Whether all requirements that were not met before hold now, the host can join or begin its cluster, and etcd keeps its quorum, also
+    /// without these orphans. Problems are reported as one event.
     pub(in crate::exec) async fn preflight(
         &self,
         mode: Mode,
         orphans: &[PhaseOrphans],
     ) -> ResourceResult<bool> {
         let (mut problems, evaluated, record) = self.judge(mode).await?;
+        problems.extend(self.joining_problems().await);
         problems.extend(self.quorum_problem_of_apply(orphans).await);
         if !problems.is_empty() {
             self.events.emit(Event::PreflightFailed { problems });
@@ -48,7 +49,11 @@ impl Runner<'_> {
     /// # Errors
     /// The host cannot be read.
     pub async fn failed_preconditions(&self) -> ResourceResult<Vec<Problem>> {
-        let (problems, _, _) = self.judge(Mode::Apply).await?;
+        let (mut problems, _, _) = self.judge(Mode::Apply).await?;
+        if self.rebuild {
+            // The apply after the clean would be refused, and the host would stay down.
+            problems.extend(self.joining_problems().await);
+        }
         Ok(problems)
     }
 
@@ -81,6 +86,7 @@ impl Runner<'_> {
         }
         // On a host with the role they were met, but the record of that may be lost.
         let has_role = record.met.is_empty() && self.has_role().await;
+        let is_upgraded = self.is_upgraded(&record.met).await;
         let without_ours = match self.rebuild {
             true => Some(self.facts_without_ours().await),
             false => None,
@@ -98,6 +104,11 @@ impl Runner<'_> {
                     Some(without_ours) if ahead => without_ours,
                     _ if record.met.contains(&digest) => continue,
                     _ if has_role && requirement.requirement.invalidated_by_role() => {
+                        record.met.insert(digest);
+                        continue;
+                    }
+                    _ if is_upgraded && is_new(&requirement.requirement, &record.met) => {
+                        evaluated += 1;
                         record.met.insert(digest);
                         continue;
                     }
@@ -151,6 +162,30 @@ impl Runner<'_> {
             }
         }
         Ok((problems, evaluated, record))
+    }
+
+    /// The preconditions that an apply would have to evaluate by facts of the host.
+    pub async fn unmet_requirements(&self) -> Vec<&Requirement> {
+        let met = &self.facts.met_before;
+        let mut unmet = unmet(self.plan, met);
+        if self.is_upgraded(met).await {
+            unmet.retain(|one| !is_new(one, met));
+        }
+        unmet
+    }
+
+    /// Whether the host has the role with this virtual IP, and its record is of a release that did not know a requirement of the plan.
+    async fn is_upgraded(&self, met: &BTreeSet<String>) -> bool {
+        let mut phases = self.plan.phases.iter();
+        let has_virtual_ip = phases.any(|phase| {
+            let mut all = phase.requirements.iter();
+            all.any(|one| {
+                matches!(one.requirement, Requirement::VirtualIp { .. })
+                    && met.contains(&digest(one))
+            })
+        });
+        let mut unmet = unmet(self.plan, met).into_iter();
+        has_virtual_ip && unmet.any(|one| is_new(one, met)) && self.has_role().await
     }
 
     /// Why a part of the payload cannot be used, judged by its type, size and mode.
@@ -345,8 +380,25 @@ pub fn unmet<'p>(plan: &'p Plan, met_before: &BTreeSet<String>) -> Vec<&'p Requi
     unmet.map(|requirement| &requirement.requirement).collect()
 }
 
+/// Whether this is a requirement of which an earlier release recorded nothing: that the virtual router id is free. While the role sends VRRP
+/// itself, it is met. A host that met it with another id on this link gets it judged again. To be removed at the first release.
+fn is_new(requirement: &Requirement, met: &BTreeSet<String>) -> bool {
+    let Requirement::VirtualRouterFree { interface, .. } = requirement else {
+        return false;
+    };
+    let with_id = |router_id| Requirement::VirtualRouterFree {
+        router_id,
+        interface: interface.clone(),
+    };
+    (1..=u8::MAX).all(|id| !met.contains(&digest_of(&with_id(id))))
+}
+
 fn digest(requirement: &PlannedRequirement) -> String {
-    let subject = requirement.requirement.subject();
+    digest_of(&requirement.requirement)
+}
+
+fn digest_of(requirement: &Requirement) -> String {
+    let subject = requirement.subject();
     let json = serde_json::to_vec(&subject).expect("a requirement is JSON");
     crate::model::hex(&sha2::Sha256::digest(json))
 }

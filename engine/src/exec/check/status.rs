@@ -487,6 +487,12 @@ impl Runner<'_> {
         {
             condition = unknown(check, format!("{}; {silence}", condition.reason));
         }
+        if condition.status == Status::False
+            && check.needs_quorum
+            && let Some(lost) = self.quorum_lost_elsewhere(host).await
+        {
+            condition = unknown(check, format!("{}; {lost}", condition.reason));
+        }
         condition
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::host::{EntryKind, Host};
 use crate::kubernetes::etcd_backup::{
-    BackupManifest, ClusterIdentity, MANIFEST, MANIFEST_LIMIT, TIMER, name_of, too_old,
+    BACKUP_LEFT, BACKUP_LEFT_LIMIT, BackupManifest, ClusterIdentity, LeftBackup, MANIFEST,
+    MANIFEST_LIMIT, TIMER, name_of, too_old,
 };
 use crate::model::STATE;
 use crate::resource::{ResourceError, ResourceResult, timer_path};
@@ -16,13 +17,14 @@ const LOG: u64 = 128 * 1024 * 1024;
 
 /// Why the newest verified backup of `cluster` is not younger than `limit`; `None` if it is. [`BackupManifest::age`] says
 /// which backups count. If there is no backup yet, the age of the timer counts: a host younger than `limit` has not
-/// missed a backup.
+/// missed a backup. Neither has a host that has left the last one to another master: [`LeftBackup`].
 pub(in crate::exec) async fn younger_than(
     host: &dyn Host,
     directory: &Path,
     limit: Duration,
     cluster: &str,
 ) -> ResourceResult<Option<String>> {
+    let left = backup_left(host, cluster, limit).await;
     let cluster = ClusterIdentity::Id(cluster);
     let mut newest: Option<Duration> = None;
     for file in host.list(directory).await? {
@@ -43,7 +45,16 @@ pub(in crate::exec) async fn younger_than(
             return Ok(None);
         }
     }
-    Ok(too_old(newest, limit, directory))
+    let problem = too_old(newest, limit, directory);
+    Ok(problem.filter(|_| left.is_none()))
+}
+
+/// The note that the last backup was left to another master, if it is younger than `limit` and of this cluster (`CLUSTER_ID`). A file that
+/// cannot be read is none. nodelet removes it when this host takes a backup. Cancel safe.
+pub async fn backup_left(host: &dyn Host, cluster_id: &str, limit: Duration) -> Option<LeftBackup> {
+    let read = host.read(Path::new(BACKUP_LEFT), BACKUP_LEFT_LIMIT).await;
+    let content = read.ok().flatten()?;
+    LeftBackup::recent(&content, cluster_id, host.now(), limit)
 }
 
 /// The manifest of the snapshot at `path`. `None` if the snapshot was not verified, or differs from what was verified.
@@ -211,6 +222,26 @@ mod tests {
         assert_eq!(answer().await.expect("it can be told"), None);
         crate::host::Clock::pause(&host, DAY).await;
         assert!(answer().await.expect("it can be told").is_some());
+    }
+
+    /// With `ETCD_BACKUP_MASTERS` `one`.
+    #[tokio::test]
+    async fn a_host_that_leaves_backups_to_another_master_lacks_none() {
+        let host = FakeHost::new();
+        let now = crate::host::Clock::now(&host);
+        let note = LeftBackup::new(now, "m-1", CLUSTER);
+        let note = serde_json::to_vec(&note).expect("JSON");
+        let host = host.with_file(BACKUP_LEFT, note);
+        let directory = Path::new("/b");
+        let said = async |cluster| {
+            let said = younger_than(&host, directory, DAY, cluster).await;
+            said.expect("it can be told").unwrap_or_default()
+        };
+        assert_eq!(said(CLUSTER).await, "");
+        assert_ne!(said("c-2").await, "", "another cluster");
+        crate::host::Clock::pause(&host, DAY).await;
+        let old = said(CLUSTER).await;
+        assert!(old.contains("no verified backup"), "{old}");
     }
 
     #[tokio::test]

@@ -4,7 +4,8 @@
 //! `renew` and `rotate` are applies with a changed plan or selection. `stuck_pods` ends containers that a phase has waited for without
 //! success. `probes`, `backups` and `virtual_ip` are observations of checks. `scratch` removes what an interrupted test of a backup left.
 //! `etcd_data` tells a dry run whether etcd begins without data. `sign` signs the certificates of other nodes.
-//! `quorum` refuses a run that would take etcd its quorum. `remove_master` takes another master out of the cluster.
+//! `quorum` refuses a run that would take etcd its quorum, and tells checks that other masters have taken it.
+//! `remove_master` takes another master out of the cluster.
 //!
 //! Not here: how certificates are made (`resource::pki`), all other observations (`check::probe`), and the making of backups (the agent).
 //! Start with `renew`.

@@ -2,6 +2,9 @@
 //!
 //! The members come from a list that has quorum; without one, from this host's file of masters. A host that knows no other master has
 //! nothing to guard. A member whose own state cannot be asked for counts as one that works. The decision is in `kubernetes::etcd_members`.
+//! `lost` tells checks that other members have taken the quorum.
+
+pub(in crate::exec) mod lost;
 
 use std::error::Error;
 use std::io;

@@ -13,7 +13,7 @@ use crate::host::{ClusterAccess, EtcdMember, Host, HostResult, RemainingPod};
 use crate::kubernetes::MASTER_LABEL;
 use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, QuorumLoss, Seen, after_loss, look};
 use crate::kubernetes::masters;
-use crate::kubernetes::workers::{empty_node, hold_up};
+use crate::kubernetes::workers::{delete_removed, empty_node, hold_up};
 
 /// How the removal of a master ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,8 +99,8 @@ pub async fn remove_master(
         Ok(voters) => voters,
         Err(refusal) => return Ok(refusal),
     };
-    if let Some((name, _)) = &node {
-        host.delete_node(access, name).await?;
+    if let Some((name, node)) = &node {
+        delete_removed(host, access, name, &node.uid).await?;
     }
     Ok(MasterRemoval::Removed { voters, left })
 }

@@ -100,6 +100,7 @@ mod tests {
             failures: 1,
             advisory: false,
             needs_api: None,
+            needs_quorum: false,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::exec::undo::executor::{
     remove,
 };
 use crate::host::{Host, HostError, HostResult};
+use crate::kubernetes::etcd_backup::BACKUP_LEFT;
 use crate::kubernetes::join_file::{IDENTITY, JOIN_FILE, UNFINISHED_IDENTITY};
 use crate::kubernetes::masters::{self, MASTERS};
 use crate::ledger::{Ledger, LiveUndo, Record, RunId};
@@ -142,10 +143,11 @@ pub async fn clean(
 }
 
 /// Removes what operators and the cluster have put on this host and no ledger has: the join file and the key that opens it, which together
-/// give away all keys of the cluster, and the list of masters. Returns what could not be removed.
+/// give away all keys of the cluster, the list of masters, and which of them takes backups. Returns what could not be removed.
 async fn forget_cluster(host: &dyn Host) -> Vec<(String, HostError)> {
     let mut left = Vec::new();
-    let mut paths = [JOIN_FILE, IDENTITY, MASTERS].map(PathBuf::from).to_vec();
+    let files = [JOIN_FILE, IDENTITY, MASTERS, BACKUP_LEFT];
+    let mut paths = files.map(PathBuf::from).to_vec();
     match unfinished_keys(host).await {
         Ok(unfinished) => paths.extend(unfinished),
         Err(error) => left.push((IDENTITY.to_owned(), error)),

@@ -1,21 +1,28 @@
-//! Which address is this host's own, and who uses the address that the masters are to share.
+//! Which address is this host's own, who uses the address that the masters are to share, and who sends VRRP.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use futures::future::join_all;
 use ipnet::IpNet;
 
 use super::Asking;
 use crate::facts::model::{AddressUser, LinkFacts};
-use crate::host::{HostError, HttpsRequest};
+use crate::facts::parse;
+use crate::host::{HostError, HttpsRequest, VrrpSender};
 use crate::model::chain;
 
 /// Certificate of the cluster's authority on a master.
 const AUTHORITY: &str = "/etc/pf9/kube.d/ca/cluster/ca.crt";
+/// The routes of IPv4.
+const ROUTES: &str = "/proc/net/route";
 /// Bound on a connection and on an answer. A host on the same network answers within milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long senders of VRRP are listened for: two messages of the usual interval of a second.
+const LISTEN: Duration = Duration::from_millis(2200);
 
 /// The first address of a link that other hosts can reach.
 pub(super) fn global_address(link: &LinkFacts) -> Option<IpAddr> {
@@ -54,7 +61,19 @@ impl Asking<'_> {
                 );
                 return Some(AddressUser::Another(why));
             }
-            Err(_) => return Some(AddressUser::Nothing),
+            // It may drop what is sent to this port, but it answers on its own network.
+            Err(_) => {
+                let neighbour = self.answer(&item, self.host.neighbour(place.ip())).await?;
+                return Some(match neighbour {
+                    None => AddressUser::Nothing,
+                    Some(hardware) if self.is_of_gateway(&hardware, place.ip()).await => {
+                        AddressUser::Nothing
+                    }
+                    Some(hardware) => AddressUser::Another(format!(
+                        "the host with the hardware address {hardware} has it"
+                    )),
+                });
+            }
         }
         let authority = Path::new(AUTHORITY);
         let entry = self.host.entry(authority);
@@ -76,6 +95,35 @@ impl Asking<'_> {
     }
 }
 
+impl Asking<'_> {
+    /// Whether this is the hardware address of the default gateway, which is not `address` itself: as a proxy it answers for every address.
+    async fn is_of_gateway(&self, hardware: &str, address: IpAddr) -> bool {
+        let routes = self.text(ROUTES).await;
+        let default = routes.and_then(|text| parse::routes(&text).0);
+        let Some(gateway) = default.and_then(|way| way.gateway) else {
+            return false;
+        };
+        if gateway == address {
+            return false;
+        }
+        let its = self.host.neighbour(gateway).await.ok().flatten();
+        its.is_some_and(|its| its == hardware)
+    }
+
+    /// Who sends VRRP on these links; a link that could not be listened to is noted and left out.
+    pub(super) async fn vrrp_senders(
+        &self,
+        links: &[String],
+    ) -> BTreeMap<String, BTreeSet<VrrpSender>> {
+        let asked = links.iter().map(|link| async move {
+            let item = format!("VRRP on {link}");
+            let heard = self.answer(&item, self.host.vrrp_senders(link, LISTEN));
+            Some((link.clone(), heard.await?))
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+}
+
 /// Whether a host has refused the connection.
 fn is_refusal(error: &HostError) -> bool {
     let HostError::Service { source, .. } = error else {
@@ -87,7 +135,6 @@ fn is_refusal(error: &HostError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::sync::Mutex;
 
     use super::*;
@@ -107,6 +154,13 @@ mod tests {
     async fn the_user_of_an_address_is_known_by_the_certificate_it_shows() {
         let free = FakeHost::new();
         assert_eq!(user(&free).await, Some(AddressUser::Nothing));
+        let silent = FakeHost::new();
+        let address = "172.30.0.100".parse().unwrap();
+        silent.with_world_mut(|world| world.silent_host(address));
+        let Some(AddressUser::Another(why)) = user(&silent).await else {
+            panic!("a host that drops packets has the address, too");
+        };
+        assert!(why.contains("02:00:00:00:00:07"), "{why}");
         let taken = FakeHost::new().with_endpoint(VIP, 200, "ok");
         let Some(AddressUser::Another(why)) = user(&taken).await else {
             panic!("a host without an authority knows no other");
@@ -115,9 +169,36 @@ mod tests {
         let known = taken.with_file(AUTHORITY, "roots");
         assert_eq!(user(&known).await, Some(AddressUser::ThisCluster));
         let held = FakeHost::new();
-        let address = "172.30.0.100".parse().unwrap();
         held.with_world_mut(|world| world.link("eth0", true, &[(address, 32)]));
         assert_eq!(user(&held).await, Some(AddressUser::ThisHost));
+    }
+
+    /// A gateway with proxy ARP answers for every address of the network.
+    #[tokio::test]
+    async fn an_answer_of_the_default_gateway_is_no_user() {
+        let route = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+            eth0 00000000 01001EAC 0003 0 0 0 00000000 0 0 0\n";
+        let host = FakeHost::new().with_file(ROUTES, route);
+        let silent = |address: [u8; 4]| {
+            host.with_world_mut(|world| world.silent_host(address.into()));
+        };
+        silent([172, 30, 0, 100]);
+        let before = user(&host).await;
+        assert!(
+            matches!(before, Some(AddressUser::Another(_))),
+            "{before:?}"
+        );
+        silent([172, 30, 0, 1]);
+        assert_eq!(user(&host).await, Some(AddressUser::Nothing));
+        let asking = Asking {
+            host: &host,
+            unknown: Mutex::new(BTreeMap::new()),
+        };
+        let gateway = asking.user_of("172.30.0.1:443".parse().unwrap()).await;
+        assert!(
+            matches!(gateway, Some(AddressUser::Another(_))),
+            "{gateway:?}"
+        );
     }
 
     #[test]

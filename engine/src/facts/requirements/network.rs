@@ -161,6 +161,35 @@ pub(crate) fn virtual_ip_free(facts: &Facts, address: IpAddr, port: u16) -> Verd
     }
 }
 
+pub(crate) fn virtual_router_free(facts: &Facts, router_id: u8, link: &str) -> Verdict {
+    let item = format!("VRRP on {link}");
+    let Some(senders) = facts.vrrp_senders.get(link) else {
+        // A link that is not there is named by the requirement about the virtual IP.
+        let is_there = facts.links.is_none() || facts.link(link).is_some();
+        return match is_there && facts.unknown.contains_key(&item) {
+            true => Verdict::unknown(facts, "other senders of VRRP", &[&item]),
+            // A description of a host (`--facts`) does not say what other hosts do.
+            false => Verdict::Met,
+        };
+    };
+    let is_ours = |address: IpAddr| {
+        facts.has_address(address) || facts.masters.iter().any(|its| its.address == address)
+    };
+    let mut others = senders
+        .iter()
+        .filter(|sender| sender.router_id == router_id && !is_ours(sender.address));
+    match others.next() {
+        None => Verdict::Met,
+        Some(other) => Verdict::not_met(
+            format!(
+                "MASTER_VIP_VROUTER_ID: {} sends VRRP with router id {router_id} on {link}, and is no master of this cluster",
+                other.address
+            ),
+            "choose a router id (1 to 255) that no other cluster on this network has, the same on all masters, or stop the sender",
+        ),
+    }
+}
+
 pub(crate) fn cidrs_disjoint(facts: &Facts, named: &[NamedCidr]) -> Verdict {
     let mut networks: Vec<(&str, IpNet)> = Vec::new();
     for one in named {

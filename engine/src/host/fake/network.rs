@@ -1,6 +1,6 @@
 //! Probes and links of a fake host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::program::Program;
 use crate::host::{
     CommandOutput, CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
-    NodeRoute, Routes, VirtualService,
+    NodeRoute, Routes, VirtualService, VrrpSender,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -73,6 +73,20 @@ impl Network for FakeHost {
                 let source = std::io::Error::from(kind);
                 HostError::service(format!("connect to {address}"), source)
             })
+        })
+        .await
+    }
+
+    async fn neighbour(&self, address: IpAddr) -> HostResult<Option<String>> {
+        self.observe("neighbour", address.to_string(), DEADLINE, |world| {
+            Ok(world.neighbours.get(&address).cloned())
+        })
+        .await
+    }
+
+    async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>> {
+        self.observe("vrrp_senders", link, during, |world| {
+            Ok(world.vrrp_senders.get(link).cloned().unwrap_or_default())
         })
         .await
     }
@@ -230,6 +244,19 @@ impl World {
         let certificate = certificate.to_vec();
         self.endpoint_certificates
             .insert(endpoint.to_owned(), certificate);
+    }
+
+    /// Another host has this address on a network of this host, and drops all packets of TCP.
+    pub fn silent_host(&mut self, address: IpAddr) {
+        let hardware = "02:00:00:00:00:07".to_owned();
+        self.neighbours.insert(address, hardware);
+    }
+
+    /// Another host sends VRRP on a link.
+    pub fn sends_vrrp(&mut self, link: &str, router_id: u8, address: IpAddr) {
+        let sender = VrrpSender { router_id, address };
+        let senders = self.vrrp_senders.entry(link.to_owned()).or_default();
+        senders.insert(sender);
     }
 
     /// Adds or replaces a link.

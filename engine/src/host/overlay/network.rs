@@ -4,12 +4,13 @@
 mod firewall;
 mod routes;
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::OverlayHost;
 use crate::host::{
-    HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network, VirtualService,
+    HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network, VirtualService, VrrpSender,
 };
 
 #[async_trait::async_trait]
@@ -22,6 +23,14 @@ impl Network for OverlayHost<'_> {
     async fn tcp_connect(&self, address: SocketAddr, timeout: Duration) -> HostResult<()> {
         self.unchanged(&format!("connect to {address}"))?;
         self.lower.tcp_connect(address, timeout).await
+    }
+
+    async fn neighbour(&self, address: IpAddr) -> HostResult<Option<String>> {
+        self.lower.neighbour(address).await
+    }
+
+    async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>> {
+        self.lower.vrrp_senders(link, during).await
     }
 
     async fn links(&self) -> HostResult<Vec<Link>> {

@@ -2,9 +2,12 @@
 
 pub(in crate::host) mod routes;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::host::{HostResult, VirtualService};
 
@@ -13,7 +16,7 @@ use crate::host::{HostResult, VirtualService};
 pub struct HttpsRequest {
     /// Whole URL, scheme `https` (or `http` for a loopback health port).
     pub url: String,
-    /// PEM file with the roots to trust.
+    /// PEM file with the roots to trust. Without one, no server is trusted over `https`: the failed handshake tells that one is there.
     pub ca: Option<PathBuf>,
     /// PEM files with our certificate and key.
     pub client: Option<(PathBuf, PathBuf)>,
@@ -45,6 +48,16 @@ pub struct Link {
     pub unrouted: Vec<IpAddr>,
 }
 
+/// Another host that sends VRRP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VrrpSender {
+    /// The router id in its messages.
+    pub router_id: u8,
+    /// Its address.
+    pub address: IpAddr,
+}
+
 /// Probes, links and virtual services.
 #[async_trait::async_trait]
 pub trait Network {
@@ -53,6 +66,13 @@ pub trait Network {
 
     /// Opens and closes a TCP connection. Cancel safe.
     async fn tcp_connect(&self, address: SocketAddr, timeout: Duration) -> HostResult<()>;
+
+    /// The hardware address of the host that has this address on a network of this host; `None` if no host has it. Finds also a host that
+    /// drops all packets of TCP. The kernel asks for it anew. Takes at most nine seconds. Cancel safe.
+    async fn neighbour(&self, address: IpAddr) -> HostResult<Option<String>>;
+
+    /// Who sends VRRP over IPv4 to this host or to all hosts on a link, as heard in this time. At most 64 senders are returned. Cancel safe.
+    async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>>;
 
     /// All links, sorted by name. Cancel safe.
     async fn links(&self) -> HostResult<Vec<Link>>;

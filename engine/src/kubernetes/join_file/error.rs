@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::sealed::{LONGEST, MASTER_VERSION, VERSION};
+use super::sealed::{EARLIER_MASTER_VERSION, LONGEST, MASTER_VERSION, VERSION};
 
 /// Why a join file or a key of a host cannot be used. No text has a secret in it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -32,7 +32,9 @@ pub enum JoinFileError {
     #[error("it is damaged or incomplete: copy it from the master again")]
     Damaged,
     /// A newer nodelet made it.
-    #[error("its format version is {0}, this nodelet supports {VERSION} and {MASTER_VERSION}")]
+    #[error(
+        "its format version is {0}, this nodelet supports {VERSION}, {EARLIER_MASTER_VERSION} and {MASTER_VERSION}"
+    )]
     Version(u32),
     /// It is for a further master, and this host is a worker.
     #[error("it is for a master, and this host is a worker")]
@@ -50,6 +52,14 @@ pub enum JoinFileError {
         meant: String,
         /// The node of this host.
         node: String,
+    },
+    /// Another node has the address of this host.
+    #[error("{node} has the address of this host, {address}")]
+    TakenAddress {
+        /// Which node it is, as a text.
+        node: String,
+        /// The address.
+        address: std::net::IpAddr,
     },
     /// Its time is over.
     #[error("it expired at {0}")]

@@ -21,6 +21,8 @@ use crate::kubernetes::masters::{self, MasterEntry};
 
 /// The authorities that every master has, by name.
 pub const MASTER_AUTHORITIES: [&str; 3] = ["cluster", "etcd", "front-proxy"];
+/// Most addresses of nodes in a file. Those of a larger cluster are not compared.
+pub const MOST_ADDRESSES: usize = 1000;
 /// Longest text of a key or certificate, in bytes: an RSA key of 8192 bits is shorter.
 const LONGEST_TEXT: usize = 8 * 1024;
 
@@ -44,6 +46,9 @@ pub struct MasterJoinFile {
     pub encryption_keys: String,
     /// The masters that the cluster has, without the one that joins.
     pub masters: Vec<MasterEntry>,
+    /// Addresses of the cluster's other nodes, at most [`MOST_ADDRESSES`]: the host that joins must have none of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// An authority as PEM.
@@ -71,6 +76,7 @@ impl fmt::Debug for MasterJoinFile {
             .field("expires", &self.expires)
             .field("api", &self.api)
             .field("masters", &self.masters)
+            .field("addresses", &self.addresses)
             .finish_non_exhaustive()
     }
 }
@@ -114,20 +120,20 @@ impl MasterJoinFile {
             service_account_key: String::new(),
             encryption_keys: String::new(),
             masters: Vec::new(),
+            addresses: Vec::new(),
         }
     }
 
     /// Whether it is for the master of this name and address, and still valid.
     ///
     /// # Errors
-    /// It is for another node, or expired, or another master has the address.
+    /// It is for another node, or expired, or another node has the address.
     pub fn check(&self, node: &str, address: IpAddr, now: SystemTime) -> Result<(), JoinFileError> {
         is_for(&self.node, self.expires, node, now)?;
+        let taken = |node: String| JoinFileError::TakenAddress { node, address };
         match self.masters.iter().find(|its| its.address == address) {
-            Some(other) => Err(JoinFileError::Content(format!(
-                "master `{}` has the address of this host, {address}",
-                other.name
-            ))),
+            Some(other) => Err(taken(format!("master `{}`", other.name))),
+            None if self.addresses.contains(&address) => Err(taken("another node".to_owned())),
             None => Ok(()),
         }
     }
@@ -166,6 +172,9 @@ impl JoinContent for MasterJoinFile {
             if certificates(&its.certificate)? != 1 {
                 return refused("an authority in it has no certificate, or several");
             }
+        }
+        if self.addresses.len() > MOST_ADDRESSES {
+            return refused("it names too many addresses of nodes");
         }
         if self.masters.is_empty() {
             return refused("it names no master");

@@ -9,7 +9,9 @@ use super::error::JoinFileError;
 /// The format of a worker's content. A file of a newer format is refused.
 pub const VERSION: u32 = 1;
 /// The format of a master's content.
-pub const MASTER_VERSION: u32 = 2;
+pub const MASTER_VERSION: u32 = 3;
+/// The format of a master's content that has no addresses of other nodes. It is still read.
+pub(super) const EARLIER_MASTER_VERSION: u32 = 2;
 /// The kind in a master's content.
 pub(super) const MASTER_KIND: &str = "master";
 /// Longest join file, in bytes: a few authorities and addresses have a tenth of it.
@@ -95,7 +97,7 @@ impl Versioned {
         let kind = self.kind.as_ref().and_then(serde_json::Value::as_str);
         match (self.version, kind) {
             (VERSION, _) => Ok(JoinKind::Worker),
-            (MASTER_VERSION, Some(MASTER_KIND)) => Ok(JoinKind::Master),
+            (EARLIER_MASTER_VERSION | MASTER_VERSION, Some(MASTER_KIND)) => Ok(JoinKind::Master),
             (version, _) => Err(JoinFileError::Version(version)),
         }
     }

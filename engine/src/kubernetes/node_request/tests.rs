@@ -511,7 +511,7 @@ fn only_records_and_masters_hold_addresses() {
     let noted = first.noted_in(&record, &by_token, NOW).expect("it is new");
     assert_eq!(noted.address, Some(ADDRESS.parse().expect("an address")));
     world.others.insert("w-1".to_owned(), noted.clone());
-    world.admission = Some(noted.clone());
+    world.admission = Some(noted);
     // The address of a removed node is free.
     world.admission.as_mut().expect("it is there").keys.clear();
     world.denies(&of("10.0.0.8"), "the address of node `w-2`");
@@ -537,7 +537,7 @@ fn a_node_gets_no_second_address_without_a_new_token() {
     world.denies(&by_node("w-1", there.clone()), "nodelet pki issue w-1");
     // Its token is bound to the address as well, also with the same key.
     world.denies(&there, "nodelet pki issue w-1");
-    let renewal = by_node("w-1", here.clone());
+    let renewal = by_node("w-1", here);
     world.decide(&renewal).expect("it is its own address");
     // An administrator has admitted it again.
     let admitted = Admission {

@@ -95,6 +95,7 @@ pub(super) fn lower(
             node,
             kubeconfig: KUBELET.into(),
         }),
+        needs_quorum: options.has("needs_quorum"),
     })
 }
 

@@ -175,6 +175,16 @@ fn requirement(
                 port: u16::try_from(*port).ok()?,
             }
         }
+        Precondition::VirtualRouterFree => {
+            let values = options.values(name);
+            let [Value::Integer(router_id), Value::Text(interface)] = values.as_slice() else {
+                return None;
+            };
+            Requirement::VirtualRouterFree {
+                router_id: u8::try_from(*router_id).ok()?,
+                interface: interface.clone(),
+            }
+        }
         Precondition::Architecture => Requirement::Architecture(options.texts(name)?),
         Precondition::SupportedSystem => Requirement::SupportedSystem(
             pairs()

@@ -6,7 +6,7 @@ use behaviour::{Bringup, Case, CrashPoint, Scripts, block_on, fixtures, sample, 
 use engine::host::Containers as _;
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::kubernetes::join_file::{
-    IDENTITY, JOIN_FILE, JoinContent as _, MasterJoinFile, new_identity,
+    IDENTITY, JOIN_FILE, JoinContent as _, MasterJoinFile, new_identity, public_key,
 };
 use engine::kubernetes::masters::{self, MASTERS, MasterEntry};
 use engine::model::{Outcome, RECORDS};
@@ -105,6 +105,18 @@ impl Cluster {
         }
     }
 
+    /// A host with another join file: this one, changed before it was encrypted.
+    fn host_with(&self, change: impl FnOnce(&mut MasterJoinFile)) -> FakeHost {
+        let host = self.host.fork();
+        let mut file = self.file.clone();
+        change(&mut file);
+        let identity = text(&host, IDENTITY).expect("it has one");
+        let public = public_key(&identity).expect("it is an identity");
+        let sealed = file.seal(&public).expect("it is sealed");
+        host.with_world_mut(|world| world.file_with_mode(JOIN_FILE, sealed, 0o600));
+        host
+    }
+
     /// The shared files that a host has otherwise than the first master.
     fn differing(&self, host: &FakeHost) -> Vec<&'static str> {
         let differs = |path: &&str| text(host, path) != text(&self.master, path);
@@ -172,7 +184,7 @@ fn a_clean_keeps_what_was_joined_and_a_purge_does_not() {
         assert_eq!(text(host, path), None, "{path}");
     }
     let refused = bringup.apply(host);
-    assert_eq!(refused.outcome, Outcome::Failed, "it needs another file");
+    assert_eq!(refused.outcome, Outcome::Refused, "it needs another file");
 }
 
 #[test]
@@ -180,8 +192,9 @@ fn without_a_join_file_no_key_is_made() {
     let cluster = Cluster::new();
     let (bringup, host) = (&cluster.bringup, &cluster.host);
     host.with_world_mut(|world| world.remove(JOIN_FILE));
+    let before = host.snapshot();
     for run in [bringup.predict(host), bringup.apply(host)] {
-        assert_eq!(run.outcome, Outcome::Failed);
+        assert_eq!(run.outcome, Outcome::Refused);
         let shown = run.text();
         for part in [
             "it is not there",
@@ -191,8 +204,49 @@ fn without_a_join_file_no_key_is_made() {
             assert!(shown.contains(part), "{part}: {shown}");
         }
     }
-    for path in SHARED {
-        assert_eq!(text(host, path), None, "{path}");
+    assert!(host.snapshot() == before, "nothing is touched");
+}
+
+#[test]
+fn a_join_file_that_cannot_be_used_is_refused_before_anything_is_touched() {
+    let cluster = Cluster::new();
+    let own = "172.30.0.11".parse().expect("an address");
+    let modified = cluster.host.fork();
+    let sealed = text(&modified, JOIN_FILE).expect("it has one");
+    let mut lines: Vec<String> = sealed.lines().map(str::to_owned).collect();
+    let middle = lines.len() / 2;
+    let first = if lines[middle].starts_with('A') {
+        "B"
+    } else {
+        "A"
+    };
+    lines[middle].replace_range(..1, first);
+    let sealed = lines.join("\n");
+    modified.with_world_mut(|world| world.file_with_mode(JOIN_FILE, sealed, 0o600));
+    for (host, what) in [
+        (
+            cluster.host_with(|file| file.node = "cp-3".to_owned()),
+            "it is for node `cp-3`",
+        ),
+        (
+            cluster.host_with(|file| file.expires = 1),
+            "it expired at 1970",
+        ),
+        (modified, "it is damaged or incomplete"),
+        (
+            cluster.host_with(|file| file.masters[0].address = own),
+            "master `cp-9` has the address of this host",
+        ),
+        (
+            cluster.host_with(|file| file.addresses = vec![own]),
+            "another node has the address of this host",
+        ),
+    ] {
+        let before = host.snapshot();
+        let run = cluster.bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Refused, "{what}: {}", run.text());
+        assert!(run.text().contains(what), "{what}: {}", run.text());
+        assert!(host.snapshot() == before, "{what}: nothing is touched");
     }
 }
 

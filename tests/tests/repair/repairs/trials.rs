@@ -10,6 +10,7 @@ use behaviour::{Bringup, Case, block_on, fixtures};
 use engine::exec::{Recording, restart_set};
 use engine::host::fake::{FakeHost, FaultPlan, difference};
 use engine::host::{Containers as _, Files as _, HostError, Services as _, Space};
+use engine::kubernetes::join_file::JOIN_FILE;
 use engine::model::{Outcome, PhaseName, STATE};
 use engine::resource::Spec;
 use tokio::time::Instant;
@@ -240,6 +241,25 @@ fn a_masked_unit_is_not_ended() {
             .any(|one| one.problem.contains("masked")),
         "{failed_preconditions:?}"
     );
+}
+
+/// Its certificates have ended, and it has no join file: after the clean of a rebuild it would stay down.
+#[test]
+fn a_worker_that_could_not_join_again_is_not_rebuilt() {
+    let (bringup, host) = Bringup::brought_up("wk-1");
+    let events = Recording::default();
+    let mut rebuild = runner(&bringup, &host, &events);
+    rebuild.rebuild = true;
+    let problems = || block_on(rebuild.failed_preconditions()).expect("the host tells");
+    let cannot_join = || {
+        problems()
+            .iter()
+            .any(|one| one.problem.contains("it is not there"))
+    };
+    host.with_world_mut(|world| world.remove(JOIN_FILE));
+    assert!(!cannot_join(), "it needs no file: {:?}", problems());
+    host.with_world_mut(|world| world.advance(Duration::from_secs(40 * 24 * 3600)));
+    assert!(cannot_join(), "{:?}", problems());
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub(super) async fn gather<E: AskEtcd>(
     let uid = etcd
         .known()
         .and_then(|etcd| etcd.cluster.known()?.as_deref());
-    let backups = backups::state(&target.backups, uid, now).await;
+    let backups = backups::state(host, &target.backups, uid, now).await;
     let mut status = ClusterStatus {
         at: utc(now),
         api_version,

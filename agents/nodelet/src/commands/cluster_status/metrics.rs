@@ -92,6 +92,8 @@ pub(super) fn text(status: &ClusterStatus) -> String {
     let newest = status
         .backups
         .known()
+        // Another master takes the backups: an old one here is no sign of a failure.
+        .filter(|backups| backups.left_to.is_none())
         .and_then(|backups| backups.newest.as_ref());
     let verified = newest.filter(|backup| backup.verified);
     let age = verified.and_then(|backup| backup.age);

@@ -322,6 +322,9 @@ pub(super) struct BackupState {
     pub(super) newest: Option<BackupRow>,
     /// Why the newest is too old, and the next thing to try.
     pub(super) too_old: Option<String>,
+    /// The master to which this host has left the last backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) left_to: Option<String>,
 }
 
 /// A backup.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::anyhow;
 use engine::host::fake::FakeHost;
 use engine::host::{Clock as _, ClusterNode, NewCertificateRequest, Services as _};
-use engine::kubernetes::etcd_backup::{BackupManifest, Content, VERSION, Versions};
+use engine::kubernetes::etcd_backup::{
+    BACKUP_LEFT, BackupManifest, Content, LeftBackup, VERSION, Versions,
+};
 use engine::kubernetes::workers::{LEFT, WORKER_LABEL};
 use engine::kubernetes::{MASTER_LABEL, NODE_SIGNER};
 use engine::resource::pki::first_certificate;
@@ -17,7 +19,7 @@ use super::etcd::AskEtcd;
 use super::gather::gather;
 use super::observed::{ClusterStatus, Part, Target, shown};
 use super::{metrics, only_master, text};
-use crate::etcd::{Backups, EtcdMember, EtcdStatus, MEMBER};
+use crate::etcd::{BackupMasters, Backups, EtcdMember, EtcdStatus, MEMBER};
 
 const KUBECONFIG: &str = "/etc/kubeconfig";
 const CA: &str = "/etc/ca.crt";
@@ -239,6 +241,7 @@ impl Cluster {
             virtual_ip: Some(VIRTUAL_IP.parse().expect("an address")),
             backups: Backups {
                 enabled: true,
+                masters: BackupMasters::One,
                 schedule: "@daily".to_owned(),
                 directory: self.backups.path().to_owned(),
                 count: 3,
@@ -505,6 +508,21 @@ async fn a_backup_that_is_too_old_or_missing_is_a_problem() {
     let status = cluster.status().await;
     assert!(text::screen(&status).contains("✗ etcd-x: not verified, age unknown"));
     assert_eq!(status.exit().code(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_leaves_backups_to_another_one_has_no_problem() {
+    let mut cluster = Cluster::healthy().await;
+    cluster.backups = tempfile::tempdir().expect("a directory");
+    assert_eq!(cluster.status().await.exit().code(), 2);
+    let note = LeftBackup::new(cluster.host.now(), "cp-2", "");
+    let note = serde_json::to_vec(&note).expect("JSON");
+    cluster
+        .host
+        .with_world_mut(|world| world.file(BACKUP_LEFT, note));
+    let status = cluster.status().await;
+    assert_eq!(status.exit().code(), 0, "{:?}", status.problems);
+    assert!(text::screen(&status).contains("- master cp-2 takes them"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -205,8 +205,15 @@ fn backups(text: &mut String, backups: &Part<BackupState>) {
         }
     };
     let well = sign(state.too_old.is_none());
+    if let Some(master) = &state.left_to {
+        let _ = writeln!(
+            text,
+            "  - master {master} takes them (ETCD_BACKUP_MASTERS is one)"
+        );
+    }
     let _ = match &state.newest {
         None if !state.enabled => writeln!(text, "  - none (ETCD_BACKUP_ENABLED is false)"),
+        None if state.left_to.is_some() => Ok(()),
         None => writeln!(text, "  {well} none in {}", state.directory),
         Some(newest) => {
             let checked = if newest.verified {

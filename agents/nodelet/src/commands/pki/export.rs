@@ -1,6 +1,7 @@
 //! `nodelet pki export`: writes the join file of another master.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -10,7 +11,7 @@ use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
 use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::admission::end_of;
-use engine::kubernetes::join_file::{JoinContent as _, JoinKind, MasterJoinFile};
+use engine::kubernetes::join_file::{JoinContent as _, JoinKind, MOST_ADDRESSES, MasterJoinFile};
 use engine::kubernetes::masters::{self, MOST_MASTERS, MasterEntry};
 use engine::plan::Plan;
 use engine::resource::Spec;
@@ -36,6 +37,7 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     let own = own_entry(&inputs.plan)?;
     let known = masters::read(&host).await?;
     let others = remaining(node, args.replace, &own, known)?;
+    is_odd_in_the_end(node, others.len() + 1, args.of)?;
     is_reachable(&api, &others)?;
     is_free(node, &reserved_for_api_servers(&host).await?)?;
     let nodes = host
@@ -46,6 +48,7 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     let mut file = MasterJoinFile::new(node, &api, seconds(expires));
     export_keys(&host, &mut file).await?;
     file.masters = others;
+    file.addresses = taken_addresses(node, &nodes);
     let number = file.masters.len() + 1;
     let sealed = file.seal(&args.file.to);
     let made = MadeFile {
@@ -61,6 +64,31 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
         error_report::say(&format!("nodelet: {text}"));
     }
     Ok(Exit::Ok)
+}
+
+/// Refuses a number of masters that is even and is to stay so. `of` is the number that the cluster is to have in the end.
+fn is_odd_in_the_end(node: &str, number: usize, of: Option<u8>) -> Result<()> {
+    match of.map(usize::from) {
+        Some(of) if number > of => bail!(
+            "export the keys to `{node}`: the cluster then has {number} masters, and `--of` says {of}; give the right number, or remove one \
+             first, `nodelet cluster remove NAME`"
+        ),
+        None if number.is_multiple_of(2) => bail!(
+            "export the keys to `{node}`: the cluster then has {number} masters, and survives the loss of no more of them than with {}; if \
+             another one joins after it, give `--of {}`",
+            number - 1,
+            number + 1
+        ),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The addresses of the cluster's other nodes, for the host that joins to compare with its own. Nodes have IPv4 addresses.
+fn taken_addresses(node: &str, nodes: &BTreeMap<String, ClusterNode>) -> Vec<IpAddr> {
+    let others = nodes.iter().filter(|(name, _)| *name != node);
+    let addresses = others.flat_map(|(_, its)| &its.addresses);
+    let addresses = addresses.copied().filter(IpAddr::is_ipv4);
+    addresses.take(MOST_ADDRESSES).collect()
 }
 
 /// What to say about a number of masters that does not stay.
@@ -252,6 +280,48 @@ mod tests {
             let refused = is_no_other_node(node, false, &nodes).expect_err("it is taken");
             assert!(refused.to_string().contains("--replace"), "{refused}");
         }
+    }
+
+    #[test]
+    fn an_even_number_of_masters_is_refused_unless_another_one_follows() {
+        for (number, of) in [
+            (1, None),
+            (3, None),
+            (5, None),
+            (2, Some(3)),
+            (2, Some(5)),
+            (3, Some(3)),
+            (4, Some(5)),
+        ] {
+            is_odd_in_the_end("cp-9", number, of).expect("the number becomes odd");
+        }
+        for (number, of, next) in [
+            (2, None, "--of 3"),
+            (4, None, "--of 5"),
+            (4, Some(3), "`--of` says 3"),
+        ] {
+            let refused = is_odd_in_the_end("cp-9", number, of).expect_err("even, or too many");
+            let refused = refused.to_string();
+            assert!(refused.contains(next), "{refused}");
+        }
+    }
+
+    #[test]
+    fn the_new_master_learns_which_addresses_are_taken() {
+        let node = |address: &str| ClusterNode {
+            addresses: vec![
+                address.parse().expect("an address"),
+                "fd00::7".parse().expect("an address"),
+            ],
+            ..ClusterNode::default()
+        };
+        let nodes = BTreeMap::from([
+            ("cp-2".to_owned(), node("172.30.0.12")),
+            ("w-1".to_owned(), node("172.30.0.21")),
+        ]);
+        let other: IpAddr = "172.30.0.21".parse().expect("an address");
+        assert_eq!(taken_addresses("cp-2", &nodes), [other], "not its own");
+        assert_eq!(taken_addresses("cp-3", &nodes).len(), 2);
     }
 
     #[test]

@@ -227,13 +227,13 @@ impl Worker {
         Ok(lines)
     }
 
-    /// Takes a backup of etcd, in a control group of its own or with lowered priority; `end` interrupts it. Also returns why it failed.
+    /// Takes a backup of etcd unless it is another master's turn, in a control group of its own or with lowered priority; `end` interrupts it. Also returns why it failed.
     pub(in crate::nodeletd) async fn backup(
         &self,
         last_good: bool,
         end: &CancellationToken,
     ) -> (Change, String) {
-        let argv = self.nodelet(&["etcd", "backup"], last_good);
+        let argv = self.nodelet(&["etcd", "backup", "--scheduled"], last_good);
         Self::timed("the backup", argv, BACKUP, end).await
     }
 

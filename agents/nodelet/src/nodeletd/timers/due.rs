@@ -8,6 +8,7 @@ use engine::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
 use super::calendar::next_due;
+use super::spread::Place;
 
 /// Pause after the first failure; doubled with each further one.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -73,11 +74,12 @@ impl Runs {
 /// When the timer is due; a time that is not later than `now` means now.
 ///
 /// A timer without a successful run is due at once. One run makes up for any number of missed ones. After a failure the timer is due
-/// again after a pause that doubles from a minute to an hour.
+/// again after a pause that doubles from a minute to an hour. A time of the schedule is delayed by the `place` of this host among the masters.
 pub(super) fn due<Z: TimeZone>(
     schedule: &Schedule,
     zone: &Z,
     runs: &Runs,
+    place: Place,
     now: DateTime<Utc>,
 ) -> DateTime<Utc> {
     let time = |seconds: i64| DateTime::from_timestamp(seconds, 0);
@@ -86,12 +88,27 @@ pub(super) fn due<Z: TimeZone>(
         // The clock was ahead at that run. The schedule cannot be counted from a time in the future, and counted from now it would be
         // later at each check.
         Some(good) if good - now > SKEW => now,
-        Some(good) => next_due(schedule, zone, good).unwrap_or(now),
+        Some(good) => match next_due(schedule, zone, good) {
+            None => now,
+            Some(planned) => planned + delay(schedule, zone, place, planned),
+        },
     };
     match runs.last.and_then(time) {
         Some(last) if last <= now => planned.max(last + pause(runs.failures)),
         _ => planned,
     }
+}
+
+/// How much later than `planned`, a time of the schedule, this host begins.
+fn delay<Z: TimeZone>(
+    schedule: &Schedule,
+    zone: &Z,
+    place: Place,
+    planned: DateTime<Utc>,
+) -> Duration {
+    let after = next_due(schedule, zone, planned);
+    let interval = after.and_then(|after| (after - planned).to_std().ok());
+    interval.map_or(Duration::ZERO, |interval| place.delay(interval))
 }
 
 fn pause(failures: u32) -> Duration {
@@ -112,7 +129,7 @@ mod tests {
 
     fn next(runs: &Runs, now: &str) -> String {
         let schedule = "0 3 * * *".parse().expect("a schedule");
-        let due = due(&schedule, &Utc, runs, at(now));
+        let due = due(&schedule, &Utc, runs, Place::ALONE, at(now));
         if due <= at(now) {
             "now".to_owned()
         } else {
@@ -149,7 +166,7 @@ mod tests {
             runs.begin(now);
             runs.failed(now, "no room".to_owned());
             let schedule = "0 3 * * *".parse().expect("a schedule");
-            let again = due(&schedule, &Utc, &runs, now);
+            let again = due(&schedule, &Utc, &runs, Place::ALONE, now);
             pauses.push((again - now).num_minutes());
             now = again;
         }
@@ -190,6 +207,29 @@ mod tests {
         runs.failed(at("10T12:00"), "no room".to_owned());
         assert_eq!(next(&runs, "10T12:00"), "10T12:01");
         assert_eq!(next(&runs, "10T12:01"), "now");
+    }
+
+    #[test]
+    fn each_of_several_masters_has_a_delay_of_its_own() {
+        let due = |schedule: &str, before, last: &str, now: &str| {
+            let schedule = schedule.parse().expect("a schedule");
+            let place = Place { before, masters: 3 };
+            let due = due(&schedule, &Utc, &good(last), place, at(now));
+            due.format("%dT%H:%M:%S").to_string()
+        };
+        let daily = |before| due("0 3 * * *", before, "10T03:10", "10T12:00");
+        assert_eq!(
+            [0, 1, 2].map(daily),
+            ["11T03:00:00", "11T03:10:00", "11T03:20:00"]
+        );
+        let often = |before| due("*/6 * * * *", before, "10T03:00", "10T03:01");
+        assert_eq!(
+            [0, 1, 2].map(often),
+            ["10T03:06:00", "10T03:06:30", "10T03:07:00"]
+        );
+        // The first backup and one that was missed are not delayed further.
+        let missed = due("0 3 * * *", 2, "10T03:20", "11T03:30");
+        assert_eq!(missed, "11T03:20:00");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Timers: commands that nodeletd runs on a schedule, beside holding the host at its role.
 //!
-//! A phase puts a file into [`TIMERS`]. This module reads it, finds its next time (`calendar`, `due`), and runs `nodelet` in a process and
-//! a control group of its own: `etcd backup`, or `timer run` for a program of the role. A run waits while the host is being repaired, is
+//! A phase puts a file into [`TIMERS`]. This module reads it, finds its next time (`calendar`, `due`, `spread`), and runs `nodelet` in a
+//! process and a control group of its own: `etcd backup`, or `timer run` for a program of the role. A run waits while the host is being repaired, is
 //! paused, stopped or still coming up after a boot. It ends early if another process wants to change the host (see `lock`). Each run is
 //! recorded before it begins.
 //!
@@ -9,6 +9,7 @@
 
 mod calendar;
 mod due;
+mod spread;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use crate::nodeletd::status::view::View;
 use crate::nodeletd::supervisor::worker::{BACKUP, Change, Worker};
 
 pub(crate) use due::Runs;
+use spread::Place;
 
 /// Longest time between two checks of what is due: the clock may be set, and files may change.
 const POLL_INTERVAL: Duration = Duration::from_secs(30);
@@ -66,6 +68,15 @@ impl Timer {
             Some(command) => command.phase.as_str(),
             None => SOURCE,
         }
+    }
+
+    /// When it is due on this host. Only backups load the other masters.
+    fn due(&self, runs: &Runs, now: DateTime<Utc>) -> DateTime<Utc> {
+        let place = match &self.command {
+            Some(_) => Place::ALONE,
+            None => Place::here(),
+        };
+        due::due(&self.schedule, &Local, runs, place, now)
     }
 
     /// What it runs, for people.
@@ -118,7 +129,7 @@ async fn run_due(
         if timer.command.is_none() && lost_its_backup(&seen, &runs) {
             runs.last_good = None;
         }
-        let due = due::due(&timer.schedule, &Local, &runs, now);
+        let due = timer.due(&runs, now);
         if due <= now {
             if let Err(error) = carry_out(worker, view, &timer, runs, last_good).await {
                 // A run that cannot be recorded is not made. With a full disk it must not be tried every second.
@@ -324,7 +335,7 @@ pub(crate) fn listed() -> Vec<Listed> {
             Listed {
                 runs: timer.runs(),
                 last_good: began.map(shown),
-                next: shown(due::due(&timer.schedule, &Local, &runs, now)),
+                next: shown(timer.due(&runs, now)),
                 failures: runs.failures,
                 reason: runs.reason,
                 name: timer.name,
@@ -360,8 +371,13 @@ async fn record(name: &str, runs: &Runs) -> Result<()> {
 
 /// When the timer of this name is due next, if it is on this host.
 pub(crate) fn next(name: &str) -> Option<DateTime<Utc>> {
-    let (schedule, _) = read(&engine::resource::timer_path(name)).ok()?;
-    Some(due::due(&schedule, &Local, &recorded(name), Utc::now()))
+    let (schedule, command) = read(&engine::resource::timer_path(name)).ok()?;
+    let timer = Timer {
+        name: name.to_owned(),
+        schedule,
+        command,
+    };
+    Some(timer.due(&recorded(name), Utc::now()))
 }
 
 #[cfg(test)]

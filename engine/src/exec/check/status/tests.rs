@@ -23,6 +23,7 @@ fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
             failures: 1,
             advisory: false,
             needs_api: None,
+            needs_quorum: false,
         }],
         ..PlannedPhase::bare(name.parse().expect("a name"))
     }

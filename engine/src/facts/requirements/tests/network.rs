@@ -1,7 +1,8 @@
 //! The requirements about addresses, ports and interfaces.
 
 use super::{assert_unmet_after, check, good, unknown};
-use crate::facts::{AddressUser, Facts, LinkFacts, Listener, NamedCidr, Requirement};
+use crate::facts::{AddressUser, Facts, LinkFacts, Listener, MasterEntry, NamedCidr, Requirement};
+use crate::host::VrrpSender;
 
 #[test]
 fn a_virtual_ip_is_unused_and_on_link() {
@@ -75,6 +76,50 @@ fn a_virtual_ip_belongs_to_no_host_outside_of_the_cluster() {
         &requirement,
         "MASTER_IP: 172.30.0.100 is in use by a host that is no master of this cluster: unknown issuer; \
          find it with `ip neigh show 172.30.0.100`, and choose an address that no host has, or remove it there",
+    );
+}
+
+#[test]
+fn a_router_id_belongs_to_the_masters_of_one_cluster() {
+    let requirement = Requirement::VirtualRouterFree {
+        router_id: 51,
+        interface: "eth0".to_owned(),
+    };
+    unknown(
+        &requirement,
+        "VRRP on eth0",
+        "unknown: other senders of VRRP: VRRP on eth0: permission denied",
+    );
+    let mut facts = good();
+    check(&facts, &requirement, "met");
+    let nowhere = Requirement::VirtualRouterFree {
+        router_id: 51,
+        interface: "eth9".to_owned(),
+    };
+    let why = "listen to VRRP on eth9".to_owned();
+    facts.unknown.insert("VRRP on eth9".to_owned(), why);
+    check(&facts, &nowhere, "met");
+    let sender = |router_id, last: u8| VrrpSender {
+        router_id,
+        address: [172, 30, 0, last].into(),
+    };
+    facts.masters = vec![MasterEntry {
+        name: "cp-2".to_owned(),
+        address: [172, 30, 0, 12].into(),
+        etcd_id: None,
+        voter: true,
+    }];
+    // This host, another master, and a sender with another id.
+    let harmless = [sender(51, 11), sender(51, 12), sender(52, 7)];
+    let link = "eth0".to_owned();
+    facts.vrrp_senders.insert(link.clone(), harmless.into());
+    check(&facts, &requirement, "met");
+    facts.vrrp_senders.insert(link, [sender(51, 7)].into());
+    check(
+        &facts,
+        &requirement,
+        "MASTER_VIP_VROUTER_ID: 172.30.0.7 sends VRRP with router id 51 on eth0, and is no master of this cluster; \
+         choose a router id (1 to 255) that no other cluster on this network has, the same on all masters, or stop the sender",
     );
 }
 

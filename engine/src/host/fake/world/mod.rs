@@ -27,7 +27,7 @@ use crate::host::fake::world::package::InstalledPackage;
 use crate::host::fake::world::program::Program;
 use crate::host::fake::world::tree::{Node, NodeKind, Tree};
 use crate::host::fake::world::unit::Unit;
-use crate::host::{Attributes, EntryKind, Link, VirtualService};
+use crate::host::{Attributes, EntryKind, Link, VirtualService, VrrpSender};
 
 /// 2026-01-01T00:00:00Z, where every fake clock starts.
 const START: Duration = Duration::from_secs(1_767_225_600);
@@ -54,6 +54,10 @@ pub struct World {
     /// Routes of other programs, by subnet, as `ip route` shows them.
     pub(crate) foreign_routes: BTreeMap<IpNet, String>,
     pub(crate) virtual_services: BTreeSet<VirtualService>,
+    /// Hardware addresses of other hosts on the networks of this one, which answer nothing else.
+    pub(crate) neighbours: BTreeMap<IpAddr, String>,
+    /// Who else sends VRRP, by link.
+    pub(crate) vrrp_senders: BTreeMap<String, BTreeSet<VrrpSender>>,
     pub(crate) modules: BTreeSet<String>,
     pub(crate) loadable_modules: BTreeSet<String>,
     pub(crate) programs: BTreeMap<String, Program>,

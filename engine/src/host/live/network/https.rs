@@ -52,10 +52,6 @@ async fn send(
         .url
         .parse()
         .map_err(|error| HostError::service(failed(), error))?;
-    if uri.scheme_str() == Some("https") && request.ca.is_none() {
-        let why = "https needs a file with the roots to trust; none was given";
-        return Err(HostError::service(failed(), why));
-    }
     let shown = Arc::new(OnceLock::new());
     let tls = tls_config(request, &shown).await?;
     let connector = HttpsConnectorBuilder::new()
@@ -154,16 +150,22 @@ async fn body(mut incoming: Incoming) -> Result<Option<String>, hyper::Error> {
     Ok(Some(String::from_utf8_lossy(&read).into_owned()))
 }
 
-/// Trusts only the given roots. They are read for every request, because certificates are rotated.
+/// Trusts only the given roots, and without a file of them no server. They are read for every request, because certificates are rotated.
 async fn tls_config(
     request: &HttpsRequest,
     shown: &Arc<OnceLock<Vec<u8>>>,
 ) -> HostResult<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    if let Some(path) = &request.ca {
-        for certificate in certificates(path).await? {
-            roots.add(certificate).map_err(|error| bad(path, error))?;
+    match &request.ca {
+        Some(path) => {
+            for certificate in certificates(path).await? {
+                roots.add(certificate).map_err(|error| bad(path, error))?;
+            }
         }
+        None if request.url.starts_with("https:") => roots
+            .add(root_of_none()?)
+            .map_err(|error| HostError::service("set up TLS", error))?,
+        None => {}
     }
     // We choose the implementation here, so that this does not depend on what the process installed.
     let provider = Arc::new(default_provider());
@@ -171,7 +173,7 @@ async fn tls_config(
         .with_safe_default_protocol_versions()
         .map_err(|error| HostError::service("set up TLS", error))?;
     let builder = match &request.ca {
-        // Plain HTTP: nothing is ever verified.
+        // Plain HTTP, where nothing is ever verified, or a server that is not to be trusted.
         None => builder.with_root_certificates(roots),
         Some(path) => {
             let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
@@ -196,6 +198,13 @@ async fn tls_config(
                 .map_err(|error| bad(certificate, error))
         }
     }
+}
+
+/// A root that has signed no server. Its key is thrown away. TLS needs one root at least.
+fn root_of_none() -> HostResult<CertificateDer<'static>> {
+    let made = rcgen::generate_simple_self_signed(vec!["none.invalid".to_owned()]);
+    let made = made.map_err(|error| HostError::service("set up TLS", error))?;
+    Ok(made.cert.der().clone())
 }
 
 async fn certificates(path: &Path) -> HostResult<Vec<CertificateDer<'static>>> {

@@ -2,7 +2,7 @@
 //!
 //! Contains TCP connections, the links with their addresses and routes as the kernel lists them, and the removal of a link. `https` makes
 //! one request, with a certificate of a client if the probe has one. `routes` has the routes to pods of other nodes, `etcd` the calls on the
-//! members of etcd.
+//! members of etcd, `neighbour` and `vrrp` tell about other hosts on the same network.
 //!
 //! A probe opens a new connection and closes it again.
 //!
@@ -11,9 +11,11 @@
 
 mod etcd;
 pub(in crate::host::live) mod https;
+mod neighbour;
 mod routes;
+mod vrrp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -29,7 +31,7 @@ use super::blocking::{blocking, within};
 use super::{LiveHost, files};
 use crate::host::{
     CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network, Processes,
-    VirtualService,
+    VirtualService, VrrpSender,
 };
 
 /// The routes of IPv4.
@@ -53,6 +55,15 @@ impl Network for LiveHost {
                 .map_err(|error| HostError::service(action(), error))
         })
         .await
+    }
+
+    async fn neighbour(&self, address: IpAddr) -> HostResult<Option<String>> {
+        neighbour::hardware_address(self, address).await
+    }
+
+    async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>> {
+        let link = link.to_owned();
+        blocking(move || vrrp::senders(&link, during)).await
     }
 
     async fn links(&self) -> HostResult<Vec<Link>> {

@@ -154,13 +154,26 @@ fn a_file_is_for_one_node_and_address_and_one_time() {
             .contains("master `cp-1` has the address"),
         "{refused}"
     );
+    let of_worker = "10.0.0.21".parse().expect("an address");
+    let with_nodes = MasterJoinFile {
+        addresses: vec![of_worker],
+        ..file
+    };
+    assert_eq!(with_nodes.check("cp-2", own, time(NOW)), Ok(()));
+    let refused = with_nodes
+        .check("cp-2", of_worker, time(NOW))
+        .expect_err("a worker has it");
+    assert!(
+        refused.to_string().contains("another node has the address"),
+        "{refused}"
+    );
 }
 
 #[test]
 fn content_that_no_master_writes_is_refused() {
     let (_, public) = new_identity();
     type Change = fn(&mut MasterJoinFile);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 10] = [
         ("a name", |its| its.node = "CP_2".to_owned()),
         ("an end", |its| its.expires = u64::MAX),
         ("a URL", |its| its.api = "http://10.0.0.100".to_owned()),
@@ -175,6 +188,9 @@ fn content_that_no_master_writes_is_refused() {
             its.encryption_keys = "a".repeat(LONGEST_TEXT + 1)
         }),
         ("no masters", |its| its.masters.clear()),
+        ("too many addresses", |its| {
+            its.addresses = vec![its.masters[0].address; MOST_ADDRESSES + 1];
+        }),
         ("itself", |its| its.masters[0].name = "cp-2".to_owned()),
     ];
     for (what, change) in changes {
@@ -186,6 +202,20 @@ fn content_that_no_master_writes_is_refused() {
             "{what}: {refused:?}"
         );
     }
+}
+
+/// A nodelet that does not know the addresses of nodes names the format in its refusal; this one still reads its files.
+#[test]
+fn a_file_of_the_earlier_format_is_read_and_one_of_a_newer_is_not() {
+    let (secret, public) = new_identity();
+    let mut content = serde_json::to_value(file()).expect("JSON");
+    assert_eq!(content["version"], 3);
+    let mut opened = |version: u32| {
+        content["version"] = version.into();
+        MasterJoinFile::open(&sealed_content(&content, &public), &secret)
+    };
+    assert_eq!(opened(2).expect("it is read").node, "cp-2");
+    assert_eq!(opened(4), Err(JoinFileError::Version(4)));
 }
 
 #[test]

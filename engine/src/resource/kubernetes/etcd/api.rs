@@ -22,9 +22,12 @@ pub(super) async fn answers(
     if is_own(api, host).await? {
         return Ok(None);
     }
+    // A bare host has no authority: then it trusts no server, and the failed handshake is the answer.
+    let authority = Path::new(AUTHORITY);
+    let has_authority = host.entry(authority).await?.is_some();
     let request = HttpsRequest {
         url: format!("{api}/version"),
-        ca: Some(Path::new(AUTHORITY).to_owned()),
+        ca: has_authority.then(|| authority.to_owned()),
         client: None,
         timeout,
     };

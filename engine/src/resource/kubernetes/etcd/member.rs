@@ -264,22 +264,47 @@ impl EtcdMemberSpec {
             true => PROBE_AGAIN,
             false => PROBE,
         };
-        if let Some(url) = &self.api
-            && let Some(answer) = api::answers(url, timeout, cx.host).await?
-        {
-            return Err(ResourceError::Unmet {
-                what: format!(
-                    "begin a cluster of etcd on {}: an API server answers at {url} ({answer}), so the cluster exists",
-                    self.name
-                ),
-                next: "if this host is to join that cluster, set ETCD_INITIAL_CLUSTER_STATE to existing; exactly one master of a cluster has new; if this host itself serves that address through a name or a load balancer, run `nodelet stop` first".to_owned(),
-            });
-        }
+        self.no_cluster_answers(timeout, cx.host).await?;
         if is_written {
             return Ok(Todo::Nothing);
         }
         let text = render(InitialState::New, &self.token, &self.alone(), &self.peer);
         Ok(Todo::Begin(text))
+    }
+
+    /// An error if this host is set to begin a cluster that exists. A host with data of etcd, or one that knows other masters, begins none.
+    /// Takes about a second. Changes nothing. Cancel safe.
+    ///
+    /// # Errors
+    /// The cluster exists, or the host cannot be read.
+    pub(crate) async fn may_begin(&self, host: &dyn Host) -> ResourceResult<()> {
+        match self.initial_state {
+            InitialState::Existing => return Ok(()),
+            InitialState::New => {}
+        }
+        let masters = masters::read(host).await?;
+        let knows_others = masters.iter().any(|one| one.name != self.name);
+        if knows_others || marker::has_data(host, &self.data).await? {
+            return Ok(());
+        }
+        self.no_cluster_answers(PROBE_AGAIN, host).await
+    }
+
+    /// An error if an API server of the cluster answers.
+    async fn no_cluster_answers(&self, timeout: Duration, host: &dyn Host) -> ResourceResult<()> {
+        let Some(url) = &self.api else {
+            return Ok(());
+        };
+        match api::answers(url, timeout, host).await? {
+            None => Ok(()),
+            Some(answer) => Err(ResourceError::Unmet {
+                what: format!(
+                    "begin a cluster of etcd on {}: an API server answers at {url} ({answer}), so the cluster exists",
+                    self.name
+                ),
+                next: "if this host is to join that cluster, set ETCD_INITIAL_CLUSTER_STATE to existing; exactly one master of a cluster has new; if this host itself serves that address through a name or a load balancer, run `nodelet stop` first".to_owned(),
+            }),
+        }
     }
 
     /// An error if the records of this host say that it had data, which is lost.

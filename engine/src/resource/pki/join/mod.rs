@@ -11,6 +11,7 @@ pub(in crate::resource::pki) mod spec;
 mod trust;
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
@@ -249,7 +250,7 @@ impl JoinFileSpec {
         let joining = self.joining();
         let check = |file: &JoinFile| file.check(&self.node, host.now());
         let problem = match source::read(host, &joining, check).await? {
-            Ok(file) => match self.of_file(recorded, &file) {
+            Ok(file) => match self.of_file(recorded, &file, host.now()) {
                 Ok(files) => return Self::with(files, &file),
                 Err(problem) => problem,
             },
@@ -266,9 +267,17 @@ impl JoinFileSpec {
     }
 
     /// The authorities of the join file. The problem says why they are not to be trusted.
-    fn of_file(&self, recorded: Option<&Recorded>, file: &JoinFile) -> Result<KeptFiles, Problem> {
+    fn of_file(
+        &self,
+        recorded: Option<&Recorded>,
+        file: &JoinFile,
+        now: SystemTime,
+    ) -> Result<KeptFiles, Problem> {
         let joining = self.joining();
         let files = trust::files(file).map_err(|error| Problem::of(&joining, &error))?;
+        if let Some(text) = trust::outside_of_validity(&files, now) {
+            return Err(Problem::wrong_clock(text));
+        }
         match recorded {
             Some(recorded) if !trust::overlap(&recorded.files, &files) => {
                 let (its, known) = (trust::named(&files), trust::named(&recorded.files));

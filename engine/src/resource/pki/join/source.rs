@@ -72,6 +72,14 @@ impl Problem {
         }
     }
 
+    /// The file cannot be used at the time of this host's clock.
+    pub(super) fn wrong_clock(text: String) -> Self {
+        Self::new(
+            text,
+            "set the clock of this host, then apply again".to_owned(),
+        )
+    }
+
     /// As the error of a host that needs the file.
     pub(super) fn into_error(self, joining: &Joining<'_>) -> ResourceError {
         ResourceError::Unmet {
@@ -144,6 +152,10 @@ impl Problem {
             }
             JoinFileError::OtherNode { meant, .. } => format!(
                 "put the file on host `{meant}`; for this host: {}",
+                made_for(joining)
+            ),
+            JoinFileError::TakenAddress { .. } => format!(
+                "give this host another address; if that node is gone, run `nodelet cluster remove NAME` on a master, then {}",
                 made_for(joining)
             ),
             JoinFileError::Version(_) => {

@@ -1,12 +1,14 @@
 //! The authorities in a join file, as files of an authority without a key.
 
+use std::time::SystemTime;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::kubernetes::join_file::{JoinFile, JoinFileError};
 use crate::resource::change::content_digest;
 use crate::resource::pki::authority::files::{CERTIFICATE, NEXT_CERTIFICATE};
-use crate::resource::pki::certificate::facts::Certificate;
+use crate::resource::pki::certificate::facts::{Certificate, show};
 use crate::resource::pki::keys::record::KeptFiles;
 
 /// How much of a fingerprint is shown, in characters.
@@ -40,6 +42,21 @@ pub(super) fn files(file: &JoinFile) -> Result<KeptFiles, JoinFileError> {
         .into_iter()
         .zip(all.iter().map(|its| pem(&its.der)))
         .collect())
+}
+
+/// A text if none of the authorities is valid at this time: the clock of the host is wrong then, or the file is very old.
+pub(super) fn outside_of_validity(files: &KeptFiles, now: SystemTime) -> Option<String> {
+    let all = certificates(files);
+    if all.iter().any(|its| its.facts.is_valid_at(now)) {
+        return None;
+    }
+    let first = all.first()?;
+    Some(format!(
+        "the clock of this host says {}, and the authority in it is valid from {} until {}",
+        show(now),
+        show(first.facts.not_before),
+        show(first.facts.not_after)
+    ))
 }
 
 /// Whether both have a certificate in common.

@@ -317,7 +317,7 @@ fn a_dry_run_sends_no_request() {
         .worker
         .with_world_mut(|world| world.remove(JOIN_FILE));
     let run = cluster.bringup.predict(&cluster.worker);
-    assert_eq!(run.outcome, Outcome::Failed);
+    assert_eq!(run.outcome, Outcome::Refused);
     assert!(
         run.text().contains("nodelet pki issue cp-1"),
         "{}",

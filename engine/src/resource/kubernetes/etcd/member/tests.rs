@@ -139,6 +139,43 @@ async fn a_second_cluster_is_refused() {
     assert!(error.is_permanent(), "{error}");
 }
 
+/// Before anything is touched, the host has no authority yet.
+#[tokio::test]
+async fn a_bare_host_is_told_that_its_cluster_exists() {
+    let existing = FakeHost::new();
+    existing.with_world_mut(|world| {
+        let failure = rustls::CertificateError::UnknownIssuer;
+        let failure = rustls::Error::InvalidCertificate(failure);
+        world.tls_failures.insert(API.to_owned(), failure);
+    });
+    let may = async |host: &FakeHost, state| spec(state).may_begin(host).await;
+    let error = may(&existing, InitialState::New).await;
+    let error = error.expect_err("a server answers");
+    assert!(error.is_permanent(), "{error}");
+    assert!(
+        error.to_string().contains("so the cluster exists"),
+        "{error}"
+    );
+    assert_eq!(existing.mutations(), 0);
+    may(&existing, InitialState::Existing)
+        .await
+        .expect("it begins no cluster");
+    may(&FakeHost::new(), InitialState::New)
+        .await
+        .expect("none answers");
+    // It has data, or knows other masters.
+    let with_data = existing.fork().with_file(LOG, "");
+    may(&with_data, InitialState::New)
+        .await
+        .expect("it begins no cluster");
+    let masters =
+        r#"{"version":1,"masters":[{"name":"m-1","address":"172.30.0.11","voter":true}]}"#;
+    let beside = existing.fork().with_file(MASTERS, masters);
+    may(&beside, InitialState::New)
+        .await
+        .expect("it joins the other");
+}
+
 #[tokio::test]
 async fn a_failed_handshake_is_an_answer_of_an_api_server() {
     let host = FakeHost::new().with_file(AUTHORITY, "pem");

@@ -243,16 +243,12 @@ fn outside_of_validity(file: &MasterJoinFile, host: &dyn Host) -> Option<Problem
         let authority = Authority::of_kept(name, &present::files(pem)).ok()??;
         let facts = authority.facts();
         (!facts.is_valid_at(now)).then(|| {
-            let text = format!(
+            Problem::wrong_clock(format!(
                 "the clock of this host says {}, and authority `{name}` is valid from {} until {}",
                 show(now),
                 show(facts.not_before),
                 show(facts.not_after)
-            );
-            Problem::new(
-                text,
-                "set the clock of this host, then apply again".to_owned(),
-            )
+            ))
         })
     })
 }

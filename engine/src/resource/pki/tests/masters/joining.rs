@@ -152,6 +152,11 @@ async fn nothing_is_made_without_a_file_and_nothing_is_replaced() {
             "nodelet pki export cp-2",
         ),
         (
+            with(&|its| its.addresses = vec![spec().address]),
+            "another node has the address of this host",
+            "give this host another address",
+        ),
+        (
             with(&|its| its.api = "https://10.0.0.101:443".to_owned()),
             "https://10.0.0.101:443",
             "MASTER_IP",

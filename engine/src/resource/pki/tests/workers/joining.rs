@@ -121,10 +121,16 @@ async fn each_problem_of_a_join_file_has_its_own_message() {
     let (master, _, _) = worker_to_be().await;
     let authorities = text(&master, CA);
     let authorities = authorities.as_str();
-    let lines = |text: &str, from: char, to: char| {
+    // Another character in the middle.
+    let changed = |text: &str| {
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let middle = lines.len() / 2;
-        lines[middle] = lines[middle].replace(from, &to.to_string());
+        let other = if lines[middle].starts_with('A') {
+            "B"
+        } else {
+            "A"
+        };
+        lines[middle].replace_range(..1, other);
         lines.join("\n")
     };
     type Prepare<'a> = Box<dyn Fn(&FakeHost, &str) + 'a>;
@@ -167,12 +173,7 @@ async fn each_problem_of_a_join_file_has_its_own_message() {
         (
             Box::new(|host, _| {
                 let sealed = text(host, JOIN);
-                let changed = lines(&sealed, 'A', 'B');
-                let changed = if changed.trim() == sealed.trim() {
-                    lines(&sealed, 'a', 'b')
-                } else {
-                    changed
-                };
+                let changed = changed(&sealed);
                 put(host, JOIN, &format!("{changed}\n"), 0o600);
             }),
             "damaged or incomplete",
@@ -213,6 +214,28 @@ async fn each_problem_of_a_join_file_has_its_own_message() {
         assert!(next.contains(remedy), "{what}: {next}");
         assert!(host.snapshot() == before, "{what}: nothing is changed");
     }
+}
+
+#[tokio::test]
+async fn a_clock_outside_of_the_authoritys_validity_is_named() {
+    let master = FakeHost::new();
+    advance(&master, DAY * 400);
+    apply(&master, &cluster()).await.expect("it is made");
+    let (worker, public) = host_with_identity();
+    place(&worker, &file(&worker, &text(&master, CA)), &public);
+    let before = worker.snapshot();
+    let error = run(&worker, &spec(), false, &mut Receipt::default()).await;
+    let error = error.expect_err("the authority is not valid yet");
+    let shown = error.to_string();
+    assert!(shown.contains("the clock of this host says"), "{shown}");
+    let ResourceError::Unmet { next, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!(next.contains("set the clock"), "{next}");
+    assert!(worker.snapshot() == before, "nothing is changed");
+    advance(&worker, DAY * 401);
+    place(&worker, &file(&worker, &text(&master, CA)), &public);
+    apply(&worker, &spec()).await.expect("its clock is right");
 }
 
 #[tokio::test]
