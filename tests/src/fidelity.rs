@@ -60,6 +60,12 @@ pub struct Mismatch {
 }
 
 impl Mismatch {
+    /// Whether the step was left open, because what it depends on is known only after apply.
+    #[must_use]
+    pub fn is_left_open(&self) -> bool {
+        self.predicted == Some(StepResult::Unknown)
+    }
+
     /// Whether the step was left open because it depends on a container runtime that does not run.
     #[must_use]
     pub fn waits_for_runtime(&self) -> bool {
@@ -73,7 +79,7 @@ impl Mismatch {
             "pods",
         ];
         let has_kind = self.step.kind().is_some_and(|kind| KINDS.contains(&kind));
-        self.predicted == Some(StepResult::Unknown) && has_kind
+        self.is_left_open() && has_kind
     }
 }
 

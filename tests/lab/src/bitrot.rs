@@ -9,7 +9,7 @@ mod targets;
 
 use std::time::Duration;
 
-use crate::master::Master;
+use crate::master::Node;
 
 pub use groups::{Group, another};
 pub use secrets::{DamagedFile, SecretFiles};
@@ -86,14 +86,14 @@ fn other_file(number: usize) -> String {
 }
 
 /// Makes the suite's own directory, empty.
-pub fn make_work_directory(master: &Master) {
+pub fn make_work_directory(master: &Node) {
     master.sh(&format!(
         "rm -rf {WORK_DIRECTORY}; install -d -m 0700 {WORK_DIRECTORY}"
     ));
 }
 
 /// Removes the suite's own directory, and gives the master its usual settings again: it is healthy with them.
-pub fn restore_master(master: &Master) {
+pub fn restore_master(master: &Node) {
     master.sh(&format!("rm -rf {WORK_DIRECTORY}"));
     master.configure(&[]);
     master.apply(&[]).exits(0);

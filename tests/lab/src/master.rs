@@ -1,26 +1,25 @@
-//! A lab host with the role installed, to be worked on with nodelet; `worker` and `several` have hosts that join its cluster, `together`
+//! A lab host with the role installed, to be worked on with nodelet; `node` has this host and those that join its cluster, `together`
 //! has what holds for all masters of a cluster.
 
 mod commands;
-mod several;
+mod node;
 mod together;
-mod worker;
 
 use std::net::Ipv4Addr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lab::package::{self, ROLE};
+use lab::package;
 use lab::suites::Place;
 use lab::{Cache, Config, Host, HostSpec, Image, Lab, Suites, machine_mount};
 
-use crate::run::Run;
-
-pub use several::OneMaster;
-pub use together::{KUBECTL, all_are_members, holder, nodes_are_ready, three_masters};
-pub use worker::Worker;
+pub use node::Node;
+pub use together::{
+    KUBECTL, all_are_members, all_know_one_another, another_master, at_once, holder, is_known,
+    nodes_are_ready, second_apply_changes_nothing, three_masters,
+};
 
 const MASTER: &str = "master-1";
 /// A bare host beside the masters with a virtual IP.
@@ -29,11 +28,11 @@ const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
 const PACKAGE: &str = "/opt/pf9/roles/pf9-kube/current";
 const PHASES: &str = "/opt/pf9/roles/pf9-kube/current/phases";
 
-/// The host and its lab. The lab is removed with this value, unless it is shared.
+/// The first master of a cluster and its lab. The lab is removed with this value, unless it is shared.
 #[derive(Debug)]
 pub struct Master {
     lab: Lab,
-    host: Host,
+    node: Node,
     suites: Suites,
     vip: bool,
     /// Held while this suite uses a shared host.
@@ -85,6 +84,14 @@ fn checkout() -> &'static Path {
     checkout.expect("the checkout")
 }
 
+impl Deref for Master {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
 impl Master {
     /// A new host in a lab of its own, with the role installed and not applied.
     ///
@@ -126,9 +133,12 @@ impl Master {
         }
         .expect("the lab comes up");
         let host = lab.host(MASTER).expect("the master is there");
+        let address = vip.then(|| lab.vip());
+        let config = Config::master(lab.name(), host.address(), address);
+        let node = Node::first(host, config, lab.vip(), suites.toolbox.clone());
         Self {
             lab,
-            host,
+            node,
             suites,
             vip,
             shared: None,
@@ -137,7 +147,7 @@ impl Master {
 
     /// Installs nodelet, the role and its phases from the checkout, and settings: the lab's own, with these.
     pub fn install(&self, settings: &[(&str, &str)]) {
-        package::install(&self.host, checkout(), &self.suites.nodelet)
+        package::install(self.host(), checkout(), &self.suites.nodelet)
             .expect("the role is installed");
         self.configure(settings);
     }
@@ -145,17 +155,15 @@ impl Master {
     /// Writes the lab's own settings, with no virtual IP from now on.
     pub fn without_vip(&mut self) {
         self.vip = false;
+        let config = Config::master(self.lab.name(), self.host().address(), None);
+        self.node.set_config(config);
         self.configure(&[]);
     }
 
-    /// Writes the lab's own settings, with these.
-    pub fn configure(&self, settings: &[(&str, &str)]) {
-        let vip = self.vip.then(|| self.lab.vip());
-        let mut config = Config::master(self.lab.name(), self.host.address(), vip);
-        for (key, value) in settings {
-            config.set(key, value);
-        }
-        package::configure(&self.host, &config).expect("the settings are written");
+    /// This master as one of several.
+    #[must_use]
+    pub fn as_one(&self) -> Node {
+        self.node.as_one()
     }
 
     /// Updates the checksums of the installed role's package after the suite has changed its scripts or templates, so that the changed role
@@ -170,7 +178,7 @@ impl Master {
         let checkout = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
             .join("../../phases")
             .join(&name);
-        self.host
+        self.host()
             .put_file(&checkout, &format!("{PHASES}/{name}"), 0o644)
             .expect("the script is written");
         self.update_checksums();
@@ -185,12 +193,6 @@ impl Master {
         self.sh(&format!("{script}\n{update}"));
     }
 
-    /// The host.
-    #[must_use]
-    pub fn host(&self) -> &Host {
-        &self.host
-    }
-
     /// Another host of the lab.
     #[must_use]
     pub fn neighbour(&self, name: &str) -> Host {
@@ -202,64 +204,8 @@ impl Master {
         if self.vip {
             self.lab.vip()
         } else {
-            self.host.address()
+            self.host().address()
         }
-    }
-
-    /// The virtual address.
-    #[must_use]
-    pub fn vip(&self) -> String {
-        self.lab.vip().to_string()
-    }
-
-    /// Runs nodelet.
-    #[must_use]
-    pub fn nodelet(&self, words: &[&str]) -> Run {
-        commands::nodelet(&self.host, words)
-    }
-
-    /// The same in the environment of nodeletd, which may have another clock.
-    #[must_use]
-    pub fn nodelet_as_by_nodeletd(&self, words: &[&str]) -> Run {
-        let began = Instant::now();
-        let command = format!("nodelet {}", words.join(" "));
-        let script = format!(
-            "exec env $(systemctl show --value --property Environment pf9-nodeletd) {command}"
-        );
-        let output = self
-            .host
-            .exec_within(&["bash", "-c", &script], None, commands::limit(&self.host))
-            .expect("the host runs commands");
-        Run::of(&command, &output, began.elapsed())
-    }
-
-    /// `nodelet apply --json` with more arguments.
-    #[must_use]
-    pub fn apply(&self, words: &[&str]) -> Run {
-        commands::apply(&self.host, words)
-    }
-
-    /// `nodelet check`.
-    #[must_use]
-    pub fn check(&self, words: &[&str]) -> Run {
-        let all: Vec<&str> = ["check", "--role", ROLE]
-            .iter()
-            .chain(words)
-            .copied()
-            .collect();
-        self.nodelet(&all)
-    }
-
-    /// Runs a shell script on the host. Its failure is no error here.
-    #[must_use]
-    pub fn try_sh(&self, script: &str) -> Output {
-        commands::try_sh(&self.host, script)
-    }
-
-    /// Runs a shell script that must succeed and gives what it printed.
-    #[track_caller]
-    pub fn sh(&self, script: &str) -> String {
-        commands::sh(&self.host, script)
     }
 
     /// Takes a TCP port of the host until the unit `squatter-PORT` is stopped. (systemd makes one dollar sign of two.)
@@ -276,23 +222,10 @@ impl Master {
         );
     }
 
-    /// Waits until a shell script succeeds.
-    #[track_caller]
-    pub fn wait_for(&self, what: &str, script: &str, limit: Duration) {
-        commands::wait_for(&self.host, what, script, limit);
-    }
-
     /// Runs kubectl on the host, as its administrator.
     #[track_caller]
     pub fn kubectl(&self, words: &str) -> String {
         self.sh(&format!("kubectl --kubeconfig {KUBECONFIG} {words}"))
-    }
-
-    /// Loads the workload image of the suites into the host's docker.
-    pub fn load_toolbox(&self) {
-        self.host
-            .load_image(&self.suites.toolbox)
-            .expect("docker loads it");
     }
 }
 
@@ -300,7 +233,7 @@ impl Drop for Master {
     fn drop(&mut self) {
         if thread::panicking() {
             commands::explain_failure(
-                &self.host,
+                self.host(),
                 &[
                     "nodelet check",
                     "docker ps --all --format '{{.Names}} {{.Status}}'",

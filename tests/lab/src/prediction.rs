@@ -8,7 +8,7 @@ use engine::model::{PhaseName, Verb};
 
 use lab::Fault;
 
-use crate::master::Master;
+use crate::master::Node;
 use crate::run::Run;
 use crate::watch::{Watch, restarted};
 
@@ -19,7 +19,7 @@ const REPAIRED: Duration = Duration::from_secs(150);
 
 /// Predicts an apply, makes it, and compares the two.
 #[must_use]
-pub fn prediction(master: &Master) -> Fidelity {
+pub fn prediction(master: &Node) -> Fidelity {
     let predicted = master.nodelet(&["diff", "--json"]);
     assert!(
         predicted.exited(0) || predicted.exited(2),
@@ -32,7 +32,7 @@ pub fn prediction(master: &Master) -> Fidelity {
 
 /// Causes a fault while nodeletd is paused, predicts the repair, lets nodeletd make it, and compares the two.
 #[must_use]
-pub fn predicted_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
+pub fn predicted_repair(master: &Node, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
     if fault.name == KILLED {
         return after_a_kill(master, watch, fault);
     }
@@ -72,12 +72,12 @@ pub fn predicted_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fi
     Fidelity::of(&predicted.record(), &watch.recorded())
 }
 
-fn predict(master: &Master) -> Run {
+fn predict(master: &Node) -> Run {
     master.nodelet_as_by_nodeletd(&["diff", "--repair", "--json"])
 }
 
 /// A prediction that is the same two passes later: a fault makes other things fail after a while, and some recover by themselves.
-fn run_at_rest(master: &Master, watch: &Watch<'_>) -> Run {
+fn run_at_rest(master: &Node, watch: &Watch<'_>) -> Run {
     let mut before = predict(master);
     for _ in 0..20 {
         watch.passes(2, REPAIRED);
@@ -115,7 +115,7 @@ fn has_ended(events: &[Event]) -> bool {
 }
 
 /// Causes a fault from which a host recovers without a repair: no repair is predicted, and none is made.
-pub fn no_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) {
+pub fn no_repair(master: &Node, watch: &Watch<'_>, fault: &Fault) {
     pause(master, watch, fault);
     fault
         .cause(master.host(), &master.vip())
@@ -138,7 +138,7 @@ pub fn no_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) {
 }
 
 /// The repair of what a killed repair has left. It is made by hand, because nodeletd would begin it before it could be predicted.
-fn after_a_kill(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
+fn after_a_kill(master: &Node, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
     let predicted = crate::poll(REPAIRED, || {
         watch.wait_until_healthy(REPAIRED);
         fault
@@ -162,7 +162,7 @@ fn after_a_kill(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
 }
 
 /// Prepares the host for a fault, and pauses nodeletd.
-fn pause(master: &Master, watch: &Watch<'_>, fault: &Fault) {
+fn pause(master: &Node, watch: &Watch<'_>, fault: &Fault) {
     fault
         .prepare(master.host(), &master.vip())
         .expect("it can happen");
@@ -173,7 +173,7 @@ fn pause(master: &Master, watch: &Watch<'_>, fault: &Fault) {
     watch.until("no repair runs", REPAIRED, || watch.is_idle());
 }
 
-fn wait_until_repaired(master: &Master, watch: &Watch<'_>, fault: &Fault) {
+fn wait_until_repaired(master: &Node, watch: &Watch<'_>, fault: &Fault) {
     watch.until(fault.name, REPAIRED, || {
         fault
             .is_whole(master.host(), &master.vip())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::master::Master;
+use crate::master::Node;
 
 /// What runs: container ids with their start times, and the units' invocations.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct RunningInstances(String);
 impl RunningInstances {
     /// As it is now.
     #[must_use]
-    pub fn of(master: &Master) -> Self {
+    pub fn of(master: &Node) -> Self {
         Self(master.sh(
             // The container of a backup comes and goes.
             "docker ps --no-trunc --format '{{.ID}} {{.Names}}' | grep -v ' pf9-etcd-proof$' | cut -d ' ' -f 1 | sort |
@@ -29,7 +29,7 @@ impl RunningInstances {
 /// directories, which containerd makes when it starts. Data that phases keep when they are rolled back is left out as well:
 /// authorities and etcd's data.
 #[must_use]
-pub fn listing(master: &Master) -> BTreeSet<String> {
+pub fn listing(master: &Node) -> BTreeSet<String> {
     let text = master.sh(
         r#"{
             find /etc /opt /usr/local /var/opt /var/lib/kubelet /var/lib/etcd /etc/systemd -xdev \

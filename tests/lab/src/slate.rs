@@ -3,7 +3,7 @@
 use lab::Host;
 use lab::snapshot::{Comparison, HostSnapshot, KEPT, KEPT_BY_WORKERS, compare};
 
-use crate::master::Master;
+use crate::master::Node;
 
 /// A host before a role came to it.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub enum After {
 impl Slate {
     /// The host as it is now.
     #[must_use]
-    pub fn of(master: &Master) -> Self {
+    pub fn of(master: &Node) -> Self {
         Self::of_host(master.host())
     }
 
@@ -41,7 +41,7 @@ impl Slate {
 
     /// Asserts that the host is as it was, and gives what was compared.
     #[track_caller]
-    pub fn assert_same(&self, master: &Master, after: After, what: &str) -> Comparison {
+    pub fn assert_same(&self, master: &Node, after: After, what: &str) -> Comparison {
         self.assert_same_but(master, after, what, |_| false)
     }
 
@@ -49,7 +49,7 @@ impl Slate {
     #[track_caller]
     pub fn assert_same_but(
         &self,
-        master: &Master,
+        master: &Node,
         after: After,
         what: &str,
         is_reported: impl Fn(&str) -> bool,

@@ -2,7 +2,7 @@
 //! has to be repaired. After a few passes nodeletd has written them again, or goes on without them, and nothing of the role was touched.
 
 use crate::bitrot::{Damage, REPORTED, STATE, TRUNCATED, WORK_DIRECTORY};
-use crate::master::Master;
+use crate::master::Node;
 use crate::running_instances::RunningInstances;
 use crate::watch::Watch;
 
@@ -78,6 +78,8 @@ fn other_record(name: &str) -> Option<String> {
         // A record of another host.
         "preflight.json" => "s/[0-9a-f]{8}/00000000/g",
         "timer-etcd-backup.json" => r#"s/("last_good": *)[^,]*/\11577836800/"#,
+        // A note of another cluster. Hosts have it only with `ETCD_BACKUP_MASTERS` `one`.
+        "etcd-backup-left.json" => r#"s/("cluster_id": *")[^"]*/\1another/"#,
         "SHA256SUMS" => "1d",
         // A record of an earlier start of the unit.
         _ if name.starts_with("services/") => r#"s/("invocation": *")[^"]*/\10000/"#,
@@ -90,7 +92,7 @@ fn other_record(name: &str) -> Option<String> {
 ///
 /// # Panics
 /// A file of the state is damaged by none of the suites.
-fn records(master: &Master) -> Vec<String> {
+fn records(master: &Node) -> Vec<String> {
     // A name that begins with a dot is a file that is being written.
     let found = master.sh(&format!(
         "find {STATE} -type f ! -name '.*' -printf '%P\n' | sort"
@@ -117,14 +119,14 @@ fn records(master: &Master) -> Vec<String> {
 
 /// The state of the node that nodeletd tells other agents.
 #[must_use]
-pub fn node_state(master: &Master) -> String {
+pub fn node_state(master: &Node) -> String {
     master.sh("sed -n 's/.*pf9_kube_node_state\": \"\\(.*\\)\".*/\\1/p' /var/opt/pf9/kube_status")
 }
 
 /// The files of a master's nodeletd, with copies from before any damage.
 #[derive(Debug)]
 pub struct StateFiles<'a> {
-    master: &'a Master,
+    master: &'a Node,
     records: Vec<String>,
     before: RunningInstances,
 }
@@ -132,7 +134,7 @@ pub struct StateFiles<'a> {
 impl<'a> StateFiles<'a> {
     /// Makes a run that changes something, and saves the files from before it, which are older then. The suite's own directory must
     /// exist, and nodeletd must not run.
-    pub fn prepare(master: &Master) {
+    pub fn prepare(master: &Node) {
         master.sh(&format!(
             "install -d {WORK_DIRECTORY}/older; cp -p {STATE}/ledger.tip {STATE}/ledger.backup.jsonl {WORK_DIRECTORY}/older
              rm /etc/pf9/kube.d/kubeconfigs/admin.yaml"
@@ -142,7 +144,7 @@ impl<'a> StateFiles<'a> {
 
     /// Saves a copy of the files. nodeletd must run, and find the host as it should be.
     #[must_use]
-    pub fn note(master: &'a Master) -> Self {
+    pub fn note(master: &'a Node) -> Self {
         let listed = format!("test -e {STATE}/masters.json");
         master.wait_for("nodeletd has listed the masters", &listed, REPORTED);
         master.sh(&format!(

@@ -7,7 +7,7 @@ use engine::exec::Event;
 use engine::model::{PhaseName, Verb};
 use serde_json::Value;
 
-use crate::master::Master;
+use crate::master::Node;
 
 /// The file with the recorded events.
 const RECORD: &str = "/run/nodelet-suite-events";
@@ -18,19 +18,19 @@ pub const SCALED: &[(&str, &str)] = &[("LOOP_INTERVAL", "5s"), ("KUBE_SERVICE_ST
 /// nodeletd on a master.
 #[derive(Debug)]
 pub struct Watch<'a> {
-    master: &'a Master,
+    master: &'a Node,
 }
 
 impl<'a> Watch<'a> {
     /// Starts nodeletd, and waits until it finds the host as it should be.
     #[track_caller]
-    pub fn start(master: &'a Master) -> Self {
+    pub fn start(master: &'a Node) -> Self {
         Self::start_within(master, Duration::from_secs(120))
     }
 
     /// The same with a longer limit, if nodeletd has to change something first.
     #[track_caller]
-    pub fn start_within(master: &'a Master, limit: Duration) -> Self {
+    pub fn start_within(master: &'a Node, limit: Duration) -> Self {
         master.sh("systemctl start pf9-nodeletd");
         let watch = Self { master };
         watch.wait_until_healthy(limit);
@@ -39,7 +39,7 @@ impl<'a> Watch<'a> {
 
     /// nodeletd in its present state. It is stopped when this value is dropped.
     #[must_use]
-    pub fn of(master: &'a Master) -> Self {
+    pub fn of(master: &'a Node) -> Self {
         Self { master }
     }
 

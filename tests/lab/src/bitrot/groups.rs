@@ -60,6 +60,8 @@ impl Group {
             "ca.key" | "ca.crt" if in_directory("/etc/pf9/kube.d/ca/") => Self::Authority,
             "request.key" => Self::LeafKey,
             "request.crt" => Self::Leaf,
+            // Of a worker that joined. Its token has ended when the node is Ready.
+            "bootstrap.yaml" if in_directory("/etc/pf9/kube.d/kubeconfigs/") => Self::Public,
             // Copies of an authority's certificate; each is made with the certificate beside it.
             "ca.crt" if in_directory("/etc/pf9/kube.d/certs/") => Self::Public,
             _ if in_directory("/etc/pf9/kube.d/kubeconfigs/") => Self::Kubeconfig,

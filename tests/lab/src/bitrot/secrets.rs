@@ -1,4 +1,4 @@
-//! The kept and secret files of a master, which nodeletd repairs: their state, and what is wrong with them after damage.
+//! The kept and secret files of a host, which nodeletd repairs: their state, and what is wrong with them after damage.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use engine::exec::Event;
 
 use super::groups::{Group, another};
 use super::{Damage, REPAIRED, STATE, TRUNCATED, WORK_DIRECTORY, other_file};
-use crate::master::Master;
+use crate::master::Node;
 use crate::watch::{Watch, restarted};
 
 /// Time limit until the cluster gives a token.
@@ -29,10 +29,10 @@ struct FileState {
     access: String,
 }
 
-/// A master's kept and secret files, and their state before any damage.
+/// A host's kept and secret files, and their state before any damage.
 #[derive(Debug)]
 pub struct SecretFiles<'a> {
-    master: &'a Master,
+    master: &'a Node,
     files: Vec<String>,
     /// The script that prints digests, sizes, modes and owners of these files, and of the files that have replaced others.
     look: String,
@@ -47,13 +47,15 @@ impl<'a> SecretFiles<'a> {
     /// # Panics
     /// The state of a file cannot be taken.
     #[must_use]
-    pub fn note(master: &'a Master) -> Self {
+    pub fn note(master: &'a Node) -> Self {
         let found = master.sh(&format!(
             "find /etc/pf9/kube.d {STATE}/kept -type f ! -name '.*' | sort
              for path in /etc/pf9/kube.env /var/lib/kubelet/config.json /etc/keepalived/keepalived.conf; do
                  if [ -e $path ]; then echo $path; fi
              done
-             find /var/opt/pf9/kube/etcd/data/member {STATE} -maxdepth 1 '(' -name nodelet-data-id -o -name 'data-*.json' ')'"
+             for directory in /var/opt/pf9/kube/etcd/data/member {STATE}; do
+                 if [ -d $directory ]; then find $directory -maxdepth 1 '(' -name nodelet-data-id -o -name 'data-*.json' ')'; fi
+             done"
         ));
         let files = found
             .lines()
@@ -61,7 +63,10 @@ impl<'a> SecretFiles<'a> {
         let files: Vec<String> = files.map(str::to_owned).collect();
         let all = files.join(" ");
         master.sh(&format!(
-            "cp {STATE}/kept/authority-*.json /etc/pf9/kube.d/kubeconfigs/admin.yaml /etc/pf9/kube.d/kubeconfigs/kubelet.yaml {WORK_DIRECTORY}"
+            // A worker has no kubeconfig of an administrator.
+            "for path in {STATE}/kept/authority-*.json /etc/pf9/kube.d/kubeconfigs/admin.yaml /etc/pf9/kube.d/kubeconfigs/kubelet.yaml; do
+                 if [ -e $path ]; then cp $path {WORK_DIRECTORY}; fi
+             done"
         ));
         let mut its = Self {
             master,
@@ -85,7 +90,9 @@ impl<'a> SecretFiles<'a> {
             }
         }
         its.certificate_of = its.kubeconfigs_with_certificates();
-        its.new_token("old");
+        if !its.master.is_worker() {
+            its.new_token("old");
+        }
         its
     }
 
@@ -275,9 +282,12 @@ impl<'a> SecretFiles<'a> {
         );
     }
 
-    /// The tokens, old and new, that the API server does not accept.
+    /// The tokens, old and new, that the API server of this host does not accept. A worker has none.
     #[must_use]
     pub fn refused_tokens(&self) -> Vec<String> {
+        if self.master.is_worker() {
+            return Vec::new();
+        }
         self.new_token("new");
         let answer = |name: &str| {
             self.master.sh(&format!(

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{Damage, REPORTED, ROLE, WORK_DIRECTORY};
-use crate::master::Master;
+use crate::master::Node;
 use crate::watch::Watch;
 
 /// The files that describe the package; while one of them is damaged, other damage may not be seen.
@@ -41,7 +41,7 @@ impl Target {
     /// # Panics
     /// The role has a file of another kind, or fewer files than it should have.
     #[must_use]
-    pub fn texts(master: &Master) -> Vec<Self> {
+    pub fn texts(master: &Node) -> Vec<Self> {
         let found = master.sh(&format!(
             "cd {ROLE}; find . -path ./payload -prune -o -type f -printf '%P\\n' | sort"
         ));
@@ -94,7 +94,7 @@ pub fn until_reported(watch: &Watch<'_>, what: &str, words: &[&str]) {
 /// reported next. Calls `meanwhile` when the first file is reported.
 #[track_caller]
 pub fn are_reported(
-    master: &Master,
+    master: &Node,
     watch: &Watch<'_>,
     damage: Damage,
     targets: &[Target],
@@ -155,13 +155,13 @@ pub fn are_reported(
 /// dropped.
 #[derive(Debug)]
 pub struct PayloadCopy<'a> {
-    master: &'a Master,
+    master: &'a Node,
 }
 
 impl<'a> PayloadCopy<'a> {
     /// Puts the copy in place.
     #[must_use]
-    pub fn mount(master: &'a Master) -> Self {
+    pub fn mount(master: &'a Node) -> Self {
         master.sh(&format!(
             "cp -a {ROLE}/payload {WORK_DIRECTORY}/payload
              install -d {OTHERS}

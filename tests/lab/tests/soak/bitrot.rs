@@ -32,7 +32,7 @@ const ENCRYPTION: [&str; 3] = [
 const DATA_ID: &str = "/var/opt/pf9/kube/etcd/data/member/nodelet-data-id";
 const CONFIG: &str = "/etc/keepalived/keepalived.conf";
 /// The groups that the phases in [`KEYS`] restore.
-const KEPT_OR_SECRET: [Group; 7] = [
+pub(crate) const KEPT_OR_SECRET: [Group; 7] = [
     Group::Authority,
     Group::ServiceAccount,
     Group::Encryption,
@@ -180,7 +180,7 @@ fn each_alone(damage: Damage) {
 }
 
 /// The phases that repair the file after this damage, and the programs that are restarted.
-fn restarts_after(
+pub(crate) fn restarts_after(
     damage: Damage,
     path: &str,
 ) -> (&'static [&'static str], &'static [&'static str]) {

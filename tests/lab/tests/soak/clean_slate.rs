@@ -1,6 +1,6 @@
 //! After apply and clean a host is the same as before.
 
-use lab_suites::{After, Image, Master, Slate, TOOLBOX_IMAGE, record};
+use lab_suites::{After, Image, Master, Node, Slate, TOOLBOX_IMAGE, record};
 
 /// Makes a docker configuration, containers, firewall rules and files of another owner.
 fn add_foreign_resources(master: &Master) {
@@ -23,7 +23,7 @@ fn add_foreign_resources(master: &Master) {
     ));
 }
 
-fn clean(master: &Master, words: &[&str]) -> String {
+pub(crate) fn clean(master: &Node, words: &[&str]) -> String {
     let all: Vec<&str> = ["clean"].iter().chain(words).copied().collect();
     master.nodelet(&all).exits(0).text()
 }

@@ -1,13 +1,13 @@
 //! What `nodelet diff` predicts on a real host is what `nodelet apply` then does to it. With `UPDATE_GENERATED=1` the figures go to
 //! `docs/fidelity.md`.
 
-use lab_suites::{Image, Master, prediction};
+use lab_suites::{Image, Master, Node, prediction};
 
 use crate::figures::Figures;
 use crate::kills::kill_apply_at;
 
 /// How many steps an apply has changed when it is killed in the middle.
-const KILLED_AFTER: usize = 20;
+pub(crate) const KILLED_AFTER: usize = 20;
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
@@ -26,19 +26,13 @@ fn predictions_match_apply_on_a_real_host() {
 
     let master = Master::create("fidelity", Image::Bare, false);
     take("bare host", &master);
-    take("healthy host", &master);
-    let newer = newer_after_looking(&master);
-    master.sh("docker rm --force etcd");
-    take("lost etcd container", &master);
-    master.sh("echo 'API_SERVER_FLAGS: --v=3' >> /etc/pf9/nodelet/config.yaml");
-    take("one parameter changed", &master);
-    master.sh(
-        "echo '{\"log-level\": \"debug\"}' > /etc/docker/daemon.json && systemctl restart docker",
+    of_running_host(
+        &master,
+        "etcd",
+        "API_SERVER_FLAGS",
+        &mut figures,
+        str::to_owned,
     );
-    take("docker configured otherwise", &master);
-    if !newer.is_empty() {
-        figures.reject(&format!("plan, diff and facts wrote: {newer}"));
-    }
     figures.publish(
         "On real hosts",
         "Lab hosts with systemd, docker and Kubernetes of their own. Written and asserted by `cargo xtask soak --write predictions`; \
@@ -46,14 +40,41 @@ fn predictions_match_apply_on_a_real_host() {
     );
 }
 
+/// The situations of a host that runs: it is healthy, has lost this container, these flags are changed, docker is configured otherwise.
+/// `named` gives the name of a situation in the table.
+pub(crate) fn of_running_host(
+    node: &Node,
+    container: &str,
+    flags: &str,
+    figures: &mut Figures,
+    named: impl Fn(&str) -> String,
+) {
+    let mut take = |name: &str| figures.take(&named(name), &prediction(node));
+    take("healthy host");
+    let newer = newer_after_looking(node);
+    node.sh(&format!("docker rm --force {container}"));
+    take(&format!("lost {container} container"));
+    node.sh(&format!(
+        "echo '{flags}: --v=3' >> /etc/pf9/nodelet/config.yaml"
+    ));
+    take("one parameter changed");
+    node.sh(
+        "echo '{\"log-level\": \"debug\"}' > /etc/docker/daemon.json && systemctl restart docker",
+    );
+    take("docker configured otherwise");
+    if !newer.is_empty() {
+        figures.reject(&format!("plan, diff and facts wrote: {newer}"));
+    }
+}
+
 /// Files of the host that are newer after `plan`, `diff` and `facts`.
-fn newer_after_looking(master: &Master) -> String {
-    master.sh("touch /run/mark");
+fn newer_after_looking(node: &Node) -> String {
+    node.sh("touch /run/mark");
     for verb in ["plan", "diff", "facts"] {
-        let _ = master.nodelet(&[verb]).exits(0);
+        let _ = node.nodelet(&[verb]).exits(0);
     }
     // Kubernetes and the journal write files meanwhile.
-    master.sh(
+    node.sh(
         "find / /run -xdev -newer /run/mark -type f -not -path '/proc/*' -not -path '/sys/*' \
          -not -path '/var/log/*' -not -path '/run/log/*' -not -path '/var/lib/docker/*' -not -path '/var/lib/kubelet/*' \
          -not -path '/var/opt/pf9/kube/etcd/*' -not -path '/run/containerd/*' -not -path '/run/docker/*' \

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use lab_suites::{After, Image, Master, Slate, record};
+use lab_suites::{After, Image, Master, Node, Slate, record};
 
 /// Time limit of one apply that is killed.
 const LIMIT: Duration = Duration::from_secs(330);
@@ -16,7 +16,7 @@ const POINTS: usize = 10;
 const TOO_SHORT: usize = 2;
 
 /// Kills an apply when it has announced so many steps, as a power cut would. Gives the step at which it was killed.
-pub(crate) fn kill_apply_at(master: &Master, steps: usize) -> String {
+pub(crate) fn kill_apply_at(master: &Node, steps: usize) -> String {
     // The shell waits for `read` and not for the pipe that feeds it, so the kill comes at once. Only nodelet is killed: the
     // programs that it has started go on.
     let script = format!(

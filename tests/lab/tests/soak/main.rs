@@ -3,6 +3,7 @@
 mod bitrot;
 mod certificates;
 mod clean_slate;
+mod cluster;
 mod crowded;
 mod endurance;
 mod fail_over;
@@ -13,3 +14,4 @@ mod loaded;
 mod machine;
 mod repairs;
 mod steady;
+mod under_load;

@@ -1,18 +1,13 @@
 //! What is done to the masters, and how a trial begins and ends.
 
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use lab::Host;
-use lab_suites::{OneMaster, holder, nodes_are_ready};
+use lab_suites::{Node, at_once, holder};
 
-use super::probe::Probe;
-use super::writers::Writers;
+use crate::under_load::{UnderLoad, WHOLE, are_whole};
 
 /// Time limit until the virtual IP answers again while two masters work. More than ten seconds fail the soak at its end.
 const MOVED: Duration = Duration::from_secs(60);
-/// Time limit until all masters are whole again.
-const WHOLE: Duration = Duration::from_secs(300);
 /// The unit that cuts a host's network, and heals it, also if the soak dies.
 const CUT: &str = "nodelet-soak-cut";
 /// How long the network is cut, in seconds.
@@ -24,10 +19,9 @@ const DATA: &str = "/var/opt/pf9/kube/etcd/data";
 
 /// The masters under load.
 pub(crate) struct Cluster<'a> {
-    pub(crate) masters: &'a [OneMaster],
+    pub(crate) masters: &'a [Node],
     pub(crate) vip: &'a str,
-    pub(crate) writers: Writers,
-    pub(crate) probe: Probe,
+    pub(crate) load: UnderLoad,
 }
 
 /// A way in which masters fail.
@@ -98,13 +92,13 @@ impl Kind {
     pub(crate) fn try_all(&self, cluster: &Cluster<'_>) -> Vec<Outcome> {
         let one = |number: usize| {
             println!("{}: trial {number} of {}", self.name, self.trials);
-            let _ = cluster.probe.take_gap();
+            let _ = cluster.load.probe.take_gap();
             let began = Instant::now();
             let back = (self.cause)(cluster, number);
             cluster.wait_until_whole();
             let outcome = Outcome {
                 back,
-                gap: cluster.probe.take_gap(),
+                gap: cluster.load.probe.take_gap(),
                 whole: began.elapsed(),
             };
             println!("{outcome:.2?}");
@@ -119,29 +113,17 @@ impl Cluster<'_> {
     /// master holds the virtual IP, and both writers go on.
     #[track_caller]
     pub(crate) fn wait_until_whole(&self) {
-        let whole = "nodelet check > /dev/null && nodelet status > /dev/null";
-        let work = "nodelet etcd members > /dev/null";
-        for (what, script) in [
-            ("nodeletd finds its host whole", whole),
-            ("all members work", work),
-        ] {
-            for master in self.masters {
-                let what = format!("{}: {what}", master.name());
-                master.wait_for(&what, script, WHOLE);
-            }
-        }
-        nodes_are_ready(&self.masters[0], self.masters);
-        let _ = holder(self.masters, self.vip);
-        self.writers.go_on();
+        are_whole(self.masters, self.vip);
+        self.load.writers.go_on();
     }
 
-    fn holder(&self) -> &OneMaster {
+    fn holder(&self) -> &Node {
         holder(self.masters, self.vip).0
     }
 
     /// The time until the virtual IP answers again on another host.
     fn moved(&self, since: Instant) -> Duration {
-        self.probe.back_after(since, MOVED)
+        self.load.probe.back_after(since, MOVED)
     }
 }
 
@@ -152,7 +134,7 @@ fn host_is_killed(cluster: &Cluster<'_>, _: usize) -> Option<Duration> {
     holder.host().kill().expect("it is killed");
     let back = cluster.moved(since);
     // Two masters are enough.
-    cluster.writers.go_on();
+    cluster.load.writers.go_on();
     holder.host().start().expect("it starts again");
     Some(back)
 }
@@ -177,7 +159,7 @@ fn network_is_cut(cluster: &Cluster<'_>, _: usize) -> Option<Duration> {
              iptables -w -t raw -I PREROUTING -i eth0 -j DROP && tc qdisc add dev eth0 root pfifo limit 0 && sleep {CUT_FOR}'"
     ));
     let back = cluster.moved(instant(&stamp));
-    cluster.writers.go_on();
+    cluster.load.writers.go_on();
     let healed = format!("! systemctl is-active --quiet {CUT}");
     holder.wait_for("its network is healed", &healed, HEALED);
     Some(back)
@@ -192,7 +174,7 @@ fn data_is_removed(cluster: &Cluster<'_>, trial: usize) -> Option<Duration> {
          find {DATA} -mindepth 1 -delete
          [ -d {DATA} ] && [ -z \"$(ls -A {DATA})\" ]"
     ));
-    cluster.writers.go_on();
+    cluster.load.writers.go_on();
     let applied = emptied.apply(&[]).exits(0);
     println!("`nodelet apply` took {:.1?}", applied.took);
     emptied.keep();
@@ -215,17 +197,7 @@ fn all_are_killed(cluster: &Cluster<'_>, _: usize) -> Option<Duration> {
     at_once(cluster.masters, |host| {
         host.start().expect("it starts again");
     });
-    Some(cluster.probe.back_after(since, WHOLE))
-}
-
-/// Does something to all hosts at the same time.
-fn at_once(masters: &[OneMaster], what: impl Fn(&Host) + Sync) {
-    let what = &what;
-    thread::scope(|scope| {
-        for master in masters {
-            scope.spawn(move || what(master.host()));
-        }
-    });
+    Some(cluster.load.probe.back_after(since, WHOLE))
 }
 
 /// The moment of a time that a host printed in nanoseconds. Hosts have the clock of the machine.

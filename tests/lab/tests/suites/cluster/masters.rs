@@ -1,16 +1,15 @@
-//! Three masters with a virtual IP: they join one after the other, the cluster goes on while one of them is down, and they leave one by one.
+//! Three masters with a virtual IP: they join one after the other, the cluster goes on while one of them is down and comes back after all
+//! were, a stranger is refused, and they leave one by one.
 
 use std::time::Duration;
 
 use lab_suites::{
-    After, KUBECTL, OneMaster, SCALED, Slate, all_are_members, holder, nodes_are_ready,
-    three_masters,
+    After, KUBECTL, Master, Node, SCALED, Slate, all_are_members, at_once, holder, nodes_are_ready,
+    second_apply_changes_nothing, three_masters,
 };
 
 /// Time limit until the API answers at the virtual IP again. A fail-over takes at most ten seconds; other suites run beside this one.
 const ANSWERED: Duration = Duration::from_secs(25);
-/// Time limit until all masters know what has changed. nodeletd looks every ten seconds.
-const SEEN: Duration = Duration::from_secs(90);
 /// Time limit until a host that was killed is a master again.
 const BACK: Duration = Duration::from_secs(240);
 
@@ -19,42 +18,42 @@ const BACK: Duration = Duration::from_secs(240);
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn three_masters_go_on_without_one_and_leave_one_by_one() {
     let mut slates = Vec::new();
-    let (first, masters) = three_masters("masters", SCALED, |host| {
+    let (mut first, masters) = three_masters("masters", SCALED, |host| {
         slates.push(Slate::of_host(host));
     });
     let vip = first.vip();
     all_are_members(&masters);
-    a_second_apply_changes_nothing(&masters);
+    second_apply_changes_nothing(&masters);
+    another_cluster_is_refused(&mut first, &masters);
     the_api_server_of_the_holder_is_killed(&masters, &vip);
-    let killed = the_host_of_the_holder_is_killed(&masters, &vip);
-    they_leave(&masters, &slates, &vip, &killed);
+    the_host_of_the_holder_is_killed(&masters, &vip);
+    all_hosts_are_killed_at_once(&masters, &vip);
+    they_leave(&masters, &slates, &vip);
 }
 
-/// While nodeletd does not run: only one nodelet works on a host. keepalived knows all others by then.
-fn a_second_apply_changes_nothing(masters: &[OneMaster]) {
-    for master in masters {
-        for other in masters.iter().filter(|its| its.name() != master.name()) {
-            let knows = format!(
-                "grep -qwF {} /etc/keepalived/keepalived.conf && ! pgrep -x nodelet > /dev/null",
-                other.host().address()
-            );
-            let what = format!("keepalived of {} knows {}", master.name(), other.name());
-            master.wait_for(&what, &knows, SEEN);
-        }
-    }
-    for master in masters {
-        master.sh("systemctl stop pf9-nodeletd");
-    }
-    for master in masters {
-        master.apply(&[]).exits(0).changes_nothing();
-    }
-    for master in masters {
-        master.keep();
-    }
+/// A host with the settings of the first master would begin a cluster of its own at the same address.
+fn another_cluster_is_refused(first: &mut Master, masters: &[Node]) {
+    let stranger = Node::master_beside(first, "stranger");
+    let before = Slate::of_host(stranger.host());
+    let new = [SCALED, &[("ETCD_INITIAL_CLUSTER_STATE", "new")]].concat();
+    stranger.configure(&new);
+    let refused = stranger.apply(&[]).exits(1);
+    assert!(
+        refused.events("step_changing").is_empty(),
+        "{}",
+        refused.text()
+    );
+    let _ = refused.says(&[
+        "MASTER_IP",
+        "is in use by a host that is no master of this cluster",
+    ]);
+    before.assert_same_host(stranger.host(), After::Purge, "a refused apply");
+    stranger.remove(first);
+    all_are_members(masters);
 }
 
 /// Waits until the API answers another host than its own at the virtual IP.
-fn answers(by: &OneMaster, vip: &str) {
+fn answers(by: &Node, vip: &str) {
     let ready = format!(
         "curl -sf --max-time 1 --cacert /etc/pf9/kube.d/ca/cluster/ca.crt https://{vip}:443/readyz | grep -qx ok"
     );
@@ -62,7 +61,7 @@ fn answers(by: &OneMaster, vip: &str) {
 }
 
 /// Writes through the virtual IP, until each write is acknowledged. One whose answer was lost exists already.
-fn write(by: &OneMaster, name: &str) {
+fn write(by: &Node, name: &str) {
     by.sh(&format!(
         "for n in 1 2 3; do
             until {KUBECTL} --request-timeout=5s create configmap {name}-$n --from-literal=value={name}-$n ||
@@ -72,7 +71,7 @@ fn write(by: &OneMaster, name: &str) {
 }
 
 /// Asserts that what was written is there.
-fn read(by: &OneMaster, name: &str) {
+fn read(by: &Node, name: &str) {
     let script = format!(
         "for n in 1 2 3; do
             [ \"$({KUBECTL} --request-timeout=5s get configmap {name}-$n --output jsonpath='{{.data.value}}')\" = {name}-$n ] || exit 1
@@ -81,7 +80,7 @@ fn read(by: &OneMaster, name: &str) {
     by.wait_for("an acknowledged write is read", &script, ANSWERED);
 }
 
-fn the_api_server_of_the_holder_is_killed(masters: &[OneMaster], vip: &str) {
+fn the_api_server_of_the_holder_is_killed(masters: &[Node], vip: &str) {
     let (holder, others) = holder(masters, vip);
     write(others[0], "before-api-server");
     holder.sh(
@@ -96,8 +95,7 @@ fn the_api_server_of_the_holder_is_killed(masters: &[OneMaster], vip: &str) {
 }
 
 /// Another master takes the address. Without the killed host, none of the other two may stop.
-/// Gives its name.
-fn the_host_of_the_holder_is_killed(masters: &[OneMaster], vip: &str) -> String {
+fn the_host_of_the_holder_is_killed(masters: &[Node], vip: &str) {
     let (holder, others) = holder(masters, vip);
     let [one, two] = others.as_slice() else {
         panic!("two others are expected: {others:?}");
@@ -121,11 +119,29 @@ fn the_host_of_the_holder_is_killed(masters: &[OneMaster], vip: &str) -> String 
     nodes_are_ready(one, masters);
     read(holder, "before-host");
     read(holder, "after-host");
-    holder.name().to_owned()
 }
 
-/// From three masters to one. Each host is as it was before.
-fn they_leave(masters: &[OneMaster], slates: &[Slate], vip: &str, killed: &str) {
+/// Nothing helps them but their boot.
+fn all_hosts_are_killed_at_once(masters: &[Node], vip: &str) {
+    write(&masters[0], "before-all");
+    at_once(masters, |host| host.kill().expect("it is killed"));
+    at_once(masters, |host| host.start().expect("it starts again"));
+    for master in masters {
+        master.wait_for("nodeletd finds its host whole", "nodelet check", BACK);
+    }
+    let all_work = "nodelet etcd members > /dev/null";
+    masters[0].wait_for("all members work", all_work, BACK);
+    nodes_are_ready(&masters[0], masters);
+    let _ = holder(masters, vip);
+    answers(&masters[0], vip);
+    for master in masters {
+        read(master, "after-host");
+        read(master, "before-all");
+    }
+}
+
+/// From three masters to one. Each host is as it was before but for its boots.
+fn they_leave(masters: &[Node], slates: &[Slate], vip: &str) {
     let [first, second, third] = masters else {
         panic!("three masters are expected: {masters:?}");
     };
@@ -150,12 +166,11 @@ fn they_leave(masters: &[OneMaster], slates: &[Slate], vip: &str, killed: &str) 
         // nodeletd's own files belong to its package and not to the role.
         // kubectl's cache is of this suite.
         master.sh("rm -rf /run/pf9 /run/pf9-nodeletd.lock /var/opt/pf9/kube_status /root/.kube");
-        let is_of_a_boot = |line: &str| master.name() == killed && differs_after_a_boot(line);
         before.assert_same_host_but(
             master.host(),
             After::Purge,
             "purge of a master",
-            is_of_a_boot,
+            differs_after_a_boot,
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab_suites::{After, Master, SCALED, Slate, TOOLBOX_IMAGE, Watch, Worker, poll, shared};
+use lab_suites::{After, Master, Node, SCALED, Slate, TOOLBOX_IMAGE, Watch, poll, shared};
 
 use super::workload::page_from_outside;
 
@@ -22,7 +22,7 @@ const REPAIRED: Duration = Duration::from_secs(20);
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_worker_joins_serves_and_leaves() {
     let mut master = shared();
-    let worker = Worker::beside(&mut master, WORKER);
+    let worker = Node::worker_beside(&mut master, WORKER);
     let before = Slate::of_host(worker.host());
     assert!(!worker.is_joined(&master));
     master.load_toolbox();
@@ -120,7 +120,7 @@ fn pods_reach_one_another(master: &Master) {
 }
 
 /// From a pod by the Service's address, and from outside at a port of either node: the only endpoint is on the other node.
-fn services_lead_to_the_other_node(master: &Master, worker: &Worker) {
+fn services_lead_to_the_other_node(master: &Master, worker: &Node) {
     for (from, to) in [(ON_WORKER, ON_MASTER), (ON_MASTER, ON_WORKER)] {
         let service = master.kubectl(&format!(
             "get service/{to} --output jsonpath='{{.spec.clusterIP}}'"
@@ -162,7 +162,7 @@ fn has_route(subnet: &str, by: &lab::Host) -> String {
     )
 }
 
-fn a_deleted_route_returns(master: &Master, worker: &Worker) {
+fn a_deleted_route_returns(master: &Master, worker: &Node) {
     let to_worker = pod_subnet(master, WORKER);
     let route = has_route(&to_worker, worker.host());
     master.sh(&route);
@@ -176,7 +176,7 @@ fn a_deleted_route_returns(master: &Master, worker: &Worker) {
 }
 
 /// On both hosts, while nodeletd does not run: only one nodelet works on a host.
-fn a_second_apply_changes_nothing(master: &Master, worker: &Worker) {
+fn a_second_apply_changes_nothing(master: &Master, worker: &Node) {
     // More steps than this are as planned on a worker, which has no control plane.
     const STEPS: u64 = 15;
     master.sh("systemctl stop pf9-nodeletd");
@@ -188,7 +188,7 @@ fn a_second_apply_changes_nothing(master: &Master, worker: &Worker) {
 }
 
 /// A worker leaves with a clean, with a pod on it. The master goes on alone.
-fn leave(master: &Master, worker: &Worker) {
+fn leave(master: &Master, worker: &Node) {
     worker.sh("systemctl stop pf9-nodeletd");
     let _ = worker.nodelet(&["clean"]).exits(0);
     // nodeletd's own files belong to its package and not to the role.

@@ -2,7 +2,7 @@
 //!
 //! A writer begins a number only when the one before is acknowledged, so a count says which writes are acknowledged.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lab_suites::{Credentials, HttpsClient, poll};
@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use super::background::{Background, lock};
 
 /// The namespace of the ConfigMaps.
-pub(crate) const NAMESPACE: &str = "fail-over";
+pub(crate) const NAMESPACE: &str = "under-load";
 /// Pause from one write to the next.
 const EVERY: Duration = Duration::from_millis(100);
 /// Time limit of one attempt at the virtual IP: etcd may have to elect a leader first.
@@ -38,7 +38,11 @@ pub(crate) struct Written {
 pub(crate) struct Writers {
     config_maps: Background<Written>,
     keys: Background<Written>,
+    members: Members,
 }
+
+/// URLs of the members of etcd that get the keys, in turn. They may change meanwhile, but there is always one.
+type Members = Arc<Mutex<Vec<String>>>;
 
 impl Writers {
     /// Starts them: an administrator at the virtual IP, and a client of etcd at its members.
@@ -48,10 +52,24 @@ impl Writers {
         client_of_etcd: &Credentials,
         members: Vec<String>,
     ) -> Self {
+        let members = Arc::new(Mutex::new(members));
         Self {
             config_maps: config_maps(administrator, vip),
-            keys: keys(client_of_etcd, members),
+            keys: keys(client_of_etcd, Arc::clone(&members)),
+            members,
         }
+    }
+
+    /// From now on these members get the keys.
+    pub(crate) fn write_to(&self, members: Vec<String>) {
+        assert!(!members.is_empty(), "keys need a member");
+        *lock(&self.members) = members;
+    }
+
+    /// How many ConfigMaps, and how many keys, are acknowledged so far.
+    #[track_caller]
+    pub(crate) fn acknowledged(&self) -> [usize; 2] {
+        [&self.config_maps, &self.keys].map(|writer| writer.look(|written| written.acknowledged))
     }
 
     /// Waits until each has an acknowledgement of a write that began after this call.
@@ -133,11 +151,14 @@ fn config_map(number: usize) -> Value {
     })
 }
 
-fn keys(client_of_etcd: &Credentials, members: Vec<String>) -> Background<Written> {
+fn keys(client_of_etcd: &Credentials, members: Members) -> Background<Written> {
     let client = HttpsClient::new(client_of_etcd, 1);
     Background::start(Written::default(), move |note, ended| async move {
         let attempt = async |number: usize, tries: usize| -> Result<(), String> {
-            let member = &members[(number + tries) % members.len()];
+            let member = {
+                let members = lock(&members);
+                members[(number + tries) % members.len()].clone()
+            };
             let pair = json!({ "key": key(number), "value": value(number) }).to_string();
             let url = format!("{member}/v3/kv/put");
             let answer = client.post(&url, pair, AT_MEMBER).await;

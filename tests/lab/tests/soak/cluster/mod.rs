@@ -1,0 +1,10 @@
+//! Clusters of several nodes: their number changes under load, workers are without an API server, and what holds for a single master holds
+//! for a worker and for one of three masters.
+
+mod bitrot;
+mod fidelity;
+mod membership;
+mod repairs;
+mod slates;
+mod subject;
+mod workers;
