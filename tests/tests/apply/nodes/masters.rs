@@ -13,6 +13,8 @@ use engine::model::{Outcome, RECORDS};
 use engine::resource::Spec;
 use engine::resource::pki::export_keys;
 
+use super::beside_two_masters;
+
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 const JOIN: &str = r#"
@@ -332,12 +334,7 @@ fn only_a_further_master_reads_a_join_file() {
 fn a_failed_promotion_takes_back_nothing() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
-    let masters = r#"{"version":1,"masters":[{"name":"cp-8","address":"172.30.0.18","voter":true},{"name":"cp-9","address":"172.30.0.19","voter":true}]}"#;
-    host.with_world_mut(|world| {
-        world.file_with_mode(MASTERS, masters, 0o600);
-        world.etcd.voter("cp-8", "172.30.0.18", 8);
-        world.etcd.voter("cp-9", "172.30.0.19", 9);
-    });
+    beside_two_masters(&host);
     host.set_faults(FaultPlan::none().fail("member_promote", "*"));
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());

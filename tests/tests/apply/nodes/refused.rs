@@ -3,8 +3,9 @@
 use behaviour::{Bringup, Case, fixtures};
 use engine::host::fake::FakeHost;
 use engine::kubernetes::join_file::JOIN_FILE;
-use engine::kubernetes::masters::MASTERS;
 use engine::model::Outcome;
+
+use super::beside_two_masters;
 
 /// A host of the case `cp-1` with these changes to its settings.
 fn with_settings(changes: &[(&str, &str)]) -> Bringup {
@@ -59,15 +60,10 @@ fn a_second_host_that_is_to_begin_the_cluster_stays_bare() {
 }
 
 #[test]
-fn a_master_that_the_quorum_needs_does_not_become_a_worker() {
+fn a_master_does_not_become_a_worker_before_it_is_cleaned() {
     let master = Bringup::of("cp-1");
     let host = master.bare_host();
-    let masters = r#"{"version":1,"masters":[{"name":"cp-8","address":"172.30.0.18","voter":true},{"name":"cp-9","address":"172.30.0.19","voter":true}]}"#;
-    host.with_world_mut(|world| {
-        world.file_with_mode(MASTERS, masters, 0o600);
-        world.etcd.voter("cp-8", "172.30.0.18", 8);
-        world.etcd.voter("cp-9", "172.30.0.19", 9);
-    });
+    beside_two_masters(&host);
     let run = master.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
     host.with_world_mut(|world| world.etcd.silence("172.30.0.19"));
