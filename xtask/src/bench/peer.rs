@@ -58,8 +58,13 @@ const ITS_OWN_KEYS: &[&str] = &[
     "tlsCertFile",
     "tlsPrivateKeyFile",
 ];
-/// Flags of kubelet that name such files, and the node's name, which is the host's with both.
-const ITS_OWN_FLAGS: &[&str] = &["config", "kubeconfig", "hostname-override"];
+/// Flags of kubelet that name such files, the node's name, which is the host's with both, and the taint of a master, which kubeadm sets itself.
+const ITS_OWN_FLAGS: &[&str] = &[
+    "config",
+    "kubeconfig",
+    "hostname-override",
+    "register-with-taints",
+];
 /// The flag with the host's address.
 const NODE_IP: &str = "node-ip";
 
@@ -286,7 +291,7 @@ mod tests {
 
     const UNIT: &str = "[Unit]\nAfter=docker.service\n\n[Service]\nEnvironment=AWS_EC2_METADATA_DISABLED=true\n\
         ExecStart=/opt/bin/kubelet \\\n    --config=/c --kubeconfig=/k \\\n    --hostname-override=nodelet --node-ip=172.30.1.11 \\\n    \
-        --cni-bin-dir=/usr/lib/cni\nRestart=always\nRestartSec=2\n";
+        --register-with-taints=node-role.kubernetes.io/master=true:NoSchedule --cni-bin-dir=/usr/lib/cni\nRestart=always\nRestartSec=2\n";
 
     const POD: &str = "spec:\n  containers:\n  - name: kube-controller-manager\n    command: [kube-controller-manager, \
         --kube-api-burst=100, --authentication-skip-lookup=true]\n  - name: kube-scheduler\n    command: [kube-scheduler, \
