@@ -134,7 +134,11 @@ fn a_role_that_is_invalid(master: &Master, watch: &Watch<'_>) {
     ] {
         master.sh(&format!("cd {ROLE}; cp {what} /root/spoilt; {spoil}"));
         watch.tells("RoleValid", text, CALM);
-        master.sh("systemctl stop pf9-kubelet; docker rm --force etcd");
+        // nodeletd sees both at once: a repair of kubelet alone would wait for an API server that has no etcd.
+        master.sh(
+            "daemon=$(systemctl show --value --property MainPID pf9-nodeletd); kill -STOP $daemon
+             systemctl stop pf9-kubelet; docker rm --force etcd; kill -CONT $daemon",
+        );
         let back = "systemctl is-active --quiet pf9-kubelet && [ $(docker inspect --format '{{.State.Running}}' etcd) = true ]";
         master.wait_for("kubelet and etcd are back", back, CALM);
         master.sh(&format!("cd {ROLE}; cp /root/spoilt {what}"));
