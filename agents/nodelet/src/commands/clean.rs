@@ -35,7 +35,7 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
         CleanPurpose::Leave
     };
     if !args.accept_quorum_loss
-        && let Some(problem) = quorum_problem(&args.role, &host).await
+        && let Some(problem) = quorum_problem(&args.role, &host, purpose).await
     {
         let problems = vec![problem];
         sink.emit(Event::PreflightFailed { problems });
@@ -50,10 +50,16 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     Ok(exit(outcome))
 }
 
-/// Why etcd needs this host, so that it must not be cleaned; `None` if it does not, or if nothing of a role is on the host.
-async fn quorum_problem(role: &RoleArgs, host: &LiveHost) -> Option<Problem> {
+/// Why etcd needs this host, so that it must not be cleaned; `None` if it does not, or if the clean removes nothing: nothing of a role is on
+/// the host, or only what a clean keeps.
+async fn quorum_problem(
+    role: &RoleArgs,
+    host: &LiveHost,
+    purpose: CleanPurpose,
+) -> Option<Problem> {
     let records = Ledger::read(host).await.unwrap_or_default();
-    if Ledger::live_in(&records).is_empty() {
+    let mut live = Ledger::live_in(&records).into_iter();
+    if live.all(|live| live.keep && purpose != CleanPurpose::Purge) {
         return None;
     }
     let inputs = installed_inputs(role, host).await.ok();

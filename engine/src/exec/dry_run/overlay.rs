@@ -7,7 +7,7 @@ use crate::host::overlay::{LedgerHint, LedgerHints, OverlayHost};
 use crate::host::{ClusterNode, Host};
 use crate::ledger::{Ledger, Reading, Recorded};
 use crate::plan::{Plan, PlannedStep};
-use crate::resource::{NodeSpec, Spec};
+use crate::resource::{InitialState, NodeSpec, Spec};
 
 /// An overlay above `lower` for a dry run of `plan`. Reads only.
 pub async fn overlay_host<'a>(lower: &'a dyn Host, plan: &Plan) -> OverlayHost<'a> {
@@ -40,8 +40,10 @@ fn steps(plan: &Plan) -> impl Iterator<Item = &PlannedStep> {
 /// What the ledger says of the cluster's nodes and objects, used if the API server does not answer.
 async fn hints(lower: &dyn Host, plan: &Plan) -> LedgerHints {
     let planned: Vec<&PlannedStep> = steps(plan).collect();
+    // The cluster that a master joins has objects and nodes of which this host knows nothing.
+    let joins = steps(plan).any(|step| matches!(&step.spec, Spec::EtcdMember(member) if member.initial_state == InitialState::Existing));
     let mut hints = LedgerHints {
-        empty: begins_empty(lower, &planned).await,
+        empty: !joins && begins_empty(lower, &planned).await,
         ..LedgerHints::default()
     };
     // An unreadable ledger says nothing: the state is then known after apply.
@@ -64,6 +66,7 @@ async fn hints(lower: &dyn Host, plan: &Plan) -> LedgerHints {
             continue;
         }
         let as_planned = match reading.of(step) {
+            Recorded::Never if joins => continue,
             // Until a master's first apply has ended, its own API server has no other nodes.
             Recorded::Never if matches!(step.spec, Spec::NodeRoutes(_)) => has_own_api(plan),
             // An object that the plan removes is absent once it was removed. If no removal is recorded, another client

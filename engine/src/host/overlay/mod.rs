@@ -72,8 +72,10 @@ struct Known {
     requests: BTreeSet<String>,
     /// Signers whose requests have all been fetched.
     signers: BTreeSet<String>,
-    /// Whether the pod subnets of all nodes have been fetched, with the claims of them.
-    subnets: bool,
+    /// Whether the pod subnets of all nodes have been fetched.
+    subnet_nodes: bool,
+    /// Whether the claims of them have been fetched.
+    subnet_claims: bool,
     /// Whether the members of etcd have been fetched, because they were changed here.
     members: bool,
     /// Objects that were compared below, and those that were applied here.

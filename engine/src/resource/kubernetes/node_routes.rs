@@ -190,7 +190,8 @@ impl NodeRoutesState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::fake::FakeHost;
+    use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::host::overlay::OverlayHost;
     use crate::resource::tests::{apply_in, context};
 
     const KUBECONFIG: &str = "/etc/kubeconfig";
@@ -244,6 +245,17 @@ mod tests {
         let after = spec.observe(&cx).await.expect("it can be told");
         assert_eq!(spec.diff(&after, false), None, "a second apply");
         (differences, spec.note(&after).unwrap_or_default())
+    }
+
+    /// A worker may list the nodes, but not the claims of subnets.
+    #[tokio::test]
+    async fn a_dry_run_needs_no_more_than_the_nodes() {
+        let lower = host().with_faults(FaultPlan::default().fail("subnet_claims", "all"));
+        let overlay = OverlayHost::new(&lower);
+        let (cx, spec) = (context(&overlay), spec());
+        let observed = spec.observe(&cx).await.expect("the nodes are listed");
+        let change = spec.diff(&observed, false).expect("routes are missing");
+        assert_eq!(change.differences.len(), 2);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Pod subnets: the nodes and claims below are fetched together, the first time that either is asked for.
+//! Pod subnets: the nodes below are fetched the first time that they are asked for, and so are the claims. A worker may list only the nodes.
 
 use crate::host::overlay::OverlayHost;
 use crate::host::{
@@ -8,47 +8,48 @@ use crate::host::{
 #[async_trait::async_trait]
 impl PodSubnets for OverlayHost<'_> {
     async fn subnet_nodes(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetNode>> {
-        self.fetch_subnets(access).await?;
+        self.fetch_subnet_nodes(access).await?;
         self.upper.subnet_nodes(access).await
     }
 
     async fn subnet_claims(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetClaim>> {
-        self.fetch_subnets(access).await?;
+        self.fetch_subnet_claims(access).await?;
         self.upper.subnet_claims(access).await
     }
 
     async fn claim_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<bool> {
         self.changes();
-        self.fetch_subnets(access).await?;
+        self.fetch_subnet_claims(access).await?;
         self.upper.claim_subnet(access, claim).await
     }
 
     async fn release_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<()> {
         self.changes();
-        self.fetch_subnets(access).await?;
+        self.fetch_subnet_claims(access).await?;
         self.upper.release_subnet(access, claim).await
     }
 
     async fn assign_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<bool> {
         self.changes();
-        self.fetch_subnets(access).await?;
+        self.fetch_subnet_claims(access).await?;
         self.upper.assign_subnet(access, claim).await
     }
 }
 
 impl OverlayHost<'_> {
-    async fn fetch_subnets(&self, access: &ClusterAccess) -> HostResult<()> {
+    /// Fetches the nodes with their subnets.
+    async fn fetch_subnet_nodes(&self, access: &ClusterAccess) -> HostResult<()> {
         self.fetch_servers_or_know(access).await?;
-        if self.known().subnets {
+        if self.known().subnet_nodes {
             return Ok(());
         }
         let action = "list the pod subnets of all nodes";
         let asked = match self.silence(action) {
             Some(silent) => Err(silent),
-            None => self.ask_below(access).await,
+            None => self.lower.subnet_nodes(access).await,
         };
         match asked {
-            Ok((nodes, claims)) => {
+            Ok(nodes) => {
                 self.answered();
                 self.upper.with_world_mut(|world| {
                     for node in nodes {
@@ -63,23 +64,39 @@ impl OverlayHost<'_> {
                         entry.addresses = node.addresses;
                         entry.created = node.created;
                     }
-                    let claims = claims.into_iter().map(|claim| (claim.subnet, claim));
-                    world.cluster.subnet_claims.extend(claims);
                 });
+            }
+            // A cluster without data begins without nodes.
+            Err(_) if self.hints.empty => {}
+            Err(error) => return Err(HostError::service(action, error)),
+        }
+        self.known().subnet_nodes = true;
+        Ok(())
+    }
+
+    /// Fetches the nodes, and the claims of subnets.
+    async fn fetch_subnet_claims(&self, access: &ClusterAccess) -> HostResult<()> {
+        self.fetch_subnet_nodes(access).await?;
+        if self.known().subnet_claims {
+            return Ok(());
+        }
+        let action = "list the claims of pod subnets";
+        let asked = match self.silence(action) {
+            Some(silent) => Err(silent),
+            None => self.lower.subnet_claims(access).await,
+        };
+        match asked {
+            Ok(claims) => {
+                self.answered();
+                let claims = claims.into_iter().map(|claim| (claim.subnet, claim));
+                self.upper
+                    .with_world_mut(|world| world.cluster.subnet_claims.extend(claims));
             }
             // A cluster without data begins without claims.
             Err(_) if self.hints.empty => {}
             Err(error) => return Err(HostError::service(action, error)),
         }
-        self.known().subnets = true;
+        self.known().subnet_claims = true;
         Ok(())
-    }
-
-    async fn ask_below(
-        &self,
-        access: &ClusterAccess,
-    ) -> HostResult<(Vec<SubnetNode>, Vec<SubnetClaim>)> {
-        let nodes = self.lower.subnet_nodes(access).await?;
-        Ok((nodes, self.lower.subnet_claims(access).await?))
     }
 }

@@ -112,6 +112,10 @@ impl EtcdPromotedSpec {
     ) -> ResourceResult<Promotion> {
         match host.member_status(OWN_ENDPOINT).await {
             Ok(own) if !own.learner => return Ok(Promotion::Voter),
+            // It is not the member that it will be: without data it joins as a learner.
+            Err(_) if !is_marked && !marker::has_data(host, &self.data).await? => {
+                return Ok(Promotion::Wait("it has not joined yet".to_owned()));
+            }
             // Checks of the phase say that it does not answer. Without a mark it has had a vote.
             Err(_) if !is_marked => return Ok(Promotion::Voter),
             Ok(_) | Err(_) => {}
@@ -138,9 +142,11 @@ impl EtcdPromotedSpec {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::host::fake::FakeHost;
-    use crate::host::{ContainerConfig, Containers as _};
+    use crate::host::{ContainerConfig, Containers as _, Files as _};
     use crate::kubernetes::masters::MASTERS;
     use crate::resource::tests::{apply_in, context};
 
@@ -207,6 +213,19 @@ mod tests {
             "{error}"
         );
         assert!(host.with_world(|world| world.etcd.members[2].learner));
+    }
+
+    /// A dry run of the join says so, too.
+    #[tokio::test]
+    async fn a_member_without_data_has_no_vote_yet() {
+        let host = host().await;
+        host.stop_container("etcd", Duration::from_secs(1))
+            .await
+            .expect("it stops");
+        host.remove_tree(DATA.as_ref()).await.expect("it is gone");
+        let observed = spec().observe(&context(&host)).await.expect("it is seen");
+        let change = spec().diff(&observed, false).expect("it needs a vote");
+        assert_eq!(change.differences[0].after, "voter");
     }
 
     #[tokio::test]
