@@ -2,6 +2,7 @@
 //!
 //! Not here: the arguments of `nodeletd` (`nodeletd`), and what a command does (`commands`). Start with [`Command`].
 
+mod certs;
 mod cluster;
 mod etcd;
 mod role;
@@ -12,11 +13,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use engine::exec::{FailureCounts, Selection};
-use engine::resource::pki::components;
 
+pub(crate) use certs::{
+    CertsArgs, CertsCommand, RenewArgs, RolloutArgs, RotateArgs, RotateStep, SendArgs, TrustArgs,
+};
 pub(crate) use cluster::{
-    JoinFileArgs, LOCAL_ADMIN, MastersArgs, PkiCommand, PkiExportArgs, PkiIssueArgs, PkiKeyArgs,
-    PkiSignArgs, PodSubnetsArgs,
+    LOCAL_ADMIN, MastersArgs, PkiCommand, PkiExportArgs, PkiIssueArgs, PkiKeyArgs, PkiSignArgs,
+    PodSubnetsArgs,
 };
 pub(crate) use etcd::{EtcdBackupArgs, EtcdCommand, EtcdMembersArgs, EtcdVerifyArgs};
 pub(crate) use role::RoleArgs;
@@ -74,6 +77,9 @@ pub(crate) enum Command {
     /// Write the list of masters as etcd has it, and apply what depends on it, as nodeletd does on masters.
     #[command(hide = true)]
     Masters(MastersArgs),
+    /// Take the authorities that the masters have published, as nodeletd does on workers.
+    #[command(hide = true)]
+    Trust(TrustArgs),
     /// Show the state of the cluster, or remove nodes from it. For masters.
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -123,6 +129,7 @@ impl Command {
             Self::Status(args) => args.json,
             Self::Repair(args) => args.role.json,
             Self::Masters(args) => args.role.json,
+            Self::Trust(args) => args.role.json,
             Self::Pass(args) => args.role.json,
             Self::Clean(args) => args.role.json,
             Self::Recover(args) => args.role.json,
@@ -132,6 +139,8 @@ impl Command {
             Self::Certs(args) => match &args.command {
                 Some(CertsCommand::Renew(args)) => args.role.json,
                 Some(CertsCommand::Rotate(args)) => args.role.json,
+                Some(CertsCommand::Send(args)) => args.json,
+                Some(CertsCommand::Rollout(args)) => args.role.json,
                 None => args.json,
             },
             Self::Etcd(command) => command.json(),
@@ -240,71 +249,6 @@ pub(crate) struct RepairArgs {
     /// Go on although etcd loses its quorum: the cluster then accepts no writes until enough members work again.
     #[arg(long)]
     pub(crate) accept_quorum_loss: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CertsArgs {
-    #[command(subcommand)]
-    pub(crate) command: Option<CertsCommand>,
-
-    /// Write JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum CertsCommand {
-    /// Renew the certificates of the first component that has one past three fifths of its life, and wait until it uses them.
-    Renew(RenewArgs),
-    /// Replace an authority in three steps: begin, switch, finish (docs/certificates.md).
-    ///
-    /// Each step restarts the components that read their roots only when they start. You may wait between the steps; the cluster continues
-    /// to run. After `begin`, copy the admin's kubeconfig again to each machine that uses it, and restart workloads that call the API
-    /// server; then take the step `switch`.
-    Rotate(RotateArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RotateArgs {
-    #[command(flatten)]
-    pub(crate) role: RoleArgs,
-
-    /// The authority: cluster, etcd or front-proxy; or `encryption`, the key that encrypts Secrets in etcd.
-    pub(crate) authority: String,
-
-    /// The step to take.
-    #[arg(value_enum)]
-    pub(crate) step: RotateStep,
-
-    /// Show what the step would change, and change nothing. Exit code 2 if it would change something.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub(crate) enum RotateStep {
-    /// Make a successor that components trust together with the present authority; or the next encryption key, which decrypts but does
-    /// not encrypt yet.
-    Begin,
-    /// Sign with the successor, and renew all certificates that its predecessor signed; or encrypt with the next key, and store all Secrets
-    /// again.
-    Switch,
-    /// Stop trusting the predecessor; or retire the previous key.
-    Finish,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RenewArgs {
-    #[command(flatten)]
-    pub(crate) role: RoleArgs,
-
-    /// Renew the certificates of this component, if one of them is due.
-    #[arg(value_parser = clap::builder::PossibleValuesParser::new(components()))]
-    pub(crate) component: Option<String>,
-
-    /// Renew the due certificates of all components, one component after the other.
-    #[arg(long, conflicts_with = "component")]
-    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

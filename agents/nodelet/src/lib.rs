@@ -110,6 +110,7 @@ pub fn command_line() -> ExitCode {
             Command::PodSubnets(args) => commands::pod_subnets(args).await,
             Command::Workers(args) => commands::workers(args).await,
             Command::Masters(args) => commands::masters(args).await,
+            Command::Trust(args) => commands::trust(args).await,
             Command::Cluster(command) => commands::cluster(command).await,
             Command::Clean(args) => commands::clean(args).await,
             Command::Recover(args) => commands::recover(args).await,

@@ -5,12 +5,14 @@
 //! its way is refused. age does not tell who made a file: a program that knows the host's public key can make one. So the way of the
 //! file from the master to the host decides which cluster the host joins, as the file names the cluster's authorities.
 //!
-//! This file has the join file of a worker, and the checks that both kinds share. `master` has the join file of a further master,
-//! `sealed` the encryption of both, and `error` what can be wrong with them.
+//! This file has the join file of a worker, and the checks that all kinds share. `master` has the join file of a further master, `successor`
+//! what a master gets while an authority or an encryption key is replaced, `sealed` the encryption of all of them, and `error` what can be
+//! wrong with them.
 
 mod error;
 mod master;
 mod sealed;
+mod successor;
 mod token;
 
 use std::fmt;
@@ -26,8 +28,10 @@ pub use master::{
     AuthorityPem, MASTER_AUTHORITIES, MOST_ADDRESSES, MasterJoinFile, masters_to_join,
 };
 pub use sealed::{
-    JoinContent, JoinKind, LONGEST, MASTER_VERSION, VERSION, new_identity, public_key,
+    FileKind, JoinContent, JoinKind, LONGEST, MASTER_VERSION, SUCCESSOR_VERSION, VERSION,
+    new_identity, public_key,
 };
+pub use successor::SuccessorFile;
 pub use token::{Token, is_token_id};
 
 /// This host's age identity (mode 0600). It is made once and kept.
@@ -39,6 +43,8 @@ pub const JOIN_FILE: &str = "/etc/pf9/nodelet/join.age";
 
 /// Most API servers in a file.
 const MOST_SERVERS: usize = 16;
+/// Longest text of a key or certificate, in bytes: an RSA key of 8192 bits is shorter.
+const LONGEST_TEXT: usize = 8 * 1024;
 /// Longest URL of an API server.
 const LONGEST_URL: usize = 300;
 
@@ -83,7 +89,7 @@ impl JoinFile {
 }
 
 impl JoinContent for JoinFile {
-    const KIND: JoinKind = JoinKind::Worker;
+    const KIND: FileKind = FileKind::Join(JoinKind::Worker);
 
     fn usable(&self) -> Result<(), JoinFileError> {
         let refused = |why: &str| Err(JoinFileError::Content(why.to_owned()));
@@ -114,6 +120,11 @@ fn is_for(meant: &str, expires: u64, node: &str, now: SystemTime) -> Result<(), 
             node: node.to_owned(),
         });
     }
+    is_not_over(expires, now)
+}
+
+/// Whether a file that ends at `expires` is valid.
+fn is_not_over(expires: u64, now: SystemTime) -> Result<(), JoinFileError> {
     match SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(expires)) {
         Some(until) if now < until => Ok(()),
         Some(until) => Err(JoinFileError::Expired(

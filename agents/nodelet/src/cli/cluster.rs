@@ -150,10 +150,11 @@ fn number_of_masters(text: &str) -> Result<u8, String> {
     }
 }
 
-fn validity(text: &str) -> Result<Duration, String> {
+/// The time for which a file with secrets is valid, for example `30m`.
+pub(super) fn validity(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if time < Duration::from_secs(60) || time > LONGEST_VALIDITY {
-        return Err("a join file is valid from 1 minute to 24 hours".to_owned());
+        return Err("a file for another host is valid from 1 minute to 24 hours".to_owned());
     }
     Ok(time)
 }

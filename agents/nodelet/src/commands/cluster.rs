@@ -1,8 +1,10 @@
 //! `nodelet cluster remove` removes a worker or another master (`master`) from the cluster; `nodelet workers` labels workers, ends their
-//! tokens, and deletes the nodes of workers that have left or were removed, which nodeletd runs. `masters` keeps the list of masters.
+//! tokens, and deletes the nodes of workers that have left or were removed, which nodeletd runs. `masters` keeps the list of masters, and
+//! `trust` takes the authorities on a worker.
 
 mod master;
 mod masters;
+mod trust;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -19,6 +21,7 @@ use crate::cli::{ClusterCommand, ClusterRemoveArgs, LOCAL_ADMIN, WorkersArgs};
 use crate::output::exit::Exit;
 use crate::output::{error_report, say};
 pub(crate) use masters::masters;
+pub(crate) use trust::trust;
 
 /// Maximum number of remaining pods that a message names.
 const NAMED: usize = 10;

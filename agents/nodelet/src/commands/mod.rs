@@ -1,7 +1,7 @@
 //! The commands of `nodelet`: one file and one function for each.
 //!
 //! `run` has `apply` and `stop`, and what all commands do before they change the host. `report/` has the commands that only report. `pass`,
-//! `pod_subnets`, `timer`, `cluster::workers` and `cluster::masters` are for nodeletd.
+//! `pod_subnets`, `timer`, `cluster::workers`, `cluster::masters` and `cluster::trust` are for nodeletd.
 //!
 //! Arguments are in `cli`. The work is done by the engine. Start with `run`.
 
@@ -25,7 +25,7 @@ mod timer;
 pub(crate) use certs::certs;
 pub(crate) use check::check;
 pub(crate) use clean::clean;
-pub(crate) use cluster::{cluster, masters, workers};
+pub(crate) use cluster::{cluster, masters, trust, workers};
 pub(crate) use drain::drain;
 pub(crate) use etcd::etcd;
 pub(crate) use pass::{join_cgroup, pass};

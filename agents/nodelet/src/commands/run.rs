@@ -266,6 +266,16 @@ fn reapplied(view: &View) -> Option<Reapplied> {
     }
 }
 
+/// Whether nodeletd would change this host now: it is not paused, and the role is to be up. Also without nodeletd, because an operator has
+/// called the command then.
+pub(super) async fn may_change_by_itself() -> Result<bool> {
+    match client::status().await {
+        Err(error) if error.is::<client::NotThere>() => Ok(true),
+        Err(error) => Err(error).context("see whether nodeletd may change this host"),
+        Ok(view) => Ok(reapplied(&view) == Some(Reapplied::WhenItFails)),
+    }
+}
+
 /// Refuses users other than root: a command that changes this host, or reads what only root may read, needs root.
 pub(super) fn only_root(what: &str) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {

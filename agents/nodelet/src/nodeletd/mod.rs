@@ -9,7 +9,7 @@
 //! The daemon is small and changes nothing by itself: `worker` runs `nodelet pass`, `repair`, `apply`, `clean` and `stop`,
 //! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs
 //! backups, `cluster_work` runs what masters do for other nodes: pod subnets, certificates, labels, and `supervisor::masters` keeps the list of
-//! masters.
+//! masters; on a worker `supervisor::trust` follows a replacement of the cluster's authority.
 //!
 //! Not here: how a pass is made (`pass`), and what a change does (`commands`, and the engine). Start with `supervisor`: its loop uses all
 //! other parts.

@@ -10,6 +10,7 @@ use crate::exec::undo::orphans::PhaseOrphans;
 use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, peer_url};
 use crate::model::Problem;
 use crate::plan::{PlannedPhase, PlannedStep};
+use crate::resource::pki::Rotation;
 use crate::resource::{Action, Change, ContainerSpec, Spec, Undo};
 
 /// Bound on one look at a step.
@@ -85,11 +86,20 @@ impl Runner<'_> {
             return true;
         }
         let applied = phases.iter().filter(|phase| phase.skipped.is_none());
-        for step in applied.flat_map(|phase| &phase.steps) {
+        let steps: Vec<&PlannedStep> = applied.flat_map(|phase| &phase.steps).collect();
+        let is_read = |step: &PlannedStep| {
             let paths = step.spec.paths();
-            let is_read =
-                |path| container.env_files.contains(path) || container.inputs.contains(path);
-            if paths.iter().any(is_read) && self.would_change(step).await {
+            let mut paths = paths.iter();
+            paths.any(|path| container.env_files.contains(path) || container.inputs.contains(path))
+        };
+        for step in steps.iter().copied() {
+            // The files with the roots differ only after this step.
+            let roots = changed_authority(&step.spec);
+            let are_read = roots.is_some_and(|name| {
+                let mut steps = steps.iter().copied();
+                steps.any(|its| has_roots(&its.spec, name) && is_read(its))
+            });
+            if (are_read || is_read(step)) && self.would_change(step).await {
                 return true;
             }
         }
@@ -105,6 +115,22 @@ impl Runner<'_> {
             Ok(Err(_)) | Err(_) => !matches!(step.spec, Spec::EtcdMember(_)),
         }
     }
+}
+
+/// The authority of which this step changes what is trusted.
+fn changed_authority(spec: &Spec) -> Option<&str> {
+    match spec {
+        Spec::Authority(authority) => match authority.rotation {
+            Some(Rotation::Begin | Rotation::Finish) => Some(&authority.name),
+            Some(Rotation::Switch) | None => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether this is a certificate that has the roots of an authority beside it.
+fn has_roots(spec: &Spec, authority: &str) -> bool {
+    matches!(spec, Spec::Certificate(certificate) if certificate.authority == authority)
 }
 
 /// Whether what is taken back is the container of the member.

@@ -3,30 +3,64 @@
 //! A step is an apply of a plan in which the step of the authority has this rotation set; the rest follows by itself.
 //! Files with the trusted roots then differ from the plan, and a component that reads them at its start is restarted.
 //! Certificates that the predecessor signed are due for renewal, which goes on one component at a time as usual.
+//!
+//! In a cluster of several masters, one makes the successor (`claim`) and the others take it from a file. A step begins only if every node is
+//! so far (`rollout`). A single master claims and shows its steps as well, because another one may join. No keys are exported meanwhile (`export`). Workers take part in the replacement of authority `cluster` by themselves (`workers`), also with a single master.
+
+mod claim;
+mod export;
+mod rollout;
+mod workers;
+
+pub use self::export::check_export;
+pub use self::rollout::{Missing, Rollout, said};
+pub use self::workers::{is_worker_behind, published, show_worker};
 
 use crate::exec::{Mode, Renewals, Runner};
 use crate::host::ClusterAccess;
-use crate::kubernetes::masters::{self, MASTERS};
 use crate::ledger::Ledger;
 use crate::model::{Outcome, Verb};
 use crate::plan::Plan;
-use crate::resource::pki::{Authority, ENCRYPTION, Rotation, Stage, encryption_stage};
+use crate::resource::pki::{
+    Authority, ENCRYPTION, Replacement, Rotation, SentSuccessor, Stage, encryption_stage,
+};
 use crate::resource::{ResourceError, ResourceResult, Spec};
 
 /// The same plan with this step of replacing an authority; `None` if no phase that is active on this host makes the
 /// authority.
 #[must_use]
 pub fn rotating(plan: &Plan, authority: &str, step: Rotation) -> Option<Plan> {
+    with_step(plan, authority, step, None)
+}
+
+/// The same plan with the step `begin`, which takes the successor that another master has made from this file; `None` as for [`rotating`].
+#[must_use]
+pub fn receiving(plan: &Plan, authority: &str, from: SentSuccessor) -> Option<Plan> {
+    with_step(plan, authority, Rotation::Begin, Some(from))
+}
+
+fn with_step(
+    plan: &Plan,
+    authority: &str,
+    step: Rotation,
+    from: Option<SentSuccessor>,
+) -> Option<Plan> {
     let mut plan = plan.clone();
     let phases = plan.phases.iter_mut().filter(|p| p.skipped.is_none());
     let found = phases
         .flat_map(|phase| &mut phase.steps)
         .find_map(|its| match &mut its.spec {
-            Spec::Authority(spec) if spec.name == authority => Some(&mut spec.rotation),
-            Spec::EncryptionKeys(spec) if authority == ENCRYPTION => Some(&mut spec.rotation),
+            Spec::Authority(spec) if spec.name == authority => {
+                Some((&mut spec.rotation, &mut spec.successor))
+            }
+            Spec::EncryptionKeys(spec) if authority == ENCRYPTION => {
+                Some((&mut spec.rotation, &mut spec.successor))
+            }
             _ => None,
         });
-    *found? = Some(step);
+    let (rotation, successor) = found?;
+    *rotation = Some(step);
+    *successor = from;
     Some(plan)
 }
 
@@ -50,7 +84,6 @@ impl Runner<'_> {
     /// # Errors
     /// It does not, with what to do instead; or the authority cannot be read.
     pub async fn check_stage(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
-        self.is_only_master(authority).await?;
         if authority == ENCRYPTION {
             return encryption_turn(step, encryption_stage(self.host).await?);
         }
@@ -91,46 +124,29 @@ impl Runner<'_> {
         })
     }
 
-    /// Refuses a replacement in a cluster of several masters: the others would not trust the successor.
-    async fn is_only_master(&self, authority: &str) -> ResourceResult<()> {
-        let refused = |why: String, next: &str| ResourceError::Unmet {
-            what: format!("replace authority `{authority}`: {why}"),
-            next: next.to_owned(),
-        };
-        let masters = masters::read(self.host).await.map_err(|error| {
-            let next = format!("move {MASTERS} away; nodeletd writes it again");
-            refused(error.to_string(), &next)
-        })?;
-        if masters.len() < 2 {
-            return Ok(());
-        }
-        let names: Vec<&str> = masters.iter().map(|its| its.name.as_str()).collect();
-        Err(refused(
-            format!(
-                "the cluster has {} masters ({}), and the others would neither trust the successor nor use it",
-                names.len(),
-                names.join(", ")
-            ),
-            "remove the other masters, replace it, and let them join again",
-        ))
-    }
-
-    /// Whether every component uses what the step before has made: a component that does not would be locked out.
+    /// Whether every component uses what the step before has made: a component that does not would be locked out. A step that this host has
+    /// begun already may be taken again.
     ///
     /// # Errors
     /// A component does not, or a check does not hold, so that this is not known.
     pub async fn check_rollout(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
-        let before = match step {
-            Rotation::Begin => return Ok(()),
-            Rotation::Switch => "begin",
-            Rotation::Finish => "switch",
+        let present = Replacement::read(self.host, authority).await?;
+        let before = match (step, present.map(|present| present.stage)) {
+            (Rotation::Begin, _) => return Ok(()),
+            // The step is taken again: it was checked before it was taken first, and what it left undone is what a check would find.
+            (Rotation::Switch, Some(Stage::Switched))
+            | (Rotation::Finish, Some(Stage::Settled)) => {
+                return Ok(());
+            }
+            (Rotation::Switch, _) => "begin",
+            (Rotation::Finish, _) => "switch",
         };
         let unmet = |problem: String| ResourceError::Unmet {
             what: format!(
                 "replace authority `{authority}`: not every component uses what the step before has made: {problem}"
             ),
             next: format!(
-                "correct that, or run that step again: `nodelet certs rotate {authority} {before}`"
+                "run `nodelet apply`, which also completes an interrupted step, and take this step again; if that does not help, take the step before again: `nodelet certs rotate {authority} {before}`"
             ),
         };
         for phase in self.check().await {

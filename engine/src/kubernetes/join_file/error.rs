@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::sealed::{EARLIER_MASTER_VERSION, LONGEST, MASTER_VERSION, VERSION};
+use super::sealed::{LONGEST, SUCCESSOR_VERSION, VERSION};
 
 /// Why a join file or a key of a host cannot be used. No text has a secret in it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -32,9 +32,7 @@ pub enum JoinFileError {
     #[error("it is damaged or incomplete: copy it from the master again")]
     Damaged,
     /// A newer nodelet made it.
-    #[error(
-        "its format version is {0}, this nodelet supports {VERSION}, {EARLIER_MASTER_VERSION} and {MASTER_VERSION}"
-    )]
+    #[error("its format version is {0}, this nodelet supports {VERSION} to {SUCCESSOR_VERSION}")]
     Version(u32),
     /// It is for a further master, and this host is a worker.
     #[error("it is for a master, and this host is a worker")]
@@ -42,6 +40,12 @@ pub enum JoinFileError {
     /// It is for a worker, and this host is a master.
     #[error("it is for a worker, and this host is a master")]
     ForWorker,
+    /// It is no join file.
+    #[error("it has the successor of an authority or of a key, and is no join file")]
+    Successor,
+    /// It is a join file, and a successor was expected.
+    #[error("it is a join file, and has no successor of an authority or of a key")]
+    NoSuccessor,
     /// Its content is not what a join file has.
     #[error("its content cannot be used: {0}")]
     Content(String),

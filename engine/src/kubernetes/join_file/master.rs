@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::sealed::{MASTER_KIND, MASTER_VERSION};
 use super::{
-    IDENTITY, JOIN_FILE, JoinContent, JoinFileError, JoinKind, LONGEST, LONGEST_NODE_NAME,
-    certificates, is_api_url, is_for, is_node_name, is_time,
+    FileKind, IDENTITY, JOIN_FILE, JoinContent, JoinFileError, JoinKind, LONGEST,
+    LONGEST_NODE_NAME, LONGEST_TEXT, certificates, is_api_url, is_for, is_node_name, is_time,
 };
 use crate::host::Host;
 use crate::kubernetes::masters::{self, MasterEntry};
@@ -23,8 +23,6 @@ use crate::kubernetes::masters::{self, MasterEntry};
 pub const MASTER_AUTHORITIES: [&str; 3] = ["cluster", "etcd", "front-proxy"];
 /// Most addresses of nodes in a file. Those of a larger cluster are not compared.
 pub const MOST_ADDRESSES: usize = 1000;
-/// Longest text of a key or certificate, in bytes: an RSA key of 8192 bits is shorter.
-const LONGEST_TEXT: usize = 8 * 1024;
 
 /// What a host needs to join a cluster as a master.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,7 +138,7 @@ impl MasterJoinFile {
 }
 
 impl JoinContent for MasterJoinFile {
-    const KIND: JoinKind = JoinKind::Master;
+    const KIND: FileKind = FileKind::Join(JoinKind::Master);
 
     /// Whether keys match certificates is checked where they are used.
     fn usable(&self) -> Result<(), JoinFileError> {

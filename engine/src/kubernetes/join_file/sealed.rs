@@ -1,4 +1,4 @@
-//! The encryption of a join file, which is the same for both kinds: who can read the file, and for which kind of host it is.
+//! The encryption of a join file and of a successor, which is the same for all kinds: who can read the file, and what it is for.
 
 use age::secrecy::ExposeSecret as _;
 use serde::de::DeserializeOwned;
@@ -11,10 +11,14 @@ pub const VERSION: u32 = 1;
 /// The format of a master's content.
 pub const MASTER_VERSION: u32 = 3;
 /// The format of a master's content that has no addresses of other nodes. It is still read.
-pub(super) const EARLIER_MASTER_VERSION: u32 = 2;
+const EARLIER_MASTER_VERSION: u32 = 2;
 /// The kind in a master's content.
 pub(super) const MASTER_KIND: &str = "master";
-/// Longest join file, in bytes: a few authorities and addresses have a tenth of it.
+/// The format of a successor's content.
+pub const SUCCESSOR_VERSION: u32 = 4;
+/// The kind in a successor's content.
+pub(super) const SUCCESSOR_KIND: &str = "successor";
+/// Longest file, in bytes: a few authorities and addresses have a tenth of it.
 pub const LONGEST: usize = 64 * 1024;
 
 /// As what a host joins.
@@ -26,31 +30,42 @@ pub enum JoinKind {
     Master,
 }
 
-impl JoinKind {
-    /// Why a host that joins as another kind cannot use a file of this kind.
-    fn refused(self) -> JoinFileError {
-        match self {
-            Self::Worker => JoinFileError::ForWorker,
-            Self::Master => JoinFileError::ForMaster,
+/// What a file for another host is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// The host joins with it.
+    Join(JoinKind),
+    /// The host is a master, and gets a successor.
+    Successor,
+}
+
+impl FileKind {
+    /// Why a host that needs a file of the kind `needed` cannot use a file of this other kind.
+    fn refused(self, needed: Self) -> JoinFileError {
+        match (self, needed) {
+            (Self::Join(_), Self::Successor) => JoinFileError::NoSuccessor,
+            (Self::Successor, _) => JoinFileError::Successor,
+            (Self::Join(JoinKind::Worker), Self::Join(_)) => JoinFileError::ForWorker,
+            (Self::Join(JoinKind::Master), Self::Join(_)) => JoinFileError::ForMaster,
         }
     }
 }
 
-/// What a join file of one kind contains.
+/// What a file of one kind contains: a join file, or a successor.
 pub trait JoinContent: Serialize + DeserializeOwned {
-    /// The kind of host that can use it.
-    const KIND: JoinKind;
+    /// What it is for.
+    const KIND: FileKind;
 
     /// Checks what neither age nor the types of the fields ensure.
     ///
     /// # Errors
-    /// What no join file has.
+    /// What no file of this kind has.
     fn usable(&self) -> Result<(), JoinFileError>;
 
     /// Encrypts it to the host with this public key (`age1…`). Returns an age file in ASCII armour.
     ///
     /// # Errors
-    /// The key is none, or the content cannot be a join file's.
+    /// The key is none, or the content cannot be that of such a file.
     fn seal(&self, recipient: &str) -> Result<Vec<u8>, JoinFileError> {
         let key = read_recipient(recipient)?;
         self.usable()?;
@@ -67,7 +82,7 @@ pub trait JoinContent: Serialize + DeserializeOwned {
     /// Reads a file that was made for the host with this identity (`AGE-SECRET-KEY-1…`).
     ///
     /// # Errors
-    /// It is too large, changed, for another host, for the other kind of host, of a newer format, or has unusable content.
+    /// It is too large, changed, for another host, of another kind, of a newer format, or has unusable content.
     fn open(sealed: &[u8], identity: &str) -> Result<Self, JoinFileError> {
         if sealed.len() > LONGEST {
             return Err(JoinFileError::TooLarge);
@@ -75,7 +90,7 @@ pub trait JoinContent: Serialize + DeserializeOwned {
         let plain = age::decrypt(&read_identity(identity)?, sealed).map_err(not_opened)?;
         let kind = parsed::<Versioned>(&plain)?.kind()?;
         if kind != Self::KIND {
-            return Err(kind.refused());
+            return Err(kind.refused(Self::KIND));
         }
         let file: Self = parsed(&plain)?;
         file.usable()?;
@@ -92,12 +107,15 @@ struct Versioned {
 }
 
 impl Versioned {
-    /// The kind of host that can use the file.
-    fn kind(&self) -> Result<JoinKind, JoinFileError> {
+    /// What the file is for.
+    fn kind(&self) -> Result<FileKind, JoinFileError> {
         let kind = self.kind.as_ref().and_then(serde_json::Value::as_str);
         match (self.version, kind) {
-            (VERSION, _) => Ok(JoinKind::Worker),
-            (EARLIER_MASTER_VERSION | MASTER_VERSION, Some(MASTER_KIND)) => Ok(JoinKind::Master),
+            (VERSION, _) => Ok(FileKind::Join(JoinKind::Worker)),
+            (EARLIER_MASTER_VERSION | MASTER_VERSION, Some(MASTER_KIND)) => {
+                Ok(FileKind::Join(JoinKind::Master))
+            }
+            (SUCCESSOR_VERSION, Some(SUCCESSOR_KIND)) => Ok(FileKind::Successor),
             (version, _) => Err(JoinFileError::Version(version)),
         }
     }

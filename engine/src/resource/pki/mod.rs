@@ -13,6 +13,7 @@
 //!
 //! A worker has the cluster's authority without its key. `join` records it from the worker's join file, and `signing` asks the masters
 //! through the API to sign the worker's certificates. A further master takes all authorities and keys from its join file (`join::master`).
+//! During a replacement each master gets the successor (`successor`), and shows how far it is (`present`).
 //!
 //! Not here: when certificates are renewed and authorities replaced (`exec::kubernetes`). Start with `authority`, then `certificate`.
 
@@ -21,9 +22,12 @@ mod certificate;
 mod error;
 mod join;
 mod keys;
+mod present;
+mod replacement;
 mod signing;
 mod stage;
 pub(super) mod stored;
+mod successor;
 pub(super) mod validate;
 
 #[cfg(test)]
@@ -48,6 +52,7 @@ pub use certificate::spec::{CertificateSpec, SignedBy, Usage};
 pub use error::PkiError;
 pub use join::master::export::export_keys;
 pub use join::master::spec::JoinMasterSpec;
+pub use join::published::{PUBLISHED, PublishedAuthorities};
 pub use join::spec::JoinFileSpec;
 pub use keys::PrivateKey;
 pub use keys::encryption::{
@@ -57,5 +62,8 @@ pub use keys::encryption::{
 pub use keys::problem::key_problem;
 pub(crate) use keys::problem::{has_service_account_key, may_be_read};
 pub use keys::service_account::ServiceAccountKeySpec;
+pub use replacement::{NoReplacement, Replacement};
 pub use signing::identity::{KeptNode, kept_node};
 pub use stage::{Rotation, Stage};
+pub use successor::sent::SentSuccessor;
+pub use successor::{received_id, successor_of};

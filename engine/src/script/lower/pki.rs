@@ -53,9 +53,10 @@ pub(super) fn lower(
     };
     match word {
         PkiWord::ServiceAccountKey => Some(Spec::ServiceAccountKey(ServiceAccountKeySpec {})),
-        PkiWord::EncryptionKeys => {
-            Some(Spec::EncryptionKeys(EncryptionKeysSpec { rotation: None }))
-        }
+        PkiWord::EncryptionKeys => Some(Spec::EncryptionKeys(EncryptionKeysSpec {
+            rotation: None,
+            successor: None,
+        })),
         PkiWord::CertificateAuthority => {
             let name = options.text_argument(0)?;
             let spec = AuthoritySpec {
@@ -63,6 +64,7 @@ pub(super) fn lower(
                 name,
                 years: number(options, "years", 10),
                 rotation: None,
+                successor: None,
             };
             valid(call, options, spec.validate(), findings)?;
             Some(Spec::Authority(spec))

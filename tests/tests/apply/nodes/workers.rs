@@ -1,5 +1,6 @@
 //! A worker: what it does without its masters, and what it has on its disk.
 
+mod authority;
 mod joining;
 
 use std::path::Path;

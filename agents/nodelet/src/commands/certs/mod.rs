@@ -1,8 +1,9 @@
 //! `nodelet certs`: every certificate with its end and its users; `nodelet certs renew`: renew what is due.
 //!
-//! `rotate` replaces authorities. Not here: when a certificate is due, and how it is made (`resource::pki` of the engine), and renewals
+//! `rotate` replaces authorities, and `others` has what that needs in a cluster of several masters. Not here: when a certificate is due, and how it is made (`resource::pki` of the engine), and renewals
 //! during a run (`exec::kubernetes`). Start with `certs`.
 
+pub(in crate::commands) mod others;
 pub(in crate::commands) mod rotate;
 
 use std::fmt::Write as _;
@@ -24,6 +25,8 @@ pub(crate) async fn certs(args: &CertsArgs) -> Result<Exit> {
     match &args.command {
         Some(CertsCommand::Renew(args)) => renew(args).await,
         Some(CertsCommand::Rotate(args)) => crate::commands::certs::rotate::rotate(args).await,
+        Some(CertsCommand::Send(args)) => others::send(args).await,
+        Some(CertsCommand::Rollout(args)) => others::show(args).await,
         None => list(args.json).await,
     }
 }
@@ -81,6 +84,7 @@ async fn renew(args: &RenewArgs) -> Result<Exit> {
     for component in due.iter().take(first) {
         let mut runner = runner();
         runner.cancel = cancel.clone();
+        runner.accepts_quorum_loss = args.accept_quorum_loss;
         let outcome = runner.renew(component).await?;
         if outcome != Outcome::Converged {
             return Ok(exit(outcome));

@@ -1,17 +1,25 @@
 //! `nodelet certs rotate`: replace an authority, a step at a time.
+//!
+//! In a cluster of several masters each step is taken on each master, and shown to the others (`exec::Rollout`).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use engine::exec::{Recording, Selection, authorities, overlay_host, rotating};
-use engine::host::ClusterAccess;
+use engine::exec::{
+    Recording, Rollout, Runner, Selection, authorities, overlay_host, receiving, rotating,
+};
 use engine::host::live::LiveHost;
+use engine::host::{ClusterAccess, Host};
 use engine::model::Outcome;
 use engine::plan::Plan;
 use engine::report::Review;
 use engine::resource::ResourceError;
-use engine::resource::pki::{ENCRYPTION, Rotation, encryption_key_ids, stored_prefix};
+use engine::resource::pki::{
+    ENCRYPTION, Replacement, Rotation, SentSuccessor, Stage, encryption_key_ids, received_id,
+    stored_prefix,
+};
 
+use super::others;
 use crate::cli::{LOCAL_ADMIN, RotateArgs, RotateStep};
 use crate::commands::report::plan::lines;
 use crate::commands::run::{exit, prepare};
@@ -28,51 +36,167 @@ pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
         RotateStep::Switch => Rotation::Switch,
         RotateStep::Finish => Rotation::Finish,
     };
+    if args.from.is_some() && step != Rotation::Begin {
+        bail!(
+            "replace `{}`: only the step `begin` takes --from",
+            args.authority
+        );
+    }
     if args.dry_run {
         let inputs = inputs::read(&args.role, &host).await?;
         return predict(args, step, &inputs, &host).await;
     }
     let (inputs, _lock) = prepare("rotate", &args.role, &Selection::default(), &host).await?;
-    let plan = planned(args, step, &inputs)?;
+    let plan = planned(args, step, &inputs, None)?;
+    let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
+    let mut rollout = others::rollout(&host, &inputs.plan, &args.authority).await?;
     let sink = output::sink(args.role.json);
     let cancel = signals::cancel_on_signal()?;
     let runner = |plan| {
         let mut runner = inputs.runner_of(plan, &inputs.secrets, &host, sink.as_ref());
         runner.cancel = cancel.clone();
+        runner.accepts_quorum_loss = args.accept_quorum_loss;
         runner
     };
-    runner(&inputs.plan)
-        .check_stage(&args.authority, step)
-        .await?;
-    runner(&inputs.plan)
-        .check_rollout(&args.authority, step)
-        .await?;
+    if let Some(rollout) = &mut rollout
+        && step == Rotation::Finish
+        && let Some(present) = Replacement::read(&host, &args.authority).await?
+        && rollout.is_end_open(&host, &access, &present).await?
+    {
+        // The command may also have been interrupted before all components had the result.
+        let outcome = runner(&plan).rotate().await?;
+        if outcome != Outcome::Converged {
+            return Ok(exit(outcome));
+        }
+        return show(args, step, rollout, &inputs.plan, &host).await;
+    }
+    let id = may_begin(args, step, rollout.as_ref(), &runner(&inputs.plan), &host).await?;
+    let plan = planned(args, step, &inputs, id)?;
     if args.authority == ENCRYPTION && step == Rotation::Finish {
         none_with_the_previous_key(&host).await?;
     }
+    if let Some(rollout) = &rollout
+        && let Some(present) = claimant(args, step, &host).await?
+    {
+        rollout.claim(&host, &access, &present).await?;
+    }
     let outcome = runner(&plan).rotate().await?;
-    if args.authority == ENCRYPTION && step == Rotation::Switch && outcome == Outcome::Converged {
-        let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
+    if outcome != Outcome::Converged {
+        return Ok(exit(outcome));
+    }
+    if step == Rotation::Switch && args.authority != ENCRYPTION {
+        let due = runner(&inputs.plan).due().await;
+        for component in due.components {
+            let outcome = runner(&inputs.plan).renew(component).await?;
+            if outcome != Outcome::Converged {
+                return Ok(exit(outcome));
+            }
+        }
+        // A problem is reported when all other components are renewed.
+        if let Some(problem) = due.problems.into_iter().next() {
+            return Err(problem.into());
+        }
+    }
+    if let Some(rollout) = &mut rollout {
+        let shown = show(args, step, rollout, &inputs.plan, &host).await?;
+        let present = Replacement::read(&host, &args.authority).await?;
+        let uses = present.is_some_and(|present| rollout.masters_use_successor(&present));
+        if args.authority != ENCRYPTION || step != Rotation::Switch || !uses {
+            return Ok(shown);
+        }
+    }
+    if args.authority == ENCRYPTION && step == Rotation::Switch {
         let written = runner(&plan).rewrite_secrets(&access).await?;
         none_with_the_previous_key(&host).await?;
         if !args.role.json {
             say(&format!("{written} Secrets are stored with the new key\n"));
         }
-        return Ok(exit(outcome));
     }
-    if outcome != Outcome::Converged || step != Rotation::Switch {
-        return Ok(exit(outcome));
+    Ok(exit(outcome))
+}
+
+/// Refuses a step that is not the next one, on this host or on another one; gives the id of the successor in the file, if the step takes one
+/// from there. Changes nothing.
+async fn may_begin(
+    args: &RotateArgs,
+    step: Rotation,
+    rollout: Option<&Rollout>,
+    runner: &Runner<'_>,
+    host: &LiveHost,
+) -> Result<Option<String>> {
+    let id = is_turn(args, step, rollout, runner, host).await?;
+    runner.check_rollout(&args.authority, step).await?;
+    Ok(id)
+}
+
+/// Refuses a step that does not come next on the nodes of the cluster; gives the id of the successor in the file. Changes nothing.
+async fn is_turn(
+    args: &RotateArgs,
+    step: Rotation,
+    rollout: Option<&Rollout>,
+    runner: &Runner<'_>,
+    host: &dyn Host,
+) -> Result<Option<String>> {
+    runner.check_stage(&args.authority, step).await?;
+    if args.from.is_some() && rollout.is_none_or(Rollout::is_alone) {
+        bail!(
+            "replace `{}`: this host is the only master, so no other one has sent a successor",
+            args.authority
+        );
     }
-    let due = runner(&inputs.plan).due().await;
-    for component in due.components {
-        let outcome = runner(&inputs.plan).renew(component).await?;
-        if outcome != Outcome::Converged {
-            return Ok(exit(outcome));
-        }
+    let present = Replacement::read(host, &args.authority).await?;
+    let (Some(rollout), Some(present)) = (rollout, present) else {
+        return Ok(None);
+    };
+    rollout.check(step, &present, args.from.is_some())?;
+    let Some(path) = &args.from else {
+        return Ok(None);
+    };
+    let Some(id) = received_id(host, &args.authority, path).await? else {
+        // This host has it already. If the file is exchanged meanwhile, no other one is taken.
+        let its = present.successor().unwrap_or(&present.uses);
+        return Ok(Some(its.to_owned()));
+    };
+    rollout.check_received(&id)?;
+    Ok(Some(id))
+}
+
+/// How far this host is, if this step makes a successor here: then it has to claim that.
+async fn claimant(
+    args: &RotateArgs,
+    step: Rotation,
+    host: &LiveHost,
+) -> Result<Option<Replacement>> {
+    if step != Rotation::Begin || args.from.is_some() {
+        return Ok(None);
     }
-    // A problem is reported when all other components are renewed.
-    let rest = due.problems.into_iter().next();
-    rest.map_or(Ok(Exit::Ok), |problem| Err(problem.into()))
+    let present = Replacement::read(host, &args.authority).await?;
+    Ok(present.filter(|present| present.stage == Stage::Settled))
+}
+
+/// Shows the other nodes how far this host is, and says what comes next.
+async fn show(
+    args: &RotateArgs,
+    step: Rotation,
+    rollout: &mut Rollout,
+    plan: &Plan,
+    host: &LiveHost,
+) -> Result<Exit> {
+    let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
+    let present = rollout.show(host, &access).await?;
+    // Another master may have taken its step since this one began: the last one publishes and ends it.
+    if let Some(latest) = others::rollout(host, plan, &args.authority).await? {
+        *rollout = latest;
+    }
+    rollout.publish(host, &access, &present).await?;
+    // A master that joined meanwhile shows the end with the step `begin`.
+    if (step == Rotation::Finish || args.from.is_some()) && rollout.is_over(&present) {
+        rollout.end_claim(host, &access, &present).await?;
+    }
+    if !args.role.json {
+        say(&others::text(rollout, &present));
+    }
+    Ok(Exit::Ok)
 }
 
 /// Fails unless every Secret is stored with the key that encrypts now: `finish` retires the previous key.
@@ -95,8 +219,17 @@ async fn none_with_the_previous_key(host: &LiveHost) -> Result<()> {
     .into())
 }
 
-fn planned(args: &RotateArgs, step: Rotation, inputs: &Inputs) -> Result<Plan> {
-    let Some(plan) = rotating(&inputs.plan, &args.authority, step) else {
+/// The plan with the step. `id` is that of the successor in the file, if it was checked.
+fn planned(args: &RotateArgs, step: Rotation, inputs: &Inputs, id: Option<String>) -> Result<Plan> {
+    let sent = |path: &PathBuf| SentSuccessor {
+        path: path.clone(),
+        id,
+    };
+    let plan = match args.from.as_ref().map(sent) {
+        Some(sent) => receiving(&inputs.plan, &args.authority, sent),
+        None => rotating(&inputs.plan, &args.authority, step),
+    };
+    let Some(plan) = plan else {
         bail!(
             "replace authority {}: this host makes no such authority; it is one of {}",
             args.authority,
@@ -113,11 +246,28 @@ async fn predict(
     inputs: &Inputs,
     host: &LiveHost,
 ) -> Result<Exit> {
-    let plan = planned(args, step, inputs)?;
+    let plan = planned(args, step, inputs, None)?;
+    let rollout = others::rollout(host, &inputs.plan, &args.authority).await?;
     let recording = Recording::default();
     let overlay = overlay_host(host, &plan).await;
     let runner = inputs.runner_of(&plan, &inputs.secrets, &overlay, &recording);
-    runner.check_stage(&args.authority, step).await?;
+    let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
+    let mut left = Vec::new();
+    if let Some(rollout) = &rollout
+        && step == Rotation::Finish
+        && let Some(present) = Replacement::read(host, &args.authority).await?
+    {
+        left = rollout.end_left(host, &access, &present).await?;
+    }
+    // An interrupted end is completed, though this host has finished.
+    if left.is_empty() {
+        is_turn(args, step, rollout.as_ref(), &runner, host).await?;
+    }
+    if let Some(rollout) = &rollout
+        && let Some(present) = claimant(args, step, host).await?
+    {
+        rollout.check_claim(host, &access, &present).await?;
+    }
     runner.dry_run().await?;
     let events = recording.events();
     let review = Review::of(&events);
@@ -125,10 +275,16 @@ async fn predict(
         lines(&events);
     } else {
         say(&review.diff());
+        if !left.is_empty() {
+            let left = left.join(", ");
+            say(&format!(
+                "this host has finished; the step still has to: {left}\n"
+            ));
+        }
     }
     Ok(match review.totals().pending() {
         _ if !review.complete() => Exit::Failed,
-        0 => Exit::Ok,
+        0 if left.is_empty() => Exit::Ok,
         _ => Exit::Pending,
     })
 }

@@ -6,12 +6,14 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
-use engine::exec::reserved_for_api_servers;
+use engine::exec::{authorities, check_export, reserved_for_api_servers};
 use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
 use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::admission::end_of;
-use engine::kubernetes::join_file::{JoinContent as _, JoinKind, MOST_ADDRESSES, MasterJoinFile};
+use engine::kubernetes::join_file::{
+    FileKind, JoinContent as _, JoinKind, MOST_ADDRESSES, MasterJoinFile,
+};
 use engine::kubernetes::masters::{self, MOST_MASTERS, MasterEntry};
 use engine::plan::Plan;
 use engine::resource::Spec;
@@ -40,10 +42,10 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     is_odd_in_the_end(node, others.len() + 1, args.of)?;
     is_reachable(&api, &others)?;
     is_free(node, &reserved_for_api_servers(&host).await?)?;
-    let nodes = host
-        .nodes(&ClusterAccess::with(Path::new(LOCAL_ADMIN)))
-        .await?;
+    let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
+    let nodes = host.nodes(&access).await?;
     is_no_other_node(node, args.replace, &nodes)?;
+    check_export(&host, &access, &authorities(&inputs.plan)).await?;
     let expires = end_of(SystemTime::now(), args.file.valid_for);
     let mut file = MasterJoinFile::new(node, &api, seconds(expires));
     export_keys(&host, &mut file).await?;
@@ -52,9 +54,10 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     let number = file.masters.len() + 1;
     let sealed = file.seal(&args.file.to);
     let made = MadeFile {
-        args: &args.file,
-        kind: JoinKind::Master,
-        node,
+        output: args.file.output.as_deref(),
+        json: args.file.role.json,
+        kind: FileKind::Join(JoinKind::Master),
+        name: node,
         sealed: sealed.with_context(|| format!("export the keys to `{node}`"))?,
         expires,
     };
@@ -102,7 +105,7 @@ fn note(number: usize) -> Option<String> {
 }
 
 /// This host as a master, as its plan has it.
-fn own_entry(plan: &Plan) -> Result<MasterEntry> {
+pub(in crate::commands) fn own_entry(plan: &Plan) -> Result<MasterEntry> {
     let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
     let mut own = steps.filter_map(|step| match &step.spec {
         Spec::Certificate(its) if its.path == OWN_SERVER => {

@@ -11,7 +11,9 @@ use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
 use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::admission::{Admission, LONGEST_LIFE, NewToken, admission, admit, end_of};
-use engine::kubernetes::join_file::{JoinContent as _, JoinFile, JoinKind, Token, VERSION};
+use engine::kubernetes::join_file::{
+    FileKind, JoinContent as _, JoinFile, JoinKind, Token, VERSION,
+};
 use engine::kubernetes::node_request::Reserved;
 use engine::resource::pki::Authority;
 
@@ -52,9 +54,10 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     };
     // Sealed first: a mistake in the key of the host must not end an earlier token.
     let made = MadeFile {
-        args: &args.file,
-        kind: JoinKind::Worker,
-        node: &args.node,
+        output: args.file.output.as_deref(),
+        json: args.file.role.json,
+        kind: FileKind::Join(JoinKind::Worker),
+        name: &args.node,
         sealed: file.seal(&args.file.to).context("admit a node")?,
         expires,
     };

@@ -1,32 +1,36 @@
-//! What `issue` and `export` share: which host a join file can be for, and what the command does with the file it made.
+//! What `issue` and `export` share: which host a join file can be for. And what they and `certs send` do with the file they made.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
-use engine::kubernetes::join_file::{JOIN_FILE, JoinKind, LONGEST_NODE_NAME, is_node_name};
+use engine::kubernetes::join_file::{
+    FileKind, JOIN_FILE, JoinKind, LONGEST_NODE_NAME, is_node_name,
+};
 use engine::kubernetes::node_request::Reserved;
 use engine::plan::Plan;
 use engine::resource::Spec;
 use engine::resource::pki::kubeconfig_path;
 use serde_json::Value;
 
-use crate::cli::JoinFileArgs;
 use crate::output::say;
 
 /// The kubeconfig of people, which names the API server that other hosts reach.
 const ADMIN: &str = "admin";
 
-/// A join file that was made and is not written yet. Its content is encrypted.
-pub(super) struct MadeFile<'m> {
-    pub(super) args: &'m JoinFileArgs,
-    /// As what the host joins with it.
-    pub(super) kind: JoinKind,
-    /// The node that the host becomes.
-    pub(super) node: &'m str,
-    pub(super) sealed: Vec<u8>,
+/// A file for another host that was made and is not written yet. Its content is encrypted.
+pub(in crate::commands) struct MadeFile<'m> {
+    /// Where it goes; `None` for standard output.
+    pub(in crate::commands) output: Option<&'m Path>,
+    /// Whether to report in JSON.
+    pub(in crate::commands) json: bool,
+    /// What it is for.
+    pub(in crate::commands) kind: FileKind,
+    /// The node that the host becomes, or for a successor what is replaced.
+    pub(in crate::commands) name: &'m str,
+    pub(in crate::commands) sealed: Vec<u8>,
     /// Until when it is valid.
-    pub(super) expires: SystemTime,
+    pub(in crate::commands) expires: SystemTime,
 }
 
 impl MadeFile<'_> {
@@ -34,50 +38,55 @@ impl MadeFile<'_> {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(super) fn save(&self) -> Result<()> {
-        if let Some(path) = &self.args.output {
+    pub(in crate::commands) fn save(&self) -> Result<()> {
+        if let Some(path) = self.output {
             daemon::files::replace(path, &self.sealed, 0o600)?;
         }
         Ok(())
     }
 
     /// Writes to standard output where the file is, or the file itself. In JSON, `also` is one more field and its value.
-    pub(super) fn report(&self, also: (&str, Value)) {
+    pub(in crate::commands) fn report(&self, also: (&str, Value)) {
         say(&self.reported(also));
     }
 
     fn reported(&self, (field, value): (&str, Value)) -> String {
         let expires = humantime::format_rfc3339_seconds(self.expires);
         let sealed = String::from_utf8_lossy(&self.sealed);
-        if self.args.role.json {
-            let mut report = serde_json::json!({
-                "node": self.node,
-                "expires": expires.to_string(),
-            });
+        if self.json {
+            let (named, content) = match self.kind {
+                FileKind::Join(_) => ("node", "join_file"),
+                FileKind::Successor => ("of", "successor_file"),
+            };
+            let mut report = serde_json::json!({ "expires": expires.to_string() });
+            report[named] = self.name.into();
             report[field] = value;
-            match &self.args.output {
+            match self.output {
                 Some(path) => report["file"] = path.display().to_string().into(),
-                None => report["join_file"] = sealed.into(),
+                None => report[content] = sealed.into(),
             }
             return format!("{report}\n");
         }
-        let Some(path) = &self.args.output else {
+        let Some(path) = self.output else {
             return sealed.into_owned();
         };
-        let (kind, then) = match self.kind {
-            JoinKind::Worker => ("node", ""),
-            JoinKind::Master => ("master", ", and remove it there when the host has joined"),
-        };
-        format!(
-            "{kind} {} may join until {expires}; copy {} to its host as {JOIN_FILE}{then}\n",
-            self.node,
-            path.display()
-        )
+        let (name, path) = (self.name, path.display());
+        match self.kind {
+            FileKind::Join(JoinKind::Worker) => format!(
+                "node {name} may join until {expires}; copy {path} to its host as {JOIN_FILE}\n"
+            ),
+            FileKind::Join(JoinKind::Master) => format!(
+                "master {name} may join until {expires}; copy {path} to its host as {JOIN_FILE}, and remove it there when the host has joined\n"
+            ),
+            FileKind::Successor => format!(
+                "copy {path} to the other master, run `nodelet certs rotate {name} begin --from FILE` there until {expires}, and remove the file on both\n"
+            ),
+        }
     }
 }
 
-/// A time in seconds since 1970, as a join file has it.
-pub(super) fn seconds(time: SystemTime) -> u64 {
+/// A time in seconds since 1970, as a file for another host has it.
+pub(in crate::commands) fn seconds(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     since.unwrap_or(Duration::ZERO).as_secs()
 }
@@ -125,7 +134,6 @@ pub(super) fn is_free(node: &str, reserved: &Reserved) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::RoleArgs;
     use crate::pass::tests::plan_of_master;
 
     #[tokio::test]
@@ -155,42 +163,45 @@ mod tests {
     #[test]
     fn the_report_has_the_file_or_says_where_it_is() {
         let reported = |kind, output: Option<&str>, json| {
-            let args = JoinFileArgs {
-                role: RoleArgs {
-                    json,
-                    ..RoleArgs::usual()
-                },
-                to: String::new(),
-                valid_for: Duration::ZERO,
-                output: output.map(Into::into),
-            };
             let made = MadeFile {
-                args: &args,
+                output: output.map(Path::new),
+                json,
                 kind,
-                node: "n-1",
+                name: "n-1",
                 sealed: b"sealed\n".to_vec(),
                 expires: SystemTime::UNIX_EPOCH,
             };
             made.reported(("masters", 2.into()))
         };
+        let worker = FileKind::Join(JoinKind::Worker);
+        let master = FileKind::Join(JoinKind::Master);
         assert_eq!(
-            reported(JoinKind::Worker, Some("/tmp/a.age"), false),
+            reported(worker, Some("/tmp/a.age"), false),
             "node n-1 may join until 1970-01-01T00:00:00Z; copy /tmp/a.age to its host as /etc/pf9/nodelet/join.age\n"
         );
         assert_eq!(
-            reported(JoinKind::Master, Some("/tmp/a.age"), false),
+            reported(master, Some("/tmp/a.age"), false),
             "master n-1 may join until 1970-01-01T00:00:00Z; copy /tmp/a.age to its host as /etc/pf9/nodelet/join.age, and remove it \
              there when the host has joined\n"
         );
-        assert_eq!(reported(JoinKind::Worker, None, false), "sealed\n");
+        assert_eq!(reported(worker, None, false), "sealed\n");
         for (output, its) in [
             (None, r#""join_file":"sealed\n""#),
             (Some("/tmp/a.age"), r#""file":"/tmp/a.age""#),
         ] {
-            let text = reported(JoinKind::Master, output, true);
+            let text = reported(master, output, true);
             let expected =
                 format!(r#"{{"expires":"1970-01-01T00:00:00Z",{its},"masters":2,"node":"n-1"}}"#);
             assert_eq!(text, format!("{expected}\n"));
         }
+        assert_eq!(
+            reported(FileKind::Successor, Some("/tmp/a.age"), false),
+            "copy /tmp/a.age to the other master, run `nodelet certs rotate n-1 begin --from FILE` there until 1970-01-01T00:00:00Z, and \
+             remove the file on both\n"
+        );
+        assert_eq!(
+            reported(FileKind::Successor, None, true),
+            "{\"expires\":\"1970-01-01T00:00:00Z\",\"masters\":2,\"of\":\"n-1\",\"successor_file\":\"sealed\\n\"}\n"
+        );
     }
 }

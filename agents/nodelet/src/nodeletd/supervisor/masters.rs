@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 /// How an update ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Updated {
+pub(super) enum Updated {
     Done,
     /// Another command works on the host.
     Busy,
@@ -85,7 +85,7 @@ async fn is_outdated(host: &dyn Host, address: IpAddr) -> bool {
 }
 
 /// Looks at intervals, and updates what differs. An update that has begun is not ended by `end`: it changes the host.
-async fn keep<D, U>(
+pub(super) async fn keep<D, U>(
     mut differs: impl FnMut() -> D,
     mut update: impl FnMut() -> U,
     end: &CancellationToken,

@@ -2,7 +2,8 @@
 //!
 //! `observe` records the results of a pass, `journal` says which conditions began to fail or ended, `decide` chooses the next action (pure),
 //! `act` carries it out, `requests` handles the requests of operators, and `worker` runs `nodelet` for all of it, in processes of its own.
-//! `masters` keeps the list of masters, and `cluster_commands` runs the commands for other nodes.
+//! `masters` keeps the list of masters, `cluster_commands` runs the commands for other nodes, and on a worker `trust` follows a replacement of
+//! the cluster's authority.
 //! `known_problems` keeps `journal`, `observe` and `worker` from reporting a problem again while it stays.
 //! The tests play the loop with another worker and a clock that they turn.
 //!
@@ -16,6 +17,7 @@ mod known_problems;
 mod masters;
 mod observe;
 mod requests;
+mod trust;
 pub(in crate::nodeletd) mod worker;
 
 mod act;

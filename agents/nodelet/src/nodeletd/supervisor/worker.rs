@@ -175,6 +175,8 @@ impl HostOps for Worker {
         }
         if let Some(address) = targets.masters {
             self.keep_masters(address, last_good, end.clone());
+        } else {
+            self.keep_trust(last_good, end.clone());
         }
     }
 

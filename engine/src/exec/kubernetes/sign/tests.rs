@@ -36,6 +36,7 @@ async fn master() -> (FakeHost, ClusterAccess) {
         common_name: "kubernetes".to_owned(),
         years: 10,
         rotation: None,
+        successor: None,
     };
     make(&host, &authority).await;
     let apiserver = CertificateSpec {

@@ -21,22 +21,39 @@ use async_trait::async_trait;
 use super::{Authority, PkiError, PrivateKey, authority_paths, authority_record};
 use crate::host::{Attributes, Host};
 use crate::resource::change::Differences;
-use crate::resource::pki::authority::files::{AuthorityFiles, CERTIFICATE, KEY};
+use crate::resource::pki::authority::files::{
+    AuthorityFiles, CERTIFICATE, KEY, NEXT_CERTIFICATE, NEXT_KEY,
+};
 use crate::resource::pki::authority::spec::AuthoritySpec;
 use crate::resource::pki::authority::state::AuthorityState;
 use crate::resource::pki::certificate::issue;
 use crate::resource::pki::keys;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
+use crate::resource::pki::replacement::Replacement;
+use crate::resource::pki::stage::Rotation;
 use crate::resource::pki::stored::{Content, Stored};
+use crate::resource::pki::successor::received::{as_authority, received};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult};
 
 /// The current state of an authority.
-#[derive(Debug)]
 pub struct Observed {
     directory: Stored,
     files: AuthorityFiles,
     record: KeyRecord,
     authority_state: AuthorityState,
+    /// The successor from a file, as files; none if the host has it, or makes it itself.
+    received: KeptFiles,
+}
+
+/// Without the successor, which has a key.
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observed")
+            .field("files", &self.files)
+            .field("record", &self.record)
+            .field("authority_state", &self.authority_state)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Observed {
@@ -88,11 +105,16 @@ impl Resource for AuthoritySpec {
             true => AuthorityState::Nothing,
             false => AuthorityState::of(&self.name, &files, &record, cx.host).await?,
         };
+        let received = match &authority_state {
+            AuthorityState::Whole { files, .. } => self.received(files, cx.host).await?,
+            AuthorityState::Nothing | AuthorityState::KeyAlone(_) => KeptFiles::new(),
+        };
         Ok(Observed {
             directory,
             files,
             record,
             authority_state,
+            received,
         })
     }
 
@@ -130,7 +152,8 @@ impl Resource for AuthoritySpec {
                 }
                 record.compare(files, &mut differences);
                 Self::compare_modes(observed, files, &mut differences);
-                rotation::note(self.rotation, files, &mut differences);
+                let step = self.step(&observed.received);
+                rotation::note(step, files, &mut differences);
             }
         }
         differences.into_change(Action::Change)
@@ -152,7 +175,8 @@ impl Resource for AuthoritySpec {
             AuthorityState::Nothing => self.made(None, cx.host).map_err(failed)?,
             AuthorityState::KeyAlone(key) => self.made(key.get(KEY), cx.host).map_err(failed)?,
             AuthorityState::Whole { files, .. } => {
-                rotation::after(self, files.clone(), cx.host.now())
+                let received = observed.received.clone();
+                rotation::after(self, files.clone(), received, cx.host.now())
                     .map_err(|error| error.at(self.action("replace")))?
             }
         };
@@ -177,6 +201,32 @@ impl AuthoritySpec {
         for (file, attributes) in observed.files.attributes(wanted) {
             file.compare(differences, attributes);
         }
+    }
+
+    /// The successor in the file that another master has sent, if this step takes one.
+    async fn received(&self, files: &KeptFiles, host: &dyn Host) -> ResourceResult<KeptFiles> {
+        let (Some(sent), Some(Rotation::Begin)) = (&self.successor, self.rotation) else {
+            return Ok(KeptFiles::new());
+        };
+        let read = Authority::of_kept(&self.name, files);
+        let read = read.map_err(|error| error.at(self.action("read")))?;
+        let Some(present) = read.as_ref().and_then(Replacement::of_authority) else {
+            return Ok(KeptFiles::new());
+        };
+        let Some(file) = received(host, sent, &self.name, &present).await? else {
+            return Ok(KeptFiles::new());
+        };
+        let (certificate, key) = as_authority(&sent.path, &file, host)?;
+        Ok(KeptFiles::from([
+            (NEXT_CERTIFICATE, certificate),
+            (NEXT_KEY, key),
+        ]))
+    }
+
+    /// The step to carry out: none if this host has the successor in the file already.
+    fn step(&self, received: &KeptFiles) -> Option<Rotation> {
+        let takes = self.rotation == Some(Rotation::Begin) && self.successor.is_some();
+        self.rotation.filter(|_| !takes || !received.is_empty())
     }
 
     /// A new authority, with this key if there is one.

@@ -56,13 +56,19 @@ pub(in crate::resource::pki) fn note(
     }
 }
 
-/// The files that an authority has after its requested step. [`note`] describes the same step.
+/// The files that an authority has after its requested step. [`note`] describes the same step. `received` has the files of a successor that
+/// another master has made, if there is one.
 pub(in crate::resource::pki) fn after(
     spec: &AuthoritySpec,
     mut files: KeptFiles,
+    received: KeptFiles,
     now: SystemTime,
 ) -> Result<KeptFiles, PkiError> {
-    match (spec.rotation, stage_of(|name| files.contains_key(name))) {
+    match (
+        spec.step(&received),
+        stage_of(|name| files.contains_key(name)),
+    ) {
+        (Some(Rotation::Begin), Stage::Settled) if !received.is_empty() => files.extend(received),
         (Some(Rotation::Begin), Stage::Settled) => {
             let key = keys::generate()?;
             let certificate = issue::self_signed(spec, &key, now)?;

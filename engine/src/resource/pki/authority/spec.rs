@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::resource::pki::stage::Rotation;
-use crate::resource::pki::{PkiError, validate};
+use crate::resource::pki::{PkiError, SentSuccessor, validate};
 
 /// A certificate authority. It is made if none exists and none is recorded. It is replaced, step by step, only if an operator requests
 /// it ([`Rotation`]). A lost or replaced file is restored from the recorded copy; without an intact copy, it is an error with a remedy. A
@@ -21,6 +21,9 @@ pub struct AuthoritySpec {
     /// The step of its replacement to carry out; never set in a plan that was made by a script.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
+    /// The file with the successor that another master has made, for [`Rotation::Begin`]. Without it, this host makes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<SentSuccessor>,
 }
 
 impl AuthoritySpec {

@@ -72,13 +72,13 @@ impl Reading {
         let is_of =
             |signer: &Certificate| matches!(&leaf, Some(Ok(leaf)) if leaf.is_signed_by(signer));
         let signer = authority.map(|authority| {
-            // A worker does not know which of the authorities that it trusts signs now.
-            let (signed, signed_before) = match signed_by {
-                SignedBy::Authority => (
+            let (signed, signed_before) = match (signed_by, authority.predecessor()) {
+                // A worker knows which of two authorities signs only if the masters have published it.
+                (SignedBy::Api { .. }, None) => (authority.trusted().any(is_of), false),
+                (SignedBy::Authority | SignedBy::Api { .. }, predecessor) => (
                     is_of(authority.certificate()),
-                    authority.predecessor().is_some_and(is_of),
+                    predecessor.is_some_and(is_of),
                 ),
-                SignedBy::Api { .. } => (authority.trusted().any(is_of), false),
             };
             Signer {
                 certificate: authority.certificate().clone(),

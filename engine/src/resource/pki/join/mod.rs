@@ -1,16 +1,17 @@
 //! Joining a cluster: what a worker takes from its join file. `master` has what a further master takes.
 //!
 //! `spec` is what a script says of it. `source` reads the join file and has the message for each of its problems; `trust` has its
-//! authorities. What is trusted is recorded as for a master's authority (`keys::record`), only without a key.
+//! authorities, and `published` those that masters publish while they replace it. What is trusted is recorded as for a master's authority (`keys::record`), only without a key.
 //!
 //! Not here: the join file's format (`kubernetes::join_file`), and how the worker's certificates are signed (`signing`). Start with `spec`.
 
 pub(in crate::resource::pki) mod master;
+pub(in crate::resource::pki) mod published;
 mod source;
 pub(in crate::resource::pki) mod spec;
 mod trust;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -24,6 +25,7 @@ use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::KubeconfigYam
 use crate::resource::pki::authority::files::{AuthorityFiles, CERTIFICATE, KEY};
 use crate::resource::pki::authority::state::AuthorityState;
 use crate::resource::pki::certificate::spec::CLUSTER;
+use crate::resource::pki::join::published::PUBLISHED;
 use crate::resource::pki::join::source::Problem;
 use crate::resource::pki::join::spec::JoinFileSpec;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
@@ -41,6 +43,7 @@ pub struct Observed {
     record: KeyRecord,
     bootstrap: Stored,
     bootstrap_content: Content,
+    published: Stored,
     recorded: Option<Recorded>,
     wanted: Wanted,
 }
@@ -92,6 +95,7 @@ impl Resource for JoinFileSpec {
         let record = KeyRecord::read(host, &authority_record(CLUSTER)).await?;
         let (bootstrap, bootstrap_content) =
             Stored::read(host, &kubeconfig_path(BOOTSTRAP_KUBECONFIG)).await?;
+        let (published, _) = Stored::read(host, Path::new(PUBLISHED)).await?;
         let (mut recorded, mut wanted) = (None, Wanted::default());
         if !cx.absent {
             recorded = Self::recorded(&files, &record, host).await?;
@@ -103,6 +107,7 @@ impl Resource for JoinFileSpec {
             record,
             bootstrap,
             bootstrap_content,
+            published,
             recorded,
             wanted,
         })
@@ -117,8 +122,10 @@ impl Resource for JoinFileSpec {
             ..
         } = observed;
         if absent {
-            let there =
-                files.all().any(Stored::is_there) || record.is_there() || bootstrap.is_there();
+            let there = files.all().any(Stored::is_there)
+                || record.is_there()
+                || bootstrap.is_there()
+                || observed.published.is_there();
             return there.then(|| Change::new(Action::Remove));
         }
         let mut differences = Differences::default();
@@ -174,6 +181,7 @@ impl Resource for JoinFileSpec {
         if cx.absent {
             files.align(host, &KeptFiles::new(), receipt).await?;
             record.remove(host, receipt).await?;
+            observed.published.remove(host, receipt).await?;
             return observed.bootstrap.remove(host, receipt).await;
         }
         observed.directory.repair(host, DIRECTORY, receipt).await?;
@@ -200,6 +208,13 @@ impl Resource for JoinFileSpec {
             kubeconfig_path(BOOTSTRAP_KUBECONFIG),
         ]
     }
+}
+
+/// Whether what was published is for a host that has recorded these: they have an authority in common, and the recorded ones are not further.
+fn is_usable(recorded: &KeptFiles, published: &KeptFiles) -> bool {
+    trust::overlap(recorded, published)
+        && !trust::is_newer(recorded, published)
+        && !published::is_earlier_stage(recorded, published)
 }
 
 impl JoinFileSpec {
@@ -247,18 +262,30 @@ impl JoinFileSpec {
                 joined = has_identity(host, &authority).await?;
             }
         }
+        let published = published::read(host).await?.filter(|_| joined);
+        let published = published.and_then(|its| its.files());
+        let published =
+            recorded.and_then(|recorded| published.filter(|its| is_usable(&recorded.files, its)));
         let joining = self.joining();
         let check = |file: &JoinFile| file.check(&self.node, host.now());
         let problem = match source::read(host, &joining, check).await? {
             Ok(file) => match self.of_file(recorded, &file, host.now()) {
-                Ok(files) => return Self::with(files, &file),
+                // A join file that was left is older than what was published since.
+                Ok(files) => {
+                    let published = published.filter(|its| !trust::is_newer(&files, its));
+                    // Also if that is lost: without the successor, this host would not trust the masters that use it.
+                    let newer =
+                        recorded.filter(|its| joined && trust::is_newer(&its.files, &files));
+                    let newer = published.or_else(|| newer.map(|its| its.files.clone()));
+                    return Self::with(newer.unwrap_or(files), &file);
+                }
                 Err(problem) => problem,
             },
             Err(problem) => problem,
         };
         match recorded {
             Some(recorded) if joined => Ok(Wanted {
-                files: recorded.files.clone(),
+                files: published.unwrap_or_else(|| recorded.files.clone()),
                 note: problem.note(&joining),
                 ..Wanted::default()
             }),

@@ -166,9 +166,11 @@ impl Problem {
                 made_for(joining)
             ),
             JoinFileError::Identity => format!("move {IDENTITY} away; then {}", made_for(joining)),
-            JoinFileError::Content(_) | JoinFileError::Recipient(_) | JoinFileError::Random(_) => {
-                made_for(joining)
-            }
+            JoinFileError::Content(_)
+            | JoinFileError::Recipient(_)
+            | JoinFileError::Random(_)
+            | JoinFileError::Successor
+            | JoinFileError::NoSuccessor => made_for(joining),
         };
         Self {
             text: chain(error).join(": "),

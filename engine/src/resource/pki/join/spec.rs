@@ -12,8 +12,8 @@ use crate::resource::pki::join::source::Joining;
 /// first certificates.
 ///
 /// A worker that has a valid certificate of its node needs no join file any more. The recorded authorities are trusted, and no others: a
-/// lost or replaced file is restored from the record. They change only by another join file for this node, and only if it has a recorded
-/// one, too: so an authority can be replaced with overlap.
+/// lost or replaced file is restored from the record. They change only by another join file for this node, or by what the masters have
+/// published, and only if it has a recorded one, too: so an authority can be replaced with overlap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JoinFileSpec {

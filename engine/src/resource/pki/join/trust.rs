@@ -89,8 +89,19 @@ fn certificates(files: &KeptFiles) -> Vec<Certificate> {
         .collect()
 }
 
+/// Whether the newest of some authorities is newer than all of others.
+pub(super) fn is_newer(one: &KeptFiles, other: &KeptFiles) -> bool {
+    newest(one) > newest(other)
+}
+
+/// Begin of the validity of the newest one.
+pub(super) fn newest(files: &KeptFiles) -> Option<SystemTime> {
+    let all = certificates(files);
+    all.iter().map(|its| its.facts.not_before).max()
+}
+
 /// A certificate as PEM, in the same form for each form in the join file.
-fn pem(der: &[u8]) -> Vec<u8> {
+pub(super) fn pem(der: &[u8]) -> Vec<u8> {
     let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
     let encoded = STANDARD.encode(der);
     let mut rest = encoded.as_str();

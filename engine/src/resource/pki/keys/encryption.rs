@@ -17,6 +17,7 @@ use rand::TryRngCore as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::received::next_key;
 use super::retired::{Named, Retired};
 use crate::host::{Attributes, Host};
 use crate::model::RECORDS;
@@ -24,7 +25,7 @@ use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::stage::{Rotation, Stage};
 use crate::resource::pki::stored::{Content, Stored};
-use crate::resource::pki::{BASE, PkiError};
+use crate::resource::pki::{BASE, PkiError, SentSuccessor};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
 /// The name of these keys in `nodelet certs rotate`.
@@ -84,12 +85,15 @@ pub struct EncryptionKeysSpec {
     /// The step of the key's replacement to carry out; never set in a plan that was made by a script.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
+    /// The file with the next key that another master has made, for [`Rotation::Begin`]. Without it, this host makes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<SentSuccessor>,
 }
 
 /// One key. Has no `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub(in crate::resource::pki) struct Key {
-    number: u32,
+    pub(super) number: u32,
     secret: [u8; LENGTH],
 }
 
@@ -104,6 +108,8 @@ pub struct Observed {
     copies: [(Stored, Content); 3],
     /// The right keys; `None` if there are none yet.
     keys: Option<Keys>,
+    /// The next key from another master; `None` if the host has it, or makes it itself.
+    received: Option<Key>,
     retired: Retired,
 }
 
@@ -298,10 +304,17 @@ impl Keys {
     }
 
     /// The keys after a step, and the key that is no longer used; `None` if the step does not fit the current stage.
-    fn after(&self, step: Rotation) -> ResourceResult<Option<(Self, Option<Key>)>> {
+    fn after(
+        &self,
+        step: Rotation,
+        received: Option<Key>,
+    ) -> ResourceResult<Option<(Self, Option<Key>)>> {
         Ok(match (step, self.0.as_slice()) {
             (Rotation::Begin, [only]) => {
-                let next = Key::new(only.number.saturating_add(1))?;
+                let next = match received {
+                    Some(key) => key,
+                    None => Key::new(only.number.saturating_add(1))?,
+                };
                 Some((Self(vec![only.clone(), next]), None))
             }
             (Rotation::Switch, [old, new]) if self.stage() == Stage::Begun => {
@@ -400,10 +413,17 @@ impl Resource for EncryptionKeysSpec {
         }
         let retired = Retired::observe(cx.host).await?;
         let keys = if cx.absent { None } else { right(&copies)? };
+        let received = match (&keys, &self.successor, self.rotation) {
+            (Some(keys), Some(sent), Some(Rotation::Begin)) => {
+                next_key(cx.host, sent, keys.stage(), &keys.0).await?
+            }
+            _ => None,
+        };
         Ok(Observed {
             directories,
             copies,
             keys,
+            received,
             retired,
         })
     }
@@ -438,7 +458,7 @@ impl Resource for EncryptionKeysSpec {
             directory.compare(&mut differences, DIRECTORY);
         }
         observed.retired.compare(&mut differences);
-        match (self.rotation, keys.stage()) {
+        match (self.step(observed), keys.stage()) {
             (Some(Rotation::Begin), Stage::Settled) => {
                 differences.note("next key", "", "made, and read beside the present one");
             }
@@ -471,8 +491,8 @@ impl Resource for EncryptionKeysSpec {
         for directory in &observed.directories {
             directory.repair(cx.host, DIRECTORY, receipt).await?;
         }
-        let step = match (&observed.keys, self.rotation) {
-            (Some(keys), Some(step)) => keys.after(step)?,
+        let step = match (&observed.keys, self.step(observed)) {
+            (Some(keys), Some(step)) => keys.after(step, observed.received.clone())?,
             _ => None,
         };
         let (keys, retired) = match (step, &observed.keys) {
@@ -498,6 +518,15 @@ impl Resource for EncryptionKeysSpec {
     }
 }
 
+impl EncryptionKeysSpec {
+    /// The step to carry out: none if this host has the next key in the file already.
+    fn step(&self, observed: &Observed) -> Option<Rotation> {
+        let takes = self.rotation == Some(Rotation::Begin) && self.successor.is_some();
+        self.rotation
+            .filter(|_| !takes || observed.received.is_some())
+    }
+}
+
 async fn read(host: &dyn Host) -> ResourceResult<Option<Keys>> {
     right(&copies(host).await?)
 }
@@ -508,6 +537,15 @@ async fn read(host: &dyn Host) -> ResourceResult<Option<Keys>> {
 /// The files exist but cannot be used.
 pub(in crate::resource::pki) async fn present(host: &dyn Host) -> ResourceResult<Option<String>> {
     Ok(read(host).await?.map(|keys| keys.text()))
+}
+
+/// The keys that this host has, with their names. Cancel safe.
+///
+/// # Errors
+/// The files exist but cannot be used.
+pub(in crate::resource::pki) async fn named(host: &dyn Host) -> ResourceResult<Vec<Named>> {
+    let keys = read(host).await?;
+    Ok(keys.map_or_else(Vec::new, |keys| keys.0.iter().map(Key::named).collect()))
 }
 
 /// The names of the keys in a file with this content.

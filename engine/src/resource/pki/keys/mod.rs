@@ -1,13 +1,14 @@
 //! Private keys: generated, parsed, and never shown.
 //!
 //! Two kinds of resource are here: the key pair of service-account tokens (`service_account`), and the keys with which the API server
-//! encrypts Secrets (`encryption`; `retired` has those that were replaced). `record` says which keys and authorities a host has, with a
+//! encrypts Secrets (`encryption`; `retired` has those that were replaced, and `received` takes the next one from another master). `record` says which keys and authorities a host has, with a
 //! copy of each, and `problem` is what a status reports about them.
 //!
 //! Not here: the keys of authorities and certificates as files (`authority`, `certificate`). Start with this file, then `record`.
 
 pub(in crate::resource::pki) mod encryption;
 pub(in crate::resource::pki) mod problem;
+mod received;
 pub(in crate::resource::pki) mod record;
 pub(in crate::resource::pki) mod retired;
 pub(in crate::resource::pki) mod service_account;

@@ -74,7 +74,12 @@ pub(crate) async fn may_be_read(host: &dyn Host, files: &[PathBuf]) -> ResourceR
                 observed.is_whole() && is_same,
             )
         } else if *file == encrypts {
-            let observed = EncryptionKeysSpec { rotation: None }.observe(&cx).await?;
+            let observed = EncryptionKeysSpec {
+                rotation: None,
+                successor: None,
+            }
+            .observe(&cx)
+            .await?;
             (
                 "the encryption keys are not the ones that this host has recorded",
                 observed.is_right(file),

@@ -99,6 +99,14 @@ impl<'a> ApiSigner<'a> {
                 wait: self.wait,
             };
             match exchange.certificate(until).await? {
+                Answer::Signed(pem) if self.is_of_predecessor(&pem) => {
+                    // It was signed before the switch. A new key makes a new request.
+                    host.remove(&request_key(&spec.path)).await?;
+                    if has_new_key {
+                        return Err(by_predecessor(&spec.path, &request.name));
+                    }
+                    has_new_key = true;
+                }
                 Answer::Signed(pem) => {
                     let issued = self.accept(spec, &key, pem, &request.name, host);
                     return issued.map(Ok);
@@ -113,6 +121,14 @@ impl<'a> ApiSigner<'a> {
                 }
             }
         }
+    }
+
+    /// Whether the predecessor of the authority has signed this certificate: with the end of the replacement, nothing would trust it.
+    fn is_of_predecessor(&self, pem: &[u8]) -> bool {
+        let leaf = Certificate::parse("", pem).ok();
+        let predecessor = self.authority.predecessor();
+        leaf.zip(predecessor)
+            .is_some_and(|(leaf, predecessor)| leaf.is_signed_by(predecessor))
     }
 
     /// The certificate, if it is the one that was asked for: this host's key, what the script says, an authority that is trusted here.
@@ -168,6 +184,16 @@ impl<'a> ApiSigner<'a> {
                 })
             }
         }
+    }
+}
+
+fn by_predecessor(path: &str, name: &str) -> ResourceError {
+    ResourceError::Awaited {
+        what: format!(
+            "get certificate `{path}` signed: request {name} was signed by the predecessor of the authority; the next try asks again"
+        ),
+        next: "take the step `switch` on each master (`nodelet certs rollout cluster` on a master)"
+            .to_owned(),
     }
 }
 

@@ -52,6 +52,7 @@ async fn it_is_never_replaced() {
         common_name: "another".to_owned(),
         years: 1,
         rotation: None,
+        successor: None,
         ..cluster()
     };
     assert_eq!(apply(&host, &other).await, None);

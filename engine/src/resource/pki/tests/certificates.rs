@@ -236,6 +236,7 @@ async fn another_authority_is_a_reason() {
             common_name: "etcd".to_owned(),
             years: 1,
             rotation: None,
+            successor: None,
         },
     )
     .await;

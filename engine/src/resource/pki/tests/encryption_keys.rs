@@ -15,11 +15,15 @@ const COPY: &str = "/etc/pf9/kube.d/ca/encryption/keys.yaml";
 const RECORD: &str = "/var/opt/pf9/nodelet/kept/encryption.yaml";
 const ALL: [&str; 3] = [RECORD, COPY, CONFIG];
 
-const HOLD: EncryptionKeysSpec = EncryptionKeysSpec { rotation: None };
+const HOLD: EncryptionKeysSpec = EncryptionKeysSpec {
+    rotation: None,
+    successor: None,
+};
 
 fn step(step: Rotation) -> EncryptionKeysSpec {
     EncryptionKeysSpec {
         rotation: Some(step),
+        successor: None,
     }
 }
 

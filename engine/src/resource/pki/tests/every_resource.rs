@@ -24,9 +24,21 @@ async fn cases() -> Vec<(&'static str, FakeHost, Spec)> {
     let half = FakeHost::new();
     put(&half, CA_KEY, &text(&ready, CA_KEY), 0o644);
     let key = || Spec::ServiceAccountKey(ServiceAccountKeySpec {});
-    let encryption = |rotation| Spec::EncryptionKeys(EncryptionKeysSpec { rotation });
+    let encryption = |rotation| {
+        Spec::EncryptionKeys(EncryptionKeysSpec {
+            rotation,
+            successor: None,
+        })
+    };
     let encrypting = FakeHost::new();
-    apply(&encrypting, &EncryptionKeysSpec { rotation: None }).await;
+    apply(
+        &encrypting,
+        &EncryptionKeysSpec {
+            rotation: None,
+            successor: None,
+        },
+    )
+    .await;
     let kubeconfig = || Spec::Kubeconfig(admin_kubeconfig());
     vec![
         (

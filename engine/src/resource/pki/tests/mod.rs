@@ -30,6 +30,7 @@ fn cluster() -> AuthoritySpec {
         common_name: "kubernetes".to_owned(),
         years: 10,
         rotation: None,
+        successor: None,
     }
 }
 

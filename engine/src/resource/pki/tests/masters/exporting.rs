@@ -56,6 +56,7 @@ async fn nothing_is_exported_during_a_replacement() {
     let begun = master.fork();
     let keys = EncryptionKeysSpec {
         rotation: Some(Rotation::Begin),
+        successor: None,
     };
     apply(&begun, &keys).await.expect("it begins");
     let error = refusal(&begun).await;

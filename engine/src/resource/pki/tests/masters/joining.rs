@@ -234,9 +234,15 @@ async fn each_key_that_differs_stops_the_host() {
         .expect("it is made");
     refused(&host, "the service-account key", "clean --purge").await;
     let host = fresh.fork();
-    apply(&host, &EncryptionKeysSpec { rotation: None })
-        .await
-        .expect("it is made");
+    apply(
+        &host,
+        &EncryptionKeysSpec {
+            rotation: None,
+            successor: None,
+        },
+    )
+    .await
+    .expect("it is made");
     refused(&host, "the encryption keys", "clean --purge").await;
 }
 

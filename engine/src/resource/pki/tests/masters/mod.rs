@@ -1,9 +1,12 @@
-//! A further master: what it takes from its join file, what it refuses, and what a master exports.
+//! A further master: what it takes from its join file, what it refuses, and what a master exports; also during a replacement.
 
 mod exporting;
 mod joining;
+mod successors;
 
-use crate::kubernetes::join_file::{IDENTITY, JoinContent as _, MasterJoinFile, new_identity};
+use crate::kubernetes::join_file::{
+    IDENTITY, JoinContent as _, MasterJoinFile, SuccessorFile, new_identity,
+};
 use crate::kubernetes::masters::MasterEntry;
 use crate::resource::pki::tests::*;
 use crate::resource::pki::{
@@ -55,7 +58,16 @@ async fn make_keys(host: &FakeHost) -> Vec<Change> {
         changes.extend(apply(host, &authority).await);
     }
     changes.extend(apply(host, &ServiceAccountKeySpec {}).await);
-    changes.extend(apply(host, &EncryptionKeysSpec { rotation: None }).await);
+    changes.extend(
+        apply(
+            host,
+            &EncryptionKeysSpec {
+                rotation: None,
+                successor: None,
+            },
+        )
+        .await,
+    );
     changes
 }
 
