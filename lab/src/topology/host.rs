@@ -15,8 +15,8 @@ use crate::command;
 use crate::docker::{Docker, SHORT};
 
 const BOOT: Duration = Duration::from_secs(120);
-/// A virtual machine is emulated, and has a disk and mounts to make.
-const MACHINE_BOOT: Duration = Duration::from_secs(300);
+/// A virtual machine is emulated, and has a disk and mounts to make. Others may boot beside it.
+const MACHINE_BOOT: Duration = Duration::from_secs(600);
 /// Where the container of a virtual machine mounts what the set-up made for it.
 pub(crate) const MACHINE: &str = "/machine";
 /// The program that leads from that container into the virtual machine.

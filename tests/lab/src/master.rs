@@ -84,6 +84,15 @@ fn checkout() -> &'static Path {
     checkout.expect("the checkout")
 }
 
+/// Hosts with these names and this image.
+fn specs(names: &[&str], image: Image) -> Vec<HostSpec> {
+    let spec = |name: &&str| HostSpec {
+        name: (*name).to_owned(),
+        image,
+    };
+    names.iter().map(spec).collect()
+}
+
 impl Deref for Master {
     type Target = Node;
 
@@ -105,27 +114,37 @@ impl Master {
     /// The same with bare hosts beside it, on the same network.
     #[must_use]
     pub fn with_neighbours(lab: &str, image: Image, vip: bool, others: &[&str]) -> Self {
-        let master = Self::open(lab, image, vip, others);
+        let others = specs(others, Image::NoDocker);
+        let master = Self::open(lab, image, vip, &others);
         master.install(&[]);
         master
     }
 
-    fn open(lab: &str, image: Image, vip: bool, others: &[&str]) -> Self {
+    /// A new bare host in a lab of its own with a virtual IP, and virtual machines with these names beside it, which are to be further
+    /// masters. The machines boot at the same time. All of them have the role installed and not applied.
+    ///
+    /// # Panics
+    /// A host does not come up.
+    #[must_use]
+    pub fn with_machines(lab: &str, names: &[&str]) -> (Self, Vec<Node>) {
+        let others = specs(names, Image::Machine);
+        let master = Self::open(lab, Image::Bare, true, &others);
+        master.install(&[]);
+        let machine = |name: &&str| Node::another_master_on(master.neighbour(name), &master);
+        let machines = names.iter().map(machine).collect();
+        (master, machines)
+    }
+
+    fn open(lab: &str, image: Image, vip: bool, others: &[HostSpec]) -> Self {
         let suites = Suites::from_environment().expect("the environment of a run");
         let cache = Cache::locate().expect("the cache has a place");
         let name = format!("{}-{lab}", suites.run);
         let lab = if Lab::exists(&cache, &name) {
             Lab::open(&cache, &name)
         } else {
-            let spec = |name: &str, image| HostSpec {
-                name: name.to_owned(),
-                image,
-            };
-            let specs: Vec<HostSpec> = std::iter::once(spec(MASTER, image))
-                .chain(others.iter().map(|name| spec(name, Image::NoDocker)))
-                .collect();
+            let specs = [&specs(&[MASTER], image)[..], others].concat();
             let mut mounts = vec![package::payload_mount(&suites.payload)];
-            if image == Image::Machine {
+            if specs.iter().any(|spec| spec.image == Image::Machine) {
                 let machine = suites.machine.as_deref();
                 mounts.push(machine_mount(machine.expect("`cargo xtask soak` makes it")));
             }

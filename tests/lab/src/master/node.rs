@@ -113,6 +113,16 @@ impl Node {
         let hosts = first.lab.add(&[spec]).expect("the host starts");
         let host = hosts.into_iter().next().expect("one was added");
         host.wait_until_running().expect("its services start");
+        Self::with_role(host, first, kind)
+    }
+
+    /// A host of the first master's lab that is there already, which is to be another master. It gets the role.
+    pub(super) fn another_master_on(host: Host, first: &Master) -> Self {
+        Self::with_role(host, first, Kind::OneMaster)
+    }
+
+    /// Installs the role on a host that runs.
+    fn with_role(host: Host, first: &Master, kind: Kind) -> Self {
         package::install(&host, checkout(), &first.suites.nodelet).expect("the role is installed");
         let lab = first.lab.name();
         let config = match kind {

@@ -5,6 +5,7 @@ mod bitrot;
 mod fidelity;
 mod membership;
 mod repairs;
+mod rotation;
 mod slates;
 mod subject;
 mod workers;

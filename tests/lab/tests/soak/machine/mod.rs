@@ -1,4 +1,5 @@
-//! Soaks in a virtual machine, which has a kernel and power of its own.
+//! Soaks in virtual machines, which have kernels and power of their own.
 
 pub(crate) mod power;
+pub(crate) mod three;
 pub(crate) mod vm;

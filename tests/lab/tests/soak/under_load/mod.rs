@@ -4,6 +4,7 @@
 //! the virtual IP.
 
 mod background;
+mod client;
 mod probe;
 mod read_back;
 mod writers;
@@ -14,10 +15,10 @@ use std::time::{Duration, Instant};
 use lab_suites::{Credentials, KUBECTL, Node, holder, nodes_are_ready};
 
 use probe::{Probe, Probed};
-use read_back::Reader;
 use writers::{NAMESPACE, Writers};
 
-pub(crate) use writers::Written;
+pub(crate) use read_back::Reader;
+pub(crate) use writers::{KeyWriter, Written};
 
 /// Time limit until all masters are whole.
 pub(crate) const WHOLE: Duration = Duration::from_secs(300);
@@ -61,6 +62,16 @@ impl UnderLoad {
         self.writers.write_to(urls(masters));
     }
 
+    /// Goes on with the credentials that a master has now.
+    #[track_caller]
+    pub(crate) fn renew(&mut self, master: &Node) {
+        self.administrator = Credentials::of(master.host(), "admin");
+        self.client_of_etcd = Credentials::of(master.host(), "etcdctl/etcd");
+        self.writers
+            .renew(&self.administrator, &self.client_of_etcd);
+        self.probe.renew(&self.administrator);
+    }
+
     /// What of the writes that are acknowledged so far is lost on some of these masters.
     #[track_caller]
     pub(crate) fn lost_so_far(&self, masters: &[Node]) -> [BTreeSet<usize>; 2] {
@@ -93,8 +104,8 @@ impl UnderLoad {
     }
 }
 
-/// The members of etcd on these masters.
-fn urls(masters: &[Node]) -> Vec<String> {
+/// The URLs of the members of etcd on these masters.
+pub(crate) fn urls(masters: &[Node]) -> Vec<String> {
     let url = |master: &Node| format!("https://{}:4001", master.host().address());
     masters.iter().map(url).collect()
 }
@@ -129,20 +140,33 @@ fn lost(
 /// Asserts that no acknowledged write is lost.
 #[track_caller]
 pub(crate) fn none_is_lost([config_maps, keys]: &[BTreeSet<usize>; 2]) {
-    for (what, lost) in [("ConfigMaps", config_maps), ("keys", keys)] {
-        let some: Vec<&usize> = lost.iter().take(20).collect();
-        assert!(
-            lost.is_empty(),
-            "{} acknowledged {what} are lost, among them {some:?}",
-            lost.len()
-        );
-    }
+    none_of_them_is_lost("ConfigMaps", config_maps);
+    none_of_them_is_lost("keys", keys);
+}
+
+/// The same for the numbers of these acknowledged writes alone.
+#[track_caller]
+pub(crate) fn none_of_them_is_lost(what: &str, lost: &BTreeSet<usize>) {
+    let some: Vec<&usize> = lost.iter().take(20).collect();
+    assert!(
+        lost.is_empty(),
+        "{} acknowledged {what} are lost, among them {some:?}",
+        lost.len()
+    );
 }
 
 /// Waits until these are all masters, and whole: nodeletd finds every host so, the members of etcd work, the nodes are Ready, and exactly
 /// one master holds the virtual IP.
 #[track_caller]
 pub(crate) fn are_whole(masters: &[Node], vip: &str) {
+    masters_work(masters);
+    nodes_are_ready(&masters[0], masters);
+    let _ = holder(masters, vip);
+}
+
+/// Waits until nodeletd finds each of these masters whole, and the members of etcd work.
+#[track_caller]
+pub(crate) fn masters_work(masters: &[Node]) {
     let whole = "nodelet check > /dev/null && nodelet status > /dev/null";
     let work = "nodelet etcd members > /dev/null";
     for (what, script) in [
@@ -154,6 +178,4 @@ pub(crate) fn are_whole(masters: &[Node], vip: &str) {
             master.wait_for(&what, script, WHOLE);
         }
     }
-    nodes_are_ready(&masters[0], masters);
-    let _ = holder(masters, vip);
 }

@@ -2,14 +2,16 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use lab_suites::{Credentials, HttpsClient, poll};
+use lab_suites::{Credentials, poll};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::background::{Background, lock};
+use super::client::SharedClient;
 
 /// Time from one request to the next. A request does not wait for the one before.
 const EVERY: Duration = Duration::from_millis(100);
@@ -75,48 +77,59 @@ impl Probed {
 }
 
 /// The probe.
-pub(crate) struct Probe(Background<Probed>);
+pub(crate) struct Probe {
+    probed: Background<Probed>,
+    client: SharedClient,
+}
 
 impl Probe {
     /// Begins to ask.
     pub(crate) fn start(administrator: &Credentials, vip: &str) -> Self {
-        let client = HttpsClient::new(administrator, 0);
+        let shared = SharedClient::new((administrator, 0));
+        let client = shared.clone();
         let url = format!("https://{vip}/readyz");
-        let probed = Probed::default();
-        Self(Background::start(
-            probed,
-            move |note, mut ended| async move {
-                let mut ticks = tokio::time::interval(EVERY);
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-                let mut requests = JoinSet::new();
-                loop {
-                    tokio::select! {
-                        _ = ended.wait_for(|ended| *ended) => return,
-                        _ = ticks.tick() => {}
-                    }
-                    while requests.try_join_next().is_some() {}
-                    let (client, url, note) = (client.clone(), url.clone(), Arc::clone(&note));
-                    requests.spawn(async move {
-                        let began = Instant::now();
-                        let answer = client.get(&url, LIMIT).await;
-                        let asked = Asked {
-                            began,
-                            ended: Instant::now(),
-                            is_good: answer.is_ok_and(|answer| answer.status == 200),
-                        };
-                        lock(&note).take(asked);
-                    });
+        let task = move |note: Arc<Mutex<Probed>>, mut ended: watch::Receiver<bool>| async move {
+            let mut ticks = tokio::time::interval(EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            let mut requests = JoinSet::new();
+            loop {
+                tokio::select! {
+                    _ = ended.wait_for(|ended| *ended) => return,
+                    _ = ticks.tick() => {}
                 }
-            },
-        ))
+                while requests.try_join_next().is_some() {}
+                let (client, url, note) = (client.now(), url.clone(), Arc::clone(&note));
+                requests.spawn(async move {
+                    let began = Instant::now();
+                    let answer = client.get(&url, LIMIT).await;
+                    let asked = Asked {
+                        began,
+                        ended: Instant::now(),
+                        is_good: answer.is_ok_and(|answer| answer.status == 200),
+                    };
+                    lock(&note).take(asked);
+                });
+            }
+        };
+        Self {
+            probed: Background::start(Probed::default(), task),
+            client: shared,
+        }
+    }
+
+    /// Asks with other credentials from the next request on.
+    pub(crate) fn renew(&self, administrator: &Credentials) {
+        self.client.renew(administrator);
     }
 
     /// The time from `since` to the first good answer after the first failure after it.
     #[track_caller]
     pub(crate) fn back_after(&self, since: Instant, limit: Duration) -> Duration {
-        let back = poll(limit, || self.0.look(|probed| probed.back_after(since)));
+        let back = poll(limit, || {
+            self.probed.look(|probed| probed.back_after(since))
+        });
         back.unwrap_or_else(|| {
-            let (gap, failed) = self.0.look(|probed| (probed.gap, probed.failed));
+            let (gap, failed) = self.probed.look(|probed| (probed.gap, probed.failed));
             panic!(
                 "no failure and then a good answer of the virtual IP within {} s: {failed} failures, {gap:?} without a good answer",
                 limit.as_secs()
@@ -126,12 +139,12 @@ impl Probe {
 
     /// The longest time between two good answers since the last call.
     pub(crate) fn take_gap(&self) -> Duration {
-        self.0.look(|probed| mem::take(&mut probed.gap))
+        self.probed.look(|probed| mem::take(&mut probed.gap))
     }
 
     /// Ends it.
     pub(crate) fn end(self) -> Probed {
-        self.0.end()
+        self.probed.end()
     }
 }
 

@@ -77,29 +77,31 @@ impl Reader {
         lost
     }
 
-    /// The answer to a request, or to this question in JSON.
+    /// The answer to a request, or to this question in JSON. A failed request is made again, until `LIMIT`.
     #[track_caller]
     fn read(&self, url: &str, question: Option<&Value>) -> Value {
         let mut last = String::new();
-        let read: Option<Value> = poll(LIMIT, || {
-            let answer = self.runtime.block_on(async {
-                match question {
-                    None => self.client.get(url, REQUEST).await,
-                    Some(question) => self.client.post(url, question.to_string(), REQUEST).await,
-                }
-            });
-            match answer {
-                Ok(answer) if answer.status == 200 => serde_json::from_slice(&answer.body).ok(),
-                Ok(answer) => {
-                    last = answer.told();
-                    None
-                }
-                Err(why) => {
-                    last = why;
-                    None
-                }
-            }
+        let read = poll(LIMIT, || {
+            let answer = self.ask(url, question);
+            answer.map_err(|why| last = why).ok()
         });
         read.unwrap_or_else(|| panic!("{url} cannot be read within {} s: {last}", LIMIT.as_secs()))
+    }
+
+    /// The answer to one request, or to this question in JSON.
+    ///
+    /// # Errors
+    /// There is no answer within `REQUEST`, it is a refusal, or it is no JSON.
+    pub(crate) fn ask(&self, url: &str, question: Option<&Value>) -> Result<Value, String> {
+        let answer = self.runtime.block_on(async {
+            match question {
+                None => self.client.get(url, REQUEST).await,
+                Some(question) => self.client.post(url, question.to_string(), REQUEST).await,
+            }
+        })?;
+        if answer.status != 200 {
+            return Err(answer.told());
+        }
+        serde_json::from_slice(&answer.body).map_err(|error| format!("no JSON: {error}"))
     }
 }

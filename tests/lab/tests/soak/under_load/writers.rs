@@ -5,12 +5,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lab_suites::{Credentials, HttpsClient, poll};
+use lab_suites::{Credentials, poll};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::background::{Background, lock};
+use super::client::SharedClient;
 
 /// The namespace of the ConfigMaps.
 pub(crate) const NAMESPACE: &str = "under-load";
@@ -37,12 +38,75 @@ pub(crate) struct Written {
 /// Both writers.
 pub(crate) struct Writers {
     config_maps: Background<Written>,
-    keys: Background<Written>,
+    /// The client of the ConfigMaps.
+    client: SharedClient,
+    keys: KeyWriter,
+}
+
+/// The writer of keys alone: it needs no API server.
+pub(crate) struct KeyWriter {
+    writer: Background<Written>,
     members: Members,
+    client: SharedClient,
 }
 
 /// URLs of the members of etcd that get the keys, in turn. They may change meanwhile, but there is always one.
 type Members = Arc<Mutex<Vec<String>>>;
+
+impl KeyWriter {
+    /// Starts a client of etcd at these members.
+    pub(crate) fn start(client_of_etcd: &Credentials, members: Vec<String>) -> Self {
+        let members = Arc::new(Mutex::new(members));
+        let client = SharedClient::new((client_of_etcd, 1));
+        Self {
+            writer: keys(client.clone(), Arc::clone(&members)),
+            members,
+            client,
+        }
+    }
+
+    /// From now on these members get the keys.
+    fn write_to(&self, members: Vec<String>) {
+        assert!(!members.is_empty(), "keys need a member");
+        *lock(&self.members) = members;
+    }
+
+    /// How many keys are acknowledged so far.
+    #[track_caller]
+    pub(crate) fn acknowledged(&self) -> usize {
+        acknowledged(&self.writer)
+    }
+
+    /// Waits until so many keys are acknowledged whose writes began after this call.
+    #[track_caller]
+    pub(crate) fn acknowledges(&self, more: usize, limit: Duration) {
+        acknowledges("key", &self.writer, more, limit);
+    }
+
+    /// Ends it: what was written.
+    pub(crate) fn end(self) -> Written {
+        self.writer.end()
+    }
+}
+
+#[track_caller]
+fn acknowledged(writer: &Background<Written>) -> usize {
+    writer.look(|written| written.acknowledged)
+}
+
+/// Waits until a writer has so many acknowledgements of writes that began after this call.
+#[track_caller]
+fn acknowledges(what: &str, writer: &Background<Written>, more: usize, limit: Duration) {
+    // The write that is under way now does not count.
+    let wanted = acknowledged(writer) + 1 + more;
+    let is_reached = poll(limit, || (acknowledged(writer) >= wanted).then_some(()));
+    assert!(
+        is_reached.is_some(),
+        "{what}s: {more} more writes are not acknowledged within {} s: {}",
+        limit.as_secs(),
+        writer.look(|written| written.last_failure.clone())
+    );
+}
 
 impl Writers {
     /// Starts them: an administrator at the virtual IP, and a client of etcd at its members.
@@ -52,41 +116,36 @@ impl Writers {
         client_of_etcd: &Credentials,
         members: Vec<String>,
     ) -> Self {
-        let members = Arc::new(Mutex::new(members));
+        let client = SharedClient::new((administrator, 1));
         Self {
-            config_maps: config_maps(administrator, vip),
-            keys: keys(client_of_etcd, Arc::clone(&members)),
-            members,
+            config_maps: config_maps(client.clone(), vip),
+            keys: KeyWriter::start(client_of_etcd, members),
+            client,
         }
+    }
+
+    /// Writes with other credentials from the next attempt on.
+    pub(crate) fn renew(&self, administrator: &Credentials, client_of_etcd: &Credentials) {
+        self.client.renew(administrator);
+        self.keys.client.renew(client_of_etcd);
     }
 
     /// From now on these members get the keys.
     pub(crate) fn write_to(&self, members: Vec<String>) {
-        assert!(!members.is_empty(), "keys need a member");
-        *lock(&self.members) = members;
+        self.keys.write_to(members);
     }
 
     /// How many ConfigMaps, and how many keys, are acknowledged so far.
     #[track_caller]
     pub(crate) fn acknowledged(&self) -> [usize; 2] {
-        [&self.config_maps, &self.keys].map(|writer| writer.look(|written| written.acknowledged))
+        [acknowledged(&self.config_maps), self.keys.acknowledged()]
     }
 
     /// Waits until each has an acknowledgement of a write that began after this call.
     #[track_caller]
     pub(crate) fn go_on(&self) {
-        for (what, writer) in [("ConfigMap", &self.config_maps), ("key", &self.keys)] {
-            let before = writer.look(|written| written.acknowledged);
-            let more = poll(GOES_ON, || {
-                writer.look(|written| (written.acknowledged > before + 1).then_some(()))
-            });
-            assert!(
-                more.is_some(),
-                "no {what} is acknowledged within {} s: {}",
-                GOES_ON.as_secs(),
-                writer.look(|written| written.last_failure.clone())
-            );
-        }
+        acknowledges("ConfigMap", &self.config_maps, 1, GOES_ON);
+        self.keys.acknowledges(1, GOES_ON);
     }
 
     /// Ends both: what was written as ConfigMaps, and as keys.
@@ -124,13 +183,12 @@ pub(crate) fn value(number: usize) -> String {
     format!("valueNoX{number:08}")
 }
 
-fn config_maps(administrator: &Credentials, vip: &str) -> Background<Written> {
-    let client = HttpsClient::new(administrator, 1);
+fn config_maps(client: SharedClient, vip: &str) -> Background<Written> {
     let url = config_maps_at(vip);
     Background::start(Written::default(), move |note, ended| async move {
         let attempt = async |number: usize, tries: usize| -> Result<(), String> {
             let object = config_map(number).to_string();
-            let answer = client.post(&url, object, AT_VIP).await?;
+            let answer = client.now().post(&url, object, AT_VIP).await?;
             match answer.status {
                 201 => Ok(()),
                 // An earlier attempt has made it, and its answer was lost.
@@ -151,8 +209,7 @@ fn config_map(number: usize) -> Value {
     })
 }
 
-fn keys(client_of_etcd: &Credentials, members: Members) -> Background<Written> {
-    let client = HttpsClient::new(client_of_etcd, 1);
+fn keys(client: SharedClient, members: Members) -> Background<Written> {
     Background::start(Written::default(), move |note, ended| async move {
         let attempt = async |number: usize, tries: usize| -> Result<(), String> {
             let member = {
@@ -161,7 +218,7 @@ fn keys(client_of_etcd: &Credentials, members: Members) -> Background<Written> {
             };
             let pair = json!({ "key": key(number), "value": value(number) }).to_string();
             let url = format!("{member}/v3/kv/put");
-            let answer = client.post(&url, pair, AT_MEMBER).await;
+            let answer = client.now().post(&url, pair, AT_MEMBER).await;
             match answer.map_err(|why| format!("{member}: {why}"))? {
                 answer if answer.status == 200 => Ok(()),
                 answer => Err(format!("{member}: {}", answer.told())),
