@@ -1,5 +1,6 @@
 //! What `diff` predicts is what `apply` does. `cargo xtask soak` has more situations.
 
+use behaviour::Mismatch;
 use lab_suites::{FAULTS, SCALED, Watch, predicted_repair, prediction, shared};
 
 #[test]
@@ -9,14 +10,14 @@ fn the_loss_of_a_container_is_predicted() {
     master.sh("docker rm --force etcd");
     let fidelity = prediction(&master);
     assert_eq!(fidelity.done, 1, "one step brings it back");
+    // Without etcd, only the routes that are there tell whether there have to be any. If another suite has had nodes beside the shared
+    // master, this is known after apply.
+    let is_open = |miss: &&Mismatch| miss.is_left_open() && miss.step.kind() == Some("node_routes");
+    let wrong = fidelity.misses.iter().filter(|miss| !is_open(miss));
+    let wrong: Vec<String> = wrong.map(ToString::to_string).collect();
     assert!(
-        fidelity.misses.is_empty(),
-        "these were predicted differently: {:?}",
-        fidelity
-            .misses
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
+        wrong.is_empty(),
+        "these were predicted differently: {wrong:?}"
     );
 }
 
