@@ -155,9 +155,9 @@ fn is_killed_in_the_middle(master: &Node, words: &[&str]) {
 fn rotated(master: &Node, words: &[&str]) -> Run {
     let run = poll(WHOLE, || {
         let run = master.nodelet(words);
-        // What a killed step has left half written, nodeletd completes.
-        let waits = run.exited(BUSY)
-            || run.exited(1) && run.text().contains("completes an interrupted step");
+        // A message names `nodelet apply` for what a killed step has left half written. nodeletd's repair completes it, too.
+        let is_half_done = run.exited(1) && run.text().contains("nodelet apply");
+        let waits = run.exited(BUSY) || is_half_done;
         (!waits).then_some(run)
     });
     run.expect("the host is free")
