@@ -195,7 +195,6 @@ pass_on!(Cluster {
     to_read nodes(access: &ClusterAccess) -> BTreeMap<String, ClusterNode>;
     to_read api_version(access: &ClusterAccess) -> String;
     to_change patch_node(access: &ClusterAccess, name: &str, patch: &Value) -> ();
-    to_change delete_node(access: &ClusterAccess, name: &str) -> ();
     to_change delete_same_node(access: &ClusterAccess, name: &str, node: &ClusterNode) -> bool;
     to_read object_exists(access: &ClusterAccess, object: &Value) -> bool;
     to_read compare_object(access: &ClusterAccess, object: &Value) -> Option<ClusterObject>;

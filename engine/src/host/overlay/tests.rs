@@ -355,7 +355,9 @@ async fn requests_for_certificates_are_read_through_and_decided_above() {
         assert_eq!(states, expected);
         let nodes = host.nodes(&access).await.unwrap();
         assert!(nodes.contains_key("w-1"), "{nodes:?}");
-        host.delete_node(&access, "w-1").await.unwrap();
+        let node = host.node(&access, "w-1").await.unwrap().unwrap();
+        let gone = host.delete_same_node(&access, "w-1", &node);
+        assert!(gone.await.unwrap());
         assert!(!host.nodes(&access).await.unwrap().contains_key("w-1"));
     })
     .await;

@@ -77,15 +77,6 @@ impl Cluster for FakeHost {
         .await
     }
 
-    async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
-        self.mutate("delete_node", name, DEADLINE, |world| {
-            world.reach(access, &format!("delete node {name}"))?;
-            world.cluster.nodes.remove(name);
-            Ok(())
-        })
-        .await
-    }
-
     async fn delete_same_node(
         &self,
         access: &ClusterAccess,

@@ -96,19 +96,6 @@ impl Cluster for LiveHost {
             .map(drop)
     }
 
-    async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
-        self.clusters
-            .call(access, format!("delete node {name}"), |client| async move {
-                if_there(
-                    Api::<Node>::all(client)
-                        .delete(name, &DeleteParams::default())
-                        .await,
-                )
-            })
-            .await
-            .map(drop)
-    }
-
     async fn delete_same_node(
         &self,
         access: &ClusterAccess,

@@ -43,12 +43,6 @@ impl Cluster for OverlayHost<'_> {
         self.upper.patch_node(access, name, patch).await
     }
 
-    async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
-        self.changes();
-        self.fetch_node(access, name).await?;
-        self.upper.delete_node(access, name).await
-    }
-
     async fn delete_same_node(
         &self,
         access: &ClusterAccess,
@@ -206,28 +200,37 @@ impl OverlayHost<'_> {
         if self.known().all_nodes {
             return Ok(());
         }
-        let action = "list the nodes";
-        let asked = match self.silence(action) {
-            Some(silent) => Err(silent),
-            None => self.lower.nodes(access).await,
-        };
-        match asked {
-            Ok(nodes) => {
-                self.answered();
-                for (name, node) in nodes {
-                    // What is already known of a node is kept.
-                    if self.known().nodes.insert(name.clone()) {
-                        self.upper
-                            .with_world_mut(|world| world.cluster.nodes.insert(name, node));
-                    }
-                }
+        let nodes = self.listed("list the nodes", self.lower.nodes(access));
+        for (name, node) in nodes.await?.into_iter().flatten() {
+            // What is already known of a node is kept.
+            if self.known().nodes.insert(name.clone()) {
+                self.upper
+                    .with_world_mut(|world| world.cluster.nodes.insert(name, node));
             }
-            // A cluster without data begins without nodes.
-            Err(_) if self.hints.empty => {}
-            Err(error) => return Err(HostError::service(action, error)),
         }
         self.known().all_nodes = true;
         Ok(())
+    }
+
+    /// What the API server below lists; `None` if it does not answer and the cluster begins without data, so it has nothing to list. A server
+    /// that did not answer before is not asked.
+    pub(super) async fn listed<T>(
+        &self,
+        action: &str,
+        list: impl Future<Output = HostResult<T>> + Send,
+    ) -> HostResult<Option<T>> {
+        let asked = match self.silence(action) {
+            Some(silent) => Err(silent),
+            None => list.await,
+        };
+        match asked {
+            Ok(listed) => {
+                self.answered();
+                Ok(Some(listed))
+            }
+            Err(_) if self.hints.empty => Ok(None),
+            Err(error) => Err(HostError::service(action, error)),
+        }
     }
 
     pub(super) async fn fetch_object(

@@ -1,9 +1,7 @@
 //! Pod subnets: the nodes below are fetched the first time that they are asked for, and so are the claims. A worker may list only the nodes.
 
 use crate::host::overlay::OverlayHost;
-use crate::host::{
-    ClusterAccess, ClusterNode, HostError, HostResult, PodSubnets, SubnetClaim, SubnetNode,
-};
+use crate::host::{ClusterAccess, ClusterNode, HostResult, PodSubnets, SubnetClaim, SubnetNode};
 
 #[async_trait::async_trait]
 impl PodSubnets for OverlayHost<'_> {
@@ -44,32 +42,21 @@ impl OverlayHost<'_> {
             return Ok(());
         }
         let action = "list the pod subnets of all nodes";
-        let asked = match self.silence(action) {
-            Some(silent) => Err(silent),
-            None => self.lower.subnet_nodes(access).await,
-        };
-        match asked {
-            Ok(nodes) => {
-                self.answered();
-                self.upper.with_world_mut(|world| {
-                    for node in nodes {
-                        // What is already known of a node is kept.
-                        let subnet = node.subnets.first().map(ToString::to_string);
-                        let entry = world.cluster.nodes.entry(node.name);
-                        let entry = entry.or_insert_with(|| ClusterNode {
-                            pod_cidr: subnet,
-                            ..ClusterNode::default()
-                        });
-                        entry.uid = node.uid;
-                        entry.addresses = node.addresses;
-                        entry.created = node.created;
-                    }
+        let nodes = self.listed(action, self.lower.subnet_nodes(access)).await?;
+        self.upper.with_world_mut(|world| {
+            for node in nodes.into_iter().flatten() {
+                // What is already known of a node is kept.
+                let subnet = node.subnets.first().map(ToString::to_string);
+                let entry = world.cluster.nodes.entry(node.name);
+                let entry = entry.or_insert_with(|| ClusterNode {
+                    pod_cidr: subnet,
+                    ..ClusterNode::default()
                 });
+                entry.uid = node.uid;
+                entry.addresses = node.addresses;
+                entry.created = node.created;
             }
-            // A cluster without data begins without nodes.
-            Err(_) if self.hints.empty => {}
-            Err(error) => return Err(HostError::service(action, error)),
-        }
+        });
         self.known().subnet_nodes = true;
         Ok(())
     }
@@ -81,21 +68,11 @@ impl OverlayHost<'_> {
             return Ok(());
         }
         let action = "list the claims of pod subnets";
-        let asked = match self.silence(action) {
-            Some(silent) => Err(silent),
-            None => self.lower.subnet_claims(access).await,
-        };
-        match asked {
-            Ok(claims) => {
-                self.answered();
-                let claims = claims.into_iter().map(|claim| (claim.subnet, claim));
-                self.upper
-                    .with_world_mut(|world| world.cluster.subnet_claims.extend(claims));
-            }
-            // A cluster without data begins without claims.
-            Err(_) if self.hints.empty => {}
-            Err(error) => return Err(HostError::service(action, error)),
-        }
+        let claims = self.listed(action, self.lower.subnet_claims(access));
+        let claims = claims.await?.into_iter().flatten();
+        let claims = claims.map(|claim| (claim.subnet, claim));
+        self.upper
+            .with_world_mut(|world| world.cluster.subnet_claims.extend(claims));
         self.known().subnet_claims = true;
         Ok(())
     }

@@ -128,9 +128,6 @@ pub trait Cluster {
         patch: &serde_json::Value,
     ) -> HostResult<()>;
 
-    /// Removes a node object. Fine if there is none.
-    async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()>;
-
     /// Removes a node object if it is still this one, with this uid and version, as `node` returned it. False if it has changed. Fine if
     /// there is none.
     async fn delete_same_node(

@@ -363,7 +363,11 @@ async fn the_cluster_takes_objects_and_gives_them_back() {
     let kubeconfig = PathBuf::from(given("LIVE_KUBECONFIG"));
     let (host, access) = (LiveHost::new(), ClusterAccess { kubeconfig });
     let name = "live-node";
-    host.delete_node(&access, name).await.expect("delete none");
+    // An interrupted run may have left it.
+    if let Some(left) = host.node(&access, name).await.expect("get") {
+        let deleted = host.delete_same_node(&access, name, &left);
+        assert!(deleted.await.expect("delete"));
+    }
     assert_eq!(host.node(&access, name).await.expect("get"), None);
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"a": "b"}}});
     assert_eq!(
@@ -458,7 +462,12 @@ async fn the_cluster_takes_objects_and_gives_them_back() {
         )
     );
 
-    host.delete_node(&access, name).await.expect("delete");
+    let last = host.node(&access, name).await.expect("get");
+    let last = last.expect("it is there");
+    let deleted = host.delete_same_node(&access, name, &last);
+    assert!(deleted.await.expect("delete"));
+    let deleted = host.delete_same_node(&access, name, &last);
+    assert!(deleted.await.expect("delete none"));
     assert_eq!(host.node(&access, name).await.expect("get"), None);
 
     let missing = ClusterAccess {
