@@ -7,7 +7,7 @@
 //! Verbs go to the host as well, and clear what is remembered.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -166,6 +166,7 @@ pass_on!(Network {
     to_read https_get(request: &HttpsRequest) -> HttpsResponse;
     to_read tcp_connect(address: SocketAddr, timeout: Duration) -> ();
     to_read neighbour(address: IpAddr) -> Option<String>;
+    to_read address_holders(link: &str, addresses: &[Ipv4Addr], during: Duration) -> BTreeMap<Ipv4Addr, BTreeSet<String>>;
     to_read vrrp_senders(link: &str, during: Duration) -> BTreeSet<VrrpSender>;
     to_read links() -> Vec<Link>;
     to_read link(name: &str) -> Option<Link>;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -80,6 +80,20 @@ impl Network for FakeHost {
     async fn neighbour(&self, address: IpAddr) -> HostResult<Option<String>> {
         self.observe("neighbour", address.to_string(), DEADLINE, |world| {
             Ok(world.neighbours.get(&address).cloned())
+        })
+        .await
+    }
+
+    async fn address_holders(
+        &self,
+        link: &str,
+        addresses: &[Ipv4Addr],
+        during: Duration,
+    ) -> HostResult<BTreeMap<Ipv4Addr, BTreeSet<String>>> {
+        self.observe("address_holders", link, during, |world| {
+            let mut found = world.address_holders.clone();
+            found.retain(|address, _| addresses.contains(address));
+            Ok(found)
         })
         .await
     }
@@ -250,6 +264,15 @@ impl World {
     pub fn silent_host(&mut self, address: IpAddr) {
         let hardware = "02:00:00:00:00:07".to_owned();
         self.neighbours.insert(address, hardware);
+    }
+
+    /// The other hosts with these hardware addresses, and no more, answer ARP for this address.
+    pub fn answer_arp(&mut self, address: Ipv4Addr, hardware: &[&str]) {
+        let hardware: BTreeSet<String> = hardware.iter().map(|&one| one.to_owned()).collect();
+        match hardware.is_empty() {
+            true => self.address_holders.remove(&address),
+            false => self.address_holders.insert(address, hardware),
+        };
     }
 
     /// Another host sends VRRP on a link.

@@ -4,8 +4,8 @@
 mod firewall;
 mod routes;
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::OverlayHost;
@@ -27,6 +27,15 @@ impl Network for OverlayHost<'_> {
 
     async fn neighbour(&self, address: IpAddr) -> HostResult<Option<String>> {
         self.lower.neighbour(address).await
+    }
+
+    async fn address_holders(
+        &self,
+        link: &str,
+        addresses: &[Ipv4Addr],
+        during: Duration,
+    ) -> HostResult<BTreeMap<Ipv4Addr, BTreeSet<String>>> {
+        self.lower.address_holders(link, addresses, during).await
     }
 
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>> {

@@ -2,8 +2,8 @@
 
 pub(in crate::host) mod routes;
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,6 +70,15 @@ pub trait Network {
     /// The hardware address of the host that has this address on a network of this host; `None` if no host has it. Finds also a host that
     /// drops all packets of TCP. The kernel asks for it anew. Takes at most nine seconds. Cancel safe.
     async fn neighbour(&self, address: IpAddr) -> HostResult<Option<String>>;
+
+    /// The hardware addresses of all other hosts on a link that answer ARP for one of these addresses, as heard in this time. An address for
+    /// which none answers is left out. At most 16 hosts are returned for each. Needs the capability `CAP_NET_RAW`. Cancel safe.
+    async fn address_holders(
+        &self,
+        link: &str,
+        addresses: &[Ipv4Addr],
+        during: Duration,
+    ) -> HostResult<BTreeMap<Ipv4Addr, BTreeSet<String>>>;
 
     /// Who sends VRRP over IPv4 to this host or to all hosts on a link, as heard in this time. At most 64 senders are returned. Cancel safe.
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>>;

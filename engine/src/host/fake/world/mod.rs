@@ -13,7 +13,7 @@ pub(in crate::host::fake) mod tree;
 pub(in crate::host::fake) mod unit;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -56,6 +56,8 @@ pub struct World {
     pub(crate) virtual_services: BTreeSet<VirtualService>,
     /// Hardware addresses of other hosts on the networks of this one, which answer nothing else.
     pub(crate) neighbours: BTreeMap<IpAddr, String>,
+    /// Hardware addresses of the other hosts that answer ARP for an address.
+    pub(crate) address_holders: BTreeMap<Ipv4Addr, BTreeSet<String>>,
     /// Who else sends VRRP, by link.
     pub(crate) vrrp_senders: BTreeMap<String, BTreeSet<VrrpSender>>,
     pub(crate) modules: BTreeSet<String>,

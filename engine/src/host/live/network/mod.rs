@@ -2,13 +2,14 @@
 //!
 //! Contains TCP connections, the links with their addresses and routes as the kernel lists them, and the removal of a link. `https` makes
 //! one request, with a certificate of a client if the probe has one. `routes` has the routes to pods of other nodes, `etcd` the calls on the
-//! members of etcd, `neighbour` and `vrrp` tell about other hosts on the same network.
+//! members of etcd, `arp`, `neighbour` and `vrrp` tell about other hosts on the same network.
 //!
 //! A probe opens a new connection and closes it again.
 //!
 //! Not here: requests to the API server (`kubernetes`) and to docker (`docker`), virtual services (`kernel::ipvs`), which errors last
 //! (`error_class`), and what a failed probe means (`exec::check`). Start with this file.
 
+mod arp;
 mod etcd;
 pub(in crate::host::live) mod https;
 mod neighbour;
@@ -59,6 +60,16 @@ impl Network for LiveHost {
 
     async fn neighbour(&self, address: IpAddr) -> HostResult<Option<String>> {
         neighbour::hardware_address(self, address).await
+    }
+
+    async fn address_holders(
+        &self,
+        link: &str,
+        addresses: &[Ipv4Addr],
+        during: Duration,
+    ) -> HostResult<BTreeMap<Ipv4Addr, BTreeSet<String>>> {
+        let (link, addresses) = (link.to_owned(), addresses.to_vec());
+        blocking(move || arp::holders(&link, &addresses, during)).await
     }
 
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>> {
