@@ -142,6 +142,22 @@ async fn a_trusted_server_counts_as_answering_with_any_status() {
     }
 }
 
+/// While an authority is replaced, the file has two roots of the same name, and a server shows a certificate of either.
+#[tokio::test]
+async fn every_root_in_a_file_is_trusted() {
+    let (first, second) = (Pki::new(), Pki::new());
+    let read = |pki: &Pki| std::fs::read_to_string(pki.ca()).expect("read");
+    let both = first.directory.path().join("both.crt");
+    std::fs::write(&both, [read(&first), read(&second)].concat()).expect("write");
+    for pki in [&first, &second] {
+        let address = pki.serve(http("200 OK", "ok"));
+        let url = format!("https://{address}/readyz");
+        let request = request(url, Some(both.clone()), Some(pki.client()));
+        let answer = LiveHost::new().https_get(&request).await.expect("get");
+        assert_eq!(answer.status, 200);
+    }
+}
+
 /// Nothing is concluded from a part of an answer.
 #[tokio::test]
 async fn a_body_is_whole_or_an_error() {

@@ -95,6 +95,38 @@ fn a_change_of_the_masters_reloads_keepalived_and_restarts_nothing() {
     assert_eq!(text(&host.snapshot()), text(&first));
 }
 
+/// Equal priorities would let two masters take the address in the same moment. This host has each place in the list once.
+#[test]
+fn no_two_masters_have_the_same_priority() {
+    let host = Bringup::brought_up("cp-1-vip").1;
+    for (setting, expected) in [
+        (1, [5, 4, 3, 2, 1]),
+        (80, [80, 61, 42, 23, 4]),
+        (100, [100, 80, 60, 40, 20]),
+        (254, [254, 234, 214, 194, 174]),
+    ] {
+        for (place, priority) in expected.into_iter().enumerate() {
+            let settings = text(fixtures("settings/cp-1-vip.yaml"));
+            let settings = format!("{settings}\nMASTER_VIP_PRIORITY: {setting}\n");
+            let mut case = Case::of("cp-1", &settings);
+            let others = (0..4_u8).map(|number| MasterEntry {
+                name: match usize::from(number) < place {
+                    true => format!("before-{number}"),
+                    false => format!("later-{number}"),
+                },
+                address: [172, 30, 0, 20 + number].into(),
+                etcd_id: Some(u64::from(number)),
+                voter: true,
+            });
+            case.facts.masters = others.collect();
+            follow(&Bringup::from_case(case), &host);
+            let config = host.with_world(|world| world.text(CONFIG)).expect("a file");
+            let line = format!("priority {priority}\n");
+            assert!(config.contains(&line), "{setting}, {place}: {config}");
+        }
+    }
+}
+
 /// A boot, a firewall script or an operator changes the rules. A repair that restarted keepalived would move the address.
 #[test]
 fn a_repair_of_the_rules_leaves_keepalived_alone() {

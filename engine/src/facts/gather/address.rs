@@ -15,7 +15,9 @@ use crate::facts::parse;
 use crate::host::{HostError, HttpsRequest, VrrpSender};
 use crate::model::chain;
 
-/// Certificate of the cluster's authority on a master.
+/// All roots of API servers on a master: while authority `cluster` is replaced, another master may show a certificate of either.
+const ROOTS: &str = "/etc/pf9/kube.d/certs/apiserver/ca.crt";
+/// Certificate of the cluster's authority on a master. A host that joins has it before it has [`ROOTS`].
 const AUTHORITY: &str = "/etc/pf9/kube.d/ca/cluster/ca.crt";
 /// The routes of IPv4.
 const ROUTES: &str = "/proc/net/route";
@@ -75,15 +77,14 @@ impl Asking<'_> {
                 });
             }
         }
-        let authority = Path::new(AUTHORITY);
-        let entry = self.host.entry(authority);
-        if self.answer(&item, entry).await?.is_none() {
+        let roots = self.roots(&item).await?;
+        let Some(roots) = roots.first() else {
             let why = "this host has no authority that could know it".to_owned();
             return Some(AddressUser::Another(why));
-        }
+        };
         let request = HttpsRequest {
             url: format!("https://{place}/readyz"),
-            ca: Some(authority.to_path_buf()),
+            ca: Some(roots.to_path_buf()),
             client: None,
             timeout: TIMEOUT,
         };
@@ -96,6 +97,17 @@ impl Asking<'_> {
 }
 
 impl Asking<'_> {
+    /// The files of this host with roots of API servers, the one with all of them first.
+    async fn roots(&self, item: &str) -> Option<Vec<&'static Path>> {
+        let mut found = Vec::new();
+        for path in [ROOTS, AUTHORITY].map(Path::new) {
+            if self.answer(item, self.host.entry(path)).await?.is_some() {
+                found.push(path);
+            }
+        }
+        Some(found)
+    }
+
     /// Whether this is the hardware address of the default gateway, which is not `address` itself: as a proxy it answers for every address.
     async fn is_of_gateway(&self, hardware: &str, address: IpAddr) -> bool {
         let routes = self.text(ROUTES).await;
@@ -166,11 +178,29 @@ mod tests {
             panic!("a host without an authority knows no other");
         };
         assert!(why.contains("no authority"), "{why}");
-        let known = taken.with_file(AUTHORITY, "roots");
+        let known = taken.with_file(AUTHORITY, "root");
         assert_eq!(user(&known).await, Some(AddressUser::ThisCluster));
         let held = FakeHost::new();
         held.with_world_mut(|world| world.link("eth0", true, &[(address, 32)]));
         assert_eq!(user(&held).await, Some(AddressUser::ThisHost));
+    }
+
+    /// While the authority is replaced, another master may show a certificate of its successor.
+    #[tokio::test]
+    async fn all_trusted_roots_are_used_before_the_authority_alone() {
+        let host = FakeHost::new().with_file(AUTHORITY, "root");
+        let first = async |host: &FakeHost| {
+            let asking = Asking {
+                host,
+                unknown: Mutex::new(BTreeMap::new()),
+            };
+            let roots = asking.roots(VIP).await.expect("it can be read");
+            roots.first().copied()
+        };
+        assert_eq!(first(&FakeHost::new()).await, None);
+        assert_eq!(first(&host).await, Some(Path::new(AUTHORITY)));
+        let host = host.with_file(ROOTS, "roots");
+        assert_eq!(first(&host).await, Some(Path::new(ROOTS)));
     }
 
     /// A gateway with proxy ARP answers for every address of the network.
