@@ -19,7 +19,7 @@ fn the_unit_drops_unused_privileges() {
         ("KeyringMode", "private"),
         (
             "RestrictAddressFamilies",
-            "AF_UNIX AF_INET AF_INET6 AF_NETLINK",
+            "AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_PACKET",
         ),
         ("UMask", "0027"),
         ("WatchdogSec", "60s"),

@@ -59,6 +59,11 @@ pub(super) fn text(status: &ClusterStatus) -> String {
             "1 if this host holds the virtual IP.",
             here,
         );
+        all.one(
+            "virtual_ip_holders",
+            "Hosts that have the virtual IP.",
+            ip.holders.known().map(Vec::len),
+        );
         let works = u8::from(ip.api.known() == Some(&200));
         all.one(
             "virtual_ip_works",

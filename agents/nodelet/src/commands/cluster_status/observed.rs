@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, SettingValue};
 use engine::model::chain;
+use engine::resource::pki::certificate_paths;
 use serde::Serialize;
 
 use crate::etcd::Backups;
@@ -20,12 +21,14 @@ pub(super) const LATER: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     pub(super) kubeconfig: PathBuf,
-    /// The certificate of the cluster's authority.
+    /// The roots that API servers are verified with: while authority `cluster` is replaced, these are two.
     pub(super) ca: PathBuf,
     /// Of the API server.
     pub(super) port: u16,
     /// None if the cluster has no virtual IP.
     pub(super) virtual_ip: Option<IpAddr>,
+    /// The link that has it on the master that holds it.
+    pub(super) link: String,
     pub(super) backups: Backups,
 }
 
@@ -43,11 +46,12 @@ impl Target {
         let address = has_virtual_ip.then(|| address.parse()).transpose();
         Ok(Self {
             kubeconfig: kubeconfig.to_owned(),
-            ca: PathBuf::from("/etc/pf9/kube.d/ca/cluster/ca.crt"),
+            ca: certificate_paths("apiserver").trust,
             port: text("K8S_API_PORT")?
                 .parse()
                 .context("understand the setting K8S_API_PORT")?,
             virtual_ip: address.context("understand the setting MASTER_IP as an address")?,
+            link: text("MASTER_VIP_IFACE")?,
             backups: Backups::of(settings)?,
         })
     }
@@ -222,10 +226,23 @@ pub(super) struct VirtualIpState {
     pub(super) address: IpAddr,
     /// Whether a link of this host has it.
     pub(super) here: Part<bool>,
-    /// The node that holds it.
+    /// The node that serves the API over it, as this host sees it.
     pub(super) holder: Part<String>,
+    /// All hosts that have it: this one by its links, and others that answer ARP.
+    pub(super) holders: Part<Vec<AddressHolder>>,
     /// What the API answers over it: the status of HTTP.
     pub(super) api: Part<u16>,
+}
+
+/// A host that has the virtual IP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct AddressHolder {
+    /// The master.
+    pub(super) node: Option<String>,
+    /// Its hardware address; None for this host.
+    pub(super) hardware: Option<String>,
+    /// Whether it is a master; None if that is not known.
+    pub(super) is_master: Option<bool>,
 }
 
 /// The members of etcd.

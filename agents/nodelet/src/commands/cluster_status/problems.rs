@@ -4,6 +4,7 @@ use super::certificates::{self, requests};
 use super::etcd::LAG;
 use super::nodes::{Skew, skew};
 use super::observed::{ClusterStatus, EtcdState, MemberRow, NodeRole, NodeRow, Part, Problem};
+use super::virtual_ip;
 
 /// Most problems of one kind that are named.
 const NAMED: usize = 20;
@@ -32,6 +33,7 @@ pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
                 "`journalctl -u keepalived -n 50` and `nodelet status` on each master",
             )
         }));
+        all.extend(virtual_ip::problem(ip));
     }
     if let Some(etcd) = status.etcd.known() {
         all.extend(of_etcd(etcd));
@@ -140,6 +142,9 @@ fn of_etcd(etcd: &EtcdState) -> Vec<Problem> {
             "start the hosts of the others; stop and remove no member",
         ));
     }
+    if etcd.more == 0 {
+        all.extend(of_number(voters().count()));
+    }
     all.extend(
         etcd.members
             .iter()
@@ -154,6 +159,20 @@ fn of_etcd(etcd: &EtcdState) -> Vec<Problem> {
         )
     }));
     all
+}
+
+/// An even number of voters survives no more losses than one voter less would.
+fn of_number(voters: usize) -> Option<Problem> {
+    (voters > 0 && voters.is_multiple_of(2)).then(|| {
+        Problem::new(
+            format!(
+                "etcd has {voters} voting members: it survives the loss of {}, an even number no more than {} would",
+                (voters - 1) / 2,
+                voters - 1
+            ),
+            "`nodelet pki export NODE --to KEY` lets another master join; `nodelet cluster remove NODE` removes one",
+        )
+    })
 }
 
 /// What is wrong with a member; that etcd has no leader is reported once.
@@ -247,6 +266,14 @@ pub(super) fn unknown(status: &ClusterStatus) -> Vec<String> {
     if let Some(ip) = &status.virtual_ip {
         add("links of this host", ip.here.reason());
         add("holder of the virtual IP", ip.holder.reason());
+        // Only ARP names all of them, and IPv6 has none: that is no part of the state that is missing.
+        if ip.address.is_ipv4() {
+            add("all hosts with the virtual IP", ip.holders.reason());
+        }
+        add(
+            "host with the virtual IP",
+            virtual_ip::unmatched(ip).as_deref(),
+        );
     }
     add("etcd", status.etcd.reason());
     if let Some(etcd) = status.etcd.known() {

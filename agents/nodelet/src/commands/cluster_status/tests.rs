@@ -1,6 +1,7 @@
 //! The state of a cluster with three masters and a worker, on a fake host at 2026-01-01, and what each fault changes.
 
 mod backups;
+mod virtual_ip;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -167,7 +168,14 @@ impl Cluster {
                 world.endpoint_shows(&format!("{address}:10250"), &valid);
                 let own = [valid.as_slice(), &[last]].concat();
                 world.endpoint_shows(&format!("{address}:443"), &own);
+                let hardware = format!("02:00:00:00:00:{last}");
+                if last != 11 {
+                    let address = address.parse().expect("an address");
+                    world.answer_arp(address, &[&hardware]);
+                }
             }
+            let virtual_ip = VIRTUAL_IP.parse().expect("an address");
+            world.answer_arp(virtual_ip, &["02:00:00:00:00:12"]);
             world.link(
                 "eth0",
                 true,
@@ -239,6 +247,7 @@ impl Cluster {
             ca: CA.into(),
             port: 443,
             virtual_ip: Some(VIRTUAL_IP.parse().expect("an address")),
+            link: "eth0".to_owned(),
             backups: Backups {
                 enabled: true,
                 masters: BackupMasters::One,
@@ -391,6 +400,32 @@ async fn without_a_majority_of_voters_etcd_has_a_problem_and_a_learner_has_no_vo
         problems.starts_with("only 1 of 2 voting members"),
         "{problems}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_even_number_of_voters_is_a_problem() {
+    for (number, is_even) in [(1, false), (2, true), (3, false), (4, true)] {
+        let mut cluster = Cluster::healthy().await;
+        cluster.etcd.members.truncate(number);
+        if number == 4 {
+            cluster.etcd.members.push(EtcdMember {
+                id: 0xa4,
+                name: "cp-4".to_owned(),
+                url: Some(url(4)),
+                is_learner: false,
+            });
+            cluster.etcd.states.insert(url(4), state(0xa2, 4996));
+        }
+        let (problems, _) = cluster.problems().await;
+        let said = format!(
+            "etcd has {number} voting members: it survives the loss of {}, an even number no more than {} would",
+            if number == 2 { 0 } else { 1 },
+            number - 1
+        );
+        assert_eq!(problems.contains(&said), is_even, "{number}: {problems}");
+        let next = "`nodelet cluster remove NODE` removes one";
+        assert_eq!(problems.contains(next), is_even, "{number}: {problems}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

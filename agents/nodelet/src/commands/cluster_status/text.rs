@@ -10,6 +10,7 @@ use super::observed::{
     BackupState, ClusterStatus, EtcdState, MemberRow, NodeRole, NodeRow, Part, VirtualIpState,
 };
 use super::problems::display_name;
+use super::virtual_ip as holders;
 
 /// Most nodes in the table.
 const ROWS: usize = 100;
@@ -92,8 +93,13 @@ fn node(row: &NodeRow) -> [String; 6] {
 }
 
 fn virtual_ip(text: &mut String, ip: &VirtualIpState) {
-    let works = ip.api.known() == Some(&200);
+    let wrong = holders::problem(ip).and_then(|_| ip.holders.known());
+    let works = ip.api.known() == Some(&200) && wrong.is_none();
     let holder = match (&ip.here, &ip.holder) {
+        _ if wrong.is_some() => {
+            let all = wrong.map_or(&[][..], Vec::as_slice);
+            format!("held by {}", holders::names(all))
+        }
         (Part::Known(true), Part::Known(name)) => format!("held by {name}, this host"),
         (_, Part::Known(name)) => format!("held by {name}"),
         (Part::Known(false), Part::Unknown { .. }) => {
