@@ -41,8 +41,8 @@ pub use kubernetes::quorum::{
 pub use kubernetes::remove_master::{MasterRemoval, MasterToRemove, remove_master};
 pub use kubernetes::renew::{Due, phases_renewed_with};
 pub use kubernetes::rotate::{
-    Missing, Rollout, authorities, check_export, is_worker_behind, published, receiving, rotating,
-    said, show_worker,
+    InterruptedStep, Missing, Rollout, authorities, check_export, is_worker_behind, published,
+    receiving, rotating, said, show_worker,
 };
 pub use kubernetes::scratch;
 pub use kubernetes::sign::{

@@ -6,4 +6,5 @@ mod pod_network;
 mod quorum;
 mod repairs;
 mod rotation;
+mod rotation_crashes;
 mod virtual_ip;

@@ -1,15 +1,12 @@
-//! An authority is replaced step by step, no component loses its access on the way, and an interrupted step can be completed.
+//! An authority is replaced step by step, and no component loses its access on the way.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use behaviour::{Bringup, CrashPoint, block_on, checked_in_part, differences};
-use engine::exec::{
-    Recording, Rollout, Runner, authorities, failed_phases, overlay_host, receiving, restart_set,
-    rotating,
-};
+use behaviour::{Bringup, block_on, checked_in_part};
+use engine::exec::{Recording, Rollout, Runner, authorities, overlay_host, receiving, rotating};
 use engine::host::fake::FakeHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
 use engine::kubernetes::join_file::{IDENTITY, JoinContent as _, new_identity};
@@ -22,11 +19,11 @@ use engine::resource::pki::{
 };
 use engine::resource::{NoSecrets, ResourceError};
 
-const STEPS: [Rotation; 3] = [Rotation::Begin, Rotation::Switch, Rotation::Finish];
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const STEPS: [Rotation; 3] = [Rotation::Begin, Rotation::Switch, Rotation::Finish];
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// A host at its role, an hour after it was brought up.
-fn applied_host() -> (Bringup, FakeHost) {
+pub(super) fn applied_host() -> (Bringup, FakeHost) {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
@@ -35,7 +32,7 @@ fn applied_host() -> (Bringup, FakeHost) {
     (bringup, host)
 }
 
-fn runner<'a>(
+pub(super) fn runner<'a>(
     bringup: &'a Bringup,
     plan: &'a Plan,
     host: &'a FakeHost,
@@ -45,7 +42,7 @@ fn runner<'a>(
 }
 
 /// The error that prevents a step, if there is one.
-fn refusal(
+pub(super) fn refusal(
     bringup: &Bringup,
     host: &FakeHost,
     authority: &str,
@@ -248,7 +245,12 @@ fn etcd_keeps_its_quorum_during_a_replacement() {
 }
 
 /// Takes a step as `nodelet certs rotate` does; gives the steps of the plan that changed something.
-fn take(bringup: &Bringup, host: &FakeHost, authority: &str, step: Rotation) -> Vec<String> {
+pub(super) fn take(
+    bringup: &Bringup,
+    host: &FakeHost,
+    authority: &str,
+    step: Rotation,
+) -> Vec<String> {
     let refused = refusal(bringup, host, authority, step);
     assert!(refused.is_none(), "{step:?}: {refused:?}");
     let plan = rotating(&bringup.plan, authority, step).expect("the role has it");
@@ -455,73 +457,6 @@ fn the_encryption_key_is_replaced_and_the_api_server_follows() {
         !ids(&host).contains(&old),
         "it does not encrypt or decrypt any more"
     );
-}
-
-#[test]
-fn an_encryption_key_step_crashed_at_each_call_is_recovered() {
-    cut_anywhere(ENCRYPTION);
-}
-
-#[test]
-fn a_step_crashed_at_each_call_is_recovered() {
-    cut_anywhere("etcd");
-}
-
-fn cut_anywhere(authority: &str) {
-    let (bringup, host) = applied_host();
-    let bare = bringup.bare_host().snapshot();
-    for step in STEPS {
-        let plan = rotating(&bringup.plan, authority, step).expect("the role has it");
-        let whole = host.fork().with_history();
-        let events = Recording::default();
-        let outcome = block_on(runner(&bringup, &plan, &whole, &events).rotate());
-        assert_eq!(outcome.expect("it ends"), Outcome::Converged);
-        let shape = Bringup::shape(&whole);
-        let points = CrashPoint::all(&whole);
-        assert!(points.len() > 5, "{points:?}");
-        for point in points {
-            // nodeletd repairs what fails, without knowledge of the rotation, and then restarts the readers of the repaired files.
-            let watched = point.host.fork();
-            let mut failed = failed_phases(&bringup.check(&watched));
-            for _ in 0..2 {
-                let set = restart_set(&bringup.plan, &failed);
-                let events = Recording::default();
-                let its = runner(&bringup, &bringup.plan, &watched, &events);
-                let outcome = block_on(its.restart(&set, &[]));
-                assert_eq!(outcome.expect("it ends"), Outcome::Converged, "{point:?}");
-                failed = failed_phases(&bringup.check(&watched));
-            }
-            assert!(failed.is_empty(), "{step:?}, {point:?}: {failed:?}");
-            // An apply repairs it as well.
-            let next = point.host.fork();
-            let run = bringup.apply(&next);
-            assert_eq!(run.outcome, Outcome::Converged, "{point:?}: {}", run.text());
-            let settled = bringup.apply(&next).changes();
-            assert_eq!(settled, Vec::<String>::new(), "{step:?}, {point:?}");
-            // The same step is taken again.
-            let again = point.host.fork();
-            if let Some(refused) = refusal(&bringup, &again, authority, step) {
-                // Half of it is written. An end that is left open is shown in another way.
-                let next = format!("{refused:?}");
-                let helps = ["nodelet apply", "there is nothing to finish"];
-                let is_named = helps.iter().any(|help| next.contains(help));
-                assert!(is_named, "{step:?}, {point:?}: {next}");
-            }
-            let events = Recording::default();
-            let outcome = block_on(runner(&bringup, &plan, &again, &events).rotate());
-            assert_eq!(outcome.expect("it ends"), Outcome::Converged, "{point:?}");
-            let differs = differences(&shape, &Bringup::shape(&again));
-            assert_eq!(differs, Vec::<String>::new(), "{step:?}, {point:?}");
-            // A clean takes back all of it.
-            let clean = Bringup::clean(&again, true);
-            assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
-            let left = bringup.not_cleaned(&bare, &again, true);
-            assert_eq!(left, Vec::<String>::new(), "{step:?}, {point:?}");
-        }
-        take(&bringup, &host, authority, step);
-        host.with_world_mut(|world| world.advance(10 * MINUTE));
-        host.clear_journal();
-    }
 }
 
 #[test]

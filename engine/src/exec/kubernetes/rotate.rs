@@ -5,14 +5,16 @@
 //! Certificates that the predecessor signed are due for renewal, which goes on one component at a time as usual.
 //!
 //! In a cluster of several masters, one makes the successor (`claim`) and the others take it from a file. A step begins only if every node is
-//! so far (`rollout`). A single master claims and shows its steps as well, because another one may join. No keys are exported meanwhile (`export`). Workers take part in the replacement of authority `cluster` by themselves (`workers`), also with a single master.
+//! so far (`rollout`). A step that was interrupted is completed first (`interrupted`). A single master claims and shows its steps as well, because another one may join. No keys are exported meanwhile (`export`). Workers take part in the replacement of authority `cluster` by themselves (`workers`), also with a single master.
 
 mod claim;
 mod export;
+mod interrupted;
 mod rollout;
 mod workers;
 
 pub use self::export::check_export;
+pub use self::interrupted::InterruptedStep;
 pub use self::rollout::{Missing, Rollout, said};
 pub use self::workers::{is_worker_behind, published, show_worker};
 
@@ -133,7 +135,7 @@ impl Runner<'_> {
         let present = Replacement::read(self.host, authority).await?;
         let before = match (step, present.map(|present| present.stage)) {
             (Rotation::Begin, _) => return Ok(()),
-            // The step is taken again: it was checked before it was taken first, and what it left undone is what a check would find.
+            // The step is taken again: it was checked before it was taken first.
             (Rotation::Switch, Some(Stage::Switched))
             | (Rotation::Finish, Some(Stage::Settled)) => {
                 return Ok(());
@@ -146,7 +148,7 @@ impl Runner<'_> {
                 "replace authority `{authority}`: not every component uses what the step before has made: {problem}"
             ),
             next: format!(
-                "run `nodelet apply`, which also completes an interrupted step, and take this step again; if that does not help, take the step before again: `nodelet certs rotate {authority} {before}`"
+                "run `nodelet apply` and take this step again; if that does not help, take the step before again: `nodelet certs rotate {authority} {before}`"
             ),
         };
         for phase in self.check().await {

@@ -64,6 +64,7 @@ pub(crate) use keys::problem::{has_service_account_key, may_be_read};
 pub use keys::service_account::ServiceAccountKeySpec;
 pub use replacement::{NoReplacement, Replacement};
 pub use signing::identity::{KeptNode, kept_node};
+pub(crate) use stage::FINISH_FIELDS;
 pub use stage::{Rotation, Stage};
 pub use successor::sent::SentSuccessor;
 pub use successor::{received_id, successor_of};

@@ -14,6 +14,13 @@ pub enum Rotation {
     Finish,
 }
 
+/// What a difference of [`Rotation::Finish`] is called for an authority.
+pub(in crate::resource::pki) const PREDECESSOR: &str = "predecessor";
+/// The same for the encryption keys.
+pub(in crate::resource::pki) const PREVIOUS_KEY: &str = "previous key";
+/// The names of differences by which a recorded [`Rotation::Finish`] is known.
+pub(crate) const FINISH_FIELDS: [&str; 2] = [PREDECESSOR, PREVIOUS_KEY];
+
 /// The stage of an authority's replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use engine::exec::{
-    Recording, Rollout, Runner, Selection, authorities, overlay_host, receiving, rotating,
+    InterruptedStep, Recording, Rollout, Runner, Selection, authorities, overlay_host, receiving,
+    rotating,
 };
 use engine::host::live::LiveHost;
 use engine::host::{ClusterAccess, Host};
@@ -49,7 +50,6 @@ pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
     let (inputs, _lock) = prepare("rotate", &args.role, &Selection::default(), &host).await?;
     let plan = planned(args, step, &inputs, None)?;
     let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
-    let mut rollout = others::rollout(&host, &inputs.plan, &args.authority).await?;
     let sink = output::sink(args.role.json);
     let cancel = signals::cancel_on_signal()?;
     let runner = |plan| {
@@ -58,17 +58,25 @@ pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
         runner.accepts_quorum_loss = args.accept_quorum_loss;
         runner
     };
-    if let Some(rollout) = &mut rollout
-        && step == Rotation::Finish
-        && let Some(present) = Replacement::read(&host, &args.authority).await?
-        && rollout.is_end_open(&host, &access, &present).await?
-    {
-        // The command may also have been interrupted before all components had the result.
-        let outcome = runner(&plan).rotate().await?;
+    let interrupted = runner(&inputs.plan).interrupted_step().await?;
+    if interrupted.is_some() {
+        // First of all: etcd or the API server of this host may not work before.
+        let outcome = complete(runner(&inputs.plan), args.role.json).await?;
         if outcome != Outcome::Converged {
             return Ok(exit(outcome));
         }
-        return show(args, step, rollout, &inputs.plan, &host).await;
+    }
+    let mut rollout = others::rollout(&host, &inputs.plan, &args.authority).await?;
+    let left = end_left(args, step, rollout.as_ref(), interrupted.as_ref(), &host).await?;
+    if left.is_some() {
+        // The command may also have been interrupted before all components had the result.
+        let outcome = runner(&plan).rotate().await?;
+        return match &mut rollout {
+            Some(rollout) if outcome == Outcome::Converged => {
+                show(args, step, rollout, &inputs.plan, &host).await
+            }
+            _ => Ok(exit(outcome)),
+        };
     }
     let id = may_begin(args, step, rollout.as_ref(), &runner(&inputs.plan), &host).await?;
     let plan = planned(args, step, &inputs, id)?;
@@ -113,6 +121,48 @@ pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
         }
     }
     Ok(exit(outcome))
+}
+
+/// Completes a step that was interrupted, and says so.
+async fn complete(runner: Runner<'_>, json: bool) -> Result<Outcome> {
+    if !json {
+        say(
+            "an earlier step of a replacement was interrupted on this host: it is completed first\n",
+        );
+    }
+    let outcome = runner.complete_step().await?;
+    if !json && outcome != Outcome::Converged {
+        say(
+            "the interrupted step is not complete yet; once its cause is removed, take your step again: it goes on from here\n",
+        );
+    }
+    Ok(outcome)
+}
+
+/// What `finish` still has to do for other nodes after this host has finished; `None` if this host has not finished, or if the step was not
+/// interrupted.
+async fn end_left(
+    args: &RotateArgs,
+    step: Rotation,
+    rollout: Option<&Rollout>,
+    interrupted: Option<&InterruptedStep>,
+    host: &LiveHost,
+) -> Result<Option<Vec<&'static str>>> {
+    if step != Rotation::Finish {
+        return Ok(None);
+    }
+    let Some(present) = Replacement::read(host, &args.authority).await? else {
+        return Ok(None);
+    };
+    let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
+    let left = match rollout {
+        Some(rollout) => rollout.end_left(host, &access, &present).await?,
+        None => Vec::new(),
+    };
+    // A host that shows nothing has only its ledger to know that it was this step.
+    let is_its_end = present.stage == Stage::Settled
+        && interrupted.is_some_and(|its| its.finishes(&args.authority));
+    Ok((is_its_end || !left.is_empty()).then_some(left))
 }
 
 /// Refuses a step that is not the next one, on this host or on another one; gives the id of the successor in the file, if the step takes one
@@ -247,20 +297,22 @@ async fn predict(
     host: &LiveHost,
 ) -> Result<Exit> {
     let plan = planned(args, step, inputs, None)?;
+    let ignored = Recording::default();
+    let runner = inputs.runner_of(&inputs.plan, &inputs.secrets, host, &ignored);
+    let interrupted = runner.interrupted_step().await?;
+    if interrupted.is_some()
+        && let Some(exit) = predict_completion(args, inputs, host).await?
+    {
+        return Ok(exit);
+    }
     let rollout = others::rollout(host, &inputs.plan, &args.authority).await?;
     let recording = Recording::default();
     let overlay = overlay_host(host, &plan).await;
     let runner = inputs.runner_of(&plan, &inputs.secrets, &overlay, &recording);
     let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
-    let mut left = Vec::new();
-    if let Some(rollout) = &rollout
-        && step == Rotation::Finish
-        && let Some(present) = Replacement::read(host, &args.authority).await?
-    {
-        left = rollout.end_left(host, &access, &present).await?;
-    }
+    let left = end_left(args, step, rollout.as_ref(), interrupted.as_ref(), host).await?;
     // An interrupted end is completed, though this host has finished.
-    if left.is_empty() {
+    if left.is_none() {
         is_turn(args, step, rollout.as_ref(), &runner, host).await?;
     }
     if let Some(rollout) = &rollout
@@ -269,6 +321,7 @@ async fn predict(
         rollout.check_claim(host, &access, &present).await?;
     }
     runner.dry_run().await?;
+    let left = left.unwrap_or_default();
     let events = recording.events();
     let review = Review::of(&events);
     if args.role.json {
@@ -287,4 +340,34 @@ async fn predict(
         0 if left.is_empty() => Exit::Ok,
         _ => Exit::Pending,
     })
+}
+
+/// Shows what completes an interrupted step; `None` if nothing is left to complete. Changes nothing.
+async fn predict_completion(
+    args: &RotateArgs,
+    inputs: &Inputs,
+    host: &LiveHost,
+) -> Result<Option<Exit>> {
+    let recording = Recording::default();
+    let overlay = overlay_host(host, &inputs.plan).await;
+    let runner = inputs.runner_of(&inputs.plan, &inputs.secrets, &overlay, &recording);
+    runner.predict_completion().await?;
+    let events = recording.events();
+    let review = Review::of(&events);
+    let is_complete = review.complete();
+    if is_complete && review.totals().pending() == 0 {
+        return Ok(None);
+    }
+    if args.role.json {
+        lines(&events);
+    } else {
+        say(&review.diff());
+        say(
+            "an earlier step of a replacement was interrupted on this host, and this completes it first; your step can be predicted only after that\n",
+        );
+    }
+    Ok(Some(match is_complete {
+        true => Exit::Pending,
+        false => Exit::Failed,
+    }))
 }

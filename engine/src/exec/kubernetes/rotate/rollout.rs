@@ -317,19 +317,6 @@ impl Rollout {
             && own.is_some_and(|own| own.successor() == Some(present.uses.as_str()))
     }
 
-    /// Whether this host has finished, and the last step was interrupted before all nodes knew it.
-    ///
-    /// # Errors
-    /// The API server does not answer or refuses.
-    pub async fn is_end_open(
-        &self,
-        host: &dyn Host,
-        access: &ClusterAccess,
-        present: &Replacement,
-    ) -> ResourceResult<bool> {
-        Ok(!self.end_left(host, access, present).await?.is_empty())
-    }
-
     /// What the last step still has to do after this host has finished, because it was interrupted; empty if nothing. Reads only. Cancel safe.
     ///
     /// # Errors

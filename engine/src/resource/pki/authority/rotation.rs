@@ -18,7 +18,7 @@ use crate::resource::pki::authority::spec::AuthoritySpec;
 use crate::resource::pki::certificate::facts::Certificate;
 use crate::resource::pki::certificate::issue;
 use crate::resource::pki::keys::record::KeptFiles;
-use crate::resource::pki::stage::{Rotation, Stage};
+use crate::resource::pki::stage::{PREDECESSOR, Rotation, Stage};
 use crate::resource::pki::stored::Content;
 use crate::resource::pki::{Authority, PkiError, PrivateKey, keys};
 
@@ -47,7 +47,7 @@ pub(in crate::resource::pki) fn note(
             differences.note("signs", "the present one", "its successor");
         }
         (Some(Rotation::Finish), Stage::Switched) => {
-            differences.note("predecessor", "trusted", "trusted no more");
+            differences.note(PREDECESSOR, "trusted", "trusted no more");
         }
         (None, _)
         | (Some(Rotation::Begin), Stage::Begun | Stage::Switched)

@@ -23,7 +23,7 @@ use crate::host::{Attributes, Host};
 use crate::model::RECORDS;
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
-use crate::resource::pki::stage::{Rotation, Stage};
+use crate::resource::pki::stage::{PREVIOUS_KEY, Rotation, Stage};
 use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::pki::{BASE, PkiError, SentSuccessor};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
@@ -466,7 +466,7 @@ impl Resource for EncryptionKeysSpec {
                 differences.note("encrypts", "the present key", "the next key");
             }
             (Some(Rotation::Finish), Stage::Switched) => {
-                differences.note("previous key", "read", "retired");
+                differences.note(PREVIOUS_KEY, "read", "retired");
             }
             (None, _)
             | (Some(Rotation::Begin), Stage::Begun | Stage::Switched)

@@ -56,8 +56,8 @@ async fn a_claim_that_was_left_does_not_hold_up_the_next_replacement() {
     claimed.expect("it is free");
     let is_left = async |own: &str, present: &Replacement| {
         let its = rollout(&host, own).await;
-        let left = its.is_end_open(&host, &access(), present).await;
-        left.expect("it answers")
+        let left = its.end_left(&host, &access(), present).await;
+        !left.expect("it answers").is_empty()
     };
     assert!(!is_left("m-2", &before).await, "the first one begins");
     annotate(&host, "m-2", "settled 2-b - c").await;
@@ -243,7 +243,8 @@ async fn an_end_that_is_not_shown_is_open() {
         annotate(&host, "m-1", &format!("{text} b")).await;
         let its = rollout(&host, "m-1").await;
         let present = replacement("settled 2-b -");
-        let open = its.is_end_open(&host, &access(), &present).await;
-        assert_eq!(open.expect("it answers"), is_open, "{text}");
+        let left = its.end_left(&host, &access(), &present).await;
+        let left = left.expect("it answers");
+        assert_eq!(!left.is_empty(), is_open, "{text}: {left:?}");
     }
 }
