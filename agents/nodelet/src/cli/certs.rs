@@ -1,12 +1,11 @@
 //! Arguments of the commands about certificates.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use engine::resource::pki::components;
 
-use super::cluster::validity;
+use super::cluster::SealedFileArgs;
 use crate::cli::role::RoleArgs;
 
 #[derive(Debug, Args)]
@@ -99,17 +98,8 @@ pub(crate) struct SendArgs {
     /// The authority: cluster, etcd or front-proxy; or `encryption`, the key that encrypts Secrets in etcd.
     pub(crate) authority: String,
 
-    /// The public key of the other master's host, as `nodelet pki key` prints it there.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) to: String,
-
-    /// Time in which the other master has to take it, for example 30m; at most 24 hours.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = validity)]
-    pub(crate) valid_for: Duration,
-
-    /// Write the file here instead of to standard output. The file is replaced.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) sealed: SealedFileArgs,
 
     /// Write JSON.
     #[arg(long)]

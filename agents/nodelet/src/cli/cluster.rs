@@ -83,15 +83,22 @@ pub(crate) struct JoinFileArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// The public key of the host, as `nodelet pki key` prints it there.
+    #[command(flatten)]
+    pub(crate) sealed: SealedFileArgs,
+}
+
+/// For which host a file with secrets is, how long it is valid, and where it goes.
+#[derive(Debug, Args)]
+pub(crate) struct SealedFileArgs {
+    /// The public key of the host that gets the file, as `nodelet pki key` prints it there.
     #[arg(long, value_name = "KEY")]
     pub(crate) to: String,
 
-    /// Time in which the host has to join, for example 30m; at most 24 hours.
+    /// Time in which that host has to take the file, for example 30m; at most 24 hours.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = validity)]
     pub(crate) valid_for: Duration,
 
-    /// Write the join file here instead of to standard output. The file is replaced.
+    /// Write the file here instead of to standard output. The file is replaced.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }
@@ -151,7 +158,7 @@ fn number_of_masters(text: &str) -> Result<u8, String> {
 }
 
 /// The time for which a file with secrets is valid, for example `30m`.
-pub(super) fn validity(text: &str) -> Result<Duration, String> {
+fn validity(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if time < Duration::from_secs(60) || time > LONGEST_VALIDITY {
         return Err("a file for another host is valid from 1 minute to 24 hours".to_owned());

@@ -132,11 +132,11 @@ pub(crate) async fn send(args: &SendArgs) -> Result<Exit> {
     only_root("send a successor")?;
     let host = LiveHost::new();
     let mut file = successor_of(&host, &args.authority).await?;
-    let expires = end_of(SystemTime::now(), args.valid_for);
+    let expires = end_of(SystemTime::now(), args.sealed.valid_for);
     file.expires = seconds(expires);
-    let sealed = file.seal(&args.to);
+    let sealed = file.seal(&args.sealed.to);
     let made = MadeFile {
-        output: args.output.as_deref(),
+        output: args.sealed.output.as_deref(),
         json: args.json,
         kind: FileKind::Successor,
         name: &args.authority,

@@ -46,15 +46,15 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     let nodes = host.nodes(&access).await?;
     is_no_other_node(node, args.replace, &nodes)?;
     check_export(&host, &access, &authorities(&inputs.plan)).await?;
-    let expires = end_of(SystemTime::now(), args.file.valid_for);
+    let expires = end_of(SystemTime::now(), args.file.sealed.valid_for);
     let mut file = MasterJoinFile::new(node, &api, seconds(expires));
     export_keys(&host, &mut file).await?;
     file.masters = others;
     file.addresses = taken_addresses(node, &nodes);
     let number = file.masters.len() + 1;
-    let sealed = file.seal(&args.file.to);
+    let sealed = file.seal(&args.file.sealed.to);
     let made = MadeFile {
-        output: args.file.output.as_deref(),
+        output: args.file.sealed.output.as_deref(),
         json: args.file.role.json,
         kind: FileKind::Join(JoinKind::Master),
         name: node,

@@ -42,7 +42,7 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     let now = SystemTime::now();
     let record = admission(&host, &access, &args.node).await?;
     may_return(&args.node, args.replace, record.as_ref(), now)?;
-    let expires = end_of(now, args.file.valid_for);
+    let expires = end_of(now, args.file.sealed.valid_for);
     let file = JoinFile {
         version: VERSION,
         node: args.node.clone(),
@@ -54,11 +54,11 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     };
     // Sealed first: a mistake in the key of the host must not end an earlier token.
     let made = MadeFile {
-        output: args.file.output.as_deref(),
+        output: args.file.sealed.output.as_deref(),
         json: args.file.role.json,
         kind: FileKind::Join(JoinKind::Worker),
         name: &args.node,
-        sealed: file.seal(&args.file.to).context("admit a node")?,
+        sealed: file.seal(&args.file.sealed.to).context("admit a node")?,
         expires,
     };
     let new = NewToken {
@@ -70,7 +70,7 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     // Written first: if that fails, the earlier join file must still be valid.
     made.save()?;
     let admitted = admit(&host, &access, &args.node, &new).await;
-    admitted.with_context(|| match &args.file.output {
+    admitted.with_context(|| match &args.file.sealed.output {
         Some(path) => format!(
             "admit node {}: {} may not be valid; run the command again",
             args.node,

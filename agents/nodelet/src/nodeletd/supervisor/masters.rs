@@ -55,9 +55,16 @@ impl Worker {
 
     /// Writes the list and applies what depends on it.
     async fn update_masters(&self, address: IpAddr, last_good: bool) -> Updated {
+        let argv = self.masters_argv(address, last_good);
+        let what = "bring the list of masters up to date";
+        self.update(argv, LIMIT, what).await
+    }
+
+    /// Runs `nodelet` to change what [`keep`] has found different. `what` it does is for the log.
+    pub(super) async fn update(&self, argv: Vec<String>, limit: Duration, what: &str) -> Updated {
         let child = Child {
-            argv: self.masters_argv(address, last_good),
-            limit: LIMIT,
+            argv,
+            limit,
             grace: GRACE,
             cancel: self.shutdown.clone(),
         };
@@ -67,7 +74,7 @@ impl Worker {
             Ok(ended) => message_of(&ended),
             Err(error) => format!("{error:#}"),
         };
-        tracing::warn!("could not bring the list of masters up to date: {problem}");
+        tracing::warn!("could not {what}: {problem}");
         Updated::Failed
     }
 }
@@ -146,6 +153,28 @@ mod tests {
             }
         }
         host
+    }
+
+    #[tokio::test]
+    async fn an_update_is_judged_by_its_exit_code() {
+        let worker = Worker {
+            nodelet: "nodelet".into(),
+            role: "pf9-kube".to_owned(),
+            config: "/nowhere".into(),
+            shutdown: CancellationToken::new(),
+            warned: std::sync::Arc::default(),
+            cluster_problems: std::sync::Arc::default(),
+        };
+        for (exit, expected) in [
+            (Exit::Ok, Updated::Done),
+            (Exit::Busy, Updated::Busy),
+            (Exit::Failed, Updated::Failed),
+        ] {
+            let script = format!("exit {}", exit.code());
+            let argv = ["/bin/sh", "-c", &script].map(str::to_owned).to_vec();
+            let updated = worker.update(argv, LIMIT, "test").await;
+            assert_eq!(updated, expected, "{script}");
+        }
     }
 
     #[tokio::test]

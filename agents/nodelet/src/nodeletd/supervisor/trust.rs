@@ -3,15 +3,13 @@
 
 use std::time::Duration;
 
-use daemon::child::Child;
 use engine::exec::is_worker_behind;
 use engine::host::live::LiveHost;
 use engine::model::chain;
 use tokio_util::sync::CancellationToken;
 
 use super::masters::{Updated, keep};
-use super::worker::{GRACE, Worker, message_of};
-use crate::output::exit::Exit;
+use super::worker::Worker;
 
 /// Pause between two looks, in addition to that of [`keep`]: each one is a request to the API server, from each worker.
 const INTERVAL: Duration = Duration::from_secs(50);
@@ -33,20 +31,9 @@ impl Worker {
 
     /// Takes the authorities.
     async fn follow(&self, last_good: bool) -> Updated {
-        let child = Child {
-            argv: self.nodelet(&["trust"], last_good),
-            limit: LIMIT,
-            grace: GRACE,
-            cancel: self.shutdown.clone(),
-        };
-        let problem = match child.run(|line| tracing::info!("{line}")).await {
-            Ok(ended) if ended.code == Some(Exit::Ok.code().into()) => return Updated::Done,
-            Ok(ended) if ended.code == Some(Exit::Busy.code().into()) => return Updated::Busy,
-            Ok(ended) => message_of(&ended),
-            Err(error) => format!("{error:#}"),
-        };
-        tracing::warn!("could not take the authorities that the masters have published: {problem}");
-        Updated::Failed
+        let argv = self.nodelet(&["trust"], last_good);
+        let what = "take the authorities that the masters have published";
+        self.update(argv, LIMIT, what).await
     }
 }
 
