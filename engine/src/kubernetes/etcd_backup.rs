@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::old_records::{self, OldRecord};
 
 pub use published::{
-    BACKUP_TAKEN, is_younger_than, last_published, left_while_younger_than, publish,
+    BACKUP_TAKEN, is_younger_than, last_published, left_while_younger_than, publish, withdraw,
 };
 pub use turn::{BACKUP_LEFT, BACKUP_LEFT_LIMIT, LeftBackup, left_to};
 

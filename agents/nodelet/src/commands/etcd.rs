@@ -59,6 +59,11 @@ async fn backup(args: &EtcdBackupArgs) -> Result<Exit> {
     let done = match etcd::backup(&backups, &cancel).await {
         Ok(done) => done,
         Err(error) if error.is::<Interrupted>() => {
+            if args.scheduled
+                && let Err(error) = etcd::give_up(&host, &access, &backups).await
+            {
+                tracing::warn!("could not {error:#}");
+            }
             error_report::say(&format!("nodelet: could not {error}"));
             return Ok(Exit::Pending);
         }

@@ -25,5 +25,7 @@ pub(crate) use client::api::{AlarmKind, Etcd, EtcdMember, EtcdStatus, MEMBER};
 pub(crate) use settings::BackupMasters;
 pub(crate) use settings::Backups;
 pub(crate) use store::{Stored, stored};
-pub(crate) use turn::{forget_left, left, must_ask_again, note_left, other_master, publish_taken};
+pub(crate) use turn::{
+    forget_left, give_up, left, must_ask_again, note_left, other_master, publish_taken,
+};
 pub(crate) use verify::verify;

@@ -12,7 +12,7 @@ use engine::exec::{backup_left, etcd_members};
 use engine::host::{Attributes, ClusterAccess, Host};
 use engine::kubernetes::etcd_backup::{
     BACKUP_LEFT, LeftBackup, is_younger_than, last_published, left_to, left_while_younger_than,
-    publish,
+    publish, withdraw,
 };
 use engine::model::chain;
 
@@ -21,6 +21,8 @@ use super::settings::{BackupMasters, Backups};
 
 /// Bound on publishing a backup. A command that wants to change the host waits only 30 s for a backup to end.
 const PUBLISHED: Duration = Duration::from_secs(15);
+/// Bound on giving up the turn. It is shorter, because systemd ends a process that does not stop.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// The note that another master takes the backup; `None` if this host takes it. That is so if it is this host's turn, and if it is not known that the
 /// last backup of the other master is young. Changes nothing. Cancel safe.
@@ -88,17 +90,46 @@ pub(crate) async fn publish_taken(
         BackupMasters::One => {}
     }
     let work = async {
-        let own = host.member_status(MEMBER).await?;
-        let members = etcd_members(host).await?;
-        let is_own = |id: u64| id != 0 && id == own.id;
-        let own = members.iter().find(|seen| is_own(seen.member.id));
-        let own = own.context("find this host's member")?;
-        // A member has the name of its node.
-        publish(host, access, &own.member.name, taken).await?;
+        publish(host, access, &own_node(host).await?, taken).await?;
         anyhow::Ok(())
     };
     let done = tokio::time::timeout(PUBLISHED, work).await;
     done.context(action)?.context(action)
+}
+
+/// Gives up the turn when this host was asked to end its backup: withdraws the time of its last one, so that a master that asks from now on takes
+/// the backup, and does not wait until that one is too old. Does nothing if each master takes its own.
+///
+/// # Errors
+/// etcd or the API server does not answer within 5 s. The other masters then wait.
+///
+/// # Cancel safety
+/// The time is published or not.
+pub(crate) async fn give_up(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    backups: &Backups,
+) -> Result<()> {
+    let action = "give up the turn of the backup; another master takes one before the last one is too old (`nodelet etcd status` there)";
+    match backups.masters {
+        BackupMasters::All => return Ok(()),
+        BackupMasters::One => {}
+    }
+    let work = async {
+        withdraw(host, access, &own_node(host).await?).await?;
+        anyhow::Ok(())
+    };
+    let done = tokio::time::timeout(GIVEN_UP, work).await;
+    done.context(action)?.context(action)
+}
+
+/// The name of this host's node: that of its member.
+async fn own_node(host: &dyn Host) -> Result<String> {
+    let own = host.member_status(MEMBER).await?;
+    let members = etcd_members(host).await?;
+    let is_own = |id: u64| id != 0 && id == own.id;
+    let own = members.into_iter().find(|seen| is_own(seen.member.id));
+    Ok(own.context("find this host's member")?.member.name)
 }
 
 /// Notes that the backup was left to another master.
@@ -275,6 +306,37 @@ mod tests {
         host.with_world_mut(|world| world.remove(KUBECONFIG));
         let failed = publish(BackupMasters::One).await;
         failed.expect_err("the API server cannot be asked");
+    }
+
+    #[tokio::test]
+    async fn a_master_that_was_asked_to_end_its_backup_gives_up_its_turn() {
+        let one = BackupMasters::One;
+        let give_up =
+            async |host: &FakeHost, masters| give_up(host, &access(), &backups(masters)).await;
+        // What the second master asks is the same API server.
+        let host = master(2).await;
+        let as_master = |number: u64| {
+            host.with_world_mut(|world| {
+                let url = format!("https://172.30.0.1{number}:4001");
+                let own = world.etcd.states[&url].clone();
+                world.etcd.states.insert(MEMBER.to_owned(), own);
+            });
+        };
+        as_master(1);
+        let done = give_up(&host, BackupMasters::All).await;
+        done.expect("there is nothing to do");
+        as_master(2);
+        assert_eq!(turn(&host, one).await, "m-1", "each takes its own");
+        as_master(1);
+        give_up(&host, one).await.expect("it is withdrawn");
+        as_master(2);
+        assert_eq!(turn(&host, one).await, "", "the second one takes it");
+        let taken = publish(&host, &access(), "m-1", host.now()).await;
+        taken.expect("it is published");
+        assert_eq!(turn(&host, one).await, "m-1", "it has taken one again");
+        host.with_world_mut(|world| world.remove(KUBECONFIG));
+        let failed = give_up(&host, one).await.expect_err("nothing answers");
+        assert!(failed.to_string().contains("give up the turn"), "{failed}");
     }
 
     #[tokio::test]

@@ -51,6 +51,18 @@ pub async fn publish(
     host.patch_node(access, node, &mark).await
 }
 
+/// Withdraws what [`publish`] has published: the other masters take backups themselves until this one has taken a new one.
+///
+/// # Errors
+/// The API server does not answer or refuses, or has no such node.
+///
+/// # Cancel safety
+/// The time is published or not.
+pub async fn withdraw(host: &dyn Host, access: &ClusterAccess, node: &str) -> HostResult<()> {
+    let mark = json!({ "metadata": { "annotations": { BACKUP_TAKEN: null } } });
+    host.patch_node(access, node, &mark).await
+}
+
 /// When the master with this node has taken its last verified backup. `None` if it has published no time, or if there is no such node of a
 /// master. A kubelet can write annotations, but it cannot make its node a master's. Cancel safe.
 ///
