@@ -1,4 +1,4 @@
-//! The vote of this host's member: a learner is promoted once it is in sync and all voters work.
+//! The vote of this host's member: a learner is promoted once all voters work, and it and they are in sync.
 //!
 //! A host that knows no other master has a vote from the beginning, so nothing is asked. Otherwise this host's own member says whether it is
 //! a learner; the others are asked only then.
@@ -129,14 +129,16 @@ impl EtcdPromotedSpec {
                 )));
             }
         };
-        let seen = look(host, members).await;
+        let first = look(host, members.clone()).await;
+        let second = look(host, members).await;
         // Last, so that its index is not older than those of the others.
         let own = host.member_status(OWN_ENDPOINT).await.ok();
         let me = Me {
             name: &self.name,
             peer: &self.peer,
         };
-        Ok(promotion(me, &seen, own.map(|own| own.raft_index)))
+        let own_index = own.map(|own| own.raft_index);
+        Ok(promotion(me, &first, &second, own_index))
     }
 }
 
@@ -213,6 +215,25 @@ mod tests {
             "{error}"
         );
         assert!(host.with_world(|world| world.etcd.members[2].learner));
+    }
+
+    #[tokio::test]
+    async fn a_learner_waits_for_a_voter_that_lags() {
+        let host = host().await;
+        let set_index = |index| {
+            host.with_world_mut(|world| {
+                let state = world.etcd.states.get_mut("https://172.30.0.12:4001");
+                state.expect("it is there").raft_index = index;
+            });
+        };
+        set_index(50);
+        let error = apply(&host).await.expect_err("it waits");
+        assert!(!error.is_permanent(), "{error}");
+        assert!(error.to_string().contains("m-2 by 50 entries"), "{error}");
+        assert!(host.with_world(|world| world.etcd.members[2].learner));
+        set_index(99);
+        apply(&host).await.expect("it works").expect("it differs");
+        assert!(host.with_world(|world| !world.etcd.members[2].learner));
     }
 
     /// A dry run of the join says so, too.
