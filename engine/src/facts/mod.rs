@@ -29,7 +29,7 @@ pub use model::{
     MOST_MASTERS, MasterEntry, MastersError, OperatingSystem, Route, Swap, UnitFacts,
 };
 pub(crate) use model::{
-    MASTERS_BYTES, MASTERS_UNKNOWN, checked_masters, masters_from, masters_text,
+    MASTERS_BYTES, MASTERS_REMEDY, MASTERS_UNKNOWN, checked_masters, masters_from, masters_text,
 };
 pub use obstacle::{Obstacle, ObstacleKind};
 pub use preflight::{NamedCidr, Requirement, SupportedSystem, Verdict};

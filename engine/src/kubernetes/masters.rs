@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use crate::facts::{MASTERS, MOST_MASTERS, MasterEntry, MastersError};
-use crate::facts::{MASTERS_BYTES, checked_masters, masters_from, masters_text};
+use crate::facts::{MASTERS_BYTES, MASTERS_REMEDY, checked_masters, masters_from, masters_text};
 use crate::host::{Attributes, Host, HostError, HostResult, HttpsRequest};
 use crate::kubernetes::etcd_members::{OWN_ENDPOINT, client_url, peer_url};
 
@@ -44,8 +44,12 @@ struct Member {
 pub async fn read(host: &dyn Host) -> HostResult<Vec<MasterEntry>> {
     match host.read(Path::new(MASTERS), MASTERS_BYTES).await? {
         None => Ok(Vec::new()),
-        Some(content) => masters_from(&String::from_utf8_lossy(&content))
-            .map_err(|error| HostError::refused(format!("use {MASTERS}"), error)),
+        Some(content) => masters_from(&String::from_utf8_lossy(&content)).map_err(|error| {
+            HostError::refused(
+                format!("use {MASTERS}"),
+                format!("{error}; {MASTERS_REMEDY}"),
+            )
+        }),
     }
 }
 
@@ -328,7 +332,10 @@ mod tests {
         let host = FakeHost::new();
         assert_eq!(read(&host).await.unwrap(), Vec::new());
         let damaged = host.with_file(MASTERS, "{");
-        read(&damaged).await.unwrap_err();
+        let error = read(&damaged).await.unwrap_err();
+        let said = crate::model::chain(&error).join(": ");
+        assert!(said.contains("`nodelet masters --address"), "{said}");
+        assert!(said.contains("file of another master"), "{said}");
     }
 
     /// The command may fail or be killed before keepalived has the new list: then it is tried again.

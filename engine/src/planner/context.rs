@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::env::{self, KEYS, Kind, KubeEnv};
-use crate::facts::{CgroupVersion, Facts, MASTERS_UNKNOWN, MasterEntry};
+use crate::facts::{CgroupVersion, Facts, MASTERS_REMEDY, MASTERS_UNKNOWN, MasterEntry};
 use crate::model::{Diagnostic, SecretRef, Span, Value};
 use crate::role::{ParameterKind, RolePackage};
 use crate::script::ScriptContext;
@@ -178,9 +178,7 @@ fn masters(
     let is_master = text(settings, "ROLE") == "master";
     if let (true, Some(why)) = (is_master, facts.unknown.get(MASTERS_UNKNOWN)) {
         let message = format!("the list of masters cannot be read: {why}");
-        let finding = Diagnostic::new("P0608", Span::file("facts"), message).help(
-            "`nodelet masters --address ADDRESS`, with the address of this host, writes it again from etcd; if this is the only master, remove the file",
-        );
+        let finding = Diagnostic::new("P0608", Span::file("facts"), message).help(MASTERS_REMEDY);
         return Err(Box::new(finding));
     }
     let own = MasterEntry {
