@@ -5,6 +5,7 @@
 //! Secret that the API server reads) ends when the node uses its own certificate, or at its expiry. The record names the only token that counts, so an earlier
 //! one is useless at once, and the keys that the token was used for, so it cannot be used for another host.
 
+mod claim;
 mod record;
 mod token;
 
@@ -15,7 +16,8 @@ use serde_json::json;
 
 use crate::host::{ClusterAccess, Host, HostError, HostResult};
 
-pub use record::{Admission, CertificateKind, LONGEST_LIFE, RemovedNode};
+pub(super) use record::CLOCKS_DIFFER;
+pub use record::{AddressClaim, Admission, CLAIM_LIFE, CertificateKind, LONGEST_LIFE, RemovedNode};
 use record::{read, record_name, written};
 pub use token::{NewToken, TokenRecord};
 use token::{read_token, secret_key, secret_name, secret_object};
@@ -109,27 +111,31 @@ pub async fn admit(
     let record = Admission {
         node: node.to_owned(),
         token_id: Some(new.token.id().to_owned()),
+        token_before: earlier.as_ref().and_then(|its| its.token_id.clone()),
         admitted_at: humantime::format_rfc3339_seconds(new.now).to_string(),
         version: earlier
             .as_ref()
             .map_or_else(String::new, |its| its.version.clone()),
         address: earlier.as_ref().and_then(|its| its.address),
+        claim: earlier.as_ref().and_then(|its| its.claim.clone()),
         ..Admission::default()
     };
     if !put(host, access, &record).await? {
         delete_token(host, access, new.token.id()).await?;
         return Err(changed(node));
     }
+    // Also if the node cannot be marked: the earlier token must not outlive its use.
+    let ended = match &earlier {
+        Some(earlier) => delete_tokens_of(host, access, earlier).await,
+        None => Ok(()),
+    };
     // Masters look again at a node without this mark.
     let present = host.node(access, node).await?;
     if present.is_some_and(|present| present.annotations.contains_key(JOINED)) {
         let mark = json!({ "metadata": { "annotations": { JOINED: null } } });
         host.patch_node(access, node, &mark).await?;
     }
-    match earlier.and_then(|earlier| earlier.token_id) {
-        Some(id) => delete_token(host, access, &id).await,
-        None => Ok(()),
-    }
+    ended
 }
 
 /// Deletes the token with this id. Fine if there is none.
@@ -143,6 +149,18 @@ pub async fn delete_token(host: &dyn Host, access: &ClusterAccess, id: &str) -> 
     host.delete_object(access, &secret_key(id)).await
 }
 
+/// Deletes the tokens that a record names.
+async fn delete_tokens_of(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    record: &Admission,
+) -> HostResult<()> {
+    for id in record.token_id.iter().chain(&record.token_before) {
+        delete_token(host, access, id).await?;
+    }
+    Ok(())
+}
+
 /// Deletes the token of a node, and notes that in its record. If the record has changed since it was read, only the token is deleted.
 ///
 /// # Errors
@@ -152,12 +170,13 @@ pub async fn end_token(
     access: &ClusterAccess,
     record: &Admission,
 ) -> HostResult<()> {
-    let Some(id) = &record.token_id else {
+    if record.token_id.is_none() && record.token_before.is_none() {
         return Ok(());
-    };
-    delete_token(host, access, id).await?;
+    }
+    delete_tokens_of(host, access, record).await?;
     let ended = Admission {
         token_id: None,
+        token_before: None,
         ..record.clone()
     };
     put(host, access, &ended).await.map(drop)
@@ -178,9 +197,7 @@ pub async fn revoke(
         let Some(record) = admission(host, access, node).await? else {
             return Ok(None);
         };
-        if let Some(id) = &record.token_id {
-            delete_token(host, access, id).await?;
-        }
+        delete_tokens_of(host, access, &record).await?;
         if record.removed.is_some() {
             return Ok(Some(record));
         }

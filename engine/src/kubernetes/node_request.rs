@@ -77,17 +77,42 @@ pub struct Granted {
     pub key: String,
 }
 
+/// A request that is noted in the record of its node before it is signed.
+#[derive(Debug, Clone, Copy)]
+pub struct NotedRequest<'a> {
+    /// Who asks.
+    pub requester: &'a Requester,
+    /// The uid of the request.
+    pub request: &'a str,
+    /// The time now.
+    pub now: SystemTime,
+}
+
 impl Granted {
-    /// The record with what has to be noted in it before this is signed; `None` if it has that already. A token is bound to the key that
-    /// it is used for; the own certificate of a node is not.
+    /// The address that it is for.
     #[must_use]
-    pub fn noted_in(
-        &self,
-        record: &Admission,
-        requester: &Requester,
-        now: SystemTime,
-    ) -> Option<Admission> {
-        let mut noted = record.clone();
+    pub fn address(&self) -> Option<IpAddr> {
+        match &self.certificate {
+            NodeCertificate::KubeletServer { address, .. } => Some(*address),
+            NodeCertificate::KubeletClient { .. } | NodeCertificate::KubeProxy => None,
+        }
+    }
+
+    /// The record with what has to be noted in it before this is signed; `None` if it has that already. A token is bound to the key that
+    /// it is used for; the own certificate of a node is not. An address that the node does not have yet becomes one that is being signed.
+    #[must_use]
+    pub fn noted_in(&self, record: &Admission, asked: NotedRequest<'_>) -> Option<Admission> {
+        let NotedRequest {
+            requester,
+            request,
+            now,
+        } = asked;
+        let mut noted = match self.address() {
+            Some(address) if !record.keeps(address) => record.signing(address, request, now),
+            // It stays at its address.
+            Some(_) => record.without_claim(),
+            None => record.clone(),
+        };
         match requester {
             Requester::Token(_) => {
                 let kind = self.certificate.kind();
@@ -96,10 +121,6 @@ impl Granted {
                 }
             }
             Requester::Node(_) => {}
-        }
-        match &self.certificate {
-            NodeCertificate::KubeletServer { address, .. } => noted.address = Some(*address),
-            NodeCertificate::KubeletClient { .. } | NodeCertificate::KubeProxy => {}
         }
         (noted != *record).then_some(noted)
     }
@@ -123,7 +144,7 @@ pub struct Known<'a> {
     pub token: Option<&'a TokenRecord>,
     /// The record of the node: see [`node_of`].
     pub admission: Option<&'a Admission>,
-    /// The records of all nodes by name. The addresses in them are taken.
+    /// The records of all nodes by name. The addresses that they keep are taken.
     pub admissions: &'a BTreeMap<String, Admission>,
     /// All nodes by name.
     pub nodes: &'a BTreeMap<String, ClusterNode>,
@@ -229,7 +250,7 @@ pub fn keeps_address(
         Requester::Token(_) => !record.keys.contains_key(&CertificateKind::KubeletServer),
         Requester::Node(_) => false,
     };
-    match record.address {
+    match record.bound_to() {
         Some(present) if !may_move && present.to_canonical() != address.to_canonical() => {
             let node = &record.node;
             Err(format!(
@@ -366,7 +387,8 @@ fn only_address(content: &Content, node: &str) -> Result<IpAddr, String> {
 }
 
 /// Checks that a node may have this address: no master has it, and no other node has a certificate for it. What other workers report of
-/// themselves does not count, because a worker could block every address with it. The address of a removed node is free.
+/// themselves does not count, because a worker could block every address with it. The address of a removed node is free, and one that a node
+/// only claims is judged later (`Admission::competitors`).
 fn usable(address: IpAddr, node: &str, known: &Known<'_>) -> Result<(), String> {
     let own = address.to_canonical();
     if own.is_loopback() || own.is_unspecified() || own.is_multicast() {

@@ -22,8 +22,8 @@ use serde_json::json;
 use self::requests::refuse_requests_of;
 use super::MASTER_LABEL;
 use super::admission::{
-    Admission, CertificateKind, JOINED, TokenRecord, admission, admissions, end_token, forget,
-    revoke, token,
+    Admission, CLOCKS_DIFFER, CertificateKind, JOINED, TokenRecord, admission, admissions,
+    end_token, forget, revoke, token,
 };
 use super::shown;
 use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod, Taint};
@@ -45,8 +45,6 @@ const TAINTS_OF_AUTOSCALER: [&str; 2] = [
     "ToBeDeletedByClusterAutoscaler",
     "DeletionCandidateOfClusterAutoscaler",
 ];
-/// Clocks of masters may differ by so much.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(24 * 3600);
 
 /// If the node of a token was Ready when the token was issued (`--replace`), that node says nothing about the new host. Its token ends this
 /// long after its last new key: until then, the new host has fetched its certificates.
@@ -57,7 +55,7 @@ const FETCHED: Duration = Duration::from_secs(600);
 pub enum Care {
     /// Labels it as a worker.
     Label,
-    /// Deletes it: its worker has left.
+    /// Deletes it: its worker has left. Its token ends, too.
     Delete,
     /// Deletes it: it was removed from the cluster, and has registered again.
     DeleteRemoved,
@@ -200,6 +198,9 @@ async fn care_for(
                 json!({ "metadata": { "annotations": { LEFT: null } } })
             }
             Care::Delete | Care::DeleteRemoved => {
+                if care == Care::Delete {
+                    end_token_of_left(host, access, &node, &record).await?;
+                }
                 return match host.delete_same_node(access, name, &node).await? {
                     true => {
                         done.push(care);
@@ -245,6 +246,27 @@ async fn end_token_of(
     let now = humantime::format_rfc3339_seconds(host.now()).to_string();
     let mark = json!({ "metadata": { "annotations": { JOINED: now } } });
     host.patch_node(access, name, &mark).await
+}
+
+/// Ends the token of a worker that has left: its kubelet has had its own certificate. A token that was issued since then is for the next
+/// join, and one that replaces a node (`--replace`) for another host than the one that has left.
+async fn end_token_of_left(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    node: &ClusterNode,
+    record: &Admission,
+) -> HostResult<()> {
+    let left = node.annotations.get(LEFT);
+    let left = left.and_then(|mark| humantime::parse_rfc3339(mark).ok());
+    let admitted = humantime::parse_rfc3339(&record.admitted_at).ok();
+    let is_later = admitted > left.map(|left| left.min(host.now()));
+    let Some(id) = record.token_id.as_ref().filter(|_| !is_later) else {
+        return Ok(());
+    };
+    match token(host, access, id).await? {
+        Some(token) if token.replaces => Ok(()),
+        Some(_) | None => end_token(host, access, record).await,
+    }
 }
 
 /// Marks the node of a worker that leaves. Does nothing if the cluster has no such node.

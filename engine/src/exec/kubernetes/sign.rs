@@ -3,6 +3,8 @@
 //!
 //! Any number of masters may do this at the same time: the API server keeps the first decision and the first certificate.
 
+mod addresses;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +13,8 @@ use crate::kubernetes::NODE_SIGNER;
 use crate::kubernetes::admission::{self, Admission, TokenRecord};
 use crate::kubernetes::masters;
 use crate::kubernetes::node_request::{
-    Granted, Known, NodeCertificate, Requester, Reserved, decide, keeps_address, node_of,
-    requester, too_many,
+    Granted, Known, NodeCertificate, NotedRequest, Requester, Reserved, decide, keeps_address,
+    node_of, requester, too_many,
 };
 use crate::kubernetes::workers::is_still_open;
 use crate::model::chain;
@@ -20,6 +22,7 @@ use crate::resource::pki::{Authority, CertificateSpec, Usage, certificate_in, ce
 use crate::resource::{ResourceError, ResourceResult};
 
 pub use crate::kubernetes::admission::LONGEST_LIFE;
+use addresses::Claim;
 
 /// The authority that signs.
 const AUTHORITY: &str = "cluster";
@@ -53,7 +56,7 @@ pub struct DecidedRequest {
 pub enum RequestOutcome {
     /// It has its certificate.
     Signed(NodeCertificate),
-    /// It was denied, with the reason.
+    /// It was denied, with the reason. One that was approved is deleted instead.
     Denied(String),
     /// Another client has decided about it meanwhile, or deleted it.
     Settled,
@@ -191,26 +194,55 @@ impl<'a> Signer<'a> {
         if let Some(reason) = too_many(request, earlier) {
             return self.deny(request, reason).await;
         }
+        // Its state changes with its approval.
+        let mut request = request.clone();
         for attempt in 0..=TRIES {
             let is_first = attempt == 0;
             let decided = if is_first {
-                self.decide_by(&self.admissions, request, earlier).await?
+                self.decide_by(&self.admissions, &request, earlier).await?
             } else {
-                self.decide(request, earlier).await?
+                self.decide(&request, earlier).await?
             };
             let granted = match decided {
                 Ok(granted) => granted,
                 // The records may be others by now.
                 Err(_) if is_first => continue,
-                Err(reason) => return self.deny(request, reason).await,
+                Err(reason) => return self.deny(&request, reason).await,
             };
-            if let Some(before) = self.note(request, &granted).await? {
-                return self.sign(request, &granted, &before, earlier).await;
+            if let Some(outcome) = self.grant(&mut request, &granted, earlier).await? {
+                return Ok(outcome);
             }
         }
         Ok(RequestOutcome::Failed(
             "the record of its node changes all the time".to_owned(),
         ))
+    }
+
+    /// Notes what is granted, approves the request and signs it. `None` if another client has changed a record: then the request is decided
+    /// again.
+    async fn grant(
+        &self,
+        request: &mut CertificateRequest,
+        granted: &Granted,
+        earlier: usize,
+    ) -> ResourceResult<Option<RequestOutcome>> {
+        let Some(record) = self.usable_record(request, granted).await? else {
+            return Ok(None);
+        };
+        let new_address = granted.address().filter(|address| !record.keeps(*address));
+        let Some(address) = new_address else {
+            if !self.note(request, granted, &record).await? {
+                return Ok(None);
+            }
+            return self.sign_noted(request, granted, earlier).await.map(Some);
+        };
+        let claim = self.claim(request, granted, &record, address, earlier);
+        match claim.await? {
+            Claim::Held(held) => self.sign_held(request, granted, &held, address).await,
+            Claim::Refused(reason) => self.deny(request, reason).await.map(Some),
+            Claim::Waits(reason) => Ok(Some(RequestOutcome::Failed(reason))),
+            Claim::Changed => Ok(None),
+        }
     }
 
     /// Decides by the present records.
@@ -253,9 +285,8 @@ impl<'a> Signer<'a> {
         }
     }
 
-    /// Notes key and address in the record of the node, before anything is signed. Returns the record from before; `None` if another client
-    /// has changed it: then the request is decided again.
-    async fn note(
+    /// The present record of the node; `None` if it does not allow any more what was granted.
+    async fn usable_record(
         &self,
         request: &CertificateRequest,
         granted: &Granted,
@@ -276,95 +307,94 @@ impl<'a> Signer<'a> {
             Requester::Token(_) => used.is_some_and(|used| *used != granted.key),
             Requester::Node(_) => false,
         };
-        let is_other_address = match &granted.certificate {
-            NodeCertificate::KubeletServer { address, .. } => {
-                keeps_address(*address, &requester, &record).is_err()
-            }
-            NodeCertificate::KubeletClient { .. } | NodeCertificate::KubeProxy => false,
-        };
-        if is_used_up || is_other_key || is_other_address || record.removed.is_some() {
-            return Ok(None);
-        }
-        let is_noted = match granted.noted_in(&record, &requester, self.now) {
-            Some(noted) => admission::put(self.host, self.access, &noted).await?,
-            None => true,
-        };
-        Ok(is_noted.then_some(record))
+        let address = granted.address();
+        let is_other_address =
+            address.is_some_and(|address| keeps_address(address, &requester, &record).is_err());
+        let is_unusable =
+            is_used_up || is_other_key || is_other_address || record.removed.is_some();
+        Ok((!is_unusable).then_some(record))
     }
 
-    /// Approves and signs. Record and token are read once more in between: the node may have been removed, or another node may have noted
-    /// the same address at the same time. `before` is the record from before the note.
+    /// Notes in this record what is about to be signed. False if another client has changed it.
+    async fn note(
+        &self,
+        request: &CertificateRequest,
+        granted: &Granted,
+        record: &Admission,
+    ) -> HostResult<bool> {
+        let Some(requester) = requester(request) else {
+            return Ok(false);
+        };
+        let asked = NotedRequest {
+            requester: &requester,
+            request: &request.uid,
+            now: self.host.now(),
+        };
+        match granted.noted_in(record, asked) {
+            Some(noted) => admission::put(self.host, self.access, &noted).await,
+            None => Ok(true),
+        }
+    }
+
+    /// Approves and signs. Record and token are read once more in between: the node may have been removed.
+    async fn sign_noted(
+        &self,
+        request: &mut CertificateRequest,
+        granted: &Granted,
+        earlier: usize,
+    ) -> ResourceResult<RequestOutcome> {
+        self.approve(request).await?;
+        match self.decide(request, earlier).await? {
+            Ok(_) => self.sign(request, granted).await,
+            Err(reason) => self.deny(request, reason).await,
+        }
+    }
+
+    async fn approve(&self, request: &mut CertificateRequest) -> HostResult<()> {
+        let reason = "it is from an admitted node";
+        self.host
+            .approve_certificate_request(self.access, request, reason)
+            .await?;
+        request.state = RequestState::Approved;
+        Ok(())
+    }
+
     async fn sign(
         &self,
         request: &CertificateRequest,
         granted: &Granted,
-        before: &Admission,
-        earlier: usize,
     ) -> ResourceResult<RequestOutcome> {
-        let (host, access) = (self.host, self.access);
-        host.approve_certificate_request(access, request, "it is from an admitted node")
-            .await?;
-        let certificate = match self.decide(request, earlier).await? {
-            Ok(granted) => granted.certificate,
-            Err(reason) => {
-                self.forget_address(granted, before).await?;
-                // An approval cannot be taken back.
-                host.delete_certificate_request(access, request).await?;
-                return Ok(RequestOutcome::Denied(format!(
-                    "{reason}; it was approved a moment ago, so it is deleted"
-                )));
-            }
-        };
-        let spec = node_certificate_spec(&certificate, self.life);
+        let spec = node_certificate_spec(&granted.certificate, self.life);
         let signed = self
             .authority
             .sign_request(&spec, &request.request, self.now)
             .map_err(|error| error.at("sign it"))?;
-        host.set_certificate(access, request, signed.as_bytes())
+        self.host
+            .set_certificate(self.access, request, signed.as_bytes())
             .await?;
-        Ok(RequestOutcome::Signed(certificate))
+        Ok(RequestOutcome::Signed(granted.certificate.clone()))
     }
 
-    /// Takes an address that was noted for nothing out of the record again: it would keep another node from it. An address from before
-    /// stays, because the node may have a certificate for it.
-    async fn forget_address(&self, granted: &Granted, before: &Admission) -> HostResult<()> {
-        let NodeCertificate::KubeletServer { node, address } = &granted.certificate else {
-            return Ok(());
-        };
-        let Some(record) = admission::admission(self.host, self.access, node).await? else {
-            return Ok(());
-        };
-        if record.address != Some(*address)
-            || before.address == Some(*address)
-            || record.removed.is_some()
-        {
-            return Ok(());
-        }
-        let without = Admission {
-            address: before.address,
-            ..record
-        };
-        if !admission::put(self.host, self.access, &without).await? {
-            tracing::debug!("the record of node {node} has changed");
-        }
-        Ok(())
-    }
-
-    /// A request that was approved by hand cannot be denied any more; it is not signed either.
+    /// An approval cannot be taken back, so an approved request is deleted: the API server would keep it, and each master would decide about
+    /// it for ever. The node makes a new one.
     async fn deny(
         &self,
         request: &CertificateRequest,
         reason: String,
     ) -> ResourceResult<RequestOutcome> {
-        if request.state == RequestState::Approved {
-            return Ok(RequestOutcome::Failed(format!(
-                "it is approved and will not be signed: {reason}; delete it"
-            )));
+        if request.state != RequestState::Approved {
+            self.host
+                .deny_certificate_request(self.access, request, &reason)
+                .await?;
+            return Ok(RequestOutcome::Denied(reason));
         }
         self.host
-            .deny_certificate_request(self.access, request, &reason)
+            .delete_certificate_request(self.access, request)
             .await?;
-        Ok(RequestOutcome::Denied(reason))
+        self.release_claim_of(request).await;
+        Ok(RequestOutcome::Denied(format!(
+            "{reason}; it was approved, so it is deleted"
+        )))
     }
 }
 

@@ -9,6 +9,11 @@ use crate::host::ConfigMap;
 
 /// Longest life of a node's certificate under all settings: a node that was removed keeps its certificate until then.
 pub const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Clocks of masters may differ by so much.
+pub(in crate::kubernetes) const CLOCKS_DIFFER: Duration = Duration::from_secs(24 * 3600);
+
+/// So long a claim keeps other nodes from an address.
+pub const CLAIM_LIFE: Duration = Duration::from_secs(600);
 
 /// The certificates of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +46,8 @@ pub struct Admission {
     pub node: String,
     /// The id of its token; `None` if the token has ended.
     pub token_id: Option<String>,
+    /// The id of the token that this one has replaced. It is deleted, too: its own deletion may have been interrupted.
+    pub token_before: Option<String>,
     /// When it was admitted (RFC 3339).
     pub admitted_at: String,
     /// The SHA-256 (hexadecimal) of the public keys that the token was used for. It brings certificates for these keys only.
@@ -49,10 +56,23 @@ pub struct Admission {
     pub keys_at: Option<SystemTime>,
     /// The address that its kubelet has a certificate for. No other node gets one for it, and the node none for another address.
     pub address: Option<IpAddr>,
+    /// The address that its kubelet may have a certificate for soon.
+    pub claim: Option<AddressClaim>,
     /// Set if the node was removed. Such a record admits no node.
     pub removed: Option<RemovedNode>,
     /// The version of the ConfigMap that it was read from; empty for a new record.
     pub version: String,
+}
+
+/// The claim of a node to an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressClaim {
+    /// The address.
+    pub address: IpAddr,
+    /// When it was claimed, or when its signature began.
+    pub at: SystemTime,
+    /// The uid of the request that is being signed for it; `None` before. If a master ends in between, the certificate may be there.
+    pub request: Option<String>,
 }
 
 /// The removal of a node.
@@ -86,12 +106,18 @@ pub(super) fn written(record: &Admission) -> ConfigMap {
     };
     set("node", Some(record.node.clone()));
     set("token-id", record.token_id.clone());
+    set("token-before", record.token_before.clone());
     set("admitted-at", Some(record.admitted_at.clone()));
     for (kind, key) in &record.keys {
         set(kind.field(), Some(key.clone()));
     }
     set("keys-at", record.keys_at.map(time));
     set("address", record.address.map(|its| its.to_string()));
+    if let Some(claim) = &record.claim {
+        set("claim-address", Some(claim.address.to_string()));
+        set("claim-at", Some(time(claim.at)));
+        set("claim-request", claim.request.clone());
+    }
     if let Some(removed) = &record.removed {
         set("removed-at", Some(time(removed.at)));
         set("removed-uid", Some(removed.uid.clone()));
@@ -135,14 +161,30 @@ pub(super) fn read(map: ConfigMap) -> Result<Admission, String> {
         .collect();
     let uid = take("removed-uid").unwrap_or_default();
     let removed = time("removed-at", take("removed-at"))?;
-    let address = take("address").map(|text| text.parse()).transpose();
+    let address = |field: &str, value: Option<String>| {
+        let value = value.map(|text| text.parse());
+        value
+            .transpose()
+            .map_err(|_| format!("its field `{field}` is no address"))
+    };
+    let claimed = address("claim-address", take("claim-address"))?;
+    let claimed_at = time("claim-at", take("claim-at"))?;
+    let claim_request = take("claim-request");
+    let claim = claimed.map(|address| AddressClaim {
+        address,
+        // Without a time it has ended.
+        at: claimed_at.unwrap_or(SystemTime::UNIX_EPOCH),
+        request: claim_request,
+    });
     Ok(Admission {
         node,
         token_id: take("token-id"),
+        token_before: take("token-before"),
         admitted_at: take("admitted-at").unwrap_or_default(),
         keys,
         keys_at: time("keys-at", take("keys-at"))?,
-        address: address.map_err(|_| "its field `address` is no address")?,
+        address: address("address", take("address"))?,
+        claim,
         removed: removed.map(|at| RemovedNode { at, uid }),
         version: map.version,
     })

@@ -67,6 +67,51 @@ async fn a_second_token_of_a_node_replaces_its_first_and_begins_without_keys() {
     assert_eq!(admission(&host, &access, "w-2").await.unwrap(), None);
 }
 
+/// Records of earlier versions have no claim: their address is kept.
+#[tokio::test]
+async fn a_claim_is_read_as_it_was_written() {
+    let (host, access) = master();
+    admit_once(&host, &access).await;
+    let mut claiming = record(&host, &access).await;
+    assert_eq!(claiming.claim, None);
+    for request in [None, Some("uid-1".to_owned())] {
+        claiming = record(&host, &access).await;
+        claiming.claim = Some(AddressClaim {
+            address: "fd00::7".parse().unwrap(),
+            at: end_of(host.now(), HOUR),
+            request,
+        });
+        assert!(put(&host, &access, &claiming).await.unwrap());
+        assert_eq!(record(&host, &access).await.claim, claiming.claim);
+    }
+    let mut map = written(&claiming);
+    map.data.remove("claim-at");
+    let ended = read(map).unwrap().claim.expect("it is there");
+    assert_eq!(ended.at, SystemTime::UNIX_EPOCH);
+}
+
+/// The first token is deleted in any case: it would work until its expiry.
+#[tokio::test]
+async fn a_token_whose_deletion_was_interrupted_ends_with_the_next_one() {
+    for next in ["admit", "end", "revoke"] {
+        let (host, access) = master();
+        let first = admit_once(&host, &access).await;
+        host.set_faults(FaultPlan::none().fail("delete_object", "*").times(1));
+        try_to_admit(&host, &access).await.expect_err("it fails");
+        assert!(token(&host, &access, first.id()).await.unwrap().is_some());
+        let second = record(&host, &access).await;
+        match next {
+            "admit" => drop(admit_once(&host, &access).await),
+            "end" => end_token(&host, &access, &second).await.unwrap(),
+            _ => drop(revoke(&host, &access, "w-1", "").await.unwrap()),
+        }
+        let second = second.token_id.expect("it has a token");
+        for id in [first.id(), &second] {
+            assert_eq!(token(&host, &access, id).await.unwrap(), None, "{next}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_failed_admission_leaves_the_earlier_token() {
     for call in ["apply_object", "put_config_map"] {

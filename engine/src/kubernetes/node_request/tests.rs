@@ -68,6 +68,15 @@ fn request(params: &CertificateParams, usages: &[&str]) -> CertificateRequest {
     }
 }
 
+/// The use of a token or a node's own certificate for the request with the uid `1`.
+fn used_by(requester: &Requester, now: SystemTime) -> NotedRequest<'_> {
+    NotedRequest {
+        requester,
+        request: "1",
+        now,
+    }
+}
+
 /// The same request by a node.
 fn by_node(name: &str, request: CertificateRequest) -> CertificateRequest {
     CertificateRequest {
@@ -463,13 +472,11 @@ fn a_token_is_bound_to_the_keys_that_it_was_used_for() {
     let granted = world.granted(&first).expect("it is the first key");
     let by_token = Requester::Token("abcdef".to_owned());
     let record = world.admission.clone().expect("it is there");
-    let noted = granted.noted_in(&record, &by_token, NOW);
+    let noted = granted.noted_in(&record, used_by(&by_token, NOW));
     let noted = noted.expect("the key is new");
     assert_eq!(noted.keys_at, Some(NOW));
-    assert_eq!(
-        granted.noted_in(&noted, &by_token, NOW + Duration::from_secs(1)),
-        None
-    );
+    let later = used_by(&by_token, NOW + Duration::from_secs(1));
+    assert_eq!(granted.noted_in(&noted, later), None);
     world.admission = Some(noted.clone());
     world.decide(&first).expect("the same key again");
     let second = request(&kubelet(), &CLIENT);
@@ -480,7 +487,7 @@ fn a_token_is_bound_to_the_keys_that_it_was_used_for() {
     let renewal = by_node("w-1", second);
     let granted = world.granted(&renewal).expect("it is the node itself");
     let by_node = Requester::Node("w-1".to_owned());
-    assert_eq!(granted.noted_in(&noted, &by_node, NOW), None);
+    assert_eq!(granted.noted_in(&noted, used_by(&by_node, NOW)), None);
 }
 
 #[test]
@@ -508,8 +515,11 @@ fn only_records_and_masters_hold_addresses() {
     let first = world.granted(&of(ADDRESS)).expect("it is free");
     let by_token = Requester::Token("abcdef".to_owned());
     let record = world.admission.clone().expect("it is there");
-    let noted = first.noted_in(&record, &by_token, NOW).expect("it is new");
-    assert_eq!(noted.address, Some(ADDRESS.parse().expect("an address")));
+    let noted = first.noted_in(&record, used_by(&by_token, NOW));
+    let noted = noted.expect("it is new");
+    let address: IpAddr = ADDRESS.parse().expect("an address");
+    assert_eq!((noted.address, noted.bound_to()), (None, Some(address)));
+    let noted = noted.signed(address);
     world.others.insert("w-1".to_owned(), noted.clone());
     world.admission = Some(noted);
     // The address of a removed node is free.
@@ -531,7 +541,8 @@ fn a_node_gets_no_second_address_without_a_new_token() {
     let by_token = Requester::Token("abcdef".to_owned());
     let record = world.admission.clone().expect("it is there");
     let first = world.granted(&here).expect("it is free");
-    let noted = first.noted_in(&record, &by_token, NOW).expect("it is new");
+    let noted = first.noted_in(&record, used_by(&by_token, NOW));
+    let noted = noted.expect("it is new");
     world.others.insert("w-1".to_owned(), noted.clone());
     world.admission = Some(noted.clone());
     world.denies(&by_node("w-1", there.clone()), "nodelet pki issue w-1");
@@ -547,8 +558,8 @@ fn a_node_gets_no_second_address_without_a_new_token() {
     world.admission = Some(admitted.clone());
     world.denies(&by_node("w-1", there.clone()), "nodelet pki issue w-1");
     let moved = world.granted(&there).expect("its new token lets it move");
-    let moved = moved.noted_in(&admitted, &by_token, NOW);
-    let address = moved.expect("it is another address").address;
+    let moved = moved.noted_in(&admitted, used_by(&by_token, NOW));
+    let address = moved.expect("it is another address").bound_to();
     assert_eq!(address, Some("10.0.0.9".parse().expect("an address")));
 }
 

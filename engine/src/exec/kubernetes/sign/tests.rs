@@ -12,6 +12,8 @@ use crate::kubernetes::node_request::MOST_PENDING;
 use crate::resource::pki::AuthoritySpec;
 use crate::resource::{Context, NoSecrets, Outputs, Receipt, Resource};
 
+mod addresses;
+
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -85,8 +87,9 @@ fn ask_as(
         .distinguished_name
         .push(DnType::CommonName, subject.0);
     if server {
+        let node = subject.0.trim_start_matches("system:node:");
         params.subject_alt_names = vec![
-            SanType::DnsName("w-1".try_into().expect("a name")),
+            SanType::DnsName(node.try_into().expect("a name")),
             SanType::IpAddress("10.0.0.7".parse().expect("an address")),
         ];
     }
@@ -231,19 +234,37 @@ async fn an_approved_request_is_decided_once_more_before_it_is_signed() {
         approved.expect("it is approved");
     }
     let report = signed(&host, &access).await;
-    assert!(matches!(
-        report.requests[0].outcome,
-        RequestOutcome::Failed(_)
-    ));
+    let wrong = &report.requests[0].outcome;
+    assert!(
+        matches!(wrong, RequestOutcome::Denied(why) if why.contains("common name") && why.contains("deleted")),
+        "{wrong:?}"
+    );
     assert!(matches!(
         report.requests[1].outcome,
         RequestOutcome::Signed(_)
     ));
+    // It would be decided for ever.
     let wrong = host.certificate_request(&access, "a-wrong").await;
-    assert_eq!(
-        wrong.expect("it answers").expect("it is there").certificate,
-        None
-    );
+    assert_eq!(wrong.expect("it answers"), None);
+}
+
+/// The approval was there after the list of requests.
+#[tokio::test]
+async fn a_wrong_request_that_is_approved_meanwhile_is_deleted_by_the_next_call() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", ("system:node:w-2", true), false);
+    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let request = request_a(&host, &access).await;
+    let approved = host
+        .approve_certificate_request(&access, &request, "")
+        .await;
+    approved.expect("it is approved");
+    let outcome = signer.handle(&request, 0).await;
+    assert!(matches!(outcome, RequestOutcome::Failed(_)), "{outcome:?}");
+    let outcome = &signed(&host, &access).await.requests[0].outcome;
+    assert!(matches!(outcome, RequestOutcome::Denied(_)), "{outcome:?}");
+    assert!(signed(&host, &access).await.requests.is_empty());
 }
 
 #[tokio::test]
@@ -323,110 +344,26 @@ async fn a_request_whose_node_is_removed_meanwhile_gets_no_certificate() {
     let token = admitted(&host, &access).await;
     ask(&host, &token, "a", KUBELET, false);
     let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
-    let request = request_a(&host, &access).await;
+    let mut request = request_a(&host, &access).await;
     let granted = signer.decide(&request, 0).await.expect("it answers");
     let granted = granted.expect("it is admitted");
-    let before = signer.note(&request, &granted).await.expect("it answers");
-    let before = before.expect("it is noted");
+    let usable = async || {
+        let record = signer.usable_record(&request, &granted).await;
+        record.expect("it answers")
+    };
+    let record = usable().await.expect("it is admitted");
+    let noted = signer.note(&request, &granted, &record).await;
+    assert!(noted.expect("it answers"));
     let revoked = admission::revoke(&host, &access, "w-1", "").await;
     revoked.expect("it answers");
-    let noted = signer.note(&request, &granted).await.expect("it answers");
-    assert_eq!(noted, None);
-    let outcome = signer
-        .sign(&request, &granted, &before, 0)
-        .await
-        .expect("it answers");
+    assert_eq!(usable().await, None);
+    let noted = signer.note(&request, &granted, &record).await;
+    assert!(!noted.expect("it answers"));
+    let outcome = signer.sign_noted(&mut request, &granted, 0).await;
+    let outcome = outcome.expect("it answers");
     assert!(matches!(outcome, RequestOutcome::Denied(_)), "{outcome:?}");
     let left = host.certificate_request(&access, "a").await;
     assert_eq!(left.expect("it answers"), None);
-}
-
-/// Two masters decide about the requests of two nodes for one address at the same time.
-#[tokio::test]
-async fn an_address_that_another_node_has_noted_meanwhile_is_not_signed() {
-    let (host, access) = master().await;
-    let token = admitted(&host, &access).await;
-    // It has a certificate for another address, and moves with its new token.
-    let earlier = Some("10.0.0.6".parse().expect("an address"));
-    let moving = Admission {
-        address: earlier,
-        ..record(&host, &access).await
-    };
-    let put = admission::put(&host, &access, &moving).await;
-    assert!(put.expect("it answers"));
-    ask(&host, &token, "a", KUBELET, true);
-    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
-    let request = request_a(&host, &access).await;
-    let granted = signer.decide(&request, 0).await.expect("it answers");
-    let granted = granted.expect("it is free");
-    let before = signer.note(&request, &granted).await.expect("it answers");
-    let before = before.expect("it is noted");
-    let other = Admission {
-        node: "w-2".to_owned(),
-        address: Some("10.0.0.7".parse().expect("an address")),
-        ..Admission::default()
-    };
-    let put = admission::put(&host, &access, &other).await;
-    assert!(put.expect("it answers"));
-    let outcome = signer
-        .sign(&request, &granted, &before, 0)
-        .await
-        .expect("it answers");
-    assert!(
-        matches!(&outcome, RequestOutcome::Denied(why) if why.contains("`w-2`")),
-        "{outcome:?}"
-    );
-    assert_eq!(record(&host, &access).await.address, earlier);
-}
-
-/// Two masters decide about two requests of a node for two addresses at the same time.
-#[tokio::test]
-async fn a_second_address_is_not_noted_over_the_first() {
-    let (host, access) = master().await;
-    admitted(&host, &access).await;
-    let of_node = ("system:node:w-1", "system:nodes");
-    ask_as(&host, of_node, "a", KUBELET, true);
-    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
-    let request = host.certificate_request(&access, "a").await;
-    let request = request.expect("it answers").expect("it is there");
-    let granted = signer.decide(&request, 0).await.expect("it answers");
-    let granted = granted.expect("it has no address yet");
-    let first = Some("10.0.0.6".parse().expect("an address"));
-    let faster = Admission {
-        address: first,
-        ..record(&host, &access).await
-    };
-    let put = admission::put(&host, &access, &faster).await;
-    assert!(put.expect("it answers"));
-    let noted = signer.note(&request, &granted).await.expect("it answers");
-    assert_eq!(noted, None);
-    assert_eq!(record(&host, &access).await.address, first);
-    let outcome = signer.handle(&request, 0).await;
-    assert!(
-        matches!(&outcome, RequestOutcome::Denied(why) if why.contains("10.0.0.6")),
-        "{outcome:?}"
-    );
-}
-
-/// Its Node has no label yet, or is not there.
-#[tokio::test]
-async fn the_address_of_a_master_without_a_node_is_reserved() {
-    let (host, access) = master().await;
-    let other = masters::MasterEntry {
-        name: "cp-2".to_owned(),
-        address: "10.0.0.7".parse().expect("an address"),
-        etcd_id: None,
-        voter: true,
-    };
-    let list = masters::render(&[other]).expect("a list");
-    let host = host.with_file(masters::MASTERS, String::from_utf8(list).expect("text"));
-    let token = admitted(&host, &access).await;
-    ask(&host, &token, "a", KUBELET, true);
-    let outcome = &signed(&host, &access).await.requests[0].outcome;
-    assert!(
-        matches!(outcome, RequestOutcome::Denied(why) if why.contains("`cp-2`")),
-        "{outcome:?}"
-    );
 }
 
 /// Its requests are older than those of all others, and more than one call decides.

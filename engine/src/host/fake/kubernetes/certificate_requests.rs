@@ -112,9 +112,14 @@ impl CertificateRequests for FakeHost {
     ) -> HostResult<()> {
         let name = request.name.as_str();
         self.mutate("delete_certificate_request", name, DEADLINE, |world| {
-            world.reach(access, &format!("delete the certificate request {name}"))?;
-            if world.same_request(request).is_some() {
-                world.cluster.requests.remove(name);
+            let action = format!("delete the certificate request {name}");
+            world.reach(access, &action)?;
+            match world.same_request(request) {
+                Some(present) if present.certificate.is_some() => {
+                    return Err(refused(&action, "it has a certificate already"));
+                }
+                Some(_) => drop(world.cluster.requests.remove(name)),
+                None => {}
             }
             Ok(())
         })
@@ -307,16 +312,14 @@ mod tests {
         host.set_certificate(&access, made, b"c").await.unwrap();
         let set = host.set_certificate(&access, made, b"d").await;
         set.unwrap_err();
+        let deleted = host.delete_certificate_request(&access, made).await;
+        deleted.unwrap_err();
         let found = host
             .certificate_request(&access, "a")
             .await
             .unwrap()
             .unwrap();
         assert_eq!(found.certificate.as_deref(), Some(&b"c"[..]));
-        host.delete_certificate_request(&access, made)
-            .await
-            .unwrap();
-        assert_eq!(host.certificate_request(&access, "a").await.unwrap(), None);
     }
 
     #[tokio::test]
@@ -344,7 +347,11 @@ mod tests {
             .await
             .unwrap();
         let present = host.certificate_request(&access, "a").await.unwrap();
-        assert_eq!(present, Some(second));
+        assert_eq!(present.as_ref(), Some(&second));
+        host.delete_certificate_request(&access, &second)
+            .await
+            .unwrap();
+        assert_eq!(host.certificate_request(&access, "a").await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -122,22 +122,24 @@ impl CertificateRequests for LiveHost {
     async fn delete_certificate_request(
         &self,
         access: &ClusterAccess,
-        request: &CertificateRequest,
+        of: &CertificateRequest,
     ) -> HostResult<()> {
-        let name = request.name.as_str();
+        let name = of.name.as_str();
         let action = format!("delete the certificate request {name}");
+        let Some(present) = self.same_request_object(access, of).await? else {
+            return Ok(());
+        };
+        // Another client may sign it meanwhile. So only the version without a certificate is deleted.
         let params = DeleteParams::default().preconditions(Preconditions {
-            uid: Some(request.uid.clone()),
-            resource_version: None,
+            uid: Some(of.uid.clone()),
+            resource_version: present.metadata.resource_version.clone(),
         });
+        if request(present).certificate.is_some() {
+            return Err(refused(&action, "it has a certificate already"));
+        }
         self.clusters
             .call(access, action, |client| async move {
-                match if_there(requests(client).delete(name, &params).await) {
-                    Ok(_) => Ok(()),
-                    // Another request has its name.
-                    Err(error) if status(&error) == Some(409) => Ok(()),
-                    Err(error) => Err(error),
-                }
+                if_there(requests(client).delete(name, &params).await).map(drop)
             })
             .await
     }

@@ -118,7 +118,7 @@ pub trait CertificateRequests {
         certificate: &[u8],
     ) -> HostResult<()>;
 
-    /// Deletes a request. Fine if it is gone.
+    /// Deletes a request that has no certificate. Fine if it is gone; an error if it has a certificate, or has changed meanwhile.
     async fn delete_certificate_request(
         &self,
         access: &ClusterAccess,
