@@ -1,11 +1,12 @@
 //! The set-up as a whole: from a machine with Rust and apt to everything a lab is made of.
 //!
 //! [`Setup::run`] takes the steps in `steps/`, one file each. Each makes an artifact in the cache, or finds it there. `oci` is what the
-//! wrapper of runc changes.
+//! wrapper of runc changes, `shared_sysctls` what all hosts share.
 //!
 //! Not here: the cache (`cache`), and the hosts that are made of the artifacts (`topology`). Start with [`Setup::run`].
 
 pub mod oci;
+mod shared_sysctls;
 pub(crate) mod steps;
 
 use std::fs::{self, File};
@@ -46,6 +47,7 @@ impl Setup {
     /// Makes everything that is not in the cache yet, with one line of progress per step.
     pub fn run(cache: &Cache) -> Result<Self> {
         debian::check_machine()?;
+        shared_sysctls::set()?;
         command::end_groups_on_interrupt()?;
         fs::create_dir_all(cache.root())
             .with_context(|| format!("cannot create {}", cache.root().display()))?;
