@@ -168,14 +168,21 @@ impl Program {
     }
 }
 
+/// The environment variable with the path of the program, if it is built already. `cargo xtask test` sets it.
+const BUILT: &str = "NODELET_BUILT_PROGRAM";
+
 /// Path of the program, built once per test process with the cargo that runs the test. A program of another
-/// package has no `CARGO_BIN_EXE_…`; a build that is up to date takes a moment.
+/// package has no `CARGO_BIN_EXE_…`. For this package alone, cargo may choose other features of dependencies and build them again, so a
+/// program that is built already is preferred.
 ///
 /// # Panics
 /// It does not build.
 fn built() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
+        if let Some(path) = std::env::var_os(BUILT) {
+            return path.into();
+        }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let built = Command::new(cargo)
             .args(["build", "--quiet", "--package", "nodelet"])

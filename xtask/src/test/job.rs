@@ -1,5 +1,6 @@
 //! The jobs of a test run: one per test program, one per suite on lab hosts, and cargo's own checks.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ const LAB_SUITES: &str = "lab-suites";
 const SUITES: &str = "suites";
 const MICRO: &str = "micro";
 
+/// The environment variable with the path of nodelet for tests of the command line: otherwise they build it (`tests/src/program.rs`).
+const BUILT: &str = "NODELET_BUILT_PROGRAM";
 /// Prefix of the tests that run only inside a lab host, where the suite `live` starts them.
 const INSIDE: &str = "live::inside::";
 
@@ -154,8 +157,8 @@ impl Job {
 }
 
 /// The test programs that need nothing but the checkout, and the examples in docs. With `names`, only the tests whose name contains
-/// one of them.
-pub(super) fn tests(programs: &[Program], names: &[String]) -> Vec<Job> {
+/// one of them. Tests of the command line run the program `nodelet`.
+pub(super) fn tests(programs: &[Program], nodelet: &Path, names: &[String]) -> Vec<Job> {
     let needs_more = |program: &&Program| [SUITES, MICRO].contains(&program.target.as_str());
     let mut jobs: Vec<Job> = programs
         .iter()
@@ -163,7 +166,7 @@ pub(super) fn tests(programs: &[Program], names: &[String]) -> Vec<Job> {
         .map(|program| {
             let name = format!("{}: {}", program.package, program.target);
             let mut job = Job::of(program, name, Kind::Compute);
-            job.command.args(names);
+            job.command.args(names).env(BUILT, nodelet);
             job
         })
         .collect();
@@ -250,7 +253,8 @@ mod tests {
             program(LAB_SUITES, MICRO),
             program(LAB_SUITES, "soak"),
         ];
-        let names: Vec<String> = tests(&programs, &[])
+        let nodelet = Path::new("/t/nodelet");
+        let names: Vec<String> = tests(&programs, nodelet, &[])
             .into_iter()
             .map(|job| job.name)
             .collect();

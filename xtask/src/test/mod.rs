@@ -84,7 +84,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let cache = Cache::locate()?;
     if steps.contains(&Step::Tests) {
         lab::install_packages_for_tests(&cache)?;
-        jobs.extend(job::tests(&built.tests, &arguments.names));
+        jobs.extend(job::tests(
+            &built.tests,
+            &built.nodelet()?,
+            &arguments.names,
+        ));
     }
     if steps.contains(&Step::Clippy) {
         jobs.push(Job::clippy());
