@@ -1,18 +1,18 @@
-//! From one master to three and five, and back, while clients write: no acknowledged write is lost, and no member that stays is restarted.
+//! From one master to three and five, and back, while clients write: no acknowledged write is lost, and nothing is restarted on a
+//! master that stays.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use lab_suites::{
-    Image, Master, Node, SCALED, all_are_members, another_master, second_apply_changes_nothing,
+    Image, Master, Node, RunningInstances, SCALED, all_are_members, another_master,
+    second_apply_changes_nothing,
 };
 
 use crate::under_load::{UnderLoad, are_whole, none_is_lost};
 
 /// The numbers of masters, one after the other.
 const SIZES: [usize; 5] = [1, 3, 5, 3, 1];
-/// The container of etcd, and since when it runs.
-const ETCD: &str = "docker inspect --format '{{.Id}} {{.State.StartedAt}} {{.RestartCount}}' etcd";
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
@@ -56,9 +56,9 @@ fn membership_of_one_three_five_three_one_masters_under_load() {
     none_is_lost(&ended.lost);
 }
 
-/// Since when etcd runs on each of these masters, by name.
-fn started(masters: &[Node]) -> BTreeMap<String, String> {
-    let one = |master: &Node| (master.name().to_owned(), master.sh(ETCD));
+/// All containers and units on each of these masters, and since when they run, by name.
+fn started(masters: &[Node]) -> BTreeMap<String, RunningInstances> {
+    let one = |master: &Node| (master.name().to_owned(), RunningInstances::of(master));
     masters.iter().map(one).collect()
 }
 

@@ -3,6 +3,7 @@
 
 mod bitrot;
 mod fidelity;
+mod lost_worker;
 mod membership;
 mod repairs;
 mod rotation;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lab_suites::{Image, KUBECTL, Master, Node, SCALED, TOOLBOX_IMAGE, Watch, poll, restarted};
 
-const WORKER: &str = "worker-1";
+pub(super) const WORKER: &str = "worker-1";
 /// A pod on the worker, and its Service.
 const POD: &str = "on-worker";
 /// Time limit until all parts know what has changed.
@@ -33,7 +33,7 @@ const SIGNED: [&str; 3] = [
 const READERS: [&str; 2] = ["pf9-kubelet", "/proxy"];
 
 /// A master, and a worker that has joined it and serves a page; nodeletd keeps both. The settings are those of the master.
-fn with_worker(lab: &str, settings: &[(&str, &str)]) -> (Master, Node) {
+pub(super) fn with_worker(lab: &str, settings: &[(&str, &str)]) -> (Master, Node) {
     let mut master = Master::create(lab, Image::Bare, false);
     master.configure(settings);
     let _ = master.apply(&[]).exits(0);

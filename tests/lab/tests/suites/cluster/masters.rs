@@ -8,6 +8,8 @@ use lab_suites::{
     second_apply_changes_nothing, three_masters,
 };
 
+use super::strangers::{a_silent_holder_is_reported, vrrp_of_a_stranger_changes_nothing};
+
 /// Time limit until the API answers at the virtual IP again. A fail-over takes at most ten seconds; other suites run beside this one.
 const ANSWERED: Duration = Duration::from_secs(25);
 /// Time limit until a host that was killed is a master again.
@@ -24,16 +26,25 @@ fn three_masters_go_on_without_one_and_leave_one_by_one() {
     let vip = first.vip();
     all_are_members(&masters);
     second_apply_changes_nothing(&masters);
-    another_cluster_is_refused(&mut first, &masters);
+    strangers_change_nothing(&mut first, &masters, &vip);
     the_api_server_of_the_holder_is_killed(&masters, &vip);
     the_host_of_the_holder_is_killed(&masters, &vip);
     all_hosts_are_killed_at_once(&masters, &vip);
     they_leave(&masters, &slates, &vip);
 }
 
-/// A host with the settings of the first master would begin a cluster of its own at the same address.
-fn another_cluster_is_refused(first: &mut Master, masters: &[Node]) {
+/// A host on the network that is no master of the cluster.
+fn strangers_change_nothing(first: &mut Master, masters: &[Node], vip: &str) {
     let stranger = Node::master_beside(first, "stranger");
+    another_cluster_is_refused(&stranger);
+    vrrp_of_a_stranger_changes_nothing(&stranger, masters, vip);
+    a_silent_holder_is_reported(&stranger, masters, vip);
+    stranger.remove(first);
+    all_are_members(masters);
+}
+
+/// With the settings of the first master it would begin a cluster of its own at the same address.
+fn another_cluster_is_refused(stranger: &Node) {
     let before = Slate::of_host(stranger.host());
     let new = [SCALED, &[("ETCD_INITIAL_CLUSTER_STATE", "new")]].concat();
     stranger.configure(&new);
@@ -48,8 +59,6 @@ fn another_cluster_is_refused(first: &mut Master, masters: &[Node]) {
         "is in use by a host that is no master of this cluster",
     ]);
     before.assert_same_host(stranger.host(), After::Purge, "a refused apply");
-    stranger.remove(first);
-    all_are_members(masters);
 }
 
 /// Waits until the API answers another host than its own at the virtual IP.

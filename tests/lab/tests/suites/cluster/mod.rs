@@ -3,6 +3,7 @@
 pub(crate) mod masters;
 pub(crate) mod pod_network;
 pub(crate) mod security;
+pub(crate) mod strangers;
 pub(crate) mod virtual_ip;
 pub(crate) mod workers;
 pub(crate) mod workload;

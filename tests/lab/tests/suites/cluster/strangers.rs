@@ -1,0 +1,103 @@
+//! What a host that is no master of the cluster does on the masters' network: it sends VRRP, or it has the virtual IP and says nothing.
+
+use std::time::Duration;
+
+use lab_suites::{Node, holder, poll};
+
+/// Messages that are sent to each master: more than an election takes at ten messages a second.
+const MESSAGES: u64 = 50;
+/// Time limit until a status shows what is expected, on a busy machine.
+const WELL: Duration = Duration::from_secs(60);
+
+/// Sends VRRP (version 3, RFC 5798) with the highest priority to one host. Arguments: own address, its address, router id, virtual IP,
+/// number of messages.
+const SENDER: &str = r#"
+use strict; use Socket;
+my ($own, $to, $id, $vip, $count) = @ARGV;
+my ($source, $target) = map { inet_aton($_) } $own, $to;
+sub sum { my $all = 0; $all += $_ for unpack("n*", shift); $all = ($all & 0xffff) + ($all >> 16) while $all >> 16; ~$all & 0xffff }
+sub message { pack("CCCCnna4", 0x31, $id, 255, 1, 10, shift, inet_aton($vip)) }
+my $pseudo = $source . $target . pack("CCn", 0, 112, 12);
+my $message = message(sum($pseudo . message(0)));
+socket(my $socket, PF_INET, SOCK_RAW, 112) or die "socket: $!";
+setsockopt($socket, 0, 2, pack("i", 255)) or die "hops: $!";
+for (1 .. $count) { defined send($socket, $message, 0, pack_sockaddr_in(0, $target)) or die "send: $!"; select(undef, undef, undef, 0.02) }
+"#;
+
+/// Messages of a stranger with the highest priority reach each master, which drops them: none gives the address up.
+pub(super) fn vrrp_of_a_stranger_changes_nothing(stranger: &Node, masters: &[Node], vip: &str) {
+    let (before, _) = holder(masters, vip);
+    let id = before.sh("sed -n 's/^ *virtual_router_id *//p' /etc/keepalived/keepalived.conf");
+    let own = address(stranger);
+    let marks: Vec<(u64, String)> = masters
+        .iter()
+        .map(|master| (dropped(master), journal_mark(master)))
+        .collect();
+    for master in masters {
+        let target = address(master);
+        let id = id.trim();
+        stranger.sh(&format!(
+            "perl - {own} {target} {id} {vip} {MESSAGES} <<'SENDER'\n{SENDER}\nSENDER"
+        ));
+    }
+    for (master, (drops, mark)) in masters.iter().zip(marks) {
+        let name = master.name();
+        let now = dropped(master);
+        assert!(
+            now >= drops + MESSAGES,
+            "{name} dropped {drops} packets before and {now} after {MESSAGES} messages"
+        );
+        let journal = master.sh(&format!(
+            "journalctl --quiet --after-cursor='{mark}' --unit=keepalived"
+        ));
+        let has_moved = ["Entering", "Received advert"]
+            .iter()
+            .any(|words| journal.contains(words));
+        assert!(!has_moved, "{name} has listened to a stranger:\n{journal}");
+    }
+    let (after, _) = holder(masters, vip);
+    assert_eq!(before.name(), after.name());
+}
+
+/// A host that has the address and says nothing takes connections from the holder. Each master reports it until it gives the address up.
+pub(super) fn a_silent_holder_is_reported(stranger: &Node, masters: &[Node], vip: &str) {
+    let hardware = stranger.sh("cat /sys/class/net/eth0/address");
+    let hardware = hardware.trim();
+    // It ends by itself, also if this test does not come to its end.
+    stranger.sh(&format!(
+        "ip address add {vip}/32 dev eth0 valid_lft 300 preferred_lft 300"
+    ));
+    for master in masters {
+        let mut last = String::new();
+        let is_reported = poll(WELL, || {
+            last = master.nodelet(&["cluster", "status"]).text();
+            let wanted = ["2 hosts hold the virtual IP", hardware, "no master"];
+            wanted.iter().all(|text| last.contains(text)).then_some(())
+        });
+        assert!(is_reported.is_some(), "{}: {last}", master.name());
+    }
+    stranger.sh(&format!("ip address del {vip}/32 dev eth0"));
+    for master in masters {
+        master.wait_for("all is well again", "nodelet cluster status", WELL);
+    }
+}
+
+/// The packets that the rule for strangers has dropped.
+fn dropped(master: &Node) -> u64 {
+    let packets = master.sh("iptables -w 10 -nvxL PF9-VRRP | awk '$3 == \"DROP\" { print $1 }'");
+    packets.trim().parse().expect("one rule drops")
+}
+
+/// The end of the journal at present.
+fn journal_mark(master: &Node) -> String {
+    let mark = master.sh("journalctl --quiet --lines=0 --show-cursor | sed -n 's/^-- cursor: //p'");
+    assert!(!mark.trim().is_empty(), "the journal has no end");
+    mark.trim().to_owned()
+}
+
+/// The address of a host in the lab's network.
+fn address(host: &Node) -> String {
+    let address = host
+        .sh("ip -4 -o address show dev eth0 | awk '{ sub(\"/.*\", \"\", $4); print $4; exit }'");
+    address.trim().to_owned()
+}
