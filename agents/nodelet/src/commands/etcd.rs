@@ -18,7 +18,7 @@ use super::run::only_root;
 use crate::cli::{EtcdBackupArgs, EtcdCommand, EtcdVerifyArgs, LOCAL_ADMIN, RoleArgs};
 use crate::etcd::{self, AlarmKind, Backups, Etcd, Interrupted, Stored};
 use crate::inputs;
-use crate::nodeletd::timers;
+use crate::nodeletd::timers::{self, Runs};
 use crate::output::exit::Exit;
 use crate::output::{error_report, say};
 use crate::process::lock::Lock;
@@ -242,12 +242,7 @@ async fn status(args: &RoleArgs) -> Result<Exit> {
             runs.failures, runs.reason
         ));
     }
-    if runs.preempted >= PATIENT {
-        problems.push(format!(
-            "the timer's last {} runs were ended by repairs of this host; repair what fails (`nodelet status`), or take a backup by hand after `nodelet pause 1h`",
-            runs.preempted
-        ));
-    }
+    problems.extend(preempted(&runs, age.and_then(|age| now.checked_sub(age))));
     let status = EtcdBackupStatus {
         directory: backups.directory.display().to_string(),
         enabled: backups.enabled,
@@ -271,6 +266,22 @@ async fn status(args: &RoleArgs) -> Result<Exit> {
         Exit::Ok
     } else {
         Exit::Pending
+    })
+}
+
+/// The problem of a timer whose runs were ended again and again. A backup that was taken after the last of them solves it: the remedy is one
+/// by hand.
+fn preempted(runs: &Runs, newest: Option<SystemTime>) -> Option<String> {
+    let ended = runs.last.and_then(|last| u64::try_from(last).ok());
+    let ended = ended.map(|last| SystemTime::UNIX_EPOCH + Duration::from_secs(last));
+    let taken_since = newest
+        .zip(ended)
+        .is_some_and(|(taken, ended)| taken > ended);
+    (runs.preempted >= PATIENT && !taken_since).then(|| {
+        format!(
+            "the timer's last {} runs were ended by repairs of this host; repair what fails (`nodelet status`), or take a backup by hand after `nodelet pause 1h`",
+            runs.preempted
+        )
     })
 }
 
@@ -347,4 +358,24 @@ fn screen(status: &EtcdBackupStatus, number: usize, now: SystemTime) -> String {
 
 fn span(time: Duration) -> String {
     humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_by_hand_solves_that_runs_of_the_timer_were_ended() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let ended = |preempted| {
+            let mut runs = Runs::default();
+            (runs.last, runs.preempted) = (Some(1000), preempted);
+            runs
+        };
+        let problem = preempted(&ended(3), None).expect("there is no backup");
+        assert!(problem.contains("last 3 runs"), "{problem}");
+        assert!(preempted(&ended(3), Some(at(900))).is_some(), "an old one");
+        assert_eq!(preempted(&ended(3), Some(at(1001))), None);
+        assert_eq!(preempted(&ended(2), None), None);
+    }
 }

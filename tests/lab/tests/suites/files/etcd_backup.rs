@@ -31,10 +31,13 @@ fn wait_for_proof(seconds: u32) -> String {
     )
 }
 
-/// Removes all backups, and applies the lab's own settings.
+/// Removes all backups and the record of the timer's runs, and applies the lab's own settings. Another suite on this host may have had a
+/// nodeletd whose backups were ended by repairs.
 fn without_backups(master: &Master) {
     master.configure(&[]);
-    master.sh(&format!("rm -rf {DIRECTORY}/* {DIRECTORY}/.[!.]*"));
+    master.sh(&format!(
+        "rm -rf {DIRECTORY}/* {DIRECTORY}/.[!.]* /var/opt/pf9/nodelet/timer-etcd-backup.json"
+    ));
     master.apply(&["--only", "etcd-backup"]).exits(0);
 }
 
