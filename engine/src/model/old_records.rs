@@ -12,7 +12,9 @@
 //! (`facts::preflight`, the labels of containers). Their types write the old name and say so.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
+use aho_corasick::AhoCorasick;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -50,13 +52,23 @@ const FIELDS: [(&str, &str, &str); 3] = [
 /// The part of a step's id that names the kind of resource.
 const STEP: (&str, &str) = ("/sysctl_as_before:", "/restore_sysctl:");
 
+/// All old names, as keys or whole texts of any object. A status pass reads thousands of records, so they are searched together.
+static OLD_NAMES: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    let keys = OldRecord::ALL.iter().flat_map(|kind| kind.keys());
+    let fields = FIELDS.iter().map(|(_, old, _)| old);
+    let names = keys.chain(&KINDS).chain(&RESOURCES).map(|(old, _)| old);
+    let quoted = names.chain(fields).map(|name| format!("\"{name}\""));
+    let patterns: Vec<String> = quoted.chain([STEP.0.to_owned()]).collect();
+    AhoCorasick::new(patterns).expect("a few short names are patterns")
+});
+
 /// Reads a JSON object that may have old names.
 ///
 /// # Errors
 /// It is not such an object.
 pub fn read<T: DeserializeOwned>(kind: OldRecord, json: &[u8]) -> serde_json::Result<T> {
-    let is_old = std::str::from_utf8(json).is_ok_and(|text| kind.may_be_old(text));
-    if !is_old {
+    // Most objects have no old name, and are read without a second pass.
+    if !OLD_NAMES.is_match(json) {
         return serde_json::from_slice(json);
     }
     let mut value: Value = serde_json::from_slice(json)?;
@@ -82,6 +94,13 @@ pub fn facts(yaml: &str) -> Cow<'_, str> {
 }
 
 impl OldRecord {
+    const ALL: [Self; 4] = [
+        Self::Ledger,
+        Self::BackupManifest,
+        Self::TimerRuns,
+        Self::LastGoodRole,
+    ];
+
     /// Keys of the object itself, old and present.
     fn keys(self) -> &'static [(&'static str, &'static str)] {
         match self {
@@ -94,18 +113,6 @@ impl OldRecord {
             Self::TimerRuns => &[("given_way", "preempted")],
             Self::LastGoodRole => &[("asked", "requested")],
         }
-    }
-
-    /// Whether an old name is in the text. Most objects have none, and are read without a second pass.
-    fn may_be_old(self, json: &str) -> bool {
-        let has = |(old, _): &(&str, &str)| has_string(json, old);
-        if self.keys().iter().any(has) {
-            return true;
-        }
-        matches!(self, Self::Ledger)
-            && (json.contains(STEP.0)
-                || KINDS.iter().chain(&RESOURCES).any(has)
-                || FIELDS.iter().any(|(_, old, _)| has_string(json, old)))
     }
 
     fn rename(self, object: &mut Map<String, Value>) {
@@ -154,12 +161,6 @@ fn rename_id(value: Option<&mut Value>) {
     if let Some(Value::String(id)) = value {
         *id = id.replacen(STEP.0, STEP.1, 1);
     }
-}
-
-/// Whether `name` is in the JSON text as a key or as a whole text.
-fn has_string(json: &str, name: &str) -> bool {
-    json.match_indices(name)
-        .any(|(at, _)| json[..at].ends_with('"') && json[at + name.len()..].starts_with('"'))
 }
 
 #[cfg(test)]
