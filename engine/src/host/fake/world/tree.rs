@@ -37,7 +37,7 @@ pub(crate) enum NodeKind {
     Other,
 }
 
-/// All entries by absolute path.
+/// All entries by absolute path. No link is on the way to an entry.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tree {
     nodes: BTreeMap<PathBuf, Node>,
@@ -56,6 +56,12 @@ impl Tree {
                 ErrorKind::InvalidInput,
                 "the path is not absolute",
             ));
+        }
+        // Most paths are those of entries. This is the same as the walk, with one look in place of one for each part.
+        if let Some((at, node)) = self.nodes.get_key_value(path)
+            && !(follow_end && matches!(node.kind, NodeKind::Symlink(_)))
+        {
+            return Ok(at.clone());
         }
         let mut walk = Walk::along(path);
         while let Some(next) = walk.next_place() {
@@ -86,6 +92,11 @@ impl Tree {
 
     /// The entry at `path`; a link at its end is followed only if asked for.
     pub(crate) fn get(&self, path: &Path, follow_end: bool) -> Option<&Node> {
+        if let Some(node) = self.nodes.get(path)
+            && !(follow_end && matches!(node.kind, NodeKind::Symlink(_)))
+        {
+            return Some(node);
+        }
         let path = self.resolve(path, follow_end).ok()?;
         self.nodes.get(&path)
     }
