@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::enter;
 use super::record::{HostState, Mount};
 use crate::command;
 use crate::docker::{Docker, SHORT};
@@ -183,6 +184,17 @@ impl Host {
         all
     }
 
+    /// A command in the host without a terminal and, if it is interactive, with our standard input. In a virtual machine and on a host that does not
+    /// run, docker's client is asked.
+    fn command(&self, interactive: bool, words: &[&str]) -> Command {
+        let entered = match self.is_machine() {
+            true => None,
+            false => enter::command(&self.docker, &self.state.container, words),
+        };
+        let options: &[&str] = if interactive { &["--interactive"] } else { &[] };
+        entered.unwrap_or_else(|| self.docker.command(&self.exec_words(options, words)))
+    }
+
     fn boot_limit(&self) -> Duration {
         if self.is_machine() {
             MACHINE_BOOT
@@ -194,9 +206,9 @@ impl Host {
     /// Waits until systemd has started everything.
     pub fn wait_until_running(&self) -> Result<()> {
         let mut last = String::new();
-        let words = self.exec_words(&[], &["systemctl", "is-system-running"]);
+        let words = ["systemctl", "is-system-running"];
         let done = command::poll(self.boot_limit(), || {
-            let output = self.docker.output(&words, None, SHORT);
+            let output = command::output(&self.command(false, &words), None, SHORT);
             last = output.map_or_else(
                 |error| error.to_string(),
                 |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
@@ -230,12 +242,10 @@ impl Host {
         limit: Duration,
     ) -> Result<Output> {
         let seconds = limit.as_secs().max(1).to_string();
-        let interactive = input.map(|_| "--interactive");
         let limited = [&["timeout", "--signal=KILL", &seconds][..], words].concat();
-        let all = self.exec_words(interactive.as_slice(), &limited);
+        let command = self.command(input.is_some(), &limited);
         // The limit inside the host expires first; the one outside is for a docker that does not answer.
-        self.docker
-            .output(&all, input, limit + Duration::from_secs(5))
+        command::output(&command, input, limit + Duration::from_secs(5))
     }
 
     /// Runs a command that must succeed and gives its trimmed standard output.
@@ -269,9 +279,8 @@ impl Host {
     ) -> Result<ExitStatus> {
         let seconds = limit.as_secs().max(1).to_string();
         let limited = [&["timeout", "--signal=KILL", &seconds][..], words].concat();
-        let all = self.exec_words(&[], &limited);
         let limit = limit + Duration::from_secs(5);
-        command::lines(&self.docker.command(&all), limit, each)
+        command::lines(&self.command(false, &limited), limit, each)
     }
 
     /// Like [`Self::exec_streaming`], for a command that the user typed. If we are interrupted, the command and what it started are

@@ -23,7 +23,8 @@ impl RunningInstances {
     }
 }
 
-/// Everything of a host that a phase may touch, one line for each item.
+/// Everything of a host that a phase may touch, one or two lines for each item. A file of the payload has its size and time in place of a
+/// checksum: the payload is a gigabyte, and is only written when a package is installed.
 ///
 /// Data that other programs keep for themselves is left out: nodelet's records, docker's store, kubelet's pods, and CNI's
 /// directories, which containerd makes when it starts. Data that phases keep when they are rolled back is left out as well:
@@ -31,14 +32,18 @@ impl RunningInstances {
 #[must_use]
 pub fn listing(master: &Node) -> BTreeSet<String> {
     let text = master.sh(
-        r#"{
+        r#"files=$(mktemp)
+        {
             find /etc /opt /usr/local /var/opt /var/lib/kubelet /var/lib/etcd /etc/systemd -xdev \
                 \( -path /var/opt/pf9/nodelet -o -path /etc/pf9/kube.d/ca -o -path /etc/pf9/kube.d/encryption -o -path '/etc/pf9/kube.d/certs/*/svcacct.*' \
                    -o -path /var/opt/pf9/kube -o -path /var/lib/kubelet/pods -o -path /etc/ld.so.cache \) -prune \
                 -o \( -type d \( -path /etc/cni -o -path /etc/cni/net.d \) \) \
-                -o \( -type f -printf 'file %m %u:%g %p ' -exec sh -c 'sha256sum < "$1" | cut -c1-12' sh {} \; \) \
+                -o \( -type f -path '/opt/pf9/roles/*/payload/*' -printf 'payload %m %u:%g %p %s %T@\n' \) \
+                -o \( -type f -printf 'file %m %u:%g %p\n' -fprint0 "$files" \) \
                 -o -printf '%y %m %u:%g %p %l\n' || true
+            xargs --null --no-run-if-empty sha256sum < "$files" || true
         } 2>/dev/null
+        rm "$files"
         dpkg-query --show --showformat 'package ${Package} ${Version} ${db:Status-Status}\n'
         systemctl list-unit-files --no-legend --plain --type service,socket | sed 's/^/unit-file /'
         for unit in docker.service docker.socket pf9-kubelet keepalived; do echo "unit $unit $(systemctl is-active $unit)"; done
