@@ -17,6 +17,13 @@ const QUIET: f64 = 0.5;
 /// How long to wait until the machine is quiet: an earlier build keeps the load average high for minutes.
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
+/// The share of the processors that is busy on a machine at rest. Hosts with Kubernetes that do nothing else keep a part of them busy.
+const AT_REST: f64 = 0.4;
+/// So many seconds in a row show that it is at rest.
+const SECONDS_AT_REST: usize = 3;
+/// How long to wait until it is.
+const SETTLES: Duration = Duration::from_secs(90);
+
 /// How long git and uname may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -92,6 +99,51 @@ pub(crate) fn wait_until_quiet() -> Result<()> {
     }
 }
 
+/// Waits until what an earlier step of a measurement has left on the machine is over, for example a first backup. Goes on after 90 s, and says so.
+pub(crate) fn wait_until_at_rest() {
+    let deadline = Instant::now() + SETTLES;
+    let mut before = processor_time();
+    let mut in_a_row = 0;
+    while in_a_row < SECONDS_AT_REST {
+        if Instant::now() > deadline {
+            println!("the machine is not at rest after {} s", SETTLES.as_secs());
+            return;
+        }
+        thread::sleep(Duration::from_secs(1));
+        let now = processor_time();
+        in_a_row = match busy_share(before, now) {
+            Some(share) if share < AT_REST => in_a_row + 1,
+            Some(_) => 0,
+            None => return,
+        };
+        before = now;
+    }
+}
+
+/// Busy and all time of the processors since the boot.
+fn processor_time() -> Option<(u64, u64)> {
+    processor_time_in(&fs::read_to_string("/proc/stat").ok()?)
+}
+
+/// The first line of `/proc/stat` has the time in user, nice, system, idle, iowait and other states (proc(5)).
+fn processor_time_in(stat: &str) -> Option<(u64, u64)> {
+    let times = stat.lines().next()?.strip_prefix("cpu ")?;
+    let times: Vec<u64> = times
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<std::result::Result<_, _>>()
+        .ok()?;
+    let all: u64 = times.iter().take(8).sum();
+    let idle: u64 = times.get(3..5)?.iter().sum();
+    Some((all - idle, all))
+}
+
+fn busy_share(before: Option<(u64, u64)>, now: Option<(u64, u64)>) -> Option<f64> {
+    let ((busy_before, before), (busy, all)) = before.zip(now)?;
+    let passed = all.checked_sub(before).filter(|passed| *passed > 0)?;
+    Some(busy.saturating_sub(busy_before) as f64 / passed as f64)
+}
+
 /// Refuses to publish figures if the files differ from the commit.
 ///
 /// # Errors
@@ -158,6 +210,19 @@ fn memory(meminfo: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_of_the_processors_is_busy() {
+        let at = |text| processor_time_in(text);
+        let (before, now) = (
+            at("cpu  100 0 100 700 100 0 0 0 5 0\ncpu0 1 2 3 4"),
+            at("cpu  130 10 100 750 110 0 0 0 9 0\n"),
+        );
+        assert_eq!(before, Some((200, 1000)));
+        assert_eq!(busy_share(before, now), Some(0.4));
+        assert_eq!(busy_share(before, before), None, "no time has passed");
+        assert_eq!(at("intr 1"), None);
+    }
 
     #[test]
     fn reads_what_the_system_says() {

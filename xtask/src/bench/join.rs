@@ -16,6 +16,7 @@ use super::bringup::{self, MASTER, Model};
 use super::figures::{Figure, Target, Unit};
 use super::hosts::{self, CommandTime, Images, timed};
 use super::peer::{self, cluster};
+use crate::machine::wait_until_at_rest;
 
 /// Where the watch finds an administrator's kubeconfig.
 const KUBECONFIG: &str = "/root/bench.kubeconfig";
@@ -253,6 +254,7 @@ fn join(
     admin: &[u8],
 ) -> Result<(Kind, CommandTime)> {
     host.put(admin, KUBECONFIG, 0o600)?;
+    wait_until_at_rest();
     let watch = who.watch(kind, host.name(), &lab.vip().to_string());
     let its = hosts::watched(host, command, &watch)
         .with_context(|| format!("the {} does not come up", kind.title()))?;
