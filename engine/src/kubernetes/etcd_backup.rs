@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::old_records::{self, OldRecord};
 
 pub use published::{
-    BACKUP_TAKEN, is_younger_than, last_published, left_while_younger_than, publish, withdraw,
+    BACKUP_TAKEN, is_younger_than, last_published, left_while_younger_than, publish, published_by,
+    withdraw,
 };
 pub use turn::{BACKUP_LEFT, BACKUP_LEFT_LIMIT, LeftBackup, left_to};
 
@@ -100,19 +101,42 @@ pub fn name_of(file: &str) -> Option<&str> {
 pub fn too_old(newest: Option<Duration>, limit: Duration, directory: &Path) -> Option<String> {
     let directory = directory.display();
     let next = "`nodelet etcd backup` makes one or says what is wrong";
-    let text = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
     let Some(age) = newest else {
         return Some(format!(
             "there is no verified backup in {directory}; {next}"
         ));
     };
+    reached(age, limit, &format!("in {directory}")).map(|what| format!("{what}; {next}"))
+}
+
+/// Why the newest verified backup that another master has published is too old, and what to do. `None` if it is younger than `limit`.
+#[must_use]
+pub fn published_too_old(master: &str, age: Duration, limit: Duration) -> Option<String> {
+    let what = reached(age, limit, &format!("that master {master} has published"))?;
+    let next = "`nodelet etcd status` there shows its backups, and `nodelet etcd backup` makes one";
+    Some(format!("{what}; {next}"))
+}
+
+/// Says that the newest verified backup has reached `limit`. `which` says which one it is. `None` if it is younger.
+fn reached(age: Duration, limit: Duration, which: &str) -> Option<String> {
+    let text = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
     (age >= limit).then(|| {
         format!(
-            "the newest verified backup in {directory} is {} old, but the limit is {}; {next}",
+            "the newest verified backup {which} is {} old, but the limit is {}",
             text(age),
             text(limit)
         )
     })
+}
+
+/// The age of a backup that was taken then, for the question whether it is younger than `limit`. `None` if it is dated further in the future
+/// than `limit`. The clock was wrong when such a backup was taken, and the backup would count as young for as long as the clock was ahead.
+#[must_use]
+pub fn age_of(taken: SystemTime, now: SystemTime, limit: Duration) -> Option<Duration> {
+    match now.duration_since(taken) {
+        Ok(age) => Some(age),
+        Err(ahead) => (ahead.duration() <= limit).then_some(Duration::ZERO),
+    }
 }
 
 impl BackupManifest {
@@ -157,8 +181,7 @@ impl BackupManifest {
     }
 
     /// The age of a backup of `cluster`, for the question whether the newest is younger than `limit`. `None` if the backup does not count:
-    /// it is of another cluster, such as an earlier cluster of this host, or it is dated further in the future than `limit`. The clock was
-    /// wrong when such a backup was taken, and the backup would count as young for as long as the clock was ahead.
+    /// it is of another cluster, such as an earlier cluster of this host, or it is from the future ([`age_of`]).
     #[must_use]
     pub fn age(
         &self,
@@ -167,10 +190,7 @@ impl BackupManifest {
         limit: Duration,
     ) -> Option<Duration> {
         let taken = self.taken().filter(|_| self.is_of(cluster))?;
-        match now.duration_since(taken) {
-            Ok(age) => Some(age),
-            Err(ahead) => (ahead.duration() <= limit).then_some(Duration::ZERO),
-        }
+        age_of(taken, now, limit)
     }
 }
 
@@ -194,6 +214,22 @@ mod tests {
         ] {
             assert_eq!(name_of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_backup_is_too_old_from_its_limit_on() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let directory = Path::new("/b");
+        let why = too_old(Some(HOUR), HOUR, directory).expect("it is too old");
+        let says = "the newest verified backup in /b is 1h old, but the limit is 1h; `nodelet etcd backup`";
+        assert!(why.starts_with(says), "{why}");
+        let why = published_too_old("cp-2", HOUR, HOUR).expect("it is too old");
+        let says = "the newest verified backup that master cp-2 has published is 1h old, but the limit is 1h; ";
+        assert!(why.starts_with(says), "{why}");
+        let younger = HOUR - Duration::from_millis(1);
+        assert_eq!(too_old(Some(younger), HOUR, directory), None);
+        assert_eq!(published_too_old("cp-2", younger, HOUR), None);
+        assert!(too_old(None, HOUR, directory).is_some());
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(crate) enum ClusterCommand {
     ///
     /// Exit codes: 0 the host is removed; 1 the command failed or was refused; 2 pods are left, and the node stays.
     Remove(ClusterRemoveArgs),
-    /// Show the state of the cluster as this master sees it: nodes, virtual IP, etcd members, versions, certificates, the newest backup.
+    /// Show the state of the cluster as this master sees it: nodes, virtual IP, etcd members, versions, certificates, the newest backups.
     ///
     /// Changes nothing, and takes at most 15 seconds. What does not answer is shown as unknown, with the reason.
     ///

@@ -21,9 +21,7 @@ mod verify;
 
 pub(crate) use backup::{Interrupted, backup};
 pub(crate) use client::api::{AlarmKind, Etcd, EtcdMember, EtcdStatus, MEMBER};
-#[cfg(test)]
-pub(crate) use settings::BackupMasters;
-pub(crate) use settings::Backups;
+pub(crate) use settings::{BackupMasters, Backups};
 pub(crate) use store::{Stored, stored};
 pub(crate) use turn::{
     forget_left, give_up, left, must_ask_again, note_left, other_master, publish_taken,

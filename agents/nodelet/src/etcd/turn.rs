@@ -71,10 +71,11 @@ pub(crate) async fn other_master(
     }
 }
 
-/// Publishes for the other masters when this host has taken a verified backup. Does nothing if each master takes its own.
+/// Publishes for the other masters when this host has taken a verified backup. If each master takes its own, only `nodelet cluster status`
+/// reads it. After a change to one master, the time is still true.
 ///
 /// # Errors
-/// etcd or the API server does not answer within 15 s. The other masters then take backups themselves.
+/// etcd or the API server does not answer within 15 s. If one master takes the backups, the other masters then take theirs.
 ///
 /// # Cancel safety
 /// The earlier time or the new one is published.
@@ -84,11 +85,12 @@ pub(crate) async fn publish_taken(
     backups: &Backups,
     taken: SystemTime,
 ) -> Result<()> {
-    let action = "publish the time of the backup; the other masters take their own";
-    match backups.masters {
-        BackupMasters::All => return Ok(()),
-        BackupMasters::One => {}
-    }
+    let action = match backups.masters {
+        BackupMasters::All => {
+            "publish the time of the backup; `nodelet cluster status` on the other masters shows an earlier one"
+        }
+        BackupMasters::One => "publish the time of the backup; the other masters take their own",
+    };
     let work = async {
         publish(host, access, &own_node(host).await?, taken).await?;
         anyhow::Ok(())
@@ -98,7 +100,7 @@ pub(crate) async fn publish_taken(
 }
 
 /// Gives up the turn when this host was asked to end its backup: withdraws the time of its last one, so that a master that asks from now on takes
-/// the backup, and does not wait until that one is too old. Does nothing if each master takes its own.
+/// the backup, and does not wait until that one is too old. Does nothing if each master takes its own: then no other master waits for it.
 ///
 /// # Errors
 /// etcd or the API server does not answer within 5 s. The other masters then wait.
@@ -228,10 +230,17 @@ mod tests {
                     .etcd
                     .voter(&format!("m-{id}"), &format!("172.30.0.1{id}"), id);
             }
+        });
+        become_master(&host, number);
+        host
+    }
+
+    /// The member of the master with this number answers as this host's own.
+    fn become_master(host: &FakeHost, number: u64) {
+        host.with_world_mut(|world| {
             let own = world.etcd.states[&format!("https://172.30.0.1{number}:4001")].clone();
             world.etcd.states.insert(MEMBER.to_owned(), own);
         });
-        host
     }
 
     /// The same after each master has taken a backup.
@@ -296,16 +305,37 @@ mod tests {
         };
         let taken = SystemTime::UNIX_EPOCH + 1000 * HOUR;
         let publish =
-            async |masters| publish_taken(&host, &access(), &backups(masters), taken).await;
-        let done = publish(BackupMasters::All).await;
-        done.expect("there is nothing to do");
-        assert_eq!(of_first().await, None, "each master takes its own");
-        let done = publish(BackupMasters::One).await;
-        done.expect("it is published");
-        assert_eq!(of_first().await, Some(taken));
+            async |masters, taken| publish_taken(&host, &access(), &backups(masters), taken).await;
+        for (masters, taken) in [
+            (BackupMasters::All, taken),
+            (BackupMasters::One, taken + HOUR),
+        ] {
+            publish(masters, taken).await.expect("it is published");
+            assert_eq!(of_first().await, Some(taken), "{masters:?}");
+        }
         host.with_world_mut(|world| world.remove(KUBECONFIG));
-        let failed = publish(BackupMasters::One).await;
-        failed.expect_err("the API server cannot be asked");
+        for (masters, says) in [
+            (BackupMasters::All, "`nodelet cluster status`"),
+            (BackupMasters::One, "take their own"),
+        ] {
+            let failed = publish(masters, taken).await;
+            let failed = failed.expect_err("the API server cannot be asked");
+            assert!(failed.to_string().contains(says), "{failed:#}");
+        }
+    }
+
+    /// What a master has published while each took its own is a true time of a verified backup.
+    #[tokio::test]
+    async fn after_a_change_to_one_master_the_published_backups_count() {
+        let (all, one) = (BackupMasters::All, BackupMasters::One);
+        let host = bare_master(2);
+        let as_master = |number| become_master(&host, number);
+        as_master(1);
+        let done = publish_taken(&host, &access(), &backups(all), host.now()).await;
+        done.expect("it is published");
+        as_master(2);
+        assert_eq!(turn(&host, all).await, "", "each takes its own");
+        assert_eq!(turn(&host, one).await, "m-1", "its last one is young");
     }
 
     #[tokio::test]
@@ -315,13 +345,7 @@ mod tests {
             async |host: &FakeHost, masters| give_up(host, &access(), &backups(masters)).await;
         // What the second master asks is the same API server.
         let host = master(2).await;
-        let as_master = |number: u64| {
-            host.with_world_mut(|world| {
-                let url = format!("https://172.30.0.1{number}:4001");
-                let own = world.etcd.states[&url].clone();
-                world.etcd.states.insert(MEMBER.to_owned(), own);
-            });
-        };
+        let as_master = |number| become_master(&host, number);
         as_master(1);
         let done = give_up(&host, BackupMasters::All).await;
         done.expect("there is nothing to do");

@@ -1,13 +1,14 @@
 //! When a master has taken its last verified backup: published for the other masters as an annotation of its node.
 //!
 //! A member of etcd that works says nothing about backups: on its host they may be turned off, nodeletd may be stopped, or the disk may be full.
-//! So a master leaves its backup to another one only while the backup of that one is known to be young.
+//! So a master leaves its backup to another one only while the backup of that one is known to be young. If each master takes its own, only the
+//! state of the cluster shows what is published.
 
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use crate::host::{ClusterAccess, Host, HostResult};
+use crate::host::{ClusterAccess, ClusterNode, Host, HostResult};
 use crate::kubernetes::MASTER_LABEL;
 
 /// The annotation of a master's node; its value is when the master began its last verified backup (RFC 3339, UTC).
@@ -63,8 +64,17 @@ pub async fn withdraw(host: &dyn Host, access: &ClusterAccess, node: &str) -> Ho
     host.patch_node(access, node, &mark).await
 }
 
-/// When the master with this node has taken its last verified backup. `None` if it has published no time, or if there is no such node of a
-/// master. A kubelet can write annotations, but it cannot make its node a master's. Cancel safe.
+/// When the master with this node has taken its last verified backup. `None` if it has published no time, or if the node is no master's. A
+/// kubelet can write annotations, but it cannot make its node a master's.
+#[must_use]
+pub fn published_by(node: &ClusterNode) -> Option<SystemTime> {
+    let is_master = node.labels.contains_key(MASTER_LABEL);
+    let taken = node.annotations.get(BACKUP_TAKEN).filter(|_| is_master)?;
+    humantime::parse_rfc3339(taken).ok()
+}
+
+/// When the master with the node of this name has taken its last verified backup ([`published_by`]). `None` also if there is no such node.
+/// Cancel safe.
 ///
 /// # Errors
 /// The API server does not answer.
@@ -74,15 +84,12 @@ pub async fn last_published(
     node: &str,
 ) -> HostResult<Option<SystemTime>> {
     let node = host.node(access, node).await?;
-    let node = node.filter(|node| node.labels.contains_key(MASTER_LABEL));
-    let taken = node.and_then(|node| node.annotations.get(BACKUP_TAKEN).cloned());
-    Ok(taken.and_then(|taken| humantime::parse_rfc3339(&taken).ok()))
+    Ok(node.as_ref().and_then(published_by))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::ClusterNode;
     use crate::kubernetes::admission::tests::master;
 
     #[tokio::test]

@@ -1,13 +1,13 @@
-//! The newest backup of etcd on this host.
+//! The newest backup of etcd on this host, and those that the other masters have published.
 
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use engine::host::Host;
-use engine::kubernetes::etcd_backup::{LeftBackup, too_old};
+use engine::kubernetes::etcd_backup::{LeftBackup, age_of, published_too_old, too_old};
 
-use super::observed::{BackupRow, BackupState, Part, within};
-use crate::etcd::{Backups, Stored, left, stored};
+use super::observed::{BackupRow, BackupState, MasterBackup, NodeRow, Part, utc, within};
+use crate::etcd::{BackupMasters, Backups, Stored, left, stored};
 
 /// The directory may be on another host's disk.
 const READ: Duration = Duration::from_secs(2);
@@ -58,4 +58,58 @@ pub(super) fn newest(
         },
         left_to: left.map(|left| left.master),
     }
+}
+
+/// The newest backups of the other masters. If each master takes its own, each old one is too old. If one master takes them, and for a master
+/// that has published none, another master's young one is enough. Pure.
+pub(super) fn of_masters(
+    backups: &Backups,
+    own: &Part<BackupState>,
+    rows: &[NodeRow],
+    now: SystemTime,
+) -> Vec<MasterBackup> {
+    let limit = backups.max_age;
+    let age = |row: &NodeRow| age_of(row.backup_taken?, now, limit);
+    let is_young = |row: &NodeRow| {
+        age(row).is_some_and(|age| published_too_old(&row.name, age, limit).is_none())
+    };
+    let others: Vec<&NodeRow> = rows.iter().filter(|row| row.is_other_master()).collect();
+    let has_young = others.iter().any(|row| is_young(row));
+    let has_none = !has_young && own.known().is_some_and(|own| !has_young_here(own, backups));
+    let each = backups.masters == BackupMasters::All;
+    let row = |row: &&NodeRow| {
+        let name = &row.name;
+        let age = age(row);
+        let is_due = match row.backup_taken {
+            Some(_) => each || has_none,
+            None => has_none,
+        };
+        let too_old = match (row.backup_taken, age) {
+            _ if !backups.enabled || !is_due => None,
+            (_, Some(age)) => published_too_old(name, age, limit),
+            (Some(taken), None) => Some(format!(
+                "master {name} has published a backup of the future ({}); compare its clock with the one of this host (`timedatectl`)",
+                utc(taken)
+            )),
+            (None, None) => Some(format!(
+                "master {name} has published no verified backup, and no master has a young one; `nodelet etcd backup` there makes one or says what is wrong"
+            )),
+        };
+        MasterBackup {
+            node: name.clone(),
+            taken: row.backup_taken.map(utc),
+            age: age.map(|age| age.as_secs()),
+            young: is_young(row),
+            too_old,
+        }
+    };
+    others.iter().map(row).collect()
+}
+
+/// Whether this host has a young backup, or has left its last one to a master that had one.
+fn has_young_here(own: &BackupState, backups: &Backups) -> bool {
+    let newest = own.newest.as_ref().filter(|backup| backup.verified);
+    let age = newest.and_then(|backup| backup.age);
+    let age = age.map(Duration::from_secs);
+    own.left_to.is_some() || too_old(age, backups.max_age, &backups.directory).is_none()
 }

@@ -9,7 +9,7 @@ use engine::kubernetes::NODE_SIGNER;
 
 use super::certificates::requests;
 use super::etcd::{AskEtcd, named_by, state};
-use super::observed::{ClusterStatus, NodeRole, NodeRow, Target, utc, within};
+use super::observed::{ClusterStatus, NodeRow, Target, utc, within};
 use super::{backups, certificates, nodes, problems, virtual_ip};
 use crate::etcd::MEMBER;
 
@@ -47,6 +47,7 @@ pub(super) async fn gather<E: AskEtcd>(
         .known()
         .and_then(|etcd| etcd.cluster.known()?.as_deref());
     let backups = backups::state(host, &target.backups, uid, now).await;
+    let master_backups = backups::of_masters(&target.backups, &backups, rows, now);
     let mut status = ClusterStatus {
         at: utc(now),
         api_version,
@@ -57,6 +58,7 @@ pub(super) async fn gather<E: AskEtcd>(
         node_certificates,
         requests: asked_for.map(|all: Vec<CertificateRequest>| requests::open(&all, now)),
         backups,
+        master_backups,
         problems: Vec::new(),
         unknown: Vec::new(),
     };
@@ -72,8 +74,7 @@ fn addresses(links: Vec<Link>) -> Vec<IpAddr> {
 
 /// The first address of each master that is another host.
 fn other_masters(rows: &[NodeRow]) -> Vec<IpAddr> {
-    let masters = rows.iter().filter(|row| row.role == NodeRole::Master);
-    let others = masters.filter(|row| !row.this_host);
+    let others = rows.iter().filter(|row| row.is_other_master());
     others
         .filter_map(|row| row.addresses.first().copied())
         .collect()

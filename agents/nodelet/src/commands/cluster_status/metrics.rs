@@ -3,9 +3,13 @@
 use std::fmt::{Display, Write as _};
 use std::time::UNIX_EPOCH;
 
+use super::certificates;
 use super::nodes::{Skew, skew};
-use super::observed::{ClusterStatus, EtcdState, MemberRow, NodeRow};
+use super::observed::{ClusterStatus, EtcdState, MemberRow, NodeRow, Server};
 use super::problems::display_name;
+
+/// Most other masters with a line; a cluster has fewer.
+const MASTERS: usize = 9;
 
 /// A metric with its lines: labels and value.
 struct Metrics(String);
@@ -84,16 +88,34 @@ pub(super) fn text(status: &ClusterStatus) -> String {
         "When the first certificate of this host ends.",
         first,
     );
-    let ends = status
-        .node_certificates
-        .iter()
-        .filter_map(|one| one.ends.known());
-    let ends = ends.min().and_then(|ends| seconds(ends));
-    all.one(
-        "kubelet_certificate_end_seconds",
-        "When the first certificate of another node's kubelet ends.",
-        ends,
-    );
+    node_certificates(&mut all, status);
+    backups(&mut all, status);
+    all.0
+}
+
+/// When the first certificate of each kind of server ends.
+fn node_certificates(all: &mut Metrics, status: &ClusterStatus) {
+    for server in Server::ALL {
+        let (name, help) = match server {
+            Server::Kubelet => (
+                "kubelet_certificate_end_seconds",
+                "When the first certificate of another node's kubelet ends.",
+            ),
+            Server::KubeApiserver => (
+                "kube_apiserver_certificate_end_seconds",
+                "When the first certificate of another master's API server ends.",
+            ),
+            Server::Etcd => (
+                "etcd_certificate_end_seconds",
+                "When the first certificate of another master's member of etcd ends.",
+            ),
+        };
+        let (_, ends) = certificates::known(&status.node_certificates, server);
+        all.one(name, help, ends.and_then(seconds));
+    }
+}
+
+fn backups(all: &mut Metrics, status: &ClusterStatus) {
     let newest = status
         .backups
         .known()
@@ -113,7 +135,19 @@ pub(super) fn text(status: &ClusterStatus) -> String {
         "Size of the newest verified backup of this host.",
         size,
     );
-    all.0
+    // As above: if another master takes the backups, an old one of this master has no line.
+    let of_masters = status.master_backups.iter();
+    let of_masters = of_masters.filter(|one| one.young || one.too_old.is_some());
+    let of_masters = of_masters.filter_map(|one| Some((label("node", &one.node), one.age?)));
+    let lines: Vec<_> = of_masters
+        .map(|(labels, age)| (labels, age.to_string()))
+        .take(MASTERS)
+        .collect();
+    all.gauge(
+        "master_backup_age_seconds",
+        "Age of the newest verified backup that another master has published.",
+        &lines,
+    );
 }
 
 fn nodes(all: &mut Metrics, rows: &[NodeRow], api: Option<&String>) {

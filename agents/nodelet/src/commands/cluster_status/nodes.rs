@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use engine::host::ClusterNode;
 use engine::kubernetes::MASTER_LABEL;
+use engine::kubernetes::etcd_backup::published_by;
 use engine::kubernetes::workers::{LEFT, WORKER_LABEL};
 
 use super::observed::{NodeRole, NodeRow, shown};
@@ -36,6 +37,7 @@ fn row(name: String, node: ClusterNode, own: &[IpAddr], now: SystemTime) -> Node
         (false, false) => NodeRole::None,
     };
     let age = |reported| now.duration_since(reported).unwrap_or_default().as_secs();
+    let backup_taken = published_by(&node);
     NodeRow {
         name,
         role,
@@ -50,6 +52,7 @@ fn row(name: String, node: ClusterNode, own: &[IpAddr], now: SystemTime) -> Node
         report_age: node.reported.map(age),
         cordoned: node.unschedulable,
         left: node.annotations.get(LEFT).map(|mark| shown(mark)),
+        backup_taken,
         this_host: node.addresses.iter().any(|one| own.contains(one)),
         addresses: node.addresses,
     }

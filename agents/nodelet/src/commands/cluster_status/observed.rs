@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, SettingValue};
 use engine::model::chain;
-use engine::resource::pki::certificate_paths;
+use engine::resource::pki::{CertificatePaths, certificate_paths};
 use serde::Serialize;
 
 use crate::etcd::Backups;
@@ -23,6 +23,8 @@ pub(super) struct Target {
     pub(super) kubeconfig: PathBuf,
     /// The roots that API servers are verified with: while authority `cluster` is replaced, these are two.
     pub(super) ca: PathBuf,
+    /// The files with which members of etcd are asked: they answer only a client with a certificate.
+    pub(super) etcd: CertificatePaths,
     /// Of the API server.
     pub(super) port: u16,
     /// None if the cluster has no virtual IP.
@@ -47,6 +49,7 @@ impl Target {
         Ok(Self {
             kubeconfig: kubeconfig.to_owned(),
             ca: certificate_paths("apiserver").trust,
+            etcd: certificate_paths("etcdctl/etcd"),
             port: text("K8S_API_PORT")?
                 .parse()
                 .context("understand the setting K8S_API_PORT")?,
@@ -142,11 +145,14 @@ pub(super) struct ClusterStatus {
     pub(super) etcd: Part<EtcdState>,
     /// The certificates of this host.
     pub(super) certificates: Part<Certificates>,
-    /// What the kubelets of other nodes show.
+    /// What the servers of other nodes show.
     pub(super) node_certificates: Vec<NodeCertificate>,
     /// Requests of nodes for certificates that wait for longer than a minute.
     pub(super) requests: Part<OpenRequests>,
+    /// Of this host.
     pub(super) backups: Part<BackupState>,
+    /// What the other masters have published of theirs.
+    pub(super) master_backups: Vec<MasterBackup>,
     /// What is wrong.
     pub(super) problems: Vec<Problem>,
     /// The parts that are not known, each with the reason.
@@ -218,6 +224,16 @@ pub(super) struct NodeRow {
     pub(super) this_host: bool,
     #[serde(skip)]
     pub(super) addresses: Vec<IpAddr>,
+    /// When this master has taken its last verified backup, as it has published it.
+    #[serde(skip)]
+    pub(super) backup_taken: Option<SystemTime>,
+}
+
+impl NodeRow {
+    /// Whether it is a master, and not this host.
+    pub(super) fn is_other_master(&self) -> bool {
+        self.role == NodeRole::Master && !self.this_host
+    }
 }
 
 /// The virtual IP.
@@ -302,10 +318,33 @@ pub(super) struct Certificates {
     pub(super) cut_short: bool,
 }
 
-/// The certificate that the kubelet of a node shows.
+/// A program that serves other hosts over TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Server {
+    Kubelet,
+    KubeApiserver,
+    Etcd,
+}
+
+impl Server {
+    pub(super) const ALL: [Self; 3] = [Self::Kubelet, Self::KubeApiserver, Self::Etcd];
+
+    /// Its name, as in the JSON.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Kubelet => "kubelet",
+            Self::KubeApiserver => "kube-apiserver",
+            Self::Etcd => "etcd",
+        }
+    }
+}
+
+/// The certificate that a server of a node shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct NodeCertificate {
     pub(super) node: String,
+    pub(super) server: Server,
     /// In UTC.
     pub(super) ends: Part<String>,
     /// Whether it ends soon, or has ended.
@@ -342,6 +381,20 @@ pub(super) struct BackupState {
     /// The master to which this host has left the last backup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) left_to: Option<String>,
+}
+
+/// The newest verified backup of another master, as it has published it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct MasterBackup {
+    pub(super) node: String,
+    /// When it was begun, in UTC; None if the master has published none.
+    pub(super) taken: Option<String>,
+    /// In seconds; None if it was taken in the future.
+    pub(super) age: Option<u64>,
+    /// Whether it is younger than the limit.
+    pub(super) young: bool,
+    /// Why it is a problem, and the next thing to try.
+    pub(super) too_old: Option<String>,
 }
 
 /// A backup.

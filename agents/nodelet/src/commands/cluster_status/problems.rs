@@ -3,7 +3,9 @@
 use super::certificates::{self, requests};
 use super::etcd::LAG;
 use super::nodes::{Skew, skew};
-use super::observed::{ClusterStatus, EtcdState, MemberRow, NodeRole, NodeRow, Part, Problem};
+use super::observed::{
+    ClusterStatus, EtcdState, MemberRow, NodeCertificate, NodeRole, NodeRow, Part, Problem, Server,
+};
 use super::virtual_ip;
 
 /// Most problems of one kind that are named.
@@ -47,6 +49,10 @@ pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
         .known()
         .and_then(|backups| backups.too_old.as_deref());
     all.extend(too_old.map(Problem::of_sentence));
+    let of_masters = status.master_backups.iter();
+    let of_masters = of_masters.filter_map(|one| one.too_old.as_deref());
+    let of_masters = of_masters.map(Problem::of_sentence).collect();
+    bounded(&mut all, "backups of other masters", of_masters);
     all
 }
 
@@ -230,14 +236,21 @@ fn of_certificates(status: &ClusterStatus, all: &mut Vec<Problem>) {
         }
     }
     let near = status.node_certificates.iter().filter(|one| one.ends_soon);
-    let near = near.filter_map(|one| {
-        let ends = one.ends.known()?;
-        Some(Problem::new(
-            format!("the certificate of kubelet on node {} ends at {ends} and is not renewed", one.node),
-            "`nodelet certs renew` on its host says why; the node must be admitted (`nodelet pki issue`)",
-        ))
-    });
+    let near = near.filter_map(of_node_certificate);
     bounded(all, "certificates of nodes", near.collect());
+}
+
+fn of_node_certificate(one: &NodeCertificate) -> Option<Problem> {
+    let (server, node, ends) = (one.server.name(), &one.node, one.ends.known()?);
+    let what =
+        format!("the certificate of {server} on node {node} ends at {ends} and is not renewed");
+    let next = match one.server {
+        Server::Kubelet => {
+            "`nodelet certs renew` on its host says why; the node must be admitted (`nodelet pki issue`)"
+        }
+        Server::KubeApiserver | Server::Etcd => "`nodelet certs renew` on its host says why",
+    };
+    Some(Problem::new(what, next))
 }
 
 /// The parts that are not known, each with the reason.
@@ -283,12 +296,17 @@ pub(super) fn unknown(status: &ClusterStatus) -> Vec<String> {
         add("more members of etcd", more.as_deref());
     }
     add("certificates of this host", status.certificates.reason());
-    if let Some((node, why, number)) = certificates::not_known(&status.node_certificates) {
+    for server in Server::ALL {
+        let Some((node, why, number)) = certificates::not_known(&status.node_certificates, server)
+        else {
+            continue;
+        };
         let what = match number {
             1 => format!("{node}: {why}"),
             _ => format!("{node}: {why} (and {} more nodes)", number - 1),
         };
-        add("certificate of kubelet on node", Some(&what));
+        let part = format!("certificate of {} on node", server.name());
+        add(&part, Some(&what));
     }
     add(
         "requests of nodes for certificates",

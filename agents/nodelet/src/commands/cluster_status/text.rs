@@ -7,7 +7,8 @@ use engine::model::count;
 
 use super::certificates;
 use super::observed::{
-    BackupState, ClusterStatus, EtcdState, MemberRow, NodeRole, NodeRow, Part, VirtualIpState,
+    BackupState, ClusterStatus, EtcdState, MasterBackup, MemberRow, NodeRole, NodeRow, Part,
+    Server, VirtualIpState,
 };
 use super::problems::display_name;
 use super::virtual_ip as holders;
@@ -32,7 +33,7 @@ pub(super) fn screen(status: &ClusterStatus) -> String {
     }
     etcd(&mut text, &status.etcd);
     certificates(&mut text, status);
-    backups(&mut text, &status.backups);
+    backups(&mut text, status);
     problems(&mut text, status);
     text
 }
@@ -183,44 +184,83 @@ fn certificates(text: &mut String, status: &ClusterStatus) {
             let _ = writeln!(text, "  {} this host: {}{first}", sign(well), here.number);
         }
     }
-    let nodes = &status.node_certificates;
-    if let (number @ 1.., Some(ends)) = certificates::known(nodes) {
-        let well = !nodes.iter().any(|one| one.ends_soon);
+    for server in Server::ALL {
+        node_certificates(text, status, server);
+    }
+}
+
+fn node_certificates(text: &mut String, status: &ClusterStatus, server: Server) {
+    let all = &status.node_certificates;
+    let name = server.name();
+    if let (number @ 1.., Some(ends)) = certificates::known(all, server) {
+        let well = !certificates::shown_by(all, server).any(|one| one.ends_soon);
+        let nodes = match server {
+            Server::Kubelet => "nodes",
+            Server::KubeApiserver | Server::Etcd => "masters",
+        };
         let _ = writeln!(
             text,
-            "  {} kubelets of other nodes: {number}; the first ends at {ends}",
+            "  {} {name} on other {nodes}: {number}; the first ends at {ends}",
             sign(well)
         );
     }
-    if let Some((node, _, number)) = certificates::not_known(nodes) {
+    if let Some((node, _, number)) = certificates::not_known(all, server) {
         let more = match number {
             1 => String::new(),
             _ => format!(" and {} more", number - 1),
         };
-        let _ = writeln!(text, "  ? kubelet of node {node}{more}: unknown");
+        let _ = writeln!(text, "  ? {name} on node {node}{more}: unknown");
     }
 }
 
-fn backups(text: &mut String, backups: &Part<BackupState>) {
-    text.push_str("newest backup on this host\n");
-    let state = match backups {
-        Part::Known(state) => state,
+fn backups(text: &mut String, status: &ClusterStatus) {
+    text.push_str("newest backups\n");
+    match &status.backups {
+        Part::Known(state) => backup_here(text, state),
         Part::Unknown { unknown } => {
-            let _ = writeln!(text, "  ? unknown: {unknown}");
-            return;
+            let _ = writeln!(text, "  ? this host: unknown: {unknown}");
         }
+    }
+    if status.nodes.known().is_none() {
+        text.push_str("  ? other masters: unknown\n");
+    }
+    let others = &status.master_backups;
+    for one in others.iter().take(ROWS) {
+        let _ = writeln!(text, "  {}", master_backup(one));
+    }
+    if others.len() > ROWS {
+        let _ = writeln!(text, "  … and {} more", others.len() - ROWS);
+    }
+}
+
+fn master_backup(one: &MasterBackup) -> String {
+    let sign = match (one.young, &one.too_old) {
+        (_, Some(_)) => '✗',
+        (true, None) => '✓',
+        (false, None) => '-',
     };
+    let state = match (&one.taken, one.age) {
+        (None, _) => "not published".to_owned(),
+        (Some(taken), None) => format!("verified, of the future: {taken}"),
+        (Some(_), Some(age)) => format!("verified, {}", ago(age)),
+    };
+    format!("{sign} {}: {state}", one.node)
+}
+
+fn backup_here(text: &mut String, state: &BackupState) {
     let well = sign(state.too_old.is_none());
     if let Some(master) = &state.left_to {
         let _ = writeln!(
             text,
-            "  - master {master} takes them (ETCD_BACKUP_MASTERS is one)"
+            "  - this host: master {master} takes them (ETCD_BACKUP_MASTERS is one)"
         );
     }
     let _ = match &state.newest {
-        None if !state.enabled => writeln!(text, "  - none (ETCD_BACKUP_ENABLED is false)"),
+        None if !state.enabled => {
+            writeln!(text, "  - this host: none (ETCD_BACKUP_ENABLED is false)")
+        }
         None if state.left_to.is_some() => Ok(()),
-        None => writeln!(text, "  {well} none in {}", state.directory),
+        None => writeln!(text, "  {well} this host: none in {}", state.directory),
         Some(newest) => {
             let checked = if newest.verified {
                 "verified"
@@ -230,7 +270,7 @@ fn backups(text: &mut String, backups: &Part<BackupState>) {
             let age = newest.age.map_or_else(|| "age unknown".to_owned(), ago);
             writeln!(
                 text,
-                "  {well} {}: {checked}, {age}, {}",
+                "  {well} this host: {}, {checked}, {age}, {}",
                 newest.name,
                 mib(newest.size)
             )

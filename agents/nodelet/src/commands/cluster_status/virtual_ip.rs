@@ -35,8 +35,7 @@ pub(super) async fn state(
     let rows = nodes.known().map_or(&[][..], Vec::as_slice);
     let others = rows
         .iter()
-        .filter(|row| row.role == NodeRole::Master && !row.this_host);
-    let others = others
+        .filter(|row| row.is_other_master())
         .take(MASTERS)
         .filter_map(|row| Some((row, *row.addresses.first()?)));
     let others: Vec<(&NodeRow, IpAddr)> = others.collect();

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use lab_suites::{
     After, KUBECTL, Master, Node, SCALED, Slate, all_are_members, at_once, holder, nodes_are_ready,
-    second_apply_changes_nothing, three_masters,
+    poll, second_apply_changes_nothing, three_masters,
 };
+use serde_json::Value;
 
 use super::strangers::{a_silent_holder_is_reported, vrrp_of_a_stranger_changes_nothing};
 
 /// Time limit until the API answers at the virtual IP again. A fail-over takes at most ten seconds; other suites run beside this one.
 const ANSWERED: Duration = Duration::from_secs(25);
+/// Time limit until the servers of all masters answer a status, on a busy machine.
+const SHOWN: Duration = Duration::from_secs(60);
 /// Time limit until a host that was killed is a master again.
 const BACK: Duration = Duration::from_secs(240);
 
@@ -25,12 +28,34 @@ fn three_masters_go_on_without_one_and_leave_one_by_one() {
     });
     let vip = first.vip();
     all_are_members(&masters);
+    certificates_of_the_others_are_known(&masters);
     second_apply_changes_nothing(&masters);
     strangers_change_nothing(&mut first, &masters, &vip);
     the_api_server_of_the_holder_is_killed(&masters, &vip);
     the_host_of_the_holder_is_killed(&masters, &vip);
     all_hosts_are_killed_at_once(&masters, &vip);
     they_leave(&masters, &slates, &vip);
+}
+
+/// The state of the cluster on one master has the ends of the certificates that the API servers and the members of etcd of the others show.
+fn certificates_of_the_others_are_known(masters: &[Node]) {
+    let (first, others) = masters.split_first().expect("there are masters");
+    let mut last = Value::Null;
+    let are_known = poll(SHOWN, || {
+        let status: Value = first.nodelet(&["cluster", "status", "--json"]).json();
+        last = status["node_certificates"].clone();
+        let shown = last.as_array().map_or(&[][..], Vec::as_slice);
+        let is_known = |node: &str, server: &str| {
+            let mut its = shown
+                .iter()
+                .filter(|one| one["node"] == node && one["server"] == server);
+            its.any(|one| one["ends"].is_string() && one["ends_soon"] == false)
+        };
+        let servers = ["kube-apiserver", "etcd"];
+        let of_all = |node: &str| servers.iter().all(|server| is_known(node, server));
+        others.iter().all(|its| of_all(its.name())).then_some(())
+    });
+    assert!(are_known.is_some(), "{}: {last:#}", first.name());
 }
 
 /// A host on the network that is no master of the cluster.

@@ -1,6 +1,4 @@
-//! All hosts that have the virtual IP, found over ARP.
-
-use engine::host::fake::FaultPlan;
+//! The holder of the virtual IP, and all hosts that have it, found over ARP.
 
 use super::*;
 
@@ -132,4 +130,28 @@ async fn the_holders_of_an_ipv6_address_are_no_missing_part() {
     let ip = status.virtual_ip.as_mut().expect("there is one");
     ip.address = "fd00::100".parse().expect("an address");
     assert_eq!(missing(&status), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_holder_of_the_virtual_ip_is_found_by_its_certificate() {
+    let cluster = Cluster::healthy().await;
+    let holder = async || {
+        cluster
+            .status()
+            .await
+            .virtual_ip
+            .expect("there is one")
+            .holder
+    };
+    assert_eq!(holder().await, Part::Known("cp-2".to_owned()));
+    cluster.host.with_world_mut(|world| {
+        world.endpoint_shows(&format!("{VIRTUAL_IP}:443"), b"of another host");
+    });
+    assert!(holder().await.reason().is_some());
+    cluster.host.with_world_mut(|world| {
+        let addresses = ["172.30.0.11", VIRTUAL_IP];
+        let addresses = addresses.map(|one| (one.parse().expect("an address"), 24));
+        world.link("eth0", true, &addresses);
+    });
+    assert_eq!(holder().await, Part::Known("cp-1".to_owned()));
 }
