@@ -15,10 +15,11 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 use crate::host::{ClusterAccess, Host, HostError, HostResult};
+use crate::model::chain;
 
 pub(super) use record::CLOCKS_DIFFER;
 pub use record::{AddressClaim, Admission, CLAIM_LIFE, CertificateKind, LONGEST_LIFE, RemovedNode};
-use record::{read, record_name, written};
+use record::{read, record_name, written, written_time};
 pub use token::{NewToken, TokenRecord};
 use token::{read_token, secret_key, secret_name, secret_object};
 
@@ -95,10 +96,14 @@ pub async fn put(host: &dyn Host, access: &ClusterAccess, record: &Admission) ->
 /// Admits a node with a new token, which is valid until `expires`. The record begins anew, and the earlier token of the node ends. The
 /// node keeps its address until the token brings a certificate for another one: its earlier certificate is still valid.
 ///
+/// A record names two tokens at most: the present one, and the one before, whose deletion may have failed. So the one before is deleted first:
+/// a token that no record names would stay valid until its expiry.
+///
 /// If this fails or is interrupted, the earlier token counts, or the new one; never none of them.
 ///
 /// # Errors
-/// The API server does not answer or refuses, or another client has changed the record.
+/// The API server does not answer or refuses, or another client has changed the record. If only the deletion of the earlier token has failed,
+/// the new token counts, and the error says so.
 pub async fn admit(
     host: &dyn Host,
     access: &ClusterAccess,
@@ -106,13 +111,19 @@ pub async fn admit(
     new: &NewToken<'_>,
 ) -> HostResult<()> {
     let earlier = admission(host, access, node).await?;
-    // A token that no record names counts for nothing.
-    host.apply_object(access, &secret_object(node, new)).await?;
+    if let Some(id) = earlier.as_ref().and_then(|its| its.token_before.as_ref()) {
+        let deleted = delete_token(host, access, id).await;
+        deleted.map_err(|error| {
+            let action =
+                format!("delete the earlier token {id} of node {node}, so it has no new token");
+            HostError::service(action, error)
+        })?;
+    }
     let record = Admission {
         node: node.to_owned(),
         token_id: Some(new.token.id().to_owned()),
         token_before: earlier.as_ref().and_then(|its| its.token_id.clone()),
-        admitted_at: humantime::format_rfc3339_seconds(new.now).to_string(),
+        admitted_at: written_time(new.now),
         version: earlier
             .as_ref()
             .map_or_else(String::new, |its| its.version.clone()),
@@ -120,13 +131,17 @@ pub async fn admit(
         claim: earlier.as_ref().and_then(|its| its.claim.clone()),
         ..Admission::default()
     };
-    if !put(host, access, &record).await? {
-        delete_token(host, access, new.token.id()).await?;
-        return Err(changed(node));
+    if let Err(error) = create(host, access, &record, new).await {
+        delete_unnamed(host, access, node, new.token.id()).await;
+        return Err(error);
     }
     // Also if the node cannot be marked: the earlier token must not outlive its use.
-    let ended = match &earlier {
-        Some(earlier) => delete_tokens_of(host, access, earlier).await,
+    let ended = match &record.token_before {
+        Some(id) => delete_token(host, access, id).await.map_err(|error| {
+            let action =
+                format!("delete the earlier token {id} of node {node}, whose new token is valid");
+            HostError::service(action, error)
+        }),
         None => Ok(()),
     };
     // Masters look again at a node without this mark.
@@ -136,6 +151,36 @@ pub async fn admit(
         host.patch_node(access, node, &mark).await?;
     }
     ended
+}
+
+/// Writes a new token, and then the record that names it: a token that no record names counts for nothing.
+async fn create(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    record: &Admission,
+    new: &NewToken<'_>,
+) -> HostResult<()> {
+    let secret = secret_object(&record.node, new);
+    host.apply_object(access, &secret).await?;
+    match put(host, access, record).await? {
+        true => Ok(()),
+        false => Err(changed(&record.node)),
+    }
+}
+
+/// Deletes the new token of an admission that has failed, unless the record names it: the answer to a write may have been lost.
+async fn delete_unnamed(host: &dyn Host, access: &ClusterAccess, node: &str, id: &str) {
+    let deleted = match admission(host, access, node).await {
+        Ok(Some(record)) if record.token_id.as_deref() == Some(id) => Ok(()),
+        Ok(_) => delete_token(host, access, id).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = deleted {
+        let problem = chain(&error).join(": ");
+        tracing::warn!(
+            "delete the token {id}, which node {node} did not get and which is valid until it expires: {problem}"
+        );
+    }
 }
 
 /// Deletes the token with this id. Fine if there is none.

@@ -198,20 +198,19 @@ async fn care_for(
                 json!({ "metadata": { "annotations": { LEFT: null } } })
             }
             Care::Delete | Care::DeleteRemoved => {
+                // It may have come back. The change is an event of the watch, so masters look again.
+                if !host.delete_same_node(access, name, &node).await? {
+                    return Err(HostError::service(
+                        format!("delete node {name}"),
+                        "it has changed meanwhile",
+                    ));
+                }
+                done.push(care);
+                // Not before: a worker that has come back still needs its token.
                 if care == Care::Delete {
                     end_token_of_left(host, access, &node, &record).await?;
                 }
-                return match host.delete_same_node(access, name, &node).await? {
-                    true => {
-                        done.push(care);
-                        Ok(())
-                    }
-                    // It may have come back. The change is an event of the watch, so masters look again.
-                    false => Err(HostError::service(
-                        format!("delete node {name}"),
-                        "it has changed meanwhile",
-                    )),
-                };
+                return Ok(());
             }
             Care::EndToken | Care::Forget => continue,
         };
@@ -248,8 +247,11 @@ async fn end_token_of(
     host.patch_node(access, name, &mark).await
 }
 
-/// Ends the token of a worker that has left: its kubelet has had its own certificate. A token that was issued since then is for the next
-/// join, and one that replaces a node (`--replace`) for another host than the one that has left.
+/// Ends the token of a worker that has left, and whose node is deleted: its kubelet has had its own certificate. A token that was issued
+/// since then is for the next join, and one that replaces a node (`--replace`) for another host than the one that has left.
+///
+/// No master tries this again: without its node, the token looks like one for the next join. So the error says what to do. If the master
+/// ends in between, the token ends at its expiry.
 async fn end_token_of_left(
     host: &dyn Host,
     access: &ClusterAccess,
@@ -258,15 +260,28 @@ async fn end_token_of_left(
 ) -> HostResult<()> {
     let left = node.annotations.get(LEFT);
     let left = left.and_then(|mark| humantime::parse_rfc3339(mark).ok());
-    let admitted = humantime::parse_rfc3339(&record.admitted_at).ok();
-    let is_later = admitted > left.map(|left| left.min(host.now()));
-    let Some(id) = record.token_id.as_ref().filter(|_| !is_later) else {
+    // The clock of the worker may be ahead.
+    let left = left.map_or(host.now(), |left| left.min(host.now()));
+    let Some(id) = record.token_id.as_ref() else {
         return Ok(());
     };
-    match token(host, access, id).await? {
-        Some(token) if token.replaces => Ok(()),
-        Some(_) | None => end_token(host, access, record).await,
+    if record.may_be_admitted_since(left) {
+        return Ok(());
     }
+    let ended = match token(host, access, id).await {
+        Ok(Some(token)) if token.replaces => Ok(()),
+        Ok(Some(_) | None) => end_token(host, access, record).await,
+        Err(error) => Err(error),
+    };
+    ended.map_err(|error| {
+        let name = &record.node;
+        HostError::service(
+            format!(
+                "end the token of node {name}, whose worker has left: it is valid until it expires; `nodelet cluster remove {name}` ends it now"
+            ),
+            error,
+        )
+    })
 }
 
 /// Marks the node of a worker that leaves. Does nothing if the cluster has no such node.

@@ -8,12 +8,16 @@
 //!
 //! Of two masters, the one that reads later sees the claim of the other one. If it takes that claim away first, the other one fails in step 3.
 //! If the other one was in step 3 before, it fails in step 2. So never both sign, also if their clocks differ: times decide only who goes on.
+//! Step 3 changes the record in any case, also if the same request is looked at again: the API server gives a record without a change no new
+//! version.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use super::record::{AddressClaim, Admission, CLAIM_LIFE, CLOCKS_DIFFER, LONGEST_LIFE};
+use super::record::{
+    AddressClaim, Admission, CLAIM_LIFE, CLOCKS_DIFFER, LONGEST_LIFE, written_time,
+};
 
 impl AddressClaim {
     fn is_for(&self, address: IpAddr) -> bool {
@@ -67,7 +71,7 @@ impl Admission {
     }
 
     /// The record while this request is being signed for its claim to this address. If that was done for another request, a certificate may
-    /// be there, and the node keeps the address.
+    /// be there, and the node keeps the address. The record is another one than before in any case.
     #[must_use]
     pub(in crate::kubernetes) fn signing(
         &self,
@@ -76,21 +80,24 @@ impl Admission {
         now: SystemTime,
     ) -> Self {
         let present = self.claim.as_ref().filter(|its| its.is_for(address));
-        let (earlier, is_young) = match present {
-            Some(claim) => (claim.request.as_deref(), claim.is_young(now)),
-            None => (None, false),
-        };
-        match earlier {
-            Some(earlier) if earlier == request && is_young => self.clone(),
-            Some(earlier) if earlier != request => self.signed(address),
-            Some(_) | None => Self {
-                claim: Some(AddressClaim {
-                    address,
-                    at: now,
-                    request: Some(request.to_owned()),
-                }),
-                ..self.clone()
-            },
+        let mut at = now;
+        if let Some(claim) = present
+            && let Some(earlier) = &claim.request
+        {
+            if earlier != request {
+                return self.signed(address);
+            }
+            if written_time(claim.at) == written_time(now) {
+                at += Duration::from_millis(1);
+            }
+        }
+        Self {
+            claim: Some(AddressClaim {
+                address,
+                at,
+                request: Some(request.to_owned()),
+            }),
+            ..self.clone()
         }
     }
 

@@ -48,7 +48,7 @@ pub struct Admission {
     pub token_id: Option<String>,
     /// The id of the token that this one has replaced. It is deleted, too: its own deletion may have been interrupted.
     pub token_before: Option<String>,
-    /// When it was admitted (RFC 3339).
+    /// When it was admitted (RFC 3339), with milliseconds. Earlier versions wrote whole seconds.
     pub admitted_at: String,
     /// The SHA-256 (hexadecimal) of the public keys that the token was used for. It brings certificates for these keys only.
     pub keys: BTreeMap<CertificateKind, String>,
@@ -62,6 +62,20 @@ pub struct Admission {
     pub removed: Option<RemovedNode>,
     /// The version of the ConfigMap that it was read from; empty for a new record.
     pub version: String,
+}
+
+impl Admission {
+    /// Whether the node was admitted at this time or later, as far as its record can tell. Pure.
+    ///
+    /// A record with whole seconds (of an earlier version) may be from the end of its second. One without a readable time is older.
+    pub(in crate::kubernetes) fn may_be_admitted_since(&self, time: SystemTime) -> bool {
+        let precision = match self.admitted_at.contains('.') {
+            true => Duration::from_millis(1),
+            false => Duration::from_secs(1),
+        };
+        let admitted = humantime::parse_rfc3339(&self.admitted_at);
+        admitted.is_ok_and(|admitted| admitted + precision > time)
+    }
 }
 
 /// The claim of a node to an address.
@@ -92,6 +106,11 @@ impl RemovedNode {
     }
 }
 
+/// A time as a record has it, with milliseconds, in contrast to times whose order does not matter.
+pub(super) fn written_time(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
 pub(super) fn record_name(node: &str) -> String {
     format!("nodelet-node-{node}")
 }
@@ -115,7 +134,7 @@ pub(super) fn written(record: &Admission) -> ConfigMap {
     set("address", record.address.map(|its| its.to_string()));
     if let Some(claim) = &record.claim {
         set("claim-address", Some(claim.address.to_string()));
-        set("claim-at", Some(time(claim.at)));
+        set("claim-at", Some(written_time(claim.at)));
         set("claim-request", claim.request.clone());
     }
     if let Some(removed) = &record.removed {

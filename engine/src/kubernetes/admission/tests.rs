@@ -1,5 +1,7 @@
 //! Records and tokens in the cluster of a fake master.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
@@ -109,6 +111,71 @@ async fn a_token_whose_deletion_was_interrupted_ends_with_the_next_one() {
         for id in [first.id(), &second] {
             assert_eq!(token(&host, &access, id).await.unwrap(), None, "{next}");
         }
+    }
+}
+
+/// The ids of all tokens that the API server accepts.
+fn live_tokens(host: &FakeHost) -> BTreeSet<String> {
+    let is_live = |name: &str| Some(name.rsplit_once("bootstrap-token-")?.1.to_owned());
+    host.with_world(|world| {
+        let names = world.cluster.objects.keys();
+        names.filter_map(|name| is_live(name)).collect()
+    })
+}
+
+fn named(record: &Admission) -> BTreeSet<String> {
+    let named = record.token_id.iter().chain(&record.token_before);
+    named.cloned().collect()
+}
+
+/// The deletion of the first token has failed with the second one.
+#[tokio::test]
+async fn no_failed_call_of_a_third_admission_leaves_a_token_that_its_record_does_not_name() {
+    let faults = [FaultPlan::fail_call, FaultPlan::fail_after_call];
+    let mut failed = 0;
+    for (fault, call) in faults
+        .iter()
+        .flat_map(|fault| (1..=6).map(move |n| (fault, n)))
+    {
+        let (host, access) = master();
+        admit_once(&host, &access).await;
+        host.set_faults(FaultPlan::none().fail("delete_object", "*").times(1));
+        try_to_admit(&host, &access).await.expect_err("it fails");
+        let second = record(&host, &access).await;
+        assert_eq!(live_tokens(&host), named(&second));
+        assert_eq!(live_tokens(&host).len(), 2);
+
+        host.set_faults(fault(FaultPlan::none(), call));
+        let third = try_to_admit(&host, &access).await;
+        let present = record(&host, &access).await;
+        let (live, named) = (live_tokens(&host), named(&present));
+        assert!(live.is_subset(&named), "call {call}: {live:?} {named:?}");
+        // The token that counts is there.
+        let counts = present.token_id.expect("it has a token");
+        assert!(live.contains(&counts), "call {call}");
+        match third {
+            Ok(token) => assert_eq!(token.id(), counts),
+            Err(_) => failed += 1,
+        }
+    }
+    assert_eq!(failed, 8, "each of its four calls fails in two ways");
+}
+
+#[tokio::test]
+async fn an_earlier_token_that_cannot_be_deleted_is_named_with_what_became_of_the_new_one() {
+    let (host, access) = master();
+    let first = admit_once(&host, &access).await;
+    host.set_faults(FaultPlan::none().fail("delete_object", "*"));
+    let text = |error: HostError| chain(&error).join(": ");
+    let second = try_to_admit(&host, &access).await.map(drop);
+    let second = text(second.expect_err("it fails"));
+    let third = try_to_admit(&host, &access).await.map(drop);
+    let third = text(third.expect_err("it fails"));
+    for (text, outcome) in [(second, "new token is valid"), (third, "no new token")] {
+        assert!(
+            text.contains(first.id()) && text.contains(outcome),
+            "{text}"
+        );
     }
 }
 

@@ -10,6 +10,8 @@ use crate::kubernetes::admission::tests::master;
 use crate::kubernetes::admission::{JOINING, LONGEST_LIFE, NewToken, RemovedNode, admit, put};
 use crate::kubernetes::join_file::Token;
 
+mod left_token;
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn labelled(labels: &[&str]) -> ClusterNode {
@@ -86,36 +88,6 @@ async fn the_node_of_a_worker_that_has_left_is_deleted() {
     assert!(!all.contains_key("w-1") && all.contains_key("foreign"));
     // It may come back with its certificate.
     assert!(admission(&host, &access, "w-1").await.unwrap().is_some());
-}
-
-/// It would work for the host until its expiry, although the host has left.
-#[tokio::test]
-async fn the_token_of_a_worker_that_has_left_ends() {
-    let leaves = async |replaces: bool, is_issued_later: bool| {
-        let (host, access) = master();
-        let mut its = issue(&host, &access, "w-1", replaces).await;
-        let not_ready = ClusterNode {
-            ready: Some(false),
-            ..labelled(&[WORKER_LABEL])
-        };
-        host.with_world_mut(|world| world.node("w-1", not_ready));
-        mark_as_left(&host, &access, "w-1", host.now())
-            .await
-            .unwrap();
-        if is_issued_later {
-            host.pause(Duration::from_secs(2)).await;
-            its = issue(&host, &access, "w-1", replaces).await;
-        }
-        let deletes = ("w-1".to_owned(), Care::Delete);
-        assert_eq!(cared(&host, &access).await, [deletes]);
-        let record = admission(&host, &access, "w-1").await.unwrap().unwrap();
-        let is_there = its_token(&host, &access, &its).await;
-        assert_eq!(record.token_id.is_some(), is_there);
-        is_there
-    };
-    assert!(!leaves(false, false).await);
-    assert!(leaves(false, true).await, "it is for the next join");
-    assert!(leaves(true, false).await, "it is for another host");
 }
 
 /// A worker could shed the taint: it marks its node and registers again.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::kubernetes::admission::RemovedNode;
+use crate::kubernetes::admission::{RemovedNode, written};
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 const SECOND: Duration = Duration::from_secs(1);
@@ -108,7 +108,17 @@ fn a_claim_that_was_signed_for_another_request_is_kept() {
     let claimed = claiming("w-1", at(0), None);
     let first = claimed.signing(address(), "1", at(1));
     assert_eq!((first.address, first.bound_to()), (None, Some(address())));
-    assert_eq!(first.signing(address(), "1", at(2)), first);
     let second = first.signing(address(), "2", at(2));
     assert_eq!((second.address, second.claim), (Some(address()), None));
+}
+
+/// Otherwise the API server would give it no new version.
+#[test]
+fn the_record_of_a_request_that_is_looked_at_again_changes_also_at_the_same_time() {
+    let claimed = claiming("w-1", at(0), Some("1"));
+    for now in [at(0), at(0) + Duration::from_micros(1), at(1)] {
+        let again = claimed.signing(address(), "1", now);
+        assert_ne!(written(&again).data, written(&claimed).data, "{now:?}");
+        assert_eq!(again.bound_to(), Some(address()));
+    }
 }

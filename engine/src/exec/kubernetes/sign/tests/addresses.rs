@@ -205,6 +205,51 @@ async fn a_claim_that_is_being_signed_does_not_end() {
     assert_eq!((record.address, record.claim), (Some(address()), None));
 }
 
+/// The nodes and requests of `two_nodes`. The first attempt to sign request `a` has failed, so masters look at it again.
+async fn signed_in_vain() -> (FakeHost, ClusterAccess) {
+    let (host, access) = two_nodes().await;
+    host.set_faults(FaultPlan::none().fail("set_certificate", "a").times(1));
+    let all = outcomes(&host, &access).await;
+    assert!(matches!(all["a"], RequestOutcome::Failed(_)), "{all:?}");
+    (host, access)
+}
+
+/// Between the decision of the first master and its signature, its node is removed, and the second master signs for another node.
+#[tokio::test]
+async fn a_request_that_is_looked_at_again_is_not_signed_if_its_address_has_gone_to_another_node() {
+    let (host, access) = signed_in_vain().await;
+    let one = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let other = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let mut first = OnItsWay::new(&one, "a").await;
+    let held_by_first = held(first.claim(&one).await);
+    let revoked = admission::revoke(&host, &access, "w-1", "").await;
+    revoked.expect("it answers");
+    let second = host.certificate_request(&access, "b").await;
+    let second = second.expect("it answers").expect("it is there");
+    is_signed(&other.handle(&second, 0).await);
+    assert!(record_of(&host, &access, "w-2").await.keeps(address()));
+    assert_eq!(first.sign(&one, &held_by_first).await, None);
+    assert_eq!(request_a(&host, &access).await.certificate, None);
+    is_denied(&one.handle(&first.request, 0).await, "was removed");
+}
+
+/// The time stands still, so both masters look at it again at the same time.
+#[tokio::test]
+async fn only_one_of_two_masters_signs_a_request_that_both_look_at_again() {
+    let (host, access) = signed_in_vain().await;
+    let one = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let other = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let mut first = OnItsWay::new(&one, "a").await;
+    let mut second = OnItsWay::new(&other, "a").await;
+    let held_by_first = held(first.claim(&one).await);
+    let held_by_second = held(second.claim(&other).await);
+    let signed = second.sign(&other, &held_by_second).await;
+    is_signed(&signed.expect("it holds the address"));
+    assert_eq!(first.sign(&one, &held_by_first).await, None);
+    let settled = one.handle(&first.request, 0).await;
+    assert_eq!(settled, RequestOutcome::Settled);
+}
+
 #[tokio::test]
 async fn a_request_that_is_refused_after_its_approval_frees_its_address() {
     let (host, access) = master().await;
