@@ -2,6 +2,7 @@
 //!
 //! A master shows it to the others (`exec::kubernetes::rotate`), and a successor that it gets has to fit it (`successor`).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -40,6 +41,12 @@ impl Replacement {
             uses,
             beside: ids.next(),
         })
+    }
+
+    /// The ids of both, as a set: it says nothing of which one is used.
+    pub(in crate::resource::pki) fn ids(&self) -> BTreeSet<&str> {
+        let beside = self.beside.as_deref();
+        beside.into_iter().chain([self.uses.as_str()]).collect()
     }
 
     /// The id of the one that is replaced; at present the only one if nothing is replaced.

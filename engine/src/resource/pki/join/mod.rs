@@ -212,9 +212,7 @@ impl Resource for JoinFileSpec {
 
 /// Whether what was published is for a host that has recorded these: they have an authority in common, and the recorded ones are not further.
 fn is_usable(recorded: &KeptFiles, published: &KeptFiles) -> bool {
-    trust::overlap(recorded, published)
-        && !trust::is_newer(recorded, published)
-        && !published::is_earlier_stage(recorded, published)
+    trust::overlap(recorded, published) && !published::are_files_older(recorded, published)
 }
 
 impl JoinFileSpec {
@@ -310,7 +308,8 @@ impl JoinFileSpec {
                 let (its, known) = (trust::named(&files), trust::named(&recorded.files));
                 Err(Problem::other_cluster(&joining, &its, &known))
             }
-            _ => Ok(files),
+            Some(recorded) => Ok(trust::arranged(files, &recorded.files)),
+            None => Ok(files),
         }
     }
 

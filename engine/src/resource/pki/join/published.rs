@@ -89,8 +89,7 @@ impl PublishedAuthorities {
     /// How far the masters are.
     #[must_use]
     pub fn replacement(&self) -> Option<Replacement> {
-        let authority = Authority::of_kept(CLUSTER, &self.files()?).ok()??;
-        Replacement::of_authority(&authority)
+        Replacement::of_authority(&of_files(&self.files()?)?)
     }
 
     /// As files of an authority without a key; `None` if they are not certificates of authorities.
@@ -119,20 +118,15 @@ impl PublishedAuthorities {
         Some(files)
     }
 
-    /// Whether this host is further: it trusts an authority that is newer than all of these, or uses the newest one at a later stage. Cancel safe.
+    /// Whether this host is further: it uses the newest of these at a later stage, or trusts a newer authority, and these do not replace the
+    /// one that it uses. Cancel safe.
     ///
     /// # Errors
     /// What this host has cannot be read.
     pub async fn are_older(&self, host: &dyn Host) -> ResourceResult<bool> {
         let known = Authority::read(host, CLUSTER).await?;
-        let newest = known.as_ref().and_then(|known| {
-            let begins = known.trusted().map(|its| its.facts.not_before);
-            begins.max()
-        });
-        let known = known.as_ref().and_then(Replacement::of_authority);
-        let is_back = is_step_back(known.as_ref(), self.replacement().as_ref());
-        let published = self.files();
-        Ok(is_back || published.is_none_or(|files| trust::newest(&files) < newest))
+        let published = self.files().and_then(|files| of_files(&files));
+        Ok(published.is_none_or(|its| known.is_some_and(|known| is_older(&known, &its))))
     }
 
     /// Writes them to [`PUBLISHED`] on a worker, if they differ.
@@ -165,23 +159,51 @@ impl PublishedAuthorities {
     }
 }
 
+/// Whether what was published is older than what a host has. The stages decide this if they can: begins of validity are from the clocks of
+/// several masters, and one of these may have been ahead.
+fn is_older(known: &Authority, published: &Authority) -> bool {
+    let of = |its| Replacement::of_authority(its);
+    if let (Some(known), Some(published)) = (of(known), of(published)) {
+        if is_step_back(&known, &published) {
+            return true;
+        }
+        if continues(&known, &published) {
+            return false;
+        }
+    }
+    let newest = |its: &Authority| its.trusted().map(|its| its.facts.not_before).max();
+    newest(published) < newest(known)
+}
+
 /// Whether what was published would take a host back: to an earlier stage of the replacement by the authority that the host uses. It would trust
-/// again what was replaced.
-fn is_step_back(known: Option<&Replacement>, published: Option<&Replacement>) -> bool {
-    let (Some(known), Some(published)) = (known, published) else {
+/// again what was replaced. A host at [`Stage::Begun`] may have the two in the wrong order, from a join file, which does not say which one signs.
+fn is_step_back(known: &Replacement, published: &Replacement) -> bool {
+    if known.stage == Stage::Begun && known.ids() == published.ids() {
         return false;
-    };
+    }
     published.successor() == Some(known.uses.as_str())
         && (published.stage == Stage::Begun || known.stage != Stage::Switched)
 }
 
-/// As [`PublishedAuthorities::are_older`], for files; only the stages are compared.
-pub(super) fn is_earlier_stage(known: &KeptFiles, published: &KeptFiles) -> bool {
-    let of = |files| {
-        let authority = Authority::of_kept(CLUSTER, files).ok().flatten();
-        authority.as_ref().and_then(Replacement::of_authority)
-    };
-    is_step_back(of(known).as_ref(), of(published).as_ref())
+/// Whether what was published goes on from where the host is: the authority that the host uses is replaced, by its successor or by another one in
+/// its place; or the replacement that the host has begun is over.
+fn continues(known: &Replacement, published: &Replacement) -> bool {
+    match published.stage {
+        Stage::Settled => known.successor() == Some(published.uses.as_str()),
+        Stage::Begun | Stage::Switched => published.predecessor() == known.uses,
+    }
+}
+
+/// As [`PublishedAuthorities::are_older`], for files. Files that are no authority are not usable, so they count as older ones.
+pub(super) fn are_files_older(known: &KeptFiles, published: &KeptFiles) -> bool {
+    match (of_files(known), of_files(published)) {
+        (Some(known), Some(published)) => is_older(&known, &published),
+        _ => true,
+    }
+}
+
+fn of_files(files: &KeptFiles) -> Option<Authority> {
+    Authority::of_kept(CLUSTER, files).ok().flatten()
 }
 
 /// What this worker keeps; `None` without a file, or if it is damaged: nodeletd fetches it again.
@@ -191,4 +213,41 @@ pub(super) async fn read(host: &dyn Host) -> ResourceResult<Option<PublishedAuth
         Content::Bytes(bytes) => serde_json::from_slice(&bytes).ok(),
         Content::Missing | Content::Unfit(_) => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ids say nothing of the begin of validity.
+    #[test]
+    fn the_stages_tell_what_goes_on_and_what_goes_back() {
+        for (known, published, goes_on, goes_back) in [
+            ("settled a -", "begun a b", true, false),
+            ("settled a -", "switched b a", true, false),
+            ("begun a b", "begun a c", true, false),
+            ("begun a b", "switched c a", true, false),
+            ("begun a b", "switched b a", true, false),
+            ("begun a b", "settled b -", true, false),
+            ("switched b a", "settled b -", true, false),
+            ("switched b a", "begun b c", true, false),
+            ("switched b a", "begun a b", false, true),
+            ("settled b -", "begun a b", false, true),
+            ("settled b -", "switched b a", false, true),
+            // Another authority replaced the present one before.
+            ("begun b c", "switched b a", false, true),
+            ("begun b c", "begun a b", false, true),
+            // The same two in the other order, as a join file may have them.
+            ("begun b a", "begun a b", false, false),
+            ("begun b a", "switched b a", false, false),
+            ("begun b a", "settled b -", false, false),
+            // The begin of validity decides.
+            ("begun a b", "settled a -", false, false),
+        ] {
+            let of = |text: &str| text.parse::<Replacement>().expect("it can be read");
+            let (from, to) = (of(known), of(published));
+            assert_eq!(continues(&from, &to), goes_on, "{known}, {published}");
+            assert_eq!(is_step_back(&from, &to), goes_back, "{known}, {published}");
+        }
+    }
 }

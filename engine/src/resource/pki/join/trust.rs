@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::kubernetes::join_file::{JoinFile, JoinFileError};
 use crate::resource::change::content_digest;
-use crate::resource::pki::authority::files::{CERTIFICATE, NEXT_CERTIFICATE};
+use crate::resource::pki::authority::files::{CERTIFICATE, NEXT_CERTIFICATE, PREVIOUS};
 use crate::resource::pki::certificate::facts::{Certificate, show};
 use crate::resource::pki::keys::record::KeptFiles;
 
@@ -42,6 +42,31 @@ pub(super) fn files(file: &JoinFile) -> Result<KeptFiles, JoinFileError> {
         .into_iter()
         .zip(all.iter().map(|its| pem(&its.der)))
         .collect())
+}
+
+/// The files of a join file for a host that has recorded others. The authority that the host uses stays the current one: the file does not say
+/// which of two authorities signs, and their order by age is wrong if the clock of a master was ahead. An unknown authority that begins earlier is
+/// trusted as the predecessor, so it is not used. What the masters publish corrects both.
+pub(super) fn arranged(mut files: KeptFiles, recorded: &KeptFiles) -> KeptFiles {
+    let Some(later) = files.get(NEXT_CERTIFICATE).cloned() else {
+        return files;
+    };
+    let known = |pem| recorded.values().any(|known| known == pem);
+    if files.values().all(known) {
+        return recorded.clone();
+    }
+    if recorded.get(CERTIFICATE) == Some(&later) {
+        let mut begins = certificates(&files).into_iter();
+        let mut begin = || begins.next().map(|its| its.facts.not_before);
+        let name = match begin() < begin() {
+            true => PREVIOUS,
+            false => NEXT_CERTIFICATE,
+        };
+        files.remove(NEXT_CERTIFICATE);
+        let other = files.insert(CERTIFICATE, later);
+        files.extend(other.map(|other| (name, other)));
+    }
+    files
 }
 
 /// A text if none of the authorities is valid at this time: the clock of the host is wrong then, or the file is very old.
@@ -95,7 +120,7 @@ pub(super) fn is_newer(one: &KeptFiles, other: &KeptFiles) -> bool {
 }
 
 /// Begin of the validity of the newest one.
-pub(super) fn newest(files: &KeptFiles) -> Option<SystemTime> {
+fn newest(files: &KeptFiles) -> Option<SystemTime> {
     let all = certificates(files);
     all.iter().map(|its| its.facts.not_before).max()
 }

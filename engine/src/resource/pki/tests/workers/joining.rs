@@ -63,8 +63,17 @@ fn place(host: &FakeHost, file: &JoinFile, public: &str) {
 pub(super) fn another_join_file(master: &FakeHost, worker: &FakeHost) {
     let mut its = file(worker, &text(master, CA));
     its.token = Token::try_from(format!("ghijkl.{SECRET}")).expect("a token");
+    place_for(worker, &its);
+}
+
+/// Puts a join file with these authorities on the worker.
+pub(super) fn join_file_with(worker: &FakeHost, authorities: &str) {
+    place_for(worker, &file(worker, authorities));
+}
+
+fn place_for(worker: &FakeHost, its: &JoinFile) {
     let public = crate::kubernetes::join_file::public_key(&text(worker, IDENTITY));
-    place(worker, &its, &public.expect("it has an identity"));
+    place(worker, its, &public.expect("it has an identity"));
 }
 
 /// A master and a worker with a join file of it that was not used yet.

@@ -1,6 +1,6 @@
 //! A worker follows the masters that replace the authority of the cluster.
 
-use super::joining::{JOIN, spec};
+use super::joining::{JOIN, join_file_with, spec};
 use super::signing::{apply_signed, client, kubeconfig, masters_sign, worker_with_identity};
 use crate::resource::pki::certificate::facts::Certificate;
 use crate::resource::pki::tests::*;
@@ -27,6 +27,15 @@ async fn take(master: &FakeHost, step: Rotation) -> PublishedAuthorities {
 async fn present(host: &FakeHost) -> Replacement {
     let read = Replacement::read(host, "cluster").await;
     read.expect("it can be read").expect("it is there")
+}
+
+/// The worker takes what was published, and gets its certificates from this master.
+async fn follow(master: &FakeHost, worker: &FakeHost, published: &PublishedAuthorities) {
+    published.keep(worker).await.expect("it knows one of them");
+    apply(worker, &spec()).await.expect("it follows");
+    let change = apply_signed(master, worker, &client()).await;
+    change.expect("it converges");
+    apply(worker, &kubeconfig()).await;
 }
 
 fn is_signed_by(worker: &FakeHost, pem: &str) -> bool {
@@ -145,11 +154,7 @@ async fn a_worker_does_not_go_back_to_an_earlier_stage() {
     let mut earlier: Vec<PublishedAuthorities> = Vec::new();
     for (step, _) in STEPS {
         let published = take(&master, step).await;
-        published.keep(&worker).await.expect("it knows one of them");
-        apply(&worker, &spec()).await.expect("it follows");
-        let change = apply_signed(&master, &worker, &client()).await;
-        change.expect("it converges");
-        apply(&worker, &kubeconfig()).await;
+        follow(&master, &worker, &published).await;
         let is = present(&worker).await;
         assert_eq!(Some(&is), published.replacement().as_ref(), "{step:?}");
         for old in &earlier {
@@ -167,22 +172,92 @@ async fn a_worker_does_not_go_back_to_an_earlier_stage() {
     assert_eq!(present(&worker).await.stage, Stage::Settled);
 }
 
-/// The first master was lost before another one took its successor.
+/// The first master was lost before another one took its successor. Its clock may have been ahead.
 #[tokio::test]
 async fn an_abandoned_successor_is_dropped_with_the_next_one() {
-    let (first, worker) = worker_with_identity().await;
-    let second = first.fork();
-    let abandoned = take(&first, Rotation::Begin).await;
-    abandoned.keep(&worker).await.expect("it knows one of them");
-    apply(&worker, &spec()).await.expect("it follows");
-    advance(&second, DAY);
-    let next = take(&second, Rotation::Begin).await;
-    assert!(!next.are_older(&worker).await.expect("it can be read"));
-    next.keep(&worker).await.expect("it knows one of them");
-    apply(&worker, &spec()).await.expect("it follows");
+    for ahead in [Duration::ZERO, DAY * 10] {
+        let (first, worker) = worker_with_identity().await;
+        let second = first.fork();
+        advance(&first, ahead);
+        let abandoned = take(&first, Rotation::Begin).await;
+        abandoned.keep(&worker).await.expect("it knows one of them");
+        apply(&worker, &spec()).await.expect("it follows");
+        let trusted = present(&worker).await;
+        assert_eq!(Some(&trusted), abandoned.replacement().as_ref());
+        for (step, _) in STEPS {
+            for host in [&second, &worker] {
+                advance(host, DAY);
+            }
+            let next = take(&second, step).await;
+            let is_older = next.are_older(&worker).await;
+            assert!(!is_older.expect("it can be read"), "{step:?} {ahead:?}");
+            follow(&second, &worker, &next).await;
+            let is = present(&worker).await;
+            assert_eq!(Some(&is), next.replacement().as_ref(), "{step:?} {ahead:?}");
+            assert!(!is.ids().iter().any(|id| trusted.successor() == Some(id)));
+        }
+    }
+}
+
+/// A worker at the end of a replacement gets a join file that was made before that end. The predecessor is trusted, and not used.
+#[tokio::test]
+async fn a_join_file_from_before_the_end_of_a_replacement_brings_no_use_of_the_predecessor() {
+    let (master, worker) = worker_with_identity().await;
+    let old = text(&master, CA);
+    for host in [&master, &worker] {
+        advance(host, DAY);
+    }
+    let mut both = String::new();
+    let mut over = None;
+    for (step, stage) in STEPS {
+        let published = take(&master, step).await;
+        follow(&master, &worker, &published).await;
+        if stage == Stage::Switched {
+            both = format!("{}{old}", published.current);
+        }
+        over = Some(published);
+    }
+    let over = over.expect("it has taken all steps");
+    let settled = present(&worker).await;
+    assert_eq!(settled.stage, Stage::Settled);
+    worker.with_world_mut(|world| world.remove(PUBLISHED));
+    join_file_with(&worker, &both);
+    apply(&worker, &spec()).await.expect("both are trusted");
     let is = present(&worker).await;
-    assert_eq!(Some(&is), next.replacement().as_ref());
-    assert_ne!(is, abandoned.replacement().expect("it can be used"));
+    assert_eq!((is.stage, &is.uses), (Stage::Switched, &settled.uses));
+    assert_eq!(apply(&worker, &spec()).await, None);
+    assert!(!over.are_older(&worker).await.expect("it can be read"));
+    over.keep(&worker).await.expect("it knows one of them");
+    apply(&worker, &spec()).await.expect("it follows");
+    assert_eq!(present(&worker).await, settled);
+    assert_eq!(apply(&worker, &spec()).await, None);
+}
+
+/// The worker has joined with both, and the authority that signs begins later than its successor: the clock of its master was ahead.
+#[tokio::test]
+async fn a_wrong_order_of_a_join_file_is_corrected_by_what_the_masters_publish() {
+    let (master, worker) = worker_with_identity().await;
+    let old = text(&master, CA);
+    let before = present(&worker).await;
+    advance(&master, DAY);
+    let next = take(&master, Rotation::Begin).await;
+    let new = next.next.clone().expect("it has begun");
+    // As if the successor were the one that is replaced: the worker has them in the order of their age.
+    let reversed = PublishedAuthorities {
+        current: new.clone(),
+        next: Some(old.clone()),
+        previous: None,
+    };
+    join_file_with(&worker, &format!("{new}{old}"));
+    apply(&worker, &spec()).await.expect("both are trusted");
+    let is = present(&worker).await;
+    assert_eq!((is.stage, &is.uses), (Stage::Begun, &before.uses));
+    assert!(!reversed.are_older(&worker).await.expect("it can be read"));
+    reversed.keep(&worker).await.expect("it knows one of them");
+    apply(&worker, &spec()).await.expect("it follows");
+    assert_eq!(Some(present(&worker).await), reversed.replacement());
+    // The join file is still there.
+    assert_eq!(apply(&worker, &spec()).await, None);
 }
 
 /// A renewal was asked for before the switch, and signed before it when the host did not wait any more.
