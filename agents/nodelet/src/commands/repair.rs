@@ -1,4 +1,6 @@
-//! `nodelet repair`: repairs a host whose checks fail. nodeletd and operators run it.
+//! `nodelet repair`: repairs a host whose checks fail. nodeletd and operators run it. `rebuild` is the one that begins with a full clean.
+
+mod rebuild;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,24 +8,20 @@ use std::time::Duration;
 use anyhow::Result;
 use engine::exec::{
     Event, EventSink, PhaseHealth, Recording, Runner, Selection, failed_phases,
-    phases_with_orphans, quorum_problem_of_clean, restart_set,
+    phases_with_orphans, restart_set,
 };
 use engine::host::Host;
 use engine::host::live::LiveHost;
-use engine::ledger::Ledger;
-use engine::model::{Outcome, PhaseName, Verb};
+use engine::model::{Outcome, PhaseName};
 use engine::report;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 
-use super::clean::{CleanPurpose, Removal, remove_role};
+use self::rebuild::rebuild;
 use super::run::{exit, note_identity, prepare};
 use crate::cli::RepairArgs;
-use crate::inputs::identity::Identity;
-use crate::inputs::installed_identity::installed_identity;
-use crate::inputs::{self, Inputs};
+use crate::inputs::Inputs;
 use crate::output::exit::Exit;
 use crate::output::{self, say};
 use crate::pass::follow_checks;
@@ -201,52 +199,6 @@ async fn still_failing(
     failing
 }
 
-/// Takes everything off and brings it up again, under one lock, so that no other command runs in between. Refused if it could not come up
-/// again.
-async fn rebuild(
-    args: &RepairArgs,
-    inputs: &Inputs,
-    host: &LiveHost,
-    sink: &dyn EventSink,
-    cancel: &CancellationToken,
-) -> Result<Outcome> {
-    let role = &args.role;
-    Ledger::has_room(host, Verb::Apply).await?;
-    let mut before = inputs.runner(host, sink);
-    before.rebuild = true;
-    let mut problems = before.failed_preconditions().await?;
-    if !args.accept_quorum_loss {
-        let recorded = Identity::recorded().unwrap_or_default().node_in_etcd();
-        problems.extend(quorum_problem_of_clean(host, Some(&inputs.plan), &recorded).await);
-    }
-    if !problems.is_empty() {
-        sink.emit(Event::PreflightFailed { problems });
-        return Ok(Outcome::Refused);
-    }
-    let bound = installed_identity(role, host).await?;
-    let clean = Removal {
-        purpose: CleanPurpose::Rebuild,
-        accepts_quorum_loss: args.accept_quorum_loss,
-    };
-    // What could not be taken off has been reported; the apply is tried all the same.
-    let cleaned = remove_role(role, host, sink, cancel, clean).await?;
-    if matches!(cleaned, Outcome::Interrupted | Outcome::Refused) {
-        return Ok(cleaned);
-    }
-    // The clean has changed the host, so its facts are read again.
-    let inputs = inputs::read(role, host).await?;
-    // The host must become what it was, but an operator may have changed the settings meanwhile.
-    if let Some(changed) = bound.and_then(|was| was.changed_by(&inputs.identity)) {
-        return Err(changed.into());
-    }
-    let mut runner = inputs.runner(host, sink);
-    runner.cancel = cancel.clone();
-    runner.accepts_quorum_loss = args.accept_quorum_loss;
-    let outcome = runner.apply().await?;
-    note_identity(outcome, &inputs);
-    Ok(outcome)
-}
-
 #[cfg(test)]
 mod tests {
     use engine::env::KubeEnv;
@@ -256,6 +208,7 @@ mod tests {
     use engine::plan::{Plan, PlannedCheck, PlannedPhase, Probe};
 
     use super::*;
+    use crate::inputs::identity::Identity;
     use crate::inputs::{Role, SettingSecrets};
 
     /// A phase that is well while its file is there.
@@ -276,7 +229,7 @@ mod tests {
         }
     }
 
-    fn inputs() -> Inputs {
+    pub(super) fn inputs() -> Inputs {
         let settings = KubeEnv::from_pairs([
             ("ROLE".to_owned(), "master".to_owned()),
             ("MASTER_IP".to_owned(), "10.0.0.1".to_owned()),

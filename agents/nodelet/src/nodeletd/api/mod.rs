@@ -266,11 +266,11 @@ mod tests {
 
     use axum::http::Request as HttpRequest;
     use tokio::sync::{broadcast, mpsc, watch};
-    use tokio_util::sync::CancellationToken;
     use tower::ServiceExt as _;
 
     use super::*;
     use crate::nodeletd::status::view::View;
+    use crate::nodeletd::supervisor::test_worker::test_worker;
 
     /// The API of a simulated daemon: the view that it shows, and the requests that it receives.
     pub(super) struct SimulatedApi {
@@ -284,14 +284,7 @@ mod tests {
             let (requests, asked) = mpsc::channel(2);
             let (view, seen) = watch::channel(None);
             let shared = Shared {
-                worker: Worker {
-                    nodelet: "/nowhere/nodelet".into(),
-                    role: String::new(),
-                    config: "/nowhere".into(),
-                    shutdown: CancellationToken::new(),
-                    warned: Arc::default(),
-                    cluster_problems: Arc::default(),
-                },
+                worker: test_worker("/nowhere/nodelet"),
                 handles: Handles {
                     view: seen,
                     events: broadcast::channel(1).0,

@@ -99,35 +99,26 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use clap::Parser as _;
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::cli::Cli;
-
-    fn worker(nodelet: &str) -> Worker {
-        Worker {
-            nodelet: nodelet.into(),
-            role: "pf9-kube".to_owned(),
-            config: "/etc/pf9/nodelet".into(),
-            shutdown: CancellationToken::new(),
-            warned: Arc::default(),
-            cluster_problems: Arc::default(),
-        }
-    }
+    use crate::nodeletd::supervisor::test_worker::test_worker;
 
     #[test]
     fn nodelet_understands_the_command() {
         for last_good in [false, true] {
-            let argv = worker("nodelet").nodelet(&WORDS, last_good);
+            let argv = test_worker("nodelet").nodelet(&WORDS, last_good);
             assert!(Cli::try_parse_from(&argv).is_ok(), "{argv:?}");
         }
     }
 
     #[tokio::test]
     async fn a_command_that_writes_nothing_gives_no_metrics() {
-        assert_eq!(gather(worker("/bin/true"), false).await, None);
-        assert_eq!(gather(worker("/nowhere/nodelet"), false).await, None);
-        let echoed = gather(worker("/bin/echo"), false).await.expect("it writes");
+        assert_eq!(gather(test_worker("/bin/true"), false).await, None);
+        assert_eq!(gather(test_worker("/nowhere/nodelet"), false).await, None);
+        let echoed = gather(test_worker("/bin/echo"), false)
+            .await
+            .expect("it writes");
         assert!(echoed.starts_with("cluster status --metrics"), "{echoed}");
     }
 

@@ -80,17 +80,14 @@ mod tests {
 
     use super::*;
     use crate::nodeletd::cluster_work::ClusterProblems;
+    use crate::nodeletd::supervisor::test_worker::test_worker;
     use crate::nodeletd::supervisor::worker::HostOps as _;
 
     #[tokio::test]
     async fn the_problem_of_each_work_is_kept_until_its_command_succeeds() {
         let worker = |nodelet: &str, problems: &Arc<Mutex<ClusterProblems>>| Worker {
-            nodelet: nodelet.into(),
-            role: "pf9-kube".to_owned(),
-            config: "/nowhere".into(),
-            shutdown: CancellationToken::new(),
-            warned: Arc::default(),
             cluster_problems: Arc::clone(problems),
+            ..test_worker(nodelet)
         };
         let problems = Arc::default();
         let (fails, succeeds) = (

@@ -139,6 +139,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Command};
+    use crate::nodeletd::supervisor::test_worker::test_worker;
 
     /// A master whose member of etcd answers so.
     fn master(health: &str) -> FakeHost {
@@ -157,14 +158,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_update_is_judged_by_its_exit_code() {
-        let worker = Worker {
-            nodelet: "nodelet".into(),
-            role: "pf9-kube".to_owned(),
-            config: "/nowhere".into(),
-            shutdown: CancellationToken::new(),
-            warned: std::sync::Arc::default(),
-            cluster_problems: std::sync::Arc::default(),
-        };
+        let worker = test_worker("nodelet");
         for (exit, expected) in [
             (Exit::Ok, Updated::Done),
             (Exit::Busy, Updated::Busy),
@@ -247,14 +241,7 @@ mod tests {
     #[test]
     fn nodelet_understands_the_call() {
         let address: IpAddr = "fd00::11".parse().expect("an address");
-        let worker = Worker {
-            nodelet: "nodelet".into(),
-            role: "pf9-kube".to_owned(),
-            config: "/nowhere".into(),
-            shutdown: CancellationToken::new(),
-            warned: std::sync::Arc::default(),
-            cluster_problems: std::sync::Arc::default(),
-        };
+        let worker = test_worker("nodelet");
         for last_good in [false, true] {
             let argv = worker.masters_argv(address, last_good);
             let Command::Masters(args) = Cli::parse_from(argv).command else {

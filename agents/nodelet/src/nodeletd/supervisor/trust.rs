@@ -51,20 +51,13 @@ async fn is_behind(host: &LiveHost) -> bool {
 mod tests {
     use clap::Parser as _;
 
-    use super::*;
     use crate::cli::{Cli, Command};
+    use crate::nodeletd::supervisor::test_worker::test_worker;
 
     /// It reads settings as a pass does, so it plans the same.
     #[test]
     fn nodelet_understands_the_call() {
-        let worker = Worker {
-            nodelet: "nodelet".into(),
-            role: "pf9-kube".to_owned(),
-            config: "/nowhere".into(),
-            shutdown: CancellationToken::new(),
-            warned: std::sync::Arc::default(),
-            cluster_problems: std::sync::Arc::default(),
-        };
+        let worker = test_worker("nodelet");
         for last_good in [false, true] {
             let argv = worker.nodelet(&["trust"], last_good);
             let Command::Trust(args) = Cli::parse_from(argv).command else {

@@ -408,6 +408,7 @@ mod tests {
 
     use super::*;
     use crate::cli::Cli;
+    use crate::nodeletd::supervisor::test_worker::test_worker;
 
     #[test]
     fn a_json_error_is_shown_as_a_sentence() {
@@ -423,14 +424,7 @@ mod tests {
     /// Without this argument, `nodelet stop` would ask nodeletd, and refuse to run.
     #[test]
     fn a_stop_by_nodeletd_is_called_as_such() {
-        let worker = Worker {
-            nodelet: "nodelet".into(),
-            role: "pf9-kube".to_owned(),
-            config: "/nowhere".into(),
-            shutdown: CancellationToken::new(),
-            warned: Arc::default(),
-            cluster_problems: Arc::default(),
-        };
+        let worker = test_worker("nodelet");
         for (words, is_told) in [(&["stop"][..], true), (&["repair", "etcd"], false)] {
             let argv = worker.change_argv(words, true);
             let told = argv.iter().any(|word| word == "--by-nodeletd");
