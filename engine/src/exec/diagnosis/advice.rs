@@ -1,5 +1,7 @@
 //! What a failure message says beyond the error: its causes, what was found nearby, and the next thing to try.
 
+use std::time::Duration;
+
 use super::remedy::remedy;
 use crate::host::{ContainerState, Host, ListedContainer};
 use crate::plan::{PlannedPhase, Probe};
@@ -17,6 +19,8 @@ pub fn advice(error: &ResourceError, found: &[String]) -> String {
 /// How much of a log is read, and how many of its lines are shown.
 const LOG_READ: usize = 300;
 const LOG_SHOWN: usize = 5;
+/// A container of a pod that has run for less than this may be one that ends again and again.
+const JUST_STARTED: Duration = Duration::from_secs(60);
 /// Longest line of a log that is shown, in characters.
 const LINE: usize = 300;
 
@@ -72,7 +76,8 @@ async fn container(host: &dyn Host, state: &ContainerState, name: &str) -> Vec<S
     found
 }
 
-/// The containers of a pod that do not run. If several have the same name, kubelet's latest one.
+/// The containers of a pod that do not run. If several have the same name, kubelet's latest one. One that kubelet has just started again runs, and
+/// may end in the next moment: then the one before says why.
 async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     let all = host.containers(&of_pods()).await.unwrap_or_default();
@@ -80,9 +85,6 @@ async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<Str
     for name in names {
         let mut of_name: Vec<&ListedContainer> =
             all.iter().filter(|one| pods.has(one, pod, name)).collect();
-        if of_name.iter().any(|one| one.running) {
-            continue;
-        }
         // The name ends in the number of the attempt.
         of_name.sort_by_key(|one| {
             one.name
@@ -90,16 +92,38 @@ async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<Str
                 .next()
                 .and_then(|n| n.parse::<u32>().ok())
         });
-        match of_name.last() {
+        let (running, ended): (Vec<_>, Vec<_>) = of_name.into_iter().partition(|one| one.running);
+        if let Some(running) = running.first()
+            && !is_just_started(host, running).await
+        {
+            continue;
+        }
+        match ended.last() {
             Some(last) => {
                 if let Ok(Some(last)) = host.container(&last.name).await {
-                    found.extend(container(host, &last, name).await);
+                    let mut lines = container(host, &last, name).await;
+                    if !running.is_empty()
+                        && let Some(first) = lines.first_mut()
+                    {
+                        first.push_str(", and was started again");
+                    }
+                    found.extend(lines);
                 }
             }
-            None => found.push(format!("there is no container {name} of pod {pod}")),
+            None if running.is_empty() => {
+                found.push(format!("there is no container {name} of pod {pod}"));
+            }
+            None => {}
         }
     }
     found
+}
+
+async fn is_just_started(host: &dyn Host, listed: &ListedContainer) -> bool {
+    let state = host.container(&listed.name).await.ok().flatten();
+    let started = state.and_then(|state| state.started_at);
+    let age = started.and_then(|started| host.now().duration_since(started).ok());
+    age.is_some_and(|age| age < JUST_STARTED)
 }
 
 /// The last lines of a log that say what is wrong, or simply the last lines if no line does.
@@ -151,6 +175,38 @@ fn tells(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fake::FakeHost;
+
+    /// The findings about the API server's container, which has ended once and runs for so long.
+    async fn found_after(runs_for: Duration) -> Vec<String> {
+        const NAME: &str = "k8s_kube-apiserver_k8s-master-cp-1";
+        let host = FakeHost::new().with_docker().with_image("a:1");
+        host.with_world_mut(|world| {
+            world.static_pod("k8s-master-cp-1", "kube-apiserver", "a:1");
+            let first = world.containers.remove(NAME).expect("it is there");
+            for (attempt, running) in [(0, false), (1, true)] {
+                let mut one = first.clone();
+                one.config.name = format!("{NAME}_{attempt}");
+                one.id = format!("{}{attempt}", one.id);
+                one.running = running;
+                one.exit_code = 1;
+                world.containers.insert(one.config.name.clone(), one);
+            }
+            world.advance(runs_for);
+        });
+        pod_containers(&host, "k8s-master", &["kube-apiserver".to_owned()]).await
+    }
+
+    #[tokio::test]
+    async fn a_container_that_kubelet_has_just_started_again_says_why_it_ended() {
+        let found = found_after(Duration::from_secs(5)).await;
+        assert_eq!(
+            found,
+            ["container kube-apiserver exited with 1, and was started again"]
+        );
+        let found = found_after(JUST_STARTED * 2).await;
+        assert_eq!(found, Vec::<String>::new(), "it is long ago");
+    }
 
     #[test]
     fn a_log_line_has_the_cause_without_a_stack_trace() {
