@@ -270,7 +270,7 @@ mod tests {
 
     use super::*;
     use crate::nodeletd::status::view::View;
-    use crate::nodeletd::supervisor::test_worker::test_worker;
+    use crate::nodeletd::supervisor::worker::test_worker::test_worker;
 
     /// The API of a simulated daemon: the view that it shows, and the requests that it receives.
     pub(super) struct SimulatedApi {

@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
     use crate::cli::Cli;
-    use crate::nodeletd::supervisor::test_worker::test_worker;
+    use crate::nodeletd::supervisor::worker::test_worker::test_worker;
 
     #[test]
     fn nodelet_understands_the_command() {

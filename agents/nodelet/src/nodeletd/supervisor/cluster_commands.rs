@@ -80,8 +80,8 @@ mod tests {
 
     use super::*;
     use crate::nodeletd::cluster_work::ClusterProblems;
-    use crate::nodeletd::supervisor::test_worker::test_worker;
     use crate::nodeletd::supervisor::worker::HostOps as _;
+    use crate::nodeletd::supervisor::worker::test_worker::test_worker;
 
     #[tokio::test]
     async fn the_problem_of_each_work_is_kept_until_its_command_succeeds() {

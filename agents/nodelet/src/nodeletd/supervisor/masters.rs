@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Command};
-    use crate::nodeletd::supervisor::test_worker::test_worker;
+    use crate::nodeletd::supervisor::worker::test_worker::test_worker;
 
     /// A master whose member of etcd answers so.
     fn master(health: &str) -> FakeHost {

@@ -522,6 +522,4 @@ fn renewable(pass: &Pass) -> Vec<String> {
 }
 
 #[cfg(test)]
-pub(in crate::nodeletd) mod test_worker;
-#[cfg(test)]
 mod tests;

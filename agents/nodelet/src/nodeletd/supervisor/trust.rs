@@ -52,7 +52,7 @@ mod tests {
     use clap::Parser as _;
 
     use crate::cli::{Cli, Command};
-    use crate::nodeletd::supervisor::test_worker::test_worker;
+    use crate::nodeletd::supervisor::worker::test_worker::test_worker;
 
     /// It reads settings as a pass does, so it plans the same.
     #[test]

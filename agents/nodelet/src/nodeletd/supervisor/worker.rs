@@ -403,12 +403,14 @@ fn limited(argv: Vec<String>, cgroup: Option<&Leaf>) -> Vec<String> {
 }
 
 #[cfg(test)]
+pub(in crate::nodeletd) mod test_worker;
+#[cfg(test)]
 mod tests {
     use clap::Parser as _;
 
     use super::*;
     use crate::cli::Cli;
-    use crate::nodeletd::supervisor::test_worker::test_worker;
+    use crate::nodeletd::supervisor::worker::test_worker::test_worker;
 
     #[test]
     fn a_json_error_is_shown_as_a_sentence() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::worker::Worker;
+use super::Worker;
 
 /// A worker that runs this program. It has neither problems nor warnings yet.
 pub(in crate::nodeletd) fn test_worker(nodelet: &str) -> Worker {
