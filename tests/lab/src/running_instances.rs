@@ -23,8 +23,8 @@ impl RunningInstances {
     }
 }
 
-/// Everything of a host that a phase may touch, one or two lines for each item. A file of the payload has its size and time in place of a
-/// checksum: the payload is a gigabyte, and is only written when a package is installed.
+/// Everything of a host that a phase may touch, one or two lines for each item. nodelet itself has its size and time in place of a
+/// checksum: it is large, and no phase writes it. The payload is a mount, so it is not among them.
 ///
 /// Data that other programs keep for themselves is left out: nodelet's records, docker's store, kubelet's pods, and CNI's
 /// directories, which containerd makes when it starts. Data that phases keep when they are rolled back is left out as well:
@@ -38,7 +38,7 @@ pub fn listing(master: &Node) -> BTreeSet<String> {
                 \( -path /var/opt/pf9/nodelet -o -path /etc/pf9/kube.d/ca -o -path /etc/pf9/kube.d/encryption -o -path '/etc/pf9/kube.d/certs/*/svcacct.*' \
                    -o -path /var/opt/pf9/kube -o -path /var/lib/kubelet/pods -o -path /etc/ld.so.cache \) -prune \
                 -o \( -type d \( -path /etc/cni -o -path /etc/cni/net.d \) \) \
-                -o \( -type f -path '/opt/pf9/roles/*/payload/*' -printf 'payload %m %u:%g %p %s %T@\n' \) \
+                -o \( -type f -path '/opt/pf9/nodelet/*' -printf 'nodelet %m %u:%g %p %s %T@\n' \) \
                 -o \( -type f -printf 'file %m %u:%g %p\n' -fprint0 "$files" \) \
                 -o -printf '%y %m %u:%g %p %l\n' || true
             xargs --null --no-run-if-empty sha256sum < "$files" || true
