@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("==> behaviour: {target}, in full");
         let mut cargo = cargo();
         cargo
-            .args(["test", "--package", "behaviour", "--test", target])
+            .args(["test", "--workspace", "--test", target])
             .env("NODELET_SOAK", "1");
         if !command::streaming(&cargo, LIMIT)?.success() {
             bail!("a soak failed; repeat it with `cargo xtask soak {target}`");
@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     with_labs(setup, &suites.run, |_| {
         for (package, target) in TARGETS {
             println!("==> {package}: {target}");
-            let mut cargo = soaks(package, target, arguments);
+            let mut cargo = soaks(target, arguments);
             cargo
                 .env(MEASURED_ON, machine.describe_begin(&arguments.command()))
                 .envs(suites.variables())
@@ -121,11 +121,12 @@ impl Arguments {
     }
 }
 
-/// The ignored tests of a target, one after the other.
-fn soaks(package: &str, target: &str, arguments: &Arguments) -> Command {
+/// The ignored tests of a target, one after the other. As in `cargo xtask test`, the whole workspace is named, because cargo builds dependencies
+/// again for another selection of packages.
+fn soaks(target: &str, arguments: &Arguments) -> Command {
     let mut command = cargo();
     command
-        .args(["test", "--package", package, "--test", target, "--"])
+        .args(["test", "--workspace", "--test", target, "--"])
         .args(["--ignored", "--nocapture", "--test-threads", "1"])
         .args(&arguments.names)
         .env("INSTA_UPDATE", "no");
