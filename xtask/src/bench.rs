@@ -322,8 +322,8 @@ in the section above. kubeadm has its own API server's port, and the rest of wha
 The first master is brought up and not measured. Then a worker joins, then a second master, then a third one. What a join needs is made before the measured command
 begins: our join file, kubeadm's token and its uploaded certificates (`--upload-certs`). kubeadm is not asked to verify the authority's hash.
 keepalived of kubeadm's masters is installed and runs with the intervals of ours before the command begins; ours is installed and started within `nodelet apply`.
-nodeletd runs on our masters, because it signs the certificates of nodes. A join begins when the machine is at rest: then what nodeletd does first on the
-master before, such as the first backup of etcd, is over.
+nodeletd runs on our masters, because it signs the certificates of nodes. A join begins when the machine is at rest, or after 90 s: then what nodeletd does
+first on the master before, such as the first backup of etcd, is over.
 
 Ready is taken on the host, from the start of `nodelet apply` or `kubeadm join`: the API server at the virtual IP says that the node is Ready. On a master, its own API
 server must also answer `/readyz`, and its own member of etcd `/health`, which a learner does not. Both are asked each tenth of a second with the same words.

@@ -1,8 +1,8 @@
 //! Runs a command in a running host without docker's client, daemon and runtime: suites run thousands of commands, and `docker exec` starts six
 //! programs for each.
 //!
-//! As with `docker exec`, the command is in the host's namespaces and control group, and has the environment of its container. The difference:
-//! if the client is killed, the command is not left behind, unless it has left its process group.
+//! As with `docker exec`, the command is in the host's namespaces and control group, and has the environment of its container. Limits of resources, the
+//! scheduling and supplementary groups are those of the caller.
 
 use std::collections::BTreeMap;
 use std::fs;
