@@ -198,13 +198,7 @@ async fn care_for(
                 json!({ "metadata": { "annotations": { LEFT: null } } })
             }
             Care::Delete | Care::DeleteRemoved => {
-                // It may have come back. The change is an event of the watch, so masters look again.
-                if !host.delete_same_node(access, name, &node).await? {
-                    return Err(HostError::service(
-                        format!("delete node {name}"),
-                        "it has changed meanwhile",
-                    ));
-                }
+                delete_as_seen(host, access, name, &node).await?;
                 done.push(care);
                 // Not before: a worker that has come back still needs its token.
                 if care == Care::Delete {
@@ -245,6 +239,27 @@ async fn end_token_of(
     let now = humantime::format_rfc3339_seconds(host.now()).to_string();
     let mark = json!({ "metadata": { "annotations": { JOINED: now } } });
     host.patch_node(access, name, &mark).await
+}
+
+/// Deletes a node, unless it has changed since it was seen. If the answer is lost and the node is gone, it is deleted: no master would look again.
+async fn delete_as_seen(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    name: &str,
+    seen: &ClusterNode,
+) -> HostResult<()> {
+    match host.delete_same_node(access, name, seen).await {
+        Ok(true) => Ok(()),
+        // It may have come back. The change is an event of the watch, so masters look again.
+        Ok(false) => Err(HostError::service(
+            format!("delete node {name}"),
+            "it has changed meanwhile",
+        )),
+        Err(error) => match host.node(access, name).await {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) | Err(_) => Err(error),
+        },
+    }
 }
 
 /// Ends the token of a worker that has left, and whose node is deleted: its kubelet has had its own certificate. A token that was issued

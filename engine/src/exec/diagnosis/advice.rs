@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::remedy::remedy;
 use crate::host::{ContainerState, Host, ListedContainer};
 use crate::plan::{PlannedPhase, Probe};
+use crate::resource::docker::container_runtime;
 use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
 use crate::resource::{ResourceError, Spec};
 
@@ -98,7 +99,12 @@ async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<Str
         {
             continue;
         }
-        match ended.last() {
+        // After a change of the manifest, containers of the pod before may be there, too.
+        let uid = |one: &ListedContainer| one.labels.get(container_runtime::POD).cloned();
+        let last = ended.iter().rev().find(|ended| {
+            running.is_empty() || running.iter().any(|running| uid(running) == uid(ended))
+        });
+        match last {
             Some(last) => {
                 if let Ok(Some(last)) = host.container(&last.name).await {
                     let mut lines = container(host, &last, name).await;
@@ -177,20 +183,26 @@ mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
 
-    /// The findings about the API server's container, which has ended once and runs for so long.
-    async fn found_after(runs_for: Duration) -> Vec<String> {
+    /// The findings about the API server's container, which runs for so long and before it has ended, in the pod with this uid.
+    async fn found_after(runs_for: Duration, ended_in: &str) -> Vec<String> {
+        const SANDBOX: &str = "k8s_POD_k8s-master-cp-1";
         const NAME: &str = "k8s_kube-apiserver_k8s-master-cp-1";
+        const HASH: &str = "annotation.kubernetes.io/config.hash";
         let host = FakeHost::new().with_docker().with_image("a:1");
         host.with_world_mut(|world| {
             world.static_pod("k8s-master-cp-1", "kube-apiserver", "a:1");
-            let first = world.containers.remove(NAME).expect("it is there");
-            for (attempt, running) in [(0, false), (1, true)] {
-                let mut one = first.clone();
-                one.config.name = format!("{NAME}_{attempt}");
-                one.id = format!("{}{attempt}", one.id);
-                one.running = running;
-                one.exit_code = 1;
-                world.containers.insert(one.config.name.clone(), one);
+            for name in [SANDBOX, NAME] {
+                let mut ended = world.containers[name].clone();
+                ended.config.name = format!("{name}_0");
+                ended.id.push('0');
+                ended.running = false;
+                ended.exit_code = 1;
+                for (label, value) in &mut ended.config.labels {
+                    if label == container_runtime::POD || label == HASH {
+                        ended_in.clone_into(value);
+                    }
+                }
+                world.containers.insert(ended.config.name.clone(), ended);
             }
             world.advance(runs_for);
         });
@@ -199,13 +211,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_container_that_kubelet_has_just_started_again_says_why_it_ended() {
-        let found = found_after(Duration::from_secs(5)).await;
+        const UID: &str = "4f5e6d7c";
+        let found = found_after(Duration::from_secs(5), UID).await;
         assert_eq!(
             found,
             ["container kube-apiserver exited with 1, and was started again"]
         );
-        let found = found_after(JUST_STARTED * 2).await;
+        let found = found_after(JUST_STARTED * 2, UID).await;
         assert_eq!(found, Vec::<String>::new(), "it is long ago");
+        let found = found_after(Duration::from_secs(5), "another").await;
+        assert_eq!(found, Vec::<String>::new(), "it is of the pod before");
     }
 
     #[test]

@@ -106,3 +106,12 @@ async fn a_token_that_could_not_be_ended_is_reported_with_what_ends_it() {
     );
     assert!(!its_token(&host, &access, &its).await);
 }
+
+#[tokio::test]
+async fn the_token_ends_also_if_the_answer_to_the_deletion_is_lost() {
+    let (host, access, its) = with_token(false).await;
+    host.pause(SECOND).await;
+    leave(&host, &access).await;
+    host.set_faults(FaultPlan::none().fail_after_call(1));
+    assert!(!token_stays(&host, &access, &its).await);
+}
