@@ -114,7 +114,10 @@ pub(crate) fn wait_until_at_rest() {
         in_a_row = match busy_share(before, now) {
             Some(share) if share < AT_REST => in_a_row + 1,
             Some(_) => 0,
-            None => return,
+            None => {
+                println!("could not tell from /proc/stat whether the machine is at rest");
+                return;
+            }
         };
         before = now;
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::enter;
+use super::namespaces;
 use super::record::{HostState, Mount};
 use crate::command;
 use crate::docker::{Docker, SHORT};
@@ -189,7 +189,7 @@ impl Host {
     fn command(&self, interactive: bool, words: &[&str]) -> Command {
         let entered = match self.is_machine() {
             true => None,
-            false => enter::command(&self.docker, &self.state.container, words),
+            false => namespaces::command(&self.docker, &self.state.container, words),
         };
         let options: &[&str] = if interactive { &["--interactive"] } else { &[] };
         entered.unwrap_or_else(|| self.docker.command(&self.exec_words(options, words)))

@@ -1,15 +1,15 @@
 //! A lab: hosts on a network of their own, and the record of them.
 //!
 //! [`Lab::create`] brings hosts up, [`Lab::open`] finds them again, [`Lab::destroy`] removes them. `members` adds hosts to a lab and
-//! removes single ones. `host` runs commands on one of them, `enter` starts them without docker's client, `network` finds a free subnet, `outer_docker` is the daemon whose containers are the hosts, `record` is the file about a lab, and
-//! `down` removes everything.
+//! removes single ones. `host` runs commands on one of them, `namespaces` starts them there without docker's client, `network` finds a free
+//! subnet, `outer_docker` is the daemon whose containers are the hosts, `record` is the file about a lab, and `down` removes everything.
 //!
 //! What hosts are made of is in `setup`. What a role does with them is not known here. Start with [`Lab::create`].
 
 pub mod down;
-mod enter;
 pub mod host;
 mod members;
+mod namespaces;
 pub(crate) mod network;
 pub mod outer_docker;
 mod record;

@@ -20,10 +20,13 @@ const BUNDLES: &str = "exec/containerd/daemon/io.containerd.runtime.v2.task/moby
 /// Joins the control group of the container with the given id and process, and runs the rest in its namespaces. With version 2 of control groups, no
 /// process may be beside systemd's own groups. A command that a signal ends has the exit code that a shell gives it.
 const ENTER: &str = r#"
-id=$1 pid=$2; shift 2
+id=$1 pid=$2 joined=; shift 2
 for group in /sys/fs/cgroup/*/nodelet-lab/"$id" /sys/fs/cgroup/nodelet-lab/"$id"; do
-    [ ! -e "$group/cgroup.procs" ] || echo $$ 2>/dev/null >"$group/cgroup.procs" || echo $$ >"$group/init.scope/cgroup.procs" || exit 126
+    [ -e "$group/cgroup.procs" ] || continue
+    echo $$ 2>/dev/null >"$group/cgroup.procs" || echo $$ >"$group/init.scope/cgroup.procs" || exit 126
+    joined=yes
 done
+[ -n "$joined" ] || { echo "found no control group of container $id" >&2; exit 126; }
 nsenter --target "$pid" --mount --uts --ipc --net --pid --cgroup -- env -i "$@"
 exit $?
 "#;
