@@ -99,7 +99,10 @@ impl Resource for JoinFileSpec {
         let (mut recorded, mut wanted) = (None, Wanted::default());
         if !cx.absent {
             recorded = Self::recorded(&files, &record, host).await?;
-            wanted = self.wanted(recorded.as_ref(), host).await?;
+            let taken = bootstrap_content.bytes().and_then(token_of);
+            wanted = self
+                .wanted(recorded.as_ref(), taken.as_deref(), host)
+                .await?;
         }
         Ok(Observed {
             directory,
@@ -210,6 +213,12 @@ impl Resource for JoinFileSpec {
     }
 }
 
+/// The token of a bootstrap kubeconfig.
+fn token_of(kubeconfig: &[u8]) -> Option<String> {
+    let yaml: KubeconfigYaml = serde_yaml::from_slice(kubeconfig).ok()?;
+    yaml.token().map(str::to_owned)
+}
+
 /// Whether what was published is for a host that has recorded these: they have an authority in common, and the recorded ones are not further.
 fn is_usable(recorded: &KeptFiles, published: &KeptFiles) -> bool {
     trust::overlap(recorded, published) && !published::are_files_older(recorded, published)
@@ -250,8 +259,13 @@ impl JoinFileSpec {
         }))
     }
 
-    /// What should be there, according to the record and the join file.
-    async fn wanted(&self, recorded: Option<&Recorded>, host: &dyn Host) -> ResourceResult<Wanted> {
+    /// What should be there, according to the record and the join file. `taken` is the token of the join file that was taken last.
+    async fn wanted(
+        &self,
+        recorded: Option<&Recorded>,
+        taken: Option<&str>,
+        host: &dyn Host,
+    ) -> ResourceResult<Wanted> {
         let mut joined = false;
         if let Some(recorded) = recorded {
             let authority = Authority::of_kept(CLUSTER, &recorded.files)
@@ -270,12 +284,14 @@ impl JoinFileSpec {
             Ok(file) => match self.of_file(recorded, &file, host.now()) {
                 // A join file that was left is older than what was published since.
                 Ok(files) => {
-                    let published = published.filter(|its| !trust::is_newer(&files, its));
-                    // Also if that is lost: without the successor, this host would not trust the masters that use it.
-                    let newer =
-                        recorded.filter(|its| joined && trust::is_newer(&its.files, &files));
-                    let newer = published.or_else(|| newer.map(|its| its.files.clone()));
-                    return Self::with(newer.unwrap_or(files), &file);
+                    // Also if nothing is published: without the successor, this host would not trust the masters that use it.
+                    let recorded = recorded.filter(|_| joined).map(|its| its.files.clone());
+                    let is_taken = taken == Some(file.token.expose().as_str());
+                    let is_current =
+                        |its: &KeptFiles| is_taken || !published::are_files_older(&files, its);
+                    let (published, recorded) =
+                        (published.filter(is_current), recorded.filter(is_current));
+                    return Self::with(published.or(recorded).unwrap_or(files), &file);
                 }
                 Err(problem) => problem,
             },

@@ -51,8 +51,7 @@ pub(super) fn arranged(mut files: KeptFiles, recorded: &KeptFiles) -> KeptFiles 
     let Some(later) = files.get(NEXT_CERTIFICATE).cloned() else {
         return files;
     };
-    let known = |pem| recorded.values().any(|known| known == pem);
-    if files.values().all(known) {
+    if are_known(&files, recorded) {
         return recorded.clone();
     }
     if recorded.get(CERTIFICATE) == Some(&later) {
@@ -67,6 +66,12 @@ pub(super) fn arranged(mut files: KeptFiles, recorded: &KeptFiles) -> KeptFiles 
         files.extend(other.map(|other| (name, other)));
     }
     files
+}
+
+/// Whether all of the authorities are among the recorded ones.
+pub(super) fn are_known(files: &KeptFiles, recorded: &KeptFiles) -> bool {
+    let known = |pem| recorded.values().any(|known| known == pem);
+    files.values().all(known)
 }
 
 /// A text if none of the authorities is valid at this time: the clock of the host is wrong then, or the file is very old.
@@ -112,17 +117,6 @@ fn certificates(files: &KeptFiles) -> Vec<Certificate> {
         .flat_map(|pem| Certificate::parse_all("", pem))
         .filter_map(Result::ok)
         .collect()
-}
-
-/// Whether the newest of some authorities is newer than all of others.
-pub(super) fn is_newer(one: &KeptFiles, other: &KeptFiles) -> bool {
-    newest(one) > newest(other)
-}
-
-/// Begin of the validity of the newest one.
-fn newest(files: &KeptFiles) -> Option<SystemTime> {
-    let all = certificates(files);
-    all.iter().map(|its| its.facts.not_before).max()
 }
 
 /// A certificate as PEM, in the same form for each form in the join file.

@@ -61,14 +61,14 @@ fn place(host: &FakeHost, file: &JoinFile, public: &str) {
 
 /// Puts another join file of this master on the worker. It has the token `ghijkl`.
 pub(super) fn another_join_file(master: &FakeHost, worker: &FakeHost) {
-    let mut its = file(worker, &text(master, CA));
-    its.token = Token::try_from(format!("ghijkl.{SECRET}")).expect("a token");
-    place_for(worker, &its);
+    join_file_with(worker, &text(master, CA));
 }
 
-/// Puts a join file with these authorities on the worker.
+/// Puts another join file with these authorities on the worker. It has the token `ghijkl`.
 pub(super) fn join_file_with(worker: &FakeHost, authorities: &str) {
-    place_for(worker, &file(worker, authorities));
+    let mut its = file(worker, authorities);
+    its.token = Token::try_from(format!("ghijkl.{SECRET}")).expect("a token");
+    place_for(worker, &its);
 }
 
 fn place_for(worker: &FakeHost, its: &JoinFile) {

@@ -199,38 +199,110 @@ async fn an_abandoned_successor_is_dropped_with_the_next_one() {
     }
 }
 
-/// A worker at the end of a replacement gets a join file that was made before that end. The predecessor is trusted, and not used.
+/// The join file has an abandoned successor that begins later than the next one, and is valid all the time.
 #[tokio::test]
-async fn a_join_file_from_before_the_end_of_a_replacement_brings_no_use_of_the_predecessor() {
+async fn a_valid_join_file_does_not_bring_an_abandoned_successor_back() {
+    let (first, worker) = worker_with_identity().await;
+    let old = text(&first, CA);
+    let second = first.fork();
+    advance(&first, DAY * 10);
+    let abandoned = take(&first, Rotation::Begin).await;
+    let abandoned = abandoned.next.expect("it has begun");
+    join_file_with(&worker, &format!("{old}{abandoned}"));
+    apply(&worker, &spec()).await.expect("both are trusted");
+    let trusted = present(&worker).await;
+    assert_eq!(trusted.stage, Stage::Begun);
+    for (step, _) in STEPS {
+        advance(&second, Duration::from_secs(60));
+        let next = take(&second, step).await;
+        follow(&second, &worker, &next).await;
+        assert_eq!(apply(&worker, &spec()).await, None, "{step:?}");
+        let is = present(&worker).await;
+        assert_eq!(Some(&is), next.replacement().as_ref(), "{step:?}");
+        assert!(!is.ids().iter().any(|id| trusted.successor() == Some(id)));
+    }
+}
+
+/// The clock of the master that made the first authority was ahead, so the successor begins earlier. The join file has both.
+#[tokio::test]
+async fn a_valid_join_file_does_not_bring_a_predecessor_back_that_begins_later() {
+    let (master, worker) = worker_with_identity().await;
+    let old = text(&master, CA);
+    let with_old = master.fork();
+    for host in [&master, &with_old, &worker] {
+        advance(host, DAY);
+    }
+    let next = take(&master, Rotation::Begin).await;
+    let new = next.next.clone().expect("it has begun");
+    // The worker has the authority that begins later, and is told that the other one replaces it.
+    let joined = format!("{old}{new}");
+    let stages = [
+        (&master, &new, Some(&old), None),
+        (&with_old, &old, None, Some(&new)),
+        (&with_old, &old, None, None),
+    ];
+    next.keep(&worker).await.expect("it knows one of them");
+    apply(&worker, &spec()).await.expect("it follows");
+    take(&master, Rotation::Switch).await;
+    let over = take(&master, Rotation::Finish).await;
+    follow(&master, &worker, &over).await;
+    join_file_with(&worker, &joined);
+    apply(&worker, &spec()).await.expect("both are trusted");
+    for (signer, current, next, previous) in stages {
+        let published = PublishedAuthorities {
+            current: current.clone(),
+            next: next.cloned(),
+            previous: previous.cloned(),
+        };
+        let stage = published.replacement();
+        follow(signer, &worker, &published).await;
+        assert_eq!(Some(present(&worker).await), stage, "{stage:?}");
+        assert_eq!(apply(&worker, &spec()).await, None, "{stage:?}");
+    }
+}
+
+/// A worker at the end of a replacement gets a join file that was made before that end.
+#[tokio::test]
+async fn a_join_file_from_before_the_end_of_a_replacement_brings_no_predecessor_back() {
     let (master, worker) = worker_with_identity().await;
     let old = text(&master, CA);
     for host in [&master, &worker] {
         advance(host, DAY);
     }
     let mut both = String::new();
-    let mut over = None;
     for (step, stage) in STEPS {
         let published = take(&master, step).await;
         follow(&master, &worker, &published).await;
         if stage == Stage::Switched {
             both = format!("{}{old}", published.current);
         }
-        over = Some(published);
     }
-    let over = over.expect("it has taken all steps");
     let settled = present(&worker).await;
     assert_eq!(settled.stage, Stage::Settled);
+    for authorities in [both.as_str(), old.as_str()] {
+        worker.with_world_mut(|world| world.remove(PUBLISHED));
+        join_file_with(&worker, authorities);
+        apply(&worker, &spec()).await;
+        assert_eq!(present(&worker).await, settled);
+        assert_eq!(apply(&worker, &spec()).await, None);
+    }
+}
+
+/// What the masters published was never fetched, and the worker was off until the replacement was over.
+#[tokio::test]
+async fn a_join_file_with_the_successor_alone_ends_a_replacement() {
+    let (master, worker) = worker_with_identity().await;
+    for host in [&master, &worker] {
+        advance(host, DAY);
+    }
+    let begun = take(&master, Rotation::Begin).await;
+    follow(&master, &worker, &begun).await;
     worker.with_world_mut(|world| world.remove(PUBLISHED));
-    join_file_with(&worker, &both);
-    apply(&worker, &spec()).await.expect("both are trusted");
-    let is = present(&worker).await;
-    assert_eq!((is.stage, &is.uses), (Stage::Switched, &settled.uses));
-    assert_eq!(apply(&worker, &spec()).await, None);
-    assert!(!over.are_older(&worker).await.expect("it can be read"));
-    over.keep(&worker).await.expect("it knows one of them");
-    apply(&worker, &spec()).await.expect("it follows");
-    assert_eq!(present(&worker).await, settled);
-    assert_eq!(apply(&worker, &spec()).await, None);
+    take(&master, Rotation::Switch).await;
+    let over = take(&master, Rotation::Finish).await;
+    join_file_with(&worker, &over.current);
+    apply(&worker, &spec()).await.expect("it takes the token");
+    assert_eq!(Some(present(&worker).await), over.replacement());
 }
 
 /// The worker has joined with both, and the authority that signs begins later than its successor: the clock of its master was ahead.
