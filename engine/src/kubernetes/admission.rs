@@ -168,7 +168,8 @@ async fn create(
     }
 }
 
-/// Deletes the new token of an admission that has failed, unless the record names it: the answer to a write may have been lost.
+/// Deletes the new token of an admission that has failed, unless the record names it: the answer to a write may have been lost. A record that the
+/// API server writes later than this look names a token that is gone: then the node has no token until the command is repeated.
 async fn delete_unnamed(host: &dyn Host, access: &ClusterAccess, node: &str, id: &str) {
     let deleted = match admission(host, access, node).await {
         Ok(Some(record)) if record.token_id.as_deref() == Some(id) => Ok(()),

@@ -189,9 +189,15 @@ impl Tree {
         Ok(())
     }
 
-    /// Puts an entry at `path` and makes missing parents; for setting up a world.
+    /// Puts an entry at `path` and makes missing parents; for setting up a world. What is below a directory goes with it.
     pub(crate) fn plant(&mut self, path: &Path, node: Node) {
         let path = &self.follow(path);
+        if node.kind != NodeKind::Directory {
+            let below: Vec<PathBuf> = self.below(path).cloned().collect();
+            for child in below {
+                self.nodes.remove(&child);
+            }
+        }
         let modified = node.modified;
         for parent in path.ancestors().skip(1) {
             self.nodes
@@ -374,6 +380,15 @@ mod tests {
         tree.remove_tree(Path::new("/a"));
         assert!(tree.entry(Path::new("/a")).is_none());
         assert!(tree.entry(Path::new("/a-sibling/c")).is_some());
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_directory_leaves_nothing_below_it() {
+        let mut tree = tree();
+        let link = node(NodeKind::Symlink("a-sibling".to_owned()));
+        tree.plant(Path::new("/a"), link);
+        assert!(tree.get(Path::new("/a/b/file"), false).is_none());
+        assert_eq!(tree.content(Path::new("/a/c")), Some(&b"y"[..]));
     }
 
     #[test]

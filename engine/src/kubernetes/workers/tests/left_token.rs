@@ -22,6 +22,14 @@ async fn leave(host: &FakeHost, access: &ClusterAccess) {
     marked.expect("it answers");
 }
 
+/// As [`with_token`], and a second later the worker has left.
+async fn of_a_worker_that_has_left() -> (FakeHost, ClusterAccess, Token) {
+    let (host, access, its) = with_token(false).await;
+    host.pause(SECOND).await;
+    leave(&host, &access).await;
+    (host, access, its)
+}
+
 async fn record(host: &FakeHost, access: &ClusterAccess) -> Admission {
     let record = admission(host, access, "w-1").await;
     record.expect("it answers").expect("it is there")
@@ -77,9 +85,7 @@ async fn a_token_of_a_record_with_whole_seconds_stays_if_it_is_from_the_second_o
 
 #[tokio::test]
 async fn a_token_stays_as_long_as_its_marked_node_is_not_deleted() {
-    let (host, access, its) = with_token(false).await;
-    host.pause(SECOND).await;
-    leave(&host, &access).await;
+    let (host, access, its) = of_a_worker_that_has_left().await;
     host.set_faults(FaultPlan::none().fail("delete_node", "w-1").times(1));
     let results = care_for_workers(&host, &access).await.unwrap();
     assert!(matches!(results.as_slice(), [(_, Err(_))]), "{results:?}");
@@ -89,9 +95,7 @@ async fn a_token_stays_as_long_as_its_marked_node_is_not_deleted() {
 
 #[tokio::test]
 async fn a_token_that_could_not_be_ended_is_reported_with_what_ends_it() {
-    let (host, access, its) = with_token(false).await;
-    host.pause(SECOND).await;
-    leave(&host, &access).await;
+    let (host, access, its) = of_a_worker_that_has_left().await;
     host.set_faults(FaultPlan::none().fail("delete_object", "*").times(1));
     let results = care_for_workers(&host, &access).await.unwrap();
     let [(_, Ok(Care::Delete)), (_, Err(error))] = results.as_slice() else {
@@ -109,9 +113,7 @@ async fn a_token_that_could_not_be_ended_is_reported_with_what_ends_it() {
 
 #[tokio::test]
 async fn the_token_ends_also_if_the_answer_to_the_deletion_is_lost() {
-    let (host, access, its) = with_token(false).await;
-    host.pause(SECOND).await;
-    leave(&host, &access).await;
+    let (host, access, its) = of_a_worker_that_has_left().await;
     host.set_faults(FaultPlan::none().fail_after_call(1));
     assert!(!token_stays(&host, &access, &its).await);
 }

@@ -93,6 +93,12 @@ async fn claim_first(host: &FakeHost, access: &ClusterAccess, is_behind: bool) {
     put(host, access, &claiming).await;
 }
 
+/// A master that signs certificates of a day.
+async fn signer<'a>(host: &'a FakeHost, access: &'a ClusterAccess) -> Signer<'a> {
+    let signer = Signer::new(host, access, DAY).await;
+    signer.expect("it signs")
+}
+
 #[track_caller]
 fn held(claim: Claim) -> Admission {
     match claim {
@@ -133,7 +139,7 @@ async fn outcomes(host: &FakeHost, access: &ClusterAccess) -> BTreeMap<String, R
 #[tokio::test]
 async fn a_claim_that_gives_way_is_taken_away_before_it_is_signed() {
     let (host, access) = two_nodes().await;
-    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let signer = signer(&host, &access).await;
     let mut first = OnItsWay::new(&signer, "a").await;
     let mut second = OnItsWay::new(&signer, "b").await;
     let held_by_second = held(second.claim(&signer).await);
@@ -153,7 +159,7 @@ async fn a_claim_that_gives_way_is_taken_away_before_it_is_signed() {
 #[tokio::test]
 async fn a_later_claim_waits_and_is_denied_when_the_first_one_is_signed() {
     let (host, access) = two_nodes().await;
-    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let signer = signer(&host, &access).await;
     let first = OnItsWay::new(&signer, "a").await;
     let mut second = OnItsWay::new(&signer, "b").await;
     let held_by_second = held(second.claim(&signer).await);
@@ -172,7 +178,7 @@ async fn a_later_claim_waits_and_is_denied_when_the_first_one_is_signed() {
 #[tokio::test]
 async fn a_claim_for_nothing_ends() {
     let (host, access) = two_nodes().await;
-    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let signer = signer(&host, &access).await;
     let second = OnItsWay::new(&signer, "b").await;
     held(second.claim(&signer).await);
     let deleted = host.delete_certificate_request(&access, &second.request);
@@ -206,7 +212,7 @@ async fn a_claim_that_is_being_signed_does_not_end() {
 }
 
 /// The nodes and requests of `two_nodes`. The first attempt to sign request `a` has failed, so masters look at it again.
-async fn signed_in_vain() -> (FakeHost, ClusterAccess) {
+async fn after_a_failed_signature() -> (FakeHost, ClusterAccess) {
     let (host, access) = two_nodes().await;
     host.set_faults(FaultPlan::none().fail("set_certificate", "a").times(1));
     let all = outcomes(&host, &access).await;
@@ -217,9 +223,9 @@ async fn signed_in_vain() -> (FakeHost, ClusterAccess) {
 /// Between the decision of the first master and its signature, its node is removed, and the second master signs for another node.
 #[tokio::test]
 async fn a_request_that_is_looked_at_again_is_not_signed_if_its_address_has_gone_to_another_node() {
-    let (host, access) = signed_in_vain().await;
-    let one = Signer::new(&host, &access, DAY).await.expect("it signs");
-    let other = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let (host, access) = after_a_failed_signature().await;
+    let one = signer(&host, &access).await;
+    let other = signer(&host, &access).await;
     let mut first = OnItsWay::new(&one, "a").await;
     let held_by_first = held(first.claim(&one).await);
     let revoked = admission::revoke(&host, &access, "w-1", "").await;
@@ -236,9 +242,9 @@ async fn a_request_that_is_looked_at_again_is_not_signed_if_its_address_has_gone
 /// The time stands still, so both masters look at it again at the same time.
 #[tokio::test]
 async fn only_one_of_two_masters_signs_a_request_that_both_look_at_again() {
-    let (host, access) = signed_in_vain().await;
-    let one = Signer::new(&host, &access, DAY).await.expect("it signs");
-    let other = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let (host, access) = after_a_failed_signature().await;
+    let one = signer(&host, &access).await;
+    let other = signer(&host, &access).await;
     let mut first = OnItsWay::new(&one, "a").await;
     let mut second = OnItsWay::new(&other, "a").await;
     let held_by_first = held(first.claim(&one).await);
@@ -298,7 +304,7 @@ async fn a_move_that_is_denied_leaves_the_earlier_address() {
     };
     put(&host, &access, &moving).await;
     ask(&host, &token, "a", KUBELET, true);
-    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let signer = signer(&host, &access).await;
     let other = Admission {
         node: "w-2".to_owned(),
         address: Some(address()),
@@ -319,7 +325,7 @@ async fn a_second_address_is_not_noted_over_the_first() {
     let (host, access) = master().await;
     admitted(&host, &access).await;
     ask_as(&host, FIRST, "a", KUBELET, true);
-    let signer = Signer::new(&host, &access, DAY).await.expect("it signs");
+    let signer = signer(&host, &access).await;
     let its = OnItsWay::new(&signer, "a").await;
     let before = record(&host, &access).await;
     let faster = Admission {
