@@ -19,10 +19,11 @@ use tokio::sync::OnceCell;
 use super::{
     ArchivedImage, Attributes, CertificateRequest, CertificateRequests, Clock, Cluster,
     ClusterAccess, ClusterNode, ClusterObject, CommandOutput, CommandSpec, ConfigMap, ConfigMaps,
-    ContainerConfig, ContainerState, Containers, Entry, EtcdMember, EtcdMembers, EtcdStatus, Files,
-    Host, HostResult, HttpsRequest, HttpsResponse, ImageState, Kernel, Link, ListedContainer,
-    Network, NewCertificateRequest, NodeRoute, Packages, PodSubnets, Processes, RemainingPod,
-    Routes, Services, Space, SubnetClaim, SubnetNode, UnitState, VirtualService, VrrpSender,
+    ContainerConfig, ContainerState, Containers, Entry, EtcdLock, EtcdMember, EtcdMembers,
+    EtcdStatus, Files, Host, HostResult, HttpsRequest, HttpsResponse, ImageState, Kernel, Link,
+    ListedContainer, Network, NewCertificateRequest, NodeRoute, Packages, PodSubnets, Processes,
+    RemainingPod, Routes, Services, Space, SubnetClaim, SubnetNode, UnitState, VirtualService,
+    VrrpSender,
 };
 
 /// A host as it is seen in one look.
@@ -235,6 +236,8 @@ pass_on!(EtcdMembers {
     to_change member_add_learner(endpoints: &[String], peer_url: &str) -> u64;
     to_change member_promote(endpoints: &[String], id: u64) -> ();
     to_change member_remove(endpoints: &[String], id: u64) -> ();
+    to_change take_lock(endpoints: &[String], key: &str, holder: &str, life: Duration) -> EtcdLock;
+    to_change release_lock(endpoints: &[String], lease: u64) -> ();
     to_read member_status(endpoint: &str) -> EtcdStatus;
 } {});
 pass_on!(Routes {

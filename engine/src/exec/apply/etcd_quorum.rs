@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use crate::exec::Runner;
+use crate::exec::kubernetes::quorum::lock::{DisruptionLock, NotLocked, WAIT};
 use crate::exec::kubernetes::quorum::{PlannedMember, guard};
 use crate::exec::undo::orphans::PhaseOrphans;
+use crate::exec::{Mode, Runner};
 use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, peer_url};
 use crate::model::Problem;
 use crate::plan::{PlannedPhase, PlannedStep};
@@ -21,10 +22,12 @@ const ANSWER: Duration = Duration::from_secs(5);
 const CONTAINER: &str = "etcd";
 
 impl Runner<'_> {
-    /// Why an apply must not begin; `None` if it leaves the member as it runs, or if etcd keeps its quorum. Changes nothing. Cancel safe.
+    /// Why an apply must not begin; `None` if it leaves the member as it runs, or if etcd keeps its quorum. Before an apply, it waits while another
+    /// master has the lock on the members of etcd. Cancel safety: as [`Runner::take_disruption_lock`].
     pub(in crate::exec) async fn quorum_problem_of_apply(
         &self,
         orphans: &[PhaseOrphans],
+        mode: Mode,
     ) -> Option<Problem> {
         if self.accepts_quorum_loss {
             return None;
@@ -38,7 +41,8 @@ impl Runner<'_> {
             let told = self.container_runs(&container.name).await;
             let step = told.map(|_| step);
             if self.member_runs(told).await && self.would_restart(step, container, &phases).await {
-                return self.quorum_problem([phase], Loss::Restart).await;
+                let asked = self.quorum_problem_in_turn([phase], Loss::Restart, mode);
+                return asked.await;
             }
         }
         let leaves = removes_member(orphans);
@@ -52,6 +56,31 @@ impl Runner<'_> {
             peer: &peer,
         };
         guard(self.host, me, Some(CONTAINER), Loss::Restart, None).await
+    }
+
+    /// Takes the lock on the members of etcd if this phase would restart this host's member, which runs. The preflight has asked whether the
+    /// quorum stays; since then another master may have ended its member.
+    ///
+    /// # Errors
+    /// Why the member must not be restarted now.
+    ///
+    /// # Cancel safety
+    /// As [`Runner::take_disruption_lock`].
+    pub(in crate::exec) async fn lock_restart(
+        &self,
+        phase: &PlannedPhase,
+        mode: Mode,
+    ) -> Result<DisruptionLock, NotLocked> {
+        let planned = PlannedMember::of(phase).and_then(|planned| planned.container);
+        let Some((step, container)) = planned.filter(|_| mode == Mode::Apply) else {
+            return Ok(DisruptionLock::default());
+        };
+        let told = self.container_runs(&container.name).await;
+        let step = told.map(|_| step);
+        if self.member_runs(told).await && self.would_restart(step, container, &[phase]).await {
+            return self.take_disruption_lock(phase, Loss::Restart, WAIT).await;
+        }
+        Ok(DisruptionLock::default())
     }
 
     /// Whether the container runs; `None` if the runtime does not tell.
@@ -157,11 +186,12 @@ fn needs_restart(spec: &Spec, change: &Change) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::kubernetes::quorum::lock::tests::other_takes_lock;
     use crate::exec::kubernetes::quorum::tests::{host, phase};
     use crate::exec::{Event, Recording};
     use crate::facts::Facts;
-    use crate::host::Attributes;
     use crate::host::fake::FakeHost;
+    use crate::host::{Attributes, Clock as _, EtcdLock};
     use crate::model::{Outcome, StepId, Text};
     use crate::plan::{Plan, StepPolicy};
     use crate::resource::pki::{SignedBy, Usage};
@@ -229,6 +259,29 @@ mod tests {
         }
         let accepted = apply(&host, &plan("etcd", "another"), true).await;
         assert_eq!(accepted.0, Outcome::Converged, "{}", accepted.1);
+    }
+
+    /// As if a change were applied on all masters at the same time.
+    #[tokio::test(start_paused = true)]
+    async fn an_apply_waits_until_another_master_has_restarted_its_member() {
+        let host = host();
+        let begun = apply(&host, &plan("etcd", "one"), false).await;
+        assert_eq!(begun.0, Outcome::Converged, "{}", begun.1);
+        let minute = Duration::from_secs(60);
+        other_takes_lock(&host, minute).await;
+        let began = host.elapsed();
+        let same = apply(&host, &plan("etcd", "one"), false).await;
+        assert_eq!(same.0, Outcome::Converged, "{}", same.1);
+        assert!(host.elapsed() - began < minute, "nothing is restarted");
+        let changed = apply(&host, &plan("etcd", "another"), false).await;
+        assert_eq!(changed.0, Outcome::Converged, "{}", changed.1);
+        assert!(host.elapsed() - began >= minute);
+        let next = other_takes_lock(&host, 10 * minute).await;
+        assert!(matches!(next, EtcdLock::Held { .. }), "{next:?}");
+        let held = apply(&host, &plan("etcd", "one"), false).await;
+        assert_eq!(held.0, Outcome::Refused);
+        assert!(held.1.contains("m-2"), "{}", held.1);
+        assert!(host.with_world(|world| world.container_runs("etcd")));
     }
 
     /// Also while another master is down.

@@ -5,9 +5,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use super::step::Done;
 use crate::exec::diagnosis::advice;
 use crate::exec::event::{Event, millis};
+use crate::exec::kubernetes::quorum::lock::NotLocked;
 use crate::exec::session::Session;
 use crate::exec::{Mode, Runner};
-use crate::model::{Failure, Outcome, Span, chain};
+use crate::model::{Failure, Outcome, Problem, Span, chain};
 use crate::plan::PlannedPhase;
 use crate::resource::{ResourceError, Undo};
 
@@ -31,6 +32,18 @@ struct StepFailure {
     what: String,
     span: Span,
     error: ResourceError,
+}
+
+/// The failure of a phase that must not restart its member of etcd now.
+fn refused(phase: &PlannedPhase, problem: &Problem) -> StepFailure {
+    StepFailure {
+        what: problem.requirement.clone(),
+        span: phase.span.clone(),
+        error: ResourceError::Awaited {
+            what: problem.problem.clone(),
+            next: problem.remedy.clone(),
+        },
+    }
 }
 
 impl Runner<'_> {
@@ -60,6 +73,7 @@ impl Runner<'_> {
         if session.mode == Mode::Apply {
             self.end_stopped_pods(phase).await;
         }
+        let locked = self.lock_restart(phase, session.mode).await;
         // Outside the timed future: what a step did before the phase timed out has to be taken back, too.
         let done = Mutex::new(session.done_before(name).await);
         let rollback_steps = OnceLock::new();
@@ -69,6 +83,13 @@ impl Runner<'_> {
             unchanged: 0,
         };
         let run = async {
+            match &locked {
+                Ok(_) => {}
+                Err(NotLocked::Refused(problem)) => {
+                    return Err(self.end_of(refused(phase, problem)));
+                }
+                Err(NotLocked::Interrupted) => return Err(PhaseEnd::Interrupted(None)),
+            }
             let noted = self
                 .record_rollback_steps(phase, session, &rollback_steps)
                 .await;
@@ -122,7 +143,8 @@ impl Runner<'_> {
                     phase: name.clone(),
                     failure,
                 });
-                if session.mode == Mode::Apply {
+                // Without the lock this run has changed nothing in the phase.
+                if session.mode == Mode::Apply && locked.is_ok() {
                     let waited = self.host.elapsed().saturating_sub(started);
                     let undos = done.into_inner().unwrap_or_else(PoisonError::into_inner);
                     let rollback_steps = rollback_steps.into_inner().unwrap_or_default();
@@ -131,6 +153,9 @@ impl Runner<'_> {
                     self.kill_stuck_pods(phase, waited).await;
                 }
             }
+        }
+        if let Ok(lock) = locked {
+            lock.release(self.host).await;
         }
         let predicted = session.mode == Mode::DryRun && result.outcome == Outcome::Converged;
         self.events.emit(Event::PhaseFinished {

@@ -32,7 +32,7 @@ impl Runner<'_> {
     ) -> ResourceResult<bool> {
         let (mut problems, evaluated, record) = self.judge(mode).await?;
         problems.extend(self.joining_problems().await);
-        problems.extend(self.quorum_problem_of_apply(orphans).await);
+        problems.extend(self.quorum_problem_of_apply(orphans, mode).await);
         if !problems.is_empty() {
             self.events.emit(Event::PreflightFailed { problems });
             return Ok(false);

@@ -2,8 +2,9 @@
 //!
 //! The members come from a list that has quorum; without one, from this host's file of masters. A host that knows no other master has
 //! nothing to guard. A member whose own state cannot be asked for counts as one that works. The decision is in `kubernetes::etcd_members`.
-//! `lost` tells checks that other members have taken the quorum.
+//! `lost` tells checks that other members have taken the quorum. `lock` keeps two masters from passing the guard at the same time.
 
+pub(in crate::exec) mod lock;
 pub(in crate::exec) mod lost;
 
 use std::error::Error;

@@ -7,13 +7,21 @@ mod selection;
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use self::selection::{is_entry, node_name, selected};
 use super::quorum::endpoints;
+use super::quorum::lock::{DisruptionLock, WAIT, Wait, held_during_removal};
 use crate::host::{ClusterAccess, EtcdMember, Host, HostResult, RemainingPod};
 use crate::kubernetes::MASTER_LABEL;
 use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, QuorumLoss, Seen, after_loss, look};
 use crate::kubernetes::masters;
 use crate::kubernetes::workers::{delete_removed, empty_node, hold_up};
+
+/// Life of the lock during the removal of a member: a few calls of etcd.
+const LOCKED: Duration = Duration::from_secs(60);
+/// Who holds the lock if this host's own member does not answer.
+const WITHOUT_MEMBER: &str = "a removal";
 
 /// How the removal of a master ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +120,35 @@ async fn remove_member(
     endpoints: &[String],
     master: &MasterToRemove<'_>,
 ) -> HostResult<Result<usize, MasterRemoval>> {
+    let lock = match master.accepts_quorum_loss {
+        true => DisruptionLock::default(),
+        false => locked(host, endpoints).await?,
+    };
+    let removed = remove_with_lock(host, endpoints, master).await;
+    lock.release(host).await;
+    removed
+}
+
+/// Takes the lock on the members of etcd, so that no other master ends its member meanwhile.
+async fn locked(host: &dyn Host, endpoints: &[String]) -> HostResult<DisruptionLock> {
+    let list = host.member_list(endpoints).await?;
+    let own = host.member_status(OWN_ENDPOINT).await;
+    let own = own.ok().map(|own| own.id);
+    let own = list.iter().find(|member| own == Some(member.id));
+    let holder = own.map_or(WITHOUT_MEMBER, |own| own.name.as_str());
+    let (endpoints, cancel) = (endpoints.to_vec(), CancellationToken::new());
+    match DisruptionLock::take(host, endpoints, holder, LOCKED, WAIT, &cancel).await {
+        Wait::Over(lock) => Ok(lock),
+        Wait::HeldBy(other) => Err(held_during_removal(&other)),
+        Wait::Interrupted => Ok(DisruptionLock::default()),
+    }
+}
+
+async fn remove_with_lock(
+    host: &dyn Host,
+    endpoints: &[String],
+    master: &MasterToRemove<'_>,
+) -> HostResult<Result<usize, MasterRemoval>> {
     let list = host.member_list(endpoints).await?;
     let found = selected(master.name, &list)?;
     if let Some(found) = found {
@@ -152,8 +189,10 @@ async fn refusal(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::kubernetes::quorum::lock::tests::other_takes_lock;
     use crate::exec::kubernetes::quorum::tests::THREE_MASTERS;
     use crate::host::fake::FakeHost;
+    use crate::host::{Clock as _, EtcdLock};
     use crate::kubernetes::masters::MASTERS;
 
     const KUBECONFIG: &str = "/etc/kubeconfig";
@@ -225,6 +264,33 @@ mod tests {
             matches!(removal, MasterRemoval::Removed { .. }),
             "{removal:?}"
         );
+    }
+
+    /// Otherwise that master could end its member between the question and the removal.
+    #[tokio::test]
+    async fn a_member_is_not_removed_while_another_master_has_the_lock() {
+        let host = host();
+        let life = Duration::from_secs(3600);
+        other_takes_lock(&host, life).await;
+        let master = MasterToRemove {
+            name: "m-3",
+            within: Duration::from_secs(1),
+            force: false,
+            accepts_quorum_loss: false,
+        };
+        let access = ClusterAccess::with(KUBECONFIG.as_ref());
+        let refused = remove_master(&host, &access, &master).await;
+        let refused = crate::model::chain(&refused.expect_err("it is held")).join(": ");
+        assert!(refused.contains("master m-2 has had the lock"), "{refused}");
+        assert_eq!(counts(&host).0, 3, "the member stays");
+        host.pause(life).await;
+        let removal = remove(&host, "m-3", false).await;
+        assert!(
+            matches!(removal, MasterRemoval::Removed { .. }),
+            "{removal:?}"
+        );
+        let next = other_takes_lock(&host, life).await;
+        assert!(matches!(next, EtcdLock::Held { .. }), "{next:?}");
     }
 
     #[tokio::test]

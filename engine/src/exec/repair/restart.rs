@@ -161,7 +161,8 @@ impl Runner<'_> {
         if containers == Containers::End {
             let of_these = self.plan.phases.iter();
             let of_these = of_these.filter(|phase| phases.contains(&phase.name));
-            problems.extend(self.quorum_problem(of_these, Loss::Restart).await);
+            let refused = self.quorum_problem_in_turn(of_these, Loss::Restart, mode);
+            problems.extend(refused.await);
         }
         (problems, containers)
     }

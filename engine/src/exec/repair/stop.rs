@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::start_again::Ended;
 use crate::exec::apply::step::Done;
 use crate::exec::event::{Event, millis};
+use crate::exec::kubernetes::quorum::lock::{DisruptionLock, LATE_WAIT, NotLocked};
 use crate::exec::session::Session;
 use crate::exec::{Mode, Runner, scratch};
 use crate::kubernetes::etcd_members::Loss;
 use crate::ledger::Ledger;
-use crate::model::{Failure, Outcome, PhaseName, Problem, Verb, chain};
+use crate::model::{Failure, Outcome, PhaseName, Verb, chain};
 use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::docker::container_runtime;
 use crate::resource::{Receipt, ResourceResult, Spec, Undo};
@@ -55,7 +56,8 @@ impl Runner<'_> {
     /// The run could not be recorded; nothing was stopped then.
     pub async fn stop(&self) -> ResourceResult<Outcome> {
         let phases = self.selection.phases(self.plan);
-        if let Some(problem) = self.quorum_problem(phases, Loss::Stop).await {
+        let refused = self.quorum_problem_in_turn(phases, Loss::Stop, Mode::Apply);
+        if let Some(problem) = refused.await {
             let problems = vec![problem];
             self.events.emit(Event::PreflightFailed { problems });
             return Ok(Outcome::Refused);
@@ -167,15 +169,20 @@ impl Runner<'_> {
                 outcome = Outcome::Interrupted;
                 break;
             }
-            if let Some(problem) = self
-                .late_quorum_problem(phase, session, purpose, loss)
-                .await
-            {
-                let problems = vec![problem];
-                self.events.emit(Event::PreflightFailed { problems });
-                outcome = Outcome::Refused;
-                break;
-            }
+            let locked = self.late_lock(phase, session, purpose, loss).await;
+            let lock = match locked {
+                Ok(lock) => lock,
+                Err(NotLocked::Refused(problem)) => {
+                    let problems = vec![*problem];
+                    self.events.emit(Event::PreflightFailed { problems });
+                    outcome = Outcome::Refused;
+                    break;
+                }
+                Err(NotLocked::Interrupted) => {
+                    outcome = Outcome::Interrupted;
+                    break;
+                }
+            };
             let began = self.host.elapsed();
             self.events.emit(Event::PhaseStarted {
                 phase: phase.name.clone(),
@@ -192,6 +199,8 @@ impl Runner<'_> {
                     all_ended,
                 )
                 .await;
+            // From now on other masters see that the member is down.
+            lock.release(self.host).await;
             stopped += ended;
             let one = if failed {
                 Outcome::Failed
@@ -219,20 +228,20 @@ impl Runner<'_> {
         Ok(outcome)
     }
 
-    /// Why this phase must not be ended now; `None` if it may. A stop takes its time, for a drain for example, and meanwhile another member
-    /// may have failed.
-    async fn late_quorum_problem(
+    /// Takes the lock before etcd's member is ended, if the phase has it. The error says why this phase must not be ended now. A stop takes its time,
+    /// for a drain for example, and meanwhile another member may have failed.
+    async fn late_lock(
         &self,
         phase: &PlannedPhase,
         session: &Session<'_>,
         purpose: StopPurpose,
         loss: Loss,
-    ) -> Option<Problem> {
+    ) -> Result<DisruptionLock, NotLocked> {
         // A prediction takes no time, and etcd goes on running without the runtime.
         if session.mode == Mode::DryRun || purpose == StopPurpose::Restart(Containers::Leave) {
-            return None;
+            return Ok(DisruptionLock::default());
         }
-        self.quorum_problem([phase], loss).await
+        self.take_disruption_lock(phase, loss, LATE_WAIT).await
     }
 
     /// Phases that have something on this host, according to the ledger, that a clean would take back.

@@ -1,4 +1,6 @@
-//! Members of etcd: who belongs to the cluster, and how each of them is. Every call has the implementation's own deadline.
+//! Members of etcd: who belongs to the cluster, how each of them is, and locks of masters. Every call has the implementation's own deadline.
+
+use std::time::Duration;
 
 use crate::host::HostResult;
 
@@ -36,6 +38,18 @@ pub struct EtcdStatus {
     pub errors: Vec<String>,
 }
 
+/// What became of an attempt to take a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EtcdLock {
+    /// The caller has it until this lease ends.
+    Held {
+        /// The id of the lease.
+        lease: u64,
+    },
+    /// This other one has it.
+    HeldBy(String),
+}
+
 /// Calls on the members of an etcd cluster, with this host's client certificate. Those with several endpoints use the first one that answers.
 #[async_trait::async_trait]
 pub trait EtcdMembers {
@@ -50,6 +64,20 @@ pub trait EtcdMembers {
 
     /// Removes a member. Fine if there is none. etcd refuses this if too few voters would be connected. Not cancel safe.
     async fn member_remove(&self, endpoints: &[String], id: u64) -> HostResult<()>;
+
+    /// Takes a lock: a key whose value names the holder, and whose lease ends after `life` (whole seconds). A lock that the holder has already
+    /// is taken anew, with a new lease. Needs quorum. Not cancel safe: the lock may be held until its lease ends.
+    /// Source: <https://etcd.io/docs/v3.4/dev-guide/api_reference_v3/>.
+    async fn take_lock(
+        &self,
+        endpoints: &[String],
+        key: &str,
+        holder: &str,
+        life: Duration,
+    ) -> HostResult<EtcdLock>;
+
+    /// Ends a lease, and with it the lock. Fine if it has ended. Not cancel safe: it may go on until its end.
+    async fn release_lock(&self, endpoints: &[String], lease: u64) -> HostResult<()>;
 
     /// The state of the member at an endpoint. It need not have quorum. Cancel safe.
     async fn member_status(&self, endpoint: &str) -> HostResult<EtcdStatus>;

@@ -1,11 +1,12 @@
 //! Stops and restarts of a master that etcd's quorum needs.
 
 use super::*;
+use crate::exec::kubernetes::quorum::lock::tests::other_takes_lock;
 use crate::exec::kubernetes::quorum::tests as quorum;
 use crate::exec::{EventSink, Recording};
 use crate::facts::Facts;
-use crate::host::Services as _;
 use crate::host::fake::{FakeHost, FaultPlan};
+use crate::host::{EtcdLock, Services as _};
 use crate::model::{Span, StepId};
 use crate::plan::{Plan, StepPolicy};
 use crate::resource::{NoSecrets, ServiceSpec};
@@ -92,6 +93,36 @@ async fn a_member_that_is_needed_meanwhile_is_not_stopped() {
             unit.is_active(),
             "{verb}: it was stopped, and is started again"
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_masters_do_not_end_their_members_at_the_same_time() {
+    let (plan, facts) = (plan(), Facts::nothing_about("m-1"));
+    for held in [false, true] {
+        let host = quorum::host();
+        host.with_world_mut(|world| world.unit(UNIT, "[Service]\n"));
+        let heard = Recording::default();
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
+        let applied = runner.apply().await.expect("it is written down");
+        assert_eq!(applied, Outcome::Converged, "{:?}", heard.events());
+        if held {
+            other_takes_lock(&host, Duration::from_secs(600)).await;
+        }
+        let outcome = runner.stop().await.expect("it is written down");
+        let runs = host.with_world(|world| world.container_runs("etcd"));
+        let said = heard.events().iter().find_map(Event::refusal);
+        let said = said.unwrap_or_default();
+        if held {
+            assert_eq!((outcome, runs), (Outcome::Refused, true));
+            assert!(said.contains("master m-2 has had the lock"), "{said}");
+            let unit = host.unit(UNIT).await.expect("systemd answers");
+            assert!(unit.is_active(), "nothing was ended");
+        } else {
+            assert_eq!((outcome, runs), (Outcome::Stopped, false), "{said}");
+            let next = other_takes_lock(&host, Duration::from_secs(600)).await;
+            assert!(matches!(next, EtcdLock::Held { .. }), "{next:?}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::World;
-use crate::host::{EtcdMember, EtcdMembers, EtcdStatus, HostError, HostResult};
+use crate::host::{EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, HostError, HostResult};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The endpoint of this host's own member.
@@ -78,6 +78,30 @@ impl EtcdMembers for FakeHost {
         self.mutate("member_remove", id.to_string(), DEADLINE, |world| {
             world.etcd.reach(endpoints, "remove a member")?;
             world.etcd.members.retain(|member| member.id != id);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn take_lock(
+        &self,
+        endpoints: &[String],
+        key: &str,
+        holder: &str,
+        life: Duration,
+    ) -> HostResult<EtcdLock> {
+        self.mutate("take_lock", key, DEADLINE, |world| {
+            world.etcd.reach(endpoints, "take a lock in etcd")?;
+            let now = world.now();
+            Ok(world.etcd.take_lock(key, holder, now, life))
+        })
+        .await
+    }
+
+    async fn release_lock(&self, endpoints: &[String], lease: u64) -> HostResult<()> {
+        self.mutate("release_lock", lease.to_string(), DEADLINE, |world| {
+            world.etcd.reach(endpoints, "release a lock in etcd")?;
+            world.etcd.locks.retain(|_, lock| lock.lease != lease);
             Ok(())
         })
         .await

@@ -1,8 +1,9 @@
 //! What a fake host knows of the members of etcd. How they are asked is in `kubernetes::etcd`.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
-use crate::host::{EtcdMember, EtcdStatus, HostError, HostResult};
+use crate::host::{EtcdLock, EtcdMember, EtcdStatus, HostError, HostResult};
 
 /// The members and what they answer.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +14,18 @@ pub struct EtcdWorld {
     pub states: BTreeMap<String, EtcdStatus>,
     /// The address of a member that fails while the pods of a node are evicted.
     pub fails_during_eviction: Option<String>,
+    /// Locks by key.
+    pub(in crate::host::fake) locks: BTreeMap<String, HeldLock>,
+    /// The last lease that was granted.
+    leases: u64,
+}
+
+/// A lock that is held.
+#[derive(Debug, Clone)]
+pub(in crate::host::fake) struct HeldLock {
+    holder: String,
+    pub(in crate::host::fake) lease: u64,
+    ends: SystemTime,
 }
 
 impl EtcdWorld {
@@ -42,6 +55,29 @@ impl EtcdWorld {
     /// The member at this client URL does not answer any more.
     pub fn silence(&mut self, address: &str) {
         self.states.remove(&format!("https://{address}:4001"));
+    }
+
+    /// Takes a lock that is free, or that the holder has.
+    pub(in crate::host::fake) fn take_lock(
+        &mut self,
+        key: &str,
+        holder: &str,
+        now: SystemTime,
+        life: Duration,
+    ) -> EtcdLock {
+        let held = self.locks.get(key).filter(|lock| now < lock.ends);
+        if let Some(other) = held.filter(|lock| lock.holder != holder) {
+            return EtcdLock::HeldBy(other.holder.clone());
+        }
+        self.leases += 1;
+        let lease = self.leases;
+        let lock = HeldLock {
+            holder: holder.to_owned(),
+            lease,
+            ends: now + life,
+        };
+        self.locks.insert(key.to_owned(), lock);
+        EtcdLock::Held { lease }
     }
 
     fn has_quorum(&self) -> bool {

@@ -6,13 +6,16 @@
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::https;
 use crate::host::live::LiveHost;
 use crate::host::live::blocking::within;
 use crate::host::{
-    EtcdMember, EtcdMembers, EtcdStatus, HostError, HostResult, HttpsRequest, HttpsResponse,
+    EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, HostError, HostResult, HttpsRequest,
+    HttpsResponse,
 };
 
 /// The authority's certificate, and the client's certificate and key.
@@ -85,12 +88,97 @@ impl EtcdMembers for LiveHost {
         }
     }
 
+    async fn take_lock(
+        &self,
+        endpoints: &[String],
+        key: &str,
+        holder: &str,
+        life: Duration,
+    ) -> HostResult<EtcdLock> {
+        let mut lease = granted(endpoints, life).await?;
+        let mut taken = put_once(endpoints, key, holder, lease).await;
+        if let Ok(Put::Exists {
+            holder: other,
+            lease: earlier,
+        }) = &taken
+            && other == holder
+        {
+            // An earlier command of this host was killed, or the answer to this attempt was lost.
+            self.release_lock(endpoints, *earlier).await?;
+            lease = granted(endpoints, life).await?;
+            taken = put_once(endpoints, key, holder, lease).await;
+        }
+        if matches!(taken, Ok(Put::Done)) {
+            return Ok(EtcdLock::Held { lease });
+        }
+        // After a lost answer the key may be there. If this fails, the lease ends by itself.
+        let _ = self.release_lock(endpoints, lease).await;
+        match taken? {
+            Put::Done => Ok(EtcdLock::Held { lease }),
+            Put::Exists { holder, .. } => Ok(EtcdLock::HeldBy(holder)),
+        }
+    }
+
+    async fn release_lock(&self, endpoints: &[String], lease: u64) -> HostResult<()> {
+        let question = json!({ "ID": lease.to_string() });
+        match change(endpoints, "/v3/lease/revoke", &question).await {
+            Ok(_) | Err(Refusal::Refused(NOT_FOUND, _)) => Ok(()),
+            Err(refusal) => Err(refusal.into_error()),
+        }
+    }
+
     async fn member_status(&self, endpoint: &str) -> HostResult<EtcdStatus> {
         let answer = call(endpoint, "/v3/maintenance/status", &json!({}), QUESTION)
             .await
             .map_err(Refusal::into_error)?;
         Ok(status(&answer))
     }
+}
+
+/// A new lease.
+async fn granted(endpoints: &[String], life: Duration) -> HostResult<u64> {
+    let question = json!({ "TTL": life.as_secs().to_string() });
+    let answer = change(endpoints, "/v3/lease/grant", &question).await;
+    let answer = answer.map_err(Refusal::into_error)?;
+    number(answer.get("ID"))
+        .ok_or_else(|| HostError::service("take a lock in etcd", "the answer names no lease"))
+}
+
+/// What became of an attempt to write a key that must not exist.
+#[derive(Debug, PartialEq, Eq)]
+enum Put {
+    /// It is written.
+    Done,
+    /// It exists.
+    Exists { holder: String, lease: u64 },
+}
+
+/// Writes a key that lives as long as the lease, unless it exists.
+async fn put_once(endpoints: &[String], key: &str, holder: &str, lease: u64) -> HostResult<Put> {
+    let (key, value) = (STANDARD.encode(key), STANDARD.encode(holder));
+    let question = json!({
+        "compare": [{ "key": key, "target": "CREATE", "result": "EQUAL", "create_revision": "0" }],
+        "success": [{ "request_put": { "key": key, "value": value, "lease": lease.to_string() } }],
+        "failure": [{ "request_range": { "key": key } }],
+    });
+    let answer = change(endpoints, "/v3/kv/txn", &question).await;
+    let answer = answer.map_err(Refusal::into_error)?;
+    put(&answer)
+        .ok_or_else(|| HostError::service("take a lock in etcd", "the answer is not understood"))
+}
+
+fn put(answer: &Value) -> Option<Put> {
+    // The gateway leaves out what is false.
+    if answer.get("succeeded").and_then(Value::as_bool) == Some(true) {
+        return Some(Put::Done);
+    }
+    let present = answer.pointer("/responses/0/response_range/kvs/0")?;
+    let value = STANDARD.decode(present.get("value")?.as_str()?).ok()?;
+    let holder = String::from_utf8_lossy(&value);
+    Some(Put::Exists {
+        holder: holder.escape_debug().take(256).collect(),
+        lease: number(present.get("lease")).unwrap_or_default(),
+    })
 }
 
 fn none_given(action: &str) -> HostError {
@@ -252,6 +340,27 @@ mod tests {
             json!({ "members": [{ "name": "x" }] }),
         ] {
             assert!(super::members(&other).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_answer_to_a_lock_names_its_holder() {
+        let done =
+            json!({ "header": {}, "succeeded": true, "responses": [{ "response_put": {} }] });
+        assert_eq!(put(&done), Some(Put::Done));
+        let kept = json!({ "key": "L2s=", "value": "bS0y", "lease": "7587862094132102670" });
+        let held = json!({ "responses": [{ "response_range": { "kvs": [kept], "count": "1" } }] });
+        let by = Put::Exists {
+            holder: "m-2".to_owned(),
+            lease: 7_587_862_094_132_102_670,
+        };
+        assert_eq!(put(&held), Some(by));
+        // It has ended between the comparison and the answer, or the answer is something else.
+        for other in [
+            json!({}),
+            json!({ "responses": [{ "response_range": {} }] }),
+        ] {
+            assert_eq!(put(&other), None, "{other}");
         }
     }
 

@@ -1,7 +1,9 @@
 //! Members of etcd: asked below until they are changed above. A change fetches all members with their states first.
 
+use std::time::Duration;
+
 use crate::host::overlay::OverlayHost;
-use crate::host::{EtcdMember, EtcdMembers, EtcdStatus, HostResult};
+use crate::host::{EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, HostResult};
 
 #[async_trait::async_trait]
 impl EtcdMembers for OverlayHost<'_> {
@@ -25,6 +27,22 @@ impl EtcdMembers for OverlayHost<'_> {
     async fn member_remove(&self, endpoints: &[String], id: u64) -> HostResult<()> {
         self.fetch_members(endpoints).await?;
         self.upper.member_remove(endpoints, id).await
+    }
+
+    async fn take_lock(
+        &self,
+        endpoints: &[String],
+        key: &str,
+        holder: &str,
+        life: Duration,
+    ) -> HostResult<EtcdLock> {
+        self.fetch_members(endpoints).await?;
+        self.upper.take_lock(endpoints, key, holder, life).await
+    }
+
+    async fn release_lock(&self, endpoints: &[String], lease: u64) -> HostResult<()> {
+        self.fetch_members(endpoints).await?;
+        self.upper.release_lock(endpoints, lease).await
     }
 
     async fn member_status(&self, endpoint: &str) -> HostResult<EtcdStatus> {
