@@ -327,6 +327,13 @@ pub enum Probe {
     },
     /// An address is on some link of this host.
     AddressHeld(std::net::IpAddr),
+    /// No other host on the link answers ARP for an IPv4 address that this host has. Also true if this host does not have it.
+    AddressUnique {
+        /// The address.
+        address: std::net::Ipv4Addr,
+        /// The link that has it.
+        link: String,
+    },
     /// A virtual address works, as far as this host can tell. If this host holds the address, the API answers over it. If
     /// not, another master may hold it, or this host's own API server does not answer either.
     VirtualIp {
@@ -402,6 +409,7 @@ impl Probe {
             Self::Https { .. }
             | Self::VirtualIp { .. }
             | Self::VirtualIpAnswers { .. }
+            | Self::AddressUnique { .. }
             | Self::Tcp(_)
             | Self::Run { .. }
             | Self::FirewallRule { .. }

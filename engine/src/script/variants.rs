@@ -123,6 +123,7 @@ pub(super) enum Observation {
     FirewallRules,
     FirewallJump,
     AddressHeld,
+    AddressUnique,
     VirtualIp,
     VirtualIpAnswers,
     CertificatesValid,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::exec::kubernetes::virtual_ip::{Asked, VirtualIp};
+use crate::exec::kubernetes::virtual_ip::{Asked, VirtualIp, duplicate};
 use crate::exec::kubernetes::{backups, probes};
 use crate::exec::{Mode, Runner};
 use crate::host::{CommandSpec, Host, HostError, HttpsRequest};
@@ -189,6 +189,7 @@ impl Runner<'_> {
                 let held = all.any(|(ip, _)| ip == address);
                 Ok((!held).then(|| format!("{address} is on no interface of this host")))
             }
+            Probe::AddressUnique { address, link } => duplicate(host, *address, link).await,
             Probe::VirtualIp {
                 address,
                 link,

@@ -437,6 +437,7 @@ impl Runner<'_> {
             | Probe::AddressHeld(_)
             | Probe::VirtualIp { .. }
             | Probe::VirtualIpAnswers { .. }
+            | Probe::AddressUnique { .. }
             | Probe::CertificatesValid { .. }
             | Probe::BackupYoungerThan { .. }
             | Probe::RoomForBackup { .. }

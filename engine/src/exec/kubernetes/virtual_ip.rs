@@ -5,7 +5,7 @@
 //! [`Asked::Elsewhere`] tells people that no other host serves the API over the address; a restart here would not help either.
 //! An address moves within seconds, so a failure is checked again before it is reported.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ const GRACE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
 /// Bound on one answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long to listen for answers of ARP.
+const LISTEN: Duration = Duration::from_secs(1);
 
 /// A virtual address, as one host sees it.
 pub(in crate::exec) struct VirtualIp<'a> {
@@ -124,10 +127,36 @@ impl VirtualIp<'_> {
     }
 }
 
+/// Says which other hosts have an address that this host has; `None` if none answers, or if this host does not have it. Takes a second. Cancel
+/// safe.
+///
+/// # Errors
+/// The link cannot be read or used.
+pub(in crate::exec) async fn duplicate(
+    host: &dyn Host,
+    address: Ipv4Addr,
+    link: &str,
+) -> ResourceResult<Option<String>> {
+    let found = host.link(link).await?;
+    let own = found.iter().flat_map(|link| &link.addresses);
+    if !own.map(|(one, _)| *one).any(|one| one == address) {
+        return Ok(None);
+    }
+    let holders = host.address_holders(link, &[address], LISTEN).await?;
+    let others: Vec<&str> = holders.values().flatten().map(String::as_str).collect();
+    Ok((!others.is_empty()).then(|| {
+        format!(
+            "{address} is also an address of another host on {link} (hardware address {}); if that host began a cluster of its own, run `nodelet stop` on one of the two, \
+             and on it `nodelet clean --purge` after that",
+            others.join(", ")
+        )
+    }))
+}
+
 /// This host, in the same IP version.
 fn loopback(like: IpAddr) -> IpAddr {
     match like {
-        IpAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
     }
 }
@@ -216,5 +245,27 @@ mod tests {
         };
         let reason = one.problem_after_wait(&host).await.unwrap();
         assert_eq!(reason.as_deref(), Some("there is no interface eth9"));
+    }
+
+    #[tokio::test]
+    async fn another_host_with_the_address_is_named() {
+        let vip: Ipv4Addr = VIP.parse().unwrap();
+        for (held, other, says) in [
+            (true, true, "02:00:00:00:00:12"),
+            (true, false, ""),
+            (false, true, ""),
+        ] {
+            let host = FakeHost::new();
+            host.with_world_mut(|world| {
+                let addresses: &[_] = if held { &[(vip.into(), 32)] } else { &[] };
+                world.link("eth0", true, addresses);
+                if other {
+                    world.answer_arp(vip, &["02:00:00:00:00:12"]);
+                }
+            });
+            let found = duplicate(&host, vip, "eth0").await.unwrap();
+            assert_eq!(found.is_some(), !says.is_empty(), "{held}, {other}");
+            assert!(found.unwrap_or_default().contains(says));
+        }
     }
 }

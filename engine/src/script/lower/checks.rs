@@ -356,6 +356,13 @@ fn probe(
             }
         }
         Observation::AddressHeld => Probe::AddressHeld(text()?.parse().ok()?),
+        Observation::AddressUnique => {
+            let [address, link] = options.all_texts(name)?;
+            Probe::AddressUnique {
+                address: address.parse().ok()?,
+                link,
+            }
+        }
         Observation::VirtualIp => {
             let values = options.values(name);
             let [

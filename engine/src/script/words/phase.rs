@@ -59,6 +59,8 @@ words! {
             "A chain of the IPv4 packet filter has a rule that leads to this target (`-j` or `-g`).";
         address_held(address: Address) = Observation::AddressHeld =>
             "An address is on some link of this host.";
+        address_unique(address: Address, link: Text) = Observation::AddressUnique =>
+            "No other host on the link answers ARP for an IPv4 address that this host has. It holds, too, if this host does not have the address.";
         virtual_ip(address: Address, link: Text, port: Between(1, 65_535)) = Observation::VirtualIp =>
             "If this host holds the address, the API answers over it. If not, another master may hold it, or this host's own API server does not answer either. Add `.ca` and `.peers`.";
         virtual_ip_answers(address: Address, port: Between(1, 65_535)) = Observation::VirtualIpAnswers =>
