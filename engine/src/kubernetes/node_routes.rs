@@ -20,7 +20,7 @@ pub struct WantedRoutes {
     /// Subnets of nodes with a problem: a route that is there stays as it is. A route that would draw packets from the node that keeps its
     /// own route does not stay.
     pub kept: BTreeSet<IpNet>,
-    /// Why a node gets no route, a sentence each, with the names of the nodes.
+    /// Why a node gets no route, a sentence each, with the names of the nodes and what to do.
     pub problems: Vec<String>,
 }
 
@@ -39,7 +39,8 @@ pub fn wanted_routes(
             let overlap = overlaps.get(&(node.name.as_str(), *subnet));
             let via = match overlap {
                 Some(overlap) => Err(format!(
-                    "node {} has the pod subnet {subnet}, which overlaps that of node {}",
+                    "node {0} has the pod subnet {subnet}, which overlaps that of node {1}; remove the one that was given its subnet by hand (`nodelet cluster remove {0}` or `nodelet cluster remove {1}`), \
+                     and let it join again",
                     node.name, overlap.other
                 )),
                 None => next_hop(node, *subnet, network, links),
@@ -70,7 +71,7 @@ fn next_hop(
     let name = &node.name;
     if !network.contains(&subnet) {
         return Err(format!(
-            "node {name} has the pod subnet {subnet}, which is not in the pods' network {network}"
+            "node {name} has the pod subnet {subnet}, which is not in the pods' network {network}; remove it (`nodelet cluster remove {name}`), and let it join again"
         ));
     }
     let is_v4 = subnet.addr().is_ipv4();
@@ -78,13 +79,13 @@ fn next_hop(
     let Some(address) = of_family.next().copied() else {
         let family = if is_v4 { "IPv4" } else { "IPv6" };
         return Err(format!(
-            "node {name} reports no {family} address (InternalIP), so there is no way to its pods"
+            "node {name} reports no {family} address (InternalIP), so there is no way to its pods; look at its kubelet (`nodelet status` on its host)"
         ));
     };
     let mut own = links.iter().flat_map(|link| &link.addresses);
     if own.any(|(one, _)| *one == address) {
         return Err(format!(
-            "node {name} has address {address}, which is this host's own"
+            "node {name} has address {address}, which is this host's own; give one of the two hosts another address"
         ));
     }
     let mut up = links.iter().filter(|link| link.up);
@@ -97,7 +98,8 @@ fn next_hop(
         return Ok(address);
     }
     Err(format!(
-        "node {name} has address {address}, which is not on a network of this host; a router between two nodes would have to know the way to each node's pods"
+        "node {name} has address {address}, which is not on a network of this host, and a router between two nodes would have to know the way to each node's pods; give its host an \
+         address on the network of the other nodes"
     ))
 }
 
@@ -364,9 +366,9 @@ mod tests {
                 (routes.as_slice(), kept.len()),
                 (&both.map(str::to_owned)[..], 0)
             );
-            let says = format!("overlaps that of node {other}");
+            let says = format!("overlaps that of node {other}; remove");
             assert!(
-                problems.starts_with("node odd ") && problems.ends_with(&says),
+                problems.starts_with("node odd ") && problems.contains(&says),
                 "{problems}"
             );
         }

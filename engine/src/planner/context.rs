@@ -309,6 +309,27 @@ parameters:
 payload: []
 ";
 
+    #[tokio::test]
+    async fn a_worker_reaches_an_ipv6_api_in_brackets() {
+        let settings = |role| {
+            [
+                ("ROLE", role),
+                ("MASTER_IP", "fd00:30::64"),
+                ("K8S_API_PORT", "6443"),
+            ]
+        };
+        let url = "https://[fd00:30::64]:6443";
+        for (role, local) in [("worker", url), ("master", "https://127.0.0.1:6443")] {
+            let context = context_with(&settings(role)).await;
+            let value = |name: &str| match &context.cluster[name] {
+                Value::Text(text) => text.clone(),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(value("api_url"), url, "{role}");
+            assert_eq!(value("local_api_url"), local, "{role}");
+        }
+    }
+
     /// The context of a master with these settings.
     async fn context_with(given: &[(&str, &str)]) -> ScriptContext {
         let mut facts = Facts::nothing_about("cp-1");
