@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use engine::host::Host;
-use engine::kubernetes::etcd_backup::{LeftBackup, age_of, published_too_old, too_old};
+use engine::kubernetes::etcd_backup::{
+    LeftBackup, age_of, is_younger_than, published_too_old, too_old,
+};
 
 use super::observed::{BackupRow, BackupState, MasterBackup, NodeRow, Part, utc, within};
 use crate::etcd::{BackupMasters, Backups, Stored, left, stored};
@@ -60,8 +62,8 @@ pub(super) fn newest(
     }
 }
 
-/// The newest backups of the other masters. If each master takes its own, each old one is too old. If one master takes them, and for a master
-/// that has published none, another master's young one is enough. Pure.
+/// The newest backups of the other masters. If each master takes its own, each must have a young one once its node is old enough. If one master
+/// takes them, one young one is enough. Pure.
 pub(super) fn of_masters(
     backups: &Backups,
     own: &Part<BackupState>,
@@ -69,9 +71,14 @@ pub(super) fn of_masters(
     now: SystemTime,
 ) -> Vec<MasterBackup> {
     let limit = backups.max_age;
-    let age = |row: &NodeRow| age_of(row.backup_taken?, now, limit);
+    // One from a clock that was far ahead counts as little here as for the turn of a backup.
     let is_young = |row: &NodeRow| {
-        age(row).is_some_and(|age| published_too_old(&row.name, age, limit).is_none())
+        row.backup_taken
+            .is_some_and(|taken| is_younger_than(taken, now, limit))
+    };
+    let age = |row: &NodeRow| {
+        let age = age_of(row.backup_taken?, now, limit)?;
+        (is_young(row) || age >= limit).then_some(age)
     };
     let others: Vec<&NodeRow> = rows.iter().filter(|row| row.is_other_master()).collect();
     let has_young = others.iter().any(|row| is_young(row));
@@ -82,7 +89,7 @@ pub(super) fn of_masters(
         let age = age(row);
         let is_due = match row.backup_taken {
             Some(_) => each || has_none,
-            None => has_none,
+            None => has_none || (each && row.age.is_some_and(|age| age >= limit)),
         };
         let too_old = match (row.backup_taken, age) {
             _ if !backups.enabled || !is_due => None,
@@ -92,7 +99,12 @@ pub(super) fn of_masters(
                 utc(taken)
             )),
             (None, None) => Some(format!(
-                "master {name} has published no verified backup, and no master has a young one; `nodelet etcd backup` there makes one or says what is wrong"
+                "master {name} has published no verified backup{}; `nodelet etcd backup` there makes one or says what is wrong",
+                if has_none {
+                    ", and no master has a young one"
+                } else {
+                    ", although its node is older than the limit"
+                }
             )),
         };
         MasterBackup {

@@ -9,12 +9,14 @@ use engine::kubernetes::NODE_SIGNER;
 
 use super::certificates::requests;
 use super::etcd::{AskEtcd, named_by, state};
-use super::observed::{ClusterStatus, NodeRow, Target, utc, within};
+use super::observed::{ClusterStatus, NodeRow, Part, Target, utc, within};
 use super::{backups, certificates, nodes, problems, virtual_ip};
 use crate::etcd::MEMBER;
 
+/// Time for the question whether an API server answers.
+const API: Duration = Duration::from_secs(1);
 /// Time for the first questions. They run at the same time, as the later ones do: members of etcd 3 s (asked of other masters, and then
-/// themselves), backups 2 s. So the whole takes at most 12 s.
+/// themselves), backups 2 s. So the whole takes at most 14 s.
 pub(super) const FIRST: Duration = Duration::from_secs(4);
 
 /// Asks everything. What does not answer becomes an unknown part. Cancel safe.
@@ -23,7 +25,7 @@ pub(super) async fn gather<E: AskEtcd>(
     etcd: &E,
     target: &Target,
 ) -> ClusterStatus {
-    let access = ClusterAccess::with(&target.kubeconfig);
+    let (access, silent_api) = access(host, target).await;
     let now = host.now();
     let (nodes, api_version, links, certificates, asked_for, members) = tokio::join!(
         within(FIRST, host.nodes(&access)),
@@ -33,6 +35,10 @@ pub(super) async fn gather<E: AskEtcd>(
         within(FIRST, host.certificate_requests(&access, NODE_SIGNER)),
         named_by(etcd, MEMBER),
     );
+    let without_routes = match (nodes.known(), links.known()) {
+        (Some(nodes), Some(links)) => nodes::without_routes(nodes, target.pods, links),
+        _ => Vec::new(),
+    };
     let own = links.map(addresses);
     let nodes = nodes.map(|nodes: BTreeMap<String, ClusterNode>| {
         nodes::rows(nodes, own.known().map_or(&[], Vec::as_slice), now)
@@ -51,6 +57,7 @@ pub(super) async fn gather<E: AskEtcd>(
     let mut status = ClusterStatus {
         at: utc(now),
         api_version,
+        silent_api,
         nodes,
         virtual_ip,
         etcd,
@@ -58,6 +65,7 @@ pub(super) async fn gather<E: AskEtcd>(
         node_certificates,
         requests: asked_for.map(|all: Vec<CertificateRequest>| requests::open(&all, now)),
         backups,
+        without_routes,
         master_backups,
         problems: Vec::new(),
         unknown: Vec::new(),
@@ -65,6 +73,19 @@ pub(super) async fn gather<E: AskEtcd>(
     status.problems = problems::problems(&status);
     status.unknown = problems::unknown(&status);
     status
+}
+
+/// Access to this host's own API server; if that does not answer, to the one that other hosts reach, and why. If none answers, it is the own one.
+async fn access(host: &dyn Host, target: &Target) -> (ClusterAccess, Option<String>) {
+    let own = ClusterAccess::with(&target.kubeconfig);
+    let Part::Unknown { unknown } = within(API, host.api_version(&own)).await else {
+        return (own, None);
+    };
+    let shared = ClusterAccess::with(&target.shared);
+    match within(API, host.api_version(&shared)).await {
+        Part::Known(_) => (shared, Some(unknown)),
+        Part::Unknown { .. } => (own, None),
+    }
 }
 
 fn addresses(links: Vec<Link>) -> Vec<IpAddr> {

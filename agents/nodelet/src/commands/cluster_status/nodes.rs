@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use engine::host::ClusterNode;
+use engine::host::{ClusterNode, Link, SubnetNode};
 use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::etcd_backup::published_by;
+use engine::kubernetes::wanted_routes;
 use engine::kubernetes::workers::{LEFT, WORKER_LABEL};
+use ipnet::IpNet;
 
 use super::observed::{NodeRole, NodeRow, shown};
 
@@ -29,6 +31,33 @@ pub(super) fn rows(
     rows
 }
 
+/// Why pods of other nodes cannot be reached from this host: subnets that overlap, and addresses that are not on its networks. Each with what to do.
+pub(super) fn without_routes(
+    nodes: &BTreeMap<String, ClusterNode>,
+    pods: IpNet,
+    links: &[Link],
+) -> Vec<String> {
+    let of_host = |address: &IpAddr| {
+        let mut all = links.iter().flat_map(|link| &link.addresses);
+        all.any(|(one, _)| one == address)
+    };
+    let is_own = |node: &ClusterNode| node.addresses.iter().any(of_host);
+    let own = nodes.iter().find(|(_, node)| is_own(node));
+    let own = own.map_or("", |(name, _)| name.as_str());
+    let subnets = |node: &ClusterNode| node.pod_cidr.as_ref()?.parse().ok();
+    let nodes: Vec<SubnetNode> = nodes
+        .iter()
+        .map(|(name, node)| SubnetNode {
+            name: name.clone(),
+            uid: node.uid.clone(),
+            subnets: subnets(node).into_iter().collect(),
+            addresses: node.addresses.clone(),
+            created: node.created,
+        })
+        .collect();
+    wanted_routes(own, pods, &nodes, links).problems
+}
+
 fn row(name: String, node: ClusterNode, own: &[IpAddr], now: SystemTime) -> NodeRow {
     let has = |label| node.labels.contains_key(label);
     let role = match (has(MASTER_LABEL), has(WORKER_LABEL)) {
@@ -36,7 +65,7 @@ fn row(name: String, node: ClusterNode, own: &[IpAddr], now: SystemTime) -> Node
         (false, true) => NodeRole::Worker,
         (false, false) => NodeRole::None,
     };
-    let age = |reported| now.duration_since(reported).unwrap_or_default().as_secs();
+    let age = |since| now.duration_since(since).unwrap_or_default();
     let backup_taken = published_by(&node);
     NodeRow {
         name,
@@ -49,7 +78,8 @@ fn row(name: String, node: ClusterNode, own: &[IpAddr], now: SystemTime) -> Node
         pressures: node.pressures.iter().map(|one| shown(one)).collect(),
         version: shown(&node.kubelet_version),
         pod_subnet: node.pod_cidr,
-        report_age: node.reported.map(age),
+        report_age: node.reported.map(age).map(|age| age.as_secs()),
+        age: node.created.map(age),
         cordoned: node.unschedulable,
         left: node.annotations.get(LEFT).map(|mark| shown(mark)),
         backup_taken,

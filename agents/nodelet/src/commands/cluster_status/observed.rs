@@ -8,11 +8,15 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, SettingValue};
 use engine::model::chain;
-use engine::resource::pki::{CertificatePaths, certificate_paths};
+use engine::resource::pki::{CertificatePaths, certificate_paths, kubeconfig_path};
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::etcd::Backups;
 use crate::output::exit::Exit;
+
+/// The kubeconfig of people.
+const SHARED: &str = "admin";
 
 /// Time for each later question.
 pub(super) const LATER: Duration = Duration::from_secs(3);
@@ -20,7 +24,10 @@ pub(super) const LATER: Duration = Duration::from_secs(3);
 /// What the settings tell about the cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
+    /// For this host's own API server.
     pub(super) kubeconfig: PathBuf,
+    /// For the API server that other hosts reach, if this host's own does not answer.
+    pub(super) shared: PathBuf,
     /// The roots that API servers are verified with: while authority `cluster` is replaced, these are two.
     pub(super) ca: PathBuf,
     /// The files with which members of etcd are asked: they answer only a client with a certificate.
@@ -32,6 +39,8 @@ pub(super) struct Target {
     /// The link that has it on the master that holds it.
     pub(super) link: String,
     pub(super) backups: Backups,
+    /// The pods' network.
+    pub(super) pods: IpNet,
 }
 
 impl Target {
@@ -48,6 +57,7 @@ impl Target {
         let address = has_virtual_ip.then(|| address.parse()).transpose();
         Ok(Self {
             kubeconfig: kubeconfig.to_owned(),
+            shared: kubeconfig_path(SHARED),
             ca: certificate_paths("apiserver").trust,
             etcd: certificate_paths("etcdctl/etcd"),
             port: text("K8S_API_PORT")?
@@ -56,6 +66,9 @@ impl Target {
             virtual_ip: address.context("understand the setting MASTER_IP as an address")?,
             link: text("MASTER_VIP_IFACE")?,
             backups: Backups::of(settings)?,
+            pods: text("CONTAINERS_CIDR")?
+                .parse()
+                .context("understand the setting CONTAINERS_CIDR")?,
         })
     }
 }
@@ -136,8 +149,11 @@ pub(super) fn utc(time: SystemTime) -> String {
 pub(super) struct ClusterStatus {
     /// When it was gathered, in UTC.
     pub(super) at: String,
-    /// Of the API server of this host.
+    /// Of the API server that answers: this host's, or if that is silent, the one that other hosts reach.
     pub(super) api_version: Part<String>,
+    /// Why this host's own API server does not answer, if another one does.
+    #[serde(skip)]
+    pub(super) silent_api: Option<String>,
     /// Masters first, each kind by name.
     pub(super) nodes: Part<Vec<NodeRow>>,
     /// None if the cluster has no virtual IP.
@@ -151,6 +167,9 @@ pub(super) struct ClusterStatus {
     pub(super) requests: Part<OpenRequests>,
     /// Of this host.
     pub(super) backups: Part<BackupState>,
+    /// Why pods of some nodes cannot be reached from this host.
+    #[serde(skip)]
+    pub(super) without_routes: Vec<String>,
     /// What the other masters have published of theirs.
     pub(super) master_backups: Vec<MasterBackup>,
     /// What is wrong.
@@ -224,6 +243,9 @@ pub(super) struct NodeRow {
     pub(super) this_host: bool,
     #[serde(skip)]
     pub(super) addresses: Vec<IpAddr>,
+    /// How long ago it was registered; `None` if that is not known.
+    #[serde(skip)]
+    pub(super) age: Option<Duration>,
     /// When this master has taken its last verified backup, as it has published it.
     #[serde(skip)]
     pub(super) backup_taken: Option<SystemTime>,

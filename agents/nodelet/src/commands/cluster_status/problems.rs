@@ -15,7 +15,16 @@ const NAMED: usize = 20;
 pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
     let mut all = Vec::new();
     let rows = status.nodes.known().map_or(&[][..], Vec::as_slice);
+    all.extend(status.silent_api.as_ref().map(|why| {
+        Problem::new(
+            format!("this host's API server does not answer: {why}"),
+            "`nodelet status` on this host",
+        )
+    }));
     bounded(&mut all, "nodes", rows.iter().flat_map(of_node).collect());
+    let apart = status.without_routes.iter();
+    let apart = apart.map(|one| Problem::of_sentence(one)).collect();
+    bounded(&mut all, "routes to pods", apart);
     if let Some(api) = status.api_version.known() {
         let skewed = rows.iter().filter_map(|row| of_version(row, api));
         bounded(&mut all, "versions", skewed.collect());

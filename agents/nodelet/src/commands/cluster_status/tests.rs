@@ -26,6 +26,7 @@ use super::{metrics, only_master, text};
 use crate::etcd::{BackupMasters, Backups};
 
 const KUBECONFIG: &str = "/etc/kubeconfig";
+const SHARED: &str = "/etc/admin";
 const CA: &str = "/etc/ca.crt";
 /// With these files members of etcd are asked.
 const ETCD_CA: &str = "/etc/etcd/ca.crt";
@@ -193,6 +194,7 @@ impl Cluster {
     async fn status(&self) -> ClusterStatus {
         let target = Target {
             kubeconfig: KUBECONFIG.into(),
+            shared: SHARED.into(),
             ca: CA.into(),
             etcd: CertificatePaths {
                 directory: "/etc/etcd".into(),
@@ -204,6 +206,7 @@ impl Cluster {
             virtual_ip: Some(VIRTUAL_IP.parse().expect("an address")),
             link: "eth0".to_owned(),
             backups: self.settings(),
+            pods: "10.20.0.0/16".parse().expect("a network"),
         };
         let began = tokio::time::Instant::now();
         let status = gather(&self.host, &self.etcd, &target).await;
@@ -291,6 +294,23 @@ async fn while_the_api_is_silent_the_other_parts_are_shown() {
         metrics.contains("nodelet_cluster_etcd_member_healthy"),
         "{metrics}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_own_api_server_another_one_is_asked() {
+    let cluster = Cluster::healthy().await;
+    cluster.host.with_world_mut(|world| {
+        world.remove(KUBECONFIG);
+        world.file(SHARED, "");
+    });
+    let (problems, code) = cluster.problems().await;
+    assert!(
+        problems.starts_with("this host's API server does not answer: "),
+        "{problems}"
+    );
+    assert_eq!((problems.lines().count(), code), (1, 2));
+    let nodes = cluster.status().await.nodes;
+    assert_eq!(nodes.known().map(Vec::len), Some(4));
 }
 
 #[tokio::test(start_paused = true)]

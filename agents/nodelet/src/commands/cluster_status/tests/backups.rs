@@ -142,18 +142,46 @@ async fn a_master_that_has_published_none_is_a_problem_if_no_master_has_a_young_
 #[tokio::test(start_paused = true)]
 async fn a_published_backup_of_the_future_does_not_count() {
     let cluster = Cluster::healthy().await;
-    publish(&cluster, "cp-2", Some("2026-01-02T00:00:00Z")).await;
+    publish(&cluster, "cp-2", Some("2026-01-01T00:30:00Z")).await;
     let (problems, code) = cluster.problems().await;
     assert_eq!(
         (problems.as_str(), code),
         ("", 0),
         "the clock is a little ahead"
     );
-    publish(&cluster, "cp-2", Some("2026-01-04T00:00:00Z")).await;
+    // One of these is nearer to now than the limit of two days.
+    for taken in ["2026-01-01T02:00:00Z", "2026-01-04T00:00:00Z"] {
+        publish(&cluster, "cp-2", Some(taken)).await;
+        let (problems, code) = cluster.problems().await;
+        let says = format!("master cp-2 has published a backup of the future ({taken}) → ");
+        assert!(problems.starts_with(&says) && code == 2, "{problems}");
+        let shown = text::screen(&cluster.status().await);
+        let says = format!("✗ cp-2: verified, of the future: {taken}");
+        assert!(shown.contains(&says), "{shown}");
+    }
+}
+
+/// The other masters have young ones.
+#[tokio::test(start_paused = true)]
+async fn a_master_that_never_published_one_is_a_problem_once_its_node_is_old() {
+    let mut cluster = Cluster::healthy().await;
+    let joined = |cluster: &Cluster, ago: &str| {
+        let ago = humantime::parse_duration(ago).expect("a duration");
+        let created = cluster.host.now() - ago;
+        let label = (MASTER_LABEL.to_owned(), String::new());
+        cluster.node("cp-2", |node| {
+            node.labels = BTreeMap::from([label]);
+            node.created = Some(created);
+        });
+    };
+    joined(&cluster, "47h");
     let (problems, code) = cluster.problems().await;
-    let says = "master cp-2 has published a backup of the future (2026-01-04T00:00:00Z) → ";
+    assert_eq!((problems.as_str(), code), ("", 0));
+    joined(&cluster, "48h");
+    let (problems, code) = cluster.problems().await;
+    let says = "master cp-2 has published no verified backup, although its node is older than the limit → `nodelet etcd backup` there";
     assert!(problems.starts_with(says) && code == 2, "{problems}");
-    let shown = text::screen(&cluster.status().await);
-    let says = "✗ cp-2: verified, of the future: 2026-01-04T00:00:00Z";
-    assert!(shown.contains(says), "{shown}");
+    cluster.masters = BackupMasters::One;
+    let (problems, code) = cluster.problems().await;
+    assert_eq!((problems.as_str(), code), ("", 0));
 }

@@ -39,6 +39,31 @@ async fn a_node_that_is_not_ready_or_has_left_is_a_problem() {
     assert_eq!(problems.lines().count(), 1);
 }
 
+/// kubelet can register its node with any subnet and any address.
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_pods_cannot_be_reached_is_a_problem() {
+    let cluster = Cluster::healthy().await;
+    cluster.node("w-1", |node| {
+        node.pod_cidr = Some("10.20.12.128/25".to_owned())
+    });
+    let (problems, code) = cluster.problems().await;
+    assert_eq!(code, 2);
+    for says in [
+        "10.20.12.128/25, which overlaps that of node cp-2",
+        "`nodelet cluster remove w-1`",
+    ] {
+        assert!(problems.contains(says), "{problems}");
+    }
+    cluster.node("w-1", |node| {
+        node.pod_cidr = Some("10.20.21.0/24".to_owned());
+        node.addresses = vec!["172.31.0.21".parse().expect("an address")];
+    });
+    let (problems, code) = cluster.problems().await;
+    assert_eq!(code, 2);
+    let says = "node w-1 has address 172.31.0.21, which is not on a network of this host";
+    assert!(problems.contains(says), "{problems}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn versions_that_do_not_go_together_are_problems() {
     let cluster = Cluster::healthy().await;
