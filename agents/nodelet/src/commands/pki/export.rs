@@ -19,7 +19,7 @@ use engine::plan::Plan;
 use engine::resource::Spec;
 use engine::resource::pki::export_keys;
 
-use super::made_file::{MadeFile, api_of, is_free, is_name, seconds};
+use super::made_file::{MadeFile, api_of, has_left, is_free, is_name, seconds, taken};
 use crate::cli::{LOCAL_ADMIN, PkiExportArgs};
 use crate::inputs;
 use crate::output::error_report;
@@ -170,7 +170,7 @@ fn is_reachable(api: &str, masters: &[MasterEntry]) -> Result<()> {
     );
 }
 
-/// Refuses the name of a master, and of a node that works, unless the host takes its place.
+/// Refuses the name of a master, and of a node that has not left, unless the host takes its place.
 fn is_no_other_node(
     node: &str,
     replace: bool,
@@ -179,12 +179,15 @@ fn is_no_other_node(
     let Some(present) = nodes.get(node).filter(|_| !replace) else {
         return Ok(());
     };
-    let is = match (present.labels.contains_key(MASTER_LABEL), present.ready) {
-        (true, _) => "a master of this cluster has this name",
-        (false, Some(true)) => "a node of this name is Ready",
-        (false, Some(false) | None) => return Ok(()),
-    };
-    bail!("export the keys to `{node}`: {is}; with `--replace`, the host takes its place");
+    if present.labels.contains_key(MASTER_LABEL) {
+        bail!(
+            "export the keys to `{node}`: a master of this cluster has this name; with `--replace`, the host takes its place"
+        );
+    }
+    if has_left(present) {
+        return Ok(());
+    }
+    bail!("export the keys to `{node}`: {}", taken(node, present))
 }
 
 #[cfg(test)]
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_working_node_and_a_master_are_replaced_only_on_request() {
+    fn a_node_and_a_master_are_replaced_only_on_request() {
         let node = |ready| ClusterNode {
             ready: Some(ready),
             ..ClusterNode::default()
@@ -275,11 +278,11 @@ mod tests {
             ("w-2".to_owned(), node(false)),
             ("cp-2".to_owned(), lost),
         ]);
-        is_no_other_node("w-2", false, &nodes).expect("it does not work");
+        is_no_other_node("w-2", true, &nodes).expect("it was asked for");
         is_no_other_node("cp-9", false, &nodes).expect("it is new");
         is_no_other_node("w-1", true, &nodes).expect("it was asked for");
         is_no_other_node("cp-2", true, &nodes).expect("it was asked for");
-        for node in ["w-1", "cp-2"] {
+        for node in ["w-1", "w-2", "cp-2"] {
             let refused = is_no_other_node(node, false, &nodes).expect_err("it is taken");
             assert!(refused.to_string().contains("--replace"), "{refused}");
         }

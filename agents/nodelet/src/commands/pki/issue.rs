@@ -17,7 +17,7 @@ use engine::kubernetes::join_file::{
 use engine::kubernetes::node_request::Reserved;
 use engine::resource::pki::Authority;
 
-use super::made_file::{MadeFile, api_of, is_free, is_name, seconds};
+use super::made_file::{MadeFile, api_of, has_left, is_free, is_name, seconds, taken};
 use crate::cli::{LOCAL_ADMIN, PkiIssueArgs};
 use crate::inputs;
 use crate::output::error_report;
@@ -116,12 +116,10 @@ fn may_join(node: &str, replace: bool, nodes: &BTreeMap<String, ClusterNode>) ->
     if present.labels.contains_key(MASTER_LABEL) {
         bail!("admit `{node}`: it is a master of this cluster");
     }
-    if present.ready == Some(true) && !replace {
-        bail!(
-            "admit `{node}`: a node of this name is Ready; with `--replace`, the host takes its place"
-        );
+    if replace || has_left(present) {
+        return Ok(());
     }
-    Ok(())
+    bail!("admit `{node}`: {}", taken(node, present))
 }
 
 /// Refuses the name of a node that was removed, as long as its host may have a valid certificate: with another node of this name, the
@@ -152,6 +150,7 @@ mod tests {
     use std::time::Duration;
 
     use engine::kubernetes::admission::RemovedNode;
+    use engine::kubernetes::workers::LEFT;
 
     use super::*;
 
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_name_that_nobody_uses_may_join() {
+    fn only_a_free_name_may_join() {
         let node = |ready: bool, master: bool| ClusterNode {
             ready: Some(ready),
             labels: master
@@ -198,10 +197,16 @@ mod tests {
                 .collect(),
             ..ClusterNode::default()
         };
+        let mark = (LEFT.to_owned(), "2026-01-01T00:00:00Z".to_owned());
+        let left = ClusterNode {
+            annotations: [mark].into(),
+            ..node(true, false)
+        };
         let nodes = BTreeMap::from([
             ("cp-1".to_owned(), node(false, true)),
             ("w-1".to_owned(), node(true, false)),
             ("w-2".to_owned(), node(false, false)),
+            ("w-4".to_owned(), left),
         ]);
         let reserved = Reserved {
             names: ["kubernetes".to_owned()].into(),
@@ -215,10 +220,13 @@ mod tests {
             result.err().map(|error| error.to_string())
         };
         assert_eq!(refused("w-3", false), None);
-        assert_eq!(refused("w-2", false), None, "it is not Ready");
+        assert_eq!(refused("w-4", false), None, "its worker has left");
         assert_eq!(refused("w-1", true), None);
+        assert_eq!(refused("w-2", true), None);
         for (name, replace, why) in [
-            ("w-1", false, "--replace"),
+            ("w-1", false, "is Ready; `nodelet cluster remove w-1`"),
+            ("w-2", false, "is not Ready; `nodelet cluster remove w-2`"),
+            ("w-2", false, "`--replace`"),
             ("cp-1", true, "a master"),
             ("cp-2", true, "a master"),
             ("10.0.0.3", true, "the address of a master"),

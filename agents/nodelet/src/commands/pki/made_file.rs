@@ -4,10 +4,12 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
+use engine::host::ClusterNode;
 use engine::kubernetes::join_file::{
     FileKind, JOIN_FILE, JoinKind, LONGEST_NODE_NAME, is_node_name,
 };
 use engine::kubernetes::node_request::Reserved;
+use engine::kubernetes::workers::LEFT;
 use engine::plan::Plan;
 use engine::resource::Spec;
 use engine::resource::pki::kubeconfig_path;
@@ -129,6 +131,22 @@ pub(super) fn is_free(node: &str, reserved: &Reserved) -> Result<()> {
         bail!("admit `{node}`: it is an address of the API server");
     }
     Ok(())
+}
+
+/// Whether the worker of this node has left; a master deletes the node soon.
+pub(super) fn has_left(node: &ClusterNode) -> bool {
+    node.annotations.contains_key(LEFT)
+}
+
+/// That a node has the name, and what to do. A node that is not Ready may come back, for example after a boot.
+pub(super) fn taken(name: &str, node: &ClusterNode) -> String {
+    let is = match node.ready {
+        Some(true) => "Ready",
+        Some(false) | None => "not Ready",
+    };
+    format!(
+        "a node of this name is {is}; `nodelet cluster remove {name}` removes it if its host is gone, and with `--replace` the new host takes its place"
+    )
 }
 
 #[cfg(test)]
