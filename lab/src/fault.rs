@@ -226,9 +226,8 @@ pub const FAULTS: &[Fault] = faults! {
         is_repaired: "grep -q '\"pf9_kube_node_state\": *\"ok\"' /var/opt/pf9/kube_status",
     }
     "image-deleted": "an image is deleted" {
-        breaks: "docker rmi --force $(docker inspect --format '{{.Config.Image}}' etcd)",
-        is_repaired: "docker image inspect $(docker inspect --format '{{.Config.Image}}' etcd) > /dev/null 2>&1",
-        master: true,
+        breaks: "docker rmi --force $(docker inspect --format '{{.Config.Image}}' $(own_container))",
+        is_repaired: "docker image inspect $(docker inspect --format '{{.Config.Image}}' $(own_container)) > /dev/null 2>&1",
     }
     "bridge-deleted": "the pods' bridge is deleted under running pods" {
         prepares: BRIDGED,
@@ -279,8 +278,8 @@ macro_rules! on_one_disk {
             awk '$2 ~ \"^/var/lib/kubelet/pods/\" {print $2}' /proc/mounts | xargs --no-run-if-empty umount
         }
         go_on() {
-            systemctl start docker; docker start etcd proxy; systemctl start pf9-kubelet
-            for n in $(seq 240); do etcd_is_healthy && api_is_ready && node_is_ready && break; sleep 0.25; done
+            systemctl start docker; docker start $(is_worker || echo etcd) proxy; systemctl start pf9-kubelet
+            for n in $(seq 240); do own_container_works && api_is_ready && node_is_ready && break; sleep 0.25; done
             systemctl start pf9-nodeletd
         }
         "
@@ -326,16 +325,15 @@ pub const DEPENDENCY_FAULTS: &[Fault] = faults! {
             umount /mnt/full; rmdir /mnt/full; rm /full.ext4
             go_on"
         ),
-        master: true,
     }
     "nodeletd-killed": "nodeletd and what it runs are killed in the middle of bringing back etcd" {
+        // On a worker it is kube-proxy's container.
         // It has begun its first step by then.
         breaks: "begun() { grep -c '\"r\":\"intent\"' /var/opt/pf9/nodelet/ledger.jsonl; }
-            before=$(begun); docker rm --force etcd
+            before=$(begun); docker rm --force $(own_container)
             for n in $(seq 3000); do [ $(begun) -gt $before ] && break; sleep 0.02; done
             [ $(begun) -gt $before ]; systemctl kill --signal KILL pf9-nodeletd",
-        is_repaired: "systemctl is-active --quiet pf9-nodeletd && etcd_is_healthy && api_is_ready",
-        master: true,
+        is_repaired: "systemctl is-active --quiet pf9-nodeletd && own_container_works && api_is_ready",
     }
     "rebooted": "the host is rebooted" {
         prepares: "systemctl enable pf9-nodeletd",

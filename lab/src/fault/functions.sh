@@ -28,6 +28,12 @@ node_is_ready_since_boot() {
 
 etcd_is_healthy() { (cd /etc/pf9/kube.d/certs/etcdctl/etcd && curl -sf --max-time 2 --cacert ca.crt --cert request.crt --key request.key https://127.0.0.1:4001/health | grep -q '"health":"true"'); }
 
+# The container of the role that every host of its kind has, and whether it works.
+own_container() { if is_worker; then echo proxy; else echo etcd; fi; }
+own_container_works() {
+    if is_worker; then curl -sf --max-time 2 http://127.0.0.1:10256/healthz > /dev/null; else etcd_is_healthy; fi
+}
+
 # A master has its own API server. A worker asks the one that its kubelet uses.
 api() {
     if is_worker; then sed -n 's/^ *server: *//p' "$(own_kubeconfig)" | tr -d \"; else echo https://127.0.0.1:443; fi

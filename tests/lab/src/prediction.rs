@@ -69,7 +69,20 @@ pub fn predicted_repair(master: &Node, watch: &Watch<'_>, fault: &Fault) -> Fide
     }
     watch.wait_until_healthy(REPAIRED);
     wait_until_repaired(master, watch, fault);
-    Fidelity::of(&predicted.record(), &watch.recorded())
+    let (predicted, done) = (predicted.record(), watch.recorded());
+    let fidelity = Fidelity::of(&predicted, &done);
+    explain(&fidelity, &predicted);
+    fidelity
+}
+
+/// Prints why a step was predicted to change that did not.
+fn explain(fidelity: &Fidelity, predicted: &[Event]) {
+    for miss in &fidelity.misses {
+        let of_miss = |event: &&Event| matches!(event, Event::StepChanging { step, .. } if *step == miss.step);
+        for event in predicted.iter().filter(of_miss) {
+            println!("{miss}: {event:?}");
+        }
+    }
 }
 
 fn predict(master: &Node) -> Run {

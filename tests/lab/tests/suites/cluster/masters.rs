@@ -64,6 +64,7 @@ fn strangers_change_nothing(first: &mut Master, masters: &[Node], vip: &str) {
     another_cluster_is_refused(&stranger);
     vrrp_of_a_stranger_changes_nothing(&stranger, masters, vip);
     a_silent_holder_is_reported(&stranger, masters, vip);
+    a_fourth_master_is_refused(&stranger, &masters[0]);
     stranger.remove(first);
     all_are_members(masters);
 }
@@ -84,6 +85,19 @@ fn another_cluster_is_refused(stranger: &Node) {
         "is in use by a host that is no master of this cluster",
     ]);
     before.assert_same_host(stranger.host(), After::Purge, "a refused apply");
+}
+
+/// With it their number would be even.
+fn a_fourth_master_is_refused(stranger: &Node, master: &Node) {
+    let key = stranger.sh("nodelet pki key | grep -o 'age1[a-z0-9]*'");
+    let words = ["pki", "export", stranger.name(), "--to", key.trim()];
+    // nodeletd may run a command there at the moment.
+    let refused = poll(ANSWERED, || {
+        let run = master.nodelet(&words);
+        (!run.exited(75)).then_some(run)
+    });
+    let refused = refused.expect("no other command works").exits(1);
+    let _ = refused.says(&["the cluster then has 4 masters", "--of"]);
 }
 
 /// Waits until the API answers another host than its own at the virtual IP.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lab_suites::{After, Master, Node, SCALED, Slate, TOOLBOX_IMAGE, Watch, poll, shared};
+use serde_json::Value;
 
 use super::workload::page_from_outside;
 
@@ -190,7 +191,18 @@ fn a_second_apply_changes_nothing(master: &Master, worker: &Node) {
 /// A worker leaves with a clean, with a pod on it. The master goes on alone.
 fn leave(master: &Master, worker: &Node) {
     worker.sh("systemctl stop pf9-nodeletd");
-    let _ = worker.nodelet(&["clean"]).exits(0);
+    let cleaned = worker.nodelet(&["clean", "--json"]).exits(0);
+    let drains = |event: &Value| {
+        event["step"]
+            .as_str()
+            .is_some_and(|its| its.contains("drain"))
+    };
+    let stopped = cleaned.events("step_stopped");
+    assert!(stopped.iter().any(drains), "{}", cleaned.text());
+    for failure in ["stop_failed", "phase_failed"] {
+        let failed = cleaned.events(failure);
+        assert!(failed.is_empty(), "cordon and eviction: {failed:#?}");
+    }
     // nodeletd's own files belong to its package and not to the role.
     worker.sh("rm -rf /run/pf9 /run/pf9-nodeletd.lock /var/opt/pf9/kube_status");
     let alone = format!(r#"[ "$({KUBECTL} get node --output name)" = node/master-1 ]"#);
