@@ -17,7 +17,9 @@ use crate::setup::steps::kubernetes::VERSION;
 use crate::topology::Mount;
 use crate::topology::host::Host;
 
-pub use join::{forget, is_joined, is_joined_master, join, join_master, remove_join_file};
+pub use join::{
+    forget, is_joined, is_joined_master, join, join_in_place, join_master, remove_join_file,
+};
 pub use masters::{wait_for_masters, without_member};
 
 /// The role the lab installs.

@@ -35,7 +35,15 @@ const ARMOUR: (&str, &str) = (
 /// # Errors
 /// The worker shows no public key, or the master issues no join file.
 pub fn join(master: &Host, worker: &Host, node: &str) -> Result<()> {
-    bring_join_file(master, "issue", worker, node)
+    bring_join_file(master, &["issue"], worker, node)
+}
+
+/// Lets a worker join in place of a removed one, whose host is lost: the certificate of that host may still be valid, and the operator accepts that.
+///
+/// # Errors
+/// As [`join`].
+pub fn join_in_place(master: &Host, worker: &Host, node: &str) -> Result<()> {
+    bring_join_file(master, &["issue", "--replace"], worker, node)
 }
 
 /// Lets another master join as the node `node`: exports the keys of the cluster on a master to the public key of the new one, and puts
@@ -44,7 +52,8 @@ pub fn join(master: &Host, worker: &Host, node: &str) -> Result<()> {
 /// # Errors
 /// The host shows no public key, or the master exports no join file.
 pub fn join_master(master: &Host, joining: &Host, node: &str) -> Result<()> {
-    bring_join_file(master, "export", joining, node)
+    // Others may join after it; `cargo xtask up` takes only odd numbers.
+    bring_join_file(master, &["export", "--of", "5"], joining, node)
 }
 
 /// Removes the join file of a host that has joined.
@@ -63,12 +72,12 @@ pub fn is_joined_master(host: &Host) -> Result<bool> {
     Ok(host.exec(&["test", "-s", AUTHORITY])?.status.success())
 }
 
-/// Lets the master make a join file with this verb of `nodelet pki`, and puts it on the host.
-fn bring_join_file(master: &Host, verb: &str, host: &Host, node: &str) -> Result<()> {
+/// Lets the master make a join file with this command of `nodelet pki`, and puts it on the host.
+fn bring_join_file(master: &Host, command: &[&str], host: &Host, node: &str) -> Result<()> {
     let shown = host.text(&["nodelet", "pki", "key"])?;
     let key = public_key(&shown)
         .with_context(|| format!("the host `{}` shows no public key: {shown}", host.name()))?;
-    let file = made(master, verb, node, key)?;
+    let file = made(master, command, node, key)?;
     host.put(file.as_bytes(), JOIN_FILE, 0o600)
 }
 
@@ -122,12 +131,8 @@ pub fn forget(master: &Host, node: &str) -> Result<()> {
 }
 
 /// Makes a join file on the master. nodeletd may run a command there at the moment, so this waits for its end.
-fn made(master: &Host, verb: &str, node: &str, key: &str) -> Result<String> {
-    let mut words = vec!["nodelet", "pki", verb, node, "--to", key];
-    if verb == "export" {
-        // Others may join after it; `cargo xtask up` takes only odd numbers.
-        words.extend(["--of", "5"]);
-    }
+fn made(master: &Host, command: &[&str], node: &str, key: &str) -> Result<String> {
+    let words = [&["nodelet", "pki"], command, &[node, "--to", key]].concat();
     let ended = command::poll(ISSUED, || match master.exec(&words) {
         Ok(output) if output.status.code() == Some(BUSY) => None,
         other => Some(other),
@@ -141,7 +146,8 @@ fn made(master: &Host, verb: &str, node: &str, key: &str) -> Result<String> {
     })??;
     command::check(&output, || {
         format!(
-            "`nodelet pki {verb}` on the host `{}` makes no join file for `{node}`",
+            "`nodelet pki {}` on the host `{}` makes no join file for `{node}`",
+            command.join(" "),
             master.name()
         )
     })?;

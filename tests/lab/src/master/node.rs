@@ -166,6 +166,16 @@ impl Node {
         file.expect("it gets a join file");
     }
 
+    /// Gives a worker settings and a join file for the name of a removed one, whose host is lost.
+    ///
+    /// # Panics
+    /// It gets no join file.
+    pub fn prepare_join_in_place(&self, first: &Node, settings: &[(&str, &str)]) {
+        self.configure(settings);
+        let file = package::join_in_place(&first.host, &self.host, self.name());
+        file.expect("it gets a join file");
+    }
+
     /// Removes the join file of a master that has joined: it contains keys. That of a worker has only a token, which has ended.
     ///
     /// # Panics

@@ -47,8 +47,15 @@ fn lost_worker_is_removed_and_another_host_takes_its_name() {
 
     // A new host of the same name joins with a new key.
     let next = Node::worker_beside(&mut master, WORKER);
-    next.configure(SCALED);
-    next.join(&master, SCALED);
+    let key = next.sh("nodelet pki key | grep -o 'age1[a-z0-9]*'");
+    let refused = master.nodelet(&["pki", "issue", WORKER, "--to", key.trim()]);
+    let _ = refused.exits(1).says(&[
+        "it was removed at",
+        "use another name until then",
+        "`--replace`",
+    ]);
+    next.prepare_join_in_place(&master, SCALED);
+    let _ = next.apply(&[]).exits(0);
     next.keep();
     let ready = format!("{KUBECTL} wait --for=condition=Ready node/{WORKER} --timeout=5s");
     master.wait_for("the new host is Ready", &ready, SEEN);

@@ -1,12 +1,13 @@
 //! From one master to three and five, and back, while clients write: no acknowledged write is lost, and nothing is restarted on a
-//! master that stays.
+//! master that stays. With three of them, the virtual IP does not move while a host is busy or another API server starts, and one of them takes
+//! the backups.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lab_suites::{
-    Image, Master, Node, RunningInstances, SCALED, all_are_members, another_master,
-    second_apply_changes_nothing,
+    Image, Master, Node, Run, RunningInstances, SCALED, all_are_members, another_master, holder,
+    poll, second_apply_changes_nothing,
 };
 
 use crate::under_load::{UnderLoad, are_whole, none_is_lost};
@@ -14,23 +15,35 @@ use crate::under_load::{UnderLoad, are_whole, none_is_lost};
 /// The numbers of masters, one after the other.
 const SIZES: [usize; 5] = [1, 3, 5, 3, 1];
 
+/// How often keepalived has taken the virtual IP on a host.
+const TAKEN: &str =
+    "journalctl --no-pager --output cat -u keepalived | grep -c 'Entering MASTER STATE' || true";
+/// Processes that do nothing but use the processors, and for how long.
+const BUSY: &str =
+    "for n in 1 2 3 4 5 6 7 8; do timeout 60 sh -c 'while :; do :; done' & done; wait";
+/// Time limit until an API server works again.
+const BACK: Duration = Duration::from_secs(120);
+/// nodelet's exit code while another command works on the host.
+const OCCUPIED: i32 = 75;
+
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn membership_of_one_three_five_three_one_masters_under_load() {
     // The lab is removed with `first`, which outlives the rest.
     let mut first = Master::create("membership", Image::Bare, true);
     let vip = first.vip();
-    first.configure(SCALED);
+    let settings = [SCALED, &[("ETCD_BACKUP_MASTERS", "one")]].concat();
+    first.configure(&settings);
     let _ = first.apply(&[]).exits(0);
     let mut masters = vec![first.as_one()];
     masters[0].keep();
     are_whole(&masters, &vip);
     let load = UnderLoad::start(&masters, &vip);
     load.writers.go_on();
-    for size in SIZES {
+    for (round, size) in SIZES.into_iter().enumerate() {
         let began = Instant::now();
         while masters.len() < size {
-            one_joins(&mut first, &mut masters, &load);
+            one_joins(&mut first, &mut masters, &settings, &load);
         }
         while masters.len() > size {
             one_leaves(&mut first, &mut masters, &load);
@@ -40,6 +53,10 @@ fn membership_of_one_three_five_three_one_masters_under_load() {
         are_whole(&masters, &vip);
         load.writers.go_on();
         none_is_lost(&load.lost_so_far(&masters));
+        if round == 1 {
+            the_address_stays(&masters, &vip);
+            one_master_takes_the_backups(&masters);
+        }
         println!(
             "{size} masters after {:.0} s; without a good answer of the virtual IP for {:.1} s at most",
             began.elapsed().as_secs_f64(),
@@ -56,16 +73,59 @@ fn membership_of_one_three_five_three_one_masters_under_load() {
     none_is_lost(&ended.lost);
 }
 
+/// The virtual IP stays where it is while the host that holds it is busy, and while the API server of another master is killed and starts again.
+fn the_address_stays(masters: &[Node], vip: &str) {
+    let taken = || -> Vec<String> { masters.iter().map(|its| its.sh(TAKEN)).collect() };
+    let (holds, others) = holder(masters, vip);
+    let before = taken();
+    holds.sh(BUSY);
+    assert_eq!(taken(), before, "while {} was busy", holds.name());
+    let other = others[0];
+    other.sh(
+        "docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs docker kill",
+    );
+    let ready = "curl -sf --max-time 3 --cacert /etc/pf9/kube.d/ca/cluster/ca.crt https://127.0.0.1:443/readyz | grep -qx ok";
+    other.wait_for("its API server is back", ready, BACK);
+    let (still, _) = holder(masters, vip);
+    assert_eq!(still.name(), holds.name());
+    assert_eq!(taken(), before, "{} started its API server", other.name());
+}
+
+/// Whose turn it is takes one, and the others leave theirs to it.
+fn one_master_takes_the_backups(masters: &[Node]) {
+    let backup = |master: &Node| -> Run {
+        let run = poll(BACK, || {
+            let run = master.nodelet(&["etcd", "backup", "--scheduled"]);
+            (!run.exited(OCCUPIED)).then_some(run)
+        });
+        run.expect("no other command works").exits(0)
+    };
+    // Before the first one, the others take theirs: they do not wait for a master that may take none.
+    masters.iter().for_each(|its| drop(backup(its)));
+    let runs: Vec<String> = masters.iter().map(|its| backup(its).text()).collect();
+    let count = |says: &str| runs.iter().filter(|run| run.contains(says)).count();
+    assert_eq!(
+        (count(": verified, "), count(" takes the backup")),
+        (1, masters.len() - 1),
+        "{runs:#?}"
+    );
+}
+
 /// All containers and units on each of these masters, and since when they run, by name.
 fn started(masters: &[Node]) -> BTreeMap<String, RunningInstances> {
     let one = |master: &Node| (master.name().to_owned(), RunningInstances::of(master));
     masters.iter().map(one).collect()
 }
 
-fn one_joins(first: &mut Master, masters: &mut Vec<Node>, load: &UnderLoad) {
+fn one_joins(
+    first: &mut Master,
+    masters: &mut Vec<Node>,
+    settings: &[(&str, &str)],
+    load: &UnderLoad,
+) {
     let before = started(masters);
     let name = format!("master-{}", masters.len() + 1);
-    let joined = another_master(first, masters, &name, SCALED, |_| ());
+    let joined = another_master(first, masters, &name, settings, |_| ());
     assert_eq!(started(masters), before, "{name} has joined");
     masters.push(joined);
     load.write_to(masters);

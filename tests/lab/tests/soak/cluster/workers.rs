@@ -18,6 +18,8 @@ const BACK: Duration = Duration::from_secs(180);
 const OUTAGE: u64 = 600;
 /// The unit that drops what the worker sends to the API server, and ends by itself, also if the soak dies.
 const CUT: &str = "nodelet-soak-outage";
+/// The routes to the pods of other nodes.
+const ROUTES: &str = "ip -4 -o route show proto 92";
 /// Pause between two looks at the worker.
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -99,17 +101,13 @@ fn worker_without_api_for_ten_minutes_restarts_nothing() {
     };
     let passes_before = passes().expect("nodeletd answers");
 
-    // Nothing comes back, as from a host that is away: no request is refused, each waits for its limit.
-    let (address, api) = (worker.host().address(), master.host().address());
-    master.sh(&format!(
-        "systemd-run --quiet --unit {CUT} bash -c '
-             heal() {{ iptables -w -t raw -D PREROUTING -s {address} -p tcp --dport 443 -j DROP; }}
-             trap heal EXIT
-             iptables -w -t raw -I PREROUTING -s {address} -p tcp --dport 443 -j DROP && sleep {OUTAGE}'"
-    ));
+    let routes = worker.sh(ROUTES);
+    assert!(
+        !routes.trim().is_empty(),
+        "the worker has a route to the master's pods"
+    );
+    cut(&master, &worker);
     let began = Instant::now();
-    let away = format!("! curl -sk --max-time 3 https://{api}:443/readyz");
-    worker.wait_for("the API server is out of reach", &away, SEEN);
     let lost = format!(
         "{KUBECTL} get node {WORKER} --output jsonpath='{{.status.conditions[?(@.type==\"Ready\")].status}}' | grep -qx Unknown"
     );
@@ -121,6 +119,9 @@ fn worker_without_api_for_ten_minutes_restarts_nothing() {
         assert!(began.elapsed() < limit, "the outage does not end");
         if started(&worker) != before {
             wrong.insert("something was restarted during the outage".to_owned());
+        }
+        if worker.sh(ROUTES) != routes {
+            wrong.insert("the routes changed during the outage".to_owned());
         }
         let answer = master.try_sh(&asks);
         if !answer.status.success() {
@@ -151,6 +152,40 @@ fn worker_without_api_for_ten_minutes_restarts_nothing() {
     assert_eq!(worker.sh(RUNS), runs, "{}", worker.sh("nodelet history"));
     assert_eq!(started(&worker), before);
     assert!(wrong.is_empty(), "{wrong:?}");
+    leaves_without_api(&master, &worker);
+}
+
+/// Drops what the worker sends to the API server. Nothing comes back, as from a host that is away: no request is refused, each waits for its limit.
+fn cut(master: &Master, worker: &Node) {
+    let (address, api) = (worker.host().address(), master.host().address());
+    master.sh(&format!(
+        "systemd-run --quiet --unit {CUT} bash -c '
+             heal() {{ iptables -w -t raw -D PREROUTING -s {address} -p tcp --dport 443 -j DROP; }}
+             trap heal EXIT
+             iptables -w -t raw -I PREROUTING -s {address} -p tcp --dport 443 -j DROP && sleep {OUTAGE}'"
+    ));
+    let away = format!("! curl -sk --max-time 3 https://{api}:443/readyz");
+    worker.wait_for("the API server is out of reach", &away, SEEN);
+}
+
+/// Its host is cleaned at once, and a master finishes the removal.
+fn leaves_without_api(master: &Master, worker: &Node) {
+    cut(master, worker);
+    worker.sh("systemctl disable --quiet --now pf9-nodeletd");
+    let began = Instant::now();
+    let cleaned = worker.nodelet(&["clean"]).exits(0);
+    println!(
+        "cleaned without the API in {:.0} s",
+        began.elapsed().as_secs_f64()
+    );
+    let _ = cleaned.says(&["nodelet cluster remove"]);
+    assert_eq!(worker.sh(ROUTES), "", "no route is left");
+    let there = format!("{KUBECTL} get node {WORKER}");
+    master.sh(&there);
+    let removed = master.nodelet(&["cluster", "remove", WORKER, "--force"]);
+    let _ = removed.exits(0);
+    let gone = format!(r#"[ "$({KUBECTL} get node --output name)" = node/master-1 ]"#);
+    master.wait_for("its node is gone", &gone, SEEN);
 }
 
 /// Serial numbers of the certificates that masters sign. Each is one of the cluster's authority.
