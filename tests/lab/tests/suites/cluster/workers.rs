@@ -197,8 +197,8 @@ fn leave(master: &Master, worker: &Node) {
             .as_str()
             .is_some_and(|its| its.contains("drain"))
     };
-    let stopped = cleaned.events("step_stopped");
-    assert!(stopped.iter().any(drains), "{}", cleaned.text());
+    let done = cleaned.events("step_changed");
+    assert!(done.iter().any(drains), "{}", cleaned.text());
     for failure in ["stop_failed", "phase_failed"] {
         let failed = cleaned.events(failure);
         assert!(failed.is_empty(), "cordon and eviction: {failed:#?}");
