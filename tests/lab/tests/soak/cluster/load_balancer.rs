@@ -8,10 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab_suites::{
-    Image, KUBECTL, Master, Node, Run, SCALED, all_know_one_another, is_known,
-    second_apply_changes_nothing,
-};
+use lab_suites::{Image, KUBECTL, Master, Node, Run, SCALED, is_known};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
 
@@ -132,12 +129,13 @@ fn load_balancer_of_three_masters_that_are_started_at_once_with_a_worker() {
     masters.extend(joining);
     balancer.balance(&masters);
     println!("{:.0} s: they are there", began.elapsed().as_secs_f64());
-    all_know_one_another(&masters.iter().collect::<Vec<_>>());
+    is_known(&masters);
     all_nodes_are_ready(&masters);
-    second_apply_changes_nothing(&masters);
-    worker.sh("systemctl stop pf9-nodeletd");
-    worker.apply(&[]).exits(0).changes_none_of(STEPS);
-    worker.keep();
+    for host in masters.iter().chain([&worker]) {
+        host.sh("systemctl stop pf9-nodeletd");
+        host.apply(&[]).exits(0).changes_none_of(STEPS);
+        host.keep();
+    }
 
     one_member_restarts_at_a_time(&masters, &settings);
     println!(
@@ -202,7 +200,7 @@ fn a_dead_master_is_replaced(
     next.keep();
     masters.push(next);
     balancer.balance(&masters);
-    all_know_one_another(&masters.iter().collect::<Vec<_>>());
+    is_known(&masters);
     all_nodes_are_ready(&masters);
 }
 
