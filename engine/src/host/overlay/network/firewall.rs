@@ -60,9 +60,38 @@ impl OverlayHost<'_> {
             let command = CommandSpec::new([save]).complete_output();
             saved = self.lower.run_ok(&command).await?.stdout;
         }
-        self.known().firewalls.insert(family);
-        self.upper
-            .with_world_mut(|world| world.firewall_input(family, &saved));
+        self.keep_rules(family, &saved);
         Ok(())
+    }
+
+    /// Takes the rules from below, once: checks ask at the same time, and a second time would add each rule again.
+    fn keep_rules(&self, family: &'static str, saved: &str) {
+        // Held until the rules are there: who finds the family known reads them.
+        let mut known = self.known();
+        if known.firewalls.insert(family) {
+            self.upper
+                .with_world_mut(|world| world.firewall_input(family, saved));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn rules_that_are_fetched_twice_at_the_same_time_are_there_once() {
+        const SAVED: &str =
+            "*filter\n:INPUT ACCEPT [0:0]\n:PF9-VRRP - [0:0]\n-A INPUT -j PF9-VRRP\nCOMMIT\n";
+        let lower = FakeHost::new();
+        let host = OverlayHost::new(&lower);
+        for _ in 0..2 {
+            host.keep_rules("iptables", SAVED);
+        }
+        let rules = host
+            .upper
+            .with_world(|world| world.saved_firewall("iptables"));
+        assert_eq!(rules.matches("-A INPUT -j PF9-VRRP").count(), 1, "{rules}");
     }
 }
