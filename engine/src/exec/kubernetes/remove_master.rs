@@ -20,8 +20,6 @@ use crate::kubernetes::workers::{delete_removed, empty_node, hold_up};
 
 /// Life of the lock during the removal of a member: a few calls of etcd.
 const LOCKED: Duration = Duration::from_secs(60);
-/// Who holds the lock if this host's own member does not answer.
-const WITHOUT_MEMBER: &str = "a removal";
 
 /// How the removal of a master ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,22 +120,27 @@ async fn remove_member(
 ) -> HostResult<Result<usize, MasterRemoval>> {
     let lock = match master.accepts_quorum_loss {
         true => DisruptionLock::default(),
-        false => locked(host, endpoints).await?,
+        false => locked(host, endpoints, master.name).await?,
     };
     let removed = remove_with_lock(host, endpoints, master).await;
     lock.release(host).await;
     removed
 }
 
-/// Takes the lock on the members of etcd, so that no other master ends its member meanwhile.
-async fn locked(host: &dyn Host, endpoints: &[String]) -> HostResult<DisruptionLock> {
+/// Takes the lock on the members of etcd, so that no master ends its member meanwhile. This host is no exception: another command may run here.
+async fn locked(
+    host: &dyn Host,
+    endpoints: &[String],
+    removed: &str,
+) -> HostResult<DisruptionLock> {
     let list = host.member_list(endpoints).await?;
     let own = host.member_status(OWN_ENDPOINT).await;
     let own = own.ok().map(|own| own.id);
     let own = list.iter().find(|member| own == Some(member.id));
-    let holder = own.map_or(WITHOUT_MEMBER, |own| own.name.as_str());
+    let own = own.map_or("without a member", |own| own.name.as_str());
+    let holder = format!("{own} (cluster remove {removed})");
     let (endpoints, cancel) = (endpoints.to_vec(), CancellationToken::new());
-    match DisruptionLock::take(host, endpoints, holder, LOCKED, WAIT, &cancel).await {
+    match DisruptionLock::take(host, endpoints, &holder, LOCKED, WAIT, &cancel).await {
         Wait::Over(lock) => Ok(lock),
         Wait::HeldBy(other) => Err(held_during_removal(&other)),
         Wait::Interrupted => Ok(DisruptionLock::default()),
@@ -189,7 +192,7 @@ async fn refusal(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::kubernetes::quorum::lock::tests::other_takes_lock;
+    use crate::exec::kubernetes::quorum::lock::tests::takes_lock;
     use crate::exec::kubernetes::quorum::tests::THREE_MASTERS;
     use crate::host::fake::FakeHost;
     use crate::host::{Clock as _, EtcdLock};
@@ -266,31 +269,34 @@ mod tests {
         );
     }
 
-    /// Otherwise that master could end its member between the question and the removal.
+    /// Otherwise that master could end its member between the question and the removal. It may be this host, where another command runs.
     #[tokio::test]
-    async fn a_member_is_not_removed_while_another_master_has_the_lock() {
-        let host = host();
-        let life = Duration::from_secs(3600);
-        other_takes_lock(&host, life).await;
-        let master = MasterToRemove {
-            name: "m-3",
-            within: Duration::from_secs(1),
-            force: false,
-            accepts_quorum_loss: false,
-        };
-        let access = ClusterAccess::with(KUBECONFIG.as_ref());
-        let refused = remove_master(&host, &access, &master).await;
-        let refused = crate::model::chain(&refused.expect_err("it is held")).join(": ");
-        assert!(refused.contains("master m-2 has had the lock"), "{refused}");
-        assert_eq!(counts(&host).0, 3, "the member stays");
-        host.pause(life).await;
-        let removal = remove(&host, "m-3", false).await;
-        assert!(
-            matches!(removal, MasterRemoval::Removed { .. }),
-            "{removal:?}"
-        );
-        let next = other_takes_lock(&host, life).await;
-        assert!(matches!(next, EtcdLock::Held { .. }), "{next:?}");
+    async fn a_member_is_not_removed_while_a_master_has_the_lock() {
+        for holder in ["m-2", "m-1"] {
+            let host = host();
+            let life = Duration::from_secs(3600);
+            takes_lock(&host, holder, life).await;
+            let master = MasterToRemove {
+                name: "m-3",
+                within: Duration::from_secs(1),
+                force: false,
+                accepts_quorum_loss: false,
+            };
+            let access = ClusterAccess::with(KUBECONFIG.as_ref());
+            let refused = remove_master(&host, &access, &master).await;
+            let refused = crate::model::chain(&refused.expect_err("it is held")).join(": ");
+            let says = format!("master {holder} has had the lock");
+            assert!(refused.contains(&says), "{refused}");
+            assert_eq!(counts(&host).0, 3, "the member stays");
+            host.pause(life).await;
+            let removal = remove(&host, "m-3", false).await;
+            assert!(
+                matches!(removal, MasterRemoval::Removed { .. }),
+                "{removal:?}"
+            );
+            let next = takes_lock(&host, holder, life).await;
+            assert!(matches!(next, EtcdLock::Held { .. }), "{next:?}");
+        }
     }
 
     #[tokio::test]

@@ -268,8 +268,17 @@ pub(in crate::exec) mod tests {
 
     /// Master `m-2` tries to take the lock.
     pub(in crate::exec) async fn other_takes_lock(host: &FakeHost, life: Duration) -> EtcdLock {
+        takes_lock(host, "m-2", life).await
+    }
+
+    /// This master tries to take the lock.
+    pub(in crate::exec) async fn takes_lock(
+        host: &FakeHost,
+        holder: &str,
+        life: Duration,
+    ) -> EtcdLock {
         let endpoints = ["https://172.30.0.12:4001".to_owned()];
-        let taken = host.take_lock(&endpoints, KEY, "m-2", life).await;
+        let taken = host.take_lock(&endpoints, KEY, holder, life).await;
         taken.expect("etcd answers")
     }
 
