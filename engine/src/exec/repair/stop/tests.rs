@@ -55,17 +55,23 @@ fn plan() -> Plan {
     Plan::bare(vec![quorum::phase(), kubelet])
 }
 
+/// One of three masters, on which this plan is applied.
+async fn applied(plan: &Plan) -> FakeHost {
+    let host = quorum::host();
+    host.with_world_mut(|world| world.unit(UNIT, "[Service]\n"));
+    let (facts, heard) = (Facts::nothing_about("m-1"), Recording::default());
+    let runner = Runner::new(plan, &host, &facts, &NoSecrets, &heard);
+    let outcome = runner.apply().await.expect("it is written down");
+    assert_eq!(outcome, Outcome::Converged, "{:?}", heard.events());
+    host
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_member_that_is_needed_meanwhile_is_not_stopped() {
     let (plan, facts) = (plan(), Facts::nothing_about("m-1"));
     let phases: Vec<PhaseName> = plan.phases.iter().map(|one| one.name.clone()).collect();
     for verb in ["stop", "clean", "restart"] {
-        let host = quorum::host();
-        host.with_world_mut(|world| world.unit(UNIT, "[Service]\n"));
-        let heard = Recording::default();
-        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
-        let applied = runner.apply().await.expect("it is written down");
-        assert_eq!(applied, Outcome::Converged, "{:?}", heard.events());
+        let host = applied(&plan).await;
         let events = FailsMeanwhile {
             host: &host,
             heard: Recording::default(),
@@ -100,12 +106,9 @@ async fn a_member_that_is_needed_meanwhile_is_not_stopped() {
 async fn two_masters_do_not_end_their_members_at_the_same_time() {
     let (plan, facts) = (plan(), Facts::nothing_about("m-1"));
     for held in [false, true] {
-        let host = quorum::host();
-        host.with_world_mut(|world| world.unit(UNIT, "[Service]\n"));
+        let host = applied(&plan).await;
         let heard = Recording::default();
         let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
-        let applied = runner.apply().await.expect("it is written down");
-        assert_eq!(applied, Outcome::Converged, "{:?}", heard.events());
         if held {
             other_takes_lock(&host, Duration::from_secs(600)).await;
         }
@@ -131,12 +134,9 @@ async fn two_masters_do_not_end_their_members_at_the_same_time() {
 async fn a_restart_that_leaves_containers_alone_is_not_refused() {
     let (plan, facts) = (plan(), Facts::nothing_about("m-1"));
     let phases: Vec<PhaseName> = plan.phases.iter().map(|one| one.name.clone()).collect();
-    let host = quorum::host();
-    host.with_world_mut(|world| world.unit(UNIT, "[Service]\n"));
+    let host = applied(&plan).await;
     let heard = Recording::default();
     let runner = || Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
-    let applied = runner().apply().await.expect("it is written down");
-    assert_eq!(applied, Outcome::Converged, "{:?}", heard.events());
     host.with_world_mut(|world| world.etcd.silence("172.30.0.13"));
     host.set_faults(FaultPlan::none().stall("container_runtime", "*"));
     let outcome = runner().restart(&phases, &[]).await;
