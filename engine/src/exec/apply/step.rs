@@ -154,8 +154,9 @@ impl Runner<'_> {
     /// Waits, unless the run is asked to end.
     pub(in crate::exec) async fn pause(&self, duration: Duration) {
         tokio::select! {
-            () = self.host.pause(duration) => {}
+            biased;
             () = self.cancel.cancelled() => {}
+            () = self.host.pause(duration) => {}
         }
     }
 }

@@ -109,8 +109,9 @@ impl DisruptionLock {
             // Several masters may wait.
             let pause = pause.mul_f64(rand::random_range(0.9..1.1));
             tokio::select! {
-                () = host.pause(pause) => {}
+                biased;
                 () = cancel.cancelled() => return Wait::Interrupted,
+                () = host.pause(pause) => {}
             }
             held_by = Some(other);
         }
