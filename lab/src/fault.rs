@@ -278,7 +278,7 @@ macro_rules! on_one_disk {
             awk '$2 ~ \"^/var/lib/kubelet/pods/\" {print $2}' /proc/mounts | xargs --no-run-if-empty umount
         }
         go_on() {
-            systemctl start docker; docker start $(is_worker || echo etcd) proxy; systemctl start pf9-kubelet
+            systemctl start docker; docker start $(own_container) proxy; systemctl start pf9-kubelet
             for n in $(seq 240); do own_container_works && api_is_ready && node_is_ready && break; sleep 0.25; done
             systemctl start pf9-nodeletd
         }
