@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use engine::exec::{
-    Event, PhaseHealth, Recording, Runner, Selection, UnmetRequires, overlay_host, simulated_host,
+    Event, EventSink, PhaseHealth, Recording, Runner, Selection, UnmetRequires, overlay_host,
+    simulated_host,
 };
 use engine::facts::Facts;
 use engine::host::fake::{FakeHost, WorldSnapshot, difference};
@@ -347,7 +348,26 @@ impl Bringup {
 
     fn run(&self, host: &FakeHost, only: &[String], verb: Verb) -> Run {
         let recording = Recording::default();
-        let mut runner = Runner::new(&self.plan, host, &self.facts, &MaskedSecrets, &recording);
+        let outcome = self.run_for(host, only, verb, &recording);
+        Run {
+            outcome,
+            events: recording.events(),
+        }
+    }
+
+    /// Applies the whole plan. `events` gets the events while it runs, and may change the host.
+    pub fn apply_for(&self, host: &FakeHost, events: &dyn EventSink) -> Outcome {
+        self.run_for(host, &[], Verb::Apply, events)
+    }
+
+    fn run_for(
+        &self,
+        host: &FakeHost,
+        only: &[String],
+        verb: Verb,
+        events: &dyn EventSink,
+    ) -> Outcome {
+        let mut runner = Runner::new(&self.plan, host, &self.facts, &MaskedSecrets, events);
         runner.selection = Selection {
             only: only.to_vec(),
             ..Selection::default()
@@ -359,7 +379,7 @@ impl Bringup {
                 Verb::Stop => runner.stop().await.unwrap_or(Outcome::Failed),
             }
         };
-        let outcome = match masters::of(&self.plan, cluster_authority) {
+        match masters::of(&self.plan, cluster_authority) {
             None => block_on(work),
             Some(masters) => block_on(async {
                 masters.admit_again(host);
@@ -369,10 +389,6 @@ impl Bringup {
                     never = masters.sign(host) => match never {},
                 }
             }),
-        };
-        Run {
-            outcome,
-            events: recording.events(),
         }
     }
 

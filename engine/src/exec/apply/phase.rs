@@ -8,6 +8,7 @@ use crate::exec::event::{Event, millis};
 use crate::exec::kubernetes::quorum::lock::NotLocked;
 use crate::exec::session::Session;
 use crate::exec::{Mode, Runner};
+use crate::host::ClaimedAddress;
 use crate::model::{Failure, Outcome, Problem, Span, chain};
 use crate::plan::PlannedPhase;
 use crate::resource::{ResourceError, Undo};
@@ -73,7 +74,15 @@ impl Runner<'_> {
         if session.mode == Mode::Apply {
             self.end_stopped_pods(phase).await;
         }
-        let locked = self.lock_restart(phase, session.mode).await;
+        // Asked again: a switch may have held back what other hosts sent when this one had just booted.
+        let claimed = match session.mode {
+            Mode::Apply => self.claim_virtual_ip(&[phase]).await,
+            Mode::DryRun => Ok(ClaimedAddress::default()),
+        };
+        let locked = match &claimed {
+            Ok(_) => self.lock_restart(phase, session.mode).await,
+            Err(problem) => Err(NotLocked::Refused(Box::new(problem.clone()))),
+        };
         // Outside the timed future: what a step did before the phase timed out has to be taken back, too.
         let done = Mutex::new(session.done_before(name).await);
         let rollback_steps = OnceLock::new();

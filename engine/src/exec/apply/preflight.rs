@@ -15,7 +15,7 @@ use crate::exec::event::Event;
 use crate::exec::undo::orphans::PhaseOrphans;
 use crate::exec::{Mode, Runner, Selection};
 use crate::facts::{Requirement, Verdict};
-use crate::host::{Attributes, Entry, EntryKind, HostError};
+use crate::host::{Attributes, ClaimedAddress, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
 use crate::model::preflight_record::{self, PreflightRecord};
 use crate::model::{Problem, STATE, Span, chain};
@@ -24,24 +24,34 @@ use crate::resource::{ANOTHER_VERSION, APPLY_VERSION, ResourceError, ResourceRes
 
 impl Runner<'_> {
     /// Whether all requirements that were not met before hold now, the host can join or begin its cluster, and etcd keeps its quorum, also
-    /// without these orphans. Problems are reported as one event.
+    /// without these orphans. Problems are reported as one event. What is returned has to live as long as the run; there is none if a problem
+    /// was found.
     pub(in crate::exec) async fn preflight(
         &self,
         mode: Mode,
         orphans: &[PhaseOrphans],
-    ) -> ResourceResult<bool> {
+    ) -> ResourceResult<Option<ClaimedAddress>> {
         let (mut problems, evaluated, record) = self.judge(mode).await?;
+        let mut claim = ClaimedAddress::default();
+        if problems.is_empty() && mode == Mode::Apply {
+            let phases = self.selection.phases(self.plan);
+            match self.claim_virtual_ip(&phases).await {
+                Ok(claimed) => claim = claimed,
+                Err(problem) => problems.push(problem),
+            }
+        }
+        // Another host's claim ends when its API server answers, so that one is asked afterwards.
         problems.extend(self.joining_problems().await);
         problems.extend(self.quorum_problem_of_apply(orphans, mode).await);
         if !problems.is_empty() {
             self.events.emit(Event::PreflightFailed { problems });
-            return Ok(false);
+            return Ok(None);
         }
         self.events.emit(Event::PreflightPassed { evaluated });
         if evaluated > 0 && mode == Mode::Apply {
             self.write_record(&record).await?;
         }
-        Ok(true)
+        Ok(Some(claim))
     }
 
     /// What keeps an apply from beginning. Emits no event and records nothing.

@@ -48,7 +48,8 @@ impl Runner<'_> {
             phases: leaving.chain(coming).collect(),
         });
         let mut totals = (0, 0);
-        let fits = self.preflight(mode, &orphans).await?;
+        let claim = self.preflight(mode, &orphans).await?;
+        let fits = claim.is_some();
         let outcome = if fits || mode == Mode::DryRun {
             let session = match mode {
                 Mode::Apply => Session::begin(self.host, verb, self.plan).await?,
@@ -73,6 +74,7 @@ impl Runner<'_> {
         } else {
             Outcome::Refused
         };
+        drop(claim);
         self.events.emit(Event::RunFinished {
             outcome,
             changed: totals.0,

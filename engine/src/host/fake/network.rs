@@ -8,14 +8,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
 
 use super::files::file_error;
 use super::world::World;
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::program::Program;
 use crate::host::{
-    CommandOutput, CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
-    NodeRoute, Routes, VirtualService, VrrpSender,
+    AddressClaim, ClaimedAddress, CommandOutput, CommandSpec, HostError, HostResult, HttpsRequest,
+    HttpsResponse, Link, Network, NodeRoute, Routes, VirtualService, VrrpSender,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -96,6 +97,26 @@ impl Network for FakeHost {
             Ok(found)
         })
         .await
+    }
+
+    async fn claim_address(
+        &self,
+        link: &str,
+        address: Ipv4Addr,
+        during: Duration,
+    ) -> HostResult<AddressClaim> {
+        let others = self.observe("claim_address", link, during, |world| {
+            let others = world.other_claims.get(&address);
+            // It does not listen.
+            Ok(others.filter(|_| !during.is_zero()).cloned())
+        });
+        if let Some(others) = others.await? {
+            return Ok(AddressClaim::Contested(others));
+        }
+        let end = CancellationToken::new();
+        let claim = ClaimedAddress::until(end.clone().drop_guard());
+        self.with_world_mut(|world| world.claims.push((address, end)));
+        Ok(AddressClaim::Claimed(claim))
     }
 
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>> {
@@ -273,6 +294,19 @@ impl World {
             true => self.address_holders.remove(&address),
             false => self.address_holders.insert(address, hardware),
         };
+    }
+
+    /// Another host with this hardware address claims this address.
+    pub fn claim_from_elsewhere(&mut self, address: Ipv4Addr, hardware: &str) {
+        let claims = self.other_claims.entry(address).or_default();
+        claims.insert(hardware.to_owned());
+    }
+
+    /// Whether this host claims the address now.
+    #[must_use]
+    pub fn claims(&self, address: Ipv4Addr) -> bool {
+        let mut claims = self.claims.iter();
+        claims.any(|(one, end)| *one == address && !end.is_cancelled())
     }
 
     /// Another host sends VRRP on a link.

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::OverlayHost;
 use crate::host::{
-    HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network, VirtualService, VrrpSender,
+    AddressClaim, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
+    VirtualService, VrrpSender,
 };
 
 #[async_trait::async_trait]
@@ -36,6 +37,16 @@ impl Network for OverlayHost<'_> {
         during: Duration,
     ) -> HostResult<BTreeMap<Ipv4Addr, BTreeSet<String>>> {
         self.lower.address_holders(link, addresses, during).await
+    }
+
+    /// A prediction sends nothing.
+    async fn claim_address(
+        &self,
+        link: &str,
+        address: Ipv4Addr,
+        during: Duration,
+    ) -> HostResult<AddressClaim> {
+        self.upper.claim_address(link, address, during).await
     }
 
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>> {

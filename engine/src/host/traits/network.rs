@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::DropGuard;
 
 use crate::host::{HostResult, VirtualService};
 
@@ -58,6 +59,28 @@ pub struct VrrpSender {
     pub address: IpAddr,
 }
 
+/// What came of the claim on an address.
+#[derive(Debug)]
+pub enum AddressClaim {
+    /// No other host claims the address.
+    Claimed(ClaimedAddress),
+    /// The hardware addresses of hosts that claim it at the same time.
+    Contested(BTreeSet<String>),
+}
+
+/// A claim on an address. It ends when this is dropped.
+#[derive(Debug, Default)]
+pub struct ClaimedAddress {
+    _end: Option<DropGuard>,
+}
+
+impl ClaimedAddress {
+    /// A claim that `end` ends.
+    pub(in crate::host) fn until(end: DropGuard) -> Self {
+        Self { _end: Some(end) }
+    }
+}
+
 /// Probes, links and virtual services.
 #[async_trait::async_trait]
 pub trait Network {
@@ -79,6 +102,15 @@ pub trait Network {
         addresses: &[Ipv4Addr],
         during: Duration,
     ) -> HostResult<BTreeMap<Ipv4Addr, BTreeSet<String>>>;
+
+    /// Claims an address that this host is to have later, on a link with ARP, as long as the claim is kept. A host that claims the same address in
+    /// this time contests the claim; then none is kept. A host that has the address does not: ask for its user, too. Needs the capability `CAP_NET_RAW`. Cancel safe.
+    async fn claim_address(
+        &self,
+        link: &str,
+        address: Ipv4Addr,
+        during: Duration,
+    ) -> HostResult<AddressClaim>;
 
     /// Who sends VRRP over IPv4 to this host or to all hosts on a link, as heard in this time. At most 64 senders are returned. Cancel safe.
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>>;

@@ -1,11 +1,17 @@
 //! Hosts of the whole role that are refused before anything on them is touched.
 
+use std::sync::Mutex;
+
 use behaviour::{Bringup, Case, fixtures};
-use engine::host::fake::FakeHost;
+use engine::exec::{Event, EventSink};
+use engine::host::fake::{FakeHost, FaultPlan};
 use engine::kubernetes::join_file::JOIN_FILE;
 use engine::model::Outcome;
 
 use super::beside_two_masters;
+
+/// The virtual IP of the case `cp-1-vip`.
+const VIP: &str = "172.30.0.100";
 
 /// A host of the case `cp-1` with these changes to its settings.
 fn with_settings(changes: &[(&str, &str)]) -> Bringup {
@@ -57,6 +63,100 @@ fn a_second_host_that_is_to_begin_the_cluster_stays_bare() {
     // The first one finds no API server.
     let run = bringup.apply(&bringup.bare_host());
     assert_ne!(run.outcome, Outcome::Refused, "{}", run.text());
+}
+
+/// Two hosts of a cluster with a virtual IP have `new`, and are started together: neither has an API server yet.
+#[test]
+fn hosts_that_are_to_begin_the_cluster_at_the_same_time_stay_bare() {
+    let bringup = Bringup::of("cp-1-vip");
+    let with_other = |host: FakeHost| {
+        host.with_world_mut(|world| {
+            world.claim_from_elsewhere(VIP.parse().expect("an address"), "02:42:ac:1e:00:07");
+        });
+        host
+    };
+    let host = with_other(bringup.bare_host());
+    let reasons = [
+        "(hardware address 02:42:ac:1e:00:07) claims 172.30.0.100 at this moment",
+        "set ETCD_INITIAL_CLUSTER_STATE to new on exactly one master",
+    ];
+    refused(&bringup, &host, &reasons);
+    // A host that has begun its cluster was first.
+    let begun = bringup.bare_host();
+    let run = bringup.apply(&begun);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let run = bringup.apply(&with_other(begun));
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    // A link without ARP keeps no host from beginning its cluster.
+    let without = with_other(bringup.bare_host());
+    without.set_faults(FaultPlan::none().fail("claim_address", "eth0"));
+    let run = bringup.apply(&without);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+}
+
+/// Looks whether a host claims the virtual IP when its phases start. When one starts, another host claims it, too.
+struct Claims<'a> {
+    host: &'a FakeHost,
+    rival_at: Option<&'a str>,
+    seen: Mutex<Vec<bool>>,
+}
+
+impl EventSink for Claims<'_> {
+    fn emit(&self, event: Event) {
+        let Event::PhaseStarted { phase, .. } = event else {
+            return;
+        };
+        let vip = VIP.parse().expect("an address");
+        let claims = self.host.with_world(|world| world.claims(vip));
+        let mut seen = self.seen.lock().expect("no other panic");
+        seen.push(claims);
+        if self.rival_at == Some(phase.as_str()) {
+            self.host
+                .with_world_mut(|world| world.claim_from_elsewhere(vip, "02:42:ac:1e:00:07"));
+        }
+    }
+}
+
+/// Applies; gives the outcome, and for each phase whether the host claimed the virtual IP when it started.
+fn claimed_in(bringup: &Bringup, host: &FakeHost, rival_at: Option<&str>) -> (Outcome, Vec<bool>) {
+    let claims = Claims {
+        host,
+        rival_at,
+        seen: Mutex::default(),
+    };
+    let outcome = bringup.apply_for(host, &claims);
+    let vip = VIP.parse().expect("an address");
+    assert!(
+        !host.with_world(|world| world.claims(vip)),
+        "its claim ends with the run"
+    );
+    let seen = claims.seen.into_inner().expect("no other panic");
+    (outcome, seen)
+}
+
+#[test]
+fn the_virtual_ip_is_claimed_as_long_as_the_cluster_begins() {
+    let bringup = Bringup::of("cp-1-vip");
+    let host = bringup.bare_host();
+    // The switch lets frames of the other host through before etcd begins: this host has no data then.
+    let (outcome, _) = claimed_in(&bringup, &host, Some("etcd"));
+    assert_eq!(outcome, Outcome::Failed);
+    assert!(!host.with_world(|world| world.container_runs("etcd")));
+    // keepalived does not start: etcd has data, and no host has the virtual IP.
+    let host = bringup.bare_host();
+    host.set_faults(FaultPlan::none().fail("start_unit", "keepalived.service"));
+    let (outcome, seen) = claimed_in(&bringup, &host, None);
+    assert_eq!(outcome, Outcome::Failed);
+    assert!(seen.iter().all(|claims| *claims), "{seen:?}");
+    let (_, seen) = claimed_in(&bringup, &host, Some("etcd"));
+    assert!(seen.iter().all(|claims| *claims), "{seen:?}");
+    host.set_faults(FaultPlan::none());
+    let (outcome, _) = claimed_in(&bringup, &host, None);
+    assert_eq!(outcome, Outcome::Converged);
+    // It holds the address.
+    let (outcome, seen) = claimed_in(&bringup, &host, None);
+    assert_eq!(outcome, Outcome::Converged);
+    assert!(seen.iter().all(|claims| !claims), "{seen:?}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
 
 use crate::host::fake::docker::container::FakeContainer;
 use crate::host::fake::kubernetes::state::{ClusterState, KubernetesRules};
@@ -58,6 +59,10 @@ pub struct World {
     pub(crate) neighbours: BTreeMap<IpAddr, String>,
     /// Hardware addresses of the other hosts that answer ARP for an address.
     pub(crate) address_holders: BTreeMap<Ipv4Addr, BTreeSet<String>>,
+    /// Hardware addresses of the other hosts that claim an address.
+    pub(crate) other_claims: BTreeMap<Ipv4Addr, BTreeSet<String>>,
+    /// The claims of this host, each with what its end cancels.
+    pub(crate) claims: Vec<(Ipv4Addr, CancellationToken)>,
     /// Who else sends VRRP, by link.
     pub(crate) vrrp_senders: BTreeMap<String, BTreeSet<VrrpSender>>,
     pub(crate) modules: BTreeSet<String>,

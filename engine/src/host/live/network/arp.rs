@@ -1,7 +1,11 @@
-//! Which hosts on a link have an address: all that answer ARP for it, not only the one that the kernel believes (`neighbour`).
+//! Which hosts on a link have an address: all that answer ARP for it, not only the one that the kernel believes (`neighbour`). And the claim on
+//! an address that this host is to have later.
 //!
 //! It sends probes of RFC 5227, which name no address of the sender, so no host changes its table of neighbours. Linux answers a probe
 //! only for an address of its own; other routers with proxy ARP may answer for all addresses, and the caller has to tell them apart.
+//!
+//! A claim is made of the same probes with a mark, so that a question of another host, or of another program, is no claim. Two hosts that claim the
+//! same address at the same time hear each other, as in RFC 5227, section 2.1.1.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read as _};
@@ -12,8 +16,10 @@ use std::time::{Duration, Instant};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{SockaddrStorage, bind};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
-use crate::host::{HostError, HostResult};
+use crate::host::{ClaimedAddress, HostError, HostResult};
 
 /// The type of ARP's frames.
 const ETHER_TYPE: u16 = 0x0806;
@@ -32,6 +38,13 @@ const HOLDERS: usize = 16;
 /// Shortest wait for a frame. A socket takes a wait of zero for one without end.
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// What a question has in place of the hardware address that it asks for. RFC 5227 wants zeros; hosts ignore it.
+const QUESTION: Hardware = [0; 6];
+/// What a claim has there.
+const CLAIM: Hardware = *b"claims";
+/// Pause between two probes of a claim. A host that claims the same address later hears several of them before it decides.
+const CLAIMS: Duration = Duration::from_millis(200);
+
 /// A hardware address of Ethernet.
 type Hardware = [u8; 6];
 
@@ -44,14 +57,68 @@ pub(super) fn holders(
     addresses: &[Ipv4Addr],
     during: Duration,
 ) -> HostResult<BTreeMap<Ipv4Addr, BTreeSet<String>>> {
-    let asked = ask(link, addresses, during);
+    let asked = ask(link, addresses, during, QUESTION, answer);
     asked.map_err(|error| HostError::service(format!("ask over ARP on {link}"), error))
+}
+
+/// Claims an address during this time. Returns the hosts that claim it at the same time; a host that has it does not. Blocks.
+///
+/// # Errors
+/// As [`holders`].
+pub(super) fn rivals(
+    link: &str,
+    address: Ipv4Addr,
+    during: Duration,
+) -> HostResult<BTreeSet<String>> {
+    let asked = ask(link, &[address], during, CLAIM, claimed);
+    let mut asked = asked.map_err(|error| unclaimed(link, address, error))?;
+    Ok(asked.remove(&address).unwrap_or_default())
+}
+
+/// Goes on to claim an address, until the claim is dropped. Must be called in a runtime of tokio.
+///
+/// # Errors
+/// As [`holders`].
+pub(super) fn claim(link: &str, address: Ipv4Addr) -> HostResult<ClaimedAddress> {
+    let to_send = || {
+        let (place, own) = ethernet(link)?;
+        // A socket without a protocol receives nothing.
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+        bind(socket.as_raw_fd(), &place)?;
+        socket.set_nonblocking(true)?;
+        Ok((socket, own))
+    };
+    let (socket, own) = to_send().map_err(|error| unclaimed(link, address, error))?;
+    let end = CancellationToken::new();
+    let guard = end.clone().drop_guard();
+    let (link, frame) = (link.to_owned(), probe(own, address, CLAIM));
+    tokio::spawn(end.run_until_cancelled_owned(async move {
+        let mut times = tokio::time::interval(CLAIMS);
+        times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_told = false;
+        loop {
+            times.tick().await;
+            if let Err(error) = socket.send(&frame)
+                && !is_told
+            {
+                tracing::warn!("could not claim {address} on {link}: {error}");
+                is_told = true;
+            }
+        }
+    }));
+    Ok(ClaimedAddress::until(guard))
+}
+
+fn unclaimed(link: &str, address: Ipv4Addr, error: io::Error) -> HostError {
+    HostError::service(format!("claim {address} over ARP on {link}"), error)
 }
 
 fn ask(
     link: &str,
     addresses: &[Ipv4Addr],
     during: Duration,
+    target: Hardware,
+    heard: impl Fn(&[u8], Hardware) -> Option<(Ipv4Addr, Hardware)>,
 ) -> io::Result<BTreeMap<Ipv4Addr, BTreeSet<String>>> {
     let (place, own) = ethernet(link)?;
     let protocol = Protocol::from(i32::from(ETHER_TYPE.to_be()));
@@ -66,7 +133,7 @@ fn ask(
         let elapsed = started.elapsed();
         if sent < TIMES && elapsed >= during / TIMES * sent {
             for address in addresses {
-                socket.send(&probe(own, *address))?;
+                socket.send(&probe(own, *address, target))?;
             }
             sent += 1;
         }
@@ -83,7 +150,7 @@ fn ask(
                 _ => return Err(error),
             },
         };
-        if let Some((address, hardware)) = received.and_then(|frame| answer(frame, own))
+        if let Some((address, hardware)) = received.and_then(|frame| heard(frame, own))
             && addresses.contains(&address)
         {
             let holders = found.entry(address).or_default();
@@ -109,8 +176,8 @@ fn ethernet(link: &str) -> io::Result<(SockaddrStorage, Hardware)> {
     found.ok_or_else(|| io::Error::new(ErrorKind::NotFound, "there is no such Ethernet link"))
 }
 
-/// The question to all hosts who has this address.
-fn probe(own: Hardware, address: Ipv4Addr) -> Vec<u8> {
+/// The question to all hosts who has this address, or the claim on it.
+fn probe(own: Hardware, address: Ipv4Addr, target: Hardware) -> Vec<u8> {
     let mut frame = Vec::with_capacity(FRAME);
     frame.extend([0xff; 6]);
     frame.extend(own);
@@ -118,7 +185,7 @@ fn probe(own: Hardware, address: Ipv4Addr) -> Vec<u8> {
     frame.extend([0, 1]);
     frame.extend(own);
     frame.extend([0; 4]);
-    frame.extend([0; 6]);
+    frame.extend(target);
     frame.extend(address.octets());
     frame.resize(FRAME, 0);
     frame
@@ -132,6 +199,16 @@ fn answer(frame: &[u8], own: Hardware) -> Option<(Ipv4Addr, Hardware)> {
     let address: [u8; 4] = frame[28..32].try_into().ok()?;
     let is_ours = frame[32..38] == own && hardware != own;
     (is_answer && is_ours).then_some((Ipv4Addr::from(address), hardware))
+}
+
+/// The address that another host claims with this frame, and its hardware address.
+fn claimed(frame: &[u8], own: Hardware) -> Option<(Ipv4Addr, Hardware)> {
+    let frame: &[u8; LENGTH] = frame.get(..LENGTH)?.try_into().ok()?;
+    let is_request = frame[12..20] == HEADER && frame[20..22] == [0, 1];
+    let hardware: Hardware = frame[22..28].try_into().ok()?;
+    let is_claim = frame[28..32] == [0; 4] && frame[32..38] == CLAIM && hardware != own;
+    let address: [u8; 4] = frame[38..42].try_into().ok()?;
+    (is_request && is_claim).then_some((Ipv4Addr::from(address), hardware))
 }
 
 fn shown(hardware: Hardware) -> String {
@@ -159,12 +236,13 @@ mod tests {
 
     #[test]
     fn a_probe_names_no_address_of_the_sender() {
-        let frame = probe(OWN, ADDRESS);
+        let frame = probe(OWN, ADDRESS, QUESTION);
         assert_eq!(frame.len(), FRAME);
         assert_eq!(frame[..6], [0xff; 6], "it is for all hosts");
         assert_eq!(frame[6..12], OWN);
         assert_eq!(frame[20..22], [0, 1], "it is a request");
         assert_eq!(frame[28..32], [0; 4]);
+        assert_eq!(frame[32..38], [0; 6]);
         assert_eq!(frame[38..42], ADDRESS.octets());
         assert_eq!(answer(&frame, OWN), None, "it is no answer");
     }
@@ -173,6 +251,23 @@ mod tests {
     fn an_answer_names_the_holder() {
         assert_eq!(answer(&kernel_answer(), OWN), Some((ADDRESS, OTHER)));
         assert_eq!(shown(OTHER), "02:42:ac:1e:00:07");
+    }
+
+    #[test]
+    fn a_claim_of_another_host_names_its_sender() {
+        let frame = probe(OTHER, ADDRESS, CLAIM);
+        assert_eq!(claimed(&frame, OWN), Some((ADDRESS, OTHER)));
+        assert_eq!(claimed(&frame, OTHER), None, "from this host");
+        assert_eq!(claimed(&kernel_answer(), OWN), None, "an answer");
+        // Other masters ask for the virtual IP, and so may any host.
+        let question = probe(OTHER, ADDRESS, QUESTION);
+        assert_eq!(claimed(&question, OWN), None, "a question");
+        let mut named = frame.clone();
+        named[28..32].copy_from_slice(&[172, 30, 0, 7]);
+        assert_eq!(claimed(&named, OWN), None, "its sender has an address");
+        for length in 0..LENGTH {
+            assert_eq!(claimed(&frame[..length], OWN), None, "{length}");
+        }
     }
 
     #[test]
@@ -196,6 +291,8 @@ mod tests {
     fn a_link_without_ethernet_is_named() {
         for link in ["no-link", "lo"] {
             let error = holders(link, &[ADDRESS], SHORTEST).expect_err("it is no Ethernet");
+            assert!(error.to_string().contains(link), "{error}");
+            let error = rivals(link, ADDRESS, SHORTEST).expect_err("it is no Ethernet");
             assert!(error.to_string().contains(link), "{error}");
         }
     }

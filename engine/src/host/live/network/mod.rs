@@ -2,7 +2,7 @@
 //!
 //! Contains TCP connections, the links with their addresses and routes as the kernel lists them, and the removal of a link. `https` makes
 //! one request, with a certificate of a client if the probe has one. `routes` has the routes to pods of other nodes, `etcd` the calls on the
-//! members of etcd, `arp`, `neighbour` and `vrrp` tell about other hosts on the same network.
+//! members of etcd, `arp`, `neighbour` and `vrrp` tell about other hosts on the same network; `arp` also claims an address.
 //!
 //! A probe opens a new connection and closes it again.
 //!
@@ -31,8 +31,8 @@ use tokio::net::TcpStream;
 use super::blocking::{blocking, within};
 use super::{LiveHost, files};
 use crate::host::{
-    CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network, Processes,
-    VirtualService, VrrpSender,
+    AddressClaim, CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
+    Processes, VirtualService, VrrpSender,
 };
 
 /// The routes of IPv4.
@@ -70,6 +70,20 @@ impl Network for LiveHost {
     ) -> HostResult<BTreeMap<Ipv4Addr, BTreeSet<String>>> {
         let (link, addresses) = (link.to_owned(), addresses.to_vec());
         blocking(move || arp::holders(&link, &addresses, during)).await
+    }
+
+    async fn claim_address(
+        &self,
+        link: &str,
+        address: Ipv4Addr,
+        during: Duration,
+    ) -> HostResult<AddressClaim> {
+        let name = link.to_owned();
+        let rivals = blocking(move || arp::rivals(&name, address, during)).await?;
+        if !rivals.is_empty() {
+            return Ok(AddressClaim::Contested(rivals));
+        }
+        Ok(AddressClaim::Claimed(arp::claim(link, address)?))
     }
 
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>> {

@@ -53,6 +53,15 @@ pub struct EtcdMemberSpec {
     pub data_id: Option<String>,
 }
 
+/// Where a host stands that is set to begin a cluster and knows no other master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// It has no data of etcd yet.
+    Ahead,
+    /// It has begun its cluster.
+    Done,
+}
+
 /// What is there, and what has to be done.
 #[derive(Debug)]
 pub struct MemberState {
@@ -272,22 +281,34 @@ impl EtcdMemberSpec {
         Ok(Todo::Begin(text))
     }
 
-    /// An error if this host is set to begin a cluster that exists. A host with data of etcd, or one that knows other masters, begins none.
-    /// Takes about a second. Changes nothing. Cancel safe.
+    /// Whether this host is set to begin a cluster, or has begun one and is alone in it. A host that knows other masters begins none. Cancel safe.
+    ///
+    /// # Errors
+    /// The host cannot be read.
+    pub(crate) async fn beginning(&self, host: &dyn Host) -> ResourceResult<Option<Beginning>> {
+        match self.initial_state {
+            InitialState::Existing => return Ok(None),
+            InitialState::New => {}
+        }
+        let masters = masters::read(host).await?;
+        if masters.iter().any(|one| one.name != self.name) {
+            return Ok(None);
+        }
+        Ok(Some(match marker::has_data(host, &self.data).await? {
+            true => Beginning::Done,
+            false => Beginning::Ahead,
+        }))
+    }
+
+    /// An error if this host is set to begin a cluster that exists. Takes about a second. Changes nothing. Cancel safe.
     ///
     /// # Errors
     /// The cluster exists, or the host cannot be read.
     pub(crate) async fn may_begin(&self, host: &dyn Host) -> ResourceResult<()> {
-        match self.initial_state {
-            InitialState::Existing => return Ok(()),
-            InitialState::New => {}
+        match self.beginning(host).await? {
+            Some(Beginning::Ahead) => self.no_cluster_answers(PROBE_AGAIN, host).await,
+            Some(Beginning::Done) | None => Ok(()),
         }
-        let masters = masters::read(host).await?;
-        let knows_others = masters.iter().any(|one| one.name != self.name);
-        if knows_others || marker::has_data(host, &self.data).await? {
-            return Ok(());
-        }
-        self.no_cluster_answers(PROBE_AGAIN, host).await
     }
 
     /// An error if an API server of the cluster answers.

@@ -9,7 +9,9 @@ use lab_suites::{
 };
 use serde_json::Value;
 
-use super::strangers::{a_silent_holder_is_reported, vrrp_of_a_stranger_changes_nothing};
+use super::strangers::{
+    a_cluster_that_begins_is_alone, a_silent_holder_is_reported, vrrp_of_a_stranger_changes_nothing,
+};
 
 /// Time limit until the API answers at the virtual IP again. A fail-over takes at most ten seconds; other suites run beside this one.
 const ANSWERED: Duration = Duration::from_secs(25);
@@ -62,6 +64,9 @@ fn certificates_of_the_others_are_known(masters: &[Node]) {
 fn strangers_change_nothing(first: &mut Master, masters: &[Node], vip: &str) {
     let stranger = Node::master_beside(first, "stranger");
     another_cluster_is_refused(&stranger);
+    let twin = Node::master_beside(first, "twin");
+    a_cluster_that_begins_is_alone(&twin, &stranger, vip);
+    twin.remove(first);
     vrrp_of_a_stranger_changes_nothing(&stranger, masters, vip);
     a_silent_holder_is_reported(&stranger, masters, vip);
     a_fourth_master_is_refused(&stranger, &masters[0]);

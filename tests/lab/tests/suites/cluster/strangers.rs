@@ -1,13 +1,19 @@
-//! What a host that is no master of the cluster does on the masters' network: it sends VRRP, or it has the virtual IP and says nothing.
+//! What a host that is no master of the cluster does on the masters' network: it sends VRRP, it has the virtual IP and says nothing, or it begins
+//! a cluster at the same time as another host.
 
+use std::net::Ipv4Addr;
+use std::thread;
 use std::time::Duration;
 
-use lab_suites::{Node, holder, poll};
+use lab_suites::{After, Node, SCALED, Slate, holder, poll};
 
 /// Messages that are sent to each master: more than an election takes at ten messages a second.
 const MESSAGES: u64 = 50;
 /// Time limit until a status shows what is expected, on a busy machine.
 const WELL: Duration = Duration::from_secs(60);
+
+/// Time limit until the preconditions of a host are met, on a busy machine. It asks for other hosts with several limits of seconds.
+const BEGUN: Duration = Duration::from_secs(60);
 
 /// Sends VRRP (version 3, RFC 5798) with the highest priority to one host. Arguments: own address, its address, router id, virtual IP,
 /// number of messages.
@@ -23,6 +29,45 @@ socket(my $socket, PF_INET, SOCK_RAW, 112) or die "socket: $!";
 setsockopt($socket, 0, 2, pack("i", 255)) or die "hops: $!";
 for (1 .. $count) { defined send($socket, $message, 0, pack_sockaddr_in(0, $target)) or die "send: $!"; select(undef, undef, undef, 0.02) }
 "#;
+
+/// While a host begins a cluster at an address, another one that is to begin it there, too, stays as it is. The first one is ended.
+pub(super) fn a_cluster_that_begins_is_alone(first: &Node, second: &Node, vip: &str) {
+    let vip: Ipv4Addr = vip.parse().expect("an address");
+    let beside = Ipv4Addr::from(u32::from(vip) + 1).to_string();
+    let own = [
+        ("MASTER_IP", beside.as_str()),
+        ("MASTER_VIP_VROUTER_ID", "52"),
+        ("ETCD_INITIAL_CLUSTER_STATE", "new"),
+    ];
+    let before = [first, second].map(|node| {
+        let slate = Slate::of_host(node.host());
+        node.configure(&[SCALED, &own].concat());
+        slate
+    });
+    thread::scope(|scope| {
+        let begins = scope.spawn(|| first.apply(&[]));
+        // It is written when all preconditions are met, and the claim has been heard by none.
+        let record = "test -e /var/opt/pf9/nodelet/preflight.json";
+        first.wait_for("its preconditions are met", record, BEGUN);
+        let refused = second.apply(&[]).exits(1);
+        assert!(
+            refused.events("step_changing").is_empty(),
+            "{}",
+            refused.text()
+        );
+        let _ = refused.says(&[
+            "at this moment, so it begins a cluster there, too",
+            "set ETCD_INITIAL_CLUSTER_STATE to new on exactly one master",
+        ]);
+        first.sh("pkill --signal INT --exact nodelet");
+        let ended = begins.join().expect("it ends");
+        assert!(!ended.exited(0), "{}", ended.text());
+    });
+    let _ = first.nodelet(&["clean", "--purge"]).exits(0);
+    for (node, before) in [first, second].iter().zip(before) {
+        before.assert_same_host(node.host(), After::Purge, "a cluster that was not begun");
+    }
+}
 
 /// Messages of a stranger with the highest priority reach each master, which drops them: none gives the address up.
 pub(super) fn vrrp_of_a_stranger_changes_nothing(stranger: &Node, masters: &[Node], vip: &str) {
