@@ -19,6 +19,9 @@ pub struct Fault {
     pub name: &'static str,
     /// What happens, in words.
     pub about: &'static str,
+    /// Prepares the cluster for the fault on a master, with the functions and the address of the host that is to have it; empty if nothing has to be
+    /// prepared.
+    pub administrator: &'static str,
     /// Prepares the host for the fault; empty if nothing has to be prepared.
     pub prepares: &'static str,
     /// Causes the fault.
@@ -69,6 +72,7 @@ impl Fault {
     pub const NONE: Self = Self {
         name: "",
         about: "",
+        administrator: "",
         prepares: "",
         breaks: "",
         frees: "",
@@ -85,18 +89,19 @@ const IS_MASTER: &str =
     "! is_worker || { echo 'only a master can have this fault; `--host` names one' >&2; exit 1; }";
 const HAS_VIP: &str = "systemctl is-active --quiet keepalived || { echo 'it has no virtual IP; `cargo xtask up --vip` makes a master that has one' >&2; exit 1; }";
 
-/// A pod on this host's bridge of pods that answers; each host has its own. It ends on SIGTERM, as most programs do, because kubelet
-/// and docker wait for its end.
-const BRIDGED: &str = "kubectl get pod $(bridged) --output name 2> /dev/null || kubectl create -f - <<POD
+/// Makes a pod on the host's bridge of pods that answers; each host has its own. Its image is on every node, and it ends on SIGTERM, as most
+/// programs do, because kubelet and docker wait for its end.
+const MAKES_BRIDGED: &str = "own=$(own_name)
+            image=$(kubectl get node \"$own\" --output jsonpath='{range .status.images[*]}{range .names[*]}{@}{\"\\n\"}{end}{end}' | awk '/pause:/ { image = $0 } END { print image }')
+            kubectl get pod $(bridged) --output name 2> /dev/null || kubectl create -f - <<POD
 {\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"$(bridged)\", \"labels\": {\"app\": \"bridged\"}},
- \"spec\": {\"nodeName\": \"$(own_name)\", \"terminationGracePeriodSeconds\": 1,
+ \"spec\": {\"nodeName\": \"$own\", \"terminationGracePeriodSeconds\": 1,
  \"tolerations\": [{\"operator\": \"Exists\"}],
- \"containers\": [{\"name\": \"c\", \"image\": \"@TOOLBOX@\", \"imagePullPolicy\": \"Never\", \"command\": [\"sh\", \"-c\", \"trap exit TERM; sleep 86400 & wait\"]}]}}
+ \"containers\": [{\"name\": \"c\", \"image\": \"$image\", \"imagePullPolicy\": \"Never\"}]}}
 POD
-            for n in $(seq 240); do kubectl get pod $(bridged) --no-headers | grep -q Running && break; sleep 0.25; done
-            ping -c 1 -W 2 $(kubectl get pod $(bridged) --output jsonpath='{.status.podIP}')";
+            for n in $(seq 240); do kubectl get pod $(bridged) --no-headers | grep -q Running && break; sleep 0.25; done";
 const POD_ANSWERS: &str =
-    "ping -c 1 -W 1 $(kubectl get pod $(bridged) --output jsonpath='{.status.podIP}') > /dev/null";
+    "ping -c 1 -W 2 $(kubectl get pod $(bridged) --output jsonpath='{.status.podIP}') > /dev/null";
 /// For a fault of the address itself.
 const HOLDS_VIP: &str = "ip -o address show dev eth0 | grep -w \"$VIP\" > /dev/null ||
             { echo 'another master holds the virtual IP; `nodelet cluster status` names it' >&2; exit 1; }";
@@ -191,6 +196,7 @@ pub const FAULTS: &[Fault] = faults! {
                 openssl x509 -req -CA ca.crt -CAkey /etc/pf9/kube.d/ca/cluster/ca.key -set_serial 4711 -days 0 -out /tmp/ended.crt
             cat /tmp/ended.crt > request.crt",
         is_repaired: "openssl x509 -in /etc/pf9/kube.d/certs/kubelet/apiserver/request.crt -noout -checkend 60 > /dev/null && api_is_ready && node_is_ready",
+        // A worker whose certificate has expired needs another join file.
         master: true,
     }
     "label-removed": "the node's role label is removed" {
@@ -230,22 +236,22 @@ pub const FAULTS: &[Fault] = faults! {
         is_repaired: "docker image inspect $(docker inspect --format '{{.Config.Image}}' $(own_container)) > /dev/null 2>&1",
     }
     "bridge-deleted": "the pods' bridge is deleted under running pods" {
-        prepares: BRIDGED,
+        administrator: MAKES_BRIDGED,
+        prepares: POD_ANSWERS,
         breaks: "ip link delete cni0",
         is_repaired: POD_ANSWERS,
-        master: true,
     }
     "bridge-address-deleted": "the address of the pods' bridge is deleted under running pods" {
-        prepares: BRIDGED,
+        administrator: MAKES_BRIDGED,
+        prepares: POD_ANSWERS,
         breaks: "ip -4 address flush dev cni0",
         is_repaired: POD_ANSWERS,
-        master: true,
     }
     "bridge-route-deleted": "the route to the pods' network is deleted under running pods" {
-        prepares: BRIDGED,
+        administrator: MAKES_BRIDGED,
+        prepares: POD_ANSWERS,
         breaks: "ip -4 route flush dev cni0",
         is_repaired: POD_ANSWERS,
-        master: true,
     }
     "virtual-ip-deleted": "the virtual IP is deleted from its interface" {
         prepares: HOLDS_VIP,
@@ -374,7 +380,18 @@ impl Fault {
             })
     }
 
-    /// Prepares the host for the fault.
+    /// Prepares the cluster for the fault. `master` is any master of it, also the host itself.
+    ///
+    /// # Errors
+    /// The script failed.
+    pub fn prepare_cluster(&self, master: &Host, host: &Host) -> Result<()> {
+        if self.administrator.is_empty() {
+            return Ok(());
+        }
+        self.run_on(master, host, "", self.administrator).map(drop)
+    }
+
+    /// Prepares the host for the fault, and a master for itself. A worker needs [`Self::prepare_cluster`] before.
     ///
     /// # Errors
     /// The script failed.
@@ -385,11 +402,14 @@ impl Fault {
         if self.vip {
             self.run(host, vip, HAS_VIP)?;
         }
+        if !self.administrator.is_empty() {
+            let script = format!("if ! is_worker; then\n{}\nfi", self.administrator);
+            self.run(host, vip, &script)?;
+        }
         if self.prepares.is_empty() {
             return Ok(());
         }
-        let script = self.prepares.replace("@TOOLBOX@", crate::TOOLBOX_IMAGE);
-        self.run(host, vip, &script).map(drop)
+        self.run(host, vip, self.prepares).map(drop)
     }
 
     /// Causes the fault, and then removes what prevents its repair.
@@ -465,8 +485,13 @@ impl Fault {
     }
 
     fn run(&self, host: &Host, vip: &str, script: &str) -> Result<String> {
+        self.run_on(host, host, vip, script)
+    }
+
+    /// Runs a script about `host` on another host.
+    fn run_on(&self, by: &Host, host: &Host, vip: &str, script: &str) -> Result<String> {
         let script = setting(host, vip, &format!("set -e -o pipefail\n{script}"));
-        let output = host.exec_within(&["bash", "-c", &script], None, LIMIT)?;
+        let output = by.exec_within(&["bash", "-c", &script], None, LIMIT)?;
         command::check(&output, || {
             let (fault, host) = (self.name, host.name());
             format!("the fault `{fault}` cannot happen on the host `{host}`")

@@ -49,7 +49,8 @@ fn a_fault_concerns_the_node_of_its_host() {
     assert!(holds(own, "[ \"$(own_name)\" = master-2 ]"));
     assert!(holds("", "[ \"$(bridged)\" = bridged-172-30-1-12 ]"));
     for fault in Fault::all() {
-        let scripts = [fault.prepares, fault.breaks, fault.frees, fault.is_repaired].concat();
+        let on_host = [fault.prepares, fault.breaks, fault.frees, fault.is_repaired];
+        let scripts = [fault.administrator, &on_host.concat()].concat();
         for word in ["master-1", "node --all"] {
             assert!(!scripts.contains(word), "{}: {word}", fault.name);
         }
@@ -99,7 +100,8 @@ fn a_fault_of_etcd_or_of_an_administrator_is_for_masters_only() {
         .filter(|fault| !fault.master && !fault.vip)
         .map(|fault| fault.name)
         .collect();
-    assert!(workers.len() > 15, "{workers:?}");
+    assert!(workers.len() > 20, "{workers:?}");
+    assert!(workers.contains(&"bridge-deleted"), "{workers:?}");
 }
 
 #[test]

@@ -38,6 +38,10 @@ fn are_repaired(subject: &Subject, happens: impl Fn(&Fault) -> bool, title: &str
         if fault.name == OF_HOLDER {
             subject.take_virtual_ip();
         }
+        let first = subject.first().host();
+        fault
+            .prepare_cluster(first, subject.host())
+            .expect("it can happen");
         if subject.is_worker() && fault.name == WITHOUT_KUBECONFIG {
             let fidelity = predicted_repair(subject, &watch, fault);
             for miss in fidelity.misses.iter().filter(|miss| !miss.is_left_open()) {

@@ -69,10 +69,6 @@ impl Subject {
         subject.prepare();
         let _ = subject.apply(&[]).exits(0);
         subject.settle();
-        if kind == Kind::OneOfThree {
-            // Faults need pods on it.
-            subject.load_toolbox();
-        }
         subject
     }
 
