@@ -33,9 +33,9 @@ pub use lab::{DEPENDENCY_FAULTS, FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE};
 pub use leaf_certificates::LeafCertificates;
 pub use load::{Answer, Asker, Credentials, HttpsClient, Load, LoadResults};
 pub use master::{
-    CLIENT, KUBECTL, Master, Node, all_are_members, all_know_one_another, another_master, at_once,
-    holder, is_known, nodes_are_ready, ready_with_vip, second_apply_changes_nothing, shared,
-    three_masters,
+    CLIENT, KUBECTL, Master, Node, Pods, all_are_members, all_know_one_another, another_master,
+    at_once, holder, is_known, nodes_are_ready, page_from_outside, ready_with_vip,
+    second_apply_changes_nothing, shared, three_masters,
 };
 pub use prediction::{no_repair, predicted_repair, prediction};
 pub use record::record;

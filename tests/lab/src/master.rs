@@ -1,8 +1,9 @@
 //! A lab host with the role installed, to be worked on with nodelet; `node` has this host and those that join its cluster, `together`
-//! has what holds for all masters of a cluster.
+//! has what holds for all masters of a cluster, `pods` what runs on several nodes.
 
 mod commands;
 mod node;
+mod pods;
 mod together;
 
 use std::net::Ipv4Addr;
@@ -16,6 +17,7 @@ use lab::suites::Place;
 use lab::{Cache, Config, Host, HostSpec, Image, Lab, Suites, machine_mount};
 
 pub use node::Node;
+pub use pods::{Pods, page_from_outside};
 pub use together::{
     KUBECTL, all_are_members, all_know_one_another, another_master, at_once, holder, is_known,
     nodes_are_ready, second_apply_changes_nothing, three_masters,

@@ -1,21 +1,43 @@
-//! A worker whose host is lost: one command removes it, nothing of it stays, and another host takes its name.
+//! A worker whose host is lost: one command removes it, nothing of it stays, pods on the other nodes go on, and another host takes its name.
 
 use std::time::Duration;
 
-use lab_suites::{KUBECTL, Node, SCALED};
+use lab_suites::{KUBECTL, Node, Pods, SCALED};
 
 use super::workers::{WORKER, with_worker};
 
 /// Time limit until all parts know what has changed.
 const SEEN: Duration = Duration::from_secs(120);
+/// The worker that stays.
+const OTHER: &str = "worker-2";
+/// Pods on the nodes that stay.
+const ON_MASTER: &str = "on-master-1";
+const ON_OTHER: &str = "on-worker-2";
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn lost_worker_is_removed_and_another_host_takes_its_name() {
     let (mut master, lost) = with_worker("lost-worker", SCALED);
-    let routes = "ip -4 -o route show proto 92";
+    let other = Node::worker_beside(&mut master, OTHER);
+    other.join(&master, SCALED);
+    other.keep();
+    master.load_toolbox();
+    let first = master.as_one();
+    let pods = Pods::run(&first, &[(ON_MASTER, "master-1"), (ON_OTHER, OTHER)]);
+    let reach_one_another = || {
+        pods.reach_one_another([ON_MASTER, ON_OTHER]);
+        pods.serve_one_another([ON_MASTER, ON_OTHER], &[first.host(), other.host()]);
+    };
+    reach_one_another();
+
+    let routes = format!(
+        "ip -4 -o route show proto 92 | grep -F ' via {} '",
+        lost.host().address()
+    );
     let has_route = format!(r#"[ -n "$({routes})" ]"#);
-    master.wait_for("the master has a route to its pods", &has_route, SEEN);
+    for node in [&first, &other] {
+        node.wait_for("it has a route to the worker's pods", &has_route, SEEN);
+    }
     let record = format!("{KUBECTL} --namespace kube-system get configmap/nodelet-node-{WORKER}");
     master.sh(&record);
 
@@ -28,16 +50,22 @@ fn lost_worker_is_removed_and_another_host_takes_its_name() {
     let removed = master.nodelet(&["cluster", "remove", WORKER]).exits(0);
     let _ = removed.says(&[WORKER]);
 
-    let alone = format!(r#"[ "$({KUBECTL} get node --output name)" = node/master-1 ]"#);
-    master.wait_for("its node is gone", &alone, SEEN);
+    let gone = format!(
+        r#"nodes=$({KUBECTL} get node --output name) && [ "$nodes" = "node/master-1
+node/{OTHER}" ]"#
+    );
+    master.wait_for("its node is gone", &gone, SEEN);
     let none = format!(r#"[ -z "$({routes})" ]"#);
-    master.wait_for("the route to its pods is gone", &none, SEEN);
+    for node in [&first, &other] {
+        node.wait_for("the route to its pods is gone", &none, SEEN);
+    }
+    reach_one_another();
     let no_pod = format!(
         r#"[ -z "$({KUBECTL} get pod --field-selector spec.nodeName={WORKER} --output name)" ]"#
     );
     master.wait_for("its pods are gone", &no_pod, SEEN);
     let no_token = format!(
-        r#"[ -z "$({KUBECTL} --namespace kube-system get secret --field-selector type=bootstrap.kubernetes.io/token --output name)" ]"#
+        "tokens=$({KUBECTL} --namespace kube-system get secret --field-selector type=bootstrap.kubernetes.io/token --output json) && ! grep -wF {WORKER} <<< \"$tokens\""
     );
     master.wait_for("its token is gone", &no_token, SEEN);
     let well = "nodelet cluster status";
@@ -54,10 +82,17 @@ fn lost_worker_is_removed_and_another_host_takes_its_name() {
         "use another name until then",
         "`--replace`",
     ]);
+    pods.remove();
     next.prepare_join_in_place(&master, SCALED);
     let _ = next.apply(&[]).exits(0);
     next.keep();
     let ready = format!("{KUBECTL} wait --for=condition=Ready node/{WORKER} --timeout=5s");
     master.wait_for("the new host is Ready", &ready, SEEN);
-    master.wait_for("the master has a route again", &has_route, SEEN);
+    let has_route = format!(
+        "ip -4 -o route show proto 92 | grep -F ' via {} '",
+        next.host().address()
+    );
+    for node in [&first, &other] {
+        node.wait_for("it has a route to the new worker's pods", &has_route, SEEN);
+    }
 }

@@ -1,10 +1,9 @@
 //! What users do with a cluster: pods, their network, Services, and kubectl's access to a pod.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab_suites::{Master, SCALED, TOOLBOX_IMAGE, Watch, shared};
+use lab_suites::{Master, SCALED, TOOLBOX_IMAGE, Watch, page_from_outside, shared};
 
 /// A pod that serves a page at 8080, on a master that takes no workloads, and ends on SIGTERM.
 struct Web<'a>(&'a Master);
@@ -38,17 +37,6 @@ impl Drop for Web<'_> {
         // With `try_sh`, because it must not panic after the suite has failed.
         let _ = self.0.try_sh("kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml delete pod/web service/web --ignore-not-found");
     }
-}
-
-/// The answer of an HTTP server on the lab's network to this machine, which is no host of the lab.
-pub(super) fn page_from_outside(address: Ipv4Addr, port: u16) -> std::io::Result<String> {
-    let timeout = Duration::from_secs(3);
-    let mut stream = TcpStream::connect_timeout(&(address, port).into(), timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page)?;
-    Ok(page)
 }
 
 #[test]
