@@ -16,7 +16,7 @@ const BACK: Duration = Duration::from_secs(180);
 
 /// How long the API server is out of reach, in seconds.
 const OUTAGE: u64 = 600;
-/// The unit that drops what the worker sends to the API server, and ends by itself, also if the soak dies.
+/// The unit that drops what the worker and the API server send to each other, and ends by itself, also if the soak dies.
 const CUT: &str = "nodelet-soak-outage";
 /// The routes to the pods of other nodes.
 const ROUTES: &str = "ip -4 -o route show proto 92";
@@ -155,14 +155,19 @@ fn worker_without_api_for_ten_minutes_restarts_nothing() {
     leaves_without_api(&master, &worker);
 }
 
-/// Drops what the worker sends to the API server. Nothing comes back, as from a host that is away: no request is refused, each waits for its limit.
+/// Drops what the worker and the API server send to each other, as if the other host were away: no request is refused, each waits for its limit. An
+/// open watch must not bring news either: the masters take the pods of a missing worker out of its Services.
 fn cut(master: &Master, worker: &Node) {
     let (address, api) = (worker.host().address(), master.host().address());
     master.sh(&format!(
         "systemd-run --quiet --unit {CUT} bash -c '
-             heal() {{ iptables -w -t raw -D PREROUTING -s {address} -p tcp --dport 443 -j DROP; }}
+             heal() {{
+                 iptables -w -t raw -D PREROUTING -s {address} -p tcp --dport 443 -j DROP
+                 iptables -w -t raw -D OUTPUT -d {address} -p tcp --sport 443 -j DROP
+             }}
              trap heal EXIT
-             iptables -w -t raw -I PREROUTING -s {address} -p tcp --dport 443 -j DROP && sleep {OUTAGE}'"
+             iptables -w -t raw -I PREROUTING -s {address} -p tcp --dport 443 -j DROP &&
+                 iptables -w -t raw -I OUTPUT -d {address} -p tcp --sport 443 -j DROP && sleep {OUTAGE}'"
     ));
     let away = format!("! curl -sk --max-time 3 https://{api}:443/readyz");
     worker.wait_for("the API server is out of reach", &away, SEEN);
