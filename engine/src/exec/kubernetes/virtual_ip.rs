@@ -13,7 +13,7 @@ use crate::host::{Host, HttpsRequest};
 use crate::model::chain;
 use crate::resource::ResourceResult;
 
-/// How long an address may take to move: keepalived's own checks take three seconds to notice.
+/// How long an address may take to move: keepalived's own checks take three seconds to notice an API server that is down.
 const GRACE: Duration = Duration::from_secs(5);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -33,12 +33,20 @@ global_defs {
     vrrp_garp_master_refresh 1
     vrrp_garp_master_refresh_repeat 1
 }
-vrrp_script check_apiserver {
-    script \"/etc/keepalived/check-apiserver\"
+vrrp_script apiserver_works {
+    script \"/etc/keepalived/check-apiserver alive\"
     interval 1
     timeout 3
     fall 2
     rise 2
+    init_fail
+}
+vrrp_script apiserver_ready {
+    script \"/etc/keepalived/check-apiserver ready\"
+    interval 3
+    timeout 8
+    fall 6
+    rise 1
     init_fail
 }
 vrrp_instance k8s_apiserver {
@@ -55,13 +63,28 @@ vrrp_instance k8s_apiserver {
         @VIP@
     }
     track_script {
-        check_apiserver
+        apiserver_works
+        apiserver_ready
     }
 }
 ";
-/// Its certificate does not name 127.0.0.1.
-const CHECK: &str = "#!/bin/sh\n\
-    exec curl --silent --fail --max-time 2 --insecure --output /dev/null https://127.0.0.1:6443/readyz\n";
+/// As ours, with the addresses of the other masters. Its certificate does not name 127.0.0.1.
+const CHECK: &str = "\
+#!/bin/sh
+asks() { curl --silent --fail --max-time \"$1\" --insecure --output /dev/null \"https://$2:6443$3\"; }
+case $1 in
+alive)
+    asks 2 127.0.0.1 '/livez?exclude=etcd'
+    status=$?
+    [ \"$status\" -eq 28 ] || exit \"$status\"
+    ;;
+ready)
+    asks 2 127.0.0.1 /readyz && exit
+    for peer in @PEERS@; do asks 1 \"$peer\" /readyz && exit 1; done
+    ;;
+*) exit 64 ;;
+esac
+";
 
 /// A cluster that is to be.
 pub(in crate::bench) struct Cluster<'a> {
@@ -165,17 +188,27 @@ impl Cluster<'_> {
             "/etc/keepalived/keepalived.conf",
             0o640,
         )?;
-        host.put(CHECK.as_bytes(), "/etc/keepalived/check-apiserver", 0o755)?;
+        let peers: Vec<String> = self
+            .peers(host.address())
+            .map(Ipv4Addr::to_string)
+            .collect();
+        let check = CHECK.replace("@PEERS@", &peers.join(" "));
+        host.put(check.as_bytes(), "/etc/keepalived/check-apiserver", 0o755)?;
         host.text(&["systemctl", "restart", "keepalived"])
             .context("keepalived does not start")
             .map(drop)
     }
 
+    /// The other masters.
+    fn peers(&self, address: Ipv4Addr) -> impl Iterator<Item = &Ipv4Addr> {
+        self.masters.iter().filter(move |its| **its != address)
+    }
+
     fn keepalived(&self, address: Ipv4Addr) -> String {
         let before = self.masters.iter().take_while(|its| **its != address);
         let priority = 100 - 20 * before.count();
-        let others = self.masters.iter().filter(|its| **its != address);
-        let peers: String = others.map(|its| format!("        {its}\n")).collect();
+        let peers = self.peers(address);
+        let peers: String = peers.map(|its| format!("        {its}\n")).collect();
         KEEPALIVED
             .replace("@PRIORITY@", &priority.to_string())
             .replace("@ADDRESS@", &address.to_string())
@@ -245,6 +278,8 @@ mod tests {
                 "advert_int 0.2",
                 "interval 1",
                 "fall 2",
+                "interval 3",
+                "fall 6",
                 "rise 2",
                 "nopreempt",
                 "init_fail",
