@@ -130,7 +130,7 @@ pub(crate) struct PkiExportArgs {
     #[arg(long, value_name = "NUMBER", value_parser = number_of_masters)]
     pub(crate) of: Option<u8>,
 
-    /// Make the file even if a master or a Ready node has this name: the host takes its place.
+    /// Make the file even if a master or a node has this name: the host takes its place.
     #[arg(long)]
     pub(crate) replace: bool,
 }

@@ -14,7 +14,7 @@ const LONGEST_EVICTION: Duration = Duration::from_secs(3600);
 pub(crate) enum ClusterCommand {
     /// Remove a worker or another master from the cluster of this master (docs/clusters.md).
     ///
-    /// It gets no certificates any more, its pods are evicted, and its node is deleted. A master also leaves etcd. Run `nodelet clean` on the host of the worker
+    /// Its pods are evicted, and its node is deleted. A worker gets no certificates any more. A master leaves etcd, and keeps the keys of the cluster. Run `nodelet clean` on the host of the worker
     /// first, if it still runs: if its kubelet registers the node again, masters delete it again.
     ///
     /// Exit codes: 0 the host is removed; 1 the command failed or was refused; 2 pods are left, and the node stays.

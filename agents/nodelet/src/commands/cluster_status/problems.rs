@@ -84,7 +84,7 @@ fn of_node(row: &NodeRow) -> Vec<Problem> {
         return vec![Problem::new(
             format!("worker {name} has left at {left}, and its node is still there"),
             format!(
-                "`journalctl -u nodeletd` on the masters says why; `nodelet cluster remove {name}` removes it"
+                "`journalctl -u pf9-nodeletd` on the masters says why; `nodelet cluster remove {name}` removes it"
             ),
         )];
     }
