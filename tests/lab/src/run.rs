@@ -35,6 +35,15 @@ impl Run {
         self
     }
 
+    /// Asserts that it was refused before it changed a step. For runs with `--json`.
+    #[track_caller]
+    pub fn is_refused(self) -> Self {
+        let refused = self.exits(1);
+        let begun = refused.events("step_changing");
+        assert!(begun.is_empty(), "{}", refused.text());
+        refused
+    }
+
     /// Whether it ended with this exit code.
     #[must_use]
     pub fn exited(&self, code: i32) -> bool {
