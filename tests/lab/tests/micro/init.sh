@@ -17,6 +17,13 @@ usage() {
     echo "$microseconds"
 }
 
+# How many periods of a group ended with processes that had used up its limit.
+throttled() {
+    while read -r name value; do
+        [ "$name" != nr_throttled ] || echo "$value"
+    done < "$1/cpu.stat"
+}
+
 leave() {
     say "end=$1"
     poweroff -f
@@ -82,13 +89,14 @@ measure() {
     rm -f /run/burning
     touch /run/burn
     until_true 45 "a check that burns CPU" test -e /run/burning
-    from=$(now) used=$(usage $LEAF)
+    from=$(now) used=$(usage $LEAF) before=$(throttled $LEAF)
     # No other process needs the processor, so only the limit restricts the check. The sleeps are no waits: they are the periods that
     # are measured. In one period the group may get more than its share, and less in a later one.
     for seconds in 2 1 1; do
         sleep $seconds
         say "limit=$1 wall=$(($(now) - from)) used=$(($(usage $LEAF) - used))"
     done
+    say "throttled=$1 periods=$(($(throttled $LEAF) - before))"
     rm /run/burn
     burner=$(cat /run/burner)
     until_true 45 "the end of a check that never ends" has_gone "$burner"

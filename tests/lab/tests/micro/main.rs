@@ -41,6 +41,15 @@ impl MicroResults {
             .collect()
     }
 
+    /// In how many periods the group had used up this limit.
+    fn throttled(&self, limit: u32) -> u32 {
+        let prefix = format!("{limit} periods=");
+        let lines = self.all("throttled").into_iter();
+        let mut periods = lines.filter_map(|line| line.strip_prefix(&prefix));
+        let number = periods.next().expect("it was measured");
+        number.parse().expect("it is a number")
+    }
+
     #[track_caller]
     fn is(&self, name: &str, value: &str) {
         assert_eq!(self.all(name), [value], "{name}; {:#?}", self.0);
@@ -102,11 +111,10 @@ fn passes_are_limited_by_version_2() {
             least <= limit * MARGIN,
             "not held to {limit} %: {shares:.1?}"
         );
-        // Otherwise the check did not need more, and the test proves nothing.
-        assert!(
-            least >= limit * 0.8,
-            "the check did not burn CPU: {shares:.1?}"
-        );
+        // Otherwise the check did not need more, and the test proves nothing. Its share does not tell: an emulated machine whose processor is
+        // taken away begins a period late.
+        let throttled = results.throttled(percent);
+        assert!(throttled > 0, "the check did not need more: {shares:.1?}");
     }
     let outside = results.shares("outside", 100);
     assert!(
