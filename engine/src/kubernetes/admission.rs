@@ -276,6 +276,23 @@ pub async fn forget(
     host.delete_config_map(access, &written(record)).await
 }
 
+/// Deletes the record of a node and its token, also if it is a tombstone: the node was no worker, or is none any more. Fine if there is none.
+///
+/// # Errors
+/// The API server does not answer or refuses, or other clients change the record all the time.
+pub async fn withdraw(host: &dyn Host, access: &ClusterAccess, node: &str) -> HostResult<()> {
+    for _ in 0..TRIES {
+        let Some(record) = admission(host, access, node).await? else {
+            return Ok(());
+        };
+        delete_tokens_of(host, access, &record).await?;
+        if forget(host, access, &record).await? {
+            return Ok(());
+        }
+    }
+    Err(changed(node))
+}
+
 fn changed(node: &str) -> HostError {
     HostError::service(
         format!("write the ConfigMap {NAMESPACE}/{}", record_name(node)),

@@ -3,6 +3,8 @@
 //! The members of etcd are the truth. The file is their copy, so that a master knows the others while etcd does not answer. A host without the
 //! file is the only master. Start with [`members`].
 
+pub mod exported;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

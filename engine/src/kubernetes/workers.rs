@@ -25,6 +25,7 @@ use super::admission::{
     Admission, CLOCKS_DIFFER, CertificateKind, JOINED, TokenRecord, admission, admissions,
     end_token, forget, revoke, token,
 };
+use super::masters;
 use super::shown;
 use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod, Taint};
 
@@ -138,7 +139,7 @@ fn is_forgettable(record: &Admission, has_node: bool, now: SystemTime) -> bool {
 /// be cared for stops no other one.
 ///
 /// # Errors
-/// The nodes or the records cannot be listed.
+/// The nodes or the records cannot be listed, or the list of masters on this host is damaged.
 pub async fn care_for_workers(
     host: &dyn Host,
     access: &ClusterAccess,
@@ -155,7 +156,9 @@ pub async fn care_for_workers(
             }
         }
     }
-    nodes.retain(|_, node| needs_care(node));
+    // The node of a master may lack its label: it has just registered, or an operator took the label away.
+    let masters = masters::read(host).await?;
+    nodes.retain(|name, node| needs_care(node) && !masters.iter().any(|one| one.name == *name));
     for name in nodes.into_keys().filter(|name| records.contains_key(name)) {
         let mut done = Vec::new();
         let cared = care_for(host, access, &name, &mut done).await;

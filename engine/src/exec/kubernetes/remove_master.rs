@@ -107,6 +107,7 @@ pub async fn remove_master(
     };
     if let Some((name, node)) = &node {
         delete_removed(host, access, name, &node.uid).await?;
+        masters::exported::forget(host, access, name).await?;
     }
     Ok(MasterRemoval::Removed { voters, left })
 }

@@ -203,6 +203,23 @@ async fn a_write_over_another_version_of_a_record_changes_nothing() {
 }
 
 #[tokio::test]
+async fn nothing_is_left_of_a_withdrawn_admission() {
+    let (host, access) = master();
+    withdraw(&host, &access, "w-1")
+        .await
+        .expect("none is there");
+    for removed in [false, true] {
+        let its = admit_once(&host, &access).await;
+        if removed {
+            revoke(&host, &access, "w-1", "uid-1").await.unwrap();
+        }
+        withdraw(&host, &access, "w-1").await.unwrap();
+        assert_eq!(admission(&host, &access, "w-1").await.unwrap(), None);
+        assert_eq!(token(&host, &access, its.id()).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
 async fn a_revoked_node_has_a_tombstone_and_no_token() {
     let (host, access) = master();
     assert_eq!(revoke(&host, &access, "w-1", "").await.unwrap(), None);

@@ -1,6 +1,7 @@
 //! What masters do about workers, in the cluster of a fake host.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::*;
 use crate::host::fake::{FakeHost, FaultPlan};
@@ -9,6 +10,7 @@ use crate::kubernetes::NODE_SIGNER;
 use crate::kubernetes::admission::tests::master;
 use crate::kubernetes::admission::{JOINING, LONGEST_LIFE, NewToken, RemovedNode, admit, put};
 use crate::kubernetes::join_file::Token;
+use crate::kubernetes::masters::MasterEntry;
 
 mod left_token;
 
@@ -88,6 +90,37 @@ async fn the_node_of_a_worker_that_has_left_is_deleted() {
     assert!(!all.contains_key("w-1") && all.contains_key("foreign"));
     // It may come back with its certificate.
     assert!(admission(&host, &access, "w-1").await.unwrap().is_some());
+}
+
+/// Its host was a worker before, or its label was taken away.
+#[tokio::test]
+async fn the_node_of_a_master_is_left_alone() {
+    let names = ["cp-2", "cp-3"];
+    let entry = |(number, name): (u8, &str)| MasterEntry {
+        name: name.to_owned(),
+        address: IpAddr::from([172, 30, 0, 12 + number]),
+        etcd_id: None,
+        voter: true,
+    };
+    let list: Vec<MasterEntry> = (0..).zip(names).map(entry).collect();
+    let list = masters::render(&list).expect("a list");
+    for (known, expected) in [
+        (true, &[][..]),
+        (false, &[Care::Label, Care::DeleteRemoved]),
+    ] {
+        let (mut host, access) = master();
+        if known {
+            host = host.with_file(masters::MASTERS, &list);
+        }
+        for name in names {
+            admitted(&host, &access, name, labelled(&[])).await;
+        }
+        let tombstone = revoke(&host, &access, "cp-3", "uid-of-its-worker").await;
+        assert!(tombstone.expect("it answers").is_some());
+        let done = cared(&host, &access).await.into_iter();
+        let done: Vec<Care> = done.map(|(_, care)| care).collect();
+        assert_eq!(done, expected, "{known}");
+    }
 }
 
 /// A worker could shed the taint: it marks its node and registers again.

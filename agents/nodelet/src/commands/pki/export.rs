@@ -10,21 +10,25 @@ use engine::exec::{authorities, check_export, reserved_for_api_servers};
 use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
 use engine::kubernetes::MASTER_LABEL;
-use engine::kubernetes::admission::end_of;
+use engine::kubernetes::admission::{admission, end_of, withdraw};
 use engine::kubernetes::join_file::{
     FileKind, JoinContent as _, JoinKind, MOST_ADDRESSES, MasterJoinFile,
 };
-use engine::kubernetes::masters::{self, MOST_MASTERS, MasterEntry};
+use engine::kubernetes::masters::{self, MOST_MASTERS, MasterEntry, exported};
 use engine::plan::Plan;
 use engine::resource::Spec;
 use engine::resource::pki::export_keys;
 
-use super::made_file::{MadeFile, api_of, has_left, is_free, is_name, seconds, taken};
+use super::made_file::{
+    MadeFile, api_of, earlier_host, has_left, is_free, is_name, may_return, seconds,
+};
 use crate::cli::{LOCAL_ADMIN, PkiExportArgs};
 use crate::inputs;
 use crate::output::error_report;
 use crate::output::exit::Exit;
 
+/// What the command does, for messages.
+const EXPORT: &str = "export the keys to";
 /// The certificate that has the name and the address of this host's node.
 const OWN_SERVER: &str = "kubelet/server";
 /// The begin of the subject of a node's certificate.
@@ -32,26 +36,36 @@ const OF_NODE: &str = "system:node:";
 
 pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     let node = &args.node;
-    is_name("export the keys to", node)?;
+    is_name(EXPORT, node)?;
     let host = LiveHost::new();
     let inputs = inputs::read(&args.file.role, &host).await?;
-    let api = api_of(&inputs.plan)?;
+    let api = api_of(EXPORT, &inputs.plan)?;
     let own = own_entry(&inputs.plan)?;
     let known = masters::read(&host).await?;
+    let listed: Vec<MasterEntry> = known.clone();
     let others = remaining(node, args.replace, &own, known)?;
-    is_odd_in_the_end(node, others.len() + 1, args.of)?;
     is_reachable(&api, &others)?;
-    is_free(node, &reserved_for_api_servers(&host).await?)?;
+    is_free(EXPORT, node, &reserved_for_api_servers(&host).await?)?;
     let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
     let nodes = host.nodes(&access).await?;
     is_no_other_node(node, args.replace, &nodes)?;
-    check_export(&host, &access, &authorities(&inputs.plan)).await?;
-    let expires = end_of(SystemTime::now(), args.file.sealed.valid_for);
+    let members: Vec<(&str, u64)> = listed
+        .iter()
+        .map(|its| (its.name.as_str(), its.etcd_id.unwrap_or_default()))
+        .collect();
+    let mut awaited = exported::awaited(&host, &access, &members).await?;
+    awaited.retain(|name, _| name != node && !others.iter().any(|its| its.name == *name));
+    let awaited: Vec<String> = awaited.into_keys().collect();
+    let number = others.len() + awaited.len() + 1;
+    is_odd_in_the_end(node, number, args.of, &awaited)?;
+    let now = SystemTime::now();
+    let record = admission(&host, &access, node).await?;
+    may_return(EXPORT, node, args.replace, record.as_ref(), now)?;
+    let expires = end_of(now, args.file.sealed.valid_for);
     let mut file = MasterJoinFile::new(node, &api, seconds(expires));
     export_keys(&host, &mut file).await?;
     file.masters = others;
     file.addresses = taken_addresses(node, &nodes);
-    let number = file.masters.len() + 1;
     let sealed = file.seal(&args.file.sealed.to);
     let made = MadeFile {
         output: args.file.sealed.output.as_deref(),
@@ -61,23 +75,51 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
         sealed: sealed.with_context(|| format!("export the keys to `{node}`"))?,
         expires,
     };
+    // Before the other question: a replacement that begins in this moment sees the note, or this sees its claim.
+    let before = listed.iter().find(|its| its.name == *node);
+    let member = before.and_then(|its| its.etcd_id);
+    exported::note(&host, &access, node, member, expires)
+        .await
+        .with_context(|| format!("{EXPORT} `{node}`: tell the other masters"))?;
+    check_export(&host, &access, &authorities(&inputs.plan)).await?;
+    // As a record of a worker says, the masters would label this node as one, or delete it after the worker's removal.
+    withdraw(&host, &access, node)
+        .await
+        .with_context(|| format!("{EXPORT} `{node}`: end its admission as a worker"))?;
     made.save()?;
     made.report(("masters", number.into()));
     if let Some(text) = note(number).filter(|_| !args.file.role.json) {
         error_report::say(&format!("nodelet: {text}"));
     }
+    if let Some(text) = earlier_host(node, record.is_some()) {
+        error_report::say(&format!("nodelet: warning: {text}"));
+    }
     Ok(Exit::Ok)
 }
 
-/// Refuses a number of masters that is even and is to stay so. `of` is the number that the cluster is to have in the end.
-fn is_odd_in_the_end(node: &str, number: usize, of: Option<u8>) -> Result<()> {
+/// Refuses a number of masters that is even and is to stay so. `of` is the number that the cluster is to have in the end. The number includes the hosts
+/// that are awaited.
+fn is_odd_in_the_end(node: &str, number: usize, of: Option<u8>, awaited: &[String]) -> Result<()> {
+    let also = match awaited {
+        [] => String::new(),
+        [first, ..] => format!(
+            " (with {}, which may still join; {})",
+            awaited.join(", "),
+            exported::next_step(first)
+        ),
+    };
+    if number > MOST_MASTERS {
+        bail!(
+            "export the keys to `{node}`: the cluster then has {number} masters{also}, and at most {MOST_MASTERS} are possible"
+        );
+    }
     match of.map(usize::from) {
         Some(of) if number > of => bail!(
-            "export the keys to `{node}`: the cluster then has {number} masters, and `--of` says {of}; give the right number, or remove one \
+            "export the keys to `{node}`: the cluster then has {number} masters{also}, and `--of` says {of}; give the right number, or remove one \
              first, `nodelet cluster remove NAME`"
         ),
         None if number.is_multiple_of(2) => bail!(
-            "export the keys to `{node}`: the cluster then has {number} masters, and survives the loss of no more of them than with {}; if \
+            "export the keys to `{node}`: the cluster then has {number} masters{also}, and survives the loss of no more of them than with {}; if \
              another one joins after it, give `--of {}`",
             number - 1,
             number + 1
@@ -170,30 +212,40 @@ fn is_reachable(api: &str, masters: &[MasterEntry]) -> Result<()> {
     );
 }
 
-/// Refuses the name of a master, and of a node that has not left, unless the host takes its place.
+/// Refuses the name of a worker's node, and of a master unless the host takes its place. The labels and annotations of a worker must not stay at the
+/// node of a master.
 fn is_no_other_node(
     node: &str,
     replace: bool,
     nodes: &BTreeMap<String, ClusterNode>,
 ) -> Result<()> {
-    let Some(present) = nodes.get(node).filter(|_| !replace) else {
+    let Some(present) = nodes.get(node) else {
         return Ok(());
     };
     if present.labels.contains_key(MASTER_LABEL) {
+        if replace {
+            return Ok(());
+        }
         bail!(
-            "export the keys to `{node}`: a master of this cluster has this name; with `--replace`, the host takes its place"
+            "{EXPORT} `{node}`: a master of this cluster has this name; with `--replace`, the host takes its place"
         );
     }
-    if has_left(present) {
-        return Ok(());
-    }
-    bail!("export the keys to `{node}`: {}", taken(node, present))
+    let is = match has_left(present) {
+        true => "has left, and the masters delete its node within seconds; then repeat the command"
+            .to_owned(),
+        false => format!(
+            "is in the cluster; clean its host, or run `nodelet cluster remove {node}` if its host is gone, then repeat the command"
+        ),
+    };
+    bail!("{EXPORT} `{node}`: the worker of this name {is}")
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
     use std::slice;
+
+    use engine::kubernetes::workers::LEFT;
 
     use super::*;
     use crate::pass::tests::plan_of_master;
@@ -264,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_and_a_master_are_replaced_only_on_request() {
+    fn a_master_is_replaced_only_on_request_and_a_worker_never() {
         let node = |ready| ClusterNode {
             ready: Some(ready),
             ..ClusterNode::default()
@@ -273,18 +325,28 @@ mod tests {
             labels: [(MASTER_LABEL.to_owned(), String::new())].into(),
             ..node(false)
         };
+        let mark = (LEFT.to_owned(), "2026-01-01T00:00:00Z".to_owned());
+        let left = ClusterNode {
+            annotations: [mark].into(),
+            ..node(false)
+        };
         let nodes = BTreeMap::from([
             ("w-1".to_owned(), node(true)),
             ("w-2".to_owned(), node(false)),
+            ("w-3".to_owned(), left),
             ("cp-2".to_owned(), lost),
         ]);
-        is_no_other_node("w-2", true, &nodes).expect("it was asked for");
         is_no_other_node("cp-9", false, &nodes).expect("it is new");
-        is_no_other_node("w-1", true, &nodes).expect("it was asked for");
         is_no_other_node("cp-2", true, &nodes).expect("it was asked for");
-        for node in ["w-1", "w-2", "cp-2"] {
-            let refused = is_no_other_node(node, false, &nodes).expect_err("it is taken");
-            assert!(refused.to_string().contains("--replace"), "{refused}");
+        for (node, replace, next) in [
+            ("cp-2", false, "--replace"),
+            ("w-1", false, "nodelet cluster remove w-1"),
+            ("w-1", true, "nodelet cluster remove w-1"),
+            ("w-2", true, "nodelet cluster remove w-2"),
+            ("w-3", false, "repeat the command"),
+        ] {
+            let refused = is_no_other_node(node, replace, &nodes).expect_err("it is taken");
+            assert!(refused.to_string().contains(next), "{refused}");
         }
     }
 
@@ -299,16 +361,26 @@ mod tests {
             (3, Some(3)),
             (4, Some(5)),
         ] {
-            is_odd_in_the_end("cp-9", number, of).expect("the number becomes odd");
+            is_odd_in_the_end("cp-9", number, of, &[]).expect("the number becomes odd");
         }
         for (number, of, next) in [
             (2, None, "--of 3"),
             (4, None, "--of 5"),
             (4, Some(3), "`--of` says 3"),
         ] {
-            let refused = is_odd_in_the_end("cp-9", number, of).expect_err("even, or too many");
+            let refused =
+                is_odd_in_the_end("cp-9", number, of, &[]).expect_err("even, or too many");
             let refused = refused.to_string();
             assert!(refused.contains(next), "{refused}");
+        }
+        let awaited = ["cp-3".to_owned()];
+        for number in [4, 6] {
+            let refused = is_odd_in_the_end("cp-9", number, Some(3), &awaited);
+            let refused = refused.expect_err("too many").to_string();
+            assert!(
+                refused.contains("with cp-3, which may still join"),
+                "{refused}"
+            );
         }
     }
 

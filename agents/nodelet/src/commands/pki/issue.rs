@@ -10,24 +10,29 @@ use engine::exec::reserved_for_api_servers;
 use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
 use engine::kubernetes::MASTER_LABEL;
-use engine::kubernetes::admission::{Admission, LONGEST_LIFE, NewToken, admission, admit, end_of};
+use engine::kubernetes::admission::{NewToken, admission, admit, end_of};
 use engine::kubernetes::join_file::{
     FileKind, JoinContent as _, JoinFile, JoinKind, Token, VERSION,
 };
 use engine::kubernetes::node_request::Reserved;
 use engine::resource::pki::Authority;
 
-use super::made_file::{MadeFile, api_of, has_left, is_free, is_name, seconds, taken};
+use super::made_file::{
+    MadeFile, api_of, earlier_host, has_left, is_free, is_name, may_return, seconds, taken,
+};
 use crate::cli::{LOCAL_ADMIN, PkiIssueArgs};
 use crate::inputs;
 use crate::output::error_report;
 use crate::output::exit::Exit;
 
+/// What the command does, for messages.
+const ADMIT: &str = "admit";
+
 pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
-    is_name("admit", &args.node)?;
+    is_name(ADMIT, &args.node)?;
     let host = LiveHost::new();
     let inputs = inputs::read(&args.file.role, &host).await?;
-    let api = api_of(&inputs.plan)?;
+    let api = api_of(ADMIT, &inputs.plan)?;
     let authority = Authority::read(&host, "cluster").await?;
     let authority = authority.filter(Authority::can_sign);
     let authority = authority.context(
@@ -36,12 +41,12 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
     let nodes = host.nodes(&access).await?;
     let reserved = reserved_for_api_servers(&host).await?;
-    is_free(&args.node, &reserved)?;
+    is_free(ADMIT, &args.node, &reserved)?;
     is_no_master(&args.node, &reserved)?;
     may_join(&args.node, args.replace, &nodes)?;
     let now = SystemTime::now();
     let record = admission(&host, &access, &args.node).await?;
-    may_return(&args.node, args.replace, record.as_ref(), now)?;
+    may_return(ADMIT, &args.node, args.replace, record.as_ref(), now)?;
     let expires = end_of(now, args.file.sealed.valid_for);
     let file = JoinFile {
         version: VERSION,
@@ -79,21 +84,10 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
         None => format!("admit node {}", args.node),
     })?;
     made.report(("token_id", file.token.id().into()));
-    if let Some(text) = note(&args.node, args.replace) {
+    if let Some(text) = earlier_host(&args.node, args.replace) {
         error_report::say(&format!("nodelet: warning: {text}"));
     }
     Ok(Exit::Ok)
-}
-
-/// What to say about a host that takes the place of another one.
-fn note(node: &str, replace: bool) -> Option<String> {
-    let days = LONGEST_LIFE.as_secs() / (24 * 3600);
-    replace.then(|| {
-        format!(
-            "an earlier host of node {node} stays accepted until its certificates end, at most {days} days; if it is not trusted, use another name, \
-             and run `nodelet cluster remove {node}`"
-        )
-    })
 }
 
 /// Refuses the names and addresses of masters that this master knows, also if they have no Node.
@@ -122,70 +116,11 @@ fn may_join(node: &str, replace: bool, nodes: &BTreeMap<String, ClusterNode>) ->
     bail!("admit `{node}`: {}", taken(node, present))
 }
 
-/// Refuses the name of a node that was removed, as long as its host may have a valid certificate: with another node of this name, the
-/// masters would accept that host again.
-fn may_return(
-    node: &str,
-    replace: bool,
-    record: Option<&Admission>,
-    now: SystemTime,
-) -> Result<()> {
-    let Some(removed) = record.and_then(|record| record.removed.as_ref()) else {
-        return Ok(());
-    };
-    let end = removed.certificates_end();
-    if replace || end <= now {
-        return Ok(());
-    }
-    bail!(
-        "admit `{node}`: it was removed at {}, and the certificate of its old host may be valid until {}; if that host was stolen or is not \
-         trusted, use another name until then; if not, `--replace` admits a host with this name",
-        humantime::format_rfc3339_seconds(removed.at),
-        humantime::format_rfc3339_seconds(end)
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use engine::kubernetes::admission::RemovedNode;
     use engine::kubernetes::workers::LEFT;
 
     use super::*;
-
-    #[test]
-    fn the_name_of_a_removed_node_is_free_when_its_certificates_have_ended() {
-        let at = SystemTime::UNIX_EPOCH;
-        let record = Admission {
-            node: "w-1".to_owned(),
-            removed: Some(RemovedNode {
-                at,
-                uid: String::new(),
-            }),
-            ..Admission::default()
-        };
-        let may = |replace, now| may_return("w-1", replace, Some(&record), now);
-        let soon = at + LONGEST_LIFE - Duration::from_secs(1);
-        let refused = may(false, soon).expect_err("too early").to_string();
-        for why in ["1970-01-31T00:00:00Z", "another name", "--replace"] {
-            assert!(refused.contains(why), "{refused}");
-        }
-        may(true, soon).expect("it was asked for");
-        may(false, at + LONGEST_LIFE).expect("they have ended");
-        let admitted = Admission::default();
-        may_return("w-1", false, Some(&admitted), soon).expect("it was not removed");
-        may_return("w-1", false, None, soon).expect("it is new");
-    }
-
-    #[test]
-    fn a_replaced_host_is_named_as_still_accepted() {
-        let text = note("w-1", true).expect("it takes a place");
-        for said in ["stays accepted", "30 days", "nodelet cluster remove w-1"] {
-            assert!(text.contains(said), "{text}");
-        }
-        assert_eq!(note("w-1", false), None);
-    }
 
     #[test]
     fn only_a_free_name_may_join() {
@@ -214,7 +149,7 @@ mod tests {
             masters: [("cp-2".to_owned(), "10.0.0.3".parse().expect("an address"))].into(),
         };
         let refused = |name: &str, replace: bool| {
-            let result = is_free(name, &reserved)
+            let result = is_free(ADMIT, name, &reserved)
                 .and_then(|()| is_no_master(name, &reserved))
                 .and_then(|()| may_join(name, replace, &nodes));
             result.err().map(|error| error.to_string())

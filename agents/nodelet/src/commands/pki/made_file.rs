@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use engine::host::ClusterNode;
+use engine::kubernetes::admission::{Admission, LONGEST_LIFE};
 use engine::kubernetes::join_file::{
     FileKind, JOIN_FILE, JoinKind, LONGEST_NODE_NAME, is_node_name,
 };
@@ -103,8 +104,8 @@ pub(super) fn is_name(action: &str, node: &str) -> Result<()> {
     )
 }
 
-/// The URL at which other hosts reach the API server, as the plan of this master has it.
-pub(super) fn api_of(plan: &Plan) -> Result<String> {
+/// The URL at which other hosts reach the API server, as the plan of this master has it. `action` is for the message.
+pub(super) fn api_of(action: &str, plan: &Plan) -> Result<String> {
     let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
     let mut servers = steps.filter_map(|step| match &step.spec {
         Spec::Kubeconfig(kubeconfig) if kubeconfig.name == ADMIN => Some(&kubeconfig.server),
@@ -113,22 +114,22 @@ pub(super) fn api_of(plan: &Plan) -> Result<String> {
     let server = servers.next();
     server.cloned().with_context(|| {
         format!(
-            "admit a node: the role of this host writes no {}; run this on a master",
+            "{action} a node: the role of this host writes no {}; run this on a master",
             Path::new(&kubeconfig_path(ADMIN)).display()
         )
     })
 }
 
-/// Refuses names of servers that a new host would take over.
-pub(super) fn is_free(node: &str, reserved: &Reserved) -> Result<()> {
+/// Refuses names of servers that a new host would take over. `action` is for the message.
+pub(super) fn is_free(action: &str, node: &str, reserved: &Reserved) -> Result<()> {
     if reserved.names.contains(node) {
-        bail!("admit `{node}`: it is a name of the API server");
+        bail!("{action} `{node}`: it is a name of the API server");
     }
     if node
         .parse()
         .is_ok_and(|address| reserved.addresses.contains(&address))
     {
-        bail!("admit `{node}`: it is an address of the API server");
+        bail!("{action} `{node}`: it is an address of the API server");
     }
     Ok(())
 }
@@ -149,20 +150,60 @@ pub(super) fn taken(name: &str, node: &ClusterNode) -> String {
     )
 }
 
+/// What to say about a host that takes the place of another one.
+pub(super) fn earlier_host(node: &str, replace: bool) -> Option<String> {
+    let days = LONGEST_LIFE.as_secs() / (24 * 3600);
+    replace.then(|| {
+        format!(
+            "an earlier host of node {node} stays accepted until its certificates end, at most {days} days; if it is not trusted, use another name, \
+             and run `nodelet cluster remove {node}`"
+        )
+    })
+}
+
+/// Refuses the name of a node that was removed, as long as its host may have a valid certificate: with another node of this name, the
+/// masters would accept that host again. `action` is for the message.
+pub(super) fn may_return(
+    action: &str,
+    node: &str,
+    replace: bool,
+    record: Option<&Admission>,
+    now: SystemTime,
+) -> Result<()> {
+    let Some(removed) = record.and_then(|record| record.removed.as_ref()) else {
+        return Ok(());
+    };
+    let end = removed.certificates_end();
+    if replace || end <= now {
+        return Ok(());
+    }
+    bail!(
+        "{action} `{node}`: it was removed at {}, and the certificate of its old host may be valid until {}; if that host was stolen or is not \
+         trusted, use another name until then; if not, `--replace` lets a host with this name join",
+        humantime::format_rfc3339_seconds(removed.at),
+        humantime::format_rfc3339_seconds(end)
+    )
+}
+
 #[cfg(test)]
 mod tests {
+    use engine::kubernetes::admission::RemovedNode;
+
     use super::*;
     use crate::pass::tests::plan_of_master;
 
     #[tokio::test]
     async fn the_join_file_names_the_server_that_other_hosts_reach() {
         let plan = plan_of_master().await;
-        assert_eq!(api_of(&plan).expect("a master"), "https://172.30.0.100:443");
+        assert_eq!(
+            api_of("admit", &plan).expect("a master"),
+            "https://172.30.0.100:443"
+        );
         let other = Plan {
             phases: Vec::new(),
             ..plan
         };
-        let error = api_of(&other).expect_err("no master").to_string();
+        let error = api_of("admit", &other).expect_err("no master").to_string();
         assert!(error.contains("run this on a master"), "{error}");
     }
 
@@ -221,5 +262,38 @@ mod tests {
             reported(FileKind::Successor, None, true),
             "{\"expires\":\"1970-01-01T00:00:00Z\",\"masters\":2,\"of\":\"n-1\",\"successor_file\":\"sealed\\n\"}\n"
         );
+    }
+
+    #[test]
+    fn the_name_of_a_removed_node_is_free_when_its_certificates_have_ended() {
+        let at = SystemTime::UNIX_EPOCH;
+        let record = Admission {
+            node: "w-1".to_owned(),
+            removed: Some(RemovedNode {
+                at,
+                uid: String::new(),
+            }),
+            ..Admission::default()
+        };
+        let may = |replace, now| may_return("admit", "w-1", replace, Some(&record), now);
+        let soon = at + LONGEST_LIFE - Duration::from_secs(1);
+        let refused = may(false, soon).expect_err("too early").to_string();
+        for why in ["1970-01-31T00:00:00Z", "another name", "--replace"] {
+            assert!(refused.contains(why), "{refused}");
+        }
+        may(true, soon).expect("it was asked for");
+        may(false, at + LONGEST_LIFE).expect("they have ended");
+        let admitted = Admission::default();
+        may_return("admit", "w-1", false, Some(&admitted), soon).expect("it was not removed");
+        may_return("admit", "w-1", false, None, soon).expect("it is new");
+    }
+
+    #[test]
+    fn a_replaced_host_is_named_as_still_accepted() {
+        let text = earlier_host("w-1", true).expect("it takes a place");
+        for said in ["stays accepted", "30 days", "nodelet cluster remove w-1"] {
+            assert!(text.contains(said), "{text}");
+        }
+        assert_eq!(earlier_host("w-1", false), None);
     }
 }

@@ -6,6 +6,7 @@
 
 use super::rollout::Rollout;
 use crate::host::{ClusterAccess, ConfigMap, Host, HostResult};
+use crate::kubernetes::masters::exported;
 use crate::kubernetes::shown;
 use crate::resource::pki::{Replacement, Rotation, Stage};
 use crate::resource::{ResourceError, ResourceResult};
@@ -21,7 +22,7 @@ impl Rollout {
     /// taken over.
     ///
     /// # Errors
-    /// Another master has claimed it, or the API server does not answer or refuses.
+    /// Another master has claimed it, a host may still join with the keys that are to be replaced, or the API server does not answer or refuses.
     ///
     /// # Cancel safety
     /// The claim is made or not; the next call goes on.
@@ -42,7 +43,14 @@ impl Rollout {
             ..ConfigMap::default()
         };
         if host.put_config_map(access, &new).await? {
-            return Ok(());
+            // Asked again: an export that has seen no claim has noted its host before.
+            let awaited = self.no_host_is_awaited(host, access).await;
+            if awaited.is_err()
+                && let Some(own) = claim_of(host, access, self.of()).await?
+            {
+                host.delete_config_map(access, &own).await?;
+            }
+            return awaited;
         }
         let other = claim_of(host, access, self.of()).await?;
         Err(self.claimed(other.as_ref()))
@@ -51,7 +59,7 @@ impl Rollout {
     /// Whether this host could claim that it makes the successor. Changes nothing.
     ///
     /// # Errors
-    /// Another master has claimed it, or the API server does not answer or refuses.
+    /// As [`Self::claim`].
     pub async fn check_claim(
         &self,
         host: &dyn Host,
@@ -59,6 +67,27 @@ impl Rollout {
         present: &Replacement,
     ) -> ResourceResult<()> {
         self.claimable(host, access, present).await.map(drop)
+    }
+
+    /// A host that joined with the earlier keys would not take part in the replacement.
+    async fn no_host_is_awaited(
+        &self,
+        host: &dyn Host,
+        access: &ClusterAccess,
+    ) -> ResourceResult<()> {
+        let of = self.of();
+        let awaited = exported::awaited(host, access, &self.members()).await?;
+        let Some((node, until)) = awaited.first_key_value() else {
+            return Ok(());
+        };
+        Err(ResourceError::Unmet {
+            what: format!(
+                "replace `{of}`: {} may join with the present keys until {} (`nodelet pki export`)",
+                shown(node),
+                humantime::format_rfc3339_seconds(*until)
+            ),
+            next: exported::next_step(&shown(node)),
+        })
     }
 
     /// Whether every master has finished, and the claim of that replacement is still there: the last step was interrupted.
@@ -107,6 +136,7 @@ impl Rollout {
         present: &Replacement,
     ) -> ResourceResult<Option<ConfigMap>> {
         let Some(found) = claim_of(host, access, self.of()).await? else {
+            self.no_host_is_awaited(host, access).await?;
             return Ok(None);
         };
         let is_own = found.data.get(MASTER).map(String::as_str) == Some(self.own());

@@ -29,6 +29,8 @@ pub struct Rollout {
     own: String,
     /// The id of this host's member of etcd.
     own_id: u64,
+    /// The names and ids of the members of etcd.
+    members: Vec<(String, u64)>,
     nodes: BTreeMap<String, Option<Replacement>>,
     workers: BTreeMap<String, Option<Replacement>>,
     /// Other nodes that have the label of a master, and are no members of etcd: they can show nothing.
@@ -118,6 +120,10 @@ impl Rollout {
             of: of.to_owned(),
             own: own.to_owned(),
             own_id,
+            members: members
+                .iter()
+                .map(|one| (one.name.clone(), one.id))
+                .collect(),
             nodes: names.chain(labelled).map(its).collect(),
             workers,
             not_members,
@@ -134,6 +140,12 @@ impl Rollout {
     #[must_use]
     pub fn workers(&self) -> &BTreeMap<String, Option<Replacement>> {
         &self.workers
+    }
+
+    /// The members of etcd, by name and id.
+    pub(super) fn members(&self) -> Vec<(&str, u64)> {
+        let members = self.members.iter();
+        members.map(|(name, id)| (name.as_str(), *id)).collect()
     }
 
     /// What is replaced: the name of an authority, or `encryption`.

@@ -1,0 +1,213 @@
+//! Which hosts may still become masters: they were sent the keys of the cluster (`nodelet pki export`), their join files are valid, and they have not joined.
+//!
+//! The masters keep this in one ConfigMap, so each of them counts the hosts that another one has exported the keys to, and no key is replaced while a
+//! host may still join with the earlier one. An entry names the host's member of that time, because a host that takes the place of another one has not
+//! joined as long as that member is listed.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use humantime::{format_rfc3339_seconds, parse_rfc3339};
+
+use crate::host::{ClusterAccess, ConfigMap, Host, HostError, HostResult};
+use crate::kubernetes::shown;
+
+const NAMESPACE: &str = "kube-system";
+const NAME: &str = "nodelet-exported-keys";
+/// What stands for the member of a host that has none.
+const NONE: &str = "-";
+/// So often the ConfigMap is written again if another client was faster.
+const TRIES: usize = 5;
+
+/// Notes that the keys were exported to `node`, until `expires`. `member` is the id of the member of etcd that has this name now. Entries that have
+/// expired are removed. The later end counts if there are several files for the host.
+///
+/// # Errors
+/// The API server does not answer or refuses, other clients change the ConfigMap all the time, or an entry is damaged.
+pub async fn note(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    node: &str,
+    member: Option<u64>,
+    expires: SystemTime,
+) -> HostResult<()> {
+    change(host, access, |all| {
+        let now = host.now();
+        all.retain(|_, (until, _)| *until > now);
+        let before = all.get(node).map_or(expires, |(until, _)| *until);
+        all.insert(node.to_owned(), (before.max(expires), member));
+    })
+    .await
+}
+
+/// Forgets that the keys were exported to `node`: it was removed from the cluster. Fine if they were not.
+///
+/// # Errors
+/// As [`note`].
+pub async fn forget(host: &dyn Host, access: &ClusterAccess, node: &str) -> HostResult<()> {
+    change(host, access, |all| {
+        all.remove(node);
+    })
+    .await
+}
+
+/// The hosts that may still join, each with the end of its join file. `members` are the names and ids of etcd's members. Cancel safe.
+///
+/// # Errors
+/// The API server does not answer or refuses, or an entry is damaged.
+pub async fn awaited(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    members: &[(&str, u64)],
+) -> HostResult<BTreeMap<String, SystemTime>> {
+    let (all, _) = read(host, access).await?;
+    let now = host.now();
+    let has_joined = |node: &str, before: Option<u64>| {
+        let mut its = members.iter().filter(|(name, _)| *name == node);
+        its.any(|(_, id)| Some(*id) != before)
+    };
+    let open = all.into_iter();
+    let open = open.filter(|(node, (until, before))| *until > now && !has_joined(node, *before));
+    Ok(open.map(|(node, (until, _))| (node, until)).collect())
+}
+
+/// What to do so that a host is not awaited any more.
+#[must_use]
+pub fn next_step(node: &str) -> String {
+    format!(
+        "let {node} join first, or wait until its join file has expired; if all copies of that file are removed: `kubectl -n {NAMESPACE} delete configmap {NAME}`"
+    )
+}
+
+type Exports = BTreeMap<String, (SystemTime, Option<u64>)>;
+
+async fn change(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    change: impl Fn(&mut Exports),
+) -> HostResult<()> {
+    for _ in 0..TRIES {
+        let (before, version) = read(host, access).await?;
+        let mut all = before.clone();
+        change(&mut all);
+        if all == before {
+            return Ok(());
+        }
+        let map = ConfigMap {
+            namespace: NAMESPACE.to_owned(),
+            name: NAME.to_owned(),
+            version,
+            data: all.iter().map(written).collect(),
+            ..ConfigMap::default()
+        };
+        if host.put_config_map(access, &map).await? {
+            return Ok(());
+        }
+    }
+    Err(HostError::service(
+        format!("write the ConfigMap {NAMESPACE}/{NAME}"),
+        "another client has changed it meanwhile; try again",
+    ))
+}
+
+/// All entries, and the version of the ConfigMap; empty if there is none.
+async fn read(host: &dyn Host, access: &ClusterAccess) -> HostResult<(Exports, String)> {
+    let Some(map) = host.config_map(access, NAMESPACE, NAME).await? else {
+        return Ok((Exports::new(), String::new()));
+    };
+    let parse = |text: &str| {
+        let (until, member) = text.split_once(' ')?;
+        let member = match member {
+            NONE => None,
+            id => Some(u64::from_str_radix(id, 16).ok()?),
+        };
+        Some((parse_rfc3339(until).ok()?, member))
+    };
+    let entries = map.data.iter().map(|(node, text)| {
+        let its = parse(text).ok_or_else(|| {
+            HostError::refused(
+                format!("read the ConfigMap {NAMESPACE}/{NAME}"),
+                format!(
+                    "the entry {} is damaged; if no host is to join with a file of `nodelet pki export`: `kubectl -n {NAMESPACE} delete configmap {NAME}`",
+                    shown(node)
+                ),
+            )
+        });
+        its.map(|its| (node.clone(), its))
+    });
+    Ok((entries.collect::<HostResult<Exports>>()?, map.version))
+}
+
+fn written((node, (until, member)): (&String, &(SystemTime, Option<u64>))) -> (String, String) {
+    let member = member.map_or(NONE.to_owned(), |id| format!("{id:x}"));
+    (
+        node.clone(),
+        format!("{} {member}", format_rfc3339_seconds(*until)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::host::fake::FaultPlan;
+    use crate::host::{Clock as _, ConfigMaps as _};
+    use crate::kubernetes::admission::tests::master;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn a_host_is_awaited_until_it_joins_or_its_file_expires() {
+        let (host, access) = master();
+        let names = async |members: &[(&str, u64)]| -> Vec<String> {
+            let open = awaited(&host, &access, members).await;
+            open.expect("it answers").into_keys().collect()
+        };
+        assert!(names(&[]).await.is_empty());
+        let now = host.now();
+        let noted = note(&host, &access, "m-2", None, now + HOUR).await;
+        noted.expect("it answers");
+        // It takes the place of the member 7.
+        let noted = note(&host, &access, "m-3", Some(7), now + HOUR).await;
+        noted.expect("it answers");
+        let noted = note(&host, &access, "m-4", None, now).await;
+        noted.expect("it answers");
+        assert_eq!(names(&[]).await, ["m-2", "m-3"], "one has expired");
+        assert_eq!(names(&[("m-2", 5), ("m-3", 7)]).await, ["m-3"]);
+        assert!(names(&[("m-2", 5), ("m-3", 8)]).await.is_empty());
+        // An earlier file of the host is valid for longer.
+        let noted = note(&host, &access, "m-2", None, now + HOUR / 2).await;
+        noted.expect("it answers");
+        let open = awaited(&host, &access, &[]).await.expect("it answers");
+        assert_eq!(open["m-2"], now + HOUR);
+        for _ in 0..2 {
+            forget(&host, &access, "m-2").await.expect("it answers");
+            assert_eq!(names(&[]).await, ["m-3"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_entry_or_a_silent_api_server_is_no_permission() {
+        let (host, access) = master();
+        let data = [("m-2".to_owned(), "soon".to_owned())].into();
+        let map = ConfigMap {
+            namespace: NAMESPACE.to_owned(),
+            name: NAME.to_owned(),
+            data,
+            ..ConfigMap::default()
+        };
+        assert!(
+            host.put_config_map(&access, &map)
+                .await
+                .expect("it answers")
+        );
+        let refused = awaited(&host, &access, &[]).await.expect_err("damaged");
+        let text = crate::model::chain(&refused).join(": ");
+        assert!(text.contains("m-2") && text.contains(NAME), "{text}");
+        host.set_faults(FaultPlan::none().fail("config_map", "*"));
+        awaited(&host, &access, &[])
+            .await
+            .expect_err("it is silent");
+    }
+}
