@@ -205,7 +205,7 @@ pub(in crate::exec) async fn guard(
     let own = members.iter_mut().find(|seen| me.is(&seen.member))?;
     match loss {
         Loss::Restart | Loss::Stop if own.state.is_err() => {
-            match own_state(host, container).await {
+            match own_state(host, me.peer, container).await {
                 OwnState::Answers(state) => own.state = Ok(state),
                 OwnState::Down => return None,
                 OwnState::Unknown(why) => {
@@ -229,14 +229,19 @@ enum OwnState {
     Unknown(String),
 }
 
-/// Asks this host's own member on the loopback. It is down if nothing listens there, if it gives no answer in time, or if its container does
-/// not run. Any other error may be this host's alone, for example a client certificate that is missing or has expired.
-async fn own_state(host: &dyn Host, container: Option<&str>) -> OwnState {
+/// Asks this host's own member on the loopback. It is down if nothing listens there, if it gives in time no answer to this host or to other
+/// members (`peer`, its URL for them), or if its container does not run. Any other error may be this host's alone, for example a client certificate
+/// that is missing or has expired.
+async fn own_state(host: &dyn Host, peer: &str, container: Option<&str>) -> OwnState {
     let error = match host.member_status(OWN_ENDPOINT).await {
         Ok(state) => return OwnState::Answers(state),
         Err(error) => error,
     };
-    if matches!(error, HostError::Deadline { .. }) || is_connection_refused(&error) {
+    if is_connection_refused(&error) {
+        return OwnState::Down;
+    }
+    // On a busy host, a member may vote and be late for its clients.
+    if matches!(error, HostError::Deadline { .. }) && !masters::answers_peers(host, peer).await {
         return OwnState::Down;
     }
     if let Some(name) = container {
@@ -438,6 +443,25 @@ pub(in crate::exec) mod tests {
         host.set_faults(cannot_ask());
         let known = guard(&host, ME, Some("etcd"), Loss::Restart, None).await;
         assert_eq!(text(known), None);
+    }
+
+    /// It votes, and its host is too busy for its clients.
+    #[tokio::test(start_paused = true)]
+    async fn a_late_member_that_answers_other_members_counts_as_one_that_works() {
+        for votes in [true, false] {
+            let mut host = host();
+            if votes {
+                host = host.with_endpoint("172.30.0.11:2380", 200, "{}");
+            }
+            for file in ["ca.crt", "request.crt", "request.key"] {
+                host = host.with_file(format!("/etc/pf9/kube.d/certs/etcd/peer/{file}"), "pem");
+            }
+            host.with_world_mut(|world| world.etcd.silence("172.30.0.13"));
+            host.with_world_mut(|world| world.etcd.silence("172.30.0.11"));
+            host.set_faults(FaultPlan::none().hang("member_status", OWN_ENDPOINT));
+            let said = problem(&host, Loss::Restart).await;
+            assert_eq!(said.is_some(), votes, "{said:?}");
+        }
     }
 
     #[tokio::test]

@@ -219,7 +219,10 @@ impl Runner<'_> {
         let container = planned.container.map(|(_, its)| its.name.as_str());
         let is_down = match loss {
             Loss::Restart | Loss::Stop => {
-                matches!(own_state(self.host, container).await, OwnState::Down)
+                matches!(
+                    own_state(self.host, &planned.member.peer, container).await,
+                    OwnState::Down
+                )
             }
             Loss::Clean | Loss::Removal => false,
         };
