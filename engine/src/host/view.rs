@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::{
-    AddressClaim, ArchivedImage, Attributes, CertificateRequest, CertificateRequests, Clock,
+    ArchivedImage, Attributes, CertificateRequest, CertificateRequests, ClaimOutcome, Clock,
     Cluster, ClusterAccess, ClusterNode, ClusterObject, CommandOutput, CommandSpec, ConfigMap,
     ConfigMaps, ContainerConfig, ContainerState, Containers, Entry, EtcdLock, EtcdMember,
     EtcdMembers, EtcdStatus, Files, Host, HostResult, HttpsRequest, HttpsResponse, ImageState,
@@ -168,7 +168,7 @@ pass_on!(Network {
     to_read tcp_connect(address: SocketAddr, timeout: Duration) -> ();
     to_read neighbour(address: IpAddr) -> Option<String>;
     to_read address_holders(link: &str, addresses: &[Ipv4Addr], during: Duration) -> BTreeMap<Ipv4Addr, BTreeSet<String>>;
-    to_read claim_address(link: &str, address: Ipv4Addr, during: Duration) -> AddressClaim;
+    to_read claim_address(link: &str, address: Ipv4Addr, during: Duration) -> ClaimOutcome;
     to_read vrrp_senders(link: &str, during: Duration) -> BTreeSet<VrrpSender>;
     to_read links() -> Vec<Link>;
     to_read link(name: &str) -> Option<Link>;

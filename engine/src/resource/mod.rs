@@ -54,7 +54,7 @@ pub use kernel::link::LinkSpec;
 pub use kernel::packet_filter::{ChainContent, FilterFamily};
 pub use kernel::settings::{KernelModuleSpec, SysctlSpec};
 pub use kernel::sysctl_snapshot::SysctlSnapshotSpec;
-pub(crate) use kubernetes::etcd::member::Beginning;
+pub(crate) use kubernetes::etcd::member::Bootstrap;
 pub use kubernetes::etcd::member::EtcdMemberSpec;
 pub use kubernetes::etcd::promoted::EtcdPromotedSpec;
 pub use kubernetes::etcd::settings::InitialState;

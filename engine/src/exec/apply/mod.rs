@@ -15,3 +15,4 @@ pub(in crate::exec) mod run;
 pub(in crate::exec) mod runtime_state;
 pub(in crate::exec) mod step;
 pub(in crate::exec) mod unmet_requires;
+pub(in crate::exec) mod virtual_ip_claim;

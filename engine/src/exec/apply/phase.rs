@@ -5,7 +5,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use super::step::Done;
 use crate::exec::diagnosis::advice;
 use crate::exec::event::{Event, millis};
-use crate::exec::kubernetes::quorum::lock::NotLocked;
+use crate::exec::kubernetes::quorum::lock::{DisruptionLock, NotLocked};
 use crate::exec::session::Session;
 use crate::exec::{Mode, Runner};
 use crate::host::ClaimedAddress;
@@ -35,14 +35,20 @@ struct StepFailure {
     error: ResourceError,
 }
 
-/// The failure of a phase that must not restart its member of etcd now.
-fn refused(phase: &PlannedPhase, problem: &Problem) -> StepFailure {
+/// What a phase has while it runs.
+struct Admitted {
+    lock: DisruptionLock,
+    _claim: ClaimedAddress,
+}
+
+/// The failure of a phase that must not begin now.
+fn refused(phase: &PlannedPhase, problem: Problem) -> StepFailure {
     StepFailure {
-        what: problem.requirement.clone(),
+        what: problem.requirement,
         span: phase.span.clone(),
         error: ResourceError::Awaited {
-            what: problem.problem.clone(),
-            next: problem.remedy.clone(),
+            what: problem.problem,
+            next: problem.remedy,
         },
     }
 }
@@ -74,15 +80,6 @@ impl Runner<'_> {
         if session.mode == Mode::Apply {
             self.end_stopped_pods(phase).await;
         }
-        // Asked again: a switch may have held back what other hosts sent when this one had just booted.
-        let claimed = match session.mode {
-            Mode::Apply => self.claim_virtual_ip(&[phase]).await,
-            Mode::DryRun => Ok(ClaimedAddress::default()),
-        };
-        let locked = match &claimed {
-            Ok(_) => self.lock_restart(phase, session.mode).await,
-            Err(problem) => Err(NotLocked::Refused(Box::new(problem.clone()))),
-        };
         // Outside the timed future: what a step did before the phase timed out has to be taken back, too.
         let done = Mutex::new(session.done_before(name).await);
         let rollback_steps = OnceLock::new();
@@ -91,13 +88,13 @@ impl Runner<'_> {
             changed: 0,
             unchanged: 0,
         };
+        let (admitted, refusal) = match self.admit(phase, session.mode).await {
+            Ok(admitted) => (Some(admitted), None),
+            Err(end) => (None, Some(end)),
+        };
         let run = async {
-            match &locked {
-                Ok(_) => {}
-                Err(NotLocked::Refused(problem)) => {
-                    return Err(self.end_of(refused(phase, problem)));
-                }
-                Err(NotLocked::Interrupted) => return Err(PhaseEnd::Interrupted(None)),
+            if let Some(end) = refusal {
+                return Err(end);
             }
             let noted = self
                 .record_rollback_steps(phase, session, &rollback_steps)
@@ -152,8 +149,8 @@ impl Runner<'_> {
                     phase: name.clone(),
                     failure,
                 });
-                // Without the lock this run has changed nothing in the phase.
-                if session.mode == Mode::Apply && locked.is_ok() {
+                // A phase that was not admitted has changed nothing.
+                if session.mode == Mode::Apply && admitted.is_some() {
                     let waited = self.host.elapsed().saturating_sub(started);
                     let undos = done.into_inner().unwrap_or_else(PoisonError::into_inner);
                     let rollback_steps = rollback_steps.into_inner().unwrap_or_default();
@@ -163,8 +160,8 @@ impl Runner<'_> {
                 }
             }
         }
-        if let Ok(lock) = locked {
-            lock.release(self.host).await;
+        if let Some(admitted) = admitted {
+            admitted.lock.release(self.host).await;
         }
         let predicted = session.mode == Mode::DryRun && result.outcome == Outcome::Converged;
         self.events.emit(Event::PhaseFinished {
@@ -179,6 +176,24 @@ impl Runner<'_> {
             milliseconds: millis(self.host.elapsed().saturating_sub(started)),
         });
         result
+    }
+
+    /// Whether the phase may begin: no other host begins a cluster at the virtual IP, and no other master ends its member of etcd.
+    async fn admit(&self, phase: &PlannedPhase, mode: Mode) -> Result<Admitted, PhaseEnd> {
+        // Asked again: a switch may have held back what other hosts sent when this one had just booted.
+        let claim = match mode {
+            Mode::Apply => self.claim_virtual_ip(&[phase]).await,
+            Mode::DryRun => Ok(ClaimedAddress::default()),
+        };
+        let claim = claim.map_err(|problem| self.end_of(refused(phase, problem)))?;
+        match self.lock_restart(phase, mode).await {
+            Ok(lock) => Ok(Admitted {
+                lock,
+                _claim: claim,
+            }),
+            Err(NotLocked::Refused(problem)) => Err(self.end_of(refused(phase, *problem))),
+            Err(NotLocked::Interrupted) => Err(PhaseEnd::Interrupted(None)),
+        }
     }
 
     /// What went wrong, with what was found near it and the next thing to try.

@@ -23,9 +23,9 @@ use crate::plan::{Plan, PlannedPhase, PlannedRequirement, PlannedStep};
 use crate::resource::{ANOTHER_VERSION, APPLY_VERSION, ResourceError, ResourceResult, Spec};
 
 impl Runner<'_> {
-    /// Whether all requirements that were not met before hold now, the host can join or begin its cluster, and etcd keeps its quorum, also
-    /// without these orphans. Problems are reported as one event. What is returned has to live as long as the run; there is none if a problem
-    /// was found.
+    /// Asks whether all requirements that were not met before hold now, the host can join or begin its cluster, and etcd keeps its quorum, also
+    /// without these orphans. Problems are reported as one event, and `None` is returned. Otherwise this is the claim on the virtual IP, which claims
+    /// nothing where no cluster begins; it has to live as long as the run.
     pub(in crate::exec) async fn preflight(
         &self,
         mode: Mode,
@@ -40,7 +40,7 @@ impl Runner<'_> {
                 Err(problem) => problems.push(problem),
             }
         }
-        // Another host's claim ends when its API server answers, so that one is asked afterwards.
+        // After the claim: if another host's run has just ended, it no longer claims the address, but its API server answers.
         problems.extend(self.joining_problems().await);
         problems.extend(self.quorum_problem_of_apply(orphans, mode).await);
         if !problems.is_empty() {

@@ -49,8 +49,8 @@ impl Runner<'_> {
         });
         let mut totals = (0, 0);
         let claim = self.preflight(mode, &orphans).await?;
-        let fits = claim.is_some();
-        let outcome = if fits || mode == Mode::DryRun {
+        let passed = claim.is_some();
+        let outcome = if passed || mode == Mode::DryRun {
             let session = match mode {
                 Mode::Apply => Session::begin(self.host, verb, self.plan).await?,
                 Mode::DryRun => Session::simulated(),
@@ -59,10 +59,10 @@ impl Runner<'_> {
             let (pruned, all_gone) = self.prune(&orphans, &session).await?;
             totals.0 = pruned;
             let outcome = match (self.schedule(&phases, &session, &mut totals).await, mode) {
-                (Outcome::Converged, Mode::DryRun) if fits && all_gone => Outcome::Predicted,
-                (Outcome::Converged, Mode::DryRun) if fits => Outcome::Failed,
+                (Outcome::Converged, Mode::DryRun) if passed && all_gone => Outcome::Predicted,
+                (Outcome::Converged, Mode::DryRun) if passed => Outcome::Failed,
                 // The whole prediction was shown, but an apply would not begin.
-                (Outcome::Converged | Outcome::Failed, Mode::DryRun) if !fits => Outcome::Refused,
+                (Outcome::Converged | Outcome::Failed, Mode::DryRun) if !passed => Outcome::Refused,
                 (Outcome::Converged, Mode::Apply) if !all_gone => Outcome::Failed,
                 (outcome, _) => outcome,
             };

@@ -15,7 +15,7 @@ use super::world::World;
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::program::Program;
 use crate::host::{
-    AddressClaim, ClaimedAddress, CommandOutput, CommandSpec, HostError, HostResult, HttpsRequest,
+    ClaimOutcome, ClaimedAddress, CommandOutput, CommandSpec, HostError, HostResult, HttpsRequest,
     HttpsResponse, Link, Network, NodeRoute, Routes, VirtualService, VrrpSender,
 };
 
@@ -104,19 +104,19 @@ impl Network for FakeHost {
         link: &str,
         address: Ipv4Addr,
         during: Duration,
-    ) -> HostResult<AddressClaim> {
+    ) -> HostResult<ClaimOutcome> {
         let others = self.observe("claim_address", link, during, |world| {
-            let others = world.other_claims.get(&address);
+            let others = world.conflicting_claims.get(&address);
             // It does not listen.
             Ok(others.filter(|_| !during.is_zero()).cloned())
         });
         if let Some(others) = others.await? {
-            return Ok(AddressClaim::Contested(others));
+            return Ok(ClaimOutcome::Conflict(others));
         }
         let end = CancellationToken::new();
         let claim = ClaimedAddress::until(end.clone().drop_guard());
         self.with_world_mut(|world| world.claims.push((address, end)));
-        Ok(AddressClaim::Claimed(claim))
+        Ok(ClaimOutcome::Claimed(claim))
     }
 
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>> {
@@ -297,8 +297,8 @@ impl World {
     }
 
     /// Another host with this hardware address claims this address.
-    pub fn claim_from_elsewhere(&mut self, address: Ipv4Addr, hardware: &str) {
-        let claims = self.other_claims.entry(address).or_default();
+    pub fn add_conflicting_claim(&mut self, address: Ipv4Addr, hardware: &str) {
+        let claims = self.conflicting_claims.entry(address).or_default();
         claims.insert(hardware.to_owned());
     }
 

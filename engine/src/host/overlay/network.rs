@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::OverlayHost;
 use crate::host::{
-    AddressClaim, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
+    ClaimOutcome, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
     VirtualService, VrrpSender,
 };
 
@@ -45,7 +45,7 @@ impl Network for OverlayHost<'_> {
         link: &str,
         address: Ipv4Addr,
         during: Duration,
-    ) -> HostResult<AddressClaim> {
+    ) -> HostResult<ClaimOutcome> {
         self.upper.claim_address(link, address, during).await
     }
 

@@ -61,11 +61,11 @@ pub struct VrrpSender {
 
 /// What came of the claim on an address.
 #[derive(Debug)]
-pub enum AddressClaim {
+pub enum ClaimOutcome {
     /// No other host claims the address.
     Claimed(ClaimedAddress),
-    /// The hardware addresses of hosts that claim it at the same time.
-    Contested(BTreeSet<String>),
+    /// Other hosts claim it, too: their hardware addresses. A conflict of RFC 5227.
+    Conflict(BTreeSet<String>),
 }
 
 /// A claim on an address. It ends when this is dropped.
@@ -103,14 +103,15 @@ pub trait Network {
         during: Duration,
     ) -> HostResult<BTreeMap<Ipv4Addr, BTreeSet<String>>>;
 
-    /// Claims an address that this host is to have later, on a link with ARP, as long as the claim is kept. A host that claims the same address in
-    /// this time contests the claim; then none is kept. A host that has the address does not: ask for its user, too. Needs the capability `CAP_NET_RAW`. Cancel safe.
+    /// Claims an address that this host is to have later, on a link with ARP, as long as the claim is kept. First it listens: a host that claims
+    /// the same address in this time is a conflict, and no claim is kept. With a time of zero it does not listen. A host that already has the address is
+    /// not noticed; ask [`Network::address_holders`] for it. Needs the capability `CAP_NET_RAW`. Cancel safe.
     async fn claim_address(
         &self,
         link: &str,
         address: Ipv4Addr,
         during: Duration,
-    ) -> HostResult<AddressClaim>;
+    ) -> HostResult<ClaimOutcome>;
 
     /// Who sends VRRP over IPv4 to this host or to all hosts on a link, as heard in this time. At most 64 senders are returned. Cancel safe.
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>>;

@@ -71,7 +71,7 @@ fn hosts_that_are_to_begin_the_cluster_at_the_same_time_stay_bare() {
     let bringup = Bringup::of("cp-1-vip");
     let with_other = |host: FakeHost| {
         host.with_world_mut(|world| {
-            world.claim_from_elsewhere(VIP.parse().expect("an address"), "02:42:ac:1e:00:07");
+            world.add_conflicting_claim(VIP.parse().expect("an address"), "02:42:ac:1e:00:07");
         });
         host
     };
@@ -94,10 +94,11 @@ fn hosts_that_are_to_begin_the_cluster_at_the_same_time_stay_bare() {
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
 }
 
-/// Looks whether a host claims the virtual IP when its phases start. When one starts, another host claims it, too.
+/// Looks whether a host claims the virtual IP when its phases start. When the phase `conflict_at` starts, another host
+/// begins to claim it.
 struct Claims<'a> {
     host: &'a FakeHost,
-    rival_at: Option<&'a str>,
+    conflict_at: Option<&'a str>,
     seen: Mutex<Vec<bool>>,
 }
 
@@ -110,18 +111,22 @@ impl EventSink for Claims<'_> {
         let claims = self.host.with_world(|world| world.claims(vip));
         let mut seen = self.seen.lock().expect("no other panic");
         seen.push(claims);
-        if self.rival_at == Some(phase.as_str()) {
+        if self.conflict_at == Some(phase.as_str()) {
             self.host
-                .with_world_mut(|world| world.claim_from_elsewhere(vip, "02:42:ac:1e:00:07"));
+                .with_world_mut(|world| world.add_conflicting_claim(vip, "02:42:ac:1e:00:07"));
         }
     }
 }
 
 /// Applies; gives the outcome, and for each phase whether the host claimed the virtual IP when it started.
-fn claimed_in(bringup: &Bringup, host: &FakeHost, rival_at: Option<&str>) -> (Outcome, Vec<bool>) {
+fn claimed_in(
+    bringup: &Bringup,
+    host: &FakeHost,
+    conflict_at: Option<&str>,
+) -> (Outcome, Vec<bool>) {
     let claims = Claims {
         host,
-        rival_at,
+        conflict_at,
         seen: Mutex::default(),
     };
     let outcome = bringup.apply_for(host, &claims);
@@ -147,16 +152,24 @@ fn the_virtual_ip_is_claimed_as_long_as_the_cluster_begins() {
     host.set_faults(FaultPlan::none().fail("start_unit", "keepalived.service"));
     let (outcome, seen) = claimed_in(&bringup, &host, None);
     assert_eq!(outcome, Outcome::Failed);
-    assert!(seen.iter().all(|claims| *claims), "{seen:?}");
+    assert!(
+        seen.len() > 2 && seen.iter().all(|claims| *claims),
+        "{seen:?}"
+    );
+    let began = seen.len();
+    // A host that begins its cluster later does not disturb it.
     let (_, seen) = claimed_in(&bringup, &host, Some("etcd"));
-    assert!(seen.iter().all(|claims| *claims), "{seen:?}");
+    assert_eq!(seen, vec![true; began]);
     host.set_faults(FaultPlan::none());
     let (outcome, _) = claimed_in(&bringup, &host, None);
     assert_eq!(outcome, Outcome::Converged);
     // It holds the address.
     let (outcome, seen) = claimed_in(&bringup, &host, None);
     assert_eq!(outcome, Outcome::Converged);
-    assert!(seen.iter().all(|claims| !claims), "{seen:?}");
+    assert!(
+        seen.len() > 2 && seen.iter().all(|claims| !claims),
+        "{seen:?}"
+    );
 }
 
 #[test]

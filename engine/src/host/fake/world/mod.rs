@@ -60,7 +60,7 @@ pub struct World {
     /// Hardware addresses of the other hosts that answer ARP for an address.
     pub(crate) address_holders: BTreeMap<Ipv4Addr, BTreeSet<String>>,
     /// Hardware addresses of the other hosts that claim an address.
-    pub(crate) other_claims: BTreeMap<Ipv4Addr, BTreeSet<String>>,
+    pub(crate) conflicting_claims: BTreeMap<Ipv4Addr, BTreeSet<String>>,
     /// The claims of this host, each with what its end cancels.
     pub(crate) claims: Vec<(Ipv4Addr, CancellationToken)>,
     /// Who else sends VRRP, by link.

@@ -1,11 +1,10 @@
-//! Which hosts on a link have an address: all that answer ARP for it, not only the one that the kernel believes (`neighbour`). And the claim on
-//! an address that this host is to have later.
+//! Which hosts on a link have an address: all that answer ARP for it, not only the one that the kernel believes (`neighbour`). The claim on an
+//! address that this host is to have later is made of the same frames ([`claim`]).
 //!
 //! It sends probes of RFC 5227, which name no address of the sender, so no host changes its table of neighbours. Linux answers a probe
 //! only for an address of its own; other routers with proxy ARP may answer for all addresses, and the caller has to tell them apart.
-//!
-//! A claim is made of the same probes with a mark, so that a question of another host, or of another program, is no claim. Two hosts that claim the
-//! same address at the same time hear each other, as in RFC 5227, section 2.1.1.
+
+pub(super) mod claim;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read as _};
@@ -16,10 +15,8 @@ use std::time::{Duration, Instant};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{SockaddrStorage, bind};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 
-use crate::host::{ClaimedAddress, HostError, HostResult};
+use crate::host::{HostError, HostResult};
 
 /// The type of ARP's frames.
 const ETHER_TYPE: u16 = 0x0806;
@@ -40,10 +37,6 @@ const SHORTEST: Duration = Duration::from_millis(1);
 
 /// What a question has in place of the hardware address that it asks for. RFC 5227 wants zeros; hosts ignore it.
 const QUESTION: Hardware = [0; 6];
-/// What a claim has there.
-const CLAIM: Hardware = *b"claims";
-/// Pause between two probes of a claim. A host that claims the same address later hears several of them before it decides.
-const CLAIMS: Duration = Duration::from_millis(200);
 
 /// A hardware address of Ethernet.
 type Hardware = [u8; 6];
@@ -61,58 +54,6 @@ pub(super) fn holders(
     asked.map_err(|error| HostError::service(format!("ask over ARP on {link}"), error))
 }
 
-/// Claims an address during this time. Returns the hosts that claim it at the same time; a host that has it does not. Blocks.
-///
-/// # Errors
-/// As [`holders`].
-pub(super) fn rivals(
-    link: &str,
-    address: Ipv4Addr,
-    during: Duration,
-) -> HostResult<BTreeSet<String>> {
-    let asked = ask(link, &[address], during, CLAIM, claimed);
-    let mut asked = asked.map_err(|error| unclaimed(link, address, error))?;
-    Ok(asked.remove(&address).unwrap_or_default())
-}
-
-/// Goes on to claim an address, until the claim is dropped. Must be called in a runtime of tokio.
-///
-/// # Errors
-/// As [`holders`].
-pub(super) fn claim(link: &str, address: Ipv4Addr) -> HostResult<ClaimedAddress> {
-    let to_send = || {
-        let (place, own) = ethernet(link)?;
-        // A socket without a protocol receives nothing.
-        let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-        bind(socket.as_raw_fd(), &place)?;
-        socket.set_nonblocking(true)?;
-        Ok((socket, own))
-    };
-    let (socket, own) = to_send().map_err(|error| unclaimed(link, address, error))?;
-    let end = CancellationToken::new();
-    let guard = end.clone().drop_guard();
-    let (link, frame) = (link.to_owned(), probe(own, address, CLAIM));
-    tokio::spawn(end.run_until_cancelled_owned(async move {
-        let mut times = tokio::time::interval(CLAIMS);
-        times.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut is_told = false;
-        loop {
-            times.tick().await;
-            if let Err(error) = socket.send(&frame)
-                && !is_told
-            {
-                tracing::warn!("could not claim {address} on {link}: {error}");
-                is_told = true;
-            }
-        }
-    }));
-    Ok(ClaimedAddress::until(guard))
-}
-
-fn unclaimed(link: &str, address: Ipv4Addr, error: io::Error) -> HostError {
-    HostError::service(format!("claim {address} over ARP on {link}"), error)
-}
-
 fn ask(
     link: &str,
     addresses: &[Ipv4Addr],
@@ -120,11 +61,11 @@ fn ask(
     target: Hardware,
     heard: impl Fn(&[u8], Hardware) -> Option<(Ipv4Addr, Hardware)>,
 ) -> io::Result<BTreeMap<Ipv4Addr, BTreeSet<String>>> {
-    let (place, own) = ethernet(link)?;
+    let (link_address, own) = ethernet(link)?;
     let protocol = Protocol::from(i32::from(ETHER_TYPE.to_be()));
     let mut socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
     // The kernel's list has no protocol for the link, so the socket keeps its own.
-    bind(socket.as_raw_fd(), &place)?;
+    bind(socket.as_raw_fd(), &link_address)?;
     let started = Instant::now();
     let mut sent = 0;
     let mut found: BTreeMap<Ipv4Addr, BTreeSet<String>> = BTreeMap::new();
@@ -161,17 +102,17 @@ fn ask(
     }
 }
 
-/// The place of a link in the kernel, and its hardware address.
+/// The address of a link in the kernel, for sockets, and its hardware address.
 fn ethernet(link: &str) -> io::Result<(SockaddrStorage, Hardware)> {
     let all = getifaddrs().map_err(io::Error::from)?;
-    let mut places = all
+    let mut link_addresses = all
         .filter(|entry| entry.interface_name == link)
         .filter_map(|entry| entry.address);
-    let found = places.find_map(|place| {
-        let its = place.as_link_addr()?;
+    let found = link_addresses.find_map(|link_address| {
+        let its = link_address.as_link_addr()?;
         let is_ethernet = its.hatype() == ETHERNET && its.halen() == 6;
         let own = its.addr().filter(|_| is_ethernet)?;
-        Some((place, own))
+        Some((link_address, own))
     });
     found.ok_or_else(|| io::Error::new(ErrorKind::NotFound, "there is no such Ethernet link"))
 }
@@ -201,16 +142,6 @@ fn answer(frame: &[u8], own: Hardware) -> Option<(Ipv4Addr, Hardware)> {
     (is_answer && is_ours).then_some((Ipv4Addr::from(address), hardware))
 }
 
-/// The address that another host claims with this frame, and its hardware address.
-fn claimed(frame: &[u8], own: Hardware) -> Option<(Ipv4Addr, Hardware)> {
-    let frame: &[u8; LENGTH] = frame.get(..LENGTH)?.try_into().ok()?;
-    let is_request = frame[12..20] == HEADER && frame[20..22] == [0, 1];
-    let hardware: Hardware = frame[22..28].try_into().ok()?;
-    let is_claim = frame[28..32] == [0; 4] && frame[32..38] == CLAIM && hardware != own;
-    let address: [u8; 4] = frame[38..42].try_into().ok()?;
-    (is_request && is_claim).then_some((Ipv4Addr::from(address), hardware))
-}
-
 fn shown(hardware: Hardware) -> String {
     hardware.map(|byte| format!("{byte:02x}")).join(":")
 }
@@ -219,12 +150,12 @@ fn shown(hardware: Hardware) -> String {
 mod tests {
     use super::*;
 
-    const OWN: Hardware = [2, 0x42, 0xac, 0x1e, 0, 11];
-    const OTHER: Hardware = [2, 0x42, 0xac, 0x1e, 0, 7];
-    const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 100);
+    pub(super) const OWN: Hardware = [2, 0x42, 0xac, 0x1e, 0, 11];
+    pub(super) const OTHER: Hardware = [2, 0x42, 0xac, 0x1e, 0, 7];
+    pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 100);
 
     /// The answer of the kernel to a probe of `OWN`.
-    fn kernel_answer() -> Vec<u8> {
+    pub(super) fn kernel_answer() -> Vec<u8> {
         let mut frame = [OWN, OTHER].concat();
         frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
         frame.extend(OTHER);
@@ -254,23 +185,6 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_of_another_host_names_its_sender() {
-        let frame = probe(OTHER, ADDRESS, CLAIM);
-        assert_eq!(claimed(&frame, OWN), Some((ADDRESS, OTHER)));
-        assert_eq!(claimed(&frame, OTHER), None, "from this host");
-        assert_eq!(claimed(&kernel_answer(), OWN), None, "an answer");
-        // Other masters ask for the virtual IP, and so may any host.
-        let question = probe(OTHER, ADDRESS, QUESTION);
-        assert_eq!(claimed(&question, OWN), None, "a question");
-        let mut named = frame.clone();
-        named[28..32].copy_from_slice(&[172, 30, 0, 7]);
-        assert_eq!(claimed(&named, OWN), None, "its sender has an address");
-        for length in 0..LENGTH {
-            assert_eq!(claimed(&frame[..length], OWN), None, "{length}");
-        }
-    }
-
-    #[test]
     fn a_frame_that_is_no_answer_to_this_host_is_left_out() {
         let changed = |at: usize, byte: u8| {
             let mut frame = kernel_answer();
@@ -291,8 +205,6 @@ mod tests {
     fn a_link_without_ethernet_is_named() {
         for link in ["no-link", "lo"] {
             let error = holders(link, &[ADDRESS], SHORTEST).expect_err("it is no Ethernet");
-            assert!(error.to_string().contains(link), "{error}");
-            let error = rivals(link, ADDRESS, SHORTEST).expect_err("it is no Ethernet");
             assert!(error.to_string().contains(link), "{error}");
         }
     }

@@ -31,7 +31,7 @@ use tokio::net::TcpStream;
 use super::blocking::{blocking, within};
 use super::{LiveHost, files};
 use crate::host::{
-    AddressClaim, CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
+    ClaimOutcome, CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
     Processes, VirtualService, VrrpSender,
 };
 
@@ -77,13 +77,13 @@ impl Network for LiveHost {
         link: &str,
         address: Ipv4Addr,
         during: Duration,
-    ) -> HostResult<AddressClaim> {
+    ) -> HostResult<ClaimOutcome> {
         let name = link.to_owned();
-        let rivals = blocking(move || arp::rivals(&name, address, during)).await?;
-        if !rivals.is_empty() {
-            return Ok(AddressClaim::Contested(rivals));
+        let conflicts = blocking(move || arp::claim::conflicts(&name, address, during)).await?;
+        if !conflicts.is_empty() {
+            return Ok(ClaimOutcome::Conflict(conflicts));
         }
-        Ok(AddressClaim::Claimed(arp::claim(link, address)?))
+        Ok(ClaimOutcome::Claimed(arp::claim::keep(link, address)?))
     }
 
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>> {

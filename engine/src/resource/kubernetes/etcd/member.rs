@@ -53,11 +53,14 @@ pub struct EtcdMemberSpec {
     pub data_id: Option<String>,
 }
 
+/// What to do while this host waits for other members.
+const LOOK: &str = "look at the members on another master (`nodelet etcd members`)";
+
 /// Where a host stands that is set to begin a cluster and knows no other master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Beginning {
+pub(crate) enum Bootstrap {
     /// It has no data of etcd yet.
-    Ahead,
+    Pending,
     /// It has begun its cluster.
     Done,
 }
@@ -205,7 +208,7 @@ impl EtcdMemberSpec {
             Todo::Nothing | Todo::Write(_) | Todo::Begin(_) => Ok(false),
             Todo::Join { decision, .. } => match decision {
                 Join::Replace(_) | Join::Add | Join::Added => Ok(true),
-                Join::Wait(why) => Err(self.awaited(&why)),
+                Join::Wait(why) => Err(self.awaited(&why, LOOK)),
                 Join::Refuse { .. } => Ok(false),
             },
         }
@@ -285,7 +288,7 @@ impl EtcdMemberSpec {
     ///
     /// # Errors
     /// The host cannot be read.
-    pub(crate) async fn beginning(&self, host: &dyn Host) -> ResourceResult<Option<Beginning>> {
+    pub(crate) async fn bootstrap(&self, host: &dyn Host) -> ResourceResult<Option<Bootstrap>> {
         match self.initial_state {
             InitialState::Existing => return Ok(None),
             InitialState::New => {}
@@ -295,8 +298,8 @@ impl EtcdMemberSpec {
             return Ok(None);
         }
         Ok(Some(match marker::has_data(host, &self.data).await? {
-            true => Beginning::Done,
-            false => Beginning::Ahead,
+            true => Bootstrap::Done,
+            false => Bootstrap::Pending,
         }))
     }
 
@@ -305,9 +308,9 @@ impl EtcdMemberSpec {
     /// # Errors
     /// The cluster exists, or the host cannot be read.
     pub(crate) async fn may_begin(&self, host: &dyn Host) -> ResourceResult<()> {
-        match self.beginning(host).await? {
-            Some(Beginning::Ahead) => self.no_cluster_answers(PROBE_AGAIN, host).await,
-            Some(Beginning::Done) | None => Ok(()),
+        match self.bootstrap(host).await? {
+            Some(Bootstrap::Pending) => self.no_cluster_answers(PROBE_AGAIN, host).await,
+            Some(Bootstrap::Done) | None => Ok(()),
         }
     }
 
@@ -366,10 +369,12 @@ impl EtcdMemberSpec {
             });
         }
         let members = host.member_list(&endpoints).await.map_err(|error| {
-            self.awaited(&format!(
-                "no other master answers with quorum: {}",
-                chain(&error).join(": ")
-            ))
+            self.awaited(
+                &format!("no other master answers with quorum: {}", chain(&error).join(": ")),
+                &format!(
+                    "start the other masters; if the hosts of all of them are lost for good, move {MASTERS} away and restore a backup"
+                ),
+            )
         })?;
         let listed = members.clone();
         let seen = look(host, members).await;
@@ -401,7 +406,7 @@ impl EtcdMemberSpec {
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         match decision {
-            Join::Wait(why) => return Err(self.awaited(why)),
+            Join::Wait(why) => return Err(self.awaited(why, LOOK)),
             Join::Refuse { why, next } => {
                 return Err(ResourceError::Unmet {
                     what: format!("add {} to etcd: {why}", self.name),
@@ -464,12 +469,10 @@ impl EtcdMemberSpec {
             && marker::is_there(host, &self.data).await?)
     }
 
-    fn awaited(&self, why: &str) -> ResourceError {
+    fn awaited(&self, why: &str, next: &str) -> ResourceError {
         ResourceError::Awaited {
             what: format!("add {} to etcd: {why}; the next try goes on", self.name),
-            next: format!(
-                "look at the members on another master (`nodelet etcd members`); if all other masters are lost for good, move {MASTERS} away and restore a backup"
-            ),
+            next: next.to_owned(),
         }
     }
 
