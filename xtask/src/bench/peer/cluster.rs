@@ -36,7 +36,7 @@ global_defs {
 vrrp_script apiserver_works {
     script \"/etc/keepalived/check-apiserver alive\"
     interval 1
-    timeout 3
+    timeout 5
     fall 2
     rise 2
     init_fail
@@ -76,11 +76,14 @@ case $1 in
 alive)
     asks 2 127.0.0.1 '/livez?exclude=etcd'
     status=$?
-    [ \"$status\" -eq 28 ] || exit \"$status\"
+    [ \"$status\" -eq 0 ] || [ \"$status\" -eq 28 ] || exit \"$status\"
+    curl --silent --max-time 1 --insecure --output /dev/null https://127.0.0.1:2379/
+    [ $? -ne 7 ]
     ;;
 ready)
     asks 2 127.0.0.1 /readyz && exit
     for peer in @PEERS@; do asks 1 \"$peer\" /readyz && exit 1; done
+    exit 0
     ;;
 *) exit 64 ;;
 esac
@@ -225,6 +228,8 @@ pub(in crate::bench) fn init() -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::Command;
 
     use serde_yaml::Mapping;
 
@@ -281,6 +286,9 @@ mod tests {
                 "interval 3",
                 "fall 6",
                 "rise 2",
+                "rise 1",
+                "timeout 5",
+                "timeout 8",
                 "nopreempt",
                 "init_fail",
                 "vrrp_garp_master_refresh 1",
@@ -294,5 +302,72 @@ mod tests {
             assert!(text.contains(peers), "{text}");
             assert!(!text.contains('@'), "{text}");
         });
+    }
+
+    /// The check script of the role for a master with these others.
+    fn check_of_ours(peers: &[&str]) -> String {
+        let template = checkout().join("phases/templates/keepalived/check-apiserver.tmpl");
+        let template = fs::read_to_string(template).expect("the template is read");
+        let (before, rest) = template
+            .split_once("{% for peer in peers %}\n")
+            .expect("a loop");
+        let (asks, after) = rest.split_once("{% endfor %}\n").expect("its end");
+        let asks: String = peers
+            .iter()
+            .map(|peer| asks.replace("{{ peer.address }}", peer))
+            .collect();
+        let text = [before, &asks, after].concat();
+        let text = text
+            .replace("{{ port }}", "443")
+            .replace("{{ status_if_none_is_ready }}", "0");
+        assert!(!text.contains("{{") && !text.contains("{%"), "{text}");
+        text
+    }
+
+    #[test]
+    fn the_check_of_keepalived_decides_as_ours() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let curl = directory.path().join("curl");
+        let answers = "#!/bin/sh\nfor url; do :; done\ncase $url in\n*127.0.0.1:4001/ | *127.0.0.1:2379/) exit $ETCD ;;\n*127.0.0.1*) exit $OWN ;;\n*) exit $OTHER ;;\nesac\n";
+        fs::write(&curl, answers).expect("it is written");
+        fs::set_permissions(&curl, fs::Permissions::from_mode(0o755)).expect("it is a program");
+        let passes = |script: &str, what: &str, [own, etcd, other]: [u8; 3]| {
+            let path = format!("{}:/usr/bin:/bin", directory.path().display());
+            let status = Command::new("/bin/sh")
+                .args(["-c", script, "check-apiserver", what])
+                .env("PATH", path)
+                .envs(
+                    [("OWN", own), ("ETCD", etcd), ("OTHER", other)]
+                        .map(|(name, code)| (name, code.to_string())),
+                )
+                .status();
+            status.expect("it runs").success()
+        };
+        let peers = ["172.30.1.11", "172.30.1.13"];
+        let theirs = CHECK.replace("@PEERS@", &peers.join(" "));
+        // curl's exit codes: 7 for a refused connection, 22 for a bad answer, 28 for a timeout.
+        for (what, answers, does) in [
+            ("alive", [0, 56, 0], true),
+            ("alive", [0, 28, 0], true),
+            ("alive", [0, 7, 0], false),
+            ("alive", [28, 56, 0], true),
+            ("alive", [7, 56, 0], false),
+            ("alive", [22, 56, 0], false),
+            ("ready", [0, 56, 0], true),
+            ("ready", [0, 56, 22], true),
+            ("ready", [22, 7, 0], false),
+            ("ready", [28, 56, 0], false),
+            ("ready", [22, 7, 22], true),
+            ("ready", [28, 56, 28], true),
+            ("other", [0, 56, 0], false),
+        ] {
+            for script in [check_of_ours(&peers), theirs.clone()] {
+                assert_eq!(
+                    passes(&script, what, answers),
+                    does,
+                    "{what} {answers:?}\n{script}"
+                );
+            }
+        }
     }
 }
