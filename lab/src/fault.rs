@@ -19,9 +19,9 @@ pub struct Fault {
     pub name: &'static str,
     /// What happens, in words.
     pub about: &'static str,
-    /// Prepares the cluster for the fault on a master, with the functions and the address of the host that is to have it; empty if nothing has to be
+    /// Prepares the cluster for the fault. It runs on a master, with the address of the host that is to have the fault; empty if nothing has to be
     /// prepared.
-    pub administrator: &'static str,
+    pub prepares_cluster: &'static str,
     /// Prepares the host for the fault; empty if nothing has to be prepared.
     pub prepares: &'static str,
     /// Causes the fault.
@@ -34,7 +34,7 @@ pub struct Fault {
     pub is_repaired: &'static str,
     /// Removes what the fault added, once the host is healthy; empty if it added nothing.
     pub clears: &'static str,
-    /// Only a master can have it: it breaks what a worker does not have, or needs an administrator of the cluster.
+    /// Only a master can have it: it breaks what a worker does not have, or its scripts on the host need an administrator's kubeconfig.
     pub master: bool,
     /// Only a master with a virtual IP can have it.
     pub vip: bool,
@@ -72,7 +72,7 @@ impl Fault {
     pub const NONE: Self = Self {
         name: "",
         about: "",
-        administrator: "",
+        prepares_cluster: "",
         prepares: "",
         breaks: "",
         frees: "",
@@ -99,7 +99,8 @@ const MAKES_BRIDGED: &str = "own=$(own_name)
  \"tolerations\": [{\"operator\": \"Exists\"}],
  \"containers\": [{\"name\": \"c\", \"image\": \"$image\", \"imagePullPolicy\": \"Never\"}]}}
 POD
-            for n in $(seq 240); do kubectl get pod $(bridged) --no-headers | grep -q Running && break; sleep 0.25; done";
+            for n in $(seq 240); do kubectl get pod $(bridged) --no-headers | grep -q Running && exit; sleep 0.25; done
+            echo \"the pod $(bridged) does not run after a minute; 'kubectl describe pod' on a master says why\" >&2; exit 1";
 const POD_ANSWERS: &str =
     "ping -c 1 -W 2 $(kubectl get pod $(bridged) --output jsonpath='{.status.podIP}') > /dev/null";
 /// For a fault of the address itself.
@@ -236,19 +237,19 @@ pub const FAULTS: &[Fault] = faults! {
         is_repaired: "docker image inspect $(docker inspect --format '{{.Config.Image}}' $(own_container)) > /dev/null 2>&1",
     }
     "bridge-deleted": "the pods' bridge is deleted under running pods" {
-        administrator: MAKES_BRIDGED,
+        prepares_cluster: MAKES_BRIDGED,
         prepares: POD_ANSWERS,
         breaks: "ip link delete cni0",
         is_repaired: POD_ANSWERS,
     }
     "bridge-address-deleted": "the address of the pods' bridge is deleted under running pods" {
-        administrator: MAKES_BRIDGED,
+        prepares_cluster: MAKES_BRIDGED,
         prepares: POD_ANSWERS,
         breaks: "ip -4 address flush dev cni0",
         is_repaired: POD_ANSWERS,
     }
     "bridge-route-deleted": "the route to the pods' network is deleted under running pods" {
-        administrator: MAKES_BRIDGED,
+        prepares_cluster: MAKES_BRIDGED,
         prepares: POD_ANSWERS,
         breaks: "ip -4 route flush dev cni0",
         is_repaired: POD_ANSWERS,
@@ -385,13 +386,14 @@ impl Fault {
     /// # Errors
     /// The script failed.
     pub fn prepare_cluster(&self, master: &Host, host: &Host) -> Result<()> {
-        if self.administrator.is_empty() {
+        if self.prepares_cluster.is_empty() {
             return Ok(());
         }
-        self.run_on(master, host, "", self.administrator).map(drop)
+        self.run_on(master, host, "", self.prepares_cluster)
+            .map(drop)
     }
 
-    /// Prepares the host for the fault, and a master for itself. A worker needs [`Self::prepare_cluster`] before.
+    /// Prepares the host for the fault. On a master this prepares the cluster, too. For a worker, call [`Self::prepare_cluster`] before.
     ///
     /// # Errors
     /// The script failed.
@@ -402,8 +404,8 @@ impl Fault {
         if self.vip {
             self.run(host, vip, HAS_VIP)?;
         }
-        if !self.administrator.is_empty() {
-            let script = format!("if ! is_worker; then\n{}\nfi", self.administrator);
+        if !self.prepares_cluster.is_empty() {
+            let script = format!("if ! is_worker; then\n{}\nfi", self.prepares_cluster);
             self.run(host, vip, &script)?;
         }
         if self.prepares.is_empty() {
@@ -493,8 +495,10 @@ impl Fault {
         let script = setting(host, vip, &format!("set -e -o pipefail\n{script}"));
         let output = by.exec_within(&["bash", "-c", &script], None, LIMIT)?;
         command::check(&output, || {
-            let (fault, host) = (self.name, host.name());
-            format!("the fault `{fault}` cannot happen on the host `{host}`")
+            let (fault, host, by) = (self.name, host.name(), by.name());
+            format!(
+                "the fault `{fault}` cannot happen on the host `{host}` (said by `{by}`); `nodelet check` there says what is wrong"
+            )
         })?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }

@@ -37,11 +37,13 @@ impl Run {
 
     /// Asserts that it was refused before it changed a step. For runs with `--json`.
     #[track_caller]
-    pub fn is_refused(self) -> Self {
-        let refused = self.exits(1);
-        let begun = refused.events("step_changing");
-        assert!(begun.is_empty(), "{}", refused.text());
-        refused
+    pub fn refused(self) -> Self {
+        let run = self.exits(1);
+        let end = run.event("run_finished");
+        assert_eq!(end["outcome"], "refused", "{}", run.text());
+        let begun = run.events("step_changing");
+        assert!(begun.is_empty(), "{}", run.text());
+        run
     }
 
     /// Whether it ended with this exit code.

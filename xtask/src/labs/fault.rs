@@ -64,9 +64,7 @@ impl Arguments {
             fault.clear(&host, &vip)?;
             return Ok(ExitCode::SUCCESS);
         }
-        if !fault.administrator.is_empty() {
-            fault.prepare_cluster(&shell::host(&self.lab, None)?, &host)?;
-        }
+        fault.prepare_cluster(&shell::host(&self.lab, None)?, &host)?;
         fault.prepare(&host, &vip)?;
         if !fault.is_whole(&host, &vip)? {
             bail!("the host is not healthy before the fault; `nodelet check` on it says why");

@@ -12,6 +12,8 @@ use super::together::KUBECTL;
 
 /// Time limit until all parts know what has changed: the API server, nodeletd, kubelet and kube-proxy.
 const SEEN: Duration = Duration::from_secs(60);
+/// More than a page has, in bytes.
+const PAGE: u64 = 64 * 1024;
 
 /// Pods, each on a node of its own and with a Service of its name. Each serves a page and logs who asks for it. They are removed with this.
 pub struct Pods<'a> {
@@ -40,11 +42,12 @@ impl<'a> Pods<'a> {
             ));
         }
         let names: Vec<&str> = pods.iter().map(|(pod, _)| *pod).collect();
-        master.sh(&format!(
+        let pods = Self { master, names };
+        pods.master.sh(&format!(
             "{KUBECTL} wait --for=condition=Ready pod/{} --timeout=60s",
-            names.join(" pod/")
+            pods.names.join(" pod/")
         ));
-        Self { master, names }
+        pods
     }
 
     /// In both directions, by the pods' addresses. A server sees the address of the pod that asks, not that of its node.
@@ -67,8 +70,8 @@ impl<'a> Pods<'a> {
         }
     }
 
-    /// In both directions, from a pod by the Service's address, and from outside at a port of each of these nodes: the only endpoint is on another
-    /// node than the pod, and than all but one of the nodes.
+    /// Each pod asks the other's Service at its cluster IP. Then this machine asks the port of the Service on each of these hosts. A Service has one
+    /// endpoint, so the other nodes have to forward the packets.
     ///
     /// # Panics
     /// A Service does not answer.
@@ -168,8 +171,9 @@ pub fn page_from_outside(address: Ipv4Addr, port: u16) -> std::io::Result<String
     let timeout = Duration::from_secs(3);
     let mut stream = TcpStream::connect_timeout(&(address, port).into(), timeout)?;
     stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
     let mut page = String::new();
-    stream.read_to_string(&mut page)?;
+    stream.take(PAGE).read_to_string(&mut page)?;
     Ok(page)
 }

@@ -79,7 +79,7 @@ fn another_cluster_is_refused(stranger: &Node) {
     let before = Slate::of_host(stranger.host());
     let new = [SCALED, &[("ETCD_INITIAL_CLUSTER_STATE", "new")]].concat();
     stranger.configure(&new);
-    let _ = stranger.apply(&[]).is_refused().says(&[
+    let _ = stranger.apply(&[]).refused().says(&[
         "MASTER_IP",
         "is in use by a host that is no master of this cluster",
     ]);
