@@ -1,4 +1,5 @@
-//! A worker whose host is lost: one command removes it, nothing of it stays, pods on the other nodes go on, and another host takes its name.
+//! A worker whose host is lost: one command removes it, nothing of it stays, pods on the other nodes go on, and another host takes its name. When
+//! that host leaves, the pods go on, too.
 
 use std::time::Duration;
 
@@ -82,17 +83,27 @@ node/{OTHER}" ]"#
         "use another name until then",
         "`--replace`",
     ]);
-    pods.remove();
     next.prepare_join_in_place(&master, SCALED);
     let _ = next.apply(&[]).exits(0);
     next.keep();
     let ready = format!("{KUBECTL} wait --for=condition=Ready node/{WORKER} --timeout=5s");
     master.wait_for("the new host is Ready", &ready, SEEN);
     let has_route = format!(
-        "ip -4 -o route show proto 92 | grep -F ' via {} '",
+        "ip -4 -o route show proto 92 | grep -qF ' via {} '",
         next.host().address()
     );
     for node in [&first, &other] {
         node.wait_for("it has a route to the new worker's pods", &has_route, SEEN);
     }
+    reach_one_another();
+
+    // It leaves, and the others go on.
+    next.sh("systemctl stop pf9-nodeletd");
+    let _ = next.nodelet(&["clean"]).exits(0);
+    master.wait_for("the node of the new host is gone", &gone, SEEN);
+    let has_no_route = format!("! {has_route}");
+    for node in [&first, &other] {
+        node.wait_for("the route to its pods is gone", &has_no_route, SEEN);
+    }
+    reach_one_another();
 }
