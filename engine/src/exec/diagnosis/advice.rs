@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::remedy::remedy;
-use crate::host::{ContainerState, Host, ListedContainer};
+use crate::host::{ContainerState, Host, HostResult, ListedContainer};
+use crate::model::chain;
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::docker::container_runtime;
 use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
@@ -22,6 +23,8 @@ const LOG_READ: usize = 300;
 const LOG_SHOWN: usize = 5;
 /// A container of a pod that has run for less than this may be one that ends again and again.
 const JUST_STARTED: Duration = Duration::from_secs(60);
+/// How often the containers of a pod are listed.
+const LOOKS: usize = 3;
 /// Longest line of a log that is shown, in characters.
 const LINE: usize = 300;
 
@@ -77,59 +80,85 @@ async fn container(host: &dyn Host, state: &ContainerState, name: &str) -> Vec<S
     found
 }
 
-/// The containers of a pod that do not run. If several have the same name, kubelet's latest one. One that kubelet has just started again runs, and
-/// may end in the next moment: then the one before says why.
+/// The containers of a pod that do not run. Kubelet removes containers that have ended, so one may be gone between two questions: then all are listed
+/// again.
 async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<String> {
     let mut found = Vec::new();
-    let all = host.containers(&of_pods()).await.unwrap_or_default();
-    let pods = StaticPods::among(&all);
     for name in names {
-        let mut of_name: Vec<&ListedContainer> =
-            all.iter().filter(|one| pods.has(one, pod, name)).collect();
-        // The name ends in the number of the attempt.
-        of_name.sort_by_key(|one| {
-            one.name
-                .rsplit('_')
-                .next()
-                .and_then(|n| n.parse::<u32>().ok())
-        });
-        let (running, ended): (Vec<_>, Vec<_>) = of_name.into_iter().partition(|one| one.running);
-        if let Some(running) = running.first()
-            && !is_just_started(host, running).await
-        {
-            continue;
+        let mut lines = Ok(None);
+        for _ in 0..LOOKS {
+            lines = pod_container(host, pod, name).await;
+            if !matches!(lines, Ok(None)) {
+                break;
+            }
         }
-        // After a change of the manifest, containers of the pod before may be there, too.
-        let uid = |one: &ListedContainer| one.labels.get(container_runtime::POD).cloned();
-        let last = ended.iter().rev().find(|ended| {
-            running.is_empty() || running.iter().any(|running| uid(running) == uid(ended))
-        });
-        match last {
-            Some(last) => {
-                if let Ok(Some(last)) = host.container(&last.name).await {
-                    let mut lines = container(host, &last, name).await;
-                    if !running.is_empty()
-                        && let Some(first) = lines.first_mut()
-                    {
-                        first.push_str(", and was started again");
-                    }
-                    found.extend(lines);
-                }
+        match lines {
+            Ok(Some(lines)) => found.extend(lines),
+            Ok(None) => found.push(format!("container {name} of pod {pod} ends all the time")),
+            // Each question would take as long.
+            Err(error) => {
+                let why = chain(&error).join(": ");
+                found.push(format!("it is not known how pod {pod} is: {why}"));
+                return found;
             }
-            None if running.is_empty() => {
-                found.push(format!("there is no container {name} of pod {pod}"));
-            }
-            None => {}
         }
     }
     found
 }
 
-async fn is_just_started(host: &dyn Host, listed: &ListedContainer) -> bool {
-    let state = host.container(&listed.name).await.ok().flatten();
-    let started = state.and_then(|state| state.started_at);
-    let age = started.and_then(|started| host.now().duration_since(started).ok());
-    age.is_some_and(|age| age < JUST_STARTED)
+/// What is to be said of a container of a pod; `None` if it is gone meanwhile. If several have the name, it is kubelet's latest one. One that kubelet has
+/// just started again runs, and may end in the next moment: then the one before says why.
+async fn pod_container(host: &dyn Host, pod: &str, name: &str) -> HostResult<Option<Vec<String>>> {
+    let all = host.containers(&of_pods()).await?;
+    let pods = StaticPods::among(&all);
+    let mut of_name: Vec<&ListedContainer> =
+        all.iter().filter(|one| pods.has(one, pod, name)).collect();
+    // The name ends in the number of the attempt.
+    of_name.sort_by_key(|one| {
+        one.name
+            .rsplit('_')
+            .next()
+            .and_then(|n| n.parse::<u32>().ok())
+    });
+    let (running, ended): (Vec<_>, Vec<_>) = of_name.into_iter().partition(|one| one.running);
+    if let Some(running) = running.first() {
+        match is_just_started(host, running).await? {
+            None => return Ok(None),
+            Some(false) => return Ok(Some(Vec::new())),
+            Some(true) => {}
+        }
+    }
+    // After a change of the manifest, containers of the pod before may be there, too.
+    let uid = |one: &ListedContainer| one.labels.get(container_runtime::POD).cloned();
+    let last = ended.iter().rev().find(|ended| {
+        running.is_empty() || running.iter().any(|running| uid(running) == uid(ended))
+    });
+    let Some(last) = last else {
+        let none = running.is_empty();
+        let none = none.then(|| format!("there is no container {name} of pod {pod}"));
+        return Ok(Some(none.into_iter().collect()));
+    };
+    let Some(last) = host.container(&last.name).await? else {
+        return Ok(None);
+    };
+    let mut lines = container(host, &last, name).await;
+    if !running.is_empty()
+        && let Some(first) = lines.first_mut()
+    {
+        first.push_str(", and was started again");
+    }
+    Ok(Some(lines))
+}
+
+/// `None` if it is gone.
+async fn is_just_started(host: &dyn Host, listed: &ListedContainer) -> HostResult<Option<bool>> {
+    let state = host.container(&listed.name).await?;
+    Ok(state.map(|state| {
+        let age = state
+            .started_at
+            .and_then(|started| host.now().duration_since(started).ok());
+        age.is_some_and(|age| age < JUST_STARTED)
+    }))
 }
 
 /// The last lines of a log that say what is wrong, or simply the last lines if no line does.
@@ -181,7 +210,7 @@ fn tells(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::fake::FakeHost;
+    use crate::host::fake::{FakeHost, FaultPlan};
 
     /// The findings about the API server's container, which runs for so long and before it has ended, in the pod with this uid.
     async fn found_after(runs_for: Duration, ended_in: &str) -> Vec<String> {
@@ -221,6 +250,31 @@ mod tests {
         assert_eq!(found, Vec::<String>::new(), "it is long ago");
         let found = found_after(Duration::from_secs(5), "another").await;
         assert_eq!(found, Vec::<String>::new(), "it is of the pod before");
+    }
+
+    /// Kubelet removes it between the list and the question; or docker does not answer.
+    #[tokio::test]
+    async fn a_container_that_is_not_described_is_named() {
+        const NAME: &str = "k8s_kube-apiserver_k8s-master-cp-1";
+        let host = FakeHost::new().with_docker().with_image("a:1");
+        host.with_world_mut(|world| world.static_pod("k8s-master-cp-1", "kube-apiserver", "a:1"));
+        let found =
+            async || pod_containers(&host, "k8s-master", &["kube-apiserver".to_owned()]).await;
+        host.set_faults(FaultPlan::none().fail("container", NAME));
+        let said = found().await;
+        assert!(
+            said.len() == 1 && said[0].starts_with("it is not known how pod k8s-master is: "),
+            "{said:?}"
+        );
+        host.set_faults(FaultPlan::none());
+        host.with_world_mut(|world| {
+            let its = world.containers.remove(NAME).expect("it is there");
+            world.containers.insert("gone".to_owned(), its);
+        });
+        assert_eq!(
+            found().await,
+            ["container kube-apiserver of pod k8s-master ends all the time"]
+        );
     }
 
     #[test]
