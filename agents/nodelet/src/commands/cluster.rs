@@ -78,7 +78,7 @@ fn outcome(name: &str, removal: &Removal) -> Result<(String, Exit)> {
         }
         Removal::WithoutNode => {
             let text = format!(
-                "worker {name} had not joined; its join file and its admission are no longer valid\n"
+                "worker {name} has no node; its join file and its admission are no longer valid\n"
             );
             (text, Exit::Ok)
         }
@@ -183,7 +183,7 @@ mod tests {
                 Some(0),
                 "shop/web-0 (a budget)",
             ),
-            (Removal::WithoutNode, Some(0), "had not joined"),
+            (Removal::WithoutNode, Some(0), "has no node"),
             (Removal::Before, Some(0), "was removed before"),
             (Removal::PodsLeft(pods(12)), Some(2), "and 2 more"),
             (Removal::Master, None, "it is a master"),
