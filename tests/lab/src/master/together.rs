@@ -129,7 +129,8 @@ pub fn all_are_members(masters: &[Node]) {
         .filter_map(|member| member["name"].as_str())
         .collect();
     voters.sort_unstable();
-    let names: Vec<&str> = masters.iter().map(Node::name).collect();
+    let mut names: Vec<&str> = masters.iter().map(Node::name).collect();
+    names.sort_unstable();
     assert_eq!(voters, names, "{members:#?}");
     assert_eq!(members.len(), names.len(), "{members:#?}");
     nodes_are_ready(&masters[0], masters);
