@@ -18,6 +18,9 @@ const SIZES: [usize; 5] = [1, 3, 5, 3, 1];
 /// How often keepalived has taken the virtual IP on a host.
 const TAKEN: &str =
     "journalctl --no-pager --output cat -u keepalived | grep -c 'Entering MASTER STATE' || true";
+/// How often keepalived has begun to listen to the other masters on a host.
+const READY: &str =
+    "journalctl --no-pager --output cat -u keepalived | grep -c 'Entering BACKUP STATE' || true";
 /// Processes that do nothing but use the processors, and for how long. Each is a unit, as the programs of a host are: outside of all units
 /// they would take the processors from each container of the host together.
 const BUSY: &str = r"for n in 1 2 3 4 5 6 7 8; do
@@ -151,9 +154,13 @@ fn one_joins(
 fn one_leaves(first: &mut Master, masters: &mut Vec<Node>, load: &UnderLoad, vip: &str) {
     if holder(masters, vip).0.name() == masters[0].name() {
         // The first one stays to the end. It does not take the address back.
+        let before: u32 = masters[0].sh(READY).trim().parse().expect("a number");
         masters[0].sh("systemctl stop keepalived");
         let _ = holder(&masters[1..], vip);
         masters[0].sh("systemctl start keepalived");
+        // In the first 15 s it takes part in nothing, and it may be the only one that is left.
+        let takes_part = format!("[ $({READY}) -gt {before} ]");
+        masters[0].wait_for("its keepalived takes part", &takes_part, BACK);
     }
     let holds = holder(masters, vip).0.name().to_owned();
     let at = masters.iter().position(|one| one.name() == holds);
