@@ -49,6 +49,8 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
     let nodes = host.nodes(&access).await?;
     is_no_other_node(node, args.replace, &nodes)?;
+    let all = authorities(&inputs.plan);
+    check_export(&host, &access, &all).await?;
     let members: Vec<(&str, u64)> = listed
         .iter()
         .map(|its| (its.name.as_str(), its.etcd_id.unwrap_or_default()))
@@ -75,13 +77,13 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
         sealed: sealed.with_context(|| format!("export the keys to `{node}`"))?,
         expires,
     };
-    // Before the other question: a replacement that begins in this moment sees the note, or this sees its claim.
+    // Then the first question again: a replacement that begins in this moment sees the note, or this sees its claim.
     let before = listed.iter().find(|its| its.name == *node);
     let member = before.and_then(|its| its.etcd_id);
     exported::note(&host, &access, node, member, expires)
         .await
         .with_context(|| format!("{EXPORT} `{node}`: tell the other masters"))?;
-    check_export(&host, &access, &authorities(&inputs.plan)).await?;
+    check_export(&host, &access, &all).await?;
     // As a record of a worker says, the masters would label this node as one, or delete it after the worker's removal.
     withdraw(&host, &access, node)
         .await
