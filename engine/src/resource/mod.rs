@@ -54,6 +54,7 @@ pub use kernel::link::LinkSpec;
 pub use kernel::packet_filter::{ChainContent, FilterFamily};
 pub use kernel::settings::{KernelModuleSpec, SysctlSpec};
 pub use kernel::sysctl_snapshot::SysctlSnapshotSpec;
+pub(crate) use kubernetes::etcd::marker::has_data as etcd_has_data;
 pub(crate) use kubernetes::etcd::member::Bootstrap;
 pub use kubernetes::etcd::member::EtcdMemberSpec;
 pub use kubernetes::etcd::promoted::EtcdPromotedSpec;

@@ -298,7 +298,7 @@ struct EtcdReport {
 async fn ask() -> Result<EtcdReport> {
     let etcd = Etcd::member().await?;
     let alarms = etcd.alarms().await?.into_iter().map(|alarm| match alarm.kind {
-        AlarmKind::NoSpace => format!("{alarm}: etcd refuses writes; compact and defragment it, then `etcdctl alarm disarm`, or raise ETCD_QUOTA_BACKEND_BYTES"),
+        AlarmKind::NoSpace => format!("{alarm}: etcd refuses writes; compact and defragment it, then `etcdctl alarm disarm`, or raise ETCD_QUOTA_BACKEND_BYTES on one master after the other (`nodelet apply --accept-quorum-loss`, because a full etcd gives no lock)"),
         AlarmKind::Corrupt | AlarmKind::Other(_) => format!("{alarm}: see `etcdctl alarm list`"),
     });
     Ok(EtcdReport {

@@ -22,7 +22,7 @@ use crate::kubernetes::masters::{self, MASTERS, MasterEntry};
 use crate::ledger::Ledger;
 use crate::model::{Problem, Span, chain};
 use crate::plan::{Plan, PlannedPhase, PlannedStep};
-use crate::resource::{ContainerSpec, EtcdMemberSpec, Spec};
+use crate::resource::{ContainerSpec, EtcdMemberSpec, Spec, etcd_has_data};
 
 /// The flag with which an operator accepts the loss.
 pub const ACCEPT_QUORUM_LOSS: &str = "--accept-quorum-loss";
@@ -157,12 +157,7 @@ async fn is_installed(host: &dyn Host) -> bool {
 
 /// Whether etcd has written into its data directory. A directory that cannot be read counts as one with data.
 async fn has_data(host: &dyn Host, data: &Path) -> bool {
-    for path in ["member/wal", "member/snap/db"] {
-        if !matches!(host.entry(&data.join(path)).await, Ok(None)) {
-            return true;
-        }
-    }
-    false
+    etcd_has_data(host, data).await.unwrap_or(true)
 }
 
 /// The members of etcd with their states, as this host can know them: from its own member, or from those of the other masters.

@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::selection::{is_entry, node_name, selected};
 use super::quorum::endpoints;
-use super::quorum::lock::{DisruptionLock, WAIT, Wait, held_during_removal};
+use super::quorum::lock::{
+    DisruptionLock, WAIT, Wait, held_during_removal, not_given_during_removal,
+};
 use crate::host::{ClusterAccess, EtcdMember, Host, HostResult, RemainingPod};
 use crate::kubernetes::MASTER_LABEL;
 use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, QuorumLoss, Seen, after_loss, look};
@@ -144,6 +146,7 @@ async fn locked(
     match DisruptionLock::take(host, endpoints, &holder, LOCKED, WAIT, &cancel).await {
         Wait::Over(lock) => Ok(lock),
         Wait::HeldBy(other) => Err(held_during_removal(&other)),
+        Wait::NotGiven(why) => Err(not_given_during_removal(&why)),
         Wait::Interrupted => Ok(DisruptionLock::default()),
     }
 }

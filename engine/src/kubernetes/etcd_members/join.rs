@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::quorum::quorum;
-use super::seen::{MOST_MEMBERS, Me, Seen, broken_first};
+use super::seen::{Me, Seen, broken_first};
+use crate::facts::MOST_MASTERS;
 use crate::host::EtcdMember;
 
 /// What a host without data has to do.
@@ -72,7 +73,7 @@ pub fn join(me: Me<'_>, members: &[Seen]) -> Join {
             ),
             next: "put its data back, or restore a backup".to_owned(),
         },
-        None if others.len() >= MOST_MEMBERS => Join::Refuse {
+        None if others.len() >= MOST_MASTERS => Join::Refuse {
             why: format!(
                 "the cluster has {} members; more are not useful",
                 others.len()

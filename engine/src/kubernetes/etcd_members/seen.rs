@@ -5,8 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use crate::host::{EtcdMember, EtcdStatus, Host};
 use crate::model::chain;
 
-/// Most members of a cluster.
-pub const MOST_MEMBERS: usize = 5;
 /// The ports on which a member answers its clients and the other members.
 const CLIENTS: u16 = 4001;
 const PEERS: u16 = 2380;

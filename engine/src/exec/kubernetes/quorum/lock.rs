@@ -3,13 +3,14 @@
 //! again.
 //!
 //! The lock is a key with a lease, so etcd itself ends the lock of a host that dies. If etcd has no quorum, there is no lock, and no quorum that it
-//! would protect. A member that does not work is ended without a lock: etcd loses nothing by it.
+//! would protect. If etcd has quorum and gives no lock, for example because its database is full, the member must not be ended. A member that does
+//! not work is ended without a lock: etcd loses nothing by it.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{OwnState, PlannedMember, endpoints, own_state};
+use super::{ACCEPT_QUORUM_LOSS, OwnState, PlannedMember, endpoints, own_state};
 use crate::exec::{Mode, Runner};
 use crate::host::{EtcdLock, Host, HostError};
 use crate::kubernetes::etcd_members::Loss;
@@ -25,6 +26,8 @@ const RESERVE: Duration = Duration::from_secs(60);
 pub(in crate::exec) const WAIT: Duration = Duration::from_secs(180);
 /// How long to wait when the clients of the member are ended already.
 pub(in crate::exec) const LATE_WAIT: Duration = Duration::from_secs(15);
+/// Attempts before an etcd that has quorum counts as one that gives no lock.
+const REFUSALS: u32 = 4;
 /// Pauses between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
@@ -54,6 +57,8 @@ pub(in crate::exec) enum Wait {
     Over(DisruptionLock),
     /// This master still has it.
     HeldBy(String),
+    /// etcd has quorum, and does not give it for this reason.
+    NotGiven(String),
     /// The run was asked to end.
     Interrupted,
 }
@@ -74,6 +79,7 @@ impl DisruptionLock {
         let began = host.elapsed();
         let mut attempts: u32 = 0;
         let mut held_by = None;
+        let mut refusals = 0;
         loop {
             let taken = host.take_lock(&endpoints, KEY, holder, life).await;
             let other = match (taken, held_by.take()) {
@@ -89,11 +95,24 @@ impl DisruptionLock {
                 // It is held, and etcd does not answer for a moment.
                 (Err(_), Some(other)) => other,
                 (Err(error), None) => {
-                    tracing::warn!(
-                        "could not take the lock on the members of etcd, so another master may end its member at the same time: {}",
-                        chain(&error).join(": ")
-                    );
-                    return Wait::Over(Self::default());
+                    let why = chain(&error).join(": ");
+                    if host.member_list(&endpoints).await.is_err() {
+                        tracing::warn!(
+                            "could not take the lock on the members of etcd, which has no quorum: {why}"
+                        );
+                        return Wait::Over(Self::default());
+                    }
+                    // The leader may change at this moment.
+                    refusals += 1;
+                    if refusals >= REFUSALS {
+                        return Wait::NotGiven(why);
+                    }
+                    tokio::select! {
+                        biased;
+                        () = cancel.cancelled() => return Wait::Interrupted,
+                        () = host.pause(doubled(refusals, PAUSES.0, PAUSES.1)) => {}
+                    }
+                    continue;
                 }
             };
             if host.elapsed().saturating_sub(began) >= limit {
@@ -161,6 +180,10 @@ impl Runner<'_> {
                     let problem = held_by(&other, limit, life, &planned);
                     return Err(NotLocked::Refused(Box::new(problem)));
                 }
+                Wait::NotGiven(why) => {
+                    let problem = not_given(&why, &planned);
+                    return Err(NotLocked::Refused(Box::new(problem)));
+                }
                 Wait::Interrupted => return Err(NotLocked::Interrupted),
             };
         }
@@ -201,21 +224,26 @@ impl Runner<'_> {
     }
 
     /// The members at which the lock is taken and released: this host's own, and those of other masters, because this host's is down at the
-    /// release. `None` if no lock is needed.
+    /// release. `None` if no lock is needed. A list of masters that is missing, damaged or names no other one does not decide that: nodeletd may have
+    /// been stopped when others joined, and this host's own member knows them.
     async fn endpoints_for_lock(
         &self,
         planned: &PlannedMember<'_>,
         loss: Loss,
     ) -> Option<Vec<String>> {
-        // If the file is damaged, this host's own member knows the others.
-        let others = masters::read(self.host).await.map(|mut masters| {
-            masters.retain(|its| its.name != planned.member.name);
-            masters
-        });
-        if others.as_ref().is_ok_and(Vec::is_empty) {
-            return None;
+        let mut others = masters::read(self.host).await.unwrap_or_default();
+        others.retain(|its| its.name != planned.member.name);
+        let mut endpoints = endpoints(&others);
+        if others.is_empty() {
+            let members = self.host.member_list(&endpoints).await.ok()?;
+            let me = planned.member.me();
+            let others = members.into_iter().filter(|member| !me.is(member));
+            let known: Vec<String> = others.flat_map(|other| other.client_urls).collect();
+            if known.is_empty() {
+                return None;
+            }
+            endpoints.extend(known);
         }
-        let endpoints = endpoints(&others.unwrap_or_default());
         let container = planned.container.map(|(_, its)| its.name.as_str());
         let is_down = match loss {
             Loss::Restart | Loss::Stop => {
@@ -228,6 +256,30 @@ impl Runner<'_> {
         };
         (!is_down).then_some(endpoints)
     }
+}
+
+/// Why the member of another master cannot be removed while etcd gives no lock.
+pub(in crate::exec) fn not_given_during_removal(why: &str) -> HostError {
+    HostError::service(
+        "remove the member from etcd",
+        format!("etcd gives no lock on its members: {why}; {}", GIVES_NONE),
+    )
+}
+
+/// The next step if etcd gives no lock.
+const GIVES_NONE: &str =
+    "remove the cause (`nodelet etcd status` on a master names alarms), then repeat the command";
+
+fn not_given(why: &str, planned: &PlannedMember<'_>) -> Problem {
+    super::problem(
+        Some(&planned.step.span),
+        format!(
+            "etcd gives no lock on its members, so another master may end its member at the same time: {why}"
+        ),
+        format!(
+            "{GIVES_NONE}; {ACCEPT_QUORUM_LOSS} goes on without a lock: use it on one master at a time, and wait until its member works again"
+        ),
+    )
 }
 
 /// Why the member of another master cannot be removed now.
@@ -262,7 +314,7 @@ pub(in crate::exec) mod tests {
     use crate::exec::kubernetes::quorum::tests::{host as three, phase};
     use crate::facts::Facts;
     use crate::host::fake::{FakeHost, FaultPlan};
-    use crate::host::{Clock as _, EtcdMembers as _};
+    use crate::host::{Clock as _, EtcdMembers as _, Files as _};
     use crate::kubernetes::etcd_members::OWN_ENDPOINT;
     use crate::kubernetes::masters::MASTERS;
     use crate::plan::Plan;
@@ -399,9 +451,55 @@ pub(in crate::exec) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_an_answer_or_another_master_the_guard_decides_alone() {
+    async fn an_etcd_that_has_quorum_and_gives_no_lock_refuses() {
+        let full = host();
+        full.set_faults(FaultPlan::none().fail("take_lock", "*"));
+        with_runner(&full, async |runner| {
+            let said = locked(runner)
+                .await
+                .expect_err("others may end theirs, too");
+            assert!(said.contains("etcd gives no lock"), "{said}");
+            assert!(said.contains(ACCEPT_QUORUM_LOSS), "{said}");
+        })
+        .await;
+        // The leader changes.
+        let changing = host();
+        changing.set_faults(FaultPlan::none().fail_call(1));
+        with_runner(&changing, async |runner| {
+            locked(runner).await.expect("it is given later");
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_without_another_master_is_no_proof() {
+        let list =
+            r#"{"version":1,"masters":[{"name":"m-1","address":"172.30.0.11","voter":true}]}"#;
+        for outdated in [Some(list), None] {
+            let host = host();
+            match outdated {
+                Some(list) => {
+                    host.with_world_mut(|world| world.file_with_mode(MASTERS, list, 0o600))
+                }
+                None => host.remove(MASTERS.as_ref()).await.expect("it is there"),
+            }
+            other_takes_lock(&host, LIFE).await;
+            with_runner(&host, async |runner| {
+                let said = locked(runner).await.expect_err("it is held");
+                assert!(said.contains("m-2"), "{said}");
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_quorum_or_another_master_the_guard_decides_alone() {
         let of_three = host();
-        of_three.set_faults(FaultPlan::none().fail("take_lock", "*"));
+        of_three.set_faults(
+            FaultPlan::none()
+                .fail("take_lock", "*")
+                .fail("member_list", "*"),
+        );
         with_runner(&of_three, async |runner| {
             locked(runner).await.expect("the quorum stays");
         })

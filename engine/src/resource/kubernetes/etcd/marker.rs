@@ -56,7 +56,7 @@ pub(super) async fn wipe(host: &dyn Host, data: &Path) -> ResourceResult<()> {
 
 /// Whether etcd has written data into the directory: a log, or a store. Beside the marker only a log counts, because etcd makes an empty store
 /// before it knows whether it may join.
-pub(super) async fn has_data(host: &dyn Host, data: &Path) -> ResourceResult<bool> {
+pub(crate) async fn has_data(host: &dyn Host, data: &Path) -> ResourceResult<bool> {
     let logs = data.join("member/wal");
     if host.entry(&logs).await?.is_some() {
         let names = host.list(&logs).await?;

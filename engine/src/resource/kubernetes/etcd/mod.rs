@@ -4,7 +4,7 @@
 //! API server of the cluster. Decisions are in `engine::kubernetes::etcd_members`. Start with `member`.
 
 mod api;
-mod marker;
+pub(crate) mod marker;
 pub(in crate::resource) mod member;
 pub(in crate::resource) mod promoted;
 pub(in crate::resource) mod settings;
