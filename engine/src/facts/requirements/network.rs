@@ -100,6 +100,16 @@ pub(crate) fn virtual_ip(facts: &Facts, address: IpAddr, interface: &str) -> Ver
             "choose an address of the same network that no host has, or set MASTER_VIP_ENABLED: false",
         );
     }
+    // The other masters are not asked: keepalived here would take the address from the one that has it.
+    if let Some(master) = facts.masters.iter().find(|its| its.address == address) {
+        return Verdict::not_met(
+            format!(
+                "MASTER_IP: {address} is the address of master {}",
+                master.name
+            ),
+            "set it back to the virtual IP of the cluster, as the other masters have it",
+        );
+    }
     let within = |name: &str| {
         let link = facts.link(name)?;
         link.addresses

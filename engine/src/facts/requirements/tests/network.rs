@@ -20,6 +20,12 @@ fn a_virtual_ip_is_unused_and_on_link() {
     let says = |facts: &Facts, address: &str, interface: &str| {
         wanted(address, interface).check(facts).to_string()
     };
+    facts.masters.push(MasterEntry {
+        name: "m-2".to_owned(),
+        address: "172.30.0.12".parse().unwrap(),
+        etcd_id: None,
+        voter: true,
+    });
     assert_eq!(says(&facts, "172.30.0.100", "eth0"), "met");
     for (address, interface, problem) in [
         ("172.30.0.11", "eth0", "this host's own address (on eth0)"),
@@ -35,6 +41,7 @@ fn a_virtual_ip_is_unused_and_on_link() {
             "in 172.17.0.0/16, where docker has its containers",
         ),
         ("172.30.0.100", "bond0", "there is no link bond0"),
+        ("172.30.0.12", "eth0", "the address of master m-2"),
     ] {
         let said = says(&facts, address, interface);
         assert!(said.contains(problem), "{address} on {interface}: {said}");
