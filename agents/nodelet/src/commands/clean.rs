@@ -17,6 +17,7 @@ use super::run::{exit, has_ledger, installed_inputs, only_root, refuse_if_reappl
 use crate::cli::{CleanArgs, RoleArgs};
 use crate::inputs::Inputs;
 use crate::inputs::identity::Identity;
+use crate::inputs::last_good_settings::last_good;
 use crate::output;
 use crate::output::exit::Exit;
 use crate::process::lock::Lock;
@@ -62,10 +63,32 @@ async fn quorum_problem(
     if live.all(|live| live.keep && purpose != CleanPurpose::Purge) {
         return None;
     }
-    let inputs = installed_inputs(role, host).await.ok();
-    let plan = inputs.as_ref().map(|inputs| &inputs.plan);
+    let inputs = inputs_to_clean(role, host).await;
+    quorum_problem_of(inputs.as_ref().ok(), host).await
+}
+
+async fn quorum_problem_of(inputs: Option<&Inputs>, host: &LiveHost) -> Option<Problem> {
+    let plan = inputs.map(|inputs| &inputs.plan);
     let recorded = Identity::recorded().unwrap_or_default().node_in_etcd();
     quorum_problem_of_clean(host, plan, &recorded).await
+}
+
+/// The inputs of the role that is on this host, as the kind of node that it was set up as. An operator who changes ROLE has to clean the host first:
+/// the settings plan another kind of node then.
+async fn inputs_to_clean(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
+    let inputs = installed_inputs(args, host).await?;
+    let identity = Identity::recorded();
+    let Some(recorded) = identity.as_ref().and_then(Identity::node_kind) else {
+        return Ok(inputs);
+    };
+    if inputs.plan.node == recorded {
+        return Ok(inputs);
+    }
+    let (_, last) = last_good(args, host).await?;
+    if last.plan.node != recorded {
+        bail!("this host was set up with ROLE={recorded}, and no settings with it are kept");
+    }
+    Ok(last)
 }
 
 /// What a clean is for.
@@ -98,7 +121,7 @@ pub(super) async fn remove_role(
 ) -> Result<Outcome> {
     let purpose = removal.purpose;
     let records = Ledger::read(host).await;
-    let inputs = installed_inputs(role, host).await;
+    let inputs = inputs_to_clean(role, host).await;
     if let Ok(inputs) = &inputs {
         has_ledger_to_clean(inputs, host).await?;
     }
@@ -316,10 +339,20 @@ async fn stop(
             tracing::warn!("the stop left something running; the clean continues")
         }
         Ok(_) => {}
-        Err(error) => tracing::warn!(
-            error = engine::model::chain(&error).join(": "),
-            "cleaning without a stop"
-        ),
+        Err(error) => {
+            tracing::warn!(
+                error = engine::model::chain(&error).join(": "),
+                "cleaning without a stop"
+            );
+            // The stop has not asked for the second time.
+            if !accepts_quorum_loss
+                && let Some(problem) = quorum_problem_of(Some(inputs), host).await
+            {
+                let problems = vec![problem];
+                sink.emit(Event::PreflightFailed { problems });
+                return Stopped::Refused;
+            }
+        }
     }
     Stopped::GoesOn
 }

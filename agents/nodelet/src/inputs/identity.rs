@@ -187,6 +187,11 @@ impl Identity {
         }
     }
 
+    /// The kind of node (ROLE) that the host was set up as.
+    pub(crate) fn node_kind(&self) -> Option<&str> {
+        self.settings.get("ROLE").map(String::as_str)
+    }
+
     /// The recorded address, if one of the host's links still has it. A default route or an address that was added later changes nothing.
     pub(crate) fn address_in_use(&self, facts: &Facts) -> Option<IpAddr> {
         self.address.filter(|address| facts.has_address(*address))
