@@ -377,7 +377,9 @@ pub async fn remove_worker(
     }
     take_admission(host, access, name, &node.uid).await?;
     let left = empty_node(host, access, (name, &node), timeout).await?;
-    if hold_up(&left, &node, force) {
+    // The eviction takes a while: the node may be Ready by now, or gone.
+    let present = host.node(access, name).await?;
+    if present.is_some_and(|node| hold_up(&left, &node, force)) {
         return Ok(Removal::PodsLeft(left));
     }
     delete_removed(host, access, name, &node.uid).await?;

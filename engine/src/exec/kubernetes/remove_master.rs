@@ -5,16 +5,17 @@
 
 mod selection;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use self::selection::{is_entry, node_name, selected};
+use self::selection::{is_entry, nameless_at, node_name, selected};
 use super::quorum::endpoints;
 use super::quorum::lock::{
     DisruptionLock, WAIT, Wait, held_during_removal, not_given_during_removal,
 };
-use crate::host::{ClusterAccess, EtcdMember, Host, HostResult, RemainingPod};
+use crate::host::{ClusterAccess, EtcdMember, Host, HostError, HostResult, RemainingPod};
 use crate::kubernetes::MASTER_LABEL;
 use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, QuorumLoss, Seen, after_loss, look};
 use crate::kubernetes::masters;
@@ -22,6 +23,10 @@ use crate::kubernetes::workers::{delete_removed, empty_node, hold_up};
 
 /// Life of the lock during the removal of a member: a few calls of etcd.
 const LOCKED: Duration = Duration::from_secs(60);
+/// How often the record of an export is changed, and the pause after the first attempt that failed. Each further pause is twice as long, which
+/// gives 13 s in all. After a member was removed, etcd may have to elect a leader, and the API server answers with an error until then.
+const TRIES: u32 = 7;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// How the removal of a master ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +83,12 @@ pub async fn remove_master(
         Some(name) => host.node(access, name).await?,
         None => None,
     };
-    let node = node.filter(|node| node.labels.contains_key(MASTER_LABEL));
+    // A master's Node may lack its label. Only a member's own name proves that: an address or an id may also be the name of a worker's Node.
+    let is_named = found.is_some_and(|member| !member.name.is_empty());
+    let node = node.filter(|node| is_named || node.labels.contains_key(MASTER_LABEL));
+    let addresses = node.as_ref().map(|node| node.addresses.clone());
+    let addresses = addresses.unwrap_or_default();
+    let found = found.or_else(|| nameless_at(&addresses, list));
     if node.is_none() && found.is_none() {
         let is_known = known.iter().any(|one| is_entry(master.name, one));
         return match listed {
@@ -95,37 +105,71 @@ pub async fn remove_master(
     {
         return Ok(refusal);
     }
-    let node = name.zip(node);
     let mut left = Vec::new();
-    if let Some((name, node)) = &node {
+    if let Some((name, node)) = name.as_ref().zip(node.as_ref()) {
         left = empty_node(host, access, (name, node), master.within).await?;
-        if hold_up(&left, node, master.force) {
+        // The eviction takes a while: the node may be Ready by now, or gone.
+        let present = host.node(access, name).await?;
+        if present.is_some_and(|node| hold_up(&left, &node, master.force)) {
             return Ok(MasterRemoval::PodsLeft(left));
         }
     }
-    let voters = match remove_member(host, &endpoints, master).await? {
-        Ok(voters) => voters,
-        Err(refusal) => return Ok(refusal),
-    };
-    if let Some((name, node)) = &node {
-        delete_removed(host, access, name, &node.uid).await?;
-        masters::exported::forget(host, access, name).await?;
+    let AfterRemoval { voters, removed } =
+        match remove_member(host, &endpoints, master, &addresses).await? {
+            Ok(after) => after,
+            Err(refusal) => return Ok(refusal),
+        };
+    if let Some(name) = &name {
+        // Before the node is deleted: if this is interrupted, the next call finds the node and goes on.
+        forget_export(host, access, name, removed).await?;
+    }
+    if let Some((name, node)) = name.zip(node) {
+        delete_removed(host, access, &name, &node.uid).await?;
     }
     Ok(MasterRemoval::Removed { voters, left })
 }
 
-/// Looks at the members again, and removes the one that is asked for, if there is one and it may be removed. Returns how many voters are
-/// left.
+/// Forgets that the keys were exported to the host, whose member `removed` was.
+async fn forget_export(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    name: &str,
+    removed: Option<u64>,
+) -> HostResult<()> {
+    let (mut attempt, mut pause) = (1, FIRST_PAUSE);
+    loop {
+        match masters::exported::forget(host, access, name, removed).await {
+            Err(error) if attempt < TRIES && !matches!(error, HostError::Refused { .. }) => {
+                host.pause(pause).await;
+                attempt += 1;
+                pause *= 2;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// The members after a removal.
+struct AfterRemoval {
+    /// How many voters are left.
+    voters: usize,
+    /// The id of the removed member; `None` if it was no member any more.
+    removed: Option<u64>,
+}
+
+/// Looks at the members again, and removes the one that is asked for, if there is one and it may be removed. A member without a name is also
+/// found by the `addresses` of the node.
 async fn remove_member(
     host: &dyn Host,
     endpoints: &[String],
     master: &MasterToRemove<'_>,
-) -> HostResult<Result<usize, MasterRemoval>> {
+    addresses: &[IpAddr],
+) -> HostResult<Result<AfterRemoval, MasterRemoval>> {
     let lock = match master.accepts_quorum_loss {
         true => DisruptionLock::default(),
         false => locked(host, endpoints, master.name).await?,
     };
-    let removed = remove_with_lock(host, endpoints, master).await;
+    let removed = remove_with_lock(host, endpoints, master, addresses).await;
     lock.release(host).await;
     removed
 }
@@ -155,9 +199,10 @@ async fn remove_with_lock(
     host: &dyn Host,
     endpoints: &[String],
     master: &MasterToRemove<'_>,
-) -> HostResult<Result<usize, MasterRemoval>> {
+    addresses: &[IpAddr],
+) -> HostResult<Result<AfterRemoval, MasterRemoval>> {
     let list = host.member_list(endpoints).await?;
-    let found = selected(master.name, &list)?;
+    let found = selected(master.name, &list)?.or_else(|| nameless_at(addresses, &list));
     if let Some(found) = found {
         let members = look(host, list.clone()).await;
         if let Some(refusal) = refusal(host, master, found, &members).await {
@@ -166,10 +211,9 @@ async fn remove_with_lock(
         host.member_remove(endpoints, found.id).await?;
     }
     let removed = found.map(|found| found.id);
-    let voters = list.iter().filter(|member| !member.learner);
-    Ok(Ok(voters
-        .filter(|member| Some(member.id) != removed)
-        .count()))
+    let left = list.iter().filter(|member| Some(member.id) != removed);
+    let voters = left.filter(|member| !member.learner).count();
+    Ok(Ok(AfterRemoval { voters, removed }))
 }
 
 /// Why the member must not be removed; `None` if it may.
@@ -198,7 +242,7 @@ mod tests {
     use super::*;
     use crate::exec::kubernetes::quorum::lock::tests::takes_lock;
     use crate::exec::kubernetes::quorum::tests::THREE_MASTERS;
-    use crate::host::fake::FakeHost;
+    use crate::host::fake::{FakeHost, FaultPlan};
     use crate::host::{Clock as _, EtcdLock};
     use crate::kubernetes::masters::MASTERS;
 
@@ -235,6 +279,17 @@ mod tests {
         };
         let removal = remove_master(host, &access, &master).await;
         removal.expect("the cluster answers")
+    }
+
+    /// A learner that never started.
+    fn learner(id: u64, address: &str) -> EtcdMember {
+        EtcdMember {
+            id,
+            name: String::new(),
+            peer_urls: vec![format!("https://{address}:2380")],
+            client_urls: Vec::new(),
+            learner: true,
+        }
     }
 
     fn counts(host: &FakeHost) -> (usize, usize) {
@@ -321,13 +376,7 @@ mod tests {
         for named in ["172.30.0.14", "2a"] {
             let host = host();
             host.with_world_mut(|world| {
-                world.etcd.members.push(EtcdMember {
-                    id: 0x2a,
-                    name: String::new(),
-                    peer_urls: vec!["https://172.30.0.14:2380".to_owned()],
-                    client_urls: Vec::new(),
-                    learner: true,
-                });
+                world.etcd.members.push(learner(0x2a, "172.30.0.14"));
             });
             assert_eq!(remove(&host, "m-4", false).await, MasterRemoval::Unknown);
             let removed = MasterRemoval::Removed {
@@ -338,6 +387,105 @@ mod tests {
             assert_eq!(counts(&host), (3, 3), "{named}");
             assert_eq!(remove(&host, named, false).await, MasterRemoval::Unknown);
         }
+    }
+
+    /// Its disk was emptied. It has joined again, and its host died before etcd started.
+    #[tokio::test]
+    async fn a_learner_without_a_name_is_removed_by_the_name_of_its_node() {
+        let host = host();
+        host.with_world_mut(|world| {
+            world.etcd.silence("172.30.0.13");
+            world.etcd.members.pop();
+            world.etcd.members.push(learner(0x2a, "172.30.0.13"));
+        });
+        let removed = MasterRemoval::Removed {
+            voters: 2,
+            left: Vec::new(),
+        };
+        assert_eq!(remove(&host, "m-3", false).await, removed);
+        assert_eq!(counts(&host), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn the_node_of_a_member_is_deleted_also_without_its_label() {
+        let host = host();
+        host.with_world_mut(|world| {
+            let node = world.cluster.nodes.get_mut("m-3").expect("it is there");
+            node.labels.clear();
+            // The name of this worker's node is also the id of the learner.
+            let ip = "172.30.0.21".parse().expect("an address");
+            world.join_node("2a", "10.20.9.0/24", ip);
+            world.etcd.members.push(learner(0x2a, "172.30.0.14"));
+        });
+        let removed = MasterRemoval::Removed {
+            voters: 2,
+            left: Vec::new(),
+        };
+        for named in ["m-3", "2a"] {
+            assert_eq!(remove(&host, named, false).await, removed, "{named}");
+        }
+        let (members, _) = counts(&host);
+        assert_eq!(members, 2);
+        assert!(!host.with_world(|world| world.has_node("m-3")));
+        assert!(host.with_world(|world| world.has_node("2a")));
+    }
+
+    #[tokio::test]
+    async fn pods_hold_up_the_removal_of_a_node_that_becomes_ready_during_the_eviction() {
+        let host = host();
+        let pod = RemainingPod {
+            name: "shop/web-1".to_owned(),
+            reason: "a budget".to_owned(),
+        };
+        host.with_world_mut(|world| {
+            world.kubernetes.unevictable = vec![pod.clone()];
+            world.kubernetes.ready_after_eviction = Some("m-3".to_owned());
+        });
+        let removal = remove(&host, "m-3", false).await;
+        assert_eq!(removal, MasterRemoval::PodsLeft(vec![pod]));
+        assert_eq!(counts(&host), (3, 3));
+    }
+
+    /// The new host of this name may still join. The host that was removed may not.
+    #[tokio::test]
+    async fn the_host_that_takes_the_place_of_the_removed_one_is_still_awaited() {
+        for (member, is_awaited) in [(Some(13), true), (Some(9), false), (None, false)] {
+            let host = host();
+            let access = ClusterAccess::with(KUBECONFIG.as_ref());
+            let expires = host.now() + Duration::from_secs(3600);
+            let noted = masters::exported::note(&host, &access, "m-3", member, expires).await;
+            noted.expect("the cluster answers");
+            let awaited = async || {
+                let open = masters::exported::awaited(&host, &access, &[]).await;
+                open.expect("the cluster answers").contains_key("m-3")
+            };
+            // Interrupted before the node is deleted.
+            host.set_faults(FaultPlan::none().fail("delete_node", "m-3"));
+            let master = MasterToRemove {
+                name: "m-3",
+                within: Duration::from_secs(60),
+                force: false,
+                accepts_quorum_loss: false,
+            };
+            let removal = remove_master(&host, &access, &master).await;
+            removal.expect_err("the node cannot be deleted");
+            assert_eq!(awaited().await, is_awaited, "{member:?}");
+            host.set_faults(FaultPlan::none());
+            let removal = remove(&host, "m-3", false).await;
+            let removed = matches!(removal, MasterRemoval::Removed { voters: 2, .. });
+            assert!(removed, "{removal:?}");
+            assert_eq!(awaited().await, is_awaited, "{member:?}");
+        }
+    }
+
+    /// While etcd elects a leader, the API server answers with an error.
+    #[tokio::test]
+    async fn the_record_of_an_export_is_read_again_after_an_error() {
+        let host = host();
+        host.set_faults(FaultPlan::none().fail("config_map", "*").times(2));
+        let removal = remove(&host, "m-3", false).await;
+        let removed = matches!(removal, MasterRemoval::Removed { voters: 2, .. });
+        assert!(removed, "{removal:?}");
     }
 
     /// A member that has a name goes together with its node.

@@ -19,6 +19,13 @@ const NONE: &str = "-";
 /// So often the ConfigMap is written again if another client was faster.
 const TRIES: usize = 5;
 
+/// What [`note`] has written, and what the entry was before. [`restore`] needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Noted {
+    earlier: Option<Entry>,
+    present: Entry,
+}
+
 /// Notes that the keys were exported to `node`, until `expires`. `member` is the id of the member of etcd that has this name now. Entries that have
 /// expired are removed. The later end counts if there are several files for the host.
 ///
@@ -30,25 +37,73 @@ pub async fn note(
     node: &str,
     member: Option<u64>,
     expires: SystemTime,
-) -> HostResult<()> {
-    change(host, access, |all| {
-        let now = host.now();
+) -> HostResult<Noted> {
+    let now = host.now();
+    let with = |earlier: Option<Entry>| {
+        let end = earlier.map_or(expires, |(until, _)| until.max(expires));
+        (end, member)
+    };
+    let before = change(host, access, |all| {
         all.retain(|_, (until, _)| *until > now);
-        let before = all.get(node).map_or(expires, |(until, _)| *until);
-        all.insert(node.to_owned(), (before.max(expires), member));
+        let entry = with(all.get(node).copied());
+        all.insert(node.to_owned(), entry);
     })
-    .await
+    .await?;
+    let earlier = before.get(node).copied().filter(|(until, _)| *until > now);
+    Ok(Noted {
+        earlier,
+        present: with(earlier),
+    })
 }
 
-/// Forgets that the keys were exported to `node`: it was removed from the cluster. Fine if they were not.
+/// Takes back what [`note`] has written, because the join file is not written: the earlier entry of `node` is there again. An entry that another
+/// master has written meanwhile stays.
 ///
 /// # Errors
 /// As [`note`].
-pub async fn forget(host: &dyn Host, access: &ClusterAccess, node: &str) -> HostResult<()> {
+pub async fn restore(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    node: &str,
+    noted: &Noted,
+) -> HostResult<()> {
     change(host, access, |all| {
-        all.remove(node);
+        if all.get(node).map(entry_text) == Some(entry_text(&noted.present)) {
+            match noted.earlier {
+                Some(earlier) => all.insert(node.to_owned(), earlier),
+                None => all.remove(node),
+            };
+        }
     })
     .await
+    .map(drop)
+}
+
+/// Forgets that the keys were exported to `node`, which was removed from the cluster with its member `removed`. Fine if they were not. If the new
+/// host was to take the place of that member, it has not joined and may still join, so its entry stays until it expires. If the member is not
+/// known, an earlier call has removed it, and each entry that names one stays.
+///
+/// # Errors
+/// As [`note`].
+pub async fn forget(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    node: &str,
+    removed: Option<u64>,
+) -> HostResult<()> {
+    let now = host.now();
+    let may_join = |(until, before): &Entry| {
+        let is_replaced = before.is_some() && (removed.is_none() || removed == *before);
+        *until > now && is_replaced
+    };
+    change(host, access, |all| {
+        let stays = all.get(node).is_some_and(may_join);
+        if !stays {
+            all.remove(node);
+        }
+    })
+    .await
+    .map(drop)
 }
 
 /// The hosts that may still join, each with the end of its join file. `members` are the names and ids of etcd's members. Cancel safe.
@@ -79,29 +134,35 @@ pub fn next_step(node: &str) -> String {
     )
 }
 
-type Exports = BTreeMap<String, (SystemTime, Option<u64>)>;
+/// The end of the join file, and the host's member at the time of the export.
+type Entry = (SystemTime, Option<u64>);
+type Exports = BTreeMap<String, Entry>;
 
+/// Changes the entries. Returns those from before.
 async fn change(
     host: &dyn Host,
     access: &ClusterAccess,
     change: impl Fn(&mut Exports),
-) -> HostResult<()> {
+) -> HostResult<Exports> {
     for _ in 0..TRIES {
         let (before, version) = read(host, access).await?;
         let mut all = before.clone();
         change(&mut all);
         if all == before {
-            return Ok(());
+            return Ok(before);
         }
         let map = ConfigMap {
             namespace: NAMESPACE.to_owned(),
             name: NAME.to_owned(),
             version,
-            data: all.iter().map(written).collect(),
+            data: all
+                .iter()
+                .map(|(node, its)| (node.clone(), entry_text(its)))
+                .collect(),
             ..ConfigMap::default()
         };
         if host.put_config_map(access, &map).await? {
-            return Ok(());
+            return Ok(before);
         }
     }
     Err(HostError::service(
@@ -138,12 +199,9 @@ async fn read(host: &dyn Host, access: &ClusterAccess) -> HostResult<(Exports, S
     Ok((entries.collect::<HostResult<Exports>>()?, map.version))
 }
 
-fn written((node, (until, member)): (&String, &(SystemTime, Option<u64>))) -> (String, String) {
+fn entry_text((until, member): &Entry) -> String {
     let member = member.map_or(NONE.to_owned(), |id| format!("{id:x}"));
-    (
-        node.clone(),
-        format!("{} {member}", format_rfc3339_seconds(*until)),
-    )
+    format!("{} {member}", format_rfc3339_seconds(*until))
 }
 
 #[cfg(test)]
@@ -182,9 +240,56 @@ mod tests {
         let open = awaited(&host, &access, &[]).await.expect("it answers");
         assert_eq!(open["m-2"], now + HOUR);
         for _ in 0..2 {
-            forget(&host, &access, "m-2").await.expect("it answers");
+            let forgotten = forget(&host, &access, "m-2", None).await;
+            forgotten.expect("it answers");
             assert_eq!(names(&[]).await, ["m-3"]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_removal_keeps_the_host_that_takes_the_place_of_the_removed_member() {
+        for (before, removed, stays) in [
+            (Some(7), Some(7), true),
+            // An earlier call has removed the member.
+            (Some(7), None, true),
+            // It has joined since, and is removed.
+            (Some(7), Some(8), false),
+            (None, Some(8), false),
+            (None, None, false),
+        ] {
+            let (host, access) = master();
+            let noted = note(&host, &access, "m-3", before, host.now() + HOUR).await;
+            noted.expect("it answers");
+            let forgotten = forget(&host, &access, "m-3", removed).await;
+            forgotten.expect("it answers");
+            let open = awaited(&host, &access, &[]).await.expect("it answers");
+            assert_eq!(open.contains_key("m-3"), stays, "{before:?} {removed:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_note_is_taken_back_unless_another_master_has_changed_the_entry() {
+        let (host, access) = master();
+        let until = async || {
+            let open = awaited(&host, &access, &[]).await.expect("it answers");
+            open.get("m-2").copied()
+        };
+        let now = host.now();
+        let end = async |hours: u32| {
+            let noted = note(&host, &access, "m-2", None, now + HOUR * hours).await;
+            noted.expect("it answers")
+        };
+        let first = end(1).await;
+        let second = end(2).await;
+        let restored = restore(&host, &access, "m-2", &first).await;
+        restored.expect("it answers");
+        assert_eq!(until().await, Some(now + HOUR * 2), "it is of the second");
+        let restored = restore(&host, &access, "m-2", &second).await;
+        restored.expect("it answers");
+        assert_eq!(until().await, Some(now + HOUR));
+        let restored = restore(&host, &access, "m-2", &first).await;
+        restored.expect("it answers");
+        assert_eq!(until().await, None);
     }
 
     #[tokio::test]

@@ -477,6 +477,28 @@ async fn pods_that_stay_keep_the_node_of_a_worker_that_is_ready() {
     }
 }
 
+/// Its kubelet was restarted for example.
+#[tokio::test]
+async fn pods_keep_the_node_of_a_worker_that_becomes_ready_during_the_eviction() {
+    let (host, access) = master();
+    let pod = RemainingPod {
+        name: "shop/web-1".to_owned(),
+        reason: "a budget".to_owned(),
+    };
+    let node = ClusterNode {
+        ready: None,
+        ..labelled(&[WORKER_LABEL])
+    };
+    admitted(&host, &access, "w-1", node).await;
+    host.with_world_mut(|world| {
+        world.kubernetes.unevictable = vec![pod.clone()];
+        world.kubernetes.ready_after_eviction = Some("w-1".to_owned());
+    });
+    let removal = remove(&host, &access, "w-1", false).await;
+    assert_eq!(removal, Removal::PodsLeft(vec![pod]));
+    assert!(nodes(&host, &access).await.contains_key("w-1"));
+}
+
 #[tokio::test]
 async fn an_interrupted_removal_goes_on() {
     let (host, access) = master();

@@ -32,6 +32,19 @@ pub(super) fn selected<'m>(
     }
 }
 
+/// The member without a name at one of these addresses of a Node: a master whose disk was emptied has joined again, and has not started etcd
+/// since.
+pub(super) fn nameless_at<'m>(
+    addresses: &[IpAddr],
+    members: &'m [EtcdMember],
+) -> Option<&'m EtcdMember> {
+    let mut nameless = members.iter().filter(|member| member.name.is_empty());
+    nameless.find(|member| {
+        let mut urls = member.peer_urls.iter();
+        urls.any(|url| address_in(url).is_some_and(|address| addresses.contains(&address)))
+    })
+}
+
 /// The name of the node that belongs to what was named; `None` if there can be none, or if another member has the same name.
 pub(super) fn node_name<'a>(
     text: &'a str,
@@ -103,6 +116,24 @@ mod tests {
         ] {
             assert_eq!(found(text, &members), id, "{text}");
         }
+    }
+
+    #[test]
+    fn only_a_member_without_a_name_belongs_to_the_address_of_a_node() {
+        let members = [
+            member(11, "m-1", "172.30.0.11"),
+            member(12, "", "172.30.0.12"),
+            member(13, "", "[fd00::13]"),
+        ];
+        let found = |addresses: &[&str]| {
+            let parse = |text: &&str| text.parse().expect("an address");
+            let addresses: Vec<IpAddr> = addresses.iter().map(parse).collect();
+            nameless_at(&addresses, &members).map(|member| member.id)
+        };
+        assert_eq!(found(&["172.30.0.12"]), Some(12));
+        assert_eq!(found(&["172.30.0.14", "fd00::13"]), Some(13));
+        assert_eq!(found(&["172.30.0.11"]), None);
+        assert_eq!(found(&[]), None);
     }
 
     #[test]

@@ -202,6 +202,11 @@ impl Cluster for FakeHost {
             if let Some(address) = world.etcd.fails_during_eviction.take() {
                 world.etcd.silence(&address);
             }
+            if let Some(name) = world.kubernetes.ready_after_eviction.take()
+                && let Some(node) = world.cluster.nodes.get_mut(&name)
+            {
+                node.ready = Some(true);
+            }
             Ok(world.kubernetes.unevictable.clone())
         })
         .await

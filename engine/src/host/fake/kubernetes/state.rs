@@ -35,6 +35,8 @@ pub struct KubernetesRules {
     pub cordoned: bool,
     /// Pods that an eviction does not remove.
     pub unevictable: Vec<RemainingPod>,
+    /// A node that becomes Ready while its pods are evicted.
+    pub ready_after_eviction: Option<String>,
     /// Name under which kubelet registers; the host name if `None`.
     pub node_name: Option<String>,
     /// An API server elsewhere that is up: a worker's masters.
@@ -60,6 +62,7 @@ impl Default for KubernetesRules {
             pod_cidr: "10.20.0.0/24".to_owned(),
             cordoned: false,
             unevictable: Vec::new(),
+            ready_after_eviction: None,
             node_name: None,
             remote_api: false,
             writes_services: true,
