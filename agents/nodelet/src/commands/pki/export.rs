@@ -1,4 +1,6 @@
-//! `nodelet pki export`: writes the join file of another master.
+//! `nodelet pki export`: writes the join file of another master. `number` counts the masters.
+
+mod number;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,6 +21,7 @@ use engine::plan::Plan;
 use engine::resource::Spec;
 use engine::resource::pki::export_keys;
 
+use self::number::{Export, PresentMasters};
 use super::made_file::{
     MadeFile, api_of, earlier_host, has_left, is_free, is_name, may_return, seconds,
 };
@@ -41,29 +44,33 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     let inputs = inputs::read(&args.file.role, &host).await?;
     let api = api_of(EXPORT, &inputs.plan)?;
     let own = own_entry(&inputs.plan)?;
-    let known = masters::read(&host).await?;
-    let listed: Vec<MasterEntry> = known.clone();
+    let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
+    let known = PresentMasters::read(&host, &access)
+        .await
+        .with_context(|| format!("{EXPORT} `{node}`: list the masters"))?
+        .listed;
+    let before = known.iter().find(|its| its.name == *node);
+    let member = before.and_then(|its| its.etcd_id);
     let others = remaining(node, args.replace, &own, known)?;
     is_reachable(&api, &others)?;
     is_free(EXPORT, node, &reserved_for_api_servers(&host).await?)?;
-    let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
     let nodes = host.nodes(&access).await?;
     is_no_other_node(node, args.replace, &nodes)?;
     let all = authorities(&inputs.plan);
     check_export(&host, &access, &all).await?;
-    let members: Vec<(&str, u64)> = listed
-        .iter()
-        .map(|its| (its.name.as_str(), its.etcd_id.unwrap_or_default()))
-        .collect();
-    let mut awaited = exported::awaited(&host, &access, &members).await?;
-    awaited.retain(|name, _| name != node && !others.iter().any(|its| its.name == *name));
-    let awaited: Vec<String> = awaited.into_keys().collect();
-    let number = others.len() + awaited.len() + 1;
-    is_odd_in_the_end(node, number, args.of, &awaited)?;
     let now = SystemTime::now();
+    let expires = end_of(now, args.file.sealed.valid_for);
+    let its_export = Export {
+        own: &own.name,
+        node,
+        of: args.of,
+        keys: &all,
+        member,
+        expires,
+    };
+    its_export.number(&host, &access).await?;
     let record = admission(&host, &access, node).await?;
     may_return(EXPORT, node, args.replace, record.as_ref(), now)?;
-    let expires = end_of(now, args.file.sealed.valid_for);
     let mut file = MasterJoinFile::new(node, &api, seconds(expires));
     export_keys(&host, &mut file).await?;
     file.masters = others;
@@ -77,13 +84,7 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
         sealed: sealed.with_context(|| format!("export the keys to `{node}`"))?,
         expires,
     };
-    // Then the first question again: a replacement that begins in this moment sees the note, or this sees its claim.
-    let before = listed.iter().find(|its| its.name == *node);
-    let member = before.and_then(|its| its.etcd_id);
-    exported::note(&host, &access, node, member, expires)
-        .await
-        .with_context(|| format!("{EXPORT} `{node}`: tell the other masters"))?;
-    check_export(&host, &access, &all).await?;
+    let number = its_export.note(&host, &access).await?;
     // As a record of a worker says, the masters would label this node as one, or delete it after the worker's removal.
     withdraw(&host, &access, node)
         .await
