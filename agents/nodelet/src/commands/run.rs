@@ -7,6 +7,7 @@ use engine::ledger::{Ledger, LedgerError};
 use engine::model::Outcome;
 use engine::resource::ResourceResult;
 
+use super::cluster::{apply_with_list, joining_address, phases_before_list};
 use crate::cli::{ApplyArgs, RoleArgs, RunArgs, StopArgs};
 use crate::inputs::identity::Identity;
 use crate::inputs::installed_identity::installed_identity;
@@ -23,9 +24,17 @@ use crate::process::signals;
 pub(crate) async fn apply(args: &ApplyArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let RunArgs { role, phases } = &args.run;
-    let selection = phases.selection();
-    let (inputs, _lock) = prepare_for_any_role("apply", role, &selection, &host).await?;
+    let mut selection = phases.selection();
+    let (inputs, lock) = prepare_for_any_role("apply", role, &selection, &host).await?;
     refuse_before_apply(&inputs, args.replace_role, &host).await?;
+    // A join file names the masters of its time. keepalived must not begin with those.
+    let joins = match selection == Selection::default() {
+        true => joining_address(&inputs, &host).await?,
+        false => None,
+    };
+    if joins.is_some() {
+        selection.only = phases_before_list(&inputs.plan);
+    }
     let sink = output::sink(role.json);
     let mut runner = inputs.runner(&host, sink.as_ref());
     runner.selection = selection;
@@ -36,7 +45,12 @@ pub(crate) async fn apply(args: &ApplyArgs) -> Result<Exit> {
     runner.cancel = signals::cancel_on_signal()?;
     let outcome = runner.apply().await?;
     note_identity(outcome, &inputs);
-    Ok(exit(outcome))
+    match joins {
+        Some(address) if outcome == Outcome::Converged => {
+            apply_with_list(role, address, &host, &lock, &runner.cancel).await
+        }
+        Some(_) | None => Ok(exit(outcome)),
+    }
 }
 
 /// Records the identity that the host is bound to from now on. Called after the run, because a refused run writes nothing, not even this

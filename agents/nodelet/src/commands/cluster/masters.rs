@@ -1,8 +1,10 @@
-//! `nodelet masters`: writes the list of masters as etcd has it, and applies the phases that read it. nodeletd runs it.
+//! `nodelet masters`: writes the list of masters as etcd has it, and applies the phases that read it. nodeletd runs it. `nodelet apply` does the
+//! same on a master that joins.
 //!
 //! Both happen under one lock, so that no repair finds the new list and the old settings of keepalived: a repair would restart keepalived, and
 //! an apply only reloads it.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -10,12 +12,14 @@ use engine::exec::Selection;
 use engine::host::Files as _;
 use engine::host::live::LiveHost;
 use engine::kubernetes::masters::{
-    MasterEntry, even_voters, is_outdated, members, settle, write_pending,
+    MASTERS, MasterEntry, even_voters, is_outdated, members, settle, write_pending,
 };
 use engine::plan::Plan;
+use tokio_util::sync::CancellationToken;
 
-use crate::cli::MastersArgs;
+use crate::cli::{MastersArgs, RoleArgs};
 use crate::commands::run::{exit, only_root, prepare_locked};
+use crate::inputs::Inputs;
 use crate::output;
 use crate::output::exit::Exit;
 use crate::output::{error_report, say};
@@ -38,14 +42,16 @@ pub(crate) async fn masters(args: &MastersArgs) -> Result<Exit> {
     if !is_outdated(&host, &found).await {
         return Ok(Exit::Ok);
     }
-    write_pending(&host, &found).await.context(VERB)?;
-    if !args.role.json {
-        say(&format!("the masters are {}\n", shown(&found)));
-    }
-    if let Some(note) = even_voters(&found) {
-        error_report::say(&format!("nodelet: note: {note}"));
-    }
-    let exit = apply(args, &host, &lock).await?;
+    write(&args.role, &found, &host).await?;
+    // Phases that are not set up read the list when they are.
+    let set_up = host.entry(Path::new(SET_UP)).await.context(VERB)?;
+    let exit = match set_up {
+        Some(_) => {
+            let cancel = signals::cancel_on_signal()?;
+            apply(&args.role, &host, &lock, &cancel).await?
+        }
+        None => Exit::Ok,
+    };
     // Otherwise the mark stays, and the next call applies the phases again.
     if exit == Exit::Ok {
         settle(&host).await.context(VERB)?;
@@ -53,23 +59,70 @@ pub(crate) async fn masters(args: &MastersArgs) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Applies the phases that read the list, if they are set up on this host.
-async fn apply(args: &MastersArgs, host: &LiveHost, lock: &Lock) -> Result<Exit> {
-    // Phases that are not set up read the list when they are.
-    let set_up = host.entry(Path::new(SET_UP)).await.context(VERB)?;
-    if set_up.is_none() {
-        return Ok(Exit::Ok);
+/// The address of a master that is to join others and has no list of masters yet; `None` if its plan has no phase that reads the list. The plan knows
+/// the masters of the join file only, and others may have joined since. keepalived and the packet filter would not believe those, and two masters
+/// would hold the virtual IP.
+pub(crate) async fn joining_address(inputs: &Inputs, host: &LiveHost) -> Result<Option<IpAddr>> {
+    if inputs.facts.masters.is_empty() || planned(&inputs.plan).is_empty() {
+        return Ok(None);
     }
+    let list = host.entry(Path::new(MASTERS)).await.context(VERB)?;
+    Ok(inputs.facts.address.filter(|_| list.is_none()))
+}
+
+/// All phases of the plan but those that read the list.
+pub(crate) fn phases_before_list(plan: &Plan) -> Vec<String> {
+    let names = plan.phases.iter().map(|phase| phase.name.as_str());
+    let others = names.filter(|name| !PHASES.contains(name));
+    others.map(str::to_owned).collect()
+}
+
+/// Writes the list as this host's own member of etcd has it, and applies the phases that read it with a new plan.
+pub(crate) async fn apply_with_list(
+    role: &RoleArgs,
+    address: IpAddr,
+    host: &LiveHost,
+    lock: &Lock,
+    cancel: &CancellationToken,
+) -> Result<Exit> {
+    let found = members(host, address).await.context(VERB)?;
+    write(role, &found, host).await?;
+    let exit = apply(role, host, lock, cancel).await?;
+    if exit == Exit::Ok {
+        settle(host).await.context(VERB)?;
+    }
+    Ok(exit)
+}
+
+/// Writes the list, and tells it.
+async fn write(role: &RoleArgs, found: &[MasterEntry], host: &LiveHost) -> Result<()> {
+    write_pending(host, found).await.context(VERB)?;
+    if !role.json {
+        say(&format!("the masters are {}\n", shown(found)));
+    }
+    if let Some(note) = even_voters(found) {
+        error_report::say(&format!("nodelet: note: {note}"));
+    }
+    Ok(())
+}
+
+/// Applies the phases that read the list.
+async fn apply(
+    role: &RoleArgs,
+    host: &LiveHost,
+    lock: &Lock,
+    cancel: &CancellationToken,
+) -> Result<Exit> {
     let all = Selection::default();
-    let inputs = prepare_locked("apply", &args.role, &all, host, lock).await?;
+    let inputs = prepare_locked("apply", role, &all, host, lock).await?;
     let only = planned(&inputs.plan);
     if only.is_empty() {
         return Ok(Exit::Ok);
     }
-    let sink = output::sink(args.role.json);
+    let sink = output::sink(role.json);
     let mut runner = inputs.runner(host, sink.as_ref());
     runner.selection.only = only;
-    runner.cancel = signals::cancel_on_signal()?;
+    runner.cancel = cancel.clone();
     Ok(exit(runner.apply().await?))
 }
 
@@ -107,6 +160,13 @@ mod tests {
                 phase("keepalived", keepalived),
             ]))
         };
+        let before = phases_before_list(&Plan::bare(vec![
+            phase("etcd", false),
+            phase("vrrp-firewall", false),
+            phase("keepalived", true),
+            phase("drain", false),
+        ]));
+        assert_eq!(before, ["etcd", "drain"]);
         assert_eq!(of(false, false), PHASES);
         assert_eq!(of(true, false), ["keepalived"]);
         assert_eq!(of(true, true), [""; 0]);
