@@ -205,15 +205,15 @@ mod tests {
     #[tokio::test]
     async fn a_member_without_a_name_counts_once() {
         let host = host();
-        host.with_world_mut(|world| {
-            world.etcd.members.push(EtcdMember {
-                id: 13,
-                name: String::new(),
-                peer_urls: vec!["https://172.30.0.13:2380".to_owned()],
-                client_urls: Vec::new(),
-                learner: true,
-            });
-        });
+        let nameless = |id, address: &str| EtcdMember {
+            id,
+            name: String::new(),
+            peer_urls: vec![format!("https://{address}:2380")],
+            client_urls: Vec::new(),
+            learner: true,
+        };
+        let first = nameless(13, "172.30.0.13");
+        host.with_world_mut(|world| world.etcd.members.push(first));
         assert_eq!(number(&host, "cp-3").await.expect("it is odd"), 3);
         let node = ClusterNode {
             labels: [(MASTER_LABEL.to_owned(), String::new())].into(),
@@ -223,6 +223,11 @@ mod tests {
         host.with_world_mut(|world| world.node("cp-3", node));
         assert_eq!(number(&host, "cp-3").await.expect("it is odd"), 3);
         number(&host, "cp-4").await.expect_err("four are even");
+        // Two hosts join.
+        let second = nameless(14, "172.30.0.14");
+        let third = nameless(15, "172.30.0.15");
+        host.with_world_mut(|world| world.etcd.members.extend([second, third]));
+        assert_eq!(number(&host, "cp-4").await.expect("it is odd"), 5);
     }
 
     /// Another master has noted its host after the first question of this one.
