@@ -20,7 +20,7 @@ use super::run::only_root;
 use crate::cli::{ClusterCommand, ClusterRemoveArgs, LOCAL_ADMIN, WorkersArgs};
 use crate::output::exit::Exit;
 use crate::output::{error_report, say};
-pub(crate) use masters::{apply_with_list, joining_address, masters, phases_before_list};
+pub(crate) use masters::{apply_with_list, joining_address, masters, phases_without_list};
 pub(crate) use trust::trust;
 
 /// Maximum number of remaining pods that a message names.

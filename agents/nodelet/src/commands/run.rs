@@ -7,7 +7,7 @@ use engine::ledger::{Ledger, LedgerError};
 use engine::model::Outcome;
 use engine::resource::ResourceResult;
 
-use super::cluster::{apply_with_list, joining_address, phases_before_list};
+use super::cluster::{apply_with_list, joining_address, phases_without_list};
 use crate::cli::{ApplyArgs, RoleArgs, RunArgs, StopArgs};
 use crate::inputs::identity::Identity;
 use crate::inputs::installed_identity::installed_identity;
@@ -33,7 +33,7 @@ pub(crate) async fn apply(args: &ApplyArgs) -> Result<Exit> {
         false => None,
     };
     if joins.is_some() {
-        selection.only = phases_before_list(&inputs.plan);
+        selection.only = phases_without_list(&inputs.plan);
     }
     let sink = output::sink(role.json);
     let mut runner = inputs.runner(&host, sink.as_ref());

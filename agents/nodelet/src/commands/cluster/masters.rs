@@ -71,7 +71,7 @@ pub(crate) async fn joining_address(inputs: &Inputs, host: &LiveHost) -> Result<
 }
 
 /// All phases of the plan but those that read the list.
-pub(crate) fn phases_before_list(plan: &Plan) -> Vec<String> {
+pub(crate) fn phases_without_list(plan: &Plan) -> Vec<String> {
     let names = plan.phases.iter().map(|phase| phase.name.as_str());
     let others = names.filter(|name| !PHASES.contains(name));
     others.map(str::to_owned).collect()
@@ -160,7 +160,7 @@ mod tests {
                 phase("keepalived", keepalived),
             ]))
         };
-        let before = phases_before_list(&Plan::bare(vec![
+        let before = phases_without_list(&Plan::bare(vec![
             phase("etcd", false),
             phase("vrrp-firewall", false),
             phase("keepalived", true),
