@@ -18,7 +18,9 @@ use crate::host::{ClusterAccess, Host, HostError, HostResult};
 use crate::model::chain;
 
 pub(super) use record::CLOCKS_DIFFER;
-pub use record::{AddressClaim, Admission, CLAIM_LIFE, CertificateKind, LONGEST_LIFE, RemovedNode};
+pub use record::{
+    AddressClaim, Admission, CLAIM_LIFE, CertificateKind, DamagedRecord, LONGEST_LIFE, RemovedNode,
+};
 use record::{read, record_name, written, written_time};
 pub use token::{NewToken, TokenRecord};
 use token::{read_token, secret_key, secret_name, secret_object};
@@ -51,25 +53,31 @@ pub async fn admission(
     })
 }
 
-/// All records by node, with the tombstones. A damaged record admits no node: it is left out with a warning. Cancel safe.
+/// All records of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admissions {
+    /// The readable ones by node, with the tombstones.
+    pub records: BTreeMap<String, Admission>,
+    /// The others. They admit no node. Their addresses are unknown, so no address is known to be free.
+    pub damaged: Vec<DamagedRecord>,
+}
+
+/// All records. Cancel safe.
 ///
 /// # Errors
 /// The API server does not answer or refuses.
-pub async fn admissions(
-    host: &dyn Host,
-    access: &ClusterAccess,
-) -> HostResult<BTreeMap<String, Admission>> {
-    let mut records = BTreeMap::new();
+pub async fn admissions(host: &dyn Host, access: &ClusterAccess) -> HostResult<Admissions> {
+    let mut all = Admissions::default();
     for map in host.config_maps(access, NAMESPACE, ADMISSION_LABEL).await? {
         let name = map.name.clone();
         match read(map) {
             Ok(record) => {
-                records.insert(record.node.clone(), record);
+                all.records.insert(record.node.clone(), record);
             }
-            Err(problem) => tracing::warn!("the ConfigMap {NAMESPACE}/{name}: {problem}"),
+            Err(problem) => all.damaged.push(DamagedRecord::new(name, &problem)),
         }
     }
-    Ok(records)
+    Ok(all)
 }
 
 /// The token with this id; `None` if there is none, or if it is not one of ours. Cancel safe.

@@ -388,7 +388,7 @@ fn only_address(content: &Content, node: &str) -> Result<IpAddr, String> {
 
 /// Checks that a node may have this address: no master has it, and no other node has a certificate for it. What other workers report of
 /// themselves does not count, because a worker could block every address with it. The address of a removed node is free, and one that a node
-/// only claims is judged later (`Admission::competitors`).
+/// only claims, or one that a damaged record may have, is judged later (`Admission::competitors`).
 fn usable(address: IpAddr, node: &str, known: &Known<'_>) -> Result<(), String> {
     let own = address.to_canonical();
     if own.is_loopback() || own.is_unspecified() || own.is_multicast() {

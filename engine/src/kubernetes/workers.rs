@@ -136,7 +136,7 @@ fn is_forgettable(record: &Admission, has_node: bool, now: SystemTime) -> bool {
 }
 
 /// Does what is to be done about all admitted nodes, and deletes tombstones that are no longer needed. Returns the nodes with what was done, or why it could not be done. A node that cannot
-/// be cared for stops no other one.
+/// be cared for, or whose record is damaged, stops no other one.
 ///
 /// # Errors
 /// The nodes or the records cannot be listed, or the list of masters on this host is damaged.
@@ -146,7 +146,10 @@ pub async fn care_for_workers(
 ) -> HostResult<Vec<(String, Result<Care, HostError>)>> {
     let mut results = Vec::new();
     let mut nodes = host.nodes(access).await?;
-    let records = admissions(host, access).await?;
+    let all = admissions(host, access).await?;
+    let damaged = all.damaged.iter();
+    results.extend(damaged.map(|its| (its.node.clone(), Err(its.error()))));
+    let records = all.records;
     for record in records.values() {
         if is_forgettable(record, nodes.contains_key(&record.node), host.now()) {
             let forgotten = forget(host, access, record).await;

@@ -161,14 +161,21 @@ impl<'a> Signer<'a> {
         let authority = authority.ok_or_else(|| ResourceError::Missing {
             what: format!("find the key of authority `{AUTHORITY}`, which only masters have"),
         })?;
+        let now = host.now();
+        let nodes = host.nodes(access).await?;
+        let all = admission::admissions(host, access).await?;
+        // Once for each call: the reasons of waiting requests name only one of them.
+        for damaged in &all.damaged {
+            tracing::warn!("{}", chain(&damaged.error()).join(": "));
+        }
         Ok(Self {
             host,
             access,
             authority,
             life,
-            now: host.now(),
-            nodes: host.nodes(access).await?,
-            admissions: admission::admissions(host, access).await?,
+            now,
+            nodes,
+            admissions: all.records,
             reserved: reserved_for_api_servers(host).await?,
         })
     }
@@ -251,8 +258,8 @@ impl<'a> Signer<'a> {
         request: &CertificateRequest,
         pending_before: usize,
     ) -> HostResult<Result<Granted, String>> {
-        let admissions = admission::admissions(self.host, self.access).await?;
-        self.decide_by(&admissions, request, pending_before).await
+        let all = admission::admissions(self.host, self.access).await?;
+        self.decide_by(&all.records, request, pending_before).await
     }
 
     async fn decide_by(

@@ -11,10 +11,10 @@
 //! Step 3 changes the record in any case, also if the same request is looked at again: the API server gives a record without a change no new
 //! version.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use super::Admissions;
 use super::record::{
     AddressClaim, Admission, CLAIM_LIFE, CLOCKS_DIFFER, LONGEST_LIFE, written_time,
 };
@@ -123,11 +123,11 @@ impl Admission {
     /// The records whose claims to this address give way to the claim of this one: they are later, or have ended.
     ///
     /// # Errors
-    /// Another node goes first, so this one waits.
+    /// Another node goes first, or a damaged record may have the address, so this one waits.
     pub fn competitors<'a>(
         &self,
         address: IpAddr,
-        records: &'a BTreeMap<String, Self>,
+        all: &'a Admissions,
         now: SystemTime,
     ) -> Result<Vec<&'a Self>, String> {
         let own = self.claim.as_ref().filter(|its| its.is_for(address));
@@ -136,7 +136,11 @@ impl Admission {
             // It went first already, and others wait for it.
             return Ok(behind);
         }
-        for record in records.values() {
+        // Its address and its claim are unknown.
+        if let Some(damaged) = all.damaged.first() {
+            return Err(damaged.holds_up());
+        }
+        for record in all.records.values() {
             let other = record.claim.as_ref().filter(|its| its.is_for(address));
             let Some(other) = other else {
                 continue;

@@ -5,12 +5,16 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use super::{ADMISSION_LABEL, NAMESPACE};
-use crate::host::ConfigMap;
+use crate::host::{ConfigMap, HostError};
+use crate::kubernetes::shown;
 
 /// Longest life of a node's certificate under all settings: a node that was removed keeps its certificate until then.
 pub const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Clocks of masters may differ by so much.
 pub(in crate::kubernetes) const CLOCKS_DIFFER: Duration = Duration::from_secs(24 * 3600);
+
+/// The name of a record is this and the name of its node.
+const RECORD_PREFIX: &str = "nodelet-node-";
 
 /// So long a claim keeps other nodes from an address.
 pub const CLAIM_LIFE: Duration = Duration::from_secs(600);
@@ -106,13 +110,66 @@ impl RemovedNode {
     }
 }
 
+/// A record that cannot be read. The certificate of its node may still be valid, for an address that is unknown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedRecord {
+    /// The node, by the name of the ConfigMap: its content is not reliable.
+    pub node: String,
+    /// The name of the ConfigMap.
+    pub config_map: String,
+    /// What is wrong with it, in one line.
+    pub problem: String,
+}
+
+impl DamagedRecord {
+    pub(super) fn new(config_map: String, problem: &str) -> Self {
+        let node = config_map.strip_prefix(RECORD_PREFIX);
+        Self {
+            node: node.unwrap_or(&config_map).to_owned(),
+            config_map,
+            problem: shown(problem),
+        }
+    }
+
+    /// Why a request for a new address waits for this record.
+    #[must_use]
+    pub fn holds_up(&self) -> String {
+        let Self {
+            node,
+            config_map,
+            problem,
+        } = self;
+        let next = self.next_step();
+        format!(
+            "it waits because the ConfigMap {NAMESPACE}/{config_map} is damaged ({problem}) and the address of node `{node}` is unknown; {next}"
+        )
+    }
+
+    /// The record as an error for the operator.
+    #[must_use]
+    pub fn error(&self) -> HostError {
+        let (problem, next) = (&self.problem, self.next_step());
+        HostError::refused(
+            format!("read the ConfigMap {NAMESPACE}/{}", self.config_map),
+            format!("{problem}, so no node gets a certificate for a new address; {next}"),
+        )
+    }
+
+    fn next_step(&self) -> String {
+        let name = &self.config_map;
+        format!(
+            "correct it with `kubectl -n {NAMESPACE} edit configmap {name}`, or delete it if the host of that node is shut down for good"
+        )
+    }
+}
+
 /// A time as a record has it, with milliseconds, in contrast to times whose order does not matter.
 pub(super) fn written_time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
 pub(super) fn record_name(node: &str) -> String {
-    format!("nodelet-node-{node}")
+    format!("{RECORD_PREFIX}{node}")
 }
 
 pub(super) fn written(record: &Admission) -> ConfigMap {

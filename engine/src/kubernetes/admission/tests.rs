@@ -247,7 +247,41 @@ async fn a_record_with_the_name_of_another_node_admits_no_node() {
     map.data.insert("node".to_owned(), "w-2".to_owned());
     assert!(host.put_config_map(&access, &map).await.unwrap());
     admission(&host, &access, "w-1").await.unwrap_err();
-    assert!(admissions(&host, &access).await.unwrap().is_empty());
+    let all = admissions(&host, &access).await.unwrap();
+    assert!(all.records.is_empty());
+    let [damaged] = all.damaged.as_slice() else {
+        panic!("{all:?}");
+    };
+    assert_eq!(damaged.node, "w-1");
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_listed_with_its_node_and_hides_no_other_one() {
+    for field in [
+        "keys-at",
+        "address",
+        "claim-address",
+        "claim-at",
+        "removed-at",
+    ] {
+        let (host, access) = master();
+        admit_once(&host, &access).await;
+        let mut map = written(&Admission {
+            node: "w-2".to_owned(),
+            ..Admission::default()
+        });
+        map.data.insert(field.to_owned(), "?".to_owned());
+        assert!(host.put_config_map(&access, &map).await.unwrap());
+        let all = admissions(&host, &access).await.unwrap();
+        let readable: Vec<&str> = all.records.keys().map(String::as_str).collect();
+        assert_eq!(readable, ["w-1"], "{field}");
+        let [damaged] = all.damaged.as_slice() else {
+            panic!("{all:?}");
+        };
+        assert_eq!(damaged.node, "w-2");
+        assert_eq!(damaged.config_map, "nodelet-node-w-2");
+        assert!(damaged.problem.contains(field), "{damaged:?}");
+    }
 }
 
 #[test]

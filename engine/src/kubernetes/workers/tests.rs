@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::host::fake::{FakeHost, FaultPlan};
-use crate::host::{CertificateRequests as _, Clock as _, Cluster as _, NewCertificateRequest};
+use crate::host::{
+    CertificateRequests as _, Clock as _, Cluster as _, ConfigMaps as _, NewCertificateRequest,
+};
 use crate::kubernetes::NODE_SIGNER;
 use crate::kubernetes::admission::tests::master;
 use crate::kubernetes::admission::{JOINING, LONGEST_LIFE, NewToken, RemovedNode, admit, put};
@@ -72,6 +74,28 @@ async fn only_admitted_nodes_that_are_no_masters_are_labelled() {
     assert!(!all["cp-2"].labels.contains_key(WORKER_LABEL));
     assert!(!needs_care(&all["w-1"]) && !needs_care(&all["cp-2"]));
     assert_eq!(cared(&host, &access).await, []);
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_reported_and_stops_no_other_node() {
+    let (host, access) = master();
+    admitted(&host, &access, "w-1", labelled(&[])).await;
+    admitted(&host, &access, "w-2", labelled(&[])).await;
+    let name = "nodelet-node-w-2";
+    let map = host.config_map(&access, "kube-system", name).await.unwrap();
+    let mut map = map.expect("it is there");
+    map.data.insert("keys-at".to_owned(), "?".to_owned());
+    assert!(host.put_config_map(&access, &map).await.unwrap());
+    let results = care_for_workers(&host, &access).await.unwrap();
+    let [(second, Err(error)), (first, Ok(Care::Label))] = results.as_slice() else {
+        panic!("{results:?}");
+    };
+    assert_eq!((first.as_str(), second.as_str()), ("w-1", "w-2"));
+    let text = crate::model::chain(error).join(": ");
+    assert!(
+        text.contains("`keys-at`") && text.contains("edit configmap nodelet-node-w-2"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -381,7 +405,7 @@ async fn a_tombstone_is_deleted_when_its_certificates_have_ended() {
     let forgets = ("w-1".to_owned(), Care::Forget);
     assert_eq!(cared(&host, &access).await, [forgets]);
     let left = admissions(&host, &access).await.unwrap();
-    let left: Vec<&str> = left.keys().map(String::as_str).collect();
+    let left: Vec<&str> = left.records.keys().map(String::as_str).collect();
     assert_eq!(left, ["w-2", "w-3", "w-4"]);
 }
 

@@ -17,7 +17,7 @@ pub(super) enum Claim {
     Held(Box<Admission>),
     /// The request is refused by the records from after the claim, with the reason.
     Refused(String),
-    /// Another node goes first, with the reason. The request stays open.
+    /// Another node goes first, or a damaged record may have the address, with the reason. The request stays open.
     Waits(String),
     /// Another client has changed a record meanwhile.
     Changed,
@@ -40,15 +40,15 @@ impl Signer<'_> {
             return Ok(Claim::Changed);
         }
         // Read after the claim is written: of two masters, one sees the claim of the other one.
-        let records = admission::admissions(host, access).await?;
-        if let Err(reason) = self.decide_by(&records, request, earlier).await? {
+        let all = admission::admissions(host, access).await?;
+        if let Err(reason) = self.decide_by(&all.records, request, earlier).await? {
             return Ok(Claim::Refused(reason));
         }
-        let own = records.get(&granted.node);
+        let own = all.records.get(&granted.node);
         let Some(own) = own.filter(|own| own.claiming(address, host.now()).is_none()) else {
             return Ok(Claim::Changed);
         };
-        let behind = match own.competitors(address, &records, host.now()) {
+        let behind = match own.competitors(address, &all, host.now()) {
             Ok(behind) => behind,
             Err(reason) => return Ok(Claim::Waits(reason)),
         };
@@ -114,8 +114,8 @@ impl Signer<'_> {
 
     async fn try_to_release_claim_of(&self, request: &CertificateRequest) -> HostResult<()> {
         for _ in 0..=TRIES {
-            let records = admission::admissions(self.host, self.access).await?;
-            let mut records = records.values();
+            let all = admission::admissions(self.host, self.access).await?;
+            let mut records = all.records.values();
             let its = records.find(|record| {
                 let claim = record.claim.as_ref();
                 claim.is_some_and(|claim| claim.request.as_ref() == Some(&request.uid))

@@ -1,9 +1,10 @@
 //! Which claims count, and which of two goes first.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
-use crate::kubernetes::admission::{RemovedNode, written};
+use crate::kubernetes::admission::{DamagedRecord, RemovedNode, written};
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 const SECOND: Duration = Duration::from_secs(1);
@@ -32,8 +33,11 @@ fn claiming(node: &str, at: SystemTime, request: Option<&str>) -> Admission {
 /// The names of the nodes whose claims give way to that of `w-2`, or why it waits.
 fn behind(own: &Admission, other: &Admission, now: SystemTime) -> Result<Vec<String>, String> {
     let records = [own, other].map(|record| (record.node.clone(), record.clone()));
-    let records = BTreeMap::from(records);
-    let behind = own.competitors(address(), &records, now)?;
+    let all = Admissions {
+        records: BTreeMap::from(records),
+        damaged: Vec::new(),
+    };
+    let behind = own.competitors(address(), &all, now)?;
     Ok(behind.iter().map(|its| its.node.clone()).collect())
 }
 
@@ -91,6 +95,20 @@ fn claims_of_removed_nodes_and_to_other_addresses_do_not_count() {
     let elsewhere = "10.0.0.8".parse().expect("an address");
     other.claim.as_mut().expect("it is there").address = elsewhere;
     assert_eq!(behind(&own, &other, at(6)), Ok(Vec::new()));
+}
+
+#[test]
+fn a_claim_waits_for_a_damaged_record_unless_it_went_first_already() {
+    let damaged = DamagedRecord::new("nodelet-node-w-1".to_owned(), "its field");
+    let all = Admissions {
+        records: BTreeMap::new(),
+        damaged: vec![damaged],
+    };
+    let waits = claiming("w-2", at(0), None).competitors(address(), &all, at(1));
+    let why = waits.expect_err("w-1 may have the address");
+    assert!(why.contains("edit configmap nodelet-node-w-1"), "{why}");
+    let first = claiming("w-2", at(0), Some("1"));
+    assert_eq!(first.competitors(address(), &all, at(1)), Ok(Vec::new()));
 }
 
 #[test]

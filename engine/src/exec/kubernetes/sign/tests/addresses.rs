@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::host::ConfigMaps as _;
 use crate::kubernetes::admission::{AddressClaim, CLAIM_LIFE};
 
 const FIRST: (&str, &str) = ("system:node:w-1", "system:nodes");
@@ -317,6 +318,55 @@ async fn a_move_that_is_denied_leaves_the_earlier_address() {
     assert_eq!(left.address, Some(earlier_address()));
     // No key was noted, so the token still lets it move.
     assert!(left.keys.is_empty());
+}
+
+/// Edits the time of the last key in the record of a node. An empty one is none.
+async fn edit_keys_at(host: &FakeHost, access: &ClusterAccess, node: &str, value: &str) {
+    let name = format!("nodelet-node-{node}");
+    let map = host.config_map(access, "kube-system", &name).await;
+    let mut map = map.expect("it answers").expect("it is there");
+    map.data.insert("keys-at".to_owned(), value.to_owned());
+    let put = host.put_config_map(access, &map).await;
+    assert!(put.expect("it answers"), "another version is there");
+}
+
+/// The certificate of its node is valid.
+#[tokio::test]
+async fn the_address_of_a_damaged_record_is_not_free() {
+    let (host, access) = master().await;
+    admit_by_record(&host, &access, "w-1").await;
+    admit_by_record(&host, &access, "w-2").await;
+    ask_as(&host, FIRST, "a", KUBELET, true);
+    is_signed(&outcomes(&host, &access).await["a"]);
+    edit_keys_at(&host, &access, "w-1", "yesterday").await;
+    ask_as(&host, SECOND, "b", OTHER_KUBELET, true);
+    let waits = &outcomes(&host, &access).await["b"];
+    let next = "kubectl -n kube-system edit configmap nodelet-node-w-1";
+    assert!(
+        matches!(waits, RequestOutcome::Failed(reason) if reason.contains(next)),
+        "{waits:?}"
+    );
+    let waiting = host.certificate_request(&access, "b").await;
+    let waiting = waiting.expect("it answers").expect("it is there");
+    assert_eq!(
+        (waiting.state, waiting.certificate),
+        (RequestState::Pending, None)
+    );
+    edit_keys_at(&host, &access, "w-1", "").await;
+    is_denied(&outcomes(&host, &access).await["b"], "`w-1`");
+}
+
+#[tokio::test]
+async fn a_damaged_record_holds_up_no_request_without_a_new_address() {
+    let (host, access) = after_a_failed_signature().await;
+    edit_keys_at(&host, &access, "w-2", "yesterday").await;
+    // Its claim is being signed, so other nodes have waited for it.
+    is_signed(&outcomes(&host, &access).await["a"]);
+    ask_as(&host, FIRST, "c", KUBELET, false);
+    ask_as(&host, FIRST, "d", KUBELET, true);
+    let all = outcomes(&host, &access).await;
+    is_signed(&all["c"]);
+    is_signed(&all["d"]);
 }
 
 /// Two masters decide about two requests of a node for two addresses at the same time.
