@@ -64,6 +64,17 @@ pub enum ResourceError {
         /// What to do if it does not come, in the imperative.
         next: String,
     },
+    /// The time of a phase was over while a step was tried again and again.
+    #[error("finish phase {phase} within {}", humantime::format_duration(*.after))]
+    OutOfTime {
+        /// The phase.
+        phase: String,
+        /// Its time limit.
+        after: std::time::Duration,
+        /// Why the last try failed.
+        #[source]
+        source: Box<ResourceError>,
+    },
     /// The resource did not reach its desired state.
     #[error("{what}")]
     NotConverged {
@@ -80,6 +91,7 @@ impl ResourceError {
             Self::Host(error) => error.is_permanent(),
             Self::Unmet { .. } | Self::Render(_) => true,
             Self::Pki { permanent, .. } => *permanent,
+            Self::OutOfTime { source, .. } => source.is_permanent(),
             Self::Missing { .. }
             | Self::Ledger(_)
             | Self::Awaited { .. }
@@ -225,8 +237,8 @@ pub trait Resource: Send + Sync {
         None
     }
 
-    /// Whether it is not known if the resource is as it should be, although a step has nothing to change; the note says why. A status pass
-    /// reports that as Unknown, which restarts nothing.
+    /// Whether it is not known if the resource is as it should be, although a step has nothing to change or has to wait; the note says why. A
+    /// status pass reports that as Unknown, which restarts nothing.
     fn is_unknown(&self, _observed: &Self::Observed) -> bool {
         false
     }

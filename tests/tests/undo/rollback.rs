@@ -96,6 +96,39 @@ fn a_phase_timeout_reverts_the_running_step() {
     }
 }
 
+/// The first try has failed, and the time is over in the second one.
+#[test]
+fn a_phase_timeout_names_what_was_tried_and_its_last_error() {
+    for (tried, named, (call, argument)) in [
+        (
+            r#"service("slow").started().retry(1000, "1s");"#,
+            "service slow.service",
+            ("start_unit", "slow.service"),
+        ),
+        (
+            r#"check("it is there").file_exists("/etc/there").timeout("1h");"#,
+            "check \"it is there\"",
+            ("entry", "/etc/there"),
+        ),
+    ] {
+        let bringup = Bringup::of_scripts(&phase("slow", r#".timeout("10s")"#, tried));
+        let faults = FaultPlan::none().fail(call, argument).times(1);
+        let host = FakeHost::new()
+            .with_unit("slow.service", "[Service]\n")
+            .with_faults(faults.stall(call, argument));
+        let run = bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+        let report = run.text();
+        for says in [
+            &format!(":1: {named}\n      could not finish phase slow within 10s\n"),
+            "because: ",
+            "(injected fault)",
+        ] {
+            assert!(report.contains(says), "{says}: {report}");
+        }
+    }
+}
+
 #[test]
 fn on_rollback_does_not_run_where_nothing_was_changed() {
     let bringup = Bringup::of_scripts(&phase(

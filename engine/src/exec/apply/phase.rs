@@ -35,6 +35,57 @@ struct StepFailure {
     error: ResourceError,
 }
 
+/// Where a phase is: the step or check that it is at, and why the last try of that failed. Read when its time is over.
+#[derive(Debug, Default)]
+pub(in crate::exec) struct Progress(Mutex<Option<Attempted>>);
+
+#[derive(Debug)]
+struct Attempted {
+    what: String,
+    span: Span,
+    error: Option<ResourceError>,
+}
+
+impl Progress {
+    fn at(&self, what: &str, span: &Span) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Attempted {
+            what: what.to_owned(),
+            span: span.clone(),
+            error: None,
+        });
+    }
+
+    /// A try failed, and there is going to be another one.
+    pub(in crate::exec) fn failed(&self, error: ResourceError) {
+        let mut at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = at.as_mut() {
+            at.error = Some(error);
+        }
+    }
+
+    /// The failure of a phase whose time is over.
+    fn out_of_time(self, phase: &PlannedPhase) -> StepFailure {
+        let name = phase.name.to_string();
+        let at = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (what, span, error) = match at {
+            Some(at) => (at.what, at.span, at.error),
+            None => (format!("phase {name}"), phase.span.clone(), None),
+        };
+        let error = match error {
+            Some(source) => ResourceError::OutOfTime {
+                phase: name,
+                after: phase.timeout,
+                source: Box::new(source),
+            },
+            None => ResourceError::Host(crate::host::HostError::Deadline {
+                action: format!("finish phase {name}"),
+                after: phase.timeout,
+            }),
+        };
+        StepFailure { what, span, error }
+    }
+}
+
 /// What a phase has while it runs.
 struct Admitted {
     lock: DisruptionLock,
@@ -83,6 +134,7 @@ impl Runner<'_> {
         // Outside the timed future: what a step did before the phase timed out has to be taken back, too.
         let done = Mutex::new(session.done_before(name).await);
         let rollback_steps = OnceLock::new();
+        let progress = Progress::default();
         let mut result = PhaseResult {
             outcome: Outcome::Converged,
             changed: 0,
@@ -106,20 +158,14 @@ impl Runner<'_> {
                     error,
                 })
             })?;
-            self.steps_and_checks(phase, session, &done, &mut result)
+            self.steps_and_checks(phase, session, &done, &progress, &mut result)
                 .await
         };
-        let end = match tokio::time::timeout(phase.timeout, run).await {
+        let ended = tokio::time::timeout(phase.timeout, run).await;
+        let end = match ended {
             Ok(Ok(())) => None,
             Ok(Err(end)) => Some(end),
-            Err(_) => Some(PhaseEnd::Failed(StepFailure {
-                what: format!("phase {name}"),
-                span: phase.span.clone(),
-                error: ResourceError::Host(crate::host::HostError::Deadline {
-                    action: format!("finish phase {name}"),
-                    after: phase.timeout,
-                }),
-            })),
+            Err(_) => Some(PhaseEnd::Failed(progress.out_of_time(phase))),
         };
         match end {
             None => {
@@ -217,6 +263,7 @@ impl Runner<'_> {
         phase: &PlannedPhase,
         session: &Session<'_>,
         done: &Mutex<Vec<Undo>>,
+        progress: &Progress,
         result: &mut PhaseResult,
     ) -> Result<(), PhaseEnd> {
         self.record_cleanup_steps(phase, session)
@@ -229,8 +276,10 @@ impl Runner<'_> {
                 })
             })?;
         for step in &phase.steps {
+            let what = format!("{} {}", step.spec.kind(), step.spec.label());
+            progress.at(&what, &step.span);
             let failure = |error| StepFailure {
-                what: format!("{} {}", step.spec.kind(), step.spec.label()),
+                what: what.clone(),
                 span: step.span.clone(),
                 error,
             };
@@ -245,7 +294,8 @@ impl Runner<'_> {
                 return Err(PhaseEnd::Interrupted(None));
             }
             let mut receipt = session.receipt(&phase.name, step, done);
-            match self.step(&phase.name, step, session, &mut receipt).await {
+            let place = (&phase.name, step);
+            match self.step(place, session, &mut receipt, progress).await {
                 Ok(Done::Changed) => result.changed += 1,
                 Ok(Done::Unchanged) => result.unchanged += 1,
                 Err(error) => return Err(self.end_of(failure(error))),
@@ -263,9 +313,11 @@ impl Runner<'_> {
                 self.warn_of(phase, check).await;
                 continue;
             }
-            if let Err(error) = self.wait_for(phase, check).await {
+            let what = format!("check \"{}\"", check.name);
+            progress.at(&what, &check.span);
+            if let Err(error) = self.wait_for(phase, check, progress).await {
                 return Err(self.end_of(StepFailure {
-                    what: format!("check \"{}\"", check.name),
+                    what,
                     span: check.span.clone(),
                     error,
                 }));

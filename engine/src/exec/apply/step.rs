@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::exec::apply::permanent::PermanentErrors;
+use crate::exec::apply::phase::Progress;
 use crate::exec::event::{Event, EventSink, millis};
 use crate::exec::session::Session;
 use crate::exec::{Mode, Runner};
@@ -38,13 +39,14 @@ impl Runner<'_> {
         }
     }
 
-    /// Converges a step, and tries again as its policy says. The receipt holds what was done, also on failure.
+    /// Converges a step of a phase, and tries again as its policy says. The receipt holds what was done, also on failure. The progress gets
+    /// the error of each try that is followed by another one.
     pub(in crate::exec) async fn step(
         &self,
-        phase: &PhaseName,
-        step: &PlannedStep,
+        (phase, step): (&PhaseName, &PlannedStep),
         session: &Session<'_>,
         receipt: &mut Receipt<'_>,
+        progress: &Progress,
     ) -> ResourceResult<Done> {
         let started = self.host.elapsed();
         let mut reported = None;
@@ -108,6 +110,7 @@ impl Runner<'_> {
                 });
                 last = reason;
             }
+            progress.failed(error);
             self.pause(backoff(step.policy.backoff, attempt)).await;
             attempt += 1;
         }

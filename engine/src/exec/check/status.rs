@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exec::Runner;
 use crate::exec::apply::permanent::PermanentErrors;
+use crate::exec::apply::phase::Progress;
 use crate::exec::apply::step::backoff;
 use crate::exec::check::condition::{Condition, ConditionKind, PhaseHealth, Status};
 use crate::exec::check::failure_counts::FailureCounts;
@@ -521,6 +522,7 @@ impl Runner<'_> {
         &self,
         phase: &PlannedPhase,
         check: &PlannedCheck,
+        progress: &Progress,
     ) -> ResourceResult<()> {
         let started = self.host.elapsed();
         let mut last_reason = String::new();
@@ -568,6 +570,9 @@ impl Runner<'_> {
                     what: format!("pass the check {when}: {reason}"),
                 });
             }
+            progress.failed(ResourceError::NotConverged {
+                what: format!("pass the check: {reason}"),
+            });
             // The first checks follow quickly: most components are up within a second. A server that answers slowly is
             // asked less often, to leave it time for its work.
             let rest = (now.saturating_sub(asked) * 3).min(REST);

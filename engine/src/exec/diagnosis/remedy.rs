@@ -14,6 +14,9 @@ pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String
     if let ResourceError::Unmet { next, .. } | ResourceError::Awaited { next, .. } = error {
         return next.clone();
     }
+    if let ResourceError::OutOfTime { source, .. } = error {
+        return remedy(source, found);
+    }
     // Known words in such a message would lead to the removal of a key that cannot be made again.
     if matches!(error, ResourceError::Pki { .. }) && error.is_permanent() {
         return "do what the message says about this key or authority, and remove no other file: it may be the only copy".to_owned();
@@ -46,6 +49,7 @@ pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String
         ResourceError::Missing { .. }
         | ResourceError::Unmet { .. }
         | ResourceError::Awaited { .. }
+        | ResourceError::OutOfTime { .. }
         | ResourceError::NotConverged { .. } => "run `nodelet check` for the state of all phases, and repair what the message names".to_owned(),
     }
 }

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::exec::apply::phase::Progress;
 use crate::exec::event::Event;
 use crate::exec::{Mode, Renewals, Runner, Selection};
 use crate::model::{Outcome, PhaseName, Verb};
@@ -168,7 +169,7 @@ impl Runner<'_> {
             self.host.stop_container(&container.name, GRACE).await?;
         }
         for check in phase.checks.iter().filter(|check| !check.advisory) {
-            self.wait_for(phase, check).await?;
+            self.wait_for(phase, check, &Progress::default()).await?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::start_again::Ended;
+use crate::exec::apply::phase::Progress;
 use crate::exec::apply::step::Done;
 use crate::exec::event::{Event, millis};
 use crate::exec::kubernetes::quorum::lock::{DisruptionLock, LATE_WAIT, NotLocked};
@@ -450,7 +451,15 @@ impl Runner<'_> {
         let is_stop = purpose == StopPurpose::Stop;
         for step in phase.on_stop.iter().filter(|_| is_stop) {
             let mut receipt = Receipt::default();
-            match self.step(&phase.name, step, session, &mut receipt).await {
+            match self
+                .step(
+                    (&phase.name, step),
+                    session,
+                    &mut receipt,
+                    &Progress::default(),
+                )
+                .await
+            {
                 Ok(Done::Changed) => ended += 1,
                 Ok(Done::Unchanged) => {}
                 Err(error) => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::exec::Runner;
+use crate::exec::apply::phase::Progress;
 use crate::exec::event::Event;
 use crate::exec::session::Session;
 use crate::exec::undo::executor::{Executor, UndoPurpose, Undone};
@@ -51,7 +52,15 @@ impl Runner<'_> {
             for step in std::mem::take(&mut steps) {
                 // The rollback step needs no undo of its own.
                 let mut ignored = Receipt::default();
-                if let Err(error) = self.step(&phase.name, step, session, &mut ignored).await {
+                if let Err(error) = self
+                    .step(
+                        (&phase.name, step),
+                        session,
+                        &mut ignored,
+                        &Progress::default(),
+                    )
+                    .await
+                {
                     errors.push(format!("{}: {}", step.span, chain(&error).join(": ")));
                 }
             }

@@ -3,6 +3,7 @@
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use crate::exec::apply::phase::Progress;
 use crate::exec::{Recording, failed_phases, restart_set};
 use crate::facts::Facts;
 use crate::host::fake::{FakeHost, FaultPlan, World};
@@ -115,7 +116,7 @@ async fn routes_are_unknown_to_a_pass_while_the_api_server_does_not_answer() {
         assert!(failed_phases(&health).is_empty());
         let (phase, check) = (&plan.phases[0], &plan.phases[0].checks[0]);
         runner
-            .wait_for(phase, check)
+            .wait_for(phase, check, &Progress::default())
             .await
             .expect("an apply goes on");
     }
@@ -294,7 +295,9 @@ async fn a_slow_component_is_renewed_less_often() {
         let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
         let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
         let phase = &plan.phases[0];
-        let waited = runner.wait_for(phase, &phase.checks[0]).await;
+        let waited = runner
+            .wait_for(phase, &phase.checks[0], &Progress::default())
+            .await;
         assert!(waited.is_err(), "no server answers");
         let calls = host.journal();
         let asked = calls.iter().filter(|call| call.name == "https_get").count();
