@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use engine::host::{CertificateRequest, ClusterAccess, ClusterNode, Host, Link};
 use engine::kubernetes::NODE_SIGNER;
+use engine::kubernetes::admission::admissions;
 
 use super::certificates::requests;
 use super::etcd::{AskEtcd, named_by, state};
@@ -27,11 +28,12 @@ pub(super) async fn gather<E: AskEtcd>(
 ) -> ClusterStatus {
     let (access, silent_api) = access(host, target).await;
     let now = host.now();
-    let (nodes, api_version, links, certificates, asked_for, members) = tokio::join!(
+    let (nodes, api_version, links, certificates, admissions, asked_for, members) = tokio::join!(
         within(FIRST, host.nodes(&access)),
         within(FIRST, host.api_version(&access)),
         within(FIRST, host.links()),
         within(FIRST, certificates::here(host)),
+        within(FIRST, admissions(host, &access)),
         within(FIRST, host.certificate_requests(&access, NODE_SIGNER)),
         named_by(etcd, MEMBER),
     );
@@ -63,6 +65,7 @@ pub(super) async fn gather<E: AskEtcd>(
         etcd,
         certificates,
         node_certificates,
+        admissions,
         requests: asked_for.map(|all: Vec<CertificateRequest>| requests::open(&all, now)),
         backups,
         without_routes,

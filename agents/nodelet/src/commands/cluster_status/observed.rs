@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, SettingValue};
+use engine::kubernetes::admission::Admissions;
 use engine::model::chain;
 use engine::resource::pki::{CertificatePaths, certificate_paths, kubeconfig_path};
 use ipnet::IpNet;
@@ -163,6 +164,9 @@ pub(super) struct ClusterStatus {
     pub(super) certificates: Part<Certificates>,
     /// What the servers of other nodes show.
     pub(super) node_certificates: Vec<NodeCertificate>,
+    /// The records of the nodes that may join, have joined, or were removed.
+    #[serde(skip)]
+    pub(super) admissions: Part<Admissions>,
     /// Requests of nodes for certificates that wait for longer than a minute.
     pub(super) requests: Part<OpenRequests>,
     /// Of this host.

@@ -1,5 +1,7 @@
 //! What is wrong with the cluster, each with the next thing to try, and what is not known. Pure.
 
+use engine::model::chain;
+
 use super::certificates::{self, requests};
 use super::etcd::LAG;
 use super::nodes::{Skew, skew};
@@ -22,6 +24,11 @@ pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
         )
     }));
     bounded(&mut all, "nodes", rows.iter().flat_map(of_node).collect());
+    bounded(&mut all, "hosts without a node", unregistered(status, rows));
+    let damaged = status.admissions.known().map(|all| all.damaged.iter());
+    let damaged = damaged.into_iter().flatten();
+    let damaged = damaged.map(|one| Problem::of_sentence(&chain(&one.error()).join(": ")));
+    bounded(&mut all, "records of admissions", damaged.collect());
     let apart = status.without_routes.iter();
     let apart = apart.map(|one| Problem::of_sentence(one)).collect();
     bounded(&mut all, "routes to pods", apart);
@@ -115,6 +122,35 @@ fn of_node(row: &NodeRow) -> Vec<Problem> {
             "free memory or disk space on its host, because kubelet evicts pods",
         ));
     }
+    all
+}
+
+/// The hosts of the cluster that have no node: kubelet registers it only at its start.
+fn unregistered(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
+    if status.nodes.known().is_none() {
+        return Vec::new();
+    }
+    let has_node = |name: &str| rows.iter().any(|row| row.name == name);
+    let problem = |kind: &str, name: &str| {
+        Problem::new(
+            format!("{kind} {name} has no node: it was deleted, or kubelet has not registered it"),
+            format!(
+                "`nodelet repair` on its host; `nodelet cluster remove {name}` if the host is lost"
+            ),
+        )
+    };
+    let members = status.etcd.known().map(|etcd| etcd.members.iter());
+    let masters = members.into_iter().flatten();
+    let masters = masters.filter(|member| !member.name.is_empty() && !has_node(&member.name));
+    let mut all: Vec<Problem> = masters
+        .map(|member| problem("master", &member.name))
+        .collect();
+    let records = status.admissions.known().map(|all| all.records.values());
+    let joined = records.into_iter().flatten().filter(|record| {
+        let joins = record.token_id.is_some();
+        !joins && !record.keys.is_empty() && record.removed.is_none() && !has_node(&record.node)
+    });
+    all.extend(joined.map(|record| problem("worker", &record.node)));
     all
 }
 
@@ -270,6 +306,7 @@ pub(super) fn unknown(status: &ClusterStatus) -> Vec<String> {
     };
     add("API server", status.api_version.reason());
     add("nodes", status.nodes.reason());
+    add("admissions of nodes", status.admissions.reason());
     if let Some(api) = status.api_version.known() {
         let rows = status.nodes.known().map_or(&[][..], Vec::as_slice);
         let mut odd = rows

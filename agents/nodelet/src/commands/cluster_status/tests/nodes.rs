@@ -1,5 +1,9 @@
 //! Nodes that are not Ready or have left, and versions that do not go together.
 
+use engine::host::{ClusterAccess, ConfigMap, ConfigMaps as _};
+use engine::kubernetes::admission::{
+    ADMISSION_LABEL, Admission, CertificateKind, RemovedNode, put,
+};
 use engine::kubernetes::workers::LEFT;
 
 use super::*;
@@ -83,4 +87,76 @@ async fn versions_that_do_not_go_together_are_problems() {
     }
     cluster.node("w-1", |node| node.kubelet_version = "new".to_owned());
     assert_eq!(cluster.status().await.exit().code(), 1);
+}
+
+/// A worker that may join, has joined, or was removed.
+async fn record(cluster: &Cluster, record: Admission) {
+    let access = ClusterAccess::with(KUBECONFIG.as_ref());
+    let put = put(&cluster.host, &access, &record).await;
+    assert!(put.expect("the API answers"), "it is new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_without_a_node_is_a_problem() {
+    let cluster = Cluster::healthy().await;
+    let joined = |node: &str| Admission {
+        node: node.to_owned(),
+        keys: BTreeMap::from([(CertificateKind::KubeletClient, "k".to_owned())]),
+        ..Admission::default()
+    };
+    record(&cluster, joined("w-1")).await;
+    let joins = Admission {
+        token_id: Some("t".to_owned()),
+        ..joined("w-2")
+    };
+    record(&cluster, joins).await;
+    let removed = Admission {
+        removed: Some(RemovedNode {
+            at: cluster.host.now(),
+            uid: String::new(),
+        }),
+        ..joined("w-3")
+    };
+    record(&cluster, removed).await;
+    assert_eq!(cluster.problems().await, (String::new(), 0));
+    cluster.host.with_world_mut(|world| {
+        world.remove_node("w-1");
+        world.remove_node("cp-3");
+    });
+    let (problems, code) = cluster.problems().await;
+    assert_eq!(code, 2);
+    for says in [
+        "worker w-1 has no node: it was deleted, or kubelet has not registered it → `nodelet repair` on its host; `nodelet cluster remove w-1` if",
+        "master cp-3 has no node",
+    ] {
+        assert!(problems.contains(says), "{problems}");
+    }
+    assert_eq!(problems.lines().count(), 2, "{problems}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_record_of_an_admission_is_a_problem() {
+    let cluster = Cluster::healthy().await;
+    let access = ClusterAccess::with(KUBECONFIG.as_ref());
+    let map = ConfigMap {
+        namespace: "kube-system".to_owned(),
+        name: "nodelet-node-w-2".to_owned(),
+        labels: BTreeMap::from([(ADMISSION_LABEL.to_owned(), String::new())]),
+        data: BTreeMap::from([
+            ("node".to_owned(), "w-2".to_owned()),
+            ("address".to_owned(), "?".to_owned()),
+        ]),
+        ..ConfigMap::default()
+    };
+    let put = cluster.host.put_config_map(&access, &map).await;
+    assert!(put.expect("the API answers"), "it is new");
+    let (problems, code) = cluster.problems().await;
+    assert_eq!(code, 2);
+    for says in [
+        "nodelet-node-w-2",
+        "`address`",
+        "→ correct it with `kubectl -n kube-system edit",
+    ] {
+        assert!(problems.contains(says), "{problems}");
+    }
 }
