@@ -205,6 +205,12 @@ pub const FAULTS: &[Fault] = faults! {
         is_repaired: "kubectl get node --selector node-role.kubernetes.io/master --output name | grep -qx \"node/$(own_name)\"",
         master: true,
     }
+    "node-deleted": "the host's node is deleted" {
+        breaks: "kubectl delete node \"$(own_name)\"",
+        is_repaired: "kubectl get node --selector node-role.kubernetes.io/master --output name | grep -qx \"node/$(own_name)\" && node_is_ready",
+        // A worker may not delete its node.
+        master: true,
+    }
     "keepalived-stopped": "an operator stops keepalived" {
         breaks: "systemctl stop keepalived",
         is_repaired: "systemctl is-active --quiet keepalived && vip_is_held",

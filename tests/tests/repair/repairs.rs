@@ -223,6 +223,36 @@ fn a_deleted_permission_of_the_api_server_comes_back() {
     assert!(is_there());
 }
 
+/// kubelet registers its node only at its start. The masters' API server answers, so the check of a worker counts.
+#[test]
+fn a_deleted_node_comes_back_by_a_restart_of_kubelet() {
+    for (case, name) in [("cp-1", "cp-1"), ("wk-1", "w-1")] {
+        let (bringup, host) = brought_up(case);
+        host.with_world_mut(|world| world.remove_node(name));
+        let health = bringup.check(&host);
+        let failing = names(failed_phases(&health));
+        assert_eq!(failing, ["kubernetes-ready"], "{case}: {health:#?}");
+        let of_node = health
+            .iter()
+            .find(|phase| phase.phase.as_str() == "node-role");
+        let reasons = of_node.map_or(&[][..], |phase| phase.conditions.as_slice());
+        assert!(
+            reasons
+                .iter()
+                .any(|one| one.reason.contains("has not registered node")),
+            "{case}: {reasons:?}"
+        );
+        let set = names(restart_set(&bringup.plan, &failed_phases(&health)));
+        for restarted in ["kubelet", "node-role"] {
+            assert!(set.contains(&restarted.to_owned()), "{case}: {set:?}");
+        }
+        let (outcome, reported) = repair(&bringup, &host);
+        assert_eq!(outcome, Outcome::Converged, "{case}: {reported}");
+        assert!(host.with_world(|world| world.has_node(name)), "{case}");
+        assert_eq!(names(failed(&bringup, &host)), [""; 0], "{case}");
+    }
+}
+
 /// A docker that is down cannot say what runs in it, and there is nothing to stop.
 #[test]
 fn a_runtime_that_is_down_is_started_and_no_end_fails() {

@@ -25,6 +25,8 @@ use crate::resource::{
 const USER_CORDON: &str = "UserNodeCordon";
 /// Annotation on a node that we cordoned. It is set in the same patch as the cordon.
 const SHUT_DOWN: &str = "KubeStackShutDown";
+/// The field of a node that kubelet has not registered.
+const REGISTERED: &str = "registered";
 /// Maximum number of remaining pods that the error of a drain names.
 const NAMED: usize = 10;
 
@@ -64,7 +66,7 @@ impl Resource for NodeSpec {
         let not_yet = ClusterNode::default();
         let mut differences = Differences::default();
         let node = observed.as_ref().unwrap_or_else(|| {
-            differences.note("registered", "no", "yes");
+            differences.note(REGISTERED, "no", "yes");
             &not_yet
         });
         if node.pod_cidr.is_none() {
@@ -181,8 +183,15 @@ impl Resource for NodeSpec {
             .collect()
     }
 
+    /// kubelet registers a node only at its start, so a repair of this step would wait in vain.
+    fn is_unknown(&self, observed: &Self::Observed) -> bool {
+        observed.is_none()
+    }
+
     fn note(&self, observed: &Self::Observed) -> Option<String> {
-        let node = observed.as_ref()?;
+        let Some(node) = observed else {
+            return Some(format!("kubelet has not registered node {}", self.name));
+        };
         (Cordon::of(node) == Cordon::Operators).then(|| {
             let client = match node.cordoned_by.as_str() {
                 "" => String::new(),
@@ -214,6 +223,13 @@ impl From<PodSubnetError> for ResourceError {
 }
 
 impl NodeSpec {
+    /// Whether this is the change of a node that is not registered.
+    #[must_use]
+    pub(in crate::resource) fn is_registration(change: &Change) -> bool {
+        let mut differences = change.differences.iter();
+        differences.any(|one| one.field == REGISTERED)
+    }
+
     fn access(&self) -> ClusterAccess {
         ClusterAccess::with(&self.kubeconfig)
     }
@@ -535,6 +551,21 @@ mod tests {
         assert!(missing.contains("`nodelet clean --purge`"), "{missing}");
         assert_eq!(receipt.undos, []);
         assert_eq!(host.mutating_calls(), []);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_not_registered_is_unknown_and_waits_for_kubelet() {
+        let host = worker();
+        let cx = context(&host);
+        let seen = spec().observe(&cx).await.unwrap();
+        assert!(!spec().is_unknown(&seen));
+        host.with_world_mut(|world| world.remove_node("cp-1"));
+        let seen = spec().observe(&cx).await.unwrap();
+        assert!(spec().is_unknown(&seen));
+        let change = spec().diff(&seen, false).expect("it is to be registered");
+        assert!(crate::resource::Spec::Node(spec()).can_wait(&change));
+        let note = spec().note(&seen).expect("a note");
+        assert!(note.contains("has not registered node cp-1"), "{note}");
     }
 
     #[tokio::test]

@@ -269,9 +269,21 @@ impl World {
         if etcd_gone && data_gone {
             self.cluster = ClusterState::default();
         }
+        self.register_node();
+    }
+
+    /// kubelet registers its node once after each of its starts.
+    fn register_node(&mut self) {
+        let unit = self.units.get(&self.kubernetes.kubelet_unit);
+        let Some(unit) = unit.filter(|unit| unit.is_active()) else {
+            return;
+        };
+        if self.cluster.registered_by == unit.invocation || !self.api_up() {
+            return;
+        }
+        self.cluster.registered_by.clone_from(&unit.invocation);
         let name = self.node_name().to_owned();
-        let registers = self.unit_active(&self.kubernetes.kubelet_unit) && self.api_up();
-        if registers && !self.cluster.nodes.contains_key(&name) {
+        if !self.cluster.nodes.contains_key(&name) {
             let node = ClusterNode {
                 uid: self.cluster.next_uid(),
                 labels: BTreeMap::from([("kubernetes.io/hostname".to_owned(), name.clone())]),

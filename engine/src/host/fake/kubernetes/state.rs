@@ -81,6 +81,8 @@ pub(crate) struct ClusterState {
     pub(crate) requests: BTreeMap<String, CertificateRequest>,
     /// Users whose identity the API server refuses when they ask for certificates.
     pub(in crate::host::fake) refused: BTreeSet<String>,
+    /// The invocation of kubelet's unit that has registered the node.
+    pub(in crate::host::fake) registered_by: String,
     /// Nodes registered so far: each has an uid of its own.
     pub(in crate::host::fake) registered: u64,
     /// Objects by `apiVersion/kind/namespace/name`.

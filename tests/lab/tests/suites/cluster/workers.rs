@@ -45,6 +45,9 @@ fn a_worker_joins_serves_and_leaves() {
     pods.serve_one_another([ON_WORKER, ON_MASTER], &[master.host(), worker.host()]);
     a_deleted_route_returns(&master, &worker);
     a_second_apply_changes_nothing(&master, &worker);
+    a_deleted_node_returns(&master, &worker);
+    master.wait_for("the worker is labelled again", &labelled, SEEN);
+    pods.reach_one_another([ON_WORKER, ON_MASTER]);
     leave(&master, &worker, &pods);
     before.assert_same_host(worker.host(), After::CleanOfWorker, "clean of a worker");
     let _ = worker.nodelet(&["clean", "--purge"]).exits(0);
@@ -97,6 +100,22 @@ fn a_second_apply_changes_nothing(master: &Master, worker: &Node) {
     worker.apply(&[]).exits(0).changes_none_of(STEPS);
     master.sh("systemctl start pf9-nodeletd");
     worker.sh("systemctl start pf9-nodeletd");
+}
+
+/// kubelet registers its node only at its start. The node gets its subnet again, so its pods go on.
+fn a_deleted_node_returns(master: &Master, worker: &Node) {
+    worker.sh("systemctl stop pf9-nodeletd");
+    let subnet = pod_subnet(master, WORKER);
+    master.kubectl(&format!("delete node/{WORKER}"));
+    let status = master.nodelet(&["cluster", "status"]).exits(2);
+    let says = format!("worker {WORKER} has no node");
+    assert!(status.text().contains(&says), "{}", status.text());
+    let _ = worker.nodelet(&["repair"]).exits(0);
+    assert_eq!(pod_subnet(master, WORKER), subnet);
+    worker.sh("systemctl start pf9-nodeletd");
+    master.kubectl(&format!(
+        "wait --for=condition=Ready node/{WORKER} --timeout=60s"
+    ));
 }
 
 /// A worker leaves with a clean, with a pod on it. The master goes on alone.

@@ -68,6 +68,11 @@ const RESTARTS: &[(&str, &str)] = &[
         "certs kubeconfigs kubelet api-ready node-role kubernetes-ready drain",
     ),
     ("label-removed", "node-role kubernetes-ready drain"),
+    // kubelet registers the node only at its start.
+    (
+        "node-deleted",
+        "kubelet api-ready node-role kubernetes-ready drain",
+    ),
     ("keepalived-stopped", "keepalived"),
     ("keepalived-edited", "keepalived"),
     ("keepalived-uninstalled", "keepalived"),
