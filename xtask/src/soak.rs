@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 const TARGETS: &[(&str, &str)] = &[("lab", "hosts"), ("lab-suites", "soak")];
 
 /// Targets of the package `behaviour` that `cargo xtask test` runs with a sample of their cases, and a soak with all cases.
-const IN_FULL: &[&str] = &["crashes", "properties"];
+const IN_FULL: &[&str] = &["crashes", "properties", "repair"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.write {
