@@ -108,7 +108,7 @@ fn a_phase_timeout_names_what_was_tried_and_its_last_error() {
         (
             r#"check("it is there").file_exists("/etc/there").timeout("1h");"#,
             "check \"it is there\"",
-            ("entry", "/etc/there"),
+            ("read", "/etc/there"),
         ),
     ] {
         let bringup = Bringup::of_scripts(&phase("slow", r#".timeout("10s")"#, tried));

@@ -309,12 +309,12 @@ impl Runner<'_> {
                 });
                 continue;
             }
+            let what = format!("check \"{}\"", check.name);
+            progress.at(&what, &check.span);
             if check.advisory {
                 self.warn_of(phase, check).await;
                 continue;
             }
-            let what = format!("check \"{}\"", check.name);
-            progress.at(&what, &check.span);
             if let Err(error) = self.wait_for(phase, check, progress).await {
                 return Err(self.end_of(StepFailure {
                     what,
