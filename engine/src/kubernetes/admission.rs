@@ -48,9 +48,7 @@ pub async fn admission(
     let name = record_name(node);
     let found = host.config_map(access, NAMESPACE, &name).await?;
     let record = found.map(read).transpose();
-    record.map_err(|problem| {
-        HostError::refused(format!("read the ConfigMap {NAMESPACE}/{name}"), problem)
-    })
+    record.map_err(|problem| DamagedRecord::new(name, &problem).error())
 }
 
 /// All records of a cluster.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::host::{CertificateRequest, ClusterAccess, ClusterNode, Host, HostResult, RequestState};
 use crate::kubernetes::NODE_SIGNER;
-use crate::kubernetes::admission::{self, Admission, TokenRecord};
+use crate::kubernetes::admission::{self, Admission, Admissions, TokenRecord};
 use crate::kubernetes::masters;
 use crate::kubernetes::node_request::{
     Granted, Known, NodeCertificate, NotedRequest, Requester, Reserved, decide, keeps_address,
@@ -146,7 +146,7 @@ struct Signer<'a> {
     life: Duration,
     now: SystemTime,
     nodes: BTreeMap<String, ClusterNode>,
-    admissions: BTreeMap<String, Admission>,
+    admissions: Admissions,
     reserved: Reserved,
 }
 
@@ -175,7 +175,7 @@ impl<'a> Signer<'a> {
             life,
             now,
             nodes,
-            admissions: all.records,
+            admissions: all,
             reserved: reserved_for_api_servers(host).await?,
         })
     }
@@ -259,12 +259,12 @@ impl<'a> Signer<'a> {
         pending_before: usize,
     ) -> HostResult<Result<Granted, String>> {
         let all = admission::admissions(self.host, self.access).await?;
-        self.decide_by(&all.records, request, pending_before).await
+        self.decide_by(&all, request, pending_before).await
     }
 
     async fn decide_by(
         &self,
-        admissions: &BTreeMap<String, Admission>,
+        all: &Admissions,
         request: &CertificateRequest,
         pending_before: usize,
     ) -> HostResult<Result<Granted, String>> {
@@ -273,11 +273,16 @@ impl<'a> Signer<'a> {
         let node = requester
             .as_ref()
             .and_then(|its| node_of(its, token.as_ref()));
+        // It was admitted, and nothing else is known of it, so its request stays open until the record is mended.
+        let mut damaged = all.damaged.iter();
+        if let Some(own) = damaged.find(|its| Some(its.node.as_str()) == node) {
+            return Err(own.error());
+        }
         let known = Known {
             now: self.now,
             token: token.as_ref(),
-            admission: node.and_then(|node| admissions.get(node)),
-            admissions,
+            admission: node.and_then(|node| all.records.get(node)),
+            admissions: &all.records,
             nodes: &self.nodes,
             reserved: &self.reserved,
             pending_before,

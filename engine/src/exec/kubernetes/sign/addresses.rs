@@ -41,7 +41,7 @@ impl Signer<'_> {
         }
         // Read after the claim is written: of two masters, one sees the claim of the other one.
         let all = admission::admissions(host, access).await?;
-        if let Err(reason) = self.decide_by(&all.records, request, earlier).await? {
+        if let Err(reason) = self.decide_by(&all, request, earlier).await? {
             return Ok(Claim::Refused(reason));
         }
         let own = all.records.get(&granted.node);

@@ -356,6 +356,23 @@ async fn the_address_of_a_damaged_record_is_not_free() {
     is_denied(&outcomes(&host, &access).await["b"], "`w-1`");
 }
 
+/// Mended, it lets the same request be signed: a denied one would stay denied.
+#[tokio::test]
+async fn a_request_of_a_node_with_a_damaged_record_waits() {
+    let (host, access) = master().await;
+    admit_by_record(&host, &access, "w-1").await;
+    edit_keys_at(&host, &access, "w-1", "yesterday").await;
+    ask_as(&host, FIRST, "a", KUBELET, false);
+    let waits = &outcomes(&host, &access).await["a"];
+    let next = "kubectl -n kube-system edit configmap nodelet-node-w-1";
+    assert!(
+        matches!(waits, RequestOutcome::Failed(reason) if reason.contains(next)),
+        "{waits:?}"
+    );
+    edit_keys_at(&host, &access, "w-1", "").await;
+    is_signed(&outcomes(&host, &access).await["a"]);
+}
+
 #[tokio::test]
 async fn a_damaged_record_holds_up_no_request_without_a_new_address() {
     let (host, access) = after_a_failed_signature().await;
