@@ -23,7 +23,7 @@ use self::requests::refuse_requests_of;
 use super::MASTER_LABEL;
 use super::admission::{
     Admission, CLOCKS_DIFFER, CertificateKind, JOINED, TokenRecord, admission, admissions,
-    end_token, forget, revoke, token,
+    end_token, forget, put, revoke, token,
 };
 use super::masters;
 use super::shown;
@@ -209,12 +209,16 @@ async fn care_for(
                 // Not before: a worker that has come back still needs its token.
                 if care == Care::Delete {
                     end_token_of_left(host, access, &node, &record).await?;
+                    note_leave(host, access, name, Some(host.now())).await?;
                 }
                 return Ok(());
             }
             Care::EndToken | Care::Forget => continue,
         };
         host.patch_node(access, name, &patch).await?;
+        if care == Care::Label && record.left.is_some() {
+            note_leave(host, access, name, None).await?;
+        }
         done.push(care);
     }
     if record.removed.is_none()
@@ -224,6 +228,21 @@ async fn care_for(
         end_token_of(host, access, name, &record, done).await?;
     }
     Ok(())
+}
+
+/// Notes in the record of a node that its worker has left, or has come back. If the record has changed meanwhile, the node was admitted anew or
+/// removed, and nothing is noted.
+async fn note_leave(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    name: &str,
+    left: Option<SystemTime>,
+) -> HostResult<()> {
+    let Some(record) = admission(host, access, name).await? else {
+        return Ok(());
+    };
+    let noted = Admission { left, ..record };
+    put(host, access, &noted).await.map(drop)
 }
 
 /// Ends the token of a node that is Ready, and marks the node, so that masters do not look again.

@@ -62,6 +62,8 @@ pub struct Admission {
     pub address: Option<IpAddr>,
     /// The address that its kubelet may have a certificate for soon.
     pub claim: Option<AddressClaim>,
+    /// When its worker had left and its node was deleted. The node stays admitted.
+    pub left: Option<SystemTime>,
     /// Set if the node was removed. Such a record admits no node.
     pub removed: Option<RemovedNode>,
     /// The version of the ConfigMap that it was read from; empty for a new record.
@@ -194,6 +196,7 @@ pub(super) fn written(record: &Admission) -> ConfigMap {
         set("claim-at", Some(written_time(claim.at)));
         set("claim-request", claim.request.clone());
     }
+    set("left-at", record.left.map(time));
     if let Some(removed) = &record.removed {
         set("removed-at", Some(time(removed.at)));
         set("removed-uid", Some(removed.uid.clone()));
@@ -261,6 +264,7 @@ pub(super) fn read(map: ConfigMap) -> Result<Admission, String> {
         keys_at: time("keys-at", take("keys-at"))?,
         address: address("address", take("address"))?,
         claim,
+        left: time("left-at", take("left-at"))?,
         removed: removed.map(|at| RemovedNode { at, uid }),
         version: map.version,
     })

@@ -262,6 +262,7 @@ async fn a_damaged_record_is_listed_with_its_node_and_hides_no_other_one() {
         "address",
         "claim-address",
         "claim-at",
+        "left-at",
         "removed-at",
     ] {
         let (host, access) = master();

@@ -113,7 +113,13 @@ async fn the_node_of_a_worker_that_has_left_is_deleted() {
     let all = nodes(&host, &access).await;
     assert!(!all.contains_key("w-1") && all.contains_key("foreign"));
     // It may come back with its certificate.
-    assert!(admission(&host, &access, "w-1").await.unwrap().is_some());
+    let record = admission(&host, &access, "w-1").await.unwrap();
+    assert!(record.is_some_and(|its| its.left.is_some()));
+    host.with_world_mut(|world| world.node("w-1", labelled(&[])));
+    let labels = ("w-1".to_owned(), Care::Label);
+    assert_eq!(cared(&host, &access).await, [labels]);
+    let record = admission(&host, &access, "w-1").await.unwrap();
+    assert_eq!(record.expect("it is admitted").left, None);
 }
 
 /// Its host was a worker before, or its label was taken away.

@@ -27,7 +27,10 @@ pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
     bounded(&mut all, "hosts without a node", unregistered(status, rows));
     let damaged = status.admissions.known().map(|all| all.damaged.iter());
     let damaged = damaged.into_iter().flatten();
-    let damaged = damaged.map(|one| Problem::of_sentence(&chain(&one.error()).join(": ")));
+    let damaged = damaged.map(|one| {
+        let why = chain(&one.error()).join(": ");
+        Problem::of_sentence(&format!("could not {why}"))
+    });
     bounded(&mut all, "records of admissions", damaged.collect());
     let apart = status.without_routes.iter();
     let apart = apart.map(|one| Problem::of_sentence(one)).collect();
@@ -80,7 +83,7 @@ fn bounded(all: &mut Vec<Problem>, kind: &str, mut found: Vec<Problem>) {
     if more > 0 {
         all.push(Problem::new(
             format!("there are {more} more problems of {kind}"),
-            "`nodelet cluster status --json` has all nodes",
+            "mend those above first; `nodelet cluster status --json` has all nodes",
         ));
     }
 }
@@ -125,32 +128,42 @@ fn of_node(row: &NodeRow) -> Vec<Problem> {
     all
 }
 
-/// The hosts of the cluster that have no node: kubelet registers it only at its start.
+/// The hosts of the cluster that have no node: kubelet registers it only at its start. Not those that are joining, or have left.
 fn unregistered(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
     if status.nodes.known().is_none() {
         return Vec::new();
     }
     let has_node = |name: &str| rows.iter().any(|row| row.name == name);
-    let problem = |kind: &str, name: &str| {
+    let members = status.etcd.known().map(|etcd| etcd.members.iter());
+    let masters = members.into_iter().flatten();
+    let masters = masters
+        .filter(|member| !member.learner && !member.name.is_empty() && !has_node(&member.name));
+    let of_master = |name: &str| {
         Problem::new(
-            format!("{kind} {name} has no node: it was deleted, or kubelet has not registered it"),
             format!(
-                "`nodelet repair` on its host; `nodelet cluster remove {name}` if the host is lost"
+                "master {name} has no node: it was deleted, or kubelet has not registered it yet"
+            ),
+            format!(
+                "`nodelet status` on its host; `nodelet cluster remove {name}` if the host is lost"
             ),
         )
     };
-    let members = status.etcd.known().map(|etcd| etcd.members.iter());
-    let masters = members.into_iter().flatten();
-    let masters = masters.filter(|member| !member.name.is_empty() && !has_node(&member.name));
-    let mut all: Vec<Problem> = masters
-        .map(|member| problem("master", &member.name))
-        .collect();
+    let mut all: Vec<Problem> = masters.map(|member| of_master(&member.name)).collect();
     let records = status.admissions.known().map(|all| all.records.values());
     let joined = records.into_iter().flatten().filter(|record| {
-        let joins = record.token_id.is_some();
-        !joins && !record.keys.is_empty() && record.removed.is_none() && !has_node(&record.node)
+        let is_there = record.token_id.is_none() && !record.keys.is_empty();
+        let is_gone = record.removed.is_some() || record.left.is_some();
+        is_there && !is_gone && !has_node(&record.node)
     });
-    all.extend(joined.map(|record| problem("worker", &record.node)));
+    all.extend(joined.map(|record| {
+        let name = &record.node;
+        Problem::new(
+            format!("worker {name} has no node: it was deleted"),
+            format!(
+                "`nodelet repair kubelet` on its host registers it; `nodelet cluster remove {name}` if it is not to come back"
+            ),
+        )
+    }));
     all
 }
 

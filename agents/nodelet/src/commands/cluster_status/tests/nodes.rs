@@ -118,6 +118,11 @@ async fn a_host_without_a_node_is_a_problem() {
         ..joined("w-3")
     };
     record(&cluster, removed).await;
+    let left = Admission {
+        left: Some(cluster.host.now()),
+        ..joined("w-4")
+    };
+    record(&cluster, left).await;
     assert_eq!(cluster.problems().await, (String::new(), 0));
     cluster.host.with_world_mut(|world| {
         world.remove_node("w-1");
@@ -126,8 +131,8 @@ async fn a_host_without_a_node_is_a_problem() {
     let (problems, code) = cluster.problems().await;
     assert_eq!(code, 2);
     for says in [
-        "worker w-1 has no node: it was deleted, or kubelet has not registered it → `nodelet repair` on its host; `nodelet cluster remove w-1` if",
-        "master cp-3 has no node",
+        "worker w-1 has no node: it was deleted → `nodelet repair kubelet` on its host registers it; `nodelet cluster remove w-1` if",
+        "master cp-3 has no node: it was deleted, or kubelet has not registered it yet → `nodelet status`",
     ] {
         assert!(problems.contains(says), "{problems}");
     }
@@ -153,7 +158,7 @@ async fn a_damaged_record_of_an_admission_is_a_problem() {
     let (problems, code) = cluster.problems().await;
     assert_eq!(code, 2);
     for says in [
-        "nodelet-node-w-2",
+        "could not read the ConfigMap kube-system/nodelet-node-w-2",
         "`address`",
         "→ correct it with `kubectl -n kube-system edit",
     ] {
