@@ -189,16 +189,11 @@ impl Spec {
         its
     }
 
-    /// Whether a repair of the step's phase is no answer to this change, because another check reports it: `keys_kept` reports the one of
-    /// keys, which the next apply makes, and `node_ready` a node that is not registered, which only a start of kubelet registers. False is
-    /// the right answer for any other change: it is reported and repaired.
+    /// Whether consumers need no restart because of this change: the next apply makes it, and the check `keys_kept` reports it. False is the
+    /// right answer for any other kind: the change is reported and repaired.
     #[must_use]
     pub fn can_wait(&self, change: &Change) -> bool {
-        match self {
-            Self::DataId(_) => change.action == Action::Change,
-            Self::Node(_) => NodeSpec::is_registration(change),
-            _ => false,
-        }
+        matches!(self, Self::DataId(_)) && change.action == Action::Change
     }
 
     /// Whether no other host has to sign for it.

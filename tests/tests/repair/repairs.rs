@@ -223,31 +223,41 @@ fn a_deleted_permission_of_the_api_server_comes_back() {
     assert!(is_there());
 }
 
-/// kubelet registers its node only at its start. The masters' API server answers, so the check of a worker counts.
+/// kubelet registers its node only at its start. A worker does not start it for that: its node may have been deleted on purpose.
 #[test]
 fn a_deleted_node_comes_back_by_a_restart_of_kubelet() {
-    for (case, name) in [("cp-1", "cp-1"), ("wk-1", "w-1")] {
+    for (case, name, repaired) in [
+        ("cp-1", "cp-1", &["kubernetes-ready"][..]),
+        ("wk-1", "w-1", &[]),
+    ] {
         let (bringup, host) = brought_up(case);
         host.with_world_mut(|world| world.remove_node(name));
         let health = bringup.check(&host);
-        let failing = names(failed_phases(&health));
-        assert_eq!(failing, ["kubernetes-ready"], "{case}: {health:#?}");
-        let of_node = health
-            .iter()
-            .find(|phase| phase.phase.as_str() == "node-role");
-        let reasons = of_node.map_or(&[][..], |phase| phase.conditions.as_slice());
-        assert!(
-            reasons
-                .iter()
-                .any(|one| one.reason.contains("has not registered node")),
-            "{case}: {reasons:?}"
-        );
-        let set = names(restart_set(&bringup.plan, &failed_phases(&health)));
-        for restarted in ["kubelet", "node-role"] {
-            assert!(set.contains(&restarted.to_owned()), "{case}: {set:?}");
+        let mut failing = failed_phases(&health);
+        assert_eq!(names(failing.clone()), repaired, "{case}: {health:#?}");
+        for (phase, says) in [
+            ("node-role", "has not registered node"),
+            ("kubernetes-ready", "`nodelet repair kubelet`"),
+        ] {
+            let mut of_phase = health.iter().filter(|its| its.phase.as_str() == phase);
+            let conditions = of_phase.next().map_or(&[][..], |its| &its.conditions);
+            let mut reasons = conditions.iter().map(|one| &one.reason);
+            assert!(
+                reasons.any(|reason| reason.contains(says)),
+                "{case}: {conditions:?}"
+            );
         }
-        let (outcome, reported) = repair(&bringup, &host);
-        assert_eq!(outcome, Outcome::Converged, "{case}: {reported}");
+        if failing.is_empty() {
+            failing.insert("kubelet".parse().expect("a name"));
+        }
+        let set = restart_set(&bringup.plan, &failing);
+        for restarted in ["kubelet", "node-role"] {
+            assert!(names(set.clone()).contains(&restarted.to_owned()), "{case}");
+        }
+        let events = Recording::default();
+        let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
+        let reported = text(&events.events());
+        assert_eq!(outcome.ok(), Some(Outcome::Converged), "{case}: {reported}");
         assert!(host.with_world(|world| world.has_node(name)), "{case}");
         assert_eq!(names(failed(&bringup, &host)), [""; 0], "{case}");
     }

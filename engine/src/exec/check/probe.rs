@@ -337,8 +337,9 @@ impl Runner<'_> {
             let seen = step.spec.inspect(&cx).await?;
             notes.texts.extend(seen.note);
             notes.unknown |= seen.is_unknown;
-            // A certificate that is only due is as planned until it is renewed.
+            // A certificate that is only due is as planned until it is renewed. What is not known is reported, and restarts nothing.
             if let Some(change) = seen.change
+                && !seen.is_unknown
                 && change.action != Action::Renew
                 && !step.spec.can_wait(&change)
             {
@@ -365,7 +366,7 @@ impl Runner<'_> {
 pub(in crate::exec) struct StepNotes {
     /// Notes about their resources, for operators.
     pub(in crate::exec) texts: Vec<String>,
-    /// Whether it is not known of a resource if it is as it should be. An apply goes on: its step had nothing to change.
+    /// Whether it is not known of a resource if it is as it should be. An apply goes on: its step has been made.
     pub(in crate::exec) unknown: bool,
 }
 

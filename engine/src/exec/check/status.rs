@@ -485,9 +485,18 @@ impl Runner<'_> {
         }
         if condition.status == Status::False
             && let Some(needed) = &check.needs_api
-            && let Err(silence) = api_answers(host, needed).await
         {
-            condition = unknown(check, format!("{}; {silence}", condition.reason));
+            match api_answers(host, needed).await {
+                Ok(true) => {}
+                // Masters may have deleted it on purpose. A removed host would register it at each repair.
+                Ok(false) if matches!(check.probe, Probe::NodeReady { .. }) => {
+                    condition = unknown(check, condition.reason);
+                }
+                Ok(false) => {}
+                Err(silence) => {
+                    condition = unknown(check, format!("{}; {silence}", condition.reason));
+                }
+            }
         }
         if condition.status == Status::False
             && check.needs_quorum

@@ -75,7 +75,7 @@ impl Runner<'_> {
 /// A kubelet that was not cleaned after the removal of its host registers again, and masters delete its node each time.
 fn no_node(node: &str) -> String {
     format!(
-        "there is no node {node}; if this host was removed from the cluster, no repair helps: run `nodelet clean --purge` on it"
+        "there is no node {node}: it was deleted, and `nodelet repair kubelet` registers it again; if this host was removed from the cluster, masters delete its node each time: run `nodelet clean --purge` on it"
     )
 }
 
@@ -129,19 +129,19 @@ fn is_from_before(
     is_new && reported + Duration::from_secs(1) <= started
 }
 
-/// Whether an API server answers this host, so that a check which needs it says something about this host.
+/// Whether an API server answers this host, so that a check which needs it says something about this host. Gives whether the server has this
+/// host's node.
 ///
 /// # Errors
 /// Why it is not known to: it does not answer, or refuses.
 pub(in crate::exec) async fn api_answers(
     host: &dyn Host,
     needed: &NeededApi,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let access = ClusterAccess::with(&needed.kubeconfig);
-    // An API server that has no such node answers, too.
     let asked = host.node(&access, &needed.node);
     let why = match tokio::time::timeout(ANSWER, asked).await {
-        Ok(Ok(_)) => return Ok(()),
+        Ok(Ok(node)) => return Ok(node.is_some()),
         Ok(Err(error)) => crate::model::chain(&error).join(": "),
         Err(_) => format!("no answer within {} s", ANSWER.as_secs()),
     };

@@ -25,8 +25,6 @@ use crate::resource::{
 const USER_CORDON: &str = "UserNodeCordon";
 /// Annotation on a node that we cordoned. It is set in the same patch as the cordon.
 const SHUT_DOWN: &str = "KubeStackShutDown";
-/// The field of a node that kubelet has not registered.
-const REGISTERED: &str = "registered";
 /// Maximum number of remaining pods that the error of a drain names.
 const NAMED: usize = 10;
 
@@ -66,7 +64,7 @@ impl Resource for NodeSpec {
         let not_yet = ClusterNode::default();
         let mut differences = Differences::default();
         let node = observed.as_ref().unwrap_or_else(|| {
-            differences.note(REGISTERED, "no", "yes");
+            differences.note("registered", "no", "yes");
             &not_yet
         });
         if node.pod_cidr.is_none() {
@@ -106,7 +104,7 @@ impl Resource for NodeSpec {
             .as_ref()
             .ok_or_else(|| ResourceError::NotConverged {
                 what: format!(
-                    "find node {}: kubelet has not registered it; see `journalctl -u pf9-kubelet`; if this host was removed from the cluster, masters delete its node, and it needs `nodelet clean --purge`",
+                    "find node {}: kubelet has not registered it; see `journalctl -u pf9-kubelet`; it does so at its start, and `nodelet repair kubelet` starts it again; if this host was removed from the cluster, masters delete its node, and it needs `nodelet clean --purge`",
                     self.name
                 ),
             })?;
@@ -223,13 +221,6 @@ impl From<PodSubnetError> for ResourceError {
 }
 
 impl NodeSpec {
-    /// Whether this is the change of a node that is not registered.
-    #[must_use]
-    pub(in crate::resource) fn is_registration(change: &Change) -> bool {
-        let mut differences = change.differences.iter();
-        differences.any(|one| one.field == REGISTERED)
-    }
-
     fn access(&self) -> ClusterAccess {
         ClusterAccess::with(&self.kubeconfig)
     }
@@ -562,8 +553,10 @@ mod tests {
         host.with_world_mut(|world| world.remove_node("cp-1"));
         let seen = spec().observe(&cx).await.unwrap();
         assert!(spec().is_unknown(&seen));
-        let change = spec().diff(&seen, false).expect("it is to be registered");
-        assert!(crate::resource::Spec::Node(spec()).can_wait(&change));
+        assert!(
+            spec().diff(&seen, false).is_some(),
+            "it is to be registered"
+        );
         let note = spec().note(&seen).expect("a note");
         assert!(note.contains("has not registered node cp-1"), "{note}");
     }

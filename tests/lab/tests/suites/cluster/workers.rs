@@ -102,7 +102,8 @@ fn a_second_apply_changes_nothing(master: &Master, worker: &Node) {
     worker.sh("systemctl start pf9-nodeletd");
 }
 
-/// kubelet registers its node only at its start. The node gets its subnet again, so its pods go on.
+/// kubelet registers its node only at its start. A worker does not start it for that: its node may have been deleted on purpose. The node gets its
+/// subnet again, so its pods go on.
 fn a_deleted_node_returns(master: &Master, worker: &Node) {
     worker.sh("systemctl stop pf9-nodeletd");
     let subnet = pod_subnet(master, WORKER);
@@ -110,7 +111,13 @@ fn a_deleted_node_returns(master: &Master, worker: &Node) {
     let status = master.nodelet(&["cluster", "status"]).exits(2);
     let says = format!("worker {WORKER} has no node");
     assert!(status.text().contains(&says), "{}", status.text());
-    let _ = worker.nodelet(&["repair"]).exits(0);
+    let status = worker.nodelet(&["check"]).exits(2);
+    assert!(
+        status.text().contains("`nodelet repair kubelet`"),
+        "{}",
+        status.text()
+    );
+    let _ = worker.nodelet(&["repair", "kubelet"]).exits(0);
     assert_eq!(pod_subnet(master, WORKER), subnet);
     worker.sh("systemctl start pf9-nodeletd");
     master.kubectl(&format!(
@@ -137,6 +144,8 @@ fn leave(master: &Master, worker: &Node, pods: &Pods<'_>) {
     worker.sh("rm -rf /run/pf9 /run/pf9-nodeletd.lock /var/opt/pf9/kube_status");
     let alone = format!(r#"[ "$({KUBECTL} get node --output name)" = node/master-1 ]"#);
     master.wait_for("the worker's node is gone", &alone, SEEN);
+    let status = master.nodelet(&["cluster", "status"]).text();
+    assert!(!status.contains("has no node"), "{status}");
     let none = r#"[ -z "$(ip -4 route show proto 92)" ]"#;
     master.wait_for("the route to it is gone", none, SEEN);
     // The pod asks its own Service.
