@@ -487,12 +487,11 @@ impl Runner<'_> {
             && let Some(needed) = &check.needs_api
         {
             match api_answers(host, needed).await {
-                Ok(true) => {}
                 // Masters may have deleted it on purpose. A removed host would register it at each repair.
                 Ok(false) if matches!(check.probe, Probe::NodeReady { .. }) => {
                     condition = unknown(check, condition.reason);
                 }
-                Ok(false) => {}
+                Ok(_) => {}
                 Err(silence) => {
                     condition = unknown(check, format!("{}; {silence}", condition.reason));
                 }
