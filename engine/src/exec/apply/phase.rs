@@ -245,7 +245,7 @@ impl Runner<'_> {
     /// What went wrong, with what was found near it and the next thing to try.
     async fn failure(&self, phase: &PlannedPhase, failure: StepFailure, mode: Mode) -> Failure {
         let found = match mode {
-            Mode::Apply => advice::nearby_findings(phase, self.host).await,
+            Mode::Apply => advice::nearby_findings(phase, self.host, &failure.error).await,
             // The state of a simulated host explains nothing.
             Mode::DryRun => Vec::new(),
         };

@@ -29,8 +29,12 @@ const LOOKS: usize = 3;
 const LINE: usize = 300;
 
 /// The states of a phase's containers, of its inactive units and of missing pod containers, with the log lines that
-/// explain them.
-pub(in crate::exec) async fn nearby_findings(phase: &PlannedPhase, host: &dyn Host) -> Vec<String> {
+/// explain the error.
+pub(in crate::exec) async fn nearby_findings(
+    phase: &PlannedPhase,
+    host: &dyn Host,
+    error: &ResourceError,
+) -> Vec<String> {
     let mut found = Vec::new();
     for step in &phase.steps {
         match &step.spec {
@@ -56,6 +60,9 @@ pub(in crate::exec) async fn nearby_findings(phase: &PlannedPhase, host: &dyn Ho
         // Another phase starts a static pod. The phase that waits for the pod reports why it does not run.
         if let Probe::PodRunning { pod, containers } = &check.probe {
             found.extend(pod_containers(host, pod, containers).await);
+            if is_of_connection(error) {
+                found.extend(logs_of_running(host, pod, containers).await);
+            }
         }
     }
     found.truncate(30);
@@ -150,6 +157,38 @@ async fn pod_container(host: &dyn Host, pod: &str, name: &str) -> HostResult<Opt
     Ok(Some(lines))
 }
 
+/// No server listens where one is expected. Its process may run, and try for long to reach what it needs.
+fn is_of_connection(error: &ResourceError) -> bool {
+    let all = chain(error).join(": ").to_lowercase();
+    all.contains("connection refused")
+}
+
+/// What the containers of a pod complain of while they run. Docker or kubelet may be what does not work, so a container that cannot be asked is left
+/// out: [`pod_containers`] names that.
+async fn logs_of_running(host: &dyn Host, pod: &str, names: &[String]) -> Vec<String> {
+    let Ok(all) = host.containers(&of_pods()).await else {
+        return Vec::new();
+    };
+    let pods = StaticPods::among(&all);
+    let mut found = Vec::new();
+    for name in names {
+        let its = all
+            .iter()
+            .find(|one| one.running && pods.has(one, pod, name));
+        let Some(its) = its else {
+            continue;
+        };
+        let Ok(log) = host.container_log(&its.name, LOG_READ).await else {
+            continue;
+        };
+        if log.lines().any(tells) {
+            found.push(format!("container {name} runs, and says"));
+            found.extend(telling(&log).map(|line| format!("  {name}: {line}")));
+        }
+    }
+    found
+}
+
 /// `None` if it is gone.
 async fn is_just_started(host: &dyn Host, listed: &ListedContainer) -> HostResult<Option<bool>> {
     let state = host.container(&listed.name).await?;
@@ -210,6 +249,7 @@ fn tells(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::HostError;
     use crate::host::fake::{FakeHost, FaultPlan};
 
     /// The findings about the API server's container, which runs for so long and before it has ended, in the pod with this uid.
@@ -250,6 +290,29 @@ mod tests {
         assert_eq!(found, Vec::<String>::new(), "it is long ago");
         let found = found_after(Duration::from_secs(5), "another").await;
         assert_eq!(found, Vec::<String>::new(), "it is of the pod before");
+    }
+
+    /// The API server runs for long while it tries to reach etcd, and nothing listens meanwhile.
+    #[tokio::test]
+    async fn a_container_that_runs_and_does_not_listen_says_why() {
+        const NAME: &str = "k8s_kube-apiserver_k8s-master-cp-1";
+        let host = FakeHost::new().with_docker().with_image("a:1");
+        host.with_world_mut(|world| {
+            world.static_pod("k8s-master-cp-1", "kube-apiserver", "a:1");
+            world.static_pod("k8s-master-cp-1", "kube-scheduler", "a:1");
+            world.broken_containers.insert(NAME.to_owned());
+        });
+        let names = ["kube-apiserver".to_owned(), "kube-scheduler".to_owned()];
+        let found = logs_of_running(&host, "k8s-master", &names).await;
+        let its = format!("  kube-apiserver: {NAME}: fatal: told to end");
+        assert_eq!(found, ["container kube-apiserver runs, and says", &its]);
+
+        let refused = std::io::Error::other("Connection refused (os error 111)");
+        let refused = ResourceError::Host(HostError::service("compare", refused));
+        assert!(is_of_connection(&refused));
+        let forbidden =
+            ResourceError::Host(HostError::refused("compare", "forbidden (status 403)"));
+        assert!(!is_of_connection(&forbidden));
     }
 
     /// Kubelet removes it between the list and the question; or docker does not answer.
