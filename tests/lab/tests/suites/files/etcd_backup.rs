@@ -24,13 +24,6 @@ fn pause_proof_when(at: &str, seconds: u32) -> String {
     )
 }
 
-/// Waits, on the host itself, until a restore test runs: it is over within two seconds.
-fn wait_for_proof(seconds: u32) -> String {
-    format!(
-        "timeout {seconds} sh -c \"until docker ps --format '{{{{.Names}}}}' | grep -q '^pf9-etcd-proof$'; do sleep 0.05; done\""
-    )
-}
-
 /// Removes all backups and the record of the timer's runs, and applies the lab's own settings. Another suite on this host may have had a
 /// nodeletd whose backups were ended by repairs.
 fn without_backups(master: &Master) {

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use lab_suites::{Master, shared};
 
-use super::{
-    DIRECTORY, SERVES, nothing_left, pause_proof_when, verified_backups, wait_for_proof,
-    without_backups,
-};
+use super::{DIRECTORY, SERVES, nothing_left, pause_proof_when, verified_backups, without_backups};
 
 /// Waits until there are so many backups.
 fn wait_for(master: &Master, number: usize, limit: Duration) {
@@ -31,8 +28,8 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     ));
 
     // The backup of the recorded last run is not there, so one is taken at once, and another in the next minute.
-    wait_for(&master, 1, Duration::from_secs(30));
-    wait_for(&master, 2, Duration::from_secs(80));
+    wait_for(&master, 1, Duration::from_secs(120));
+    wait_for(&master, 2, Duration::from_secs(180));
     let times = master.sh(&format!(
         r#"cd {DIRECTORY}; for one in $(ls *.json | sort | head -2); do
             for what in taken verified; do
@@ -45,17 +42,20 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
         panic!("two backups say when they were taken: {times:?}");
     };
     let minute = (first / 60 + 1) * 60;
-    // There is a pause between two backups.
+    // There is a pause between two backups, and a busy machine takes a while to begin one.
     let due = minute.max(ended + 10);
-    assert!(second >= minute && second < due + 10, "{times:?}");
+    assert!(second >= minute && second < due + 50, "{times:?}");
     assert_eq!(
         master.sh("journalctl -u pf9-nodeletd --output cat | grep -c 'instead of in a control group' || true"),
         "0"
     );
 
-    // A daemon that is killed during a missed backup: the programs that it ran end with it, older backups stay, and the missed one
+    // A daemon that is killed during a missed backup, whose restore test is held: the programs that it ran end with it, older backups stay, and the missed one
     // is taken again, long before the next is due.
     master.sh("systemctl stop pf9-nodeletd");
+    // A busy machine may have made one more.
+    let before = verified_backups(&master).len();
+    assert!(before >= 2, "{before}");
     master.configure(&[
         ("ETCD_BACKUP_SCHEDULE", "0 0 1 1 *"),
         ("LOOP_INTERVAL", "5s"),
@@ -66,10 +66,10 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     );
     master.sh(&format!(
         "{missed}; {}; systemctl kill --signal KILL pf9-nodeletd",
-        wait_for_proof(80)
+        pause_proof_when(SERVES, 80)
     ));
-    assert_eq!(verified_backups(&master).len(), 2);
-    wait_for(&master, 3, Duration::from_secs(120));
+    assert_eq!(verified_backups(&master).len(), before);
+    wait_for(&master, before + 1, Duration::from_secs(240));
     master.sh("systemctl stop pf9-nodeletd");
     nothing_left(&master);
     master.nodelet(&["etcd", "verify"]).exits(0);
@@ -87,7 +87,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     let gone = "! docker ps --all --format '{{.Names}}' | grep -qx pf9-etcd-proof";
     master.wait_for("it has ended", gone, Duration::from_secs(30));
     master.nodelet(&["etcd", "backup"]).exits(0);
-    assert_eq!(verified_backups(&master).len(), 4);
+    assert_eq!(verified_backups(&master).len(), before + 2);
     master.sh("nodelet resume; systemctl stop pf9-nodeletd");
 
     master.configure(&[]);
