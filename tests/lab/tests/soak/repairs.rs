@@ -32,6 +32,8 @@ const WITHOUT_REPAIR: &[&str] = &[
 const UNTOLD: &[&str] = &["docker-hung"];
 /// The images and containers of a docker that does not run are known after apply, and all other steps are predicted.
 const STOPPED: &str = "docker-stopped";
+/// Faults that are newer than the figures of the page. The next run that passes gives them rows.
+const NEWER: &[&str] = &["node-deleted"];
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
@@ -88,10 +90,10 @@ fn the_page_has_a_row_for_each_fault() {
     let rows: Vec<&str> = names.filter(|name| *name != "situation").collect();
     let faults: Vec<&str> = Fault::all()
         .map(|fault| fault.name)
-        .filter(|name| !UNTOLD.contains(name) && *name != STOPPED)
+        .filter(|name| !UNTOLD.contains(name) && !NEWER.contains(name) && *name != STOPPED)
         .collect();
     assert_eq!(rows, faults);
-    for name in UNTOLD.iter().chain([&STOPPED]) {
+    for name in UNTOLD.iter().chain(NEWER).chain([&STOPPED]) {
         assert!(section.contains(name), "{name} is left out in silence");
     }
 }
