@@ -29,7 +29,7 @@ use crate::resource::pki::join::published::PUBLISHED;
 use crate::resource::pki::join::source::Problem;
 use crate::resource::pki::join::spec::JoinFileSpec;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
-use crate::resource::pki::signing::access::has_identity;
+use crate::resource::pki::signing::access::{has_identity, identity_ended};
 use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
@@ -266,12 +266,13 @@ impl JoinFileSpec {
         taken: Option<&str>,
         host: &dyn Host,
     ) -> ResourceResult<Wanted> {
-        let mut joined = false;
+        let (mut joined, mut ended) = (false, None);
         if let Some(recorded) = recorded {
             let authority = Authority::of_kept(CLUSTER, &recorded.files)
                 .map_err(|error| error.at(format!("read authority `{CLUSTER}`")))?;
             if let Some(authority) = authority {
                 joined = has_identity(host, &authority).await?;
+                ended = identity_ended(host, &authority).await?;
             }
         }
         let published = published::read(host).await?.filter(|_| joined);
@@ -303,7 +304,13 @@ impl JoinFileSpec {
                 note: problem.note(&joining),
                 ..Wanted::default()
             }),
-            _ => Err(problem.into_error(&joining)),
+            _ => {
+                let problem = match ended {
+                    Some(end) => problem.after_end(end, host.now()),
+                    None => problem,
+                };
+                Err(problem.into_error(&joining))
+            }
         }
     }
 

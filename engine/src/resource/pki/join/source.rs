@@ -1,10 +1,12 @@
 //! Reads the join file, and says what is wrong with it and what to do about it.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::host::Host;
 use crate::kubernetes::join_file::{IDENTITY, JoinContent, JoinFileError, JoinKind, is_node_name};
 use crate::model::chain;
+use crate::resource::pki::certificate::facts::show;
 use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::pki::{PkiError, validate};
 use crate::resource::{ResourceError, ResourceResult};
@@ -78,6 +80,23 @@ impl Problem {
             text,
             "set the clock of this host, then apply again".to_owned(),
         )
+    }
+
+    /// The host has joined before, and its certificate ended at `end` by its clock, which says `now`: the clock may be wrong.
+    pub(super) fn after_end(self, end: SystemTime, now: SystemTime) -> Self {
+        Self {
+            text: format!(
+                "{}; the certificate of this node ended at {}, and the clock of this host says {}",
+                self.text,
+                show(end),
+                show(now)
+            ),
+            next: format!(
+                "set the clock if it is wrong (`date -u`); otherwise {}",
+                self.next
+            ),
+            ..self
+        }
     }
 
     /// As the error of a host that needs the file.

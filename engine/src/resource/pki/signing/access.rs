@@ -1,6 +1,7 @@
 //! The identities with which this host asks for certificates: its own, or the token of its join file.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::host::{ClusterAccess, Host};
 use crate::kubernetes::join_file::{IDENTITY, JOIN_FILE, JoinContent as _, JoinFile};
@@ -113,6 +114,25 @@ pub(in crate::resource::pki) async fn has_identity(
         in_kubeconfig(host, authority).await?.is_some()
             || on_disk(host, authority).await?.is_some(),
     )
+}
+
+/// When the certificate of the node in its file ended, by the clock of this host; `None` if it has not ended, or is of another cluster. Cancel safe.
+///
+/// # Errors
+/// The host cannot be read.
+pub(in crate::resource::pki) async fn identity_ended(
+    host: &dyn Host,
+    authority: &Authority,
+) -> ResourceResult<Option<SystemTime>> {
+    let path = certificate_paths(NODE_CERTIFICATE).certificate;
+    let (_, stored) = Stored::read(host, &path).await?;
+    let Some(Ok(leaf)) = stored.parse(|pem| Certificate::parse("", pem)) else {
+        return Ok(None);
+    };
+    let mut trusted = authority.trusted();
+    let is_ours = trusted.any(|its| leaf.is_signed_by(its));
+    let end = leaf.facts.not_after;
+    Ok((is_ours && end <= host.now()).then_some(end))
 }
 
 /// The certificate of the node in its file, if it is valid and its key is there.

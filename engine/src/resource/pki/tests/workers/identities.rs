@@ -51,6 +51,30 @@ async fn a_worker_without_a_kubeconfig_asks_with_its_certificate() {
     apply(&worker, &kubeconfig()).await.expect("it is made");
 }
 
+/// Its join file is gone, and its clock is far ahead. Another join file would not help.
+#[tokio::test]
+async fn a_worker_whose_certificate_has_ended_is_told_to_look_at_its_clock() {
+    let (master, worker) = joined_worker().await;
+    apply_signed(&master, &worker, &client())
+        .await
+        .expect("it is signed");
+    worker.with_world_mut(|world| world.remove(JOIN));
+    assert_eq!(apply(&worker, &join()).await, None, "it needs no file");
+    advance(&worker, DAY * 400);
+    let error = run(&worker, &join(), false, &mut Receipt::default()).await;
+    let Err(ResourceError::Unmet { what, next }) = error else {
+        panic!("its certificate has ended");
+    };
+    assert!(what.contains("it is not there"), "{what}");
+    assert!(
+        what.contains("the certificate of this node ended at"),
+        "{what}"
+    );
+    assert!(what.contains("the clock of this host says"), "{what}");
+    assert!(next.starts_with("set the clock if it is wrong"), "{next}");
+    assert!(next.contains("nodelet pki issue"), "{next}");
+}
+
 #[tokio::test]
 async fn a_refusal_of_a_server_that_has_just_started_is_waited_out() {
     let (master, worker) = joined_worker().await;
