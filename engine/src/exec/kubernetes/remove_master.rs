@@ -6,6 +6,7 @@
 mod selection;
 
 use std::net::IpAddr;
+use std::slice;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use crate::host::{ClusterAccess, EtcdMember, Host, HostError, HostResult, Remain
 use crate::kubernetes::MASTER_LABEL;
 use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, QuorumLoss, Seen, after_loss, look};
 use crate::kubernetes::masters;
-use crate::kubernetes::workers::{delete_removed, empty_node, hold_up};
+use crate::kubernetes::workers::{WORKER_LABEL, delete_removed, empty_node, hold_up};
 
 /// Life of the lock during the removal of a member: a few calls of etcd.
 const LOCKED: Duration = Duration::from_secs(60);
@@ -78,22 +79,32 @@ pub async fn remove_master(
     let listed = host.member_list(&endpoints).await;
     let list = listed.as_deref().unwrap_or_default();
     let found = selected(master.name, list)?;
-    let name = node_name(master.name, found, list).map(str::to_owned);
+    // A learner that never started has no name. Its host may have a Node from before its disk was emptied.
+    let name = match found.filter(|member| member.name.is_empty()) {
+        Some(nameless) => master_at(host, access, nameless).await?,
+        None => None,
+    };
+    let name = name.or_else(|| node_name(master.name, found, list).map(str::to_owned));
     let node = match &name {
         Some(name) => host.node(access, name).await?,
         None => None,
     };
-    // A master's Node may lack its label. Only a member's own name proves that: an address or an id may also be the name of a worker's Node.
+    // A master's Node may lack its label. Only a member's own name proves that, or an entry of a member that an interrupted call has removed: an
+    // address or an id may also be the name of a worker's Node.
     let is_named = found.is_some_and(|member| !member.name.is_empty());
-    let node = node.filter(|node| is_named || node.labels.contains_key(MASTER_LABEL));
+    let is_known = known.iter().any(|one| name.as_ref() == Some(&one.name));
+    let node = node.filter(|node| {
+        let has = |label| node.labels.contains_key(label);
+        is_named || has(MASTER_LABEL) || (is_known && !has(WORKER_LABEL))
+    });
     let addresses = node.as_ref().map(|node| node.addresses.clone());
     let addresses = addresses.unwrap_or_default();
     let found = found.or_else(|| nameless_at(&addresses, list));
     if node.is_none() && found.is_none() {
-        let is_known = known.iter().any(|one| is_entry(master.name, one));
+        let is_entry = known.iter().any(|one| is_entry(master.name, one));
         return match listed {
-            Ok(_) if is_known => Ok(MasterRemoval::Before),
-            Err(error) if is_known => Err(error),
+            Ok(_) if is_entry => Ok(MasterRemoval::Before),
+            Err(error) if is_entry => Err(error),
             Ok(_) | Err(_) => Ok(MasterRemoval::Unknown),
         };
     }
@@ -127,6 +138,21 @@ pub async fn remove_master(
         delete_removed(host, access, &name, &node.uid).await?;
     }
     Ok(MasterRemoval::Removed { voters, left })
+}
+
+/// The name of the Node of the master at the address of this member; `None` if there is none.
+async fn master_at(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    member: &EtcdMember,
+) -> HostResult<Option<String>> {
+    let nodes = host.nodes(access).await?;
+    let mut masters = nodes
+        .into_iter()
+        .filter(|(_, node)| node.labels.contains_key(MASTER_LABEL));
+    let its =
+        masters.find(|(_, node)| nameless_at(&node.addresses, slice::from_ref(member)).is_some());
+    Ok(its.map(|(name, _)| name))
 }
 
 /// Forgets that the keys were exported to the host, whose member `removed` was.
@@ -391,12 +417,32 @@ mod tests {
 
     /// Its disk was emptied. It has joined again, and its host died before etcd started.
     #[tokio::test]
-    async fn a_learner_without_a_name_is_removed_by_the_name_of_its_node() {
+    async fn a_learner_without_a_name_is_removed_together_with_its_node() {
+        for named in ["m-3", "2a", "172.30.0.13"] {
+            let host = host();
+            host.with_world_mut(|world| {
+                world.etcd.silence("172.30.0.13");
+                world.etcd.members.pop();
+                world.etcd.members.push(learner(0x2a, "172.30.0.13"));
+            });
+            let removed = MasterRemoval::Removed {
+                voters: 2,
+                left: Vec::new(),
+            };
+            assert_eq!(remove(&host, named, false).await, removed, "{named}");
+            assert_eq!(counts(&host), (2, 2), "{named}");
+            assert!(!host.with_world(|world| world.has_node("m-3")), "{named}");
+        }
+    }
+
+    /// An earlier call was killed after it had removed the member.
+    #[tokio::test]
+    async fn an_interrupted_removal_deletes_the_node_also_without_its_label() {
         let host = host();
         host.with_world_mut(|world| {
-            world.etcd.silence("172.30.0.13");
             world.etcd.members.pop();
-            world.etcd.members.push(learner(0x2a, "172.30.0.13"));
+            let node = world.cluster.nodes.get_mut("m-3").expect("it is there");
+            node.labels.clear();
         });
         let removed = MasterRemoval::Removed {
             voters: 2,
@@ -404,6 +450,15 @@ mod tests {
         };
         assert_eq!(remove(&host, "m-3", false).await, removed);
         assert_eq!(counts(&host), (2, 2));
+        // A worker has the name meanwhile.
+        host.with_world_mut(|world| {
+            let ip = "172.30.0.23".parse().expect("an address");
+            world.join_node("m-3", "10.20.9.0/24", ip);
+            let node = world.cluster.nodes.get_mut("m-3").expect("it is there");
+            node.labels.insert(WORKER_LABEL.to_owned(), String::new());
+        });
+        assert_eq!(remove(&host, "m-3", false).await, MasterRemoval::Before);
+        assert_eq!(counts(&host), (2, 3));
     }
 
     #[tokio::test]
