@@ -203,20 +203,27 @@ async fn care_for(
             Care::Unmark | Care::UnmarkUnreadable => {
                 json!({ "metadata": { "annotations": { LEFT: null } } })
             }
-            Care::Delete | Care::DeleteRemoved => {
+            Care::Delete => {
+                // Before: without its node, no master looks at the worker again.
+                note_leave(host, access, name, Some(host.now())).await?;
                 delete_as_seen(host, access, name, &node).await?;
                 done.push(care);
                 // Not before: a worker that has come back still needs its token.
-                if care == Care::Delete {
+                if let Some(record) = admission(host, access, name).await? {
                     end_token_of_left(host, access, &node, &record).await?;
-                    note_leave(host, access, name, Some(host.now())).await?;
                 }
+                return Ok(());
+            }
+            Care::DeleteRemoved => {
+                delete_as_seen(host, access, name, &node).await?;
+                done.push(care);
                 return Ok(());
             }
             Care::EndToken | Care::Forget => continue,
         };
         host.patch_node(access, name, &patch).await?;
-        if care == Care::Label && record.left.is_some() {
+        let is_back = matches!(care, Care::Label | Care::Unmark | Care::UnmarkUnreadable);
+        if is_back && record.left.is_some() {
             note_leave(host, access, name, None).await?;
         }
         done.push(care);
@@ -230,7 +237,7 @@ async fn care_for(
     Ok(())
 }
 
-/// Notes in the record of a node that its worker has left, or has come back. If the record has changed meanwhile, the node was admitted anew or
+/// Notes in the record of a node that its worker leaves, or has come back. If the record has changed meanwhile, the node was admitted anew or
 /// removed, and nothing is noted.
 async fn note_leave(
     host: &dyn Host,

@@ -243,6 +243,32 @@ async fn a_worker_that_has_come_back_loses_only_its_mark() {
     assert_eq!(all.len(), 1);
 }
 
+/// The master ends, or etcd elects a leader, between the two writes: without its node, no master would look at the worker again.
+#[tokio::test]
+async fn the_leave_of_a_worker_is_noted_before_its_node_is_deleted() {
+    let (host, access) = master();
+    admitted(&host, &access, "w-1", labelled(&[WORKER_LABEL])).await;
+    let left = host.now();
+    mark_as_left(&host, &access, "w-1", left).await.unwrap();
+    host.set_faults(FaultPlan::none().fail("delete_node", "w-1"));
+    let failed = care_for_workers(&host, &access).await.expect("it answers");
+    assert!(matches!(&failed[..], [(_, Err(_))]), "{failed:?}");
+    let noted = async || {
+        let record = admission(&host, &access, "w-1").await.unwrap();
+        record.expect("it is admitted").left
+    };
+    assert!(noted().await.is_some());
+    // Its kubelet has reported since then.
+    host.set_faults(FaultPlan::none());
+    host.with_world_mut(|world| {
+        let node = world.cluster.nodes.get_mut("w-1").expect("it is there");
+        node.reported = Some(left + MINUTE);
+    });
+    let unmarks = ("w-1".to_owned(), Care::Unmark);
+    assert_eq!(cared(&host, &access).await, [unmarks]);
+    assert_eq!(noted().await, None);
+}
+
 #[tokio::test]
 async fn a_mark_that_is_no_time_is_removed_and_deletes_nothing() {
     let (host, access) = master();
