@@ -235,7 +235,8 @@ pub async fn end_token(
 }
 
 /// Deletes the token of a node and replaces its record by a tombstone: the node gets no certificates any more. `uid` is that of its Node,
-/// empty if it has none. Returns the record from before; `None` if there is none. A tombstone stays as it is.
+/// empty if it has none. Returns the record from before; `None` if there is none. A tombstone stays as it is. A Node without a record (an administrator
+/// has deleted it) gets a tombstone, too: its host may have a certificate, and register again.
 ///
 /// # Errors
 /// The API server does not answer or refuses, or other clients change the record all the time.
@@ -246,25 +247,30 @@ pub async fn revoke(
     uid: &str,
 ) -> HostResult<Option<Admission>> {
     for _ in 0..TRIES {
-        let Some(record) = admission(host, access, node).await? else {
-            return Ok(None);
-        };
-        delete_tokens_of(host, access, &record).await?;
-        if record.removed.is_some() {
-            return Ok(Some(record));
+        let record = admission(host, access, node).await?;
+        match &record {
+            Some(its) => {
+                delete_tokens_of(host, access, its).await?;
+                if its.removed.is_some() {
+                    return Ok(record);
+                }
+            }
+            None if uid.is_empty() => return Ok(None),
+            None => {}
         }
+        let before = record.clone().unwrap_or_default();
         let tombstone = Admission {
             node: node.to_owned(),
-            admitted_at: record.admitted_at.clone(),
+            admitted_at: before.admitted_at,
             removed: Some(RemovedNode {
                 at: host.now(),
                 uid: uid.to_owned(),
             }),
-            version: record.version.clone(),
+            version: before.version,
             ..Admission::default()
         };
         if put(host, access, &tombstone).await? {
-            return Ok(Some(record));
+            return Ok(record);
         }
     }
     Err(changed(node))

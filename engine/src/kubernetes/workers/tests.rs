@@ -446,6 +446,19 @@ async fn remove(host: &FakeHost, access: &ClusterAccess, name: &str, force: bool
     removed.expect("it answers")
 }
 
+/// An administrator has deleted a damaged record. The certificate of the host is still valid.
+#[tokio::test]
+async fn a_worker_without_a_record_that_is_removed_cannot_come_back() {
+    let (host, access) = master();
+    host.with_world_mut(|world| world.node("w-1", labelled(&[WORKER_LABEL])));
+    let removed = Removal::Removed { left: Vec::new() };
+    assert_eq!(remove(&host, &access, "w-1", false).await, removed);
+    host.with_world_mut(|world| world.node("w-1", labelled(&[])));
+    let deletes = ("w-1".to_owned(), Care::DeleteRemoved);
+    assert_eq!(cared(&host, &access).await, [deletes]);
+    assert_eq!(remove(&host, &access, "w-1", false).await, Removal::Before);
+}
+
 #[tokio::test]
 async fn a_removed_worker_has_neither_node_nor_admission() {
     let (host, access) = master();
