@@ -12,7 +12,7 @@ use engine::exec::Selection;
 use engine::host::Files as _;
 use engine::host::live::LiveHost;
 use engine::kubernetes::masters::{
-    MASTERS, MasterEntry, even_voters, is_outdated, members, settle, write_pending,
+    MasterEntry, even_voters, is_outdated, members, settle, write_pending,
 };
 use engine::plan::Plan;
 use tokio_util::sync::CancellationToken;
@@ -59,15 +59,20 @@ pub(crate) async fn masters(args: &MastersArgs) -> Result<Exit> {
     Ok(exit)
 }
 
-/// The address of a master that is to join others and has no list of masters yet; `None` if its plan has no phase that reads the list. The plan knows
-/// the masters of the join file only, and others may have joined since. keepalived and the packet filter would not believe those, and two masters
-/// would hold the virtual IP.
+/// The address of a master beside others whose keepalived is not set up; `None` if its plan has no phase that reads the list. The plan knows the
+/// masters of the join file only, or those of an interrupted join, and others may have joined since. keepalived and the packet filter would not
+/// believe those, and two masters would hold the virtual IP.
 pub(crate) async fn joining_address(inputs: &Inputs, host: &LiveHost) -> Result<Option<IpAddr>> {
-    if inputs.facts.masters.is_empty() || planned(&inputs.plan).is_empty() {
+    let Some(address) = inputs.facts.address else {
+        return Ok(None);
+    };
+    let mut masters = inputs.facts.masters.iter();
+    let is_alone = masters.all(|one| one.address == address);
+    if is_alone || planned(&inputs.plan).is_empty() {
         return Ok(None);
     }
-    let list = host.entry(Path::new(MASTERS)).await.context(VERB)?;
-    Ok(inputs.facts.address.filter(|_| list.is_none()))
+    let set_up = host.entry(Path::new(SET_UP)).await.context(VERB)?;
+    Ok(set_up.is_none().then_some(address))
 }
 
 /// All phases of the plan but those that read the list.
