@@ -25,6 +25,7 @@ pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
     }));
     bounded(&mut all, "nodes", rows.iter().flat_map(of_node).collect());
     bounded(&mut all, "hosts without a node", unregistered(status, rows));
+    bounded(&mut all, "removed nodes", removed(status, rows));
     let damaged = status.admissions.known().map(|all| all.damaged.iter());
     let damaged = damaged.into_iter().flatten();
     let damaged = damaged.map(|one| {
@@ -165,6 +166,21 @@ fn unregistered(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
         )
     }));
     all
+}
+
+/// The nodes of removed workers: a removal was interrupted, or waits for pods.
+fn removed(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
+    let records = status.admissions.known().map(|all| all.records.values());
+    let removed = records.into_iter().flatten().filter(|record| {
+        record.removed.is_some() && rows.iter().any(|row| row.name == record.node)
+    });
+    let problem = |name: &str| {
+        Problem::new(
+            format!("worker {name} was removed, and its node is still there"),
+            format!("`nodelet cluster remove {name}` goes on with the removal"),
+        )
+    };
+    removed.map(|record| problem(&record.node)).collect()
 }
 
 fn of_version(row: &NodeRow, api: &str) -> Option<Problem> {

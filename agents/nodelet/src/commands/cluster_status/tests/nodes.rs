@@ -139,6 +139,25 @@ async fn a_host_without_a_node_is_a_problem() {
     assert_eq!(problems.lines().count(), 2, "{problems}");
 }
 
+/// Its removal was interrupted: masters do nothing about the node, and it stays Ready.
+#[tokio::test(start_paused = true)]
+async fn the_node_of_a_removed_worker_is_a_problem() {
+    let cluster = Cluster::healthy().await;
+    let removed = Admission {
+        node: "w-1".to_owned(),
+        removed: Some(RemovedNode {
+            at: cluster.host.now(),
+            uid: String::new(),
+        }),
+        ..Admission::default()
+    };
+    record(&cluster, removed).await;
+    let (problems, code) = cluster.problems().await;
+    assert_eq!(code, 2);
+    let says = "worker w-1 was removed, and its node is still there → `nodelet cluster remove w-1` goes on with the removal";
+    assert_eq!(problems.trim_end(), says);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_damaged_record_of_an_admission_is_a_problem() {
     let cluster = Cluster::healthy().await;
