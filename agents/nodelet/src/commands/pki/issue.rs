@@ -8,12 +8,13 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, bail};
 use engine::exec::reserved_for_api_servers;
 use engine::host::live::LiveHost;
-use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
+use engine::host::{Cluster as _, ClusterAccess, ClusterNode, Host};
 use engine::kubernetes::MASTER_LABEL;
-use engine::kubernetes::admission::{NewToken, admission, admit, end_of};
+use engine::kubernetes::admission::{Admission, NewToken, admission, admit, end_of};
 use engine::kubernetes::join_file::{
     FileKind, JoinContent as _, JoinFile, JoinKind, Token, VERSION,
 };
+use engine::kubernetes::masters;
 use engine::kubernetes::node_request::Reserved;
 use engine::resource::pki::Authority;
 
@@ -47,6 +48,10 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     let now = SystemTime::now();
     let record = admission(&host, &access, &args.node).await?;
     may_return(ADMIT, &args.node, args.replace, record.as_ref(), now)?;
+    if !args.replace && !nodes.contains_key(&args.node) {
+        is_not_deleted(&args.node, record.as_ref())?;
+    }
+    is_not_awaited(&host, &access, &args.node).await?;
     let expires = end_of(now, args.file.sealed.valid_for);
     let file = JoinFile {
         version: VERSION,
@@ -102,6 +107,38 @@ fn is_no_master(node: &str, reserved: &Reserved) -> Result<()> {
     Ok(())
 }
 
+/// Refuses the name of a worker that has joined and has not left, and whose node was deleted: its host may still have a valid certificate, and
+/// would share the node with the new one.
+fn is_not_deleted(node: &str, record: Option<&Admission>) -> Result<()> {
+    let has_joined = record.is_some_and(|its| {
+        let is_gone = its.left.is_some() || its.removed.is_some();
+        its.token_id.is_none() && !its.keys.is_empty() && !is_gone
+    });
+    if has_joined {
+        bail!(
+            "admit `{node}`: a worker of this name has joined, and its node was deleted; `nodelet repair kubelet` on its host registers it again; `nodelet cluster remove {node}` removes it; `--replace` if its host is gone and another one takes its place"
+        );
+    }
+    Ok(())
+}
+
+/// Refuses the name of a host that may still join as a master.
+async fn is_not_awaited(host: &dyn Host, access: &ClusterAccess, node: &str) -> Result<()> {
+    let known = masters::read(host).await?;
+    let members = known
+        .iter()
+        .filter_map(|its| Some((its.name.as_str(), its.etcd_id?)));
+    let members: Vec<(&str, u64)> = members.collect();
+    let awaited = masters::exported::awaited(host, access, &members).await?;
+    if awaited.contains_key(node) {
+        bail!(
+            "admit `{node}`: the keys of the cluster were exported to this host, and it may still join as a master; {}",
+            masters::exported::next_step(node)
+        );
+    }
+    Ok(())
+}
+
 /// Refuses names of nodes that a new worker would take over.
 fn may_join(node: &str, replace: bool, nodes: &BTreeMap<String, ClusterNode>) -> Result<()> {
     let Some(present) = nodes.get(node) else {
@@ -118,6 +155,11 @@ fn may_join(node: &str, replace: bool, nodes: &BTreeMap<String, ClusterNode>) ->
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use engine::host::Clock as _;
+    use engine::host::fake::FakeHost;
+    use engine::kubernetes::admission::CertificateKind;
     use engine::kubernetes::workers::LEFT;
 
     use super::*;
@@ -171,5 +213,44 @@ mod tests {
             let refused = refused(name, replace).expect("it is taken");
             assert!(refused.contains(why), "{refused}");
         }
+    }
+
+    /// Two hosts would have valid certificates for one node.
+    #[test]
+    fn the_name_of_a_worker_whose_node_was_deleted_is_taken_until_it_leaves() {
+        let joined = Admission {
+            keys: [(CertificateKind::KubeletClient, "k".to_owned())].into(),
+            ..Admission::default()
+        };
+        let refused = is_not_deleted("w-1", Some(&joined)).expect_err("it may come back");
+        assert!(refused.to_string().contains("`--replace`"), "{refused}");
+        let left = Admission {
+            left: Some(SystemTime::UNIX_EPOCH),
+            ..joined.clone()
+        };
+        let joins = Admission {
+            token_id: Some("t".to_owned()),
+            ..joined
+        };
+        for record in [None, Some(&left), Some(&joins)] {
+            is_not_deleted("w-1", record).expect("it is free");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_name_of_a_host_that_may_still_join_as_a_master_is_taken() {
+        const KUBECONFIG: &str = "/etc/kubeconfig";
+        let host = FakeHost::new()
+            .with_file(KUBECONFIG, "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        let access = ClusterAccess::with(KUBECONFIG.as_ref());
+        let end = host.now() + Duration::from_secs(3600);
+        let noted = masters::exported::note(&host, &access, "cp-2", None, end).await;
+        noted.expect("it answers");
+        let refused = is_not_awaited(&host, &access, "cp-2").await;
+        let refused = refused.expect_err("it may join").to_string();
+        assert!(refused.contains("let cp-2 join first"), "{refused}");
+        let free = is_not_awaited(&host, &access, "w-1").await;
+        free.expect("it is free");
     }
 }
