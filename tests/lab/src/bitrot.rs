@@ -23,9 +23,9 @@ pub const STATE: &str = "/var/opt/pf9/nodelet";
 pub const WORK_DIRECTORY: &str = "/root/bitrot";
 
 /// Time limit of a repair. An API server needs time to start, and then a minute to be quiet.
-pub const REPAIRED: Duration = Duration::from_secs(150);
+pub const REPAIRED: Duration = Duration::from_secs(300);
 /// Time limit until damage is reported, and until a pass finds no damage any more.
-pub const REPORTED: Duration = Duration::from_secs(90);
+pub const REPORTED: Duration = Duration::from_secs(180);
 
 /// Size of a truncated file in bytes. All files are longer.
 pub(crate) const TRUNCATED: u64 = 20;

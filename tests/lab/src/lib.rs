@@ -33,8 +33,8 @@ pub use lab::{DEPENDENCY_FAULTS, FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE};
 pub use leaf_certificates::LeafCertificates;
 pub use load::{Answer, Asker, Credentials, HttpsClient, Load, LoadResults};
 pub use master::{
-    CLIENT, KUBECTL, Master, Node, Pods, all_are_members, all_know_one_another, another_master,
-    at_once, holder, is_known, nodes_are_ready, page_from_outside, ready_with_vip,
+    CLIENT, KUBECONFIG, KUBECTL, Master, Node, Pods, all_are_members, all_know_one_another,
+    another_master, at_once, holder, is_known, nodes_are_ready, page_from_outside, ready_with_vip,
     second_apply_changes_nothing, shared, three_masters,
 };
 pub use prediction::{no_repair, predicted_repair, prediction};
@@ -43,7 +43,7 @@ pub use run::Run;
 pub use running_instances::{RunningInstances, changes, listing};
 pub use slate::{After, Slate};
 pub use state_files::{StateFiles, node_state};
-pub use watch::{SCALED, Watch, restarted};
+pub use watch::{CALM, SCALED, Watch, restarted};
 
 #[cfg(test)]
 mod tests {

@@ -26,7 +26,8 @@ pub use together::{
 const MASTER: &str = "master-1";
 /// A bare host beside the masters with a virtual IP.
 pub const CLIENT: &str = "client";
-const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+/// The kubeconfig of the administrator on a master.
+pub const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
 const PACKAGE: &str = "/opt/pf9/roles/pf9-kube/current";
 const PHASES: &str = "/opt/pf9/roles/pf9-kube/current/phases";
 

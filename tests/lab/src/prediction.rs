@@ -15,7 +15,7 @@ use crate::watch::{Watch, restarted};
 /// The fault that kills nodeletd in the middle of a repair.
 const KILLED: &str = "nodeletd-killed";
 /// Time limit of a repair.
-const REPAIRED: Duration = Duration::from_secs(150);
+const REPAIRED: Duration = Duration::from_secs(300);
 
 /// Predicts an apply, makes it, and compares the two.
 #[must_use]

@@ -15,6 +15,9 @@ const RECORD: &str = "/run/nodelet-suite-events";
 /// Settings with a pass every five seconds, so that a suite need not wait for minutes.
 pub const SCALED: &[(&str, &str)] = &[("LOOP_INTERVAL", "5s"), ("KUBE_SERVICE_STATE", "true")];
 
+/// Time limit until nodeletd finds the host as it should be, on a busy machine where it has to repair something first.
+pub const CALM: Duration = Duration::from_secs(240);
+
 /// nodeletd on a master.
 #[derive(Debug)]
 pub struct Watch<'a> {
@@ -25,7 +28,7 @@ impl<'a> Watch<'a> {
     /// Starts nodeletd, and waits until it finds the host as it should be.
     #[track_caller]
     pub fn start(master: &'a Node) -> Self {
-        Self::start_within(master, Duration::from_secs(120))
+        Self::start_within(master, CALM)
     }
 
     /// The same with a longer limit, if nodeletd has to change something first.

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use lab_suites::{Fault, Image, Master, RunningInstances, SCALED, Watch, restarted};
+use lab_suites::{CALM, Fault, Image, Master, RunningInstances, SCALED, Watch, restarted};
 
-const CALM: Duration = Duration::from_secs(120);
 const BROUGHT_UP: Duration = Duration::from_secs(400);
 const FILES: &str = "sha256sum $(find /etc/pf9/kube.d -type f | sort)";
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";

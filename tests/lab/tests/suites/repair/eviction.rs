@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use lab_suites::{Master, TOOLBOX_IMAGE, Watch, shared};
+use lab_suites::{CALM, Master, TOOLBOX_IMAGE, Watch, shared};
 
 /// Time limit until the containers of evicted pods have ended.
 const ENDED: Duration = Duration::from_secs(120);
-const CALM: Duration = Duration::from_secs(90);
 /// The number of passes in an hour, at the usual interval of a minute.
 const HOUR: u64 = 60;
 /// Settings with which these passes take minutes and not an hour.

@@ -3,15 +3,14 @@
 use std::time::{Duration, Instant};
 
 use lab_suites::{
-    FAULTS, Fault, Master, RunningInstances, SCALED, Watch, ready_with_vip, restarted, shared,
+    CALM, FAULTS, Fault, Master, RunningInstances, SCALED, Watch, ready_with_vip, restarted, shared,
 };
 
 /// Time limit of a repair.
-const MENDED: Duration = Duration::from_secs(150);
+const MENDED: Duration = Duration::from_secs(300);
 /// Faults after which the first look may find a healthy host: docker's client waits at the socket until docker is back, and
 /// keepalived sets its address again within moments.
 const WAITED_OUT: &[&str] = &["docker-killed", "virtual-ip-deleted"];
-const CALM: Duration = Duration::from_secs(90);
 
 /// What a repair restarts after each fault, in order; empty if the host recovers by itself or a pass repairs it.
 const RESTARTS: &[(&str, &str)] = &[

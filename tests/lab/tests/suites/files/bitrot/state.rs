@@ -2,14 +2,10 @@
 //! Each is repaired, or reported by name, while what runs goes on. A lost ledger is never replaced by an empty one; it is
 //! recovered. Each file alone, and copies of keys, are soaks.
 
-use std::time::Duration;
-
 use lab_suites::{
-    After, Damage, Image, Master, RunningInstances, SCALED, STATE, Slate, StateFiles,
+    After, CALM, Damage, Image, Master, RunningInstances, SCALED, STATE, Slate, StateFiles,
     WORK_DIRECTORY, Watch, make_work_directory, node_state, restarted, restore_master, shared,
 };
-
-const CALM: Duration = Duration::from_secs(90);
 
 /// The reason of a condition of nodeletd that is False.
 fn wrong(watch: &Watch<'_>, name: &str) -> Option<String> {
