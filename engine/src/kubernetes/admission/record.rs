@@ -71,6 +71,13 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// Whether its worker has joined, and has neither left nor been removed. Its Node may be missing: it was deleted, or is not registered yet.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        let has_joined = self.token_id.is_none() && !self.keys.is_empty();
+        has_joined && self.left.is_none() && self.removed.is_none()
+    }
+
     /// Whether the node was admitted at this time or later, as far as its record can tell. Pure.
     ///
     /// A record with whole seconds (of an earlier version) may be from the end of its second. One without a readable time is older.

@@ -151,11 +151,8 @@ fn unregistered(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
     };
     let mut all: Vec<Problem> = masters.map(|member| of_master(&member.name)).collect();
     let records = status.admissions.known().map(|all| all.records.values());
-    let joined = records.into_iter().flatten().filter(|record| {
-        let is_there = record.token_id.is_none() && !record.keys.is_empty();
-        let is_gone = record.removed.is_some() || record.left.is_some();
-        is_there && !is_gone && !has_node(&record.node)
-    });
+    let joined = records.into_iter().flatten();
+    let joined = joined.filter(|record| record.is_member() && !has_node(&record.node));
     all.extend(joined.map(|record| {
         let name = &record.node;
         Problem::new(

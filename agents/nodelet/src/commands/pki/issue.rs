@@ -110,11 +110,7 @@ fn is_no_master(node: &str, reserved: &Reserved) -> Result<()> {
 /// Refuses the name of a worker that has joined and has not left, and whose node was deleted: its host may still have a valid certificate, and
 /// would share the node with the new one.
 fn is_not_deleted(node: &str, record: Option<&Admission>) -> Result<()> {
-    let has_joined = record.is_some_and(|its| {
-        let is_gone = its.left.is_some() || its.removed.is_some();
-        its.token_id.is_none() && !its.keys.is_empty() && !is_gone
-    });
-    if has_joined {
+    if record.is_some_and(Admission::is_member) {
         bail!(
             "admit `{node}`: a worker of this name has joined, and its node was deleted; `nodelet repair kubelet` on its host registers it again; `nodelet cluster remove {node}` removes it; `--replace` if its host is gone and another one takes its place"
         );
