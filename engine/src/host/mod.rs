@@ -28,7 +28,7 @@ pub use traits::containers::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount,
     PRESENCE, RestartPolicy,
 };
-pub use traits::etcd::{EtcdLock, EtcdMember, EtcdMembers, EtcdStatus};
+pub use traits::etcd::{EtcdKey, EtcdLock, EtcdMember, EtcdMembers, EtcdStatus};
 pub use traits::files::{Attributes, Entry, EntryKind, Files, Space, partial_file};
 pub use traits::kernel::Kernel;
 pub use traits::kubernetes::certificate_requests::{

@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 use super::{
     ArchivedImage, Attributes, CertificateRequest, CertificateRequests, ClaimOutcome, Clock,
     Cluster, ClusterAccess, ClusterNode, ClusterObject, CommandOutput, CommandSpec, ConfigMap,
-    ConfigMaps, ContainerConfig, ContainerState, Containers, Entry, EtcdLock, EtcdMember,
+    ConfigMaps, ContainerConfig, ContainerState, Containers, Entry, EtcdKey, EtcdLock, EtcdMember,
     EtcdMembers, EtcdStatus, Files, Host, HostResult, HttpsRequest, HttpsResponse, ImageState,
     Kernel, Link, ListedContainer, Network, NewCertificateRequest, NodeRoute, Packages, PodSubnets,
     Processes, RemainingPod, Routes, Services, Space, SubnetClaim, SubnetNode, UnitState,
@@ -239,6 +239,8 @@ pass_on!(EtcdMembers {
     to_change member_remove(endpoints: &[String], id: u64) -> ();
     to_change take_lock(endpoints: &[String], key: &str, holder: &str, life: Duration) -> EtcdLock;
     to_change release_lock(endpoints: &[String], lease: u64) -> ();
+    to_read get_key(endpoints: &[String], key: &str) -> Option<EtcdKey>;
+    to_change put_key(endpoints: &[String], key: &str, value: &str) -> ();
     to_read member_status(endpoint: &str) -> EtcdStatus;
 } {});
 pass_on!(Routes {

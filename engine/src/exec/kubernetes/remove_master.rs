@@ -1,8 +1,9 @@
 //! The removal of a master: its member leaves etcd, and its node is deleted. Another master does it, also if the host is lost.
 //!
-//! `selection` finds the member that an operator has named. All is decided twice: before the pods are evicted, and right before the member
-//! is removed, because the cluster may have changed meanwhile.
+//! `selection` finds the member that an operator has named, and `marks` keeps its host from joining again. All is decided twice: before the
+//! pods are evicted, and right before the member is removed, because the cluster may have changed meanwhile.
 
+mod marks;
 mod selection;
 
 use std::net::IpAddr;
@@ -11,12 +12,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use self::marks::{finish, remove_marked};
 use self::selection::{is_entry, nameless_at, node_name, selected};
 use super::quorum::endpoints;
 use super::quorum::lock::{
     DisruptionLock, WAIT, Wait, held_during_removal, not_given_during_removal,
 };
-use crate::host::{ClusterAccess, EtcdMember, Host, HostError, HostResult, RemainingPod};
+use crate::host::{ClusterAccess, EtcdMember, Host, HostResult, RemainingPod};
 use crate::kubernetes::MASTER_LABEL;
 use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, QuorumLoss, Seen, after_loss, look};
 use crate::kubernetes::masters;
@@ -24,11 +26,6 @@ use crate::kubernetes::workers::{WORKER_LABEL, delete_removed, empty_node, hold_
 
 /// Life of the lock during the removal of a member: a few calls of etcd.
 const LOCKED: Duration = Duration::from_secs(60);
-/// How often the record of an export is changed, and the pause after the first attempt that failed. Each further pause is twice as long, which
-/// gives 13 s in all. After a member was removed, etcd may have to elect a leader, and the API server answers with an error until then.
-const TRIES: u32 = 7;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-
 /// How the removal of a master ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MasterRemoval {
@@ -126,13 +123,13 @@ pub async fn remove_master(
         }
     }
     let AfterRemoval { voters, removed } =
-        match remove_member(host, &endpoints, master, &addresses).await? {
+        match remove_member(host, &endpoints, master, (name.as_deref(), &addresses)).await? {
             Ok(after) => after,
             Err(refusal) => return Ok(refusal),
         };
     if let Some(name) = &name {
         // Before the node is deleted: if this is interrupted, the next call finds the node and goes on.
-        forget_export(host, access, name, removed).await?;
+        finish(host, access, &endpoints, name, removed).await?;
     }
     if let Some((name, node)) = name.zip(node) {
         delete_removed(host, access, &name, &node.uid).await?;
@@ -155,26 +152,6 @@ async fn master_at(
     Ok(its.map(|(name, _)| name))
 }
 
-/// Forgets that the keys were exported to the host, whose member `removed` was.
-async fn forget_export(
-    host: &dyn Host,
-    access: &ClusterAccess,
-    name: &str,
-    removed: Option<u64>,
-) -> HostResult<()> {
-    let (mut attempt, mut pause) = (1, FIRST_PAUSE);
-    loop {
-        match masters::exported::forget(host, access, name, removed).await {
-            Err(error) if attempt < TRIES && !matches!(error, HostError::Refused { .. }) => {
-                host.pause(pause).await;
-                attempt += 1;
-                pause *= 2;
-            }
-            done => return done,
-        }
-    }
-}
-
 /// The members after a removal.
 struct AfterRemoval {
     /// How many voters are left.
@@ -184,18 +161,18 @@ struct AfterRemoval {
 }
 
 /// Looks at the members again, and removes the one that is asked for, if there is one and it may be removed. A member without a name is also
-/// found by the `addresses` of the node.
+/// found by the addresses of the `node`.
 async fn remove_member(
     host: &dyn Host,
     endpoints: &[String],
     master: &MasterToRemove<'_>,
-    addresses: &[IpAddr],
+    node: (Option<&str>, &[IpAddr]),
 ) -> HostResult<Result<AfterRemoval, MasterRemoval>> {
     let lock = match master.accepts_quorum_loss {
         true => DisruptionLock::default(),
         false => locked(host, endpoints, master.name).await?,
     };
-    let removed = remove_with_lock(host, endpoints, master, addresses).await;
+    let removed = remove_with_lock(host, endpoints, master, node).await;
     lock.release(host).await;
     removed
 }
@@ -225,7 +202,7 @@ async fn remove_with_lock(
     host: &dyn Host,
     endpoints: &[String],
     master: &MasterToRemove<'_>,
-    addresses: &[IpAddr],
+    (name, addresses): (Option<&str>, &[IpAddr]),
 ) -> HostResult<Result<AfterRemoval, MasterRemoval>> {
     let list = host.member_list(endpoints).await?;
     let found = selected(master.name, &list)?.or_else(|| nameless_at(addresses, &list));
@@ -234,7 +211,7 @@ async fn remove_with_lock(
         if let Some(refusal) = refusal(host, master, found, &members).await {
             return Ok(Err(refusal));
         }
-        host.member_remove(endpoints, found.id).await?;
+        remove_marked(host, endpoints, (found, name), &list).await?;
     }
     let removed = found.map(|found| found.id);
     let left = list.iter().filter(|member| Some(member.id) != removed);
@@ -270,6 +247,7 @@ mod tests {
     use crate::exec::kubernetes::quorum::tests::THREE_MASTERS;
     use crate::host::fake::{FakeHost, FaultPlan};
     use crate::host::{Clock as _, EtcdLock};
+    use crate::kubernetes::etcd_members::removed;
     use crate::kubernetes::masters::MASTERS;
 
     const KUBECONFIG: &str = "/etc/kubeconfig";
@@ -318,6 +296,13 @@ mod tests {
         }
     }
 
+    /// Whether the third master may not join again.
+    async fn is_marked(host: &FakeHost) -> bool {
+        let endpoints = ["https://172.30.0.11:4001".to_owned()];
+        let marked = removed::is_marked(host, &endpoints, "m-3").await;
+        marked.expect("etcd answers")
+    }
+
     fn counts(host: &FakeHost) -> (usize, usize) {
         host.with_world(|world| (world.etcd.members.len(), world.cluster.nodes.len()))
     }
@@ -335,9 +320,28 @@ mod tests {
             }
         );
         assert_eq!(counts(&host), (2, 2));
+        assert!(is_marked(&host).await);
         // nodeletd has not written the new list yet.
         assert_eq!(remove(&host, "m-3", false).await, MasterRemoval::Before);
         assert_eq!(remove(&host, "m-4", false).await, MasterRemoval::Unknown);
+    }
+
+    /// It stays a member, and may have to join again after its disk was emptied.
+    #[tokio::test]
+    async fn a_master_that_etcd_does_not_remove_is_not_marked() {
+        let host = host();
+        host.set_faults(FaultPlan::none().fail("member_remove", "*"));
+        let access = ClusterAccess::with(KUBECONFIG.as_ref());
+        let master = MasterToRemove {
+            name: "m-3",
+            within: Duration::from_secs(60),
+            force: false,
+            accepts_quorum_loss: false,
+        };
+        let removal = remove_master(&host, &access, &master).await;
+        removal.expect_err("etcd does not remove it");
+        assert!(!is_marked(&host).await);
+        assert_eq!(counts(&host), (3, 3));
     }
 
     #[tokio::test]
@@ -450,6 +454,7 @@ mod tests {
         };
         assert_eq!(remove(&host, "m-3", false).await, removed);
         assert_eq!(counts(&host), (2, 2));
+        assert!(is_marked(&host).await);
         // A worker has the name meanwhile.
         host.with_world_mut(|world| {
             let ip = "172.30.0.23".parse().expect("an address");
@@ -530,6 +535,7 @@ mod tests {
             let removed = matches!(removal, MasterRemoval::Removed { voters: 2, .. });
             assert!(removed, "{removal:?}");
             assert_eq!(awaited().await, is_awaited, "{member:?}");
+            assert_eq!(is_marked(&host).await, !is_awaited, "{member:?}");
         }
     }
 

@@ -50,6 +50,15 @@ pub enum EtcdLock {
     HeldBy(String),
 }
 
+/// A key of etcd's store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdKey {
+    /// Its value.
+    pub value: String,
+    /// The revision of its last change: a key that was written later has a greater one.
+    pub revision: u64,
+}
+
 /// Calls on the members of an etcd cluster, with this host's client certificate. Those with several endpoints use the first one that answers.
 #[async_trait::async_trait]
 pub trait EtcdMembers {
@@ -78,6 +87,12 @@ pub trait EtcdMembers {
 
     /// Ends a lease, and with it the lock. Fine if it has ended. Not cancel safe: it may go on until its end.
     async fn release_lock(&self, endpoints: &[String], lease: u64) -> HostResult<()>;
+
+    /// A key; `None` if there is none. Needs quorum. Cancel safe.
+    async fn get_key(&self, endpoints: &[String], key: &str) -> HostResult<Option<EtcdKey>>;
+
+    /// Writes a key. Needs quorum. Not cancel safe: it may be written all the same.
+    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<()>;
 
     /// The state of the member at an endpoint. It need not have quorum. Cancel safe.
     async fn member_status(&self, endpoint: &str) -> HostResult<EtcdStatus>;

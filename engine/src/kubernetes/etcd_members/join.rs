@@ -96,7 +96,7 @@ fn refused_by_own(me: Me<'_>, own: &Seen) -> Option<Join> {
                 me.name
             ),
             next: format!(
-                "give this host another name; if it takes the place of that member, run `nodelet cluster remove {}` on another master first",
+                "give this host another name; if it takes the place of that member, remove that one on another master first (`nodelet cluster remove {}`)",
                 me.name
             ),
         });
@@ -106,7 +106,7 @@ fn refused_by_own(me: Me<'_>, own: &Seen) -> Option<Join> {
             "its member works ({urls}), and this host does not have its data"
         ),
         next: format!(
-            "look at what answers there (`nodelet etcd members`) and put its data back; or run `nodelet cluster remove {}` on another master first",
+            "look at what answers there (`nodelet etcd members`) and put its data back; or remove it on another master first (`nodelet cluster remove {}`), and let this host join as a new one",
             me.name
         ),
     })

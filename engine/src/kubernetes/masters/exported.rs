@@ -81,7 +81,7 @@ pub async fn restore(
 
 /// Forgets that the keys were exported to `node`, which was removed from the cluster with its member `removed`. Fine if they were not. If the new
 /// host was to take the place of that member, it has not joined and may still join, so its entry stays until it expires. If the member is not
-/// known, an earlier call has removed it, and each entry that names one stays.
+/// known, an earlier call has removed it, and each entry that names one stays. Returns until when that host may join.
 ///
 /// # Errors
 /// As [`note`].
@@ -90,20 +90,21 @@ pub async fn forget(
     access: &ClusterAccess,
     node: &str,
     removed: Option<u64>,
-) -> HostResult<()> {
+) -> HostResult<Option<SystemTime>> {
     let now = host.now();
     let may_join = |(until, before): &Entry| {
         let is_replaced = before.is_some() && (removed.is_none() || removed == *before);
         *until > now && is_replaced
     };
-    change(host, access, |all| {
+    let before = change(host, access, |all| {
         let stays = all.get(node).is_some_and(may_join);
         if !stays {
             all.remove(node);
         }
     })
-    .await
-    .map(drop)
+    .await?;
+    let its = before.get(node).filter(|its| may_join(its));
+    Ok(its.map(|(until, _)| *until))
 }
 
 /// The hosts that may still join, each with the end of its join file. `members` are the names and ids of etcd's members. Cancel safe.
@@ -260,8 +261,8 @@ mod tests {
             let (host, access) = master();
             let noted = note(&host, &access, "m-3", before, host.now() + HOUR).await;
             noted.expect("it answers");
-            let forgotten = forget(&host, &access, "m-3", removed).await;
-            forgotten.expect("it answers");
+            let until = forget(&host, &access, "m-3", removed).await;
+            assert_eq!(until.expect("it answers").is_some(), stays);
             let open = awaited(&host, &access, &[]).await.expect("it answers");
             assert_eq!(open.contains_key("m-3"), stays, "{before:?} {removed:?}");
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::World;
-use crate::host::{EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, HostError, HostResult};
+use crate::host::{EtcdKey, EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, HostError, HostResult};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The endpoint of this host's own member.
@@ -102,6 +102,23 @@ impl EtcdMembers for FakeHost {
         self.mutate("release_lock", lease.to_string(), DEADLINE, |world| {
             world.etcd.reach(endpoints, "release a lock in etcd")?;
             world.etcd.locks.retain(|_, lock| lock.lease != lease);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn get_key(&self, endpoints: &[String], key: &str) -> HostResult<Option<EtcdKey>> {
+        self.observe("get_key", key, DEADLINE, |world| {
+            world.etcd.reach(endpoints, "read a key of etcd")?;
+            Ok(world.etcd.keys.get(key).cloned())
+        })
+        .await
+    }
+
+    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<()> {
+        self.mutate("put_key", key, DEADLINE, |world| {
+            world.etcd.reach(endpoints, "write a key of etcd")?;
+            world.etcd.put_key(key, value);
             Ok(())
         })
         .await

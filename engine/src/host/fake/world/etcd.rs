@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use crate::host::{EtcdLock, EtcdMember, EtcdStatus, HostError, HostResult};
+use crate::host::{EtcdKey, EtcdLock, EtcdMember, EtcdStatus, HostError, HostResult};
 
 /// The members and what they answer.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +16,10 @@ pub struct EtcdWorld {
     pub fails_during_eviction: Option<String>,
     /// Locks by key.
     pub(in crate::host::fake) locks: BTreeMap<String, HeldLock>,
+    /// Keys of the store.
+    pub(in crate::host::fake) keys: BTreeMap<String, EtcdKey>,
+    /// The revision of the last change of a key.
+    revision: u64,
     /// The last lease that was granted.
     leases: u64,
 }
@@ -78,6 +82,16 @@ impl EtcdWorld {
         };
         self.locks.insert(key.to_owned(), lock);
         EtcdLock::Held { lease }
+    }
+
+    /// Writes a key.
+    pub(in crate::host::fake) fn put_key(&mut self, key: &str, value: &str) {
+        self.revision += 1;
+        let written = EtcdKey {
+            value: value.to_owned(),
+            revision: self.revision,
+        };
+        self.keys.insert(key.to_owned(), written);
     }
 
     fn has_quorum(&self) -> bool {

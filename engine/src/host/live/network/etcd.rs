@@ -14,7 +14,7 @@ use super::https;
 use crate::host::live::LiveHost;
 use crate::host::live::blocking::within;
 use crate::host::{
-    EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, HostError, HostResult, HttpsRequest,
+    EtcdKey, EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, HostError, HostResult, HttpsRequest,
     HttpsResponse,
 };
 
@@ -127,6 +127,31 @@ impl EtcdMembers for LiveHost {
         }
     }
 
+    async fn get_key(&self, endpoints: &[String], key: &str) -> HostResult<Option<EtcdKey>> {
+        let question = json!({ "key": STANDARD.encode(key) });
+        if endpoints.is_empty() {
+            return Err(none_given(&format!("read the key {key} of etcd")));
+        }
+        // All are asked at the same time, as in `member_list`.
+        let path = "/v3/kv/range";
+        let asked = endpoints.iter();
+        let asked = asked.map(|endpoint| Box::pin(call(endpoint, path, &question, QUESTION)));
+        let answer = futures::future::select_ok(asked).await;
+        let (answer, _) = answer.map_err(Refusal::into_error)?;
+        key_of(&answer).ok_or_else(|| {
+            HostError::service(
+                format!("read the key {key} of etcd"),
+                "the answer is not understood",
+            )
+        })
+    }
+
+    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<()> {
+        let question = json!({ "key": STANDARD.encode(key), "value": STANDARD.encode(value) });
+        let answer = change(endpoints, "/v3/kv/put", &question).await;
+        answer.map(drop).map_err(Refusal::into_error)
+    }
+
     async fn member_status(&self, endpoint: &str) -> HostResult<EtcdStatus> {
         let answer = call(endpoint, "/v3/maintenance/status", &json!({}), QUESTION)
             .await
@@ -179,6 +204,21 @@ fn put(answer: &Value) -> Option<Put> {
         holder: holder.escape_debug().take(256).collect(),
         lease: number(present.get("lease")).unwrap_or_default(),
     })
+}
+
+/// The key in the answer to a question for it; outer `None` if the answer is not understood.
+fn key_of(answer: &Value) -> Option<Option<EtcdKey>> {
+    // The gateway leaves out an empty list, and an empty value.
+    let Some(found) = answer.get("kvs") else {
+        return answer.get("header").map(|_| None);
+    };
+    let found = found.get(0)?;
+    let value = STANDARD.decode(found.get("value").map_or(Some(""), Value::as_str)?);
+    let value = String::from_utf8_lossy(&value.ok()?).into_owned();
+    Some(Some(EtcdKey {
+        value: value.escape_debug().take(256).collect(),
+        revision: number(found.get("mod_revision"))?,
+    }))
 }
 
 fn none_given(action: &str) -> HostError {
@@ -361,6 +401,22 @@ mod tests {
             json!({ "responses": [{ "response_range": {} }] }),
         ] {
             assert_eq!(put(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_read_as_the_gateway_writes_it() {
+        let header = json!({ "revision": "9" });
+        let kvs = json!([{ "key": "L2E=", "value": "ZA==", "mod_revision": "7" }]);
+        let key = EtcdKey {
+            value: "d".to_owned(),
+            revision: 7,
+        };
+        let answer = json!({ "header": header, "kvs": kvs, "count": "1" });
+        assert_eq!(key_of(&answer), Some(Some(key)));
+        assert_eq!(key_of(&json!({ "header": header })), Some(None));
+        for other in [json!({}), json!({ "header": header, "kvs": [{}] })] {
+            assert_eq!(key_of(&other), None, "{other}");
         }
     }
 

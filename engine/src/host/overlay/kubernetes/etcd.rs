@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::host::overlay::OverlayHost;
-use crate::host::{EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, HostResult};
+use crate::host::{EtcdKey, EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, HostResult};
 
 #[async_trait::async_trait]
 impl EtcdMembers for OverlayHost<'_> {
@@ -43,6 +43,21 @@ impl EtcdMembers for OverlayHost<'_> {
     async fn release_lock(&self, endpoints: &[String], lease: u64) -> HostResult<()> {
         self.fetch_members(endpoints).await?;
         self.upper.release_lock(endpoints, lease).await
+    }
+
+    async fn get_key(&self, endpoints: &[String], key: &str) -> HostResult<Option<EtcdKey>> {
+        if self.known().members {
+            let above = self.upper.get_key(endpoints, key).await?;
+            if above.is_some() {
+                return Ok(above);
+            }
+        }
+        self.lower.get_key(endpoints, key).await
+    }
+
+    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<()> {
+        self.fetch_members(endpoints).await?;
+        self.upper.put_key(endpoints, key, value).await
     }
 
     async fn member_status(&self, endpoint: &str) -> HostResult<EtcdStatus> {

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::settings::{InitialState, Written, render};
 use super::{api, marker};
 use crate::host::{Entry, EtcdMember, Host};
-use crate::kubernetes::etcd_members::{Join, Me, initial_cluster, join, look, same_members};
+use crate::kubernetes::etcd_members::{
+    Join, Me, initial_cluster, join, look, removed, same_members,
+};
 use crate::kubernetes::masters::{self, MASTERS};
 use crate::model::chain;
 use crate::resource::files::data_id::{self, DataIdSpec};
@@ -379,6 +381,9 @@ impl EtcdMemberSpec {
         let listed = members.clone();
         let seen = look(host, members).await;
         let decision = join(self.me(), &seen);
+        if decision == Join::Add {
+            self.was_not_removed(host, &endpoints).await?;
+        }
         if decision == Join::Added && !wipe && self.names(&listed, host).await? {
             return Ok(Todo::Nothing);
         }
@@ -394,6 +399,33 @@ impl EtcdMemberSpec {
             decision,
             wipe,
         })
+    }
+
+    /// An error if an administrator has removed this master, and has not let it join again.
+    async fn was_not_removed(&self, host: &dyn Host, endpoints: &[String]) -> ResourceResult<()> {
+        match removed::is_marked(host, endpoints, &self.name).await {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(ResourceError::Unmet {
+                what: format!(
+                    "add {} to etcd: this master was removed from the cluster (`nodelet cluster remove`)",
+                    self.name
+                ),
+                next: self.join_as_new(),
+            }),
+            Err(error) => {
+                let why = chain(&error).join(": ");
+                let why = format!("etcd does not tell whether this master was removed: {why}");
+                Err(self.awaited(&why, LOOK))
+            }
+        }
+    }
+
+    /// What to do with a host that was removed from its cluster. Keys may have been replaced since then.
+    fn join_as_new(&self) -> String {
+        format!(
+            "clean it (`nodelet clean --purge`); if it is to join again, then also run `nodelet pki key` on it, `nodelet pki export {} --to KEY` on a master, and apply with that join file",
+            self.name
+        )
     }
 
     /// Carries out what was decided, up to the point where the cluster lists this host as a learner that has not started.
@@ -431,6 +463,11 @@ impl EtcdMemberSpec {
         marker::set(host, &self.data, receipt).await?;
         // The undo comes first: whether an addition that was interrupted has happened is not known.
         receipt.push(self.removal(endpoints)).await?;
+        if *decision == Join::Add {
+            // Asked again: it may have been removed since the members were listed.
+            self.was_not_removed(host, endpoints).await?;
+            removed::lift(host, endpoints, &self.name).await?;
+        }
         if *decision != Join::Added {
             host.member_add_learner(endpoints, &self.peer).await?;
         }
@@ -485,9 +522,9 @@ impl EtcdMemberSpec {
                 self.peer
             ),
             next: format!(
-                "give this host its earlier address; or run `nodelet cluster remove {}` on another master, move {} away and run `nodelet apply`",
+                "give this host its earlier address; or remove it on another master (`nodelet cluster remove {}`), and then {}",
                 self.name,
-                self.data.join("member").display()
+                self.join_as_new()
             ),
         }
     }
@@ -500,10 +537,7 @@ impl EtcdMemberSpec {
                 self.name,
                 names.join(", ")
             ),
-            next: format!(
-                "if this host is to join again, move {} away and run `nodelet apply`; otherwise clean it (`nodelet clean --purge`)",
-                self.data.join("member").display()
-            ),
+            next: self.join_as_new(),
         }
     }
 }

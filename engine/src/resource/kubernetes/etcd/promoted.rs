@@ -95,7 +95,7 @@ impl Resource for EtcdPromotedSpec {
                         "give {} its vote in etcd: the cluster does not list it any more",
                         self.name
                     ),
-                    next: "run `nodelet apply`, which adds it again".to_owned(),
+                    next: "run `nodelet apply`, which adds it again unless it was removed (`nodelet cluster remove`)".to_owned(),
                 });
             }
         }

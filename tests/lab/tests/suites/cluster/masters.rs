@@ -205,6 +205,10 @@ fn they_leave(masters: &[Node], slates: &[Slate], vip: &str) {
         let _ = removed.says(&[&format!("master {} is removed", leaving.name())]);
         answers(first, vip);
         all_are_members(left);
+        if left.len() == 2 {
+            does_not_come_back(leaving);
+            all_are_members(left);
+        }
     }
     read(first, "after-host");
     first.sh("systemctl disable --quiet --now pf9-nodeletd");
@@ -219,6 +223,17 @@ fn they_leave(masters: &[Node], slates: &[Slate], vip: &str) {
             "purge of a master",
             differs_after_a_boot,
         );
+    }
+}
+
+/// Without its data, a removed master looks like a new host.
+fn does_not_come_back(removed: &Node) {
+    for prepare in ["true", "rm -r /var/opt/pf9/kube/etcd/data/member"] {
+        removed.sh(prepare);
+        let refused = removed.nodelet(&["apply"]);
+        assert!(!refused.exited(0), "{}", refused.text());
+        let export = format!("nodelet pki export {}", removed.name());
+        let _ = refused.says(&["was removed from the cluster", &export]);
     }
 }
 

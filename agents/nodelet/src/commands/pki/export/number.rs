@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use engine::exec::{check_export, etcd_endpoints};
 use engine::host::{ClusterAccess, EtcdMember, Host};
 use engine::kubernetes::MASTER_LABEL;
+use engine::kubernetes::etcd_members::removed;
 use engine::kubernetes::masters::{self, MasterEntry, address_in, exported};
 use engine::model::chain;
 
@@ -113,7 +114,8 @@ impl Export<'_> {
     }
 
     /// Notes the export for the other masters, and asks everything again: a replacement of keys or another export that begins in this moment
-    /// sees the note, or this sees it. If the export is refused now, the note is taken back. Returns the number of masters.
+    /// sees the note, or this sees it. If the export is refused now, the note is taken back. If not, the host may join, also if it was removed
+    /// before. Returns the number of masters.
     ///
     /// # Errors
     /// As [`Self::number`], a key is being replaced, or the note cannot be written.
@@ -122,7 +124,7 @@ impl Export<'_> {
         let noted = exported::note(host, access, node, self.member, self.expires)
             .await
             .with_context(|| format!("{EXPORT} `{node}`: tell the other masters"))?;
-        let checked = self.check(host, access).await;
+        let checked = self.permit(host, access).await;
         if checked.is_err()
             && let Err(error) = exported::restore(host, access, node, &noted).await
         {
@@ -132,6 +134,15 @@ impl Export<'_> {
             ));
         }
         checked
+    }
+
+    async fn permit(&self, host: &dyn Host, access: &ClusterAccess) -> Result<usize> {
+        let number = self.check(host, access).await?;
+        let endpoints = etcd_endpoints(&masters::read(host).await?);
+        removed::permit(host, &endpoints, self.node, self.expires)
+            .await
+            .with_context(|| format!("{EXPORT} `{}`: let it join etcd", self.node))?;
+        Ok(number)
     }
 
     async fn check(&self, host: &dyn Host, access: &ClusterAccess) -> Result<usize> {
@@ -257,8 +268,13 @@ mod tests {
     #[tokio::test]
     async fn an_export_that_is_allowed_stays_noted() {
         let (host, access) = (host(), access());
+        let endpoints = etcd_endpoints(&[]);
+        let marked = removed::mark(&host, &endpoints, "cp-3").await;
+        marked.expect("it answers");
         let noted = export(&host, "cp-3").note(&host, &access).await;
         assert_eq!(noted.expect("it is odd"), 3);
+        let is_marked = removed::is_marked(&host, &endpoints, "cp-3").await;
+        assert!(!is_marked.expect("it answers"), "it may join again");
         let awaited = exported::awaited(&host, &access, &[]).await;
         assert!(awaited.expect("it answers").contains_key("cp-3"));
     }

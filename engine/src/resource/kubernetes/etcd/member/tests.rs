@@ -1,5 +1,6 @@
 use super::*;
 use crate::host::fake::{FakeHost, FaultPlan};
+use crate::host::{Clock as _, EtcdMembers as _};
 use crate::resource::kubernetes::etcd::api::AUTHORITY;
 use crate::resource::tests::{apply_in, context};
 
@@ -375,6 +376,52 @@ async fn a_member_whose_disk_was_emptied_is_replaced() {
     let members = members(&host);
     assert_eq!(members.len(), 3);
     assert!(members[2].1, "it has no vote yet");
+}
+
+/// Its disk was emptied afterwards, or it was a learner: so it looks like a new host.
+#[tokio::test]
+async fn a_removed_master_does_not_add_itself_until_the_keys_are_exported_again() {
+    for is_learner in [false, true] {
+        let host = host();
+        if is_learner {
+            join_cluster(&host).await.expect("it joins");
+        }
+        let endpoints = ["https://172.30.0.11:4001".to_owned()];
+        let marked = removed::mark(&host, &endpoints, "m-3").await;
+        marked.expect("it answers");
+        let left = host.member_remove(&endpoints, 13).await;
+        left.expect("it answers");
+        let before = host.mutations();
+        let error = join_cluster(&host).await.expect_err("it was removed");
+        let ResourceError::Unmet { what, next } = error else {
+            panic!("{error:?}");
+        };
+        assert!(what.contains("was removed from the cluster"), "{what}");
+        assert!(next.contains("nodelet pki export m-3 --to"), "{next}");
+        assert_eq!((members(&host).len(), host.mutations()), (2, before));
+
+        let until = host.now() + Duration::from_secs(3600);
+        let permitted = removed::permit(&host, &endpoints, "m-3", until).await;
+        permitted.expect("it answers");
+        join_cluster(&host).await.expect("it joins again");
+        assert_eq!(members(&host).len(), 3, "{is_learner}");
+        // Its join was interrupted, and the file has ended meanwhile.
+        let left = host.member_remove(&endpoints, 13).await;
+        left.expect("it answers");
+        host.pause(Duration::from_secs(3600)).await;
+        join_cluster(&host).await.expect("it joins again");
+    }
+}
+
+/// It may be one that was removed.
+#[tokio::test]
+async fn a_host_does_not_add_itself_while_etcd_does_not_tell_whether_it_was_removed() {
+    let host = host();
+    host.set_faults(FaultPlan::none().fail("get_key", "*"));
+    let error = join_cluster(&host).await.expect_err("it is not known");
+    let awaited = matches!(error, ResourceError::Awaited { .. });
+    assert!(awaited, "{error:?}");
+    assert_eq!(members(&host).len(), 2);
 }
 
 #[tokio::test]
