@@ -18,6 +18,8 @@ pub struct Key {
     pub doc: &'static str,
     /// Whether the value must never be shown. Everywhere except in kube.env it is written as `secret:kube/NAME`.
     pub secret: bool,
+    /// Whether all masters of a cluster have the same value. One that joins is compared with the others.
+    pub shared: bool,
     /// Its heading in `kube.env.template`.
     pub group: &'static str,
 }

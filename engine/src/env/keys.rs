@@ -11,10 +11,13 @@ use Kind::{
 /// Every kube.env variable, in the order of `kube.env.template`.
 pub static KEYS: &[Key] = TABLE;
 
-/// Makes a [`Key`] of each `NAME: Kind => default, "doc";`; `#secret NAME` marks a secret.
+/// Makes a [`Key`] of each `NAME: Kind => default, "doc";`; `#secret NAME` marks a secret, and
+/// `#shared NAME` a setting that all masters of a cluster have in common.
 macro_rules! table {
     (@secret secret) => { true };
-    (@secret) => { false };
+    (@secret $($other:ident)?) => { false };
+    (@shared shared) => { true };
+    (@shared $($other:ident)?) => { false };
     ($($group:literal { $($(#$mark:ident)? $name:ident: $kind:expr => $default:expr, $doc:literal;)+ })+) => {
         &[$($(Key {
             name: stringify!($name),
@@ -22,6 +25,7 @@ macro_rules! table {
             default: $default,
             doc: $doc,
             secret: table!(@secret $($mark)?),
+            shared: table!(@shared $($mark)?),
             group: $group,
         },)+)+]
     };
@@ -33,7 +37,7 @@ const TABLE: &[Key] = table! {
             "What this host is in the cluster.";
         KUBE_SERVICE_STATE: Choice(&["true", "false", "ignore"]) => Value("ignore"),
             "Whether nodeletd brings the role up, takes it down, or only reports.";
-        CLUSTER_ID: Uuid => Value(""),
+        #shared CLUSTER_ID: Uuid => Value(""),
             "The cluster's id.";
         USE_HOSTNAME: Bool => Value("true"),
             "Name the node after the host name instead of its address.";
@@ -73,13 +77,13 @@ const TABLE: &[Key] = table! {
             "Further flags of the scheduler.";
     }
     "Network" {
-        CONTAINERS_CIDR: Cidr => Value("10.20.0.0/16"),
+        #shared CONTAINERS_CIDR: Cidr => Value("10.20.0.0/16"),
             "Network of the pods; each node gets one subnet of it.";
-        SERVICES_CIDR: Cidr => Value("10.21.0.0/22"),
+        #shared SERVICES_CIDR: Cidr => Value("10.21.0.0/22"),
             "Network of the services; address 1 is the API, address 10 is DNS.";
-        NODE_CIDR_MASK_SIZE: Integer { min: 8, max: 126 } => Value("24"),
+        #shared NODE_CIDR_MASK_SIZE: Integer { min: 8, max: 126 } => Value("24"),
             "Prefix length of one node's subnet of CONTAINERS_CIDR.";
-        CLUSTER_DNS_DOMAIN: Name => Value("cluster.local"),
+        #shared CLUSTER_DNS_DOMAIN: Name => Value("cluster.local"),
             "Domain of the cluster's DNS names.";
         PF9_NETWORK_PLUGIN: Choice(&["bridge"]) => Value("bridge"),
             "How pods reach each other.";
@@ -91,11 +95,11 @@ const TABLE: &[Key] = table! {
             "Connection tracking entries for each CPU; 0 leaves the kernel's limit.";
     }
     "Virtual IP" {
-        MASTER_VIP_ENABLED: Bool => Value("false"),
+        #shared MASTER_VIP_ENABLED: Bool => Value("false"),
             "Hold MASTER_IP as a virtual IP on one healthy master.";
         MASTER_VIP_IFACE: Interface => Value(""),
             "Interface that carries the virtual IP.";
-        MASTER_VIP_VROUTER_ID: Integer { min: 1, max: 255 } => Value(""),
+        #shared MASTER_VIP_VROUTER_ID: Integer { min: 1, max: 255 } => Value(""),
             "VRRP router id, one for each cluster on a network.";
         MASTER_VIP_PRIORITY: Integer { min: 1, max: 254 } => Value("100"),
             "VRRP priority; give all masters the same, so that the virtual IP stays where it is.";

@@ -100,6 +100,21 @@ impl KubeEnv {
             })
     }
 
+    /// The settings that all masters of a cluster have in common, by name. Those without a value are left out.
+    #[must_use]
+    pub fn shared(&self) -> BTreeMap<String, String> {
+        let has_virtual_ip = self.get("MASTER_VIP_ENABLED") == Some(&SettingValue::Bool(true));
+        // Without a virtual IP, the router id means nothing.
+        let counts =
+            |key: &&Key| key.shared && (has_virtual_ip || key.name != "MASTER_VIP_VROUTER_ID");
+        let shared = KEYS.iter().filter(counts);
+        let values = shared.filter_map(|key| {
+            let value = self.get(key.name).filter(|value| !value.is_empty())?;
+            Some((key.name.to_owned(), value.to_string()))
+        });
+        values.collect()
+    }
+
     /// The paths that settings name, each once.
     pub fn paths(&self) -> BTreeSet<String> {
         let paths = KEYS.iter().filter(|key| key.kind == Kind::Path);

@@ -27,11 +27,12 @@ pub fn template() -> String {
             DefaultValue::Value(value) => ("default below", value),
             DefaultValue::Derived(pattern) => ("derived as below", pattern),
         };
-        let secret = if key.secret { "; secret" } else { "" };
-        text.push_str(&format!(
-            "\n# {}\n# {}; {word}{secret}\n",
-            key.doc, key.kind
-        ));
+        let mark = match (key.secret, key.shared) {
+            (true, _) => "; secret",
+            (false, true) => "; the same on all masters",
+            (false, false) => "",
+        };
+        text.push_str(&format!("\n# {}\n# {}; {word}{mark}\n", key.doc, key.kind));
         // A required line has no comment sign, so that it cannot be overlooked.
         let sign = if key.default == DefaultValue::Required {
             ""

@@ -216,6 +216,8 @@ fn cluster(settings: &KubeEnv, name: &str, masters: &[MasterEntry]) -> BTreeMap<
     let others = masters.iter().filter(|one| one.name != name);
     let others = Value::List(others.map(entry).collect());
     let masters = Value::List(masters.iter().map(entry).collect());
+    let shared = settings.shared().into_iter();
+    let shared = shared.map(|(name, value)| (name, Value::from(value)));
     BTreeMap::from([
         ("id".to_owned(), Value::from(cluster_id(settings))),
         (
@@ -235,6 +237,7 @@ fn cluster(settings: &KubeEnv, name: &str, masters: &[MasterEntry]) -> BTreeMap<
             "dns_service_ip".to_owned(),
             Value::from(settings.dns_service_ip().to_string()),
         ),
+        ("shared_settings".to_owned(), Value::Map(shared.collect())),
         ("masters".to_owned(), masters),
         ("other_masters".to_owned(), others),
     ])

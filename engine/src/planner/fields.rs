@@ -31,6 +31,8 @@ pub const CLUSTER_FIELDS: &[Field] = field_list! {
     api_service_ip: "text" =>
         "Address of the API server inside the cluster: address 1 of `SERVICES_CIDR`.";
     dns_service_ip: "text" => "Address of the cluster's DNS: address 10 of `SERVICES_CIDR`.";
+    shared_settings: "map" =>
+        "The settings that all masters of a cluster have in common, by name; those without a value are left out.";
     masters: "list of maps" =>
         "The masters of the cluster by name, each with `name` and `address`. Masters learn them from etcd; a worker reads only itself.";
     other_masters: "list of maps" => "The masters without this host.";

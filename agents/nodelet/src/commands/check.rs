@@ -27,7 +27,7 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     }
     let selection = args.phases.selection();
     selection.validate(&inputs.plan)?;
-    Limits::for_good(&inputs.secrets.0).await;
+    Limits::for_good(inputs.settings()).await;
     let ignored_events = Recording::default();
     let mut runner = inputs.runner(&host, &ignored_events);
     runner.selection = selection;

@@ -43,7 +43,7 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     };
     let (inputs, _lock) = prepare("repair", &args.role, &named, &host).await?;
     let checks = args.phases.is_empty() || !args.if_failing.is_empty();
-    let limits = checks.then(|| Limits::enter(&inputs.secrets.0));
+    let limits = checks.then(|| Limits::enter(inputs.settings()));
     let sink = output::sink(args.role.json);
     let (failed, with_orphans, health) = if args.phases.is_empty() && args.if_failing.is_empty() {
         // Check even if a pass has seen failures: the host may have recovered, or an operator may have repaired it, meanwhile.

@@ -58,6 +58,13 @@ pub(crate) struct Inputs {
     pub(crate) renamed: Option<Changed>,
 }
 
+impl Inputs {
+    /// The settings that the plan was made with.
+    pub(crate) fn settings(&self) -> &KubeEnv {
+        &self.secrets.0
+    }
+}
+
 /// The role package that a plan was made from.
 pub(crate) enum Role {
     /// The one that is installed.
@@ -144,7 +151,7 @@ async fn with_facts(
         query.clone().and_requirements(unmet)
     };
     if asked != *query {
-        (inputs.facts, _) = facts_for(name, &inputs.secrets.0, host, &asked).await?;
+        (inputs.facts, _) = facts_for(name, inputs.settings(), host, &asked).await?;
     }
     Ok(inputs)
 }

@@ -23,6 +23,10 @@ use crate::kubernetes::masters::{self, MasterEntry};
 pub const MASTER_AUTHORITIES: [&str; 3] = ["cluster", "etcd", "front-proxy"];
 /// Most addresses of nodes in a file. Those of a larger cluster are not compared.
 pub const MOST_ADDRESSES: usize = 1000;
+/// Most settings in a file.
+const MOST_SETTINGS: usize = 64;
+/// Longest name or value of a setting in it, in bytes.
+const LONGEST_SETTING: usize = 256;
 
 /// What a host needs to join a cluster as a master.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +51,9 @@ pub struct MasterJoinFile {
     /// Addresses of the cluster's other nodes, at most [`MOST_ADDRESSES`]: the host that joins must have none of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+    /// The settings that all masters have in common, by name, at most [`MOST_SETTINGS`]. Files of earlier versions have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// An authority as PEM.
@@ -75,6 +82,7 @@ impl fmt::Debug for MasterJoinFile {
             .field("api", &self.api)
             .field("masters", &self.masters)
             .field("addresses", &self.addresses)
+            .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }
@@ -119,6 +127,7 @@ impl MasterJoinFile {
             encryption_keys: String::new(),
             masters: Vec::new(),
             addresses: Vec::new(),
+            settings: BTreeMap::new(),
         }
     }
 
@@ -173,6 +182,13 @@ impl JoinContent for MasterJoinFile {
         }
         if self.addresses.len() > MOST_ADDRESSES {
             return refused("it names too many addresses of nodes");
+        }
+        let mut settings = self.settings.iter();
+        let is_long = |text: &String| text.len() > LONGEST_SETTING;
+        if settings.len() > MOST_SETTINGS
+            || settings.any(|(name, its)| is_long(name) || is_long(its))
+        {
+            return refused("its settings are too many or too long");
         }
         if self.masters.is_empty() {
             return refused("it names no master");

@@ -9,9 +9,9 @@ use super::error::JoinFileError;
 /// The format of a worker's content. A file of a newer format is refused.
 pub const VERSION: u32 = 1;
 /// The format of a master's content.
-pub const MASTER_VERSION: u32 = 3;
-/// The format of a master's content that has no addresses of other nodes. It is still read.
-const EARLIER_MASTER_VERSION: u32 = 2;
+pub const MASTER_VERSION: u32 = 5;
+/// The formats of a master's content that are still read: without settings, and without addresses of other nodes.
+const EARLIER_MASTER_VERSIONS: [u32; 2] = [3, 2];
 /// The kind in a master's content.
 pub(super) const MASTER_KIND: &str = "master";
 /// The format of a successor's content.
@@ -112,7 +112,9 @@ impl Versioned {
         let kind = self.kind.as_ref().and_then(serde_json::Value::as_str);
         match (self.version, kind) {
             (VERSION, _) => Ok(FileKind::Join(JoinKind::Worker)),
-            (EARLIER_MASTER_VERSION | MASTER_VERSION, Some(MASTER_KIND)) => {
+            (version, Some(MASTER_KIND))
+                if version == MASTER_VERSION || EARLIER_MASTER_VERSIONS.contains(&version) =>
+            {
                 Ok(FileKind::Join(JoinKind::Master))
             }
             (SUCCESSOR_VERSION, Some(SUCCESSOR_KIND)) => Ok(FileKind::Successor),

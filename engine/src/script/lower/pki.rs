@@ -75,11 +75,16 @@ pub(super) fn lower(
                 // The types of the modifier are checked before.
                 let [address, api] = options.all_texts("master")?;
                 let address = address.parse().ok()?;
+                let settings = options.map("settings").unwrap_or_default();
+                let settings = settings.into_iter();
                 let spec = JoinMasterSpec {
                     path,
                     node,
                     address,
                     api,
+                    settings: settings
+                        .map(|(name, its)| (name, its.to_string()))
+                        .collect(),
                 };
                 valid(call, options, spec.validate(), findings)?;
                 return Some(Spec::JoinMaster(spec));

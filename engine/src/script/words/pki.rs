@@ -39,6 +39,7 @@ words! {
         rollback: "Removed, or written back as it was.";
         node(name: Text) => "Name of this host's node.";
         master(address: Address, api: Text) => "The host joins as a master, has this address, and reaches the cluster at this URL.";
+        settings(settings: Map) => "Settings that the masters have in common, by name: a file with another value of one is refused.";
     }
 
     KUBECONFIG = Resource(Pki::Kubeconfig) kubeconfig(name: Text) {

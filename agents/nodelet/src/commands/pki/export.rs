@@ -75,6 +75,7 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     export_keys(&host, &mut file).await?;
     file.masters = others;
     file.addresses = taken_addresses(node, &nodes);
+    file.settings = inputs.settings().shared();
     let sealed = file.seal(&args.file.sealed.to);
     let made = MadeFile {
         output: args.file.sealed.output.as_deref(),

@@ -204,18 +204,23 @@ fn content_that_no_master_writes_is_refused() {
     }
 }
 
-/// A nodelet that does not know the addresses of nodes names the format in its refusal; this one still reads its files.
+/// A nodelet that does not know the settings names the format in its refusal; this one still reads its files.
 #[test]
-fn a_file_of_the_earlier_format_is_read_and_one_of_a_newer_is_not() {
+fn files_of_earlier_formats_are_read_and_one_of_a_newer_is_not() {
     let (secret, public) = new_identity();
     let mut content = serde_json::to_value(file()).expect("JSON");
-    assert_eq!(content["version"], 3);
+    assert_eq!(content["version"], 5);
     let mut opened = |version: u32| {
         content["version"] = version.into();
         MasterJoinFile::open(&sealed_content(&content, &public), &secret)
     };
-    assert_eq!(opened(2).expect("it is read").node, "cp-2");
-    assert_eq!(opened(4), Err(JoinFileError::Version(4)));
+    for version in [2, 3] {
+        assert_eq!(opened(version).expect("it is read").node, "cp-2");
+    }
+    // The format of a successor.
+    for version in [4, 6] {
+        assert_eq!(opened(version), Err(JoinFileError::Version(version)));
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a script says of joining as a master.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -26,6 +27,9 @@ pub struct JoinMasterSpec {
     pub address: IpAddr,
     /// The URL at which this host's settings expect the cluster's API servers: it has to be that of the other masters.
     pub api: String,
+    /// The settings that this host has in common with the other masters, by name. Those that the file has, too, have to be the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 impl JoinMasterSpec {

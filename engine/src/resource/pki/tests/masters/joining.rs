@@ -163,6 +163,15 @@ async fn nothing_is_made_without_a_file_and_nothing_is_replaced() {
         ),
         (
             with(&|its| {
+                let pairs = [("CONTAINERS_CIDR", "10.30.0.0/16"), ("CLUSTER_ID", "c2")];
+                let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+                its.settings = pairs.into();
+            }),
+            "the other masters have CLUSTER_ID=c2, CONTAINERS_CIDR=10.30.0.0/16, and the settings of this host say CLUSTER_ID=0A1b, CONTAINERS_CIDR=10.20.0.0/16",
+            "set CLUSTER_ID, CONTAINERS_CIDR as on the other masters",
+        ),
+        (
+            with(&|its| {
                 let key = other.authorities["etcd"].key.clone();
                 its.authorities.get_mut("etcd").expect("it has it").key = key;
             }),

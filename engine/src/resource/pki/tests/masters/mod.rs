@@ -43,6 +43,9 @@ fn spec() -> JoinMasterSpec {
         node: NODE.to_owned(),
         address: "10.0.0.2".parse().expect("an address"),
         api: API.to_owned(),
+        settings: [("CONTAINERS_CIDR", "10.20.0.0/16"), ("CLUSTER_ID", "0A1b")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
     }
 }
 
