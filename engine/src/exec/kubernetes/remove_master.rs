@@ -26,6 +26,7 @@ use crate::kubernetes::workers::{WORKER_LABEL, delete_removed, empty_node, hold_
 
 /// Life of the lock during the removal of a member: a few calls of etcd.
 const LOCKED: Duration = Duration::from_secs(60);
+
 /// How the removal of a master ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MasterRemoval {
@@ -122,8 +123,10 @@ pub async fn remove_master(
             return Ok(MasterRemoval::PodsLeft(left));
         }
     }
+    // Without a node, the name of a member that has none is only what the operator has named.
+    let marked = node.as_ref().and(name.as_deref());
     let AfterRemoval { voters, removed } =
-        match remove_member(host, &endpoints, master, (name.as_deref(), &addresses)).await? {
+        match remove_member(host, &endpoints, master, (marked, &addresses)).await? {
             Ok(after) => after,
             Err(refusal) => return Ok(refusal),
         };
@@ -299,8 +302,8 @@ mod tests {
     /// Whether the third master may not join again.
     async fn is_marked(host: &FakeHost) -> bool {
         let endpoints = ["https://172.30.0.11:4001".to_owned()];
-        let marked = removed::is_marked(host, &endpoints, "m-3").await;
-        marked.expect("etcd answers")
+        let standing = removed::standing(host, &endpoints, "m-3").await;
+        standing.expect("etcd answers") == removed::Standing::Removed
     }
 
     fn counts(host: &FakeHost) -> (usize, usize) {
@@ -415,6 +418,8 @@ mod tests {
             };
             assert_eq!(remove(&host, named, false).await, removed, "{named}");
             assert_eq!(counts(&host), (3, 3), "{named}");
+            let keys = host.with_world(|world| world.etcd.keys());
+            assert_eq!(keys, [] as [String; 0], "{named}");
             assert_eq!(remove(&host, named, false).await, MasterRemoval::Unknown);
         }
     }

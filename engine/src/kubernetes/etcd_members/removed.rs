@@ -1,16 +1,16 @@
 //! Which masters were removed from the cluster: their hosts must not add themselves again.
 //!
 //! A host whose disk was emptied looks like a new one. So a removal (`nodelet cluster remove`) leaves a mark in etcd, and an export of the
-//! cluster's keys (`nodelet pki export`) leaves one, too: the host may join until its join file ends. Their revisions tell which of them came last,
-//! so the clocks of two masters are not compared. A host that joins again lifts its mark.
+//! cluster's keys (`nodelet pki export`) leaves a permit: the host may join until its join file ends. Their revisions tell which of them came
+//! last. A host that joins again lifts its mark.
 //!
-//! There is one key for each name that a removed master had, so they do not grow. A learner that never was a master has no mark.
+//! There is one key of each kind for each name of a host, so they do not grow. A learner that never was a master has no mark.
 
 use std::time::SystemTime;
 
 use humantime::{format_rfc3339_seconds, parse_rfc3339};
 
-use crate::host::{Host, HostResult};
+use crate::host::{EtcdKey, Host, HostResult};
 
 /// The key of the mark of a removed master is this and its name.
 const REMOVED: &str = "/nodelet/masters/removed/";
@@ -30,15 +30,34 @@ pub async fn mark(host: &dyn Host, endpoints: &[String], name: &str) -> HostResu
         .await
 }
 
+/// Marks the master of this name as removed, unless it is: a mark that is there may be older than a permit, and stays so.
+///
+/// # Errors
+/// etcd does not answer with quorum.
+pub async fn ensure_mark(host: &dyn Host, endpoints: &[String], name: &str) -> HostResult<()> {
+    match marked(host, endpoints, name).await? {
+        Some(_) => Ok(()),
+        None => mark(host, endpoints, name).await,
+    }
+}
+
+/// The mark of this master, if there is one that counts.
+async fn marked(host: &dyn Host, endpoints: &[String], name: &str) -> HostResult<Option<EtcdKey>> {
+    let mark = host.get_key(endpoints, &format!("{REMOVED}{name}")).await?;
+    Ok(mark.filter(|mark| mark.value == MARKED))
+}
+
 /// Lifts the mark of this master. Fine if there is none.
 ///
 /// # Errors
 /// etcd does not answer with quorum.
 pub async fn lift(host: &dyn Host, endpoints: &[String], name: &str) -> HostResult<()> {
-    let key = format!("{REMOVED}{name}");
-    match host.get_key(endpoints, &key).await? {
-        Some(mark) if mark.value == MARKED => host.put_key(endpoints, &key, LIFTED).await,
-        Some(_) | None => Ok(()),
+    match marked(host, endpoints, name).await? {
+        Some(_) => {
+            host.put_key(endpoints, &format!("{REMOVED}{name}"), LIFTED)
+                .await
+        }
+        None => Ok(()),
     }
 }
 
@@ -57,23 +76,36 @@ pub async fn permit(
         .await
 }
 
-/// Whether the master of this name was removed, and may not join again. Cancel safe.
+/// Whether a host of some name may add itself to etcd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It may: it was not removed, or the keys were exported to it again.
+    MayJoin,
+    /// It was removed.
+    Removed,
+    /// The keys were exported to it again, and that join file has ended by the clock of this host.
+    PermitEnded,
+}
+
+/// Whether the host of this name may add itself. Cancel safe.
 ///
 /// # Errors
 /// etcd does not answer with quorum.
-pub async fn is_marked(host: &dyn Host, endpoints: &[String], name: &str) -> HostResult<bool> {
-    let mark = host.get_key(endpoints, &format!("{REMOVED}{name}")).await?;
-    let Some(mark) = mark.filter(|mark| mark.value == MARKED) else {
-        return Ok(false);
+pub async fn standing(host: &dyn Host, endpoints: &[String], name: &str) -> HostResult<Standing> {
+    let Some(mark) = marked(host, endpoints, name).await? else {
+        return Ok(Standing::MayJoin);
     };
-    let exported = host
+    let permit = host
         .get_key(endpoints, &format!("{EXPORTED}{name}"))
         .await?;
-    let is_permitted = exported.is_some_and(|exported| {
-        let until = parse_rfc3339(&exported.value);
-        exported.revision > mark.revision && until.is_ok_and(|until| host.now() < until)
-    });
-    Ok(!is_permitted)
+    let Some(permit) = permit.filter(|permit| permit.revision > mark.revision) else {
+        return Ok(Standing::Removed);
+    };
+    let until = parse_rfc3339(&permit.value);
+    Ok(match until.is_ok_and(|until| host.now() < until) {
+        true => Standing::MayJoin,
+        false => Standing::PermitEnded,
+    })
 }
 
 #[cfg(test)]
@@ -96,9 +128,9 @@ mod tests {
     #[tokio::test]
     async fn a_removed_master_may_join_again_from_its_next_export_until_the_file_ends() {
         let (host, endpoints) = cluster();
-        let is_marked = async |name: &str| {
-            let marked = is_marked(&host, &endpoints, name).await;
-            marked.expect("it answers")
+        let standing = async |name: &str| {
+            let standing = standing(&host, &endpoints, name).await;
+            standing.expect("it answers")
         };
         let export = async || {
             let until = host.now() + HOUR;
@@ -106,20 +138,25 @@ mod tests {
             permitted.expect("it answers");
         };
         export().await;
-        assert!(!is_marked("m-3").await);
+        assert_eq!(standing("m-3").await, Standing::MayJoin);
         mark(&host, &endpoints, "m-3").await.expect("it answers");
-        assert!(is_marked("m-3").await, "the export came before");
-        assert!(!is_marked("m-4").await);
+        assert_eq!(standing("m-3").await, Standing::Removed);
+        assert_eq!(standing("m-4").await, Standing::MayJoin);
         export().await;
-        assert!(!is_marked("m-3").await);
+        assert_eq!(standing("m-3").await, Standing::MayJoin);
+        // An interrupted removal goes on after that export.
+        let again = ensure_mark(&host, &endpoints, "m-3").await;
+        again.expect("it answers");
+        assert_eq!(standing("m-3").await, Standing::MayJoin);
         host.pause(HOUR).await;
-        assert!(is_marked("m-3").await, "the file has ended");
+        assert_eq!(standing("m-3").await, Standing::PermitEnded);
         export().await;
         lift(&host, &endpoints, "m-3").await.expect("it answers");
         host.pause(HOUR).await;
-        assert!(!is_marked("m-3").await, "it has joined");
-        mark(&host, &endpoints, "m-3").await.expect("it answers");
-        assert!(is_marked("m-3").await);
+        assert_eq!(standing("m-3").await, Standing::MayJoin, "it has joined");
+        let again = ensure_mark(&host, &endpoints, "m-3").await;
+        again.expect("it answers");
+        assert_eq!(standing("m-3").await, Standing::Removed);
     }
 
     #[tokio::test]
@@ -133,7 +170,7 @@ mod tests {
     async fn a_silent_cluster_is_no_permission() {
         let (host, endpoints) = cluster();
         host.with_world_mut(|world| world.etcd.silence("172.30.0.11"));
-        let asked = is_marked(&host, &endpoints, "m-3").await;
+        let asked = standing(&host, &endpoints, "m-3").await;
         asked.expect_err("no member answers");
     }
 }

@@ -26,6 +26,14 @@ pub struct Noted {
     present: Entry,
 }
 
+impl Noted {
+    /// Until when the host may join.
+    #[must_use]
+    pub fn until(&self) -> SystemTime {
+        self.present.0
+    }
+}
+
 /// Notes that the keys were exported to `node`, until `expires`. `member` is the id of the member of etcd that has this name now. Entries that have
 /// expired are removed. The later end counts if there are several files for the host.
 ///

@@ -35,7 +35,8 @@ pub(super) async fn remove_marked(
         && let Ok(list) = host.member_list(endpoints).await
         && list.iter().any(|member| member.id == found.id)
     {
-        removed::lift(host, endpoints, marked).await?;
+        // If this fails, too, the error of the removal says more.
+        let _ = removed::lift(host, endpoints, marked).await;
     }
     gone
 }
@@ -52,7 +53,7 @@ pub(super) async fn finish(
     let (mut attempt, mut pause) = (1, FIRST_PAUSE);
     let once = async || {
         if removed.is_none() {
-            removed::mark(host, endpoints, name).await?;
+            removed::ensure_mark(host, endpoints, name).await?;
         }
         match masters::exported::forget(host, access, name, removed).await? {
             Some(until) => removed::permit(host, endpoints, name, until).await,

@@ -61,6 +61,12 @@ impl EtcdWorld {
         self.states.remove(&format!("https://{address}:4001"));
     }
 
+    /// The keys of the store.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        self.keys.keys().cloned().collect()
+    }
+
     /// Takes a lock that is free, or that the holder has.
     pub(in crate::host::fake) fn take_lock(
         &mut self,

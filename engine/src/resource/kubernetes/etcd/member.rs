@@ -15,9 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::settings::{InitialState, Written, render};
 use super::{api, marker};
 use crate::host::{Entry, EtcdMember, Host};
-use crate::kubernetes::etcd_members::{
-    Join, Me, initial_cluster, join, look, removed, same_members,
-};
+use crate::kubernetes::etcd_members::removed::{self, Standing};
+use crate::kubernetes::etcd_members::{Join, Me, initial_cluster, join, look, same_members};
 use crate::kubernetes::masters::{self, MASTERS};
 use crate::model::chain;
 use crate::resource::files::data_id::{self, DataIdSpec};
@@ -403,9 +402,19 @@ impl EtcdMemberSpec {
 
     /// An error if an administrator has removed this master, and has not let it join again.
     async fn was_not_removed(&self, host: &dyn Host, endpoints: &[String]) -> ResourceResult<()> {
-        match removed::is_marked(host, endpoints, &self.name).await {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(ResourceError::Unmet {
+        match removed::standing(host, endpoints, &self.name).await {
+            Ok(Standing::MayJoin) => Ok(()),
+            Ok(Standing::PermitEnded) => Err(ResourceError::Unmet {
+                what: format!(
+                    "add {} to etcd: this master was removed from the cluster, and the join file that was made for it afterwards has ended",
+                    self.name
+                ),
+                next: format!(
+                    "export the keys to it again on a master (`nodelet pki export {} --to KEY`; `nodelet pki key` prints the key of this host), and run `nodelet apply`",
+                    self.name
+                ),
+            }),
+            Ok(Standing::Removed) => Err(ResourceError::Unmet {
                 what: format!(
                     "add {} to etcd: this master was removed from the cluster (`nodelet cluster remove`)",
                     self.name

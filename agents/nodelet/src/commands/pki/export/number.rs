@@ -124,7 +124,7 @@ impl Export<'_> {
         let noted = exported::note(host, access, node, self.member, self.expires)
             .await
             .with_context(|| format!("{EXPORT} `{node}`: tell the other masters"))?;
-        let checked = self.permit(host, access).await;
+        let checked = self.permit(host, access, noted.until()).await;
         if checked.is_err()
             && let Err(error) = exported::restore(host, access, node, &noted).await
         {
@@ -136,10 +136,15 @@ impl Export<'_> {
         checked
     }
 
-    async fn permit(&self, host: &dyn Host, access: &ClusterAccess) -> Result<usize> {
+    async fn permit(
+        &self,
+        host: &dyn Host,
+        access: &ClusterAccess,
+        until: SystemTime,
+    ) -> Result<usize> {
         let number = self.check(host, access).await?;
         let endpoints = etcd_endpoints(&masters::read(host).await?);
-        removed::permit(host, &endpoints, self.node, self.expires)
+        removed::permit(host, &endpoints, self.node, until)
             .await
             .with_context(|| format!("{EXPORT} `{}`: let it join etcd", self.node))?;
         Ok(number)
@@ -158,6 +163,7 @@ mod tests {
     use engine::host::fake::FakeHost;
     use engine::host::{Clock as _, ClusterNode};
     use engine::kubernetes::etcd_members::OWN_ENDPOINT;
+    use engine::kubernetes::etcd_members::removed::Standing;
     use engine::kubernetes::masters::MASTERS;
 
     use super::*;
@@ -273,8 +279,8 @@ mod tests {
         marked.expect("it answers");
         let noted = export(&host, "cp-3").note(&host, &access).await;
         assert_eq!(noted.expect("it is odd"), 3);
-        let is_marked = removed::is_marked(&host, &endpoints, "cp-3").await;
-        assert!(!is_marked.expect("it answers"), "it may join again");
+        let standing = removed::standing(&host, &endpoints, "cp-3").await;
+        assert_eq!(standing.expect("it answers"), Standing::MayJoin);
         let awaited = exported::awaited(&host, &access, &[]).await;
         assert!(awaited.expect("it answers").contains_key("cp-3"));
     }

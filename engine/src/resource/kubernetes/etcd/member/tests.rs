@@ -400,9 +400,17 @@ async fn a_removed_master_does_not_add_itself_until_the_keys_are_exported_again(
         assert!(next.contains("nodelet pki export m-3 --to"), "{next}");
         assert_eq!((members(&host).len(), host.mutations()), (2, before));
 
-        let until = host.now() + Duration::from_secs(3600);
-        let permitted = removed::permit(&host, &endpoints, "m-3", until).await;
-        permitted.expect("it answers");
+        let export = async || {
+            let until = host.now() + Duration::from_secs(3600);
+            let permitted = removed::permit(&host, &endpoints, "m-3", until).await;
+            permitted.expect("it answers");
+        };
+        export().await;
+        host.pause(Duration::from_secs(3600)).await;
+        let error = join_cluster(&host).await.expect_err("the file has ended");
+        let ended = matches!(&error, ResourceError::Unmet { what, next } if what.contains("has ended") && !next.contains("--purge"));
+        assert!(ended, "{error:?}");
+        export().await;
         join_cluster(&host).await.expect("it joins again");
         assert_eq!(members(&host).len(), 3, "{is_learner}");
         // Its join was interrupted, and the file has ended meanwhile.
