@@ -75,9 +75,7 @@ pub struct Build<'a> {
 impl<'a> Build<'a> {
     /// A build that makes no artifact but has a log, under a lock that the caller holds.
     pub(crate) fn beside(cache: &Cache, step: &str, lock: &'a Lock) -> Result<Self> {
-        let directory = cache.root().join("logs");
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
+        let directory = cache.logs()?;
         let log = directory.join(format!("{step}.log"));
         let _ = fs::remove_file(&log);
         Ok(Self {
@@ -141,6 +139,14 @@ impl Cache {
     /// The cache's own folder.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The folder of the logs of set-up and test runs.
+    pub fn logs(&self) -> Result<PathBuf> {
+        let directory = self.root.join("logs");
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        Ok(directory)
     }
 
     /// The path of an artifact when it is complete.

@@ -13,6 +13,7 @@ mod run;
 mod schedule;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -76,11 +77,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let needs_programs = [Step::Tests, Step::Micro, Step::Lab]
         .iter()
         .any(|step| steps.contains(step));
+    let began_building = Instant::now();
     let built = if needs_programs {
         Built::all()?
     } else {
         Built::default()
     };
+    let building = began_building.elapsed();
     let cache = Cache::locate()?;
     if steps.contains(&Step::Tests) {
         lab::install_packages_for_tests(&cache)?;
@@ -108,7 +111,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         run::all(jobs, None, None, arguments.lab_workers)?
     };
-    println!("{}", test_summary.summary(began.elapsed()));
+    let summary = test_summary.summary(began.elapsed());
+    println!("{summary}");
+    if steps.len() == STEPS.len() && arguments.names.is_empty() {
+        // What makes a run long can be read there after its output is gone.
+        let times = format!("{}{summary}\n", test_summary.times(building));
+        let log = cache.logs()?.join("tests.log");
+        if let Err(error) = fs::write(&log, times) {
+            println!("cannot write {}: {error}", log.display());
+        }
+    }
     if test_summary.failed.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

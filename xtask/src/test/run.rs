@@ -18,6 +18,8 @@ pub(super) struct TestSummary {
     /// The names of the jobs that failed.
     pub(super) failed: Vec<String>,
     counts: Counts,
+    /// How long each job took, with its name.
+    took: Vec<(Duration, String)>,
 }
 
 /// The numbers of tests, as their programs report them.
@@ -30,6 +32,17 @@ struct Counts {
 }
 
 impl TestSummary {
+    /// A line for the build and for each job with its time in seconds, the longest first.
+    pub(super) fn times(&self, building: Duration) -> String {
+        let mut took = self.took.clone();
+        took.push((building, "build".to_owned()));
+        took.sort_by(|a, b| b.cmp(a));
+        let lines = took.into_iter();
+        lines
+            .map(|(took, name)| format!("{:>7.1}  {name}\n", took.as_secs_f64()))
+            .collect()
+    }
+
     /// The last lines of a run.
     pub(super) fn summary(&self, took: Duration) -> String {
         let Counts {
@@ -200,6 +213,7 @@ impl TestSummary {
         };
         let counts = Counts::of(&text);
         self.counts.add(counts);
+        self.took.push((took, job.name.clone()));
         let seconds = took.as_secs_f64();
         if passed {
             println!("[{place}] ok {:>6.1} s  {}", seconds, job.name);
@@ -273,6 +287,19 @@ mod tests {
     }
 
     #[test]
+    fn times_begin_with_the_longest() {
+        let took = |seconds, name: &str| (Duration::from_secs(seconds), name.to_owned());
+        let test_summary = TestSummary {
+            took: vec![took(2, "quick"), took(466, "lab: masters")],
+            ..TestSummary::default()
+        };
+        assert_eq!(
+            test_summary.times(Duration::from_secs(30)),
+            "  466.0  lab: masters\n   30.0  build\n    2.0  quick\n"
+        );
+    }
+
+    #[test]
     fn a_failure_is_reported_and_does_not_stop_other_jobs() {
         let passing = "echo 'test result: ok. 2 passed; 0 failed; 1 ignored'";
         let jobs = vec![
@@ -284,6 +311,7 @@ mod tests {
         let mut test_summary = all(jobs, None, None, 1).expect("they run");
         test_summary.failed.sort();
         assert_eq!(test_summary.failed, ["bad", "lost"]);
+        assert_eq!(test_summary.times(Duration::ZERO).lines().count(), 5);
         let counts = test_summary.counts;
         assert_eq!((counts.passed, counts.failed, counts.skipped), (4, 2, 2));
         assert!(
