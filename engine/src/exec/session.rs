@@ -37,9 +37,9 @@ struct LedgerSession<'a> {
 impl LedgerSession<'_> {
     async fn run(&self) -> Result<RunId, LedgerError> {
         self.run
-            .get_or_try_init(|| async {
-                let digest = self.plan.digest();
-                self.ledger.begin(self.verb, &self.plan.role, &digest).await
+            .get_or_try_init(|| {
+                let plan = self.plan;
+                self.ledger.begin(self.verb, &plan.role, Some(plan))
             })
             .await
             .copied()
@@ -364,6 +364,7 @@ impl<'a> Session<'a> {
         &self,
         outcome: Outcome,
         totals: (usize, usize),
+        phases: Vec<PhaseName>,
     ) -> Result<(), LedgerError> {
         let Some(session) = &self.session else {
             return Ok(());
@@ -374,7 +375,7 @@ impl<'a> Session<'a> {
             session.run().await?;
         }
         match session.run.get() {
-            Some(run) => session.ledger.end(*run, outcome, totals).await,
+            Some(run) => session.ledger.end(*run, outcome, totals, phases).await,
             None => Ok(()),
         }
     }

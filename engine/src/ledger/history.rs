@@ -81,6 +81,7 @@ impl History {
                 role,
                 digest,
                 at,
+                ..
             } = record
             {
                 runs.push(Run {

@@ -30,7 +30,7 @@ pub use history::{Attempt, Cause, History, Run, RunPhase, Why};
 pub(crate) use history::{is_about, is_step};
 pub use live_resource::{LiveResource, LiveUndo};
 pub use record::{Record, RunId};
-pub(crate) use recorded::{Reading, Recorded};
+pub(crate) use recorded::{Digests, Reading, Recorded};
 pub(crate) use store::disk::in_time;
 pub use store::{Ledger, StepLog};
 

@@ -29,6 +29,9 @@ pub enum Record {
         verb: Verb,
         role: String,
         digest: String,
+        /// [`Plan::cluster_digest`](crate::plan::Plan::cluster_digest) of its plan. Earlier versions did not record it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cluster_digest: Option<String>,
         at: String,
     },
     /// A step is about to converge.
@@ -106,12 +109,15 @@ pub enum Record {
     },
     /// Everything has been taken back, except for what is kept.
     Cleaned { run: RunId, kept: bool },
-    /// A run is over.
+    /// A run is over. If it has converged, it saw every step of its phases as planned, also those that it had no need to change.
     End {
         run: RunId,
         outcome: Outcome,
         changed: usize,
         unchanged: usize,
+        /// Its phases. Earlier versions did not record them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        phases: Vec<PhaseName>,
         at: String,
     },
 }

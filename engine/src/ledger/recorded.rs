@@ -1,18 +1,19 @@
-//! What the records say of a step in a plan, used if the resource cannot be asked for its state: whether this plan has
-//! brought it about, or no run ever has.
+//! What the records say of a step in a plan, used if the resource cannot be asked for its state: whether it is as this plan has it, or no run ever
+//! has brought it about.
 //!
 //! Pure: records in, an answer out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Record, RunId};
-use crate::model::{Outcome, StepId, Verb};
+use crate::model::{Outcome, PhaseName, StepId, Verb};
 use crate::plan::PlannedStep;
+use crate::resource::Spec;
 
 /// What our records say of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recorded {
-    /// This plan has brought it about.
+    /// A run has brought it about as this plan has it.
     AsPlanned,
     /// No run ever has, or it was taken back.
     Never,
@@ -23,64 +24,107 @@ pub(crate) enum Recorded {
 /// The records, and what is needed to read them.
 pub(crate) struct Reading<'a> {
     pub(crate) records: &'a [Record],
-    /// The plan's digest and its steps.
-    pub(crate) digest: &'a str,
-    pub(crate) steps: BTreeSet<&'a StepId>,
+    /// The plan's digests.
+    pub(crate) digests: Digests<'a>,
     /// Steps that have something on the host, according to the records.
     pub(crate) live_steps: BTreeSet<&'a StepId>,
+    /// Whether other masters are known: they change objects of the cluster, too.
+    pub(crate) has_other_masters: bool,
+}
+
+/// The digests of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Digests<'a> {
+    /// Of all of it.
+    pub(crate) plan: &'a str,
+    /// Of what it wants of the cluster ([`Plan::cluster_digest`](crate::plan::Plan::cluster_digest)); runs of earlier versions have none.
+    pub(crate) cluster: Option<&'a str>,
+}
+
+impl<'a> Digests<'a> {
+    /// The digest that is the same only if the step is.
+    fn of(self, step: &PlannedStep) -> Option<&'a str> {
+        match step.spec {
+            // Routes follow the members of the cluster, and the plan has the list of the masters.
+            Spec::NodeRoutes(_) => self.cluster.and(Some(self.plan)),
+            _ => self.cluster,
+        }
+    }
 }
 
 impl Reading<'_> {
-    /// What the records say of this step.
+    /// What the records say of this step, whose state only the API server knows.
     pub(crate) fn of(&self, step: &PlannedStep) -> Recorded {
-        let mut plans: BTreeMap<RunId, &str> = BTreeMap::new();
+        let wanted = self.digests.of(step);
+        let mut plans: BTreeMap<RunId, Option<&str>> = BTreeMap::new();
         // What runs did for the step and was not taken back, with the digest of the run's plan; `None` if the step was
         // cut or is partly taken back. The last entry counts.
         let mut done: Vec<(RunId, Option<&str>)> = Vec::new();
         let mut resources: BTreeSet<String> = BTreeSet::new();
-        // The steps of the plan that the current run has changed.
-        let mut changed_here: BTreeSet<&StepId> = BTreeSet::new();
         for record in self.records {
             match record {
+                // A stop cordons the node.
                 Record::Run {
-                    run, digest, verb, ..
-                } => {
-                    changed_here.clear();
-                    if applies(*verb) {
-                        plans.insert(*run, digest.as_str());
+                    run,
+                    verb: Verb::Stop,
+                    ..
+                } if matches!(&step.spec, Spec::Node(node) if node.schedulable) => {
+                    unless_empty(&mut done, *run);
+                }
+                Record::Run {
+                    run,
+                    digest,
+                    cluster_digest,
+                    verb,
+                    ..
+                } if applies(*verb) => {
+                    let digests = Digests {
+                        plan: digest,
+                        cluster: cluster_digest.as_deref(),
+                    };
+                    let its = digests.of(step);
+                    plans.insert(*run, its);
+                    // Another client may have changed the resource first, so that this run only sees it as its own plan has it.
+                    if its.is_some() && its != wanted {
+                        unless_empty(&mut done, *run);
                     }
                 }
-                Record::Intent { run, step: id, .. } => {
-                    changed_here.extend(self.steps.get(id));
-                    if *id == step.id {
-                        done.push((*run, None));
-                    }
+                Record::Intent { run, step: id, .. } if *id == step.id => {
+                    done.push((*run, None));
                 }
                 Record::Undo { step: id, undo, .. } if *id == step.id => {
                     resources.insert(undo.key());
                 }
                 Record::Receipt { run, step: id, .. } if *id == step.id => {
-                    done.push((*run, plans.get(run).copied()));
+                    done.push((*run, plans.get(run).copied().flatten()));
                 }
-                // A run of all phases saw every step as planned, also those that it had no need to change. What it took
-                // back first counts among its changes, but is none of the plan's steps.
+                // Such a run saw the step as planned, also if it had no need to change it.
                 Record::End {
                     run,
                     outcome: Outcome::Converged,
-                    unchanged,
+                    phases,
                     ..
-                } if changed_here.len() + unchanged == self.steps.len()
-                    && plans.get(run) == Some(&self.digest) =>
-                {
-                    done.push((*run, Some(self.digest)));
-                }
-                // What earlier runs did is in force again. Kept resources were not taken back.
+                } => match plans.get(run) {
+                    Some(digest) if *digest == wanted => {
+                        let mut names = phases.iter().map(PhaseName::as_str);
+                        if names.any(|name| step.id.phase() == Some(name)) {
+                            done.push((*run, wanted));
+                        }
+                    }
+                    // A run of an earlier version does not tell what it saw.
+                    Some(None) => done.push((*run, None)),
+                    Some(Some(_)) | None => {}
+                },
+                // What earlier runs did is in force again. Kept resources were not taken back, nor what another master has done.
                 Record::Reverted {
                     run,
                     phase,
                     resource: None,
                     ..
-                } if step.id.phase() == Some(phase.as_str()) && !step.policy.keep => {
+                } if !self.has_other_masters
+                    && step.id.phase() == Some(phase.as_str())
+                    && !step.policy.keep =>
+                {
                     done.retain(|(by, _)| by != run);
                 }
                 // Not everything could be taken back.
@@ -89,17 +133,13 @@ impl Reading<'_> {
                 {
                     done.push((*run, None));
                 }
-                Record::Pruned { run, resource, .. } => {
-                    changed_here.clear();
-                    if resources.remove(resource) {
-                        if resources.is_empty() {
-                            done.clear();
-                        } else {
-                            done.push((*run, None));
-                        }
+                Record::Pruned { run, resource, .. } if resources.remove(resource) => {
+                    if resources.is_empty() {
+                        done.clear();
+                    } else {
+                        done.push((*run, None));
                     }
                 }
-                Record::CleanupDone { .. } => changed_here.clear(),
                 Record::Cleaned { .. } => {
                     done.clear();
                     resources.clear();
@@ -108,13 +148,20 @@ impl Reading<'_> {
             }
         }
         match done.last() {
-            Some((_, Some(by))) if *by == self.digest => Recorded::AsPlanned,
+            Some((_, by)) if by.is_some() && *by == wanted => Recorded::AsPlanned,
             Some(_) => Recorded::Open,
             None if self.live_steps.contains(&step.id) => Recorded::Open,
             // Compaction drops old runs; then it cannot be told what they did.
             None if !plans.is_empty() && self.records.iter().any(begins) => Recorded::Never,
             None => Recorded::Open,
         }
+    }
+}
+
+/// Notes a run after which the state of the step is not known, if something was done for it before.
+fn unless_empty(done: &mut Vec<(RunId, Option<&str>)>, run: RunId) {
+    if !done.is_empty() {
+        done.push((run, None));
     }
 }
 
@@ -135,9 +182,9 @@ fn begins(record: &Record) -> bool {
 mod tests {
     use super::*;
     use crate::ledger::Ledger;
-    use crate::model::{PhaseName, Span, Text};
+    use crate::model::{Span, Text};
     use crate::plan::StepPolicy;
-    use crate::resource::{Action, ManifestSpec, Spec, Undo};
+    use crate::resource::{Action, ManifestSpec, NodeRoutesSpec, NodeSpec, Undo};
 
     fn phase() -> PhaseName {
         "addons".parse().unwrap()
@@ -152,7 +199,8 @@ mod tests {
             run,
             verb,
             role: "r".to_owned(),
-            digest: digest.to_owned(),
+            digest: "plan".to_owned(),
+            cluster_digest: Some(digest.to_owned()),
             at: String::new(),
         }
     }
@@ -209,42 +257,56 @@ mod tests {
         vec![intent(run, name), gone]
     }
 
-    fn end(run: RunId, changed: usize, unchanged: usize) -> Record {
+    /// The end of a run of this phase.
+    fn end(run: RunId, name: &str) -> Record {
         Record::End {
             run,
             outcome: Outcome::Converged,
-            changed,
-            unchanged,
+            changed: 1,
+            unchanged: 1,
+            phases: vec![name.parse().expect("a name")],
             at: String::new(),
         }
     }
 
-    /// What such records say of step `/a` in plan `now`, which has `/b` as well.
+    /// What such records say of step `/a` in plan `now`.
     fn recorded_of(parts: &[&[Record]]) -> Recorded {
         recorded_with_policy(parts, StepPolicy::default())
     }
 
     fn recorded_with_policy(parts: &[&[Record]], policy: StepPolicy) -> Recorded {
+        let manifest = ManifestSpec {
+            name: "a".to_owned(),
+            text: Text::Known(String::new()),
+            kubeconfig: "/a".into(),
+        };
+        recorded_of_spec(parts, Spec::Manifest(manifest), policy, false)
+    }
+
+    fn recorded_of_spec(
+        parts: &[&[Record]],
+        spec: Spec,
+        policy: StepPolicy,
+        has_other_masters: bool,
+    ) -> Recorded {
         let records = parts.concat();
-        let (a, b) = (id("/a"), id("/b"));
         let resources = Ledger::live_resources_in(&records);
         let reading = Reading {
             records: &records,
-            digest: "now",
-            steps: [&a, &b].into(),
+            digests: Digests {
+                plan: "plan",
+                cluster: Some("now"),
+            },
             live_steps: resources
                 .iter()
                 .flat_map(|resource| &resource.steps)
                 .collect(),
+            has_other_masters,
         };
         reading.of(&PlannedStep {
-            id: a.clone(),
+            id: id("/a"),
             span: Span::file("phases/addons.rhai"),
-            spec: Spec::Manifest(ManifestSpec {
-                name: "a".to_owned(),
-                text: Text::Known(String::new()),
-                kubeconfig: "/a".into(),
-            }),
+            spec,
             policy,
         })
     }
@@ -308,14 +370,95 @@ mod tests {
         let second = [begun(2, Verb::Apply, "now")];
         let gone = pruned(2, "/gone");
         let all = |last| recorded_of(&[&first, &old, &second, &gone, &[last]]);
-        assert_eq!(all(end(2, 1, 1)), Recorded::Never, "one of two phases");
-        assert_eq!(all(end(2, 1, 2)), Recorded::AsPlanned, "all of them");
+        assert_eq!(all(end(2, "etcd")), Recorded::Never, "another phase");
+        assert_eq!(all(end(2, "addons")), Recorded::AsPlanned);
         let (was, gone) = (did(1, "/a"), pruned(2, "/a"));
         assert_eq!(recorded_of(&[&first, &was, &second]), Recorded::Open);
         assert_eq!(
             recorded_of(&[&first, &was, &second, &gone]),
             Recorded::Never
         );
+    }
+
+    #[test]
+    fn a_run_of_an_earlier_version_leaves_a_step_open() {
+        let mut run = begun(1, Verb::Apply, "now");
+        if let Record::Run { cluster_digest, .. } = &mut run {
+            *cluster_digest = None;
+        }
+        let all = [run, end(1, "addons")];
+        assert_eq!(recorded_of(&[&all, &did(1, "/a")]), Recorded::Open);
+        // It may have seen the step as planned.
+        assert_eq!(recorded_of(&[&all]), Recorded::Open);
+    }
+
+    /// On one of several masters, another one may have changed the object first.
+    #[test]
+    fn a_run_that_wanted_something_else_leaves_a_step_open() {
+        let first = [begun(1, Verb::Apply, "now")];
+        let second = [begun(2, Verb::Apply, "another"), end(2, "addons")];
+        let earlier = did(1, "/a");
+        assert_eq!(recorded_of(&[&first, &earlier, &second]), Recorded::Open);
+        let third = [begun(3, Verb::Apply, "now"), end(3, "addons")];
+        let all = [&first, &earlier[..], &second, &third];
+        assert_eq!(recorded_of(&all), Recorded::AsPlanned);
+        // The step is new in this plan.
+        assert_eq!(recorded_of(&[&first, &second]), Recorded::Never);
+        // It failed, or has no end.
+        let failed = [begun(2, Verb::Apply, "another"), reverted(2)];
+        for second in [&failed[..1], &failed] {
+            let all = [&first[..], &earlier, second];
+            let manifest = ManifestSpec {
+                name: "a".to_owned(),
+                text: Text::Known(String::new()),
+                kubeconfig: "/a".into(),
+            };
+            let policy = StepPolicy::default();
+            let recorded = recorded_of_spec(&all, Spec::Manifest(manifest), policy, true);
+            assert_eq!(recorded, Recorded::Open, "{}", second.len());
+        }
+    }
+
+    #[test]
+    fn routes_are_as_planned_only_by_the_same_plan() {
+        let routes = || {
+            Spec::NodeRoutes(NodeRoutesSpec {
+                node: "a".to_owned(),
+                network: "10.20.0.0/16".parse().expect("a network"),
+                kubeconfig: "/a".into(),
+            })
+        };
+        let of = |run: &[Record]| recorded_of_spec(&[run], routes(), StepPolicy::default(), false);
+        let mut run = vec![begun(1, Verb::Apply, "now"), end(1, "addons")];
+        assert_eq!(of(&run), Recorded::AsPlanned);
+        if let Record::Run { digest, .. } = &mut run[0] {
+            "with one master less".clone_into(digest);
+        }
+        run.extend(did(1, "/a"));
+        assert_eq!(of(&run), Recorded::Open);
+    }
+
+    #[test]
+    fn a_stop_leaves_the_node_open() {
+        let node = |schedulable| {
+            Spec::Node(NodeSpec {
+                name: "a".to_owned(),
+                kubeconfig: "/a".into(),
+                labels: BTreeMap::new(),
+                taints: Vec::new(),
+                untainted: Vec::new(),
+                schedulable,
+                pod_subnets: None,
+            })
+        };
+        let run = [begun(1, Verb::Apply, "now"), end(1, "addons")];
+        let stop = [begun(2, Verb::Stop, "now")];
+        for (schedulable, wanted) in [(true, Recorded::Open), (false, Recorded::AsPlanned)] {
+            let policy = StepPolicy::default();
+            let recorded = recorded_of_spec(&[&run, &stop], node(schedulable), policy, false);
+            assert_eq!(recorded, wanted, "{schedulable}");
+        }
+        assert_eq!(recorded_of(&[&run, &stop]), Recorded::AsPlanned);
     }
 
     #[test]

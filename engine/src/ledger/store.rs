@@ -25,7 +25,8 @@ use crate::ledger::last_run::{LastRun, id_of};
 use crate::ledger::live_resource::{LiveUndo, compacted, live};
 use crate::ledger::store::disk::{content_folder, create_directories, failed, in_time};
 use crate::ledger::store::id::new_id;
-use crate::model::{Outcome, STATE, Verb};
+use crate::model::{Outcome, PhaseName, STATE, Verb};
+use crate::plan::Plan;
 
 pub use step_log::StepLog;
 
@@ -166,11 +167,16 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
-    /// Begins a run and returns its number.
+    /// Begins a run of a plan, perhaps of none, and returns its number.
     ///
     /// # Errors
     /// It could not be written, or there is no room for what follows.
-    pub async fn begin(&self, verb: Verb, role: &str, digest: &str) -> Result<RunId, LedgerError> {
+    pub async fn begin(
+        &self,
+        verb: Verb,
+        role: &str,
+        plan: Option<&Plan>,
+    ) -> Result<RunId, LedgerError> {
         Self::has_room(self.host, verb).await?;
         let state = self.state.lock().await;
         let last = state.records.iter().filter_map(Record::run).max();
@@ -180,7 +186,8 @@ impl<'a> Ledger<'a> {
             run,
             verb,
             role: role.to_owned(),
-            digest: digest.to_owned(),
+            digest: plan.map(Plan::digest).unwrap_or_default(),
+            cluster_digest: plan.map(Plan::cluster_digest),
             at: self.now(),
         })
         .await?;
@@ -216,7 +223,7 @@ impl<'a> Ledger<'a> {
         self.append(Record::Cleaned { run, kept }).await
     }
 
-    /// Ends a run, and compacts the ledger when it has grown long.
+    /// Ends a run of these phases, and compacts the ledger when it has grown long.
     ///
     /// # Errors
     /// It could not be written.
@@ -225,12 +232,14 @@ impl<'a> Ledger<'a> {
         run: RunId,
         outcome: Outcome,
         totals: (usize, usize),
+        phases: Vec<PhaseName>,
     ) -> Result<(), LedgerError> {
         self.append(Record::End {
             run,
             outcome,
             changed: totals.0,
             unchanged: totals.1,
+            phases,
             at: self.now(),
         })
         .await?;

@@ -95,7 +95,7 @@ impl Ledger<'_> {
 /// Notes an undo as a step of phase etcd in a run of its own.
 async fn note(ledger: &Ledger<'_>, undo: Undo) -> u64 {
     let run = ledger
-        .begin(Verb::Apply, "pf9-kube 1.20.2", "0123456789abcdef")
+        .begin(Verb::Apply, "pf9-kube 1.20.2", None)
         .await
         .unwrap();
     let (phase, step): (PhaseName, _) = ("etcd".parse().unwrap(), step("/a"));
@@ -273,7 +273,10 @@ async fn marks_of_old_runs_outlive_compaction() {
     ledger.pruned(run, &phase, resource, true).await.unwrap();
     for _ in 0..60 {
         let run = note(&ledger, removal("/a")).await;
-        ledger.end(run, Outcome::Converged, (1, 0)).await.unwrap();
+        ledger
+            .end(run, Outcome::Converged, (1, 0), Vec::new())
+            .await
+            .unwrap();
     }
     for _ in 0..2 {
         ledger.compact().await.unwrap();
@@ -454,7 +457,10 @@ async fn compaction_crashed_at_each_call_loses_nothing() {
         let ledger = Ledger::open(&host).await.unwrap();
         for n in 0..60 {
             let run = note(&ledger, removal(&format!("/{}", n % 3))).await;
-            ledger.end(run, Outcome::Converged, (1, 0)).await.unwrap();
+            ledger
+                .end(run, Outcome::Converged, (1, 0), Vec::new())
+                .await
+                .unwrap();
         }
         let run = note(&ledger, removal("/gone")).await;
         ledger
@@ -495,7 +501,7 @@ async fn compaction_crashed_at_each_call_loses_nothing() {
         "that something was taken back is still told"
     );
     let next = ledger
-        .begin(Verb::Apply, "pf9-kube 1.20.2", "0123456789abcdef")
+        .begin(Verb::Apply, "pf9-kube 1.20.2", None)
         .await
         .unwrap();
     assert_eq!(next, 62, "numbers go on");

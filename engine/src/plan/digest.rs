@@ -1,4 +1,4 @@
-//! The digest of a plan.
+//! The digests of a plan: of all of it, and of what it wants of the cluster.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -7,7 +7,8 @@ use serde::Serialize;
 use sha2::Digest as _;
 
 use super::{Plan, PlannedPhase};
-use crate::model::hex;
+use crate::model::{StepId, hex};
+use crate::resource::Spec;
 
 /// What the digest covers: all of a plan that decides what is done on a host.
 #[derive(Serialize)]
@@ -45,6 +46,21 @@ impl Plan {
             serde_json::to_vec(&digested).expect("a plan holds nothing that JSON cannot say");
         hex(&sha2::Sha256::digest(json))
     }
+
+    /// SHA-256 over the steps whose state only the API server knows, in hex. It stays the same when other parts of the plan change, for
+    /// example the list of masters.
+    #[must_use]
+    pub fn cluster_digest(&self) -> String {
+        let phases = self.phases.iter().filter(|phase| phase.skipped.is_none());
+        let steps = phases.flat_map(|phase| &phase.steps);
+        let digested: Vec<(&StepId, &Spec, bool)> = steps
+            .filter(|step| step.spec.is_of_cluster())
+            .map(|step| (&step.id, &step.spec, step.policy.absent))
+            .collect();
+        let json =
+            serde_json::to_vec(&digested).expect("a plan holds nothing that JSON cannot say");
+        hex(&sha2::Sha256::digest(json))
+    }
 }
 
 fn without_skipped_words(phase: &PlannedPhase) -> Cow<'_, PlannedPhase> {
@@ -58,9 +74,10 @@ fn without_skipped_words(phase: &PlannedPhase) -> Cow<'_, PlannedPhase> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::SkippedWord;
+    use super::super::{PlannedStep, SkippedWord, StepPolicy};
     use super::*;
-    use crate::model::Span;
+    use crate::model::{PhaseName, Span, Text};
+    use crate::resource::{ManifestSpec, SymlinkSpec};
 
     #[test]
     fn skipped_words_are_not_part_of_the_digest() {
@@ -81,5 +98,40 @@ mod tests {
         let json = serde_json::to_value(&skipping).expect("a plan is JSON");
         let read: Plan = serde_json::from_value(json).expect("it can be read back");
         assert_eq!(read, skipping);
+    }
+
+    #[test]
+    fn the_digest_of_the_cluster_follows_its_steps_alone() {
+        let name: PhaseName = "addons".parse().expect("a name");
+        let plan = |text: &str, target: &str, line: usize| {
+            let step = |spec: Spec| PlannedStep {
+                id: StepId::new(&name, spec.kind(), "a"),
+                span: Span::new("phases/addons.rhai", line, 1),
+                spec,
+                policy: StepPolicy::default(),
+            };
+            let mut phase = PlannedPhase::bare(name.clone());
+            phase.steps = vec![
+                step(Spec::Symlink(SymlinkSpec {
+                    path: "/a".into(),
+                    target: target.into(),
+                })),
+                step(Spec::Manifest(ManifestSpec {
+                    name: "a".to_owned(),
+                    text: Text::Known(text.to_owned()),
+                    kubeconfig: "/etc/kubeconfig".into(),
+                })),
+            ];
+            Plan::bare(vec![phase])
+        };
+        let first = plan("kind: Namespace", "/b", 3);
+        let moved = plan("kind: Namespace", "/c", 7);
+        assert_ne!(first.digest(), moved.digest());
+        assert_eq!(first.cluster_digest(), moved.cluster_digest());
+        let other = plan("kind: ConfigMap", "/b", 3);
+        assert_ne!(first.cluster_digest(), other.cluster_digest());
+        let mut absent = first.clone();
+        absent.phases[0].steps[1].policy.absent = true;
+        assert_ne!(first.cluster_digest(), absent.cluster_digest());
     }
 }

@@ -94,6 +94,14 @@ kinds! { ($)
 }
 
 impl Spec {
+    /// Whether it is a matter of the cluster: only the API server knows whether it is as wanted.
+    pub(crate) fn is_of_cluster(&self) -> bool {
+        matches!(
+            self,
+            Self::Node(_) | Self::Manifest(_) | Self::NodeRoutes(_)
+        )
+    }
+
     /// The properties of this resource. Each kind must be named here, so a new one cannot get a wrong answer by default.
     pub(crate) fn properties(&self) -> Properties<'_> {
         let mut its = Properties::default();

@@ -291,8 +291,9 @@ Three shares are given for real hosts: how many of the predicted changes were do
 predicted; and on how many of all steps both agree. Each must be at least 99 %. If nothing was predicted or nothing was done,
 there is no share, and the line says so.
 
-If the API server does not answer, the prediction takes the state of its objects from nodelet's own records: if a run of the same plan has converged
-the step before and etcd's data is still there, the object is as planned; if no run ever has, the object is absent. Otherwise it is known after apply.
+If the API server does not answer, the prediction takes the state of its objects from nodelet's own records: if a run that wanted
+the same of the cluster has converged the step, and etcd's data is still there, the object is as planned; if no run ever has, the object is absent. Otherwise
+it is known after apply. Routes to other nodes are only taken as planned if the whole plan is the same, because it has the list of the masters.
 
 ## On fake hosts
 

@@ -3,6 +3,7 @@
 use behaviour::{Bringup, Case, Scripts, block_on, fixtures, text};
 use engine::host::Containers as _;
 use engine::host::fake::{FakeHost, difference};
+use engine::ledger::Record;
 use engine::model::Outcome;
 use engine::resource::Spec;
 
@@ -136,4 +137,31 @@ fn a_requirement_met_without_the_role_counts() {
     assert_eq!(names(&["third"]), Some(vec!["second".to_owned()]));
     let other = FakeHost::new();
     assert!(bringup.unmet_requires(&other, &["second"]).is_some());
+}
+
+/// A prediction without an API server takes what such a run has seen for granted.
+#[test]
+fn the_end_of_a_run_names_its_phases() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    let last = || {
+        let records = Bringup::records(&host);
+        let mut ends = records.iter().rev();
+        let phases = ends.find_map(|record| match record {
+            Record::End { phases, .. } => Some(phases.iter().map(ToString::to_string)),
+            _ => None,
+        });
+        phases.into_iter().flatten().collect::<Vec<String>>()
+    };
+    let _ = bringup.apply_only(&host, &["preflight", "node-config"]);
+    assert_eq!(last(), ["preflight", "node-config"]);
+    let _ = bringup.apply(&host);
+    let all = bringup
+        .plan
+        .phases
+        .iter()
+        .map(|phase| phase.name.to_string());
+    assert_eq!(last(), all.collect::<Vec<String>>());
+    let _ = bringup.stop(&host);
+    assert_eq!(last(), [""; 0]);
 }

@@ -47,6 +47,7 @@ impl Runner<'_> {
             digest: self.plan.digest(),
             phases: leaving.chain(coming).collect(),
         });
+        let names = phases.iter().map(|phase| phase.name.clone()).collect();
         let mut totals = (0, 0);
         let claim = self.preflight(mode, &orphans).await?;
         let passed = claim.is_some();
@@ -66,7 +67,7 @@ impl Runner<'_> {
                 (Outcome::Converged, Mode::Apply) if !all_gone => Outcome::Failed,
                 (outcome, _) => outcome,
             };
-            if let Err(error) = session.end(outcome, totals).await {
+            if let Err(error) = session.end(outcome, totals, names).await {
                 // All changes are recorded. Only the end of the run is not, so the next run treats this one as interrupted.
                 tracing::warn!("could not {}", crate::model::chain(&error).join(": "));
             }

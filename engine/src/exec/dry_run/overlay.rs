@@ -5,7 +5,8 @@ use crate::exec::kubernetes::etcd_data::begins_empty;
 use crate::host::fake::key;
 use crate::host::overlay::{LedgerHint, LedgerHints, OverlayHost};
 use crate::host::{ClusterNode, Host};
-use crate::ledger::{Ledger, Reading, Recorded};
+use crate::kubernetes::masters;
+use crate::ledger::{Digests, Ledger, Reading, Recorded};
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::{InitialState, NodeSpec, Spec};
 
@@ -40,10 +41,13 @@ fn steps(plan: &Plan) -> impl Iterator<Item = &PlannedStep> {
 /// What the ledger says of the cluster's nodes and objects, used if the API server does not answer.
 async fn hints(lower: &dyn Host, plan: &Plan) -> LedgerHints {
     let planned: Vec<&PlannedStep> = steps(plan).collect();
-    // The cluster that a master joins has objects and nodes of which this host knows nothing.
-    let joins = steps(plan).any(|step| matches!(&step.spec, Spec::EtcdMember(member) if member.initial_state == InitialState::Existing));
+    // A cluster of several masters has objects and nodes of which this host knows nothing. A file that cannot be read may name others.
+    let masters = masters::read(lower).await;
+    let has_other_masters = masters.map_or(true, |masters| masters.len() > 1);
+    let is_shared = has_other_masters
+        || steps(plan).any(|step| matches!(&step.spec, Spec::EtcdMember(member) if member.initial_state == InitialState::Existing));
     let mut hints = LedgerHints {
-        empty: !joins && begins_empty(lower, &planned).await,
+        empty: !is_shared && begins_empty(lower, &planned).await,
         ..LedgerHints::default()
     };
     // An unreadable ledger says nothing: the state is then known after apply.
@@ -51,22 +55,22 @@ async fn hints(lower: &dyn Host, plan: &Plan) -> LedgerHints {
     let resources = Ledger::live_resources_in(&records);
     let reading = Reading {
         records: &records,
-        digest: &plan.digest(),
-        steps: steps(plan).map(|step| &step.id).collect(),
+        digests: Digests {
+            plan: &plan.digest(),
+            cluster: Some(&plan.cluster_digest()),
+        },
         live_steps: resources
             .iter()
             .flat_map(|resource| &resource.steps)
             .collect(),
+        has_other_masters,
     };
     for step in steps(plan) {
-        if !matches!(
-            step.spec,
-            Spec::Node(_) | Spec::Manifest(_) | Spec::NodeRoutes(_)
-        ) {
+        if !step.spec.is_of_cluster() {
             continue;
         }
         let as_planned = match reading.of(step) {
-            Recorded::Never if joins => continue,
+            Recorded::Never if is_shared => continue,
             // Until a master's first apply has ended, its own API server has no other nodes.
             Recorded::Never if matches!(step.spec, Spec::NodeRoutes(_)) => has_own_api(plan),
             // An object that the plan removes is absent once it was removed. If no removal is recorded, another client

@@ -154,6 +154,7 @@ impl Runner<'_> {
             verb: Verb::Recover,
             role: self.plan.role.clone(),
             digest: self.plan.digest(),
+            cluster_digest: Some(self.plan.cluster_digest()),
             at,
         }
     }

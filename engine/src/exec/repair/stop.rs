@@ -225,7 +225,7 @@ impl Runner<'_> {
             unchanged: 0,
             milliseconds: millis(self.host.elapsed().saturating_sub(started)),
         });
-        session.end(outcome, (stopped, 0)).await?;
+        session.end(outcome, (stopped, 0), Vec::new()).await?;
         Ok(outcome)
     }
 

@@ -87,7 +87,7 @@ pub async fn clean(
     let counts = |clean: &Clean<'_, '_>| (clean.undone, work.kept.len() + clean.left);
     if !work.phases.is_empty() {
         ledger = Ledger::open(host).await?;
-        let run = ledger.begin(Verb::Clean, &work.role, "").await?;
+        let run = ledger.begin(Verb::Clean, &work.role, None).await?;
         clean.recorded_in = Some((&ledger, run));
         // Also beside kept files: what is kept is the file, and not the half of another one.
         let begun = work.undos.iter().map(|live| &live.undo);
@@ -115,7 +115,7 @@ pub async fn clean(
             };
             ledger.append(record).await?;
         }
-        ledger.end(run, outcome, counts(&clean)).await?;
+        ledger.end(run, outcome, counts(&clean), Vec::new()).await?;
         if outcome == Outcome::Cleaned {
             // The previous files are restored, so the saved copies, which may hold secrets, are no longer needed.
             ledger.compact().await?;

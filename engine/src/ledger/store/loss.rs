@@ -117,7 +117,9 @@ impl<'a> Ledger<'a> {
             records.insert(0, header);
         }
         let ledger = Self::of(host, records, Chain::default(), true);
-        ledger.end(run, Outcome::Converged, (changed, 0)).await
+        ledger
+            .end(run, Outcome::Converged, (changed, 0), Vec::new())
+            .await
     }
 
     /// Saved contents of files that none of these records names. Records of undos that no longer count are included.

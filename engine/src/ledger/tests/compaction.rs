@@ -73,6 +73,7 @@ fn records(runs: &[(Vec<Operation>, bool)], first: RunId) -> Vec<Record> {
             verb: Verb::Apply,
             role: "pf9-kube 1.20.2".to_owned(),
             digest: run.to_string(),
+            cluster_digest: None,
             at: "2026-01-01T00:00:00Z".to_owned(),
         });
         records.extend(deeds.iter().map(|operation| record(run, operation)));
@@ -82,6 +83,7 @@ fn records(runs: &[(Vec<Operation>, bool)], first: RunId) -> Vec<Record> {
                 outcome: Outcome::Converged,
                 changed: deeds.len(),
                 unchanged: 0,
+                phases: Vec::new(),
                 at: "2026-01-01T00:00:01Z".to_owned(),
             });
         }

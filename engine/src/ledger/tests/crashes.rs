@@ -31,7 +31,7 @@ async fn a_line_is_not_joined_to_a_failed_append() {
         let ledger = begun(&host).await;
         host.set_faults(faults);
         ledger
-            .begin(Verb::Apply, "pf9-kube 1.20.2", "")
+            .begin(Verb::Apply, "pf9-kube 1.20.2", None)
             .await
             .unwrap_err();
         note(&ledger, removal("/b")).await;
@@ -58,7 +58,7 @@ async fn a_tail_that_cannot_be_repaired_is_not_written_behind() {
     );
     for _ in 0..2 {
         ledger
-            .begin(Verb::Apply, "pf9-kube 1.20.2", "")
+            .begin(Verb::Apply, "pf9-kube 1.20.2", None)
             .await
             .unwrap_err();
     }
@@ -88,17 +88,17 @@ async fn a_write_that_arrives_late_breaks_no_chain() {
                     .late(name, &ledger_file)
                     .times(1),
             );
-            ledger.begin(Verb::Apply, "r", "").await.unwrap_err();
+            ledger.begin(Verb::Apply, "r", None).await.unwrap_err();
         } else {
             host.set_faults(FaultPlan::none().late(name, "*").times(1));
         }
         // The ledger's own deadline, or that of a step, which ends first.
-        let begin = ledger.begin(Verb::Apply, "pf9-kube 1.20.2", "");
+        let begin = ledger.begin(Verb::Apply, "pf9-kube 1.20.2", None);
         let given_up = tokio::time::timeout(waits, begin).await;
         assert!(!matches!(given_up, Ok(Ok(_))), "{name}");
         // While it hangs, nothing else is written.
         let before = bytes(&host).await;
-        let refused = ledger.begin(Verb::Apply, "r", "").await.unwrap_err();
+        let refused = ledger.begin(Verb::Apply, "r", None).await.unwrap_err();
         assert!(
             crate::model::chain(&refused).join(": ").contains("1m"),
             "{refused}"
@@ -116,7 +116,7 @@ async fn a_write_that_failed_half_way_is_repaired() {
     let host = FakeHost::new();
     let ledger = begun(&host).await;
     host.set_faults(FaultPlan::none().truncate_append("append", "*").times(1));
-    ledger.begin(Verb::Apply, "r", "").await.unwrap_err();
+    ledger.begin(Verb::Apply, "r", None).await.unwrap_err();
     note(&ledger, removal("/b")).await;
     drop(ledger);
     assert_eq!(live(&host).await, [removal("/a"), removal("/b")]);
@@ -133,7 +133,10 @@ async fn a_ledger_truncated_at_each_byte_can_be_continued() {
         .unwrap();
     let reverted = ledger.reverted(1, &phase, Vec::new()).await;
     reverted.unwrap();
-    ledger.end(1, Outcome::Failed, (0, 0)).await.unwrap();
+    ledger
+        .end(1, Outcome::Failed, (0, 0), Vec::new())
+        .await
+        .unwrap();
     ledger.cleaned(1, true, &[]).await.unwrap();
     drop(ledger);
     let all = Ledger::read(&host).await.unwrap();

@@ -24,7 +24,10 @@ async fn written() -> (FakeHost, Vec<String>) {
     let ledger = Ledger::open(&host).await.unwrap();
     for path in ["/a", "/b"] {
         let run = note(&ledger, removal(path)).await;
-        ledger.end(run, Outcome::Converged, (1, 0)).await.unwrap();
+        ledger
+            .end(run, Outcome::Converged, (1, 0), Vec::new())
+            .await
+            .unwrap();
     }
     drop(ledger);
     let lines = text(&host).await.lines().map(str::to_owned).collect();

@@ -7,7 +7,7 @@ use crate::host::ClusterNode;
 /// Something that only the API server knows for certain.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LedgerHint<T> {
-    /// According to our records, this very plan has made it like this.
+    /// According to our records, a run has made it as this plan has it.
     AsPlanned(T),
     /// It was never made from this host, or is gone.
     Absent,
