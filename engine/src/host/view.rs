@@ -240,7 +240,7 @@ pass_on!(EtcdMembers {
     to_change take_lock(endpoints: &[String], key: &str, holder: &str, life: Duration) -> EtcdLock;
     to_change release_lock(endpoints: &[String], lease: u64) -> ();
     to_read get_key(endpoints: &[String], key: &str) -> Option<EtcdKey>;
-    to_change put_key(endpoints: &[String], key: &str, value: &str) -> ();
+    to_change put_key(endpoints: &[String], key: &str, value: &str) -> u64;
     to_read member_status(endpoint: &str) -> EtcdStatus;
 } {});
 pass_on!(Routes {

@@ -79,16 +79,16 @@ pub(crate) use undo::{in_order, last_order, within};
 #[cfg(test)]
 pub(crate) use undo::{revert, revert_each};
 
-/// What the unit tests of resources share.
+/// What unit tests with resources share.
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::LazyLock;
 
     use super::*;
     use crate::host::Host;
 
     /// A context on this host, without outputs and secrets, for a resource that has to be there.
-    pub(in crate::resource) fn context(host: &dyn Host) -> Context<'_> {
+    pub(crate) fn context(host: &dyn Host) -> Context<'_> {
         static OUTPUTS: LazyLock<Outputs> = LazyLock::new(Outputs::default);
         Context {
             host,
@@ -99,7 +99,7 @@ mod tests {
     }
 
     /// Observes a resource, and converges it if it differs. Returns the change; the undos go to the receipt.
-    pub(in crate::resource) async fn apply_in<R: Resource>(
+    pub(crate) async fn apply_in<R: Resource>(
         cx: &Context<'_>,
         resource: &R,
         receipt: &mut Receipt<'_>,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use self::marks::{finish, remove_marked};
+use self::marks::{Gone, remove_marked};
 use self::selection::{is_entry, nameless_at, node_name, selected};
 use super::quorum::endpoints;
 use super::quorum::lock::{
@@ -21,7 +21,7 @@ use super::quorum::lock::{
 use crate::host::{ClusterAccess, EtcdMember, Host, HostResult, RemainingPod};
 use crate::kubernetes::MASTER_LABEL;
 use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, QuorumLoss, Seen, after_loss, look};
-use crate::kubernetes::masters;
+use crate::kubernetes::masters::{self, address_in};
 use crate::kubernetes::workers::{WORKER_LABEL, delete_removed, empty_node, hold_up};
 
 /// Life of the lock during the removal of a member: a few calls of etcd.
@@ -131,8 +131,20 @@ pub async fn remove_master(
             Err(refusal) => return Ok(refusal),
         };
     if let Some(name) = &name {
+        let members = found.iter().chain(&removed);
+        let urls = members.flat_map(|member| &member.peer_urls);
+        let gone = Gone {
+            name,
+            member: removed.as_ref().map(|member| member.id),
+            addresses: urls
+                .filter_map(|url| address_in(url))
+                .chain(addresses)
+                .collect(),
+            was_master: is_named || node.is_some(),
+            accepts_quorum_loss: master.accepts_quorum_loss,
+        };
         // Before the node is deleted: if this is interrupted, the next call finds the node and goes on.
-        finish(host, access, &endpoints, name, removed).await?;
+        gone.finish(host, access, &endpoints).await?;
     }
     if let Some((name, node)) = name.zip(node) {
         delete_removed(host, access, &name, &node.uid).await?;
@@ -159,8 +171,8 @@ async fn master_at(
 struct AfterRemoval {
     /// How many voters are left.
     voters: usize,
-    /// The id of the removed member; `None` if it was no member any more.
-    removed: Option<u64>,
+    /// The removed member; `None` if it was no member any more.
+    removed: Option<EtcdMember>,
 }
 
 /// Looks at the members again, and removes the one that is asked for, if there is one and it may be removed. A member without a name is also
@@ -216,9 +228,9 @@ async fn remove_with_lock(
         }
         remove_marked(host, endpoints, (found, name), &list).await?;
     }
-    let removed = found.map(|found| found.id);
-    let left = list.iter().filter(|member| Some(member.id) != removed);
+    let left = list.iter().filter(|&member| Some(member) != found);
     let voters = left.filter(|member| !member.learner).count();
+    let removed = found.cloned();
     Ok(Ok(AfterRemoval { voters, removed }))
 }
 
@@ -244,354 +256,4 @@ async fn refusal(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::exec::kubernetes::quorum::lock::tests::takes_lock;
-    use crate::exec::kubernetes::quorum::tests::THREE_MASTERS;
-    use crate::host::fake::{FakeHost, FaultPlan};
-    use crate::host::{Clock as _, EtcdLock};
-    use crate::kubernetes::etcd_members::removed;
-    use crate::kubernetes::masters::MASTERS;
-
-    const KUBECONFIG: &str = "/etc/kubeconfig";
-
-    /// The first of three masters.
-    fn host() -> FakeHost {
-        let host = FakeHost::new()
-            .with_file(MASTERS, THREE_MASTERS)
-            .with_file(KUBECONFIG, "")
-            .with_kubernetes(|rules| rules.remote_api = true);
-        host.with_world_mut(|world| {
-            for number in 1..=3_u64 {
-                let (name, address) = (format!("m-{number}"), format!("172.30.0.1{number}"));
-                world.etcd.voter(&name, &address, 10 + number);
-                let ip = address.parse().expect("an address");
-                world.join_node(&name, &format!("10.20.{number}.0/24"), ip);
-                let node = world.cluster.nodes.get_mut(&name).expect("it is there");
-                node.labels.insert(MASTER_LABEL.to_owned(), String::new());
-            }
-            let own = world.etcd.states["https://172.30.0.11:4001"].clone();
-            world.etcd.states.insert(OWN_ENDPOINT.to_owned(), own);
-        });
-        host
-    }
-
-    async fn remove(host: &FakeHost, name: &str, accepts_quorum_loss: bool) -> MasterRemoval {
-        let access = ClusterAccess::with(KUBECONFIG.as_ref());
-        let master = MasterToRemove {
-            name,
-            within: Duration::from_secs(60),
-            force: false,
-            accepts_quorum_loss,
-        };
-        let removal = remove_master(host, &access, &master).await;
-        removal.expect("the cluster answers")
-    }
-
-    /// A learner that never started.
-    fn learner(id: u64, address: &str) -> EtcdMember {
-        EtcdMember {
-            id,
-            name: String::new(),
-            peer_urls: vec![format!("https://{address}:2380")],
-            client_urls: Vec::new(),
-            learner: true,
-        }
-    }
-
-    /// Whether the third master may not join again.
-    async fn is_marked(host: &FakeHost) -> bool {
-        let endpoints = ["https://172.30.0.11:4001".to_owned()];
-        let standing = removed::standing(host, &endpoints, "m-3").await;
-        standing.expect("etcd answers") == removed::Standing::Removed
-    }
-
-    fn counts(host: &FakeHost) -> (usize, usize) {
-        host.with_world(|world| (world.etcd.members.len(), world.cluster.nodes.len()))
-    }
-
-    #[tokio::test]
-    async fn a_dead_master_leaves_etcd_and_the_cluster() {
-        let host = host();
-        host.with_world_mut(|world| world.etcd.silence("172.30.0.13"));
-        let removal = remove(&host, "m-3", false).await;
-        assert_eq!(
-            removal,
-            MasterRemoval::Removed {
-                voters: 2,
-                left: Vec::new()
-            }
-        );
-        assert_eq!(counts(&host), (2, 2));
-        assert!(is_marked(&host).await);
-        // nodeletd has not written the new list yet.
-        assert_eq!(remove(&host, "m-3", false).await, MasterRemoval::Before);
-        assert_eq!(remove(&host, "m-4", false).await, MasterRemoval::Unknown);
-    }
-
-    /// It stays a member, and may have to join again after its disk was emptied.
-    #[tokio::test]
-    async fn a_master_that_etcd_does_not_remove_is_not_marked() {
-        let host = host();
-        host.set_faults(FaultPlan::none().fail("member_remove", "*"));
-        let access = ClusterAccess::with(KUBECONFIG.as_ref());
-        let master = MasterToRemove {
-            name: "m-3",
-            within: Duration::from_secs(60),
-            force: false,
-            accepts_quorum_loss: false,
-        };
-        let removal = remove_master(&host, &access, &master).await;
-        removal.expect_err("etcd does not remove it");
-        assert!(!is_marked(&host).await);
-        assert_eq!(counts(&host), (3, 3));
-    }
-
-    #[tokio::test]
-    async fn a_master_that_the_quorum_needs_stays_unless_the_loss_is_accepted() {
-        let host = host();
-        host.with_world_mut(|world| world.etcd.silence("172.30.0.13"));
-        let removal = remove(&host, "m-2", false).await;
-        assert!(matches!(removal, MasterRemoval::Refused(_)), "{removal:?}");
-        assert_eq!((counts(&host), host.mutations()), ((3, 3), 0));
-        let removal = remove(&host, "m-2", true).await;
-        assert!(
-            matches!(removal, MasterRemoval::Removed { .. }),
-            "{removal:?}"
-        );
-    }
-
-    /// Otherwise that master could end its member between the question and the removal. It may be this host, where another command runs.
-    #[tokio::test]
-    async fn a_member_is_not_removed_while_a_master_has_the_lock() {
-        for holder in ["m-2", "m-1"] {
-            let host = host();
-            let life = Duration::from_secs(3600);
-            takes_lock(&host, holder, life).await;
-            let master = MasterToRemove {
-                name: "m-3",
-                within: Duration::from_secs(1),
-                force: false,
-                accepts_quorum_loss: false,
-            };
-            let access = ClusterAccess::with(KUBECONFIG.as_ref());
-            let refused = remove_master(&host, &access, &master).await;
-            let refused = crate::model::chain(&refused.expect_err("it is held")).join(": ");
-            let says = format!("master {holder} has had the lock");
-            assert!(refused.contains(&says), "{refused}");
-            assert_eq!(counts(&host).0, 3, "the member stays");
-            host.pause(life).await;
-            let removal = remove(&host, "m-3", false).await;
-            assert!(
-                matches!(removal, MasterRemoval::Removed { .. }),
-                "{removal:?}"
-            );
-            let next = takes_lock(&host, holder, life).await;
-            assert!(matches!(next, EtcdLock::Held { .. }), "{next:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_host_does_not_remove_itself_or_a_worker() {
-        let host = host();
-        assert_eq!(remove(&host, "m-1", true).await, MasterRemoval::ThisHost);
-        host.with_world_mut(|world| {
-            let ip = "172.30.0.21".parse().expect("an address");
-            world.join_node("w-1", "10.20.9.0/24", ip);
-        });
-        assert_eq!(remove(&host, "w-1", true).await, MasterRemoval::Unknown);
-        assert_eq!(host.mutations(), 0);
-    }
-
-    /// It never started, so it has no name and no node.
-    #[tokio::test]
-    async fn a_learner_without_a_name_is_removed_by_its_id_or_its_address() {
-        for named in ["172.30.0.14", "2a"] {
-            let host = host();
-            host.with_world_mut(|world| {
-                world.etcd.members.push(learner(0x2a, "172.30.0.14"));
-            });
-            assert_eq!(remove(&host, "m-4", false).await, MasterRemoval::Unknown);
-            let removed = MasterRemoval::Removed {
-                voters: 3,
-                left: Vec::new(),
-            };
-            assert_eq!(remove(&host, named, false).await, removed, "{named}");
-            assert_eq!(counts(&host), (3, 3), "{named}");
-            let keys = host.with_world(|world| world.etcd.keys());
-            assert_eq!(keys, [] as [String; 0], "{named}");
-            assert_eq!(remove(&host, named, false).await, MasterRemoval::Unknown);
-        }
-    }
-
-    /// Its disk was emptied. It has joined again, and its host died before etcd started.
-    #[tokio::test]
-    async fn a_learner_without_a_name_is_removed_together_with_its_node() {
-        for named in ["m-3", "2a", "172.30.0.13"] {
-            let host = host();
-            host.with_world_mut(|world| {
-                world.etcd.silence("172.30.0.13");
-                world.etcd.members.pop();
-                world.etcd.members.push(learner(0x2a, "172.30.0.13"));
-            });
-            let removed = MasterRemoval::Removed {
-                voters: 2,
-                left: Vec::new(),
-            };
-            assert_eq!(remove(&host, named, false).await, removed, "{named}");
-            assert_eq!(counts(&host), (2, 2), "{named}");
-            assert!(!host.with_world(|world| world.has_node("m-3")), "{named}");
-        }
-    }
-
-    /// An earlier call was killed after it had removed the member.
-    #[tokio::test]
-    async fn an_interrupted_removal_deletes_the_node_also_without_its_label() {
-        let host = host();
-        host.with_world_mut(|world| {
-            world.etcd.members.pop();
-            let node = world.cluster.nodes.get_mut("m-3").expect("it is there");
-            node.labels.clear();
-        });
-        let removed = MasterRemoval::Removed {
-            voters: 2,
-            left: Vec::new(),
-        };
-        assert_eq!(remove(&host, "m-3", false).await, removed);
-        assert_eq!(counts(&host), (2, 2));
-        assert!(is_marked(&host).await);
-        // A worker has the name meanwhile.
-        host.with_world_mut(|world| {
-            let ip = "172.30.0.23".parse().expect("an address");
-            world.join_node("m-3", "10.20.9.0/24", ip);
-            let node = world.cluster.nodes.get_mut("m-3").expect("it is there");
-            node.labels.insert(WORKER_LABEL.to_owned(), String::new());
-        });
-        assert_eq!(remove(&host, "m-3", false).await, MasterRemoval::Before);
-        assert_eq!(counts(&host), (2, 3));
-    }
-
-    #[tokio::test]
-    async fn the_node_of_a_member_is_deleted_also_without_its_label() {
-        let host = host();
-        host.with_world_mut(|world| {
-            let node = world.cluster.nodes.get_mut("m-3").expect("it is there");
-            node.labels.clear();
-            // The name of this worker's node is also the id of the learner.
-            let ip = "172.30.0.21".parse().expect("an address");
-            world.join_node("2a", "10.20.9.0/24", ip);
-            world.etcd.members.push(learner(0x2a, "172.30.0.14"));
-        });
-        let removed = MasterRemoval::Removed {
-            voters: 2,
-            left: Vec::new(),
-        };
-        for named in ["m-3", "2a"] {
-            assert_eq!(remove(&host, named, false).await, removed, "{named}");
-        }
-        let (members, _) = counts(&host);
-        assert_eq!(members, 2);
-        assert!(!host.with_world(|world| world.has_node("m-3")));
-        assert!(host.with_world(|world| world.has_node("2a")));
-    }
-
-    #[tokio::test]
-    async fn pods_hold_up_the_removal_of_a_node_that_becomes_ready_during_the_eviction() {
-        let host = host();
-        let pod = RemainingPod {
-            name: "shop/web-1".to_owned(),
-            reason: "a budget".to_owned(),
-        };
-        host.with_world_mut(|world| {
-            world.kubernetes.unevictable = vec![pod.clone()];
-            world.kubernetes.ready_after_eviction = Some("m-3".to_owned());
-        });
-        let removal = remove(&host, "m-3", false).await;
-        assert_eq!(removal, MasterRemoval::PodsLeft(vec![pod]));
-        assert_eq!(counts(&host), (3, 3));
-    }
-
-    /// The new host of this name may still join. The host that was removed may not.
-    #[tokio::test]
-    async fn the_host_that_takes_the_place_of_the_removed_one_is_still_awaited() {
-        for (member, is_awaited) in [(Some(13), true), (Some(9), false), (None, false)] {
-            let host = host();
-            let access = ClusterAccess::with(KUBECONFIG.as_ref());
-            let expires = host.now() + Duration::from_secs(3600);
-            let noted = masters::exported::note(&host, &access, "m-3", member, expires).await;
-            noted.expect("the cluster answers");
-            let awaited = async || {
-                let open = masters::exported::awaited(&host, &access, &[]).await;
-                open.expect("the cluster answers").contains_key("m-3")
-            };
-            // Interrupted before the node is deleted.
-            host.set_faults(FaultPlan::none().fail("delete_node", "m-3"));
-            let master = MasterToRemove {
-                name: "m-3",
-                within: Duration::from_secs(60),
-                force: false,
-                accepts_quorum_loss: false,
-            };
-            let removal = remove_master(&host, &access, &master).await;
-            removal.expect_err("the node cannot be deleted");
-            assert_eq!(awaited().await, is_awaited, "{member:?}");
-            host.set_faults(FaultPlan::none());
-            let removal = remove(&host, "m-3", false).await;
-            let removed = matches!(removal, MasterRemoval::Removed { voters: 2, .. });
-            assert!(removed, "{removal:?}");
-            assert_eq!(awaited().await, is_awaited, "{member:?}");
-            assert_eq!(is_marked(&host).await, !is_awaited, "{member:?}");
-        }
-    }
-
-    /// While etcd elects a leader, the API server answers with an error.
-    #[tokio::test]
-    async fn the_record_of_an_export_is_read_again_after_an_error() {
-        let host = host();
-        host.set_faults(FaultPlan::none().fail("config_map", "*").times(2));
-        let removal = remove(&host, "m-3", false).await;
-        let removed = matches!(removal, MasterRemoval::Removed { voters: 2, .. });
-        assert!(removed, "{removal:?}");
-    }
-
-    /// A member that has a name goes together with its node.
-    #[tokio::test]
-    async fn a_master_is_also_removed_by_its_address() {
-        let host = host();
-        let removal = remove(&host, "172.30.0.13", false).await;
-        let removed = matches!(removal, MasterRemoval::Removed { voters: 2, .. });
-        assert!(removed, "{removal:?}");
-        assert_eq!(counts(&host), (2, 2));
-        assert!(!host.with_world(|world| world.has_node("m-3")));
-    }
-
-    /// Another member fails while the pods are evicted: then the quorum needs the master.
-    #[tokio::test]
-    async fn the_quorum_is_looked_at_again_after_the_eviction() {
-        let host = host();
-        let failing = Some("172.30.0.12".to_owned());
-        host.with_world_mut(|world| world.etcd.fails_during_eviction = failing);
-        let removal = remove(&host, "m-3", false).await;
-        assert!(matches!(removal, MasterRemoval::Refused(_)), "{removal:?}");
-        assert_eq!(counts(&host), (3, 3));
-    }
-
-    /// Nothing says who the members are, so a master's node stays.
-    #[tokio::test]
-    async fn without_quorum_no_master_is_removed() {
-        let host = host();
-        host.with_world_mut(|world| world.etcd.states.clear());
-        let access = ClusterAccess::with(KUBECONFIG.as_ref());
-        for name in ["m-2", "m-3"] {
-            let master = MasterToRemove {
-                name,
-                within: Duration::from_secs(60),
-                force: true,
-                accepts_quorum_loss: true,
-            };
-            let removal = remove_master(&host, &access, &master).await;
-            removal.expect_err("no member answers with quorum");
-        }
-        assert_eq!((counts(&host), host.mutations()), ((3, 3), 0));
-    }
-}
+mod tests;

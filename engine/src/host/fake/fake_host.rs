@@ -30,6 +30,8 @@ pub(super) struct State {
     crashed: bool,
     /// Worlds right before each mutating call, if they are kept.
     past: Option<Vec<World>>,
+    /// Each call lets other futures run first.
+    yields: bool,
 }
 
 /// One call that was made.
@@ -77,6 +79,13 @@ impl FakeHost {
     #[must_use]
     pub fn with_faults(self, plan: FaultPlan) -> Self {
         self.set_faults(plan);
+        self
+    }
+
+    /// From now on, each call is pending once before it is made. So a test decides in which order several futures make their calls.
+    #[must_use]
+    pub fn yielding(self) -> Self {
+        self.lock().yields = true;
         self
     }
 
@@ -163,6 +172,7 @@ impl FakeHost {
         deadline: Duration,
         view: impl FnOnce(&World) -> HostResult<T>,
     ) -> HostResult<T> {
+        self.give_way().await;
         let effect = |world: &mut World| view(world);
         let passed = self.pass(name, argument.into(), false, deadline, effect);
         returned(passed).await
@@ -176,8 +186,16 @@ impl FakeHost {
         deadline: Duration,
         effect: impl FnOnce(&mut World) -> HostResult<T>,
     ) -> HostResult<T> {
+        self.give_way().await;
         let passed = self.pass(name, argument.into(), true, deadline, effect);
         returned(passed).await
+    }
+
+    async fn give_way(&self) {
+        let yields = self.lock().yields;
+        if yields {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The result of a call; `None` if it never returns.

@@ -91,8 +91,8 @@ pub trait EtcdMembers {
     /// A key; `None` if there is none. Needs quorum. Cancel safe.
     async fn get_key(&self, endpoints: &[String], key: &str) -> HostResult<Option<EtcdKey>>;
 
-    /// Writes a key. Needs quorum. Not cancel safe: it may be written all the same.
-    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<()>;
+    /// Writes a key, and returns the revision of this change. Needs quorum. Not cancel safe: it may be written all the same.
+    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<u64>;
 
     /// The state of the member at an endpoint. It need not have quorum. Cancel safe.
     async fn member_status(&self, endpoint: &str) -> HostResult<EtcdStatus>;

@@ -1,12 +1,16 @@
-//! The host of a removed master must not join again by itself: its mark in etcd, and the record of the export of keys to it.
+//! The host of a removed master must not join again by itself: its mark in etcd, members that it has added meanwhile, and the record of the
+//! export of keys to it.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use super::selection::is_shared;
 use crate::host::{ClusterAccess, EtcdMember, Host, HostError, HostResult};
-use crate::kubernetes::etcd_members::removed;
-use crate::kubernetes::masters;
+use crate::kubernetes::etcd_members::removed::{self, Standing};
+use crate::kubernetes::masters::{self, address_in};
 
-/// How often the record of an export is changed, and the pause after the first attempt that failed. Each further pause is twice as long, which
+/// How often a question or a change is tried, and the pause after the first attempt that failed. Each further pause is twice as long, which
 /// gives 13 s in all. After a member was removed, etcd may have to elect a leader, and the API server answers with an error until then.
 const TRIES: u32 = 7;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -18,48 +22,125 @@ pub(super) async fn remove_marked(
     (found, node): (&EtcdMember, Option<&str>),
     list: &[EtcdMember],
 ) -> HostResult<()> {
+    // A learner that never was a master has no name.
     let own = Some(found.name.as_str()).filter(|name| !name.is_empty());
-    // Another member may have the name by mistake. A learner that never was a master has no name.
-    let is_other = |member: &&EtcdMember| member.id != found.id && own == Some(&member.name);
-    let marked = match list.iter().find(is_other) {
-        Some(_) => None,
-        None => own.or(node),
+    // Another member may have the name by mistake.
+    let marked = match own {
+        Some(name) if is_shared(name, list) => None,
+        own => own.or(node),
     };
     // First, so that its host does not add itself again.
-    if let Some(marked) = marked {
-        removed::mark(host, endpoints, marked).await?;
-    }
+    let marked = match marked {
+        Some(name) => match removed::mark(host, endpoints, name).await {
+            Ok(revision) => Some((name, Some(revision))),
+            // The mark may be there all the same.
+            Err(error) => {
+                let kept = Some((name, None));
+                withdraw(host, endpoints, found.id, kept).await;
+                return Err(error);
+            }
+        },
+        None => None,
+    };
     let gone = host.member_remove(endpoints, found.id).await;
-    if gone.is_err()
-        && let Some(marked) = marked
-        && let Ok(list) = host.member_list(endpoints).await
-        && list.iter().any(|member| member.id == found.id)
-    {
-        // If this fails, too, the error of the removal says more.
-        let _ = removed::lift(host, endpoints, marked).await;
+    if gone.is_err() {
+        withdraw(host, endpoints, found.id, marked).await;
     }
     gone
 }
 
-/// Marks the master as removed, whose member `removed` was, and forgets that the keys were exported to it. The host that takes its place may still
-/// join. An interrupted call, or an earlier version, may not have marked it.
-pub(super) async fn finish(
+/// Lifts the mark of a member that stays: later, its disk may be emptied, and it has to join again. If this fails, too, the error before it says
+/// more.
+async fn withdraw(
     host: &dyn Host,
-    access: &ClusterAccess,
     endpoints: &[String],
-    name: &str,
-    removed: Option<u64>,
-) -> HostResult<()> {
+    id: u64,
+    marked: Option<(&str, Option<u64>)>,
+) {
+    if let Some((name, revision)) = marked
+        && let Ok(list) = host.member_list(endpoints).await
+        && list.iter().any(|member| member.id == id)
+    {
+        let _ = match revision {
+            Some(revision) => removed::lift(host, endpoints, name, revision).await,
+            None => removed::withdraw(host, endpoints, name).await,
+        };
+    }
+}
+
+/// A master whose member is gone.
+pub(super) struct Gone<'a> {
+    pub(super) name: &'a str,
+    /// The id of the member that this call has removed; `None` if it was no member any more.
+    pub(super) member: Option<u64>,
+    /// The addresses of its node and its member.
+    pub(super) addresses: BTreeSet<IpAddr>,
+    /// Whether the name is that of a member or of a node. A learner that never was a master has neither.
+    pub(super) was_master: bool,
+    /// The removal may have taken etcd's quorum.
+    pub(super) accepts_quorum_loss: bool,
+}
+
+impl Gone<'_> {
+    /// Marks the master as removed, if an interrupted call or an earlier version has not, removes what its host has added meanwhile, and forgets
+    /// that the keys were exported to it. The host that takes its place may still join.
+    pub(super) async fn finish(
+        &self,
+        host: &dyn Host,
+        access: &ClusterAccess,
+        endpoints: &[String],
+    ) -> HostResult<()> {
+        if let Err(error) = self.mark_and_keep_out(host, endpoints).await {
+            // Without quorum, no host can join, either.
+            let has_quorum = host.member_list(endpoints).await.is_ok();
+            if has_quorum || !self.accepts_quorum_loss {
+                return Err(error);
+            }
+        }
+        // Tried on its own: after a permit, the new host may have joined.
+        retried(host, async || {
+            match masters::exported::forget(host, access, self.name, self.member).await? {
+                Some(until) => removed::permit(host, endpoints, self.name, until).await,
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+
+    async fn mark_and_keep_out(&self, host: &dyn Host, endpoints: &[String]) -> HostResult<()> {
+        if self.member.is_none() && self.was_master {
+            let mark = async || removed::ensure_mark(host, endpoints, self.name).await;
+            retried(host, mark).await?;
+        }
+        retried(host, async || self.keep_out(host, endpoints).await).await
+    }
+
+    /// Its host may have looked for the mark before it was written, and may have added its member after the members were listed.
+    async fn keep_out(&self, host: &dyn Host, endpoints: &[String]) -> HostResult<()> {
+        match removed::standing(host, endpoints, self.name).await? {
+            // It has no mark, or the keys were exported to it again.
+            Standing::MayJoin { .. } => return Ok(()),
+            Standing::Removed | Standing::PermitEnded { .. } => {}
+        }
+        for member in host.member_list(endpoints).await? {
+            if self.has_added(&member) {
+                host.member_remove(endpoints, member.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn has_added(&self, member: &EtcdMember) -> bool {
+        let mut urls = member.peer_urls.iter();
+        let is_here =
+            urls.any(|url| address_in(url).is_some_and(|its| self.addresses.contains(&its)));
+        is_here && (member.name.is_empty() || member.name == self.name)
+    }
+}
+
+/// Tries it until it succeeds or is refused, with growing pauses.
+async fn retried(host: &dyn Host, once: impl AsyncFn() -> HostResult<()>) -> HostResult<()> {
     let (mut attempt, mut pause) = (1, FIRST_PAUSE);
-    let once = async || {
-        if removed.is_none() {
-            removed::ensure_mark(host, endpoints, name).await?;
-        }
-        match masters::exported::forget(host, access, name, removed).await? {
-            Some(until) => removed::permit(host, endpoints, name, until).await,
-            None => Ok(()),
-        }
-    };
     loop {
         match once().await {
             Err(error) if attempt < TRIES && !matches!(error, HostError::Refused { .. }) => {

@@ -55,8 +55,12 @@ pub(super) fn node_name<'a>(
         Some(member) if !member.name.is_empty() => member.name.as_str(),
         Some(_) | None => text,
     };
-    let is_shared = members.iter().filter(|its| its.name == name).count() > 1;
-    (is_node_name(name) && !is_shared).then_some(name)
+    (is_node_name(name) && !is_shared(name, members)).then_some(name)
+}
+
+/// Whether two members have this name.
+pub(super) fn is_shared(name: &str, members: &[EtcdMember]) -> bool {
+    members.iter().filter(|its| its.name == name).count() > 1
 }
 
 /// Whether `text` names this master of the list on this host.

@@ -115,11 +115,10 @@ impl EtcdMembers for FakeHost {
         .await
     }
 
-    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<()> {
+    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<u64> {
         self.mutate("put_key", key, DEADLINE, |world| {
             world.etcd.reach(endpoints, "write a key of etcd")?;
-            world.etcd.put_key(key, value);
-            Ok(())
+            Ok(world.etcd.put_key(key, value))
         })
         .await
     }

@@ -90,14 +90,15 @@ impl EtcdWorld {
         EtcdLock::Held { lease }
     }
 
-    /// Writes a key.
-    pub(in crate::host::fake) fn put_key(&mut self, key: &str, value: &str) {
+    /// Writes a key, and returns the revision of the change.
+    pub(in crate::host::fake) fn put_key(&mut self, key: &str, value: &str) -> u64 {
         self.revision += 1;
         let written = EtcdKey {
             value: value.to_owned(),
             revision: self.revision,
         };
         self.keys.insert(key.to_owned(), written);
+        self.revision
     }
 
     fn has_quorum(&self) -> bool {

@@ -146,10 +146,17 @@ impl EtcdMembers for LiveHost {
         })
     }
 
-    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<()> {
+    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<u64> {
         let question = json!({ "key": STANDARD.encode(key), "value": STANDARD.encode(value) });
         let answer = change(endpoints, "/v3/kv/put", &question).await;
-        answer.map(drop).map_err(Refusal::into_error)
+        let answer = answer.map_err(Refusal::into_error)?;
+        // A put is one change, so its revision is that of the answer.
+        number(answer.pointer("/header/revision")).ok_or_else(|| {
+            HostError::service(
+                format!("write the key {key} of etcd"),
+                "the answer is not understood",
+            )
+        })
     }
 
     async fn member_status(&self, endpoint: &str) -> HostResult<EtcdStatus> {

@@ -55,7 +55,7 @@ impl EtcdMembers for OverlayHost<'_> {
         self.lower.get_key(endpoints, key).await
     }
 
-    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<()> {
+    async fn put_key(&self, endpoints: &[String], key: &str, value: &str) -> HostResult<u64> {
         self.fetch_members(endpoints).await?;
         self.upper.put_key(endpoints, key, value).await
     }

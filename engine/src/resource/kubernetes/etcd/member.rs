@@ -4,7 +4,7 @@
 //! that has quorum says that the cluster has removed it; then a person decides. Without data it begins a cluster, if the settings say so and
 //! nothing speaks against it, or joins the one of the other masters as a learner. It never begins a cluster by mistake.
 //!
-//! Not here: the decisions (`kubernetes::etcd_members`) and the vote (`promoted`).
+//! Not here: the decisions (`kubernetes::etcd_members`), what a removed member is told (`removal`), and the vote (`promoted`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::settings::{InitialState, Written, render};
 use super::{api, marker};
 use crate::host::{Entry, EtcdMember, Host};
-use crate::kubernetes::etcd_members::removed::{self, Standing};
+use crate::kubernetes::etcd_members::removed;
 use crate::kubernetes::etcd_members::{Join, Me, initial_cluster, join, look, same_members};
 use crate::kubernetes::masters::{self, MASTERS};
 use crate::model::chain;
@@ -55,7 +55,7 @@ pub struct EtcdMemberSpec {
 }
 
 /// What to do while this host waits for other members.
-const LOOK: &str = "look at the members on another master (`nodelet etcd members`)";
+pub(super) const LOOK: &str = "look at the members on another master (`nodelet etcd members`)";
 
 /// Where a host stands that is set to begin a cluster and knows no other master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -380,10 +380,15 @@ impl EtcdMemberSpec {
         let listed = members.clone();
         let seen = look(host, members).await;
         let decision = join(self.me(), &seen);
-        if decision == Join::Add {
-            self.was_not_removed(host, &endpoints).await?;
-        }
-        if decision == Join::Added && !wipe && self.names(&listed, host).await? {
+        let mark = match decision {
+            Join::Add | Join::Replace(_) | Join::Added => {
+                self.may_join(&decision, host, &endpoints).await?
+            }
+            Join::Wait(_) | Join::Refuse { .. } => None,
+        };
+        // A mark that it may pass has to be lifted first.
+        let is_ready = decision == Join::Added && !wipe && mark.is_none();
+        if is_ready && self.names(&listed, host).await? {
             return Ok(Todo::Nothing);
         }
         // What cannot succeed is said before anything is changed.
@@ -398,43 +403,6 @@ impl EtcdMemberSpec {
             decision,
             wipe,
         })
-    }
-
-    /// An error if an administrator has removed this master, and has not let it join again.
-    async fn was_not_removed(&self, host: &dyn Host, endpoints: &[String]) -> ResourceResult<()> {
-        match removed::standing(host, endpoints, &self.name).await {
-            Ok(Standing::MayJoin) => Ok(()),
-            Ok(Standing::PermitEnded) => Err(ResourceError::Unmet {
-                what: format!(
-                    "add {} to etcd: this master was removed from the cluster, and the join file that was made for it afterwards has ended",
-                    self.name
-                ),
-                next: format!(
-                    "export the keys to it again on a master (`nodelet pki export {} --to KEY`; `nodelet pki key` prints the key of this host), and run `nodelet apply`",
-                    self.name
-                ),
-            }),
-            Ok(Standing::Removed) => Err(ResourceError::Unmet {
-                what: format!(
-                    "add {} to etcd: this master was removed from the cluster (`nodelet cluster remove`)",
-                    self.name
-                ),
-                next: self.join_as_new(),
-            }),
-            Err(error) => {
-                let why = chain(&error).join(": ");
-                let why = format!("etcd does not tell whether this master was removed: {why}");
-                Err(self.awaited(&why, LOOK))
-            }
-        }
-    }
-
-    /// What to do with a host that was removed from its cluster. Keys may have been replaced since then.
-    fn join_as_new(&self) -> String {
-        format!(
-            "clean it (`nodelet clean --purge`); if it is to join again, then also run `nodelet pki key` on it, `nodelet pki export {} --to KEY` on a master, and apply with that join file",
-            self.name
-        )
     }
 
     /// Carries out what was decided, up to the point where the cluster lists this host as a learner that has not started.
@@ -472,13 +440,16 @@ impl EtcdMemberSpec {
         marker::set(host, &self.data, receipt).await?;
         // The undo comes first: whether an addition that was interrupted has happened is not known.
         receipt.push(self.removal(endpoints)).await?;
-        if *decision == Join::Add {
-            // Asked again: it may have been removed since the members were listed.
-            self.was_not_removed(host, endpoints).await?;
-            removed::lift(host, endpoints, &self.name).await?;
-        }
+        // Asked again: it may have been removed since the members were listed.
+        let mut mark = self.may_join(decision, host, endpoints).await?;
         if *decision != Join::Added {
             host.member_add_learner(endpoints, &self.peer).await?;
+            // A removal that has not seen the new member has marked it before this.
+            mark = self.may_join(&Join::Added, host, endpoints).await?;
+        }
+        // Only now: until it is a member, a removal that is called again has to know that it was permitted after this mark.
+        if let Some(mark) = mark {
+            removed::lift(host, endpoints, &self.name, mark).await?;
         }
         Ok(())
     }
@@ -515,38 +486,10 @@ impl EtcdMemberSpec {
             && marker::is_there(host, &self.data).await?)
     }
 
-    fn awaited(&self, why: &str, next: &str) -> ResourceError {
+    pub(super) fn awaited(&self, why: &str, next: &str) -> ResourceError {
         ResourceError::Awaited {
             what: format!("add {} to etcd: {why}; the next try goes on", self.name),
             next: next.to_owned(),
-        }
-    }
-
-    fn has_moved(&self, listed: &EtcdMember) -> ResourceError {
-        ResourceError::Unmet {
-            what: format!(
-                "start etcd on {}: the cluster lists this member at {}, and this host is at {}; its data stays as it is",
-                self.name,
-                listed.peer_urls.join(", "),
-                self.peer
-            ),
-            next: format!(
-                "give this host its earlier address; or remove it on another master (`nodelet cluster remove {}`), and then {}",
-                self.name,
-                self.join_as_new()
-            ),
-        }
-    }
-
-    fn was_removed(&self, members: &[EtcdMember]) -> ResourceError {
-        let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
-        ResourceError::Unmet {
-            what: format!(
-                "start etcd on {}: this member was removed from the cluster, whose members are {}; its data stays as it is",
-                self.name,
-                names.join(", ")
-            ),
-            next: self.join_as_new(),
         }
     }
 }

@@ -421,6 +421,52 @@ async fn a_removed_master_does_not_add_itself_until_the_keys_are_exported_again(
     }
 }
 
+/// A removal has marked it, and was killed before it removed the member.
+#[tokio::test]
+async fn a_master_whose_removal_is_not_over_does_not_replace_its_member() {
+    let host = host();
+    host.with_world_mut(|world| {
+        world.etcd.voter("m-3", "172.30.0.13", 13);
+        world.etcd.silence("172.30.0.13");
+    });
+    let endpoints = ["https://172.30.0.11:4001".to_owned()];
+    let marked = removed::mark(&host, &endpoints, "m-3").await;
+    marked.expect("it answers");
+    let before = host.mutations();
+    let error = join_cluster(&host).await.expect_err("it is being removed");
+    let ResourceError::Unmet { what, next } = error else {
+        panic!("{error:?}");
+    };
+    assert!(what.contains("has begun and is not over"), "{what}");
+    assert!(!next.contains("--purge"), "{next}");
+    assert_eq!((host.mutations(), members(&host).len()), (before, 3));
+}
+
+/// The removal has not seen the new member. What it wrote when it joined for the first time names the same members.
+#[tokio::test]
+async fn a_master_that_was_removed_while_it_joined_does_not_start() {
+    let settings = "ETCD_INITIAL_CLUSTER_STATE=existing\nETCD_INITIAL_CLUSTER_TOKEN=c-1\nETCD_INITIAL_CLUSTER=m-1=https://172.30.0.11:2380,m-2=https://172.30.0.12:2380,m-3=https://172.30.0.13:2380\nETCD_INITIAL_ADVERTISE_PEER_URLS=https://172.30.0.13:2380\n";
+    let host = host().with_file(SETTINGS, settings).with_file(MARKER, "");
+    let endpoints = ["https://172.30.0.11:4001".to_owned()];
+    let added = host.member_add_learner(&endpoints, PEER).await;
+    added.expect("it answers");
+    let started = join_cluster(&host).await.expect("it is a member");
+    assert_eq!(started, None);
+    let marked = removed::mark(&host, &endpoints, "m-3").await;
+    marked.expect("it answers");
+    let before = host.mutations();
+    let error = join_cluster(&host).await.expect_err("it was removed");
+    let ResourceError::Unmet { what, next } = error else {
+        panic!("{error:?}");
+    };
+    assert!(what.contains("while it joined"), "{what}");
+    assert!(
+        next.contains("nodelet cluster remove 172.30.0.13"),
+        "{next}"
+    );
+    assert_eq!(host.mutations(), before);
+}
+
 /// It may be one that was removed.
 #[tokio::test]
 async fn a_host_does_not_add_itself_while_etcd_does_not_tell_whether_it_was_removed() {
