@@ -63,12 +63,12 @@ impl Reading<'_> {
         let mut resources: BTreeSet<String> = BTreeSet::new();
         for record in self.records {
             match record {
-                // A stop cordons the node.
-                Record::Run {
-                    run,
-                    verb: Verb::Stop,
-                    ..
-                } if matches!(&step.spec, Spec::Node(node) if node.schedulable) => {
+                // A stop cordons the node. A clean that was interrupted may have removed anything.
+                Record::Run { run, verb, .. }
+                    if *verb == Verb::Clean
+                        || *verb == Verb::Stop
+                            && matches!(&step.spec, Spec::Node(node) if node.schedulable) =>
+                {
                     unless_empty(&mut done, *run);
                 }
                 Record::Run {
@@ -125,7 +125,12 @@ impl Reading<'_> {
                     && step.id.phase() == Some(phase.as_str())
                     && !step.policy.keep =>
                 {
+                    let before = done.len();
                     done.retain(|(by, _)| by != run);
+                    // A run that wanted the same and had to change the step had not found it as planned.
+                    if done.len() < before && plans.get(run) == Some(&wanted) {
+                        unless_empty(&mut done, *run);
+                    }
                 }
                 // Not everything could be taken back.
                 Record::Reverted { run, phase, .. }
@@ -354,6 +359,30 @@ mod tests {
             recorded_with_policy(&[&first, &did(1), &second, &did(2), &back], kept),
             Recorded::Open
         );
+    }
+
+    /// Another client had deleted the object, and what recreated it was taken back.
+    #[test]
+    fn a_rolled_back_repair_leaves_a_step_open() {
+        let first = [begun(1, Verb::Apply, "now"), end(1, "addons")];
+        let repair = [begun(2, Verb::Restart, "now")];
+        let all = |second: &[Record]| {
+            recorded_of(&[&first, &did(1, "/a"), &repair, second, &[reverted(2)]])
+        };
+        assert_eq!(all(&did(2, "/a")), Recorded::Open);
+        assert_eq!(all(&did(2, "/b")), Recorded::AsPlanned);
+    }
+
+    #[test]
+    fn a_clean_that_has_no_end_leaves_a_step_open() {
+        let first = [begun(1, Verb::Apply, "now"), end(1, "addons")];
+        let clean = [begun(2, Verb::Clean, "now")];
+        assert_eq!(recorded_of(&[&first, &clean]), Recorded::Open);
+        let cleaned = Record::Cleaned {
+            run: 2,
+            kept: false,
+        };
+        assert_eq!(recorded_of(&[&first, &clean, &[cleaned]]), Recorded::Never);
     }
 
     #[test]

@@ -156,12 +156,11 @@ fn the_end_of_a_run_names_its_phases() {
     let _ = bringup.apply_only(&host, &["preflight", "node-config"]);
     assert_eq!(last(), ["preflight", "node-config"]);
     let _ = bringup.apply(&host);
-    let all = bringup
-        .plan
-        .phases
-        .iter()
-        .map(|phase| phase.name.to_string());
-    assert_eq!(last(), all.collect::<Vec<String>>());
+    let phases = bringup.plan.phases.iter();
+    let done = phases.filter(|phase| phase.skipped.is_none());
+    let done: Vec<String> = done.map(|phase| phase.name.to_string()).collect();
+    assert!(!done.contains(&"join".to_owned()), "it is the first master");
+    assert_eq!(last(), done);
     let _ = bringup.stop(&host);
     assert_eq!(last(), [""; 0]);
 }

@@ -47,7 +47,8 @@ impl Runner<'_> {
             digest: self.plan.digest(),
             phases: leaving.chain(coming).collect(),
         });
-        let names = phases.iter().map(|phase| phase.name.clone()).collect();
+        let done = phases.iter().filter(|phase| phase.skipped.is_none());
+        let names = done.map(|phase| phase.name.clone()).collect();
         let mut totals = (0, 0);
         let claim = self.preflight(mode, &orphans).await?;
         let passed = claim.is_some();

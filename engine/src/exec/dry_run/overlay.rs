@@ -41,11 +41,19 @@ fn steps(plan: &Plan) -> impl Iterator<Item = &PlannedStep> {
 /// What the ledger says of the cluster's nodes and objects, used if the API server does not answer.
 async fn hints(lower: &dyn Host, plan: &Plan) -> LedgerHints {
     let planned: Vec<&PlannedStep> = steps(plan).collect();
-    // A cluster of several masters has objects and nodes of which this host knows nothing. A file that cannot be read may name others.
-    let masters = masters::read(lower).await;
-    let has_other_masters = masters.map_or(true, |masters| masters.len() > 1);
+    let member = steps(plan).find_map(|step| match &step.spec {
+        Spec::EtcdMember(member) => Some(member),
+        _ => None,
+    });
+    let own = member.map(|member| member.name.as_str());
+    // A file that cannot be read may name others.
+    let has_other_masters = match masters::read(lower).await {
+        Ok(masters) => masters.iter().any(|master| own != Some(&master.name)),
+        Err(_) => true,
+    };
+    // A cluster of several masters has objects and nodes of which this host knows nothing.
     let is_shared = has_other_masters
-        || steps(plan).any(|step| matches!(&step.spec, Spec::EtcdMember(member) if member.initial_state == InitialState::Existing));
+        || member.is_some_and(|member| member.initial_state == InitialState::Existing);
     let mut hints = LedgerHints {
         empty: !is_shared && begins_empty(lower, &planned).await,
         ..LedgerHints::default()
