@@ -213,7 +213,7 @@ async fn delete_tokens_of(
     Ok(())
 }
 
-/// Deletes the token of a node, and notes that in its record. If the record has changed since it was read, only the token is deleted.
+/// Deletes the token of a node, and notes that in its record. If the record has changed since it was read, only the token is deleted: false.
 ///
 /// # Errors
 /// The API server does not answer or refuses.
@@ -221,9 +221,9 @@ pub async fn end_token(
     host: &dyn Host,
     access: &ClusterAccess,
     record: &Admission,
-) -> HostResult<()> {
+) -> HostResult<bool> {
     if record.token_id.is_none() && record.token_before.is_none() {
-        return Ok(());
+        return Ok(true);
     }
     delete_tokens_of(host, access, record).await?;
     let ended = Admission {
@@ -231,7 +231,7 @@ pub async fn end_token(
         token_before: None,
         ..record.clone()
     };
-    put(host, access, &ended).await.map(drop)
+    put(host, access, &ended).await
 }
 
 /// Deletes the token of a node and replaces its record by a tombstone: the node gets no certificates any more. `uid` is that of its Node,

@@ -7,7 +7,8 @@
 //! tombstone, and its certificate stays valid for a while: if its kubelet registers a new node, that node is deleted.
 //!
 //! A worker that leaves (`nodelet clean`) marks its node with the time. If its kubelet has reported since then, the worker has come back,
-//! and only the mark is removed: both times are from the clock of the worker. A node with a taint of an operator is not deleted.
+//! and only the mark is removed: both times are from the clock of the worker. A node with a taint or a restricted label of an operator is not
+//! deleted.
 //!
 //! `eviction` empties a node before `deletion` deletes it, that of a master, too. `requests` settles the requests of a removed worker.
 
@@ -15,6 +16,7 @@ mod deletion;
 mod eviction;
 mod requests;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
@@ -29,7 +31,7 @@ use super::masters;
 use super::shown;
 use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod, Taint};
 
-pub(crate) use deletion::delete_removed;
+pub(crate) use deletion::{delete_removed, retried};
 pub use eviction::{empty_node, hold_up};
 pub(crate) use requests::is_still_open;
 
@@ -46,6 +48,10 @@ const TAINTS_OF_AUTOSCALER: [&str; 2] = [
     "ToBeDeletedByClusterAutoscaler",
     "DeletionCandidateOfClusterAutoscaler",
 ];
+
+/// No kubelet may change a label whose key has this prefix, or a subdomain of it.
+/// Source: <https://v1-20.docs.kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction>.
+const RESTRICTED_LABELS: &str = "node-restriction.kubernetes.io";
 
 /// If the node of a token was Ready when the token was issued (`--replace`), that node says nothing about the new host. Its token ends this
 /// long after its last new key: until then, the new host has fetched its certificates.
@@ -117,6 +123,17 @@ fn operators_taint(node: &ClusterNode) -> Option<&Taint> {
     node.taints.iter().find(|taint| !is_automatic(taint))
 }
 
+/// A label that an operator has set and a node may not change (Kubernetes' admission plugin `NodeRestriction`). If masters deleted the node on its
+/// request, it could register without it.
+fn operators_label(node: &ClusterNode) -> Option<&str> {
+    let mut labels = node.labels.keys().map(String::as_str);
+    labels.find(|label| {
+        let prefix = label.split_once('/').map_or("", |(prefix, _)| prefix);
+        let parent = prefix.strip_suffix(RESTRICTED_LABELS);
+        parent.is_some_and(|parent| parent.is_empty() || parent.ends_with('.'))
+    })
+}
+
 /// Whether the token of a node that is Ready has done its work, or has ended anyway.
 fn is_over(record: &Admission, token: Option<&TokenRecord>, now: SystemTime) -> bool {
     let Some(token) = token else {
@@ -135,6 +152,14 @@ fn is_forgettable(record: &Admission, has_node: bool, now: SystemTime) -> bool {
     !has_node && removed.is_some_and(|removed| removed.certificates_end() + CLOCKS_DIFFER <= now)
 }
 
+/// The time of this host, but not later than the last report of another node: the clock here may be far ahead. One of the nodes is this host's.
+fn by_two_clocks(now: SystemTime, nodes: &BTreeMap<String, ClusterNode>) -> SystemTime {
+    let reports = nodes.values().filter_map(|node| node.reported);
+    let mut reports: Vec<SystemTime> = reports.collect();
+    reports.sort_unstable_by(|one, other| other.cmp(one));
+    reports.get(1).map_or(now, |second| now.min(*second))
+}
+
 /// Does what is to be done about all admitted nodes, and deletes tombstones that are no longer needed. Returns the nodes with what was done, or why it could not be done. A node that cannot
 /// be cared for, or whose record is damaged, stops no other one.
 ///
@@ -150,8 +175,9 @@ pub async fn care_for_workers(
     let damaged = all.damaged.iter();
     results.extend(damaged.map(|its| (its.node.clone(), Err(its.error()))));
     let records = all.records;
+    let now = by_two_clocks(host.now(), &nodes);
     for record in records.values() {
-        if is_forgettable(record, nodes.contains_key(&record.node), host.now()) {
+        if is_forgettable(record, nodes.contains_key(&record.node), now) {
             let forgotten = forget(host, access, record).await;
             // If it has changed, its node was admitted again.
             if !matches!(forgotten, Ok(false)) {
@@ -187,14 +213,16 @@ async fn care_for(
         return Ok(());
     };
     for care in care(&node, &record) {
+        let taint = operators_taint(&node).map(|taint| ("taint", taint.key.as_str()));
+        let kept = taint.or(operators_label(&node).map(|label| ("label", label)));
         if care == Care::Delete
-            && let Some(taint) = operators_taint(&node)
+            && let Some((what, key)) = kept
         {
             return Err(HostError::refused(
                 format!("delete node {name}, whose worker has left"),
                 format!(
-                    "it has the taint {}, which its node would lose if it came back; `nodelet cluster remove {name}` removes it for good, `kubectl delete node {name}` until it comes back",
-                    shown(&taint.key)
+                    "it has the {what} {}, which its node would lose if it came back; `nodelet cluster remove {name}` removes it for good, `kubectl delete node {name}` until it comes back",
+                    shown(key)
                 ),
             ));
         }
@@ -265,7 +293,10 @@ async fn end_token_of(
         if !is_over(record, its.as_ref(), host.now()) {
             return Ok(());
         }
-        end_token(host, access, record).await?;
+        // The node was admitted anew meanwhile: the next look is about its new token.
+        if !end_token(host, access, record).await? {
+            return Ok(());
+        }
         done.push(Care::EndToken);
     }
     let now = humantime::format_rfc3339_seconds(host.now()).to_string();
@@ -317,7 +348,7 @@ async fn end_token_of_left(
     }
     let ended = match token(host, access, id).await {
         Ok(Some(token)) if token.replaces => Ok(()),
-        Ok(Some(_) | None) => end_token(host, access, record).await,
+        Ok(Some(_) | None) => end_token(host, access, record).await.map(drop),
         Err(error) => Err(error),
     };
     ended.map_err(|error| {

@@ -43,6 +43,8 @@ pub enum MasterRemoval {
     Refused(QuorumLoss),
     /// It is the host on which this runs. Nothing was done.
     ThisHost,
+    /// The host on which this runs was removed from etcd meanwhile, so it does not decide about other members. The node may be cordoned.
+    NoMember,
     /// This host's list of masters still names it, but it is no member of etcd and has no node. Nothing was done.
     Before,
     /// Neither a member of etcd nor the node of a master was named. Nothing was done.
@@ -74,6 +76,7 @@ pub async fn remove_master(
 ) -> HostResult<MasterRemoval> {
     let known = masters::read(host).await.unwrap_or_default();
     let endpoints = endpoints(&known);
+    let own = own_id(host).await;
     let listed = host.member_list(&endpoints).await;
     let list = listed.as_deref().unwrap_or_default();
     let found = selected(master.name, list)?;
@@ -110,7 +113,7 @@ pub async fn remove_master(
     // Only a list with quorum says whether a master is still a member.
     let members = look(host, listed?).await;
     if let Some(found) = &found
-        && let Some(refusal) = refusal(host, master, found, &members).await
+        && let Some(refusal) = refusal(own, master, found, &members)
     {
         return Ok(refusal);
     }
@@ -125,11 +128,15 @@ pub async fn remove_master(
     }
     // Without a node, the name of a member that has none is only what the operator has named.
     let marked = node.as_ref().and(name.as_deref());
-    let AfterRemoval { voters, removed } =
-        match remove_member(host, &endpoints, master, (marked, &addresses)).await? {
-            Ok(after) => after,
-            Err(refusal) => return Ok(refusal),
-        };
+    let order = Order {
+        master,
+        own,
+        node: (marked, &addresses),
+    };
+    let AfterRemoval { voters, removed } = match remove_member(host, &endpoints, &order).await? {
+        Ok(after) => after,
+        Err(refusal) => return Ok(refusal),
+    };
     if let Some(name) = &name {
         let members = found.iter().chain(&removed);
         let urls = members.flat_map(|member| &member.peer_urls);
@@ -175,19 +182,26 @@ struct AfterRemoval {
     removed: Option<EtcdMember>,
 }
 
-/// Looks at the members again, and removes the one that is asked for, if there is one and it may be removed. A member without a name is also
-/// found by the addresses of the `node`.
+/// Which member is to be removed, and by whom.
+struct Order<'o> {
+    master: &'o MasterToRemove<'o>,
+    /// The id of this host's own member, if it answered at the begin.
+    own: Option<u64>,
+    /// The name and the addresses of the master's node. A member without a name is also found by these.
+    node: (Option<&'o str>, &'o [IpAddr]),
+}
+
+/// Looks at the members again, and removes the one that is asked for, if there is one and it may be removed.
 async fn remove_member(
     host: &dyn Host,
     endpoints: &[String],
-    master: &MasterToRemove<'_>,
-    node: (Option<&str>, &[IpAddr]),
+    order: &Order<'_>,
 ) -> HostResult<Result<AfterRemoval, MasterRemoval>> {
-    let lock = match master.accepts_quorum_loss {
+    let lock = match order.master.accepts_quorum_loss {
         true => DisruptionLock::default(),
-        false => locked(host, endpoints, master.name).await?,
+        false => locked(host, endpoints, order.master.name).await?,
     };
-    let removed = remove_with_lock(host, endpoints, master, node).await;
+    let removed = remove_with_lock(host, endpoints, order).await;
     lock.release(host).await;
     removed
 }
@@ -216,14 +230,23 @@ async fn locked(
 async fn remove_with_lock(
     host: &dyn Host,
     endpoints: &[String],
-    master: &MasterToRemove<'_>,
-    (name, addresses): (Option<&str>, &[IpAddr]),
+    order: &Order<'_>,
 ) -> HostResult<Result<AfterRemoval, MasterRemoval>> {
+    let &Order { master, own, node } = order;
+    let (name, addresses) = node;
     let list = host.member_list(endpoints).await?;
+    // Another master may have removed this one while it waited for the lock.
+    if own.is_some_and(|own| !list.iter().any(|member| member.id == own)) {
+        return Ok(Err(MasterRemoval::NoMember));
+    }
     let found = selected(master.name, &list)?.or_else(|| nameless_at(addresses, &list));
     if let Some(found) = found {
         let members = look(host, list.clone()).await;
-        if let Some(refusal) = refusal(host, master, found, &members).await {
+        let own = match own {
+            Some(own) => Some(own),
+            None => own_id(host).await,
+        };
+        if let Some(refusal) = refusal(own, master, found, &members) {
             return Ok(Err(refusal));
         }
         remove_marked(host, endpoints, (found, name), &list).await?;
@@ -234,15 +257,20 @@ async fn remove_with_lock(
     Ok(Ok(AfterRemoval { voters, removed }))
 }
 
+/// The id of this host's own member; `None` if it does not answer.
+async fn own_id(host: &dyn Host) -> Option<u64> {
+    let own = host.member_status(OWN_ENDPOINT).await;
+    own.ok().map(|own| own.id)
+}
+
 /// Why the member must not be removed; `None` if it may.
-async fn refusal(
-    host: &dyn Host,
+fn refusal(
+    own: Option<u64>,
     master: &MasterToRemove<'_>,
     member: &EtcdMember,
     members: &[Seen],
 ) -> Option<MasterRemoval> {
-    let own = host.member_status(OWN_ENDPOINT).await;
-    if own.is_ok_and(|own| own.id == member.id) {
+    if own == Some(member.id) {
         return Some(MasterRemoval::ThisHost);
     }
     let me = Me {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::host::{ClusterAccess, Host, HostError, HostResult};
 
-/// How often the deletion is tried.
+/// How often a question or a change is tried.
 const TRIES: u32 = 7;
 /// Pause after the first attempt that failed. Each further pause is twice as long, which gives 13 s in all. After a member was removed, etcd
 /// may have to elect a leader, and the API server answers with an error until then.
@@ -21,27 +21,38 @@ pub(crate) async fn delete_removed(
     name: &str,
     uid: &str,
 ) -> HostResult<()> {
-    let mut pause = FIRST_PAUSE;
-    let mut last = Ok(());
-    for attempt in 0..TRIES {
-        if attempt > 0 {
-            host.pause(pause).await;
-            pause *= 2;
+    retried(host, async || {
+        if delete_same(host, access, name, uid).await? {
+            return Ok(());
         }
-        match delete_same(host, access, name, uid).await {
-            Ok(true) => return Ok(()),
-            Err(error @ HostError::Refused { .. }) => return Err(error),
-            // It may have changed since it was read: kubelet reports its state.
-            Ok(false) => {
-                last = Err(HostError::service(
-                    format!("delete node {name}"),
-                    "it has changed each time; run the command again",
-                ));
+        // It may have changed since it was read: kubelet reports its state.
+        Err(HostError::service(
+            format!("delete node {name}"),
+            "it has changed each time; run the command again",
+        ))
+    })
+    .await
+}
+
+/// Tries it until it succeeds or is refused, with growing pauses. Cancel safe if `once` is.
+///
+/// # Errors
+/// The last one.
+pub(crate) async fn retried(
+    host: &dyn Host,
+    once: impl AsyncFn() -> HostResult<()>,
+) -> HostResult<()> {
+    let (mut attempt, mut pause) = (1, FIRST_PAUSE);
+    loop {
+        match once().await {
+            Err(error) if attempt < TRIES && !matches!(error, HostError::Refused { .. }) => {
+                host.pause(pause).await;
+                attempt += 1;
+                pause *= 2;
             }
-            Err(error) => last = Err(error),
+            done => return done,
         }
     }
-    last
 }
 
 /// Whether the node is gone.

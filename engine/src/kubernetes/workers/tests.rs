@@ -15,6 +15,7 @@ use crate::kubernetes::join_file::Token;
 use crate::kubernetes::masters::MasterEntry;
 
 mod left_token;
+mod tombstones;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -197,6 +198,30 @@ async fn a_marked_node_with_a_taint_of_an_operator_is_reported_and_stays() {
 }
 
 /// A host that was removed has its certificates for a while, and chooses the taints of a node that it registers.
+/// It registers without the label when it comes back, and pods may be kept from it, or kept to others, by the label.
+#[tokio::test]
+async fn a_marked_node_with_a_restricted_label_is_reported_and_stays() {
+    let (host, access) = master();
+    for (name, label, deleted) in [
+        ("w-1", "node-restriction.kubernetes.io/untrusted", false),
+        ("w-2", "tier.node-restriction.kubernetes.io/trusted", false),
+        ("w-3", "not-node-restriction.kubernetes.io/x", true),
+    ] {
+        admitted(&host, &access, name, labelled(&[WORKER_LABEL, label])).await;
+        let now = host.now();
+        mark_as_left(&host, &access, name, now).await.unwrap();
+        let results = care_for_workers(&host, &access).await.unwrap();
+        let its = results.iter().find(|(its, _)| its == name);
+        match &its.expect("it is looked at").1 {
+            Ok(care) => assert_eq!((*care, deleted), (Care::Delete, true), "{name}"),
+            Err(error) => {
+                let text = crate::model::chain(error).join(": ");
+                assert!(!deleted && text.contains(label), "{name}: {text}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_removed_worker_cannot_keep_a_node_by_a_taint_and_a_mark() {
     let (host, access) = master();
@@ -410,35 +435,6 @@ async fn a_removal_settles_the_open_requests_of_its_node() {
         .map(|its| (its.name.as_str(), its.is_open()));
     let expected = [("a", false), ("b", false), ("d", true)];
     assert_eq!(states.collect::<Vec<_>>(), expected);
-}
-
-#[tokio::test]
-async fn a_tombstone_is_deleted_when_its_certificates_have_ended() {
-    let (host, access) = master();
-    let week = Duration::from_secs(7 * 24 * 3600);
-    for (name, ago) in [
-        ("w-1", LONGEST_LIFE + CLOCKS_DIFFER),
-        ("w-2", LONGEST_LIFE + CLOCKS_DIFFER - MINUTE),
-        ("w-3", LONGEST_LIFE + week),
-    ] {
-        let tombstone = Admission {
-            node: name.to_owned(),
-            removed: Some(RemovedNode {
-                at: host.now() - ago - Duration::from_secs(1),
-                uid: String::new(),
-            }),
-            ..Admission::default()
-        };
-        assert!(put(&host, &access, &tombstone).await.unwrap());
-    }
-    issue(&host, &access, "w-4", false).await;
-    // Its Node is there.
-    host.with_world_mut(|world| world.node("w-3", labelled(&[WORKER_LABEL])));
-    let forgets = ("w-1".to_owned(), Care::Forget);
-    assert_eq!(cared(&host, &access).await, [forgets]);
-    let left = admissions(&host, &access).await.unwrap();
-    let left: Vec<&str> = left.records.keys().map(String::as_str).collect();
-    assert_eq!(left, ["w-2", "w-3", "w-4"]);
 }
 
 async fn remove(host: &FakeHost, access: &ClusterAccess, name: &str, force: bool) -> Removal {

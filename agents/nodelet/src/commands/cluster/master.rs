@@ -52,6 +52,9 @@ fn outcome(name: &str, removal: &MasterRemoval) -> Result<Option<(String, Exit)>
         MasterRemoval::ThisHost => {
             bail!("remove master {name}: it is this host; run the command on another master")
         }
+        MasterRemoval::NoMember => bail!(
+            "remove master {name}: this host was removed from etcd meanwhile; run the command on a master of the cluster if {name} is still to be removed; otherwise `kubectl uncordon` its node there"
+        ),
         MasterRemoval::Before => (format!("master {name} was removed before\n"), Exit::Ok),
         MasterRemoval::Unknown => return Ok(None),
     }))
@@ -91,6 +94,7 @@ mod tests {
             ),
             (MasterRemoval::Refused(lost), None, "--accept-quorum-loss"),
             (MasterRemoval::ThisHost, None, "another master"),
+            (MasterRemoval::NoMember, None, "was removed from etcd"),
         ] {
             let (text, exit) = match outcome("m-2", &removal) {
                 Ok(told) => told

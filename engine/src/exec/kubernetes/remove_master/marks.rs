@@ -3,17 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::selection::is_shared;
-use crate::host::{ClusterAccess, EtcdMember, Host, HostError, HostResult};
+use crate::host::{ClusterAccess, EtcdMember, Host, HostResult};
 use crate::kubernetes::etcd_members::removed::{self, Standing};
 use crate::kubernetes::masters::{self, address_in};
-
-/// How often a question or a change is tried, and the pause after the first attempt that failed. Each further pause is twice as long, which
-/// gives 13 s in all. After a member was removed, etcd may have to elect a leader, and the API server answers with an error until then.
-const TRIES: u32 = 7;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+use crate::kubernetes::workers::retried;
 
 /// Removes this member, and marks its master as removed. The name of its `node` counts if it has none of its own. `list` has all members.
 pub(super) async fn remove_marked(
@@ -29,43 +24,32 @@ pub(super) async fn remove_marked(
         Some(name) if is_shared(name, list) => None,
         own => own.or(node),
     };
+    let Some(name) = marked else {
+        return host.member_remove(endpoints, found.id).await;
+    };
     // First, so that its host does not add itself again.
-    let marked = match marked {
-        Some(name) => match removed::mark(host, endpoints, name).await {
-            Ok(revision) => Some((name, Some(revision))),
+    let revision = match removed::mark(host, endpoints, name).await {
+        Ok(revision) => revision,
+        Err(error) => {
             // The mark may be there all the same.
-            Err(error) => {
-                let kept = Some((name, None));
-                withdraw(host, endpoints, found.id, kept).await;
-                return Err(error);
+            if is_member(host, endpoints, found.id).await {
+                let _ = removed::withdraw(host, endpoints, name).await;
             }
-        },
-        None => None,
+            return Err(error);
+        }
     };
     let gone = host.member_remove(endpoints, found.id).await;
-    if gone.is_err() {
-        withdraw(host, endpoints, found.id, marked).await;
+    if gone.is_err() && is_member(host, endpoints, found.id).await {
+        // Later, its disk may be emptied, and it has to join again. If this fails, too, the error before it says more.
+        let _ = removed::lift(host, endpoints, name, revision).await;
     }
     gone
 }
 
-/// Lifts the mark of a member that stays: later, its disk may be emptied, and it has to join again. If this fails, too, the error before it says
-/// more.
-async fn withdraw(
-    host: &dyn Host,
-    endpoints: &[String],
-    id: u64,
-    marked: Option<(&str, Option<u64>)>,
-) {
-    if let Some((name, revision)) = marked
-        && let Ok(list) = host.member_list(endpoints).await
-        && list.iter().any(|member| member.id == id)
-    {
-        let _ = match revision {
-            Some(revision) => removed::lift(host, endpoints, name, revision).await,
-            None => removed::withdraw(host, endpoints, name).await,
-        };
-    }
+/// Whether etcd lists this member. False if it does not answer.
+async fn is_member(host: &dyn Host, endpoints: &[String], id: u64) -> bool {
+    let list = host.member_list(endpoints).await;
+    list.is_ok_and(|list| list.iter().any(|member| member.id == id))
 }
 
 /// A master whose member is gone.
@@ -135,20 +119,5 @@ impl Gone<'_> {
         let is_here =
             urls.any(|url| address_in(url).is_some_and(|its| self.addresses.contains(&its)));
         is_here && (member.name.is_empty() || member.name == self.name)
-    }
-}
-
-/// Tries it until it succeeds or is refused, with growing pauses.
-async fn retried(host: &dyn Host, once: impl AsyncFn() -> HostResult<()>) -> HostResult<()> {
-    let (mut attempt, mut pause) = (1, FIRST_PAUSE);
-    loop {
-        match once().await {
-            Err(error) if attempt < TRIES && !matches!(error, HostError::Refused { .. }) => {
-                host.pause(pause).await;
-                attempt += 1;
-                pause *= 2;
-            }
-            done => return done,
-        }
     }
 }

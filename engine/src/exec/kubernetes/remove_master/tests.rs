@@ -211,6 +211,15 @@ async fn a_host_does_not_remove_itself_or_a_worker() {
     assert_eq!(host.mutations(), 0);
 }
 
+/// Another master has removed this one while it waited for the lock.
+#[tokio::test]
+async fn a_host_that_is_no_member_any_more_removes_no_other_one() {
+    let host = host();
+    host.with_world_mut(|world| world.etcd.members.retain(|member| member.name != "m-1"));
+    assert_eq!(remove(&host, "m-3", false).await, MasterRemoval::NoMember);
+    assert_eq!(host.with_world(|world| world.etcd.members.len()), 2);
+}
+
 /// It never started, so it has no name and no node.
 #[tokio::test]
 async fn a_learner_without_a_name_is_removed_by_its_id_or_its_address() {
