@@ -16,6 +16,7 @@ pub mod served_certificate;
 mod shown;
 pub mod workers;
 
+pub(crate) use node_routes::is_on_link;
 pub use node_routes::{WantedRoutes, wanted_routes};
 pub use pod_subnets::{PodSubnetError, SubnetPool, allocate, allocate_all, next_free};
 pub use shown::shown;

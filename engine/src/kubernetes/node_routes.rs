@@ -88,19 +88,32 @@ fn next_hop(
             "node {name} has address {address}, which is this host's own; give one of the two hosts another address"
         ));
     }
-    let mut up = links.iter().filter(|link| link.up);
-    let is_on_link = up.any(|link| {
-        let mut networks = link.addresses.iter();
-        networks
-            .any(|(one, prefix)| IpNet::new(*one, *prefix).is_ok_and(|its| its.contains(&address)))
-    });
-    if is_on_link {
+    if is_on_link(address, links) {
         return Ok(address);
     }
     Err(format!(
-        "node {name} has address {address}, which is not on a network of this host, and a router between two nodes would have to know the way to each node's pods; give its host an \
+        "node {name} has address {address}, which is not on a network of this host or is no host's there, and a router between two nodes would have to know the way to each node's pods; give its host an \
          address on the network of the other nodes"
     ))
+}
+
+/// Whether a host can have this address on a network of one of these links.
+pub(crate) fn is_on_link(address: IpAddr, links: &[Link]) -> bool {
+    let mut up = links.iter().filter(|link| link.up);
+    up.any(|link| {
+        let mut networks = link.addresses.iter();
+        networks.any(|(one, prefix)| {
+            IpNet::new(*one, *prefix).is_ok_and(|network| is_host_in(&network, address))
+        })
+    })
+}
+
+/// Whether a host in this network can have the address. The first and the last IPv4 address are the network's own, but in a network of at
+/// most two addresses (RFC 3021).
+fn is_host_in(network: &IpNet, address: IpAddr) -> bool {
+    let of_network = [network.network(), network.broadcast()];
+    let is_own = matches!(network, IpNet::V4(its) if its.prefix_len() < 31);
+    network.contains(&address) && !(is_own && of_network.contains(&address))
 }
 
 /// For each node and subnet in the pods' network that gets no route because of another node's: that node. A sweep over the sorted subnets:

@@ -243,6 +243,12 @@ pub trait Resource: Send + Sync {
         false
     }
 
+    /// Whether the note tells of a problem that only an operator can end, although the resource is as planned. A status pass reports that as
+    /// a failure that restarts nothing.
+    fn has_problem(&self, _observed: &Self::Observed) -> bool {
+        false
+    }
+
     /// Files of this step that a consumer reads (`restart_on`, `env_from`).
     fn paths(&self) -> Vec<PathBuf> {
         Vec::new()

@@ -84,7 +84,7 @@ fn a_node_that_joins_gets_a_route_and_one_that_leaves_loses_it() {
     assert_eq!(host.with_world(|world| world.node_routes()), []);
 }
 
-/// A node that no route can lead to is named. It fails no check: neither a repair nor a clean of this host would help.
+/// A node that no route can lead to is named. It is a warning: neither a repair nor a clean of this host would help.
 #[test]
 fn a_node_that_cannot_be_reached_restarts_nothing() {
     let (bringup, host) = Bringup::brought_up("cp-1");

@@ -285,6 +285,25 @@ fn a_lost_ledger_is_rebuilt_from_the_host() {
     }
 }
 
+/// The apply on a simulated host that tells what is to be taken back knows no other nodes.
+#[test]
+fn routes_to_other_nodes_are_removed_after_a_recovery() {
+    let (bringup, host, _) = applied_host("cp-1");
+    let via = [172, 30, 0, 77].into();
+    host.with_world_mut(|world| world.join_node("w-1", "10.20.7.0/24", via));
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    assert_eq!(host.with_world(|world| world.node_routes().len()), 1);
+    host.with_world_mut(|world| {
+        for name in ["ledger.jsonl", "ledger.tip", "ledger.backup.jsonl"] {
+            world.remove(at(name));
+        }
+    });
+    let _ = recover(&bringup, &host, false).expect("it can be recovered");
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    assert_eq!(Bringup::clean(&host, true).outcome, Outcome::Cleaned);
+    assert_eq!(host.with_world(|world| world.node_routes()), []);
+}
+
 /// The lines before the damage belong to the host: what they say about the time before the role is used.
 #[test]
 fn the_complete_lines_of_a_damaged_ledger_are_used() {

@@ -277,6 +277,7 @@ impl Spec {
                 change,
                 note: resource.note(&observed),
                 is_unknown: resource.is_unknown(&observed),
+                has_problem: resource.has_problem(&observed),
             })
         })
     }
@@ -291,4 +292,6 @@ pub(in crate::exec) struct Inspection {
     pub(in crate::exec) note: Option<String>,
     /// Whether it is not known if the resource is as it should be; the note says why.
     pub(in crate::exec) is_unknown: bool,
+    /// Whether the note tells of a problem that only an operator can end.
+    pub(in crate::exec) has_problem: bool,
 }

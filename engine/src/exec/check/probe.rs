@@ -337,6 +337,7 @@ impl Runner<'_> {
             let seen = step.spec.inspect(&cx).await?;
             notes.texts.extend(seen.note);
             notes.unknown |= seen.is_unknown;
+            notes.problem |= seen.has_problem;
             // A certificate that is only due is as planned until it is renewed. What is not known is reported, and restarts nothing.
             if let Some(change) = seen.change
                 && !seen.is_unknown
@@ -368,6 +369,8 @@ pub(in crate::exec) struct StepNotes {
     pub(in crate::exec) texts: Vec<String>,
     /// Whether it is not known of a resource if it is as it should be. An apply goes on: its step has been made.
     pub(in crate::exec) unknown: bool,
+    /// Whether a note tells of a problem that only an operator can end.
+    pub(in crate::exec) problem: bool,
 }
 
 /// What is wrong with the authorities and keys that a phase makes.

@@ -158,8 +158,10 @@ impl Runner<'_> {
         let checks = phases.map(|phase| async move {
             for check in &phase.checks {
                 if matches!(check.probe, Probe::AsPlanned)
-                    && !check.advisory
-                    && self.confirmed(self.host, phase, check, mode).await.status == Status::False
+                    && self
+                        .confirmed(self.host, phase, check, mode)
+                        .await
+                        .fails_phase()
                 {
                     return Some(phase.name.clone());
                 }
@@ -376,7 +378,8 @@ impl Runner<'_> {
         let ProbeMode::Confirmed { until, .. } = mode else {
             return condition;
         };
-        if condition.status != Status::False {
+        // A problem that a note tells of is looked at once: nothing is restarted because of it.
+        if condition.status != Status::False || condition.advisory && !check.advisory {
             return condition;
         }
         if self.waited(phase, &check.probe, until).await {
@@ -478,10 +481,14 @@ impl Runner<'_> {
             Err(_) => unknown(check, format!("no answer within {} s", BOUND.as_secs())),
         };
         if condition.status == Status::True {
+            condition.reason = notes.texts.join("; ");
             if notes.unknown {
                 condition.status = Status::Unknown;
+            } else if notes.problem {
+                condition.status = Status::False;
+                condition.advisory = true;
+                return condition;
             }
-            condition.reason = notes.texts.join("; ");
         }
         if condition.status == Status::False
             && let Some(needed) = &check.needs_api

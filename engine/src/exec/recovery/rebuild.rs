@@ -10,7 +10,8 @@ use super::recovered::{Rebuilt, Recovered, RecoveredFrom};
 use crate::exec::Runner;
 use crate::ledger::{Ledger, Record, Recoverable, RunId};
 use crate::model::{StepId, Verb};
-use crate::resource::{ResourceResult, Undo};
+use crate::plan::PlannedStep;
+use crate::resource::{ResourceResult, Spec, Undo};
 
 impl Runner<'_> {
     /// The records that an apply on this host before the role would have written, for the resources that are on it now.
@@ -138,6 +139,27 @@ impl Runner<'_> {
                 | Record::CleanupDone { .. }
                 | Record::Cleaned { .. }
                 | Record::End { .. } => {}
+            }
+        }
+        // A simulated host has no other nodes, and makes no routes to them.
+        let undo = Undo::RemoveNodeRoutes;
+        if !known.contains(&undo.key()) && !self.host.node_routes().await?.is_empty() {
+            let phases = self.plan.phases.iter();
+            let phases = phases.filter(|phase| phase.skipped.is_none());
+            let steps = phases.flat_map(|phase| phase.steps.iter().map(move |its| (phase, its)));
+            let is_of_routes = |step: &PlannedStep| {
+                matches!(step.spec, Spec::NodeRoutes(_)) && !step.policy.absent
+            };
+            for (phase, step) in steps.filter(|(_, step)| is_of_routes(step)) {
+                rebuilt.result.recorded.push(undo.key());
+                let record = Record::Undo {
+                    run,
+                    phase: phase.name.clone(),
+                    step: step.id.clone(),
+                    keep: step.policy.keep,
+                    undo: undo.clone(),
+                };
+                mapped.push((None, record));
             }
         }
         mapped.retain(|(of, _)| of.as_ref().is_none_or(|step| wanted.contains(step)));

@@ -248,7 +248,11 @@ impl World {
         up.any(|link| {
             let mut networks = link.addresses.iter();
             networks.any(|(own, prefix)| {
-                IpNet::new(*own, *prefix).is_ok_and(|network| network.contains(&address))
+                let network = IpNet::new(*own, *prefix).expect("a prefix of the address");
+                // A broadcast address is no gateway.
+                let is_wide = address.is_ipv4() && *prefix < 31;
+                let is_reserved = address == network.network() || address == network.broadcast();
+                network.contains(&address) && !(is_wide && is_reserved)
             })
         })
     }

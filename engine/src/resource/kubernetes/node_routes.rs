@@ -3,7 +3,7 @@
 //! Our routes carry a protocol number of their own ([`ROUTE_PROTOCOL`](crate::host::ROUTE_PROTOCOL)); all others belong to other programs
 //! and are never touched. While the API server does not answer, the routes stay as they are, and it is not known whether they are right: pods
 //! need them most when something is broken.
-//! A node with a problem is a note, not a failure: it must not take down the routes to the other nodes.
+//! A node with a problem is a warning: it must not take down the routes to the other nodes.
 //!
 //! Not here: which routes there have to be (`kubernetes::node_routes`), and the kernel's table (`host`).
 
@@ -120,7 +120,10 @@ impl Resource for NodeRoutesSpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        receipt.push(Undo::RemoveNodeRoutes).await?;
+        // The routes of an earlier run stay if this one is taken back: its own undo removes them.
+        if cx.absent || observed.present.is_empty() {
+            receipt.push(Undo::RemoveNodeRoutes).await?;
+        }
         if cx.absent {
             return Undo::RemoveNodeRoutes.carry_out(cx.host).await;
         }
@@ -141,6 +144,10 @@ impl Resource for NodeRoutesSpec {
 
     fn is_unknown(&self, observed: &Self::Observed) -> bool {
         observed.silent.is_some()
+    }
+
+    fn has_problem(&self, observed: &Self::Observed) -> bool {
+        observed.silent.is_none() && !observed.wanted.problems.is_empty()
     }
 
     fn note(&self, observed: &Self::Observed) -> Option<String> {
@@ -369,6 +376,39 @@ mod tests {
         assert_eq!(changed, ["route to 10.20.2.0/24 -> 172.30.0.13"]);
         assert!(note.contains(theirs), "{note}");
         assert_eq!(routes(&host), ["10.20.2.0/24 172.30.0.13"]);
+    }
+
+    /// A kubelet reports its own address. The kernel accepts no route over these two.
+    #[tokio::test]
+    async fn a_node_that_reports_no_address_of_a_host_costs_no_other_node_its_route() {
+        let host = host();
+        let (_, note) = apply(&host).await;
+        assert_eq!(note, "");
+        let before = routes(&host);
+        for address in ["172.30.0.255", "172.30.0.0"] {
+            host.with_world_mut(|world| world.join_node("evil", "10.20.3.0/24", ip(address)));
+            let (changed, note) = apply(&host).await;
+            assert_eq!(changed, [""; 0]);
+            assert!(
+                note.contains("node evil") && note.contains(address),
+                "{note}"
+            );
+            assert_eq!(routes(&host), before);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_that_is_taken_back_leaves_the_routes_of_an_earlier_run() {
+        let host = host();
+        apply(&host).await;
+        let before = routes(&host);
+        host.with_world_mut(|world| world.join_node("w-3", "10.20.3.0/24", ip("172.30.0.14")));
+        let mut receipt = Receipt::default();
+        let applied = apply_in(&context(&host), &spec(), &mut receipt).await;
+        assert!(applied.expect("it works").is_some());
+        assert_eq!(routes(&host).len(), 3);
+        assert!(receipt.revert(&host).await.is_empty());
+        assert_eq!(routes(&host)[..2], before);
     }
 
     #[tokio::test]

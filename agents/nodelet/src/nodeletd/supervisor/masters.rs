@@ -22,7 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const BUSY_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Bound on the command: the phase that it applies has two minutes.
+/// Bound on the command: the two phases that it applies have three minutes, and a rollback follows a failure.
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// How an update ended.

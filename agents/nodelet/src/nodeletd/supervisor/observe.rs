@@ -103,7 +103,9 @@ impl<H: HostOps> Supervisor<H> {
         let up_before = self.state.up_in.clone();
         // An unknown result is no failure, so it ends the row of attempts. Two kinds of results do not end it: a check that has failed, but
         // not often enough yet, and a failure that counts as unknown for now, for example after a boot.
-        if self.failure_counts.is_empty() && !pass.health.iter().any(PhaseHealth::was_deferred) {
+        let mut all = pass.health.iter().flat_map(|phase| &phase.conditions);
+        let is_counting = all.any(|its| its.failed_in_a_row > 0 && !its.advisory);
+        if !is_counting && !pass.health.iter().any(PhaseHealth::was_deferred) {
             self.state.attempts.reset_streak();
             self.status.pf9_kube_start_attempt = 0;
         }

@@ -122,6 +122,49 @@ async fn routes_are_unknown_to_a_pass_while_the_api_server_does_not_answer() {
     }
 }
 
+/// Only an operator can end it, so nothing is restarted, and the host does not look healthy either.
+#[tokio::test(start_paused = true)]
+async fn a_problem_of_another_node_is_a_warning() {
+    let name: PhaseName = "node-routes".parse().expect("a name");
+    let step = PlannedStep {
+        id: StepId::new(&name, "node_routes", "cp-1"),
+        span: Span::file("phases/node-routes.rhai"),
+        spec: Spec::NodeRoutes(NodeRoutesSpec {
+            node: "cp-1".to_owned(),
+            network: "10.20.0.0/16".parse().expect("a network"),
+            kubeconfig: "/etc/kubeconfig".into(),
+        }),
+        policy: StepPolicy::default(),
+    };
+    let planned = PlannedPhase {
+        steps: vec![step],
+        ..phase("node-routes", &[], Probe::AsPlanned)
+    };
+    let plan = Plan::bare(vec![planned]);
+    let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+    let host = FakeHost::new()
+        .with_file("/etc/kubeconfig", "")
+        .with_kubernetes(|rules| rules.remote_api = true);
+    host.with_world_mut(|world| {
+        let far = "172.31.0.21".parse().expect("an address");
+        world.join_node("w-1", "10.20.1.0/24", far);
+    });
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
+    for health in [
+        runner.check().await,
+        runner.check_until_failed(Duration::from_secs(1)).await,
+    ] {
+        let condition = &health[0].conditions[0];
+        assert_eq!(condition.status, Status::False, "{health:?}");
+        assert!(condition.reason.contains("172.31.0.21"), "{health:?}");
+        assert_eq!(health[0].warnings().count(), 1);
+        assert_eq!(health[0].status(), Status::True);
+        assert!(failed_phases(&health).is_empty());
+    }
+    assert!(runner.outdated(&[name]).await.is_empty());
+    assert_eq!(host.mutations(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_check_with_failures_fails_after_that_many_in_a_row() {
     const FILE: &str = "/run/beat";
