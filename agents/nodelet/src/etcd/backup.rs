@@ -273,6 +273,7 @@ mod tests {
             version: "3.4.23".to_owned(),
             size: 1,
             cluster_id: 1,
+            member_id: 7,
             leader,
             raft_term: 2,
             raft_index: 3,

@@ -109,9 +109,16 @@ async fn ask<E: AskEtcd>(etcd: &E, named: Named) -> EtcdState {
 }
 
 async fn status_of<E: AskEtcd>(etcd: &E, member: &EtcdMember) -> Part<EtcdStatus> {
-    match &member.url {
-        Some(url) => within(LATER, etcd.status(url)).await,
-        None => Part::unknown("it has never started"),
+    let Some(url) = &member.url else {
+        return Part::unknown("it has never started");
+    };
+    match within(LATER, etcd.status(url)).await {
+        // For example after a backup was restored there: it is another cluster then.
+        Part::Known(status) if status.member_id != member.id => Part::unknown(&format!(
+            "another member answers at its address ({:x})",
+            status.member_id
+        )),
+        state => state,
     }
 }
 

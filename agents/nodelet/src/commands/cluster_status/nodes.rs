@@ -23,9 +23,10 @@ pub(super) fn rows(
     own: &[IpAddr],
     now: SystemTime,
 ) -> Vec<NodeRow> {
+    let own = own_node(&nodes, own).map(str::to_owned);
     let mut rows: Vec<NodeRow> = nodes
         .into_iter()
-        .map(|(name, node)| row(name, node, own, now))
+        .map(|(name, node)| row(&name, own.as_ref() == Some(&name), node, now))
         .collect();
     rows.sort_by(|one, other| (one.role, &one.name).cmp(&(other.role, &other.name)));
     rows
@@ -37,13 +38,9 @@ pub(super) fn without_routes(
     pods: IpNet,
     links: &[Link],
 ) -> Vec<String> {
-    let of_host = |address: &IpAddr| {
-        let mut all = links.iter().flat_map(|link| &link.addresses);
-        all.any(|(one, _)| one == address)
-    };
-    let is_own = |node: &ClusterNode| node.addresses.iter().any(of_host);
-    let own = nodes.iter().find(|(_, node)| is_own(node));
-    let own = own.map_or("", |(name, _)| name.as_str());
+    let addresses = links.iter().flat_map(|link| &link.addresses);
+    let addresses: Vec<IpAddr> = addresses.map(|(address, _)| *address).collect();
+    let own = own_node(nodes, &addresses).unwrap_or_default();
     let subnets = |node: &ClusterNode| node.pod_cidr.as_ref()?.parse().ok();
     let nodes: Vec<SubnetNode> = nodes
         .iter()
@@ -58,7 +55,18 @@ pub(super) fn without_routes(
     wanted_routes(own, pods, &nodes, links).problems
 }
 
-fn row(name: String, node: ClusterNode, own: &[IpAddr], now: SystemTime) -> NodeRow {
+/// The name of this host's node; `None` if it has none. This host is a master. A worker may report any address as its own, and cannot change
+/// these labels.
+fn own_node<'n>(nodes: &'n BTreeMap<String, ClusterNode>, own: &[IpAddr]) -> Option<&'n str> {
+    let is_here = |node: &ClusterNode| node.addresses.iter().any(|its| own.contains(its));
+    let has = |node: &ClusterNode, label: &str| node.labels.contains_key(label);
+    let here = nodes.iter().filter(|(_, node)| is_here(node));
+    let here = here.filter(|(_, node)| has(node, MASTER_LABEL) || !has(node, WORKER_LABEL));
+    let first = here.min_by_key(|(_, node)| !has(node, MASTER_LABEL));
+    first.map(|(name, _)| name.as_str())
+}
+
+fn row(name: &str, this_host: bool, node: ClusterNode, now: SystemTime) -> NodeRow {
     let has = |label| node.labels.contains_key(label);
     let role = match (has(MASTER_LABEL), has(WORKER_LABEL)) {
         (true, _) => NodeRole::Master,
@@ -68,7 +76,7 @@ fn row(name: String, node: ClusterNode, own: &[IpAddr], now: SystemTime) -> Node
     let age = |since| now.duration_since(since).unwrap_or_default();
     let backup_taken = published_by(&node);
     NodeRow {
-        name,
+        name: name.to_owned(),
         role,
         ready: node.ready,
         reason: match node.ready {
@@ -83,7 +91,7 @@ fn row(name: String, node: ClusterNode, own: &[IpAddr], now: SystemTime) -> Node
         cordoned: node.unschedulable,
         left: node.annotations.get(LEFT).map(|mark| shown(mark)),
         backup_taken,
-        this_host: node.addresses.iter().any(|one| own.contains(one)),
+        this_host,
         addresses: node.addresses,
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct EtcdStatus {
     pub(crate) size: u64,
     /// The identity etcd itself gave its cluster; it changes with a restore.
     pub(crate) cluster_id: u64,
+    /// The id of the member that answers.
+    pub(crate) member_id: u64,
     /// The id of the leader that it follows; 0 if it knows none.
     pub(crate) leader: u64,
     pub(crate) raft_term: u64,
@@ -179,10 +181,12 @@ impl Etcd {
             )
             .await
             .context("ask etcd for its status")?;
+        let header = answer.header.unwrap_or_default();
         Ok(EtcdStatus {
             version: answer.version,
             size: u64::try_from(answer.db_size).unwrap_or(0),
-            cluster_id: answer.header.unwrap_or_default().cluster_id,
+            cluster_id: header.cluster_id,
+            member_id: header.member_id,
             leader: answer.leader,
             raft_term: answer.raft_term,
             raft_index: answer.raft_index,

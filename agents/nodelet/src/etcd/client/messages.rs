@@ -16,6 +16,9 @@ const MAGIC: &[u8] = b"k8s\0";
 pub(in crate::etcd) struct Header {
     #[prost(uint64, tag = "1")]
     pub(in crate::etcd) cluster_id: u64,
+    /// The member that answers.
+    #[prost(uint64, tag = "2")]
+    pub(in crate::etcd) member_id: u64,
     #[prost(int64, tag = "3")]
     pub(in crate::etcd) revision: i64,
 }

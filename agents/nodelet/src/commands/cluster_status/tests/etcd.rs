@@ -4,6 +4,19 @@ use super::fake_etcd::state;
 use super::*;
 use crate::etcd::EtcdMember;
 
+/// A backup was restored on one host alone: its etcd works, and is another cluster.
+#[tokio::test(start_paused = true)]
+async fn an_etcd_that_is_not_the_listed_member_is_not_healthy() {
+    let mut cluster = Cluster::healthy().await;
+    cluster.etcd = cluster.etcd.change(3, |state| state.member_id = 0xff);
+    let (problems, code) = cluster.problems().await;
+    assert_eq!(code, 2);
+    assert!(
+        problems.contains("cp-3") && problems.contains("another member answers"),
+        "{problems}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_etcd_without_a_leader_is_a_problem() {
     let mut cluster = Cluster::healthy().await;
@@ -71,7 +84,7 @@ async fn an_even_number_of_voters_is_a_problem() {
                 url: Some(url(4)),
                 is_learner: false,
             });
-            cluster.etcd.states.insert(url(4), state(0xa2, 4996));
+            cluster.etcd.states.insert(url(4), state(0xa4, 0xa2, 4996));
         }
         let (problems, _) = cluster.problems().await;
         let said = format!(

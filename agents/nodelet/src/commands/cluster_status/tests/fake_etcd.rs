@@ -32,7 +32,7 @@ impl FakeEtcd {
                 url: Some(url.clone()),
                 is_learner: false,
             });
-            all.states.insert(url, state(0xa2, 5000 - number));
+            all.states.insert(url, state(id, 0xa2, 5000 - number));
         }
         all
     }
@@ -61,11 +61,12 @@ pub(super) fn url(number: u64) -> String {
 }
 
 /// What a healthy member answers.
-pub(super) fn state(leader: u64, raft_index: u64) -> EtcdStatus {
+pub(super) fn state(member_id: u64, leader: u64, raft_index: u64) -> EtcdStatus {
     EtcdStatus {
         version: "3.4.23".to_owned(),
         size: 21 << 20,
         cluster_id: 7,
+        member_id,
         leader,
         raft_term: 4,
         raft_index,

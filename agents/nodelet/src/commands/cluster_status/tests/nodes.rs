@@ -68,6 +68,31 @@ async fn a_node_whose_pods_cannot_be_reached_is_a_problem() {
     assert!(problems.contains(says), "{problems}");
 }
 
+/// A kubelet may report any address.
+#[tokio::test(start_paused = true)]
+async fn a_worker_with_the_address_of_this_host_is_not_taken_for_it() {
+    let cluster = Cluster::healthy().await;
+    let of_this_host = |status: &ClusterStatus| {
+        let rows = status.nodes.known().expect("they are listed").iter();
+        let here = rows.filter(|row| row.this_host);
+        here.map(|row| row.name.clone()).collect::<Vec<String>>()
+    };
+    let before = of_this_host(&cluster.status().await);
+    assert_eq!(before.len(), 1);
+    let worker = cluster.status().await.nodes;
+    let rows = worker.known().expect("they are listed").iter();
+    let own = rows.clone().find(|row| row.this_host).expect("it is there");
+    let addresses = own.addresses.clone();
+    cluster.node("w-1", |node| node.addresses.clone_from(&addresses));
+    assert_eq!(of_this_host(&cluster.status().await), before);
+    // Where masters run workloads, operators label them as workers, too.
+    cluster.node(&before[0], |node| {
+        node.labels.insert(MASTER_LABEL.to_owned(), String::new());
+        node.addresses = addresses;
+    });
+    assert_eq!(of_this_host(&cluster.status().await), before);
+}
+
 #[tokio::test(start_paused = true)]
 async fn versions_that_do_not_go_together_are_problems() {
     let cluster = Cluster::healthy().await;
