@@ -19,8 +19,8 @@ use lab::{Cache, Config, Host, HostSpec, Image, Lab, Suites, machine_mount};
 pub use node::Node;
 pub use pods::{Pods, page_from_outside};
 pub use together::{
-    KUBECTL, all_are_members, all_know_one_another, another_master, at_once, holder, is_known,
-    nodes_are_ready, second_apply_changes_nothing, three_masters,
+    KUBECTL, all_are_members, all_know_one_another, another_master, at_once, first_of_several,
+    holder, is_known, nodes_are_ready, second_apply_changes_nothing, three_masters,
 };
 
 const MASTER: &str = "master-1";
@@ -261,6 +261,7 @@ impl Drop for Master {
                     "docker ps --all --format '{{.Names}} {{.Status}}'",
                     "ss -ltnp",
                     "journalctl --no-pager --lines 15 --output cat -u pf9-kubelet -u docker -u keepalived",
+                    "journalctl --no-pager --lines 40 --output cat -u pf9-nodeletd",
                 ],
             );
         }

@@ -35,17 +35,31 @@ pub fn three_masters(
     settings: &[(&str, &str)],
     mut before: impl FnMut(&Host),
 ) -> (Master, Vec<Node>) {
-    let mut first = Master::create(lab, Image::Bare, true);
-    before(first.host());
-    first.configure(settings);
-    let _ = first.apply(&[]).exits(0);
-    let mut masters = vec![first.as_one()];
-    masters[0].keep();
+    let (mut first, mut masters) = first_of_several(lab, settings, &mut before);
     for name in JOINING {
         let master = another_master(&mut first, &masters, name, settings, &mut before);
         masters.push(master);
     }
     (first, masters)
+}
+
+/// The first of several masters, as for [`three_masters`].
+///
+/// # Panics
+/// It does not come up.
+#[must_use]
+pub fn first_of_several(
+    lab: &str,
+    settings: &[(&str, &str)],
+    before: impl FnOnce(&Host),
+) -> (Master, Vec<Node>) {
+    let first = Master::create(lab, Image::Bare, true);
+    before(first.host());
+    first.configure(settings);
+    let _ = first.apply(&[]).exits(0);
+    let one = first.as_one();
+    one.keep();
+    (first, vec![one])
 }
 
 /// A new host that joins these masters, with these settings; nodeletd keeps it. `before` gets the host before the role is applied there.

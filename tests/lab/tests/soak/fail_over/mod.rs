@@ -12,7 +12,7 @@ use lab_suites::{SCALED, all_are_members, three_masters};
 
 use crate::figures::write_section;
 use crate::under_load::{UnderLoad, Written, are_whole, none_is_lost};
-use report::{LONGEST, Writes, judged, tables};
+use report::{Writes, missed, tables};
 use trials::{Cluster, KINDS, Kind, Outcome};
 
 const WORDS: &str = "Three masters with a virtual IP, all on one machine. nodeletd makes a pass every five seconds. All the time a client writes numbered ConfigMaps \
@@ -20,7 +20,7 @@ through\nthe virtual IP, another one writes numbered keys to the members of etcd
 virtual IP every\n100 ms on a new connection, for at most a second. The clients run on the same machine. A trial begins when all members of etcd work, all nodes are \
 Ready, nodeletd\nfinds every host whole and one master holds the virtual IP. The time to the first good answer begins with the command that kills, and a good answer \
 counts only\nafter a failed request. A cut network takes nothing in and lets nothing out, while its link stays up. At the end each acknowledged write is read from \
-each API server and\neach member of etcd. A lost write, or more than ten seconds without an answer after a host or an API server was killed, fails the soak. Written \
+each API server and\neach member of etcd. A lost write or a missed target fails the soak. Written \
 by\n`cargo xtask soak --write fail_over`.";
 
 #[test]
@@ -54,11 +54,7 @@ fn fail_over_of_three_masters_loses_no_acknowledged_write() {
     let tables = tables(&tried, &[through_vip, in_etcd]);
     println!("{tables}");
     none_is_lost(&ended.lost);
-    let slowest = judged(&tried).into_iter().max();
-    assert!(
-        slowest.is_some_and(|slowest| slowest <= LONGEST),
-        "{slowest:?} until the virtual IP answered again"
-    );
+    assert_eq!(missed(&tried), [""; 0], "missed targets");
     write_section(
         "docs/benchmarks.md",
         "Fail-over of three masters",

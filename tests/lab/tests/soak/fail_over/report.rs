@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::trials::{Kind, Outcome};
 
 /// Longest time until the virtual IP answers again after a host or an API server was killed. More fails the soak.
-pub(crate) const LONGEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(10);
 /// Nine of ten trials should take no longer.
 const NINE_OF_TEN: Duration = Duration::from_secs(5);
 
@@ -19,7 +19,7 @@ pub(crate) struct Writes<'a> {
 }
 
 /// The times until the virtual IP answered again, of all kinds with a target.
-pub(crate) fn judged(tried: &[(&Kind, Vec<Outcome>)]) -> Vec<Duration> {
+fn judged(tried: &[(&Kind, Vec<Outcome>)]) -> Vec<Duration> {
     let judged = tried.iter().filter(|(kind, _)| kind.median.is_some());
     judged.flat_map(|(_, outcomes)| times(outcomes)).collect()
 }
@@ -55,6 +55,30 @@ pub(crate) fn tables(tried: &[(&Kind, Vec<Outcome>)], writes: &[Writes<'_>]) -> 
         );
     }
     text
+}
+
+/// The targets that were missed.
+pub(crate) fn missed(tried: &[(&Kind, Vec<Outcome>)]) -> Vec<String> {
+    let mut missed: Vec<String> = tried
+        .iter()
+        .filter_map(|(kind, outcomes)| {
+            let (target, median) = (kind.median?, median(&times(outcomes))?);
+            let text = || format!("{}: median {}", kind.name, seconds(Some(median)));
+            (median > target).then(text)
+        })
+        .collect();
+    let judged = judged(tried);
+    let quick = judged.iter().filter(|time| **time <= NINE_OF_TEN).count();
+    if quick * 10 < judged.len() * 9 {
+        let limit = NINE_OF_TEN.as_secs();
+        missed.push(format!("{quick} of {} within {limit} s", judged.len()));
+    }
+    if let Some(slowest) = judged.into_iter().max()
+        && slowest > LONGEST
+    {
+        missed.push(format!("the slowest: {}", seconds(Some(slowest))));
+    }
+    missed
 }
 
 fn line(name: &str, target: Option<Duration>, outcomes: &[Outcome]) -> String {

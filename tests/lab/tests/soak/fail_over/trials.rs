@@ -165,9 +165,18 @@ fn network_is_cut(cluster: &Cluster<'_>, _: usize) -> Option<Duration> {
     Some(back)
 }
 
-/// Each trial takes another master. The first one may begin a cluster (`ETCD_INITIAL_CLUSTER_STATE`); without data it joins the others.
+/// Each trial takes another master. The first one may begin a cluster (`ETCD_INITIAL_CLUSTER_STATE`); without data it joins the others. In every other
+/// trial the data goes while etcd runs, and nodeletd repairs the host; otherwise an operator does.
 fn data_is_removed(cluster: &Cluster<'_>, trial: usize) -> Option<Duration> {
     let emptied = &cluster.masters[trial % cluster.masters.len()];
+    if trial % 2 == 1 {
+        emptied.sh(&format!(
+            "systemctl is-active --quiet pf9-nodeletd
+             find {DATA} -mindepth 1 -delete; docker kill etcd > /dev/null"
+        ));
+        cluster.load.writers.go_on();
+        return None;
+    }
     emptied.sh(&format!(
         "systemctl stop pf9-nodeletd
          docker stop etcd > /dev/null

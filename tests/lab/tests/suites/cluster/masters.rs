@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use lab::Host;
 use lab_suites::{
-    After, KUBECTL, Master, Node, SCALED, Slate, all_are_members, at_once, holder, nodes_are_ready,
-    poll, second_apply_changes_nothing, three_masters,
+    After, KUBECTL, Master, Node, SCALED, Slate, all_are_members, another_master, at_once,
+    first_of_several, holder, is_known, nodes_are_ready, poll, second_apply_changes_nothing,
 };
 use serde_json::Value;
 
@@ -20,14 +21,28 @@ const SHOWN: Duration = Duration::from_secs(60);
 /// Time limit until a host that was killed is a master again.
 const BACK: Duration = Duration::from_secs(240);
 
+/// Settings that make a worker of a master.
+const AS_WORKER: &[(&str, &str)] = &[("ROLE", "worker")];
+
 /// One test, because three masters take longer to come up than all that is done with them.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn three_masters_go_on_without_one_and_leave_one_by_one() {
     let mut slates = Vec::new();
-    let (mut first, masters) = three_masters("masters", SCALED, |host| {
-        slates.push(Slate::of_host(host));
-    });
+    let mut before = |host: &Host| slates.push(Slate::of_host(host));
+    let (mut first, mut masters) = first_of_several("masters", SCALED, &mut before);
+    masters.push(another_master(
+        &mut first,
+        &masters,
+        "master-2",
+        SCALED,
+        &mut before,
+    ));
+    let third = Node::master_beside(&mut first, "master-3");
+    before(third.host());
+    is_known(&masters);
+    joins_after_other_settings_were_refused(&third, &first);
+    masters.push(third);
     let vip = first.vip();
     all_are_members(&masters);
     certificates_of_the_others_are_known(&masters);
@@ -37,6 +52,18 @@ fn three_masters_go_on_without_one_and_leave_one_by_one() {
     the_host_of_the_holder_is_killed(&masters, &vip);
     all_hosts_are_killed_at_once(&masters, &vip);
     they_leave(&masters, &slates, &vip);
+}
+
+/// All masters have some settings in common. The join file says which values they have.
+fn joins_after_other_settings_were_refused(joining: &Node, first: &Node) {
+    let other = ("CONTAINERS_CIDR", "10.99.0.0/16");
+    joining.prepare_join(first, &[SCALED, &[other]].concat());
+    let refused = joining.apply(&[]).refused();
+    let _ = refused.says(&[other.0, other.1, "10.20.0.0/16"]);
+    joining.configure(SCALED);
+    let _ = joining.apply(&[]).exits(0);
+    joining.has_joined();
+    joining.keep();
 }
 
 /// The state of the cluster on one master has the ends of the certificates that the API servers and the members of etcd of the others show.
@@ -156,6 +183,13 @@ fn the_host_of_the_holder_is_killed(masters: &[Node], vip: &str) {
     two.sh("systemctl stop pf9-nodeletd");
     let refused = two.nodelet(&["stop"]).exits(1);
     let _ = refused.says(&["quorum", holder.name(), "--accept-quorum-loss"]);
+    // Nor may it become a worker, which has no member.
+    two.configure(AS_WORKER);
+    let refused = two.apply(&[]).exits(1);
+    let _ = refused.says(&["it was set up with ROLE=master", "nodelet clean"]);
+    let refused = two.nodelet(&["clean", "--purge"]).exits(1);
+    let _ = refused.says(&["quorum", holder.name(), "--accept-quorum-loss"]);
+    two.configure(SCALED);
     read(two, "after-host");
     two.keep();
 
@@ -212,6 +246,8 @@ fn they_leave(masters: &[Node], slates: &[Slate], vip: &str) {
     }
     read(first, "after-host");
     first.sh("systemctl disable --quiet --now pf9-nodeletd");
+    // It is cleaned as what it was, also if its settings say something else by now.
+    second.configure(AS_WORKER);
     for (master, before) in masters.iter().zip(slates).rev() {
         let _ = master.nodelet(&["clean", "--purge"]).exits(0);
         // nodeletd's own files belong to its package and not to the role.

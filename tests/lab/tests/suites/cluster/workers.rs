@@ -9,6 +9,10 @@ const WORKER: &str = "worker-1";
 /// The pods of the suite, one on each node.
 const ON_MASTER: &str = "on-master";
 const ON_WORKER: &str = "on-worker";
+/// A script that succeeds if the master's node is the only one.
+const ALONE: &str = "[ \"$(kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml get node --output name)\" = node/master-1 ]";
+/// Removes nodeletd's own files: they belong to its package and not to the role.
+const REMOVE_OWN_FILES: &str = "rm -rf /run/pf9 /run/pf9-nodeletd.lock /var/opt/pf9/kube_status";
 /// Time limit until all parts know what has changed: the API server, nodeletd, kubelet and kube-proxy.
 const SEEN: Duration = Duration::from_secs(60);
 /// Time limit of a route's repair. A pass alone would take part of it; the event of the route is sooner.
@@ -39,6 +43,7 @@ fn a_worker_joins_serves_and_leaves() {
     );
     master.wait_for("the worker is labelled", &labelled, SEEN);
 
+    a_worker_may_not_change_its_node(&worker);
     let pods = [(ON_MASTER, "master-1"), (ON_WORKER, WORKER)];
     let pods = Pods::run(&master, &pods);
     pods.reach_one_another([ON_WORKER, ON_MASTER]);
@@ -52,6 +57,8 @@ fn a_worker_joins_serves_and_leaves() {
     before.assert_same_host(worker.host(), After::CleanOfWorker, "clean of a worker");
     let _ = worker.nodelet(&["clean", "--purge"]).exits(0);
     before.assert_same_host(worker.host(), After::Purge, "purge of a worker");
+    a_removed_worker_stays_out(&master, &worker);
+    before.assert_same_host(worker.host(), After::Purge, "purge of a removed worker");
 
     // The next user of the master finds it alone.
     pods.remove();
@@ -75,6 +82,22 @@ fn has_route(subnet: &str, by: &lab::Host) -> String {
         "ip -4 route show proto 92 | grep -q '^{subnet} via {} '",
         by.address()
     )
+}
+
+/// As its kubelet, it may read its Node. The API server does not let it delete this one, label it as a master, taint it, or change another node.
+fn a_worker_may_not_change_its_node(worker: &Node) {
+    let answers = worker.sh(&format!(
+        r#"server=$(sed -n 's/.*server: *"\?\([^"]*\)"\?$/\1/p' /etc/pf9/kube.d/kubeconfigs/kubelet.yaml)
+           certs=/etc/pf9/kube.d/certs/kubelet/apiserver
+           ask() {{ curl -s -o /dev/null -w '%{{http_code}} ' --max-time 10 --cacert /etc/pf9/kube.d/ca/cluster/ca.crt                --cert $certs/request.crt --key $certs/request.key "$@"; }}
+           patch() {{ ask -X PATCH -H 'Content-Type: application/merge-patch+json' -d "$2" "$server/api/v1/nodes/$1"; }}
+           ask "$server/api/v1/nodes/{WORKER}"
+           ask -X DELETE "$server/api/v1/nodes/{WORKER}"
+           patch {WORKER} '{{"metadata":{{"labels":{{"node-role.kubernetes.io/master":""}}}}}}'
+           patch {WORKER} '{{"spec":{{"taints":[{{"key":"own","effect":"NoSchedule"}}]}}}}'
+           patch master-1 '{{"metadata":{{"annotations":{{"own":""}}}}}}'"#
+    ));
+    assert_eq!(answers.trim(), "200 403 403 403 403");
 }
 
 fn a_deleted_route_returns(master: &Master, worker: &Node) {
@@ -140,10 +163,8 @@ fn leave(master: &Master, worker: &Node, pods: &Pods<'_>) {
         let failed = cleaned.events(failure);
         assert!(failed.is_empty(), "cordon and eviction: {failed:#?}");
     }
-    // nodeletd's own files belong to its package and not to the role.
-    worker.sh("rm -rf /run/pf9 /run/pf9-nodeletd.lock /var/opt/pf9/kube_status");
-    let alone = format!(r#"[ "$({KUBECTL} get node --output name)" = node/master-1 ]"#);
-    master.wait_for("the worker's node is gone", &alone, SEEN);
+    worker.sh(REMOVE_OWN_FILES);
+    master.wait_for("the worker's node is gone", ALONE, SEEN);
     let status = master.nodelet(&["cluster", "status"]).text();
     assert!(!status.contains("has no node"), "{status}");
     let none = r#"[ -z "$(ip -4 route show proto 92)" ]"#;
@@ -151,4 +172,26 @@ fn leave(master: &Master, worker: &Node, pods: &Pods<'_>) {
     // The pod asks its own Service.
     pods.answers_outside(ON_MASTER, master.host());
     pods.reaches_service(ON_MASTER, ON_MASTER);
+}
+
+/// It joins again, and is removed while nodeletd keeps its host. Its kubelet has a valid certificate, and registers the node at its next start.
+fn a_removed_worker_stays_out(master: &Master, worker: &Node) {
+    worker.join(master, SCALED);
+    let watch = Watch::start(worker);
+    let _ = master.nodelet(&["cluster", "remove", WORKER]).exits(0);
+    master.wait_for("the worker's node is gone", ALONE, SEEN);
+    let kubelet = "systemctl show --value --property InvocationID pf9-kubelet";
+    let before = worker.sh(kubelet);
+    watch.passes(3, SEEN);
+    assert_eq!(worker.sh(kubelet), before, "nodeletd restarts nothing");
+    master.sh(ALONE);
+    worker.sh("systemctl restart pf9-kubelet");
+    let registers = format!(
+        "journalctl --no-pager _SYSTEMD_INVOCATION_ID=$({kubelet}) | grep -q 'Successfully registered node'"
+    );
+    worker.wait_for("kubelet registers its node", &registers, SEEN);
+    master.wait_for("the masters delete it again", ALONE, SEEN);
+    drop(watch);
+    let _ = worker.nodelet(&["clean", "--purge"]).exits(0);
+    worker.sh(REMOVE_OWN_FILES);
 }
