@@ -124,14 +124,8 @@ pub(crate) fn admit(
 
 /// A join file with a new token.
 fn join_file(node: &str, server: &str, certificate: &str, public: &str) -> String {
-    let join = JoinFile {
-        version: 1,
-        node: node.to_owned(),
-        api: vec![server.to_owned()],
-        authorities: certificate.to_owned(),
-        token: Token::random().expect("random numbers"),
-        expires: EXPIRES,
-    };
+    let token = Token::random().expect("random numbers");
+    let join = JoinFile::new(node, server, certificate, token, EXPIRES);
     let sealed = join.seal(public).expect("it can be encrypted");
     String::from_utf8(sealed).expect("it is ASCII")
 }

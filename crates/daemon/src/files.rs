@@ -21,6 +21,18 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     atomic_files::replace(path, content, mode).with_context(|| format!("write {}", path.display()))
 }
 
+/// Checks that [`replace`] can begin: `path` is no directory, and a file can be made beside it. Leaves nothing there.
+///
+/// # Errors
+/// It cannot.
+pub fn can_replace(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        bail!("write {}: it is a directory", path.display());
+    }
+    let made = atomic_files::beside(path).map(drop);
+    made.with_context(|| format!("write {}", path.display()))
+}
+
 /// Removes temporary files that [`replace`] left in a directory at a power cut. Files younger than `abandoned` stay, because they may still
 /// be written: pass [`ABANDONED`], or zero if only the caller writes there.
 ///
@@ -101,6 +113,18 @@ mod tests {
     use traced::{RENAMES, SYNCS, is, position};
 
     use super::*;
+
+    #[test]
+    fn that_a_file_can_be_replaced_is_known_before() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a");
+        can_replace(&path).expect("it can be made");
+        assert!(!path.exists());
+        let left = std::fs::read_dir(directory.path()).expect("it is there");
+        assert_eq!(left.count(), 0, "nothing is left");
+        can_replace(&path.join("b")).expect_err("there is no such directory");
+        can_replace(directory.path()).expect_err("it is a directory");
+    }
 
     #[test]
     fn a_file_is_synced_before_the_rename_and_the_rename_before_success() {

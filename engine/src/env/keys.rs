@@ -101,7 +101,7 @@ const TABLE: &[Key] = table! {
             "Interface that carries the virtual IP.";
         #shared MASTER_VIP_VROUTER_ID: Integer { min: 1, max: 255 } => Value(""),
             "VRRP router id, one for each cluster on a network.";
-        MASTER_VIP_PRIORITY: Integer { min: 1, max: 254 } => Value("100"),
+        #shared MASTER_VIP_PRIORITY: Integer { min: 1, max: 254 } => Value("100"),
             "VRRP priority; give all masters the same, so that the virtual IP stays where it is.";
     }
     "etcd" {

@@ -104,9 +104,10 @@ impl KubeEnv {
     #[must_use]
     pub fn shared(&self) -> BTreeMap<String, String> {
         let has_virtual_ip = self.get("MASTER_VIP_ENABLED") == Some(&SettingValue::Bool(true));
-        // Without a virtual IP, the router id means nothing.
+        // Without a virtual IP, these mean nothing.
+        let of_virtual_ip = ["MASTER_VIP_VROUTER_ID", "MASTER_VIP_PRIORITY"];
         let counts =
-            |key: &&Key| key.shared && (has_virtual_ip || key.name != "MASTER_VIP_VROUTER_ID");
+            |key: &&Key| key.shared && (has_virtual_ip || !of_virtual_ip.contains(&key.name));
         let shared = KEYS.iter().filter(counts);
         let values = shared.filter_map(|key| {
             let value = self.get(key.name).filter(|value| !value.is_empty())?;

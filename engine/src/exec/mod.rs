@@ -34,6 +34,7 @@ pub use dry_run::planned::Planned;
 pub use dry_run::simulated::simulated_host;
 pub use event::{Event, EventSink, Recording};
 pub use kubernetes::backups::{backup_left, room_for_backup};
+pub use kubernetes::probes::api_problem_of_clean;
 pub use kubernetes::quorum::{
     ACCEPT_QUORUM_LOSS, RecordedNode, endpoints as etcd_endpoints, etcd_members,
     quorum_problem_of_clean,

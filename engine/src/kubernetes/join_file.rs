@@ -15,13 +15,16 @@ mod sealed;
 mod successor;
 mod token;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use x509_parser::pem::Pem;
 
 use crate::env::is_dns_name;
+use crate::facts::MOST_MASTERS;
 
 pub use error::JoinFileError;
 pub use master::{
@@ -47,6 +50,10 @@ const MOST_SERVERS: usize = 16;
 const LONGEST_TEXT: usize = 8 * 1024;
 /// Longest URL of an API server.
 const LONGEST_URL: usize = 300;
+/// Most settings in a file.
+const MOST_SETTINGS: usize = 64;
+/// Longest name or value of a setting in it, in bytes.
+const LONGEST_SETTING: usize = 256;
 
 /// What a host needs to join a cluster as a worker.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +71,12 @@ pub struct JoinFile {
     pub token: Token,
     /// Until when the token is valid, in seconds since 1970.
     pub expires: u64,
+    /// The addresses of the masters. Files of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masters: Vec<IpAddr>,
+    /// The settings that all masters have in common, by name, at most 64. Files of earlier versions have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Leaves out the token.
@@ -79,6 +92,21 @@ impl fmt::Debug for JoinFile {
 }
 
 impl JoinFile {
+    /// A file for this node that names one API server, and neither masters nor settings.
+    #[must_use]
+    pub fn new(node: &str, api: &str, authorities: &str, token: Token, expires: u64) -> Self {
+        Self {
+            version: VERSION,
+            node: node.to_owned(),
+            api: vec![api.to_owned()],
+            authorities: authorities.to_owned(),
+            token,
+            expires,
+            masters: Vec::new(),
+            settings: BTreeMap::new(),
+        }
+    }
+
     /// Whether it is for this node and still valid.
     ///
     /// # Errors
@@ -108,8 +136,23 @@ impl JoinContent for JoinFile {
         if certificates(&self.authorities)? == 0 {
             return refused("it has no authority");
         }
-        Ok(())
+        if self.masters.len() > MOST_MASTERS {
+            return refused("it names too many masters");
+        }
+        are_settings(&self.settings)
     }
+}
+
+/// Checks the number and the size of settings.
+fn are_settings(settings: &BTreeMap<String, String>) -> Result<(), JoinFileError> {
+    let is_long = |text: &String| text.len() > LONGEST_SETTING;
+    let mut all = settings.iter();
+    if settings.len() > MOST_SETTINGS || all.any(|(name, its)| is_long(name) || is_long(its)) {
+        return Err(JoinFileError::Content(
+            "its settings are too many or too long".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// Whether a file for the node `meant` that ends at `expires` is for `node`, and valid.

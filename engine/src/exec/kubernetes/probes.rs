@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::exec::Runner;
 use crate::host::{ClusterAccess, Host};
-use crate::plan::NeededApi;
+use crate::model::Problem;
+use crate::plan::{NeededApi, Plan};
 use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
 use crate::resource::{ResourceError, ResourceResult, Spec, pki};
 
@@ -148,6 +149,24 @@ pub(in crate::exec) async fn api_answers(
     Err(format!(
         "the API server, which this needs, does not answer this host: {why}"
     ))
+}
+
+/// Why a full clean of this host must not begin: it would take the pods, and the host could not come up again, because the API server on another host,
+/// which this one needs, does not answer it. `None` if it may; a host without the kubeconfig has no pods yet. Changes nothing. Cancel safe.
+pub async fn api_problem_of_clean(host: &dyn Host, plan: &Plan) -> Option<Problem> {
+    let phases = plan.phases.iter().filter(|phase| phase.skipped.is_none());
+    let mut checks = phases.flat_map(|phase| &phase.checks);
+    let (check, needed) = checks.find_map(|check| Some((check, check.needs_api.as_ref()?)))?;
+    if let Ok(None) = host.entry(&needed.kubeconfig).await {
+        return None;
+    }
+    let silence = api_answers(host, needed).await.err()?;
+    Some(Problem {
+        requirement: "the host can come up again".to_owned(),
+        span: check.span.clone(),
+        problem: format!("{silence}; a clean would end its pods, and it could not come up again"),
+        remedy: "let this host reach the API server; `nodelet check` shows what fails".to_owned(),
+    })
 }
 
 /// Which pressures a node reports.

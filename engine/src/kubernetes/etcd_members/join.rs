@@ -58,7 +58,9 @@ pub fn join(me: Me<'_>, members: &[Seen]) -> Join {
         ));
     }
     if let Some(why) = broken_first(others.iter().copied()) {
-        return Join::Wait(why);
+        return Join::Wait(format!(
+            "{why}; if the host of one is lost, or waits for the same, run `nodelet cluster remove NAME` on a master, and let it join again later"
+        ));
     }
     match own {
         Some(own) if own.member.learner && own.member.name.is_empty() => Join::Added,

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::sealed::{LONGEST, MASTER_VERSION, VERSION};
+use super::sealed::{LONGEST, VERSION};
 
 /// Why a join file or a key of a host cannot be used. No text has a secret in it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -32,7 +32,7 @@ pub enum JoinFileError {
     #[error("it is damaged or incomplete: copy it from the master again")]
     Damaged,
     /// A newer nodelet made it.
-    #[error("its format version is {0}, this nodelet supports {VERSION} to {MASTER_VERSION}")]
+    #[error("its format version is {0}, this nodelet supports 1 to {VERSION}")]
     Version(u32),
     /// It is for a further master, and this host is a worker.
     #[error("it is for a master, and this host is a worker")]

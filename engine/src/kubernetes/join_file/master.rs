@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::sealed::{MASTER_KIND, MASTER_VERSION};
 use super::{
     FileKind, IDENTITY, JOIN_FILE, JoinContent, JoinFileError, JoinKind, LONGEST,
-    LONGEST_NODE_NAME, LONGEST_TEXT, certificates, is_api_url, is_for, is_node_name, is_time,
+    LONGEST_NODE_NAME, LONGEST_TEXT, are_settings, certificates, is_api_url, is_for, is_node_name,
+    is_time,
 };
 use crate::host::Host;
 use crate::kubernetes::masters::{self, MasterEntry};
@@ -23,10 +24,6 @@ use crate::kubernetes::masters::{self, MasterEntry};
 pub const MASTER_AUTHORITIES: [&str; 3] = ["cluster", "etcd", "front-proxy"];
 /// Most addresses of nodes in a file. Those of a larger cluster are not compared.
 pub const MOST_ADDRESSES: usize = 1000;
-/// Most settings in a file.
-const MOST_SETTINGS: usize = 64;
-/// Longest name or value of a setting in it, in bytes.
-const LONGEST_SETTING: usize = 256;
 
 /// What a host needs to join a cluster as a master.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,10 +45,10 @@ pub struct MasterJoinFile {
     pub encryption_keys: String,
     /// The masters that the cluster has, without the one that joins.
     pub masters: Vec<MasterEntry>,
-    /// Addresses of the cluster's other nodes, at most [`MOST_ADDRESSES`]: the host that joins must have none of them.
+    /// Addresses of the cluster's workers, at most [`MOST_ADDRESSES`]: the host that joins must have none of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
-    /// The settings that all masters have in common, by name, at most [`MOST_SETTINGS`]. Files of earlier versions have none.
+    /// The settings that all masters have in common, by name, at most 64. Files of earlier versions have none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
 }
@@ -183,13 +180,7 @@ impl JoinContent for MasterJoinFile {
         if self.addresses.len() > MOST_ADDRESSES {
             return refused("it names too many addresses of nodes");
         }
-        let mut settings = self.settings.iter();
-        let is_long = |text: &String| text.len() > LONGEST_SETTING;
-        if settings.len() > MOST_SETTINGS
-            || settings.any(|(name, its)| is_long(name) || is_long(its))
-        {
-            return refused("its settings are too many or too long");
-        }
+        are_settings(&self.settings)?;
         if self.masters.is_empty() {
             return refused("it names no master");
         }

@@ -12,17 +12,19 @@ fn authority() -> String {
 }
 
 fn file() -> JoinFile {
-    JoinFile {
-        version: VERSION,
-        node: "w-1".to_owned(),
-        api: vec![
-            "https://10.0.0.1:443".to_owned(),
-            "https://[fd00::1]".to_owned(),
-        ],
-        authorities: authority(),
-        token: Token::random().expect("random numbers"),
-        expires: NOW + 3600,
-    }
+    let token = Token::random().expect("random numbers");
+    let mut file = JoinFile::new(
+        "w-1",
+        "https://10.0.0.1:443",
+        &authority(),
+        token,
+        NOW + 3600,
+    );
+    file.api.push("https://[fd00::1]".to_owned());
+    file.masters.push(IpAddr::from([10, 0, 0, 1]));
+    let setting = ("CONTAINERS_CIDR".to_owned(), "10.20.0.0/16".to_owned());
+    file.settings.extend([setting]);
+    file
 }
 
 pub(super) fn time(seconds: u64) -> SystemTime {
@@ -115,6 +117,12 @@ fn content_of_another_version_or_with_unknown_fields_is_refused() {
         content["more"] = 1.into();
     });
     assert_eq!(newer, Err(JoinFileError::Version(2)));
+    let earlier = opened(&|content| {
+        content["version"] = 1.into();
+        let fields = content.as_object_mut().expect("it has fields");
+        fields.retain(|name, _| name != "masters" && name != "settings");
+    });
+    assert_eq!(earlier.expect("it is read").masters, [] as [IpAddr; 0]);
     let changes: [(&str, serde_json::Value); 8] = [
         ("more", 1.into()),
         ("node", "W_1".into()),

@@ -71,25 +71,30 @@ pub(super) fn lower(
         }
         PkiWord::JoinFile => {
             let (path, node) = (options.text_argument(0)?.into(), required("node")?);
+            let settings = options.map("settings").unwrap_or_default().into_iter();
+            let settings = settings.map(|(name, its)| (name, its.to_string()));
+            let on_link = options.has("masters_on_link");
             if options.has("master") {
                 // The types of the modifier are checked before.
                 let [address, api] = options.all_texts("master")?;
                 let address = address.parse().ok()?;
-                let settings = options.map("settings").unwrap_or_default();
-                let settings = settings.into_iter();
                 let spec = JoinMasterSpec {
                     path,
                     node,
                     address,
                     api,
-                    settings: settings
-                        .map(|(name, its)| (name, its.to_string()))
-                        .collect(),
+                    settings: settings.collect(),
+                    on_link,
                 };
                 valid(call, options, spec.validate(), findings)?;
                 return Some(Spec::JoinMaster(spec));
             }
-            let spec = JoinFileSpec { path, node };
+            let spec = JoinFileSpec {
+                path,
+                node,
+                settings: settings.collect(),
+                on_link,
+            };
             valid(call, options, spec.validate(), findings)?;
             Some(Spec::JoinFile(spec))
         }

@@ -40,6 +40,7 @@ words! {
         node(name: Text) => "Name of this host's node.";
         master(address: Address, api: Text) => "The host joins as a master, has this address, and reaches the cluster at this URL.";
         settings(settings: Map) => "Settings that the masters have in common, by name: a file with another value of one is refused.";
+        masters_on_link() => "The masters that the file names have to be on a network of this host. Otherwise the file is refused.";
     }
 
     KUBECONFIG = Resource(Pki::Kubeconfig) kubeconfig(name: Text) {

@@ -5,8 +5,8 @@ mod joining;
 
 use std::path::Path;
 
-use behaviour::Bringup;
-use engine::exec::{Status, failed_phases};
+use behaviour::{Bringup, block_on};
+use engine::exec::{Status, api_problem_of_clean, failed_phases};
 use engine::host::fake::FakeHost;
 use engine::model::Outcome;
 
@@ -57,6 +57,41 @@ fn nothing_is_restarted_while_the_masters_are_away() {
         .map(ToString::to_string)
         .collect();
     assert!(failed.contains(&"kube-proxy".to_owned()), "{failed:?}");
+}
+
+/// The masters answer, and accept neither this worker's certificate nor its requests. A full clean would end its pods and help nothing.
+#[test]
+fn nothing_is_restarted_while_the_masters_refuse_the_worker() {
+    let (bringup, host) = Bringup::brought_up("wk-1");
+    let host = host.with_kubernetes(|rules| rules.api_refuses = true);
+    // kube-proxy waits for the API server at its start.
+    let host = host.with_endpoint("127.0.0.1:10256", 503, "");
+    let health = bringup.check(&host);
+    let unknown = not_true(&bringup, &host);
+    assert_eq!(failed_phases(&health).len(), 0, "{unknown:#?}");
+    for check in [
+        "node is as planned",
+        "the node is Ready",
+        "the routes to the other nodes are as planned",
+        "kube-proxy has written its rules",
+    ] {
+        let its = unknown.iter().find(|line| line.starts_with(check));
+        assert!(
+            its.is_some_and(|line| line.contains("Unknown") && line.contains("401")),
+            "{check}: {unknown:#?}"
+        );
+    }
+    let refused = block_on(api_problem_of_clean(&host, &bringup.plan));
+    let refused = refused.expect("it could not come up again");
+    assert!(refused.problem.contains("401"), "{refused:?}");
+    let host = host.with_kubernetes(|rules| rules.api_refuses = false);
+    let problem = block_on(api_problem_of_clean(&host, &bringup.plan));
+    assert_eq!(problem, None);
+    let failed: Vec<String> = failed_phases(&bringup.check(&host))
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(failed, ["kube-proxy"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use engine::exec::{authorities, check_export, reserved_for_api_servers};
 use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
 use engine::kubernetes::MASTER_LABEL;
-use engine::kubernetes::admission::{admission, end_of, withdraw};
+use engine::kubernetes::admission::{Admission, admission, admissions, end_of, withdraw};
 use engine::kubernetes::join_file::{
     FileKind, JoinContent as _, JoinKind, MOST_ADDRESSES, MasterJoinFile,
 };
@@ -70,11 +70,12 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     };
     its_export.number(&host, &access).await?;
     let record = admission(&host, &access, node).await?;
+    let workers = admissions(&host, &access).await?.records;
     may_return(EXPORT, node, args.replace, record.as_ref(), now)?;
     let mut file = MasterJoinFile::new(node, &api, seconds(expires));
     export_keys(&host, &mut file).await?;
     file.masters = others;
-    file.addresses = taken_addresses(node, &nodes);
+    file.addresses = taken_addresses(node, &workers);
     file.settings = inputs.settings().shared();
     let sealed = file.seal(&args.file.sealed.to);
     let made = MadeFile {
@@ -85,6 +86,8 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
         sealed: sealed.with_context(|| format!("export the keys to `{node}`"))?,
         expires,
     };
+    // Without the file, the host must not be awaited.
+    made.can_be_saved()?;
     let number = its_export.note(&host, &access).await?;
     // As a record of a worker says, the masters would label this node as one, or delete it after the worker's removal.
     withdraw(&host, &access, node)
@@ -132,11 +135,13 @@ fn is_odd_in_the_end(node: &str, number: usize, of: Option<u8>, awaited: &[Strin
     }
 }
 
-/// The addresses of the cluster's other nodes, for the host that joins to compare with its own. Nodes have IPv4 addresses.
-fn taken_addresses(node: &str, nodes: &BTreeMap<String, ClusterNode>) -> Vec<IpAddr> {
-    let others = nodes.iter().filter(|(name, _)| *name != node);
-    let addresses = others.flat_map(|(_, its)| &its.addresses);
-    let addresses = addresses.copied().filter(IpAddr::is_ipv4);
+/// The addresses of the cluster's workers, for the host that joins to compare with its own: those for which they have certificates. What they
+/// report of themselves does not count, because a worker could keep any host out with it.
+fn taken_addresses(node: &str, workers: &BTreeMap<String, Admission>) -> Vec<IpAddr> {
+    let others = workers
+        .values()
+        .filter(|its| its.node != node && its.removed.is_none());
+    let addresses = others.filter_map(|its| its.address);
     addresses.take(MOST_ADDRESSES).collect()
 }
 
@@ -162,7 +167,7 @@ pub(in crate::commands) fn own_entry(plan: &Plan) -> Result<MasterEntry> {
     });
     let (name, address) = own
         .next()
-        .context("export the keys: the role of this host has no node; run this on a master")?;
+        .context("the role of this host has no node; run this on a master")?;
     Ok(MasterEntry {
         name,
         address,
@@ -390,20 +395,25 @@ mod tests {
 
     #[test]
     fn the_new_master_learns_which_addresses_are_taken() {
-        let node = |address: &str| ClusterNode {
-            addresses: vec![
-                address.parse().expect("an address"),
-                "fd00::7".parse().expect("an address"),
-            ],
-            ..ClusterNode::default()
+        let worker = |node: &str, address: &str| {
+            let record = Admission {
+                node: node.to_owned(),
+                address: address.parse().ok(),
+                ..Admission::default()
+            };
+            (node.to_owned(), record)
         };
-        let nodes = BTreeMap::from([
-            ("cp-2".to_owned(), node("172.30.0.12")),
-            ("w-1".to_owned(), node("172.30.0.21")),
-        ]);
+        let mut workers =
+            BTreeMap::from([worker("cp-2", "172.30.0.12"), worker("w-1", "172.30.0.21")]);
         let other: IpAddr = "172.30.0.21".parse().expect("an address");
-        assert_eq!(taken_addresses("cp-2", &nodes), [other], "not its own");
-        assert_eq!(taken_addresses("cp-3", &nodes).len(), 2);
+        assert_eq!(taken_addresses("cp-2", &workers), [other], "not its own");
+        assert_eq!(taken_addresses("cp-3", &workers).len(), 2);
+        let removed = engine::kubernetes::admission::RemovedNode {
+            at: SystemTime::UNIX_EPOCH,
+            uid: String::new(),
+        };
+        workers.get_mut("w-1").expect("it is there").removed = Some(removed);
+        assert_eq!(taken_addresses("cp-2", &workers), [] as [IpAddr; 0]);
     }
 
     #[test]

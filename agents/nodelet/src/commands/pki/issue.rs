@@ -1,6 +1,6 @@
 //! `nodelet pki issue`: admits a node to the cluster of this master, and writes its join file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
@@ -11,13 +11,12 @@ use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode, Host};
 use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::admission::{Admission, NewToken, admission, admit, end_of};
-use engine::kubernetes::join_file::{
-    FileKind, JoinContent as _, JoinFile, JoinKind, Token, VERSION,
-};
+use engine::kubernetes::join_file::{FileKind, JoinContent as _, JoinFile, JoinKind, Token};
 use engine::kubernetes::masters;
 use engine::kubernetes::node_request::Reserved;
 use engine::resource::pki::Authority;
 
+use super::export::own_entry;
 use super::made_file::{
     MadeFile, api_of, earlier_host, has_left, is_free, is_name, may_return, seconds, taken,
 };
@@ -53,15 +52,11 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     }
     is_not_awaited(&host, &access, &args.node).await?;
     let expires = end_of(now, args.file.sealed.valid_for);
-    let file = JoinFile {
-        version: VERSION,
-        node: args.node.clone(),
-        api: vec![api],
-        authorities: String::from_utf8(authority.pem().to_vec())
-            .context("read the cluster's authority")?,
-        token: Token::random().context("admit a node")?,
-        expires: seconds(expires),
-    };
+    let authorities = str::from_utf8(authority.pem()).context("read the cluster's authority")?;
+    let token = Token::random().context("admit a node")?;
+    let mut file = JoinFile::new(&args.node, &api, authorities, token, seconds(expires));
+    file.masters = masters_of(own_entry(&inputs.plan)?.address, &reserved);
+    file.settings = inputs.settings().shared();
     // Sealed first: a mistake in the key of the host must not end an earlier token.
     let made = MadeFile {
         output: args.file.sealed.output.as_deref(),
@@ -93,6 +88,13 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
         error_report::say(&format!("nodelet: warning: {text}"));
     }
     Ok(Exit::Ok)
+}
+
+/// The addresses of all masters, each once. A master that is alone has no list.
+fn masters_of(own: IpAddr, reserved: &Reserved) -> Vec<IpAddr> {
+    let known = reserved.masters.values().copied();
+    let all: BTreeSet<IpAddr> = known.chain([own]).collect();
+    all.into_iter().collect()
 }
 
 /// Refuses the names and addresses of masters that this master knows, also if they have no Node.
@@ -159,6 +161,16 @@ mod tests {
     use engine::kubernetes::workers::LEFT;
 
     use super::*;
+
+    #[test]
+    fn the_file_names_each_master_once() {
+        let own = IpAddr::from([10, 0, 0, 1]);
+        let names = (1..=5).map(|n| (format!("cp-{n}"), IpAddr::from([10, 0, 0, n])));
+        let mut reserved = Reserved::default();
+        assert_eq!(masters_of(own, &reserved), [own]);
+        reserved.masters = names.collect();
+        assert_eq!(masters_of(own, &reserved).len(), 5);
+    }
 
     #[test]
     fn only_a_free_name_may_join() {

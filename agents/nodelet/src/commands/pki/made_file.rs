@@ -48,6 +48,14 @@ impl MadeFile<'_> {
         Ok(())
     }
 
+    /// Checks that the file can be written, and leaves nothing there.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub(in crate::commands) fn can_be_saved(&self) -> Result<()> {
+        self.output.map_or(Ok(()), daemon::files::can_replace)
+    }
+
     /// Writes to standard output where the file is, or the file itself. In JSON, `also` is one more field and its value.
     pub(in crate::commands) fn report(&self, also: (&str, Value)) {
         say(&self.reported(also));

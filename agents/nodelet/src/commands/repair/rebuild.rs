@@ -1,7 +1,7 @@
 //! `nodelet repair --rebuild`: a full clean, and an apply after it. nodeletd runs it at every tenth attempt.
 
 use anyhow::Result;
-use engine::exec::{Event, EventSink, RecordedNode, quorum_problem_of_clean};
+use engine::exec::{Event, EventSink, RecordedNode, api_problem_of_clean, quorum_problem_of_clean};
 use engine::host::Host;
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
@@ -31,7 +31,8 @@ pub(super) async fn rebuild(
 }
 
 /// Rebuilds the host with `rebuild`, which begins with a full clean. Refused if a precondition would fail afterwards, or if etcd would lose its
-/// quorum with the member of `guarded`. Without `guarded`, the operator accepts that loss. If it is refused, nothing is changed.
+/// quorum with the member of `guarded`, or if the host needs an API server elsewhere that does not answer it. Without `guarded`, the operator accepts
+/// the loss of the quorum. If it is refused, nothing is changed.
 async fn unless_refused(
     inputs: &Inputs,
     host: &dyn Host,
@@ -46,6 +47,7 @@ async fn unless_refused(
     if let Some(recorded) = guarded {
         problems.extend(quorum_problem_of_clean(host, Some(&inputs.plan), recorded).await);
     }
+    problems.extend(api_problem_of_clean(host, &inputs.plan).await);
     if !problems.is_empty() {
         sink.emit(Event::PreflightFailed { problems });
         return Ok(Outcome::Refused);

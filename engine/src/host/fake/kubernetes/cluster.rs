@@ -276,6 +276,9 @@ impl World {
             let refused = std::io::Error::from(ErrorKind::ConnectionRefused);
             return Err(HostError::service(action, refused));
         }
+        if self.kubernetes.api_refuses {
+            return Err(HostError::refused(action, "401 Unauthorized"));
+        }
         Ok(())
     }
 

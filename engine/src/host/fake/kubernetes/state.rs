@@ -41,6 +41,8 @@ pub struct KubernetesRules {
     pub node_name: Option<String>,
     /// An API server elsewhere that is up: a worker's masters.
     pub remote_api: bool,
+    /// Whether it refuses this host, as it does a client whose certificate it does not accept.
+    pub api_refuses: bool,
     /// Whether kube-proxy writes the rules of Services; it does not before it has read them from an API server.
     pub writes_services: bool,
     /// Whether running components leave traces on the host that only a clean removes.
@@ -65,6 +67,7 @@ impl Default for KubernetesRules {
             ready_after_eviction: None,
             node_name: None,
             remote_api: false,
+            api_refuses: false,
             writes_services: true,
             leaves_traces: false,
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::host::fake::{Call, FakeHost, FaultPlan};
 use crate::kubernetes::join_file::tests::{NOW, sealed_content, time};
-use crate::kubernetes::join_file::{JoinFile, Token, VERSION, new_identity};
+use crate::kubernetes::join_file::{JoinFile, Token, new_identity};
 
 fn authority() -> AuthorityPem {
     let made = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).expect("it is made");
@@ -33,14 +33,9 @@ fn file() -> MasterJoinFile {
 }
 
 fn worker_file() -> JoinFile {
-    JoinFile {
-        version: VERSION,
-        node: "cp-2".to_owned(),
-        api: vec!["https://10.0.0.1".to_owned()],
-        authorities: authority().certificate,
-        token: Token::random().expect("random numbers"),
-        expires: NOW + 3600,
-    }
+    let token = Token::random().expect("random numbers");
+    let authority = authority().certificate;
+    JoinFile::new("cp-2", "https://10.0.0.1", &authority, token, NOW + 3600)
 }
 
 /// A host with this join file and identity.
@@ -217,10 +212,11 @@ fn files_of_earlier_formats_are_read_and_one_of_a_newer_is_not() {
     for version in [2, 3] {
         assert_eq!(opened(version).expect("it is read").node, "cp-2");
     }
-    // The format of a successor.
-    for version in [4, 6] {
+    // The first one is the format of a successor, and 6 that of a worker.
+    for version in [4, 7] {
         assert_eq!(opened(version), Err(JoinFileError::Version(version)));
     }
+    assert_eq!(opened(6), Err(JoinFileError::ForWorker));
 }
 
 #[test]

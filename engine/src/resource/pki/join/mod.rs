@@ -12,7 +12,6 @@ pub(in crate::resource::pki) mod spec;
 mod trust;
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 
@@ -282,7 +281,7 @@ impl JoinFileSpec {
         let joining = self.joining();
         let check = |file: &JoinFile| file.check(&self.node, host.now());
         let problem = match source::read(host, &joining, check).await? {
-            Ok(file) => match self.of_file(recorded, &file, host.now()) {
+            Ok(file) => match self.of_file(recorded, &file, host).await? {
                 // A join file that was left is older than what was published since.
                 Ok(files) => {
                     // Also if nothing is published: without the successor, this host would not trust the masters that use it.
@@ -315,25 +314,38 @@ impl JoinFileSpec {
     }
 
     /// The authorities of the join file. The problem says why they are not to be trusted.
-    fn of_file(
+    async fn of_file(
         &self,
         recorded: Option<&Recorded>,
         file: &JoinFile,
-        now: SystemTime,
-    ) -> Result<KeptFiles, Problem> {
+        host: &dyn Host,
+    ) -> ResourceResult<Result<KeptFiles, Problem>> {
         let joining = self.joining();
-        let files = trust::files(file).map_err(|error| Problem::of(&joining, &error))?;
-        if let Some(text) = trust::outside_of_validity(&files, now) {
-            return Err(Problem::wrong_clock(text));
+        let files = match trust::files(file) {
+            Ok(files) => files,
+            Err(error) => return Ok(Err(Problem::of(&joining, &error))),
+        };
+        if let Some(text) = trust::outside_of_validity(&files, host.now()) {
+            return Ok(Err(Problem::wrong_clock(text)));
         }
-        match recorded {
-            Some(recorded) if !trust::overlap(&recorded.files, &files) => {
-                let (its, known) = (trust::named(&files), trust::named(&recorded.files));
-                Err(Problem::other_cluster(&joining, &its, &known))
-            }
-            Some(recorded) => Ok(trust::arranged(files, &recorded.files)),
-            None => Ok(files),
+        if let Some(recorded) = recorded
+            && !trust::overlap(&recorded.files, &files)
+        {
+            let (its, known) = (trust::named(&files), trust::named(&recorded.files));
+            return Ok(Err(Problem::other_cluster(&joining, &its, &known)));
         }
+        if let Some(problem) = source::other_settings(&file.settings, &self.settings) {
+            return Ok(Err(problem));
+        }
+        if self.on_link
+            && let Some(problem) = source::not_on_link(host, file.masters.iter().copied()).await?
+        {
+            return Ok(Err(problem));
+        }
+        Ok(Ok(match recorded {
+            Some(recorded) => trust::arranged(files, &recorded.files),
+            None => files,
+        }))
     }
 
     fn with(files: KeptFiles, file: &JoinFile) -> ResourceResult<Wanted> {

@@ -1,10 +1,13 @@
 //! Reads the join file, and says what is wrong with it and what to do about it.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
 use crate::host::Host;
 use crate::kubernetes::join_file::{IDENTITY, JoinContent, JoinFileError, JoinKind, is_node_name};
+use crate::kubernetes::{is_on_link, shown};
 use crate::model::chain;
 use crate::resource::pki::certificate::facts::show;
 use crate::resource::pki::stored::{Content, Stored};
@@ -207,6 +210,53 @@ impl Problem {
             leave(joining),
         )
     }
+}
+
+/// A problem if settings of the masters have other values here. A file of an earlier version names none.
+pub(super) fn other_settings(
+    theirs: &BTreeMap<String, String>,
+    here: &BTreeMap<String, String>,
+) -> Option<Problem> {
+    let (mut names, mut of_masters, mut own) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, value) in theirs {
+        let Some(here) = here.get(name) else {
+            continue;
+        };
+        if !value.eq_ignore_ascii_case(here) {
+            names.push(name.as_str());
+            of_masters.push(format!("{name}={}", shown(value)));
+            own.push(format!("{name}={here}"));
+        }
+    }
+    (!names.is_empty()).then(|| {
+        let text = format!(
+            "the masters have {}, and the settings of this host say {}",
+            of_masters.join(", "),
+            own.join(", ")
+        );
+        let next = format!("set {} as on the masters", names.join(", "));
+        Problem::new(text, next)
+    })
+}
+
+/// A problem if one of these masters is not on a network of this host. Reads only. Cancel safe.
+///
+/// # Errors
+/// The host cannot be read.
+pub(super) async fn not_on_link(
+    host: &dyn Host,
+    masters: impl IntoIterator<Item = IpAddr>,
+) -> ResourceResult<Option<Problem>> {
+    let links = host.links().await?;
+    let mut masters = masters.into_iter();
+    let far = masters.find(|master| !is_on_link(*master, &links));
+    Ok(far.map(|far| {
+        let text = format!(
+            "the master at {far} is not on a network of this host, and a router between two nodes would have to know the way to each node's pods"
+        );
+        let next = "give this host an address on the network of the masters".to_owned();
+        Problem::new(text, next)
+    }))
 }
 
 /// What to do if the file is for another cluster.

@@ -1,5 +1,6 @@
 //! What a script says of joining.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,12 @@ pub struct JoinFileSpec {
     pub path: PathBuf,
     /// The name of this host's node.
     pub node: String,
+    /// The settings that this host has in common with the masters, by name. Those that the file has, too, have to be the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+    /// Whether the masters have to be on a network of this host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_link: bool,
 }
 
 impl JoinFileSpec {

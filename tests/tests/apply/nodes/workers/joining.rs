@@ -8,7 +8,7 @@ use engine::exec::{Recording, Runner, simulated_host};
 use engine::host::fake::FakeHost;
 use engine::host::{CertificateRequest, CertificateRequests as _, ClusterAccess, RequestState};
 use engine::kubernetes::join_file::{
-    IDENTITY, JOIN_FILE, JoinContent as _, JoinFile, Token, VERSION, new_identity,
+    IDENTITY, JOIN_FILE, JoinContent as _, JoinFile, Token, new_identity,
 };
 use engine::model::{Outcome, STATE};
 use engine::resource::pki::{Authority, CertificateSpec, SignedBy, request_keys};
@@ -79,14 +79,13 @@ impl Cluster {
         let now = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .expect("it is after 1970");
-        let file = JoinFile {
-            version: VERSION,
-            node: "cp-1".to_owned(),
-            api: vec!["https://10.0.0.1:443".to_owned()],
-            authorities: String::from_utf8(authority.pem().to_vec()).expect("PEM is text"),
-            token: Token::try_from("abcdef.0123456789abcdef".to_owned()).expect("a token"),
-            expires: now.as_secs() + 3600,
-        };
+        let file = JoinFile::new(
+            "cp-1",
+            "https://10.0.0.1:443",
+            str::from_utf8(authority.pem()).expect("PEM is text"),
+            Token::try_from("abcdef.0123456789abcdef".to_owned()).expect("a token"),
+            now.as_secs() + 3600,
+        );
         let sealed = file.seal(&public).expect("it is sealed");
         worker.with_world_mut(|world| world.file(JOIN_FILE, sealed));
         Self {

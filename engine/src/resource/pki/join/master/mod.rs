@@ -20,7 +20,6 @@ use super::source::{self, Problem};
 use crate::host::Host;
 use crate::kubernetes::join_file::{JoinFileError, MasterJoinFile};
 use crate::kubernetes::masters::{self, MASTERS};
-use crate::kubernetes::shown;
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::certificate::facts::show;
@@ -191,30 +190,6 @@ impl JoinMasterSpec {
         })
     }
 
-    /// A problem if settings of the other masters have other values here. A file of an earlier version names none.
-    fn other_settings(&self, file: &MasterJoinFile) -> Option<Problem> {
-        let (mut names, mut theirs, mut own) = (Vec::new(), Vec::new(), Vec::new());
-        for (name, value) in &file.settings {
-            let Some(here) = self.settings.get(name) else {
-                continue;
-            };
-            if !value.eq_ignore_ascii_case(here) {
-                names.push(name.as_str());
-                theirs.push(format!("{name}={}", shown(value)));
-                own.push(format!("{name}={here}"));
-            }
-        }
-        (!names.is_empty()).then(|| {
-            let text = format!(
-                "the other masters have {}, and the settings of this host say {}",
-                theirs.join(", "),
-                own.join(", ")
-            );
-            let next = format!("set {} as on the other masters", names.join(", "));
-            Problem::new(text, next)
-        })
-    }
-
     /// The join file, if it can be used now. Reads only. Cancel safe.
     async fn read(&self, host: &dyn Host) -> ResourceResult<Result<MasterJoinFile, Problem>> {
         let joining = self.joining();
@@ -234,7 +209,13 @@ impl JoinMasterSpec {
             let next = "set MASTER_IP and K8S_API_PORT as on the other masters".to_owned();
             return Ok(Err(Problem::new(text, next)));
         }
-        if let Some(problem) = self.other_settings(&file) {
+        if let Some(problem) = source::other_settings(&file.settings, &self.settings) {
+            return Ok(Err(problem));
+        }
+        let masters = file.masters.iter().map(|master| master.address);
+        if self.on_link
+            && let Some(problem) = source::not_on_link(host, masters).await?
+        {
             return Ok(Err(problem));
         }
         Ok(match outside_of_validity(&file, host) {

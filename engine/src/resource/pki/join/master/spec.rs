@@ -30,6 +30,9 @@ pub struct JoinMasterSpec {
     /// The settings that this host has in common with the other masters, by name. Those that the file has, too, have to be the same.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
+    /// Whether the other masters have to be on a network of this host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_link: bool,
 }
 
 impl JoinMasterSpec {

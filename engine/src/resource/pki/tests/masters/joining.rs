@@ -3,7 +3,9 @@
 use super::*;
 use crate::host::Files as _;
 use crate::host::fake::FaultPlan;
-use crate::kubernetes::join_file::{JoinFile, Token, VERSION};
+use std::collections::BTreeMap;
+
+use crate::kubernetes::join_file::{JoinFile, Token};
 use crate::resource::Action;
 use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::JoinFileSpec;
@@ -11,14 +13,9 @@ use crate::resource::pki::keys::record::identity;
 
 /// The join file of a worker of the same cluster.
 fn worker_file(file: &MasterJoinFile) -> JoinFile {
-    JoinFile {
-        version: VERSION,
-        node: NODE.to_owned(),
-        api: vec![API.to_owned()],
-        authorities: file.authorities["cluster"].certificate.clone(),
-        token: Token::random().expect("random numbers"),
-        expires: file.expires,
-    }
+    let token = Token::random().expect("random numbers");
+    let authority = &file.authorities["cluster"].certificate;
+    JoinFile::new(NODE, API, authority, token, file.expires)
 }
 
 /// The texts that only the two masters may know.
@@ -167,8 +164,8 @@ async fn nothing_is_made_without_a_file_and_nothing_is_replaced() {
                 let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
                 its.settings = pairs.into();
             }),
-            "the other masters have CLUSTER_ID=c2, CONTAINERS_CIDR=10.30.0.0/16, and the settings of this host say CLUSTER_ID=0A1b, CONTAINERS_CIDR=10.20.0.0/16",
-            "set CLUSTER_ID, CONTAINERS_CIDR as on the other masters",
+            "the masters have CLUSTER_ID=c2, CONTAINERS_CIDR=10.30.0.0/16, and the settings of this host say CLUSTER_ID=0A1b, CONTAINERS_CIDR=10.20.0.0/16",
+            "set CLUSTER_ID, CONTAINERS_CIDR as on the masters",
         ),
         (
             with(&|its| {
@@ -267,6 +264,31 @@ async fn a_clock_outside_of_the_authorities_validity_is_named() {
 }
 
 #[tokio::test]
+async fn a_master_that_is_on_no_network_of_the_others_is_refused() {
+    let (master, host, public) = master_to_be().await;
+    let file = exported(&master).await;
+    place(&host, &file, &public);
+    let [a, b, c, _] = match file.masters[0].address {
+        std::net::IpAddr::V4(address) => address.octets(),
+        std::net::IpAddr::V6(_) => panic!("nodes have IPv4 addresses"),
+    };
+    let spec = JoinMasterSpec {
+        on_link: true,
+        ..spec()
+    };
+    for (network, joins) in [([a, b, c + 1, 77], false), ([a, b, c, 77], true)] {
+        let host = host.fork();
+        host.with_world_mut(|world| world.link("eth0", true, &[(network.into(), 24)]));
+        let joined = run(&host, &spec, false, &mut Receipt::default()).await;
+        assert_eq!(joined.is_ok(), joins, "{joined:?}");
+        if let Err(error) = joined {
+            let text = error.to_string();
+            assert!(text.contains("is not on a network of this host"), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_worker_can_become_a_master_of_its_cluster() {
     let (master, host, public) = master_to_be().await;
     let file = exported(&master).await;
@@ -275,6 +297,8 @@ async fn a_worker_can_become_a_master_of_its_cluster() {
     let as_worker = JoinFileSpec {
         path: JOIN.into(),
         node: NODE.to_owned(),
+        settings: BTreeMap::new(),
+        on_link: false,
     };
     apply(&host, &as_worker)
         .await

@@ -46,6 +46,7 @@ fn spec() -> JoinMasterSpec {
         settings: [("CONTAINERS_CIDR", "10.20.0.0/16"), ("CLUSTER_ID", "0A1b")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
+        on_link: false,
     }
 }
 

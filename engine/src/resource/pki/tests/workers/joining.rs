@@ -1,9 +1,10 @@
 //! Joining: what a worker takes from its join file, and what it refuses.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use super::signing::worker_with_identity;
-use crate::kubernetes::join_file::{
-    IDENTITY, JoinContent as _, JoinFile, Token, VERSION, new_identity,
-};
+use crate::kubernetes::join_file::{IDENTITY, JoinContent as _, JoinFile, Token, new_identity};
 use crate::resource::pki::tests::*;
 use crate::resource::pki::{JoinFileSpec, key_problem};
 use crate::resource::{Action, Spec};
@@ -19,6 +20,8 @@ pub(super) fn spec() -> JoinFileSpec {
     JoinFileSpec {
         path: JOIN.into(),
         node: NODE.to_owned(),
+        settings: BTreeMap::new(),
+        on_link: false,
     }
 }
 
@@ -27,14 +30,9 @@ fn file(host: &FakeHost, authorities: &str) -> JoinFile {
     let now = now
         .duration_since(std::time::UNIX_EPOCH)
         .expect("it is after 1970");
-    JoinFile {
-        version: VERSION,
-        node: NODE.to_owned(),
-        api: vec!["https://10.0.0.1:443".to_owned()],
-        authorities: authorities.to_owned(),
-        token: Token::try_from(format!("abcdef.{SECRET}")).expect("a token"),
-        expires: (now + HOUR).as_secs(),
-    }
+    let token = Token::try_from(format!("abcdef.{SECRET}")).expect("a token");
+    let expires = (now + HOUR).as_secs();
+    JoinFile::new(NODE, "https://10.0.0.1:443", authorities, token, expires)
 }
 
 /// A host with an identity, and its public key.
@@ -222,6 +220,58 @@ async fn each_problem_of_a_join_file_has_its_own_message() {
         };
         assert!(next.contains(remedy), "{what}: {next}");
         assert!(host.snapshot() == before, "{what}: nothing is changed");
+    }
+}
+
+/// Its pods would have no way to the others.
+#[tokio::test]
+async fn a_worker_has_the_network_and_the_settings_of_its_masters() {
+    let (master, _, _) = worker_to_be().await;
+    let authorities = text(&master, CA);
+    let setting = |value: &str| {
+        let pair = ("CONTAINERS_CIDR".to_owned(), value.to_owned());
+        BTreeMap::from([pair])
+    };
+    let spec = JoinFileSpec {
+        settings: setting("10.20.0.0/16"),
+        on_link: true,
+        ..spec()
+    };
+    for (network, address, refused) in [
+        ("10.20.0.0/16", [10, 0, 0, 1], ""),
+        (
+            "10.99.0.0/16",
+            [10, 0, 0, 1],
+            "the masters have CONTAINERS_CIDR=10.99.0.0/16",
+        ),
+        (
+            "10.20.0.0/16",
+            [10, 0, 1, 1],
+            "the master at 10.0.1.1 is not on a network of this host",
+        ),
+        (
+            "10.20.0.0/16",
+            [10, 0, 0, 255],
+            "the master at 10.0.0.255 is not",
+        ),
+    ] {
+        let (host, public) = host_with_identity();
+        host.with_world_mut(|world| {
+            world.link("eth0", true, &[(IpAddr::from([10, 0, 0, 21]), 24)]);
+        });
+        let mut its = file(&host, &authorities);
+        its.settings = setting(network);
+        its.masters = vec![IpAddr::from(address)];
+        place(&host, &its, &public);
+        let before = host.snapshot();
+        let joined = run(&host, &spec, false, &mut Receipt::default()).await;
+        if refused.is_empty() {
+            joined.expect("it joins");
+            continue;
+        }
+        let error = joined.expect_err(refused);
+        assert!(error.to_string().contains(refused), "{error}");
+        assert!(host.snapshot() == before, "{refused}: nothing is changed");
     }
 }
 
