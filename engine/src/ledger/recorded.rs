@@ -61,13 +61,26 @@ impl Reading<'_> {
         // cut or is partly taken back. The last entry counts.
         let mut done: Vec<(RunId, Option<&str>)> = Vec::new();
         let mut resources: BTreeSet<String> = BTreeSet::new();
+        let mut stops: BTreeSet<RunId> = BTreeSet::new();
         for record in self.records {
             match record {
-                // A stop cordons the node. A clean that was interrupted may have removed anything.
-                Record::Run { run, verb, .. }
-                    if *verb == Verb::Clean
-                        || *verb == Verb::Stop
-                            && matches!(&step.spec, Spec::Node(node) if node.schedulable) =>
+                // A clean that was interrupted may have removed anything.
+                Record::Run {
+                    run,
+                    verb: Verb::Clean,
+                    ..
+                } => unless_empty(&mut done, *run),
+                Record::Run {
+                    run,
+                    verb: Verb::Stop,
+                    ..
+                } => {
+                    stops.insert(*run);
+                }
+                // A stop that drains cordons the node. That of a repair does nothing but end what runs, and has no such records.
+                Record::Intent { run, .. }
+                    if stops.contains(run)
+                        && matches!(&step.spec, Spec::Node(node) if node.schedulable) =>
                 {
                     unless_empty(&mut done, *run);
                 }
@@ -481,13 +494,19 @@ mod tests {
             })
         };
         let run = [begun(1, Verb::Apply, "now"), end(1, "addons")];
-        let stop = [begun(2, Verb::Stop, "now")];
-        for (schedulable, wanted) in [(true, Recorded::Open), (false, Recorded::AsPlanned)] {
+        let drains = [begun(2, Verb::Stop, "now"), intent(2, "drain")];
+        // The stop of a repair has no steps.
+        let ends = [begun(2, Verb::Stop, "now")];
+        for (schedulable, stop, wanted) in [
+            (true, &drains[..], Recorded::Open),
+            (true, &ends, Recorded::AsPlanned),
+            (false, &drains, Recorded::AsPlanned),
+        ] {
             let policy = StepPolicy::default();
-            let recorded = recorded_of_spec(&[&run, &stop], node(schedulable), policy, false);
-            assert_eq!(recorded, wanted, "{schedulable}");
+            let recorded = recorded_of_spec(&[&run, stop], node(schedulable), policy, false);
+            assert_eq!(recorded, wanted, "{schedulable} {}", stop.len());
         }
-        assert_eq!(recorded_of(&[&run, &stop]), Recorded::AsPlanned);
+        assert_eq!(recorded_of(&[&run, &drains]), Recorded::AsPlanned);
     }
 
     #[test]

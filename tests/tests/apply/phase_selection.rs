@@ -4,7 +4,7 @@ use behaviour::{Bringup, Case, Scripts, block_on, fixtures, text};
 use engine::host::Containers as _;
 use engine::host::fake::{FakeHost, difference};
 use engine::ledger::Record;
-use engine::model::Outcome;
+use engine::model::{Outcome, Verb};
 use engine::resource::Spec;
 
 #[test]
@@ -163,4 +163,27 @@ fn the_end_of_a_run_names_its_phases() {
     assert_eq!(last(), done);
     let _ = bringup.stop(&host);
     assert_eq!(last(), [""; 0]);
+}
+
+/// A prediction without an API server takes it that the node may be cordoned then.
+#[test]
+fn a_stop_records_its_drain() {
+    let (bringup, host) = Bringup::brought_up("cp-1");
+    let _ = bringup.stop(&host);
+    let records = Bringup::records(&host);
+    let stop = records.iter().rev().find_map(|record| match record {
+        Record::Run {
+            run,
+            verb: Verb::Stop,
+            ..
+        } => Some(*run),
+        _ => None,
+    });
+    let of_drain = |record: &Record| {
+        let Record::Intent { run, step, .. } = record else {
+            return false;
+        };
+        Some(*run) == stop && step.phase() == Some("drain")
+    };
+    assert!(records.iter().any(of_drain), "{records:?}");
 }
