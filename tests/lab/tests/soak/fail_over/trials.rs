@@ -57,7 +57,7 @@ pub(crate) const KINDS: &[Kind] = &[
         cause: network_is_cut,
     },
     Kind {
-        name: "the data of a member of etcd is removed, and `nodelet apply` brings the member back",
+        name: "the data of a member of etcd is removed, and nodeletd (trials 1 and 3) or `nodelet apply` brings the member back",
         trials: 3,
         median: None,
         cause: data_is_removed,
