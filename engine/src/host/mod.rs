@@ -17,12 +17,14 @@ pub mod fake;
 pub mod live;
 pub mod overlay;
 mod ownership;
+mod retried;
 mod traits;
 mod view;
 
 pub use error::{HostError, HostResult};
 pub use ownership::changeable_way_to;
 pub(crate) use ownership::{Ownership, OwnershipError};
+pub(crate) use retried::retried;
 pub(crate) use traits::containers::LIVE_RESTORE_DIR;
 pub use traits::containers::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount,

@@ -31,7 +31,7 @@ use super::masters;
 use super::shown;
 use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod, Taint};
 
-pub(crate) use deletion::{delete_removed, retried};
+pub(crate) use deletion::delete_removed;
 pub use eviction::{empty_node, hold_up};
 pub(crate) use requests::is_still_open;
 

@@ -213,8 +213,7 @@ async fn locked(
     removed: &str,
 ) -> HostResult<DisruptionLock> {
     let list = host.member_list(endpoints).await?;
-    let own = host.member_status(OWN_ENDPOINT).await;
-    let own = own.ok().map(|own| own.id);
+    let own = own_id(host).await;
     let own = list.iter().find(|member| own == Some(member.id));
     let own = own.map_or("without a member", |own| own.name.as_str());
     let holder = format!("{own} (cluster remove {removed})");

@@ -80,9 +80,8 @@ async fn a_runtime_that_hangs_has_failed_and_what_it_runs_is_unknown() {
     assert_eq!(health[0].status(), Status::True, "{health:?}");
 }
 
-/// Nodes may have moved meanwhile. An apply goes on, because a step has nothing to change.
-#[tokio::test(start_paused = true)]
-async fn routes_are_unknown_to_a_pass_while_the_api_server_does_not_answer() {
+/// A phase with routes to the nodes of a cluster.
+fn plan_of_routes() -> Plan {
     let name: PhaseName = "node-routes".parse().expect("a name");
     let step = PlannedStep {
         id: StepId::new(&name, "node_routes", "cp-1"),
@@ -98,7 +97,13 @@ async fn routes_are_unknown_to_a_pass_while_the_api_server_does_not_answer() {
         steps: vec![step],
         ..phase("node-routes", &[], Probe::AsPlanned)
     };
-    let plan = Plan::bare(vec![planned]);
+    Plan::bare(vec![planned])
+}
+
+/// Nodes may have moved meanwhile. An apply goes on, because a step has nothing to change.
+#[tokio::test(start_paused = true)]
+async fn routes_are_unknown_to_a_pass_while_the_api_server_does_not_answer() {
+    let plan = plan_of_routes();
     let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
     for (answers, expected) in [(true, Status::True), (false, Status::Unknown)] {
         let host = FakeHost::new()
@@ -125,22 +130,7 @@ async fn routes_are_unknown_to_a_pass_while_the_api_server_does_not_answer() {
 /// Only an operator can end it, so nothing is restarted, and the host does not look healthy either.
 #[tokio::test(start_paused = true)]
 async fn a_problem_of_another_node_is_a_warning() {
-    let name: PhaseName = "node-routes".parse().expect("a name");
-    let step = PlannedStep {
-        id: StepId::new(&name, "node_routes", "cp-1"),
-        span: Span::file("phases/node-routes.rhai"),
-        spec: Spec::NodeRoutes(NodeRoutesSpec {
-            node: "cp-1".to_owned(),
-            network: "10.20.0.0/16".parse().expect("a network"),
-            kubeconfig: "/etc/kubeconfig".into(),
-        }),
-        policy: StepPolicy::default(),
-    };
-    let planned = PlannedPhase {
-        steps: vec![step],
-        ..phase("node-routes", &[], Probe::AsPlanned)
-    };
-    let plan = Plan::bare(vec![planned]);
+    let plan = plan_of_routes();
     let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
     let host = FakeHost::new()
         .with_file("/etc/kubeconfig", "")
@@ -161,6 +151,7 @@ async fn a_problem_of_another_node_is_a_warning() {
         assert_eq!(health[0].status(), Status::True);
         assert!(failed_phases(&health).is_empty());
     }
+    let name = plan.phases[0].name.clone();
     assert!(runner.outdated(&[name]).await.is_empty());
     assert_eq!(host.mutations(), 0);
 }

@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::selection::is_shared;
-use crate::host::{ClusterAccess, EtcdMember, Host, HostResult};
+use crate::host::{ClusterAccess, EtcdMember, Host, HostResult, retried};
 use crate::kubernetes::etcd_members::removed::{self, Standing};
 use crate::kubernetes::masters::{self, address_in};
-use crate::kubernetes::workers::retried;
 
 /// Removes this member, and marks its master as removed. The name of its `node` counts if it has none of its own. `list` has all members.
 pub(super) async fn remove_marked(
