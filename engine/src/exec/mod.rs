@@ -47,8 +47,8 @@ pub use kubernetes::rotate::{
 };
 pub use kubernetes::scratch;
 pub use kubernetes::sign::{
-    DecidedRequest, LONGEST_LIFE, RequestOutcome, SigningReport, node_certificate_spec,
-    reserved_for_api_servers, sign_requests,
+    DecidedRequest, DeletedRequests, LONGEST_LIFE, RequestOutcome, SigningReport,
+    node_certificate_spec, reserved_for_api_servers, sign_requests,
 };
 pub use recovery::recovered::{Recovered, RecoveredFrom};
 pub use repair::restart::{failed_phases, phases_with_orphans, restart_set};

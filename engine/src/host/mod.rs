@@ -34,7 +34,8 @@ pub use traits::etcd::{EtcdKey, EtcdLock, EtcdMember, EtcdMembers, EtcdStatus};
 pub use traits::files::{Attributes, Entry, EntryKind, Files, Space, partial_file};
 pub use traits::kernel::Kernel;
 pub use traits::kubernetes::certificate_requests::{
-    CertificateRequest, CertificateRequests, LONGEST_REQUEST, NewCertificateRequest, RequestState,
+    CertificateRequest, CertificateRequestList, CertificateRequests, LONGEST_REQUEST,
+    ListedRequest, NewCertificateRequest, RequestState,
 };
 pub use traits::kubernetes::cluster::{
     Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, RemainingPod, Taint,

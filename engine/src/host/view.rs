@@ -17,13 +17,13 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::{
-    ArchivedImage, Attributes, CertificateRequest, CertificateRequests, ClaimOutcome, Clock,
-    Cluster, ClusterAccess, ClusterNode, ClusterObject, CommandOutput, CommandSpec, ConfigMap,
-    ConfigMaps, ContainerConfig, ContainerState, Containers, Entry, EtcdKey, EtcdLock, EtcdMember,
-    EtcdMembers, EtcdStatus, Files, Host, HostResult, HttpsRequest, HttpsResponse, ImageState,
-    Kernel, Link, ListedContainer, Network, NewCertificateRequest, NodeRoute, Packages, PodSubnets,
-    Processes, RemainingPod, Routes, Services, Space, SubnetClaim, SubnetNode, UnitState,
-    VirtualService, VrrpSender,
+    ArchivedImage, Attributes, CertificateRequest, CertificateRequestList, CertificateRequests,
+    ClaimOutcome, Clock, Cluster, ClusterAccess, ClusterNode, ClusterObject, CommandOutput,
+    CommandSpec, ConfigMap, ConfigMaps, ContainerConfig, ContainerState, Containers, Entry,
+    EtcdKey, EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, Files, Host, HostResult, HttpsRequest,
+    HttpsResponse, ImageState, Kernel, Link, ListedContainer, ListedRequest, Network,
+    NewCertificateRequest, NodeRoute, Packages, PodSubnets, Processes, RemainingPod, Routes,
+    Services, Space, SubnetClaim, SubnetNode, UnitState, VirtualService, VrrpSender,
 };
 
 /// A host as it is seen in one look.
@@ -218,16 +218,17 @@ pass_on!(PodSubnets {
 } {});
 
 pass_on!(CertificateRequests {
-    to_read certificate_requests(access: &ClusterAccess, signer: &str) -> Vec<CertificateRequest>;
+    to_read certificate_requests(access: &ClusterAccess, signer: &str, limit: Duration) -> CertificateRequestList;
     to_read certificate_request(access: &ClusterAccess, name: &str) -> Option<CertificateRequest>;
     to_change create_certificate_request(access: &ClusterAccess, new: &NewCertificateRequest) -> bool;
     to_change approve_certificate_request(access: &ClusterAccess, request: &CertificateRequest, reason: &str) -> ();
     to_change deny_certificate_request(access: &ClusterAccess, request: &CertificateRequest, reason: &str) -> ();
     to_change set_certificate(access: &ClusterAccess, request: &CertificateRequest, certificate: &[u8]) -> ();
-    to_change delete_certificate_request(access: &ClusterAccess, request: &CertificateRequest) -> ();
+    to_change delete_certificate_request(access: &ClusterAccess, request: &ListedRequest) -> ();
 } {});
 pass_on!(ConfigMaps {
     to_read config_maps(access: &ClusterAccess, namespace: &str, label: &str) -> Vec<ConfigMap>;
+    to_read config_map_names(access: &ClusterAccess, namespace: &str, prefix: &str) -> Vec<String>;
     to_read config_map(access: &ClusterAccess, namespace: &str, name: &str) -> Option<ConfigMap>;
     to_change put_config_map(access: &ClusterAccess, map: &ConfigMap) -> bool;
     to_change delete_config_map(access: &ClusterAccess, map: &ConfigMap) -> bool;

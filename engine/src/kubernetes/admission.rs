@@ -9,9 +9,10 @@ mod claim;
 mod record;
 mod token;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
+use futures::{StreamExt as _, stream};
 use serde_json::json;
 
 use crate::host::{ClusterAccess, Host, HostError, HostResult};
@@ -21,18 +22,20 @@ pub(super) use record::CLOCKS_DIFFER;
 pub use record::{
     AddressClaim, Admission, CLAIM_LIFE, CertificateKind, DamagedRecord, LONGEST_LIFE, RemovedNode,
 };
-use record::{read, record_name, written, written_time};
+use record::{RECORD_PREFIX, read, record_name, written, written_time};
 pub use token::{NewToken, TokenRecord};
 use token::{read_token, secret_key, secret_name, secret_object};
 
 /// The namespace of both objects. The API server reads tokens only there.
 const NAMESPACE: &str = "kube-system";
-/// The label of records of admission.
-pub const ADMISSION_LABEL: &str = "nodelet.pf9.io/admission";
+/// The label of records of admission. A record without it counts, too.
+const ADMISSION_LABEL: &str = "nodelet.pf9.io/admission";
 /// The group that the API server adds to the user of a token. It may ask for certificates and nothing else.
 pub const JOINING: &str = "system:bootstrappers:nodelet";
 /// The annotation that masters give a node which uses its own certificate, so that its token has ended.
 pub const JOINED: &str = "nodelet.pf9.io/joined";
+/// So many records without their label are read at a time.
+const READ_AT_ONCE: usize = 16;
 /// So often a record is written again if another client was faster.
 const TRIES: usize = 5;
 
@@ -66,7 +69,20 @@ pub struct Admissions {
 /// The API server does not answer or refuses.
 pub async fn admissions(host: &dyn Host, access: &ClusterAccess) -> HostResult<Admissions> {
     let mut all = Admissions::default();
-    for map in host.config_maps(access, NAMESPACE, ADMISSION_LABEL).await? {
+    let mut maps = host.config_maps(access, NAMESPACE, ADMISSION_LABEL).await?;
+    let known: BTreeSet<String> = maps.iter().map(|map| map.name.clone()).collect();
+    // Any client may have removed a label.
+    let mut names = host
+        .config_map_names(access, NAMESPACE, RECORD_PREFIX)
+        .await?;
+    names.retain(|name| !known.contains(name));
+    let mut unlabelled = stream::iter(&names)
+        .map(|name| host.config_map(access, NAMESPACE, name))
+        .buffered(READ_AT_ONCE);
+    while let Some(found) = unlabelled.next().await {
+        maps.extend(found?);
+    }
+    for map in maps {
         let name = map.name.clone();
         match read(map) {
             Ok(record) => {

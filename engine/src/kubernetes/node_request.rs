@@ -165,6 +165,16 @@ pub struct Reserved {
     pub masters: BTreeMap<String, IpAddr>,
 }
 
+/// The name of a node's user.
+pub(super) fn user_of_node(node: &str) -> String {
+    format!("{NODE}{node}")
+}
+
+/// The name of the user of the token with this id.
+pub(super) fn user_of_token(id: &str) -> String {
+    format!("{BOOTSTRAP}{id}")
+}
+
 /// Who made this request; `None` if it is neither a token for nodes nor a node.
 #[must_use]
 pub fn requester(request: &CertificateRequest) -> Option<Requester> {

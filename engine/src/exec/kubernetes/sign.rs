@@ -4,11 +4,14 @@
 //! Any number of masters may do this at the same time: the API server keeps the first decision and the first certificate.
 
 mod addresses;
+mod excess;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use crate::host::{CertificateRequest, ClusterAccess, ClusterNode, Host, HostResult, RequestState};
+use crate::host::{
+    CertificateRequest, ClusterAccess, ClusterNode, Host, HostResult, ListedRequest, RequestState,
+};
 use crate::kubernetes::NODE_SIGNER;
 use crate::kubernetes::admission::{self, Admission, Admissions, TokenRecord};
 use crate::kubernetes::masters;
@@ -23,21 +26,28 @@ use crate::resource::{ResourceError, ResourceResult};
 
 pub use crate::kubernetes::admission::LONGEST_LIFE;
 use addresses::Claim;
+pub use excess::DeletedRequests;
 
 /// The authority that signs.
 const AUTHORITY: &str = "cluster";
 /// Most requests that one call decides. The others wait for the next call.
 const MOST: usize = 100;
+/// No further requests are read after this time.
+const LONGEST_LIST: Duration = Duration::from_secs(20);
 /// So often a request is decided again because another client has changed the record of its node.
 const TRIES: usize = 3;
 
 /// What was done about the open requests.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct SigningReport {
     /// The decided requests, in the order of the decisions.
     pub requests: Vec<DecidedRequest>,
     /// Open requests that were left for the next call.
     pub left: usize,
+    /// Requests of those who have made too many.
+    pub deleted: DeletedRequests,
+    /// Whether there are more requests than were read.
+    pub has_more: bool,
 }
 
 /// What was done about a request.
@@ -68,7 +78,7 @@ pub enum RequestOutcome {
 /// most [`LONGEST_LIFE`].
 ///
 /// The oldest request of each requester comes first, then the second one of each, and so on: a requester with many requests holds up no
-/// other one. A request that could not be decided stops no other one.
+/// other one. A request that could not be decided stops no other one. Of a requester with very many requests some are deleted afterwards.
 ///
 /// # Errors
 /// The authority cannot sign, or the API server does not answer.
@@ -81,28 +91,33 @@ pub async fn sign_requests(
     life: Duration,
     skip: &BTreeSet<String>,
 ) -> ResourceResult<SigningReport> {
-    let mut open = host.certificate_requests(access, NODE_SIGNER).await?;
+    let list = host
+        .certificate_requests(access, NODE_SIGNER, LONGEST_LIST)
+        .await?;
+    let (excess, mut open) = excess::split_excess(list.requests);
     open.retain(|request| request.is_open() && !skip.contains(&request.name));
     open.sort_by(|one, other| (one.created, &one.name).cmp(&(other.created, &other.name)));
     let signer = Signer::new(host, access, life.min(LONGEST_LIFE)).await?;
     let mut report = SigningReport {
         left: open.len().saturating_sub(MOST),
+        has_more: list.has_more,
         ..SigningReport::default()
     };
     for (earlier, request) in in_turn(open).into_iter().take(MOST) {
-        let outcome = signer.handle(&request, earlier).await;
+        let outcome = signer.handle_listed(&request, earlier).await;
         report.requests.push(DecidedRequest {
             name: request.name,
             requester: request.requester,
             outcome,
         });
     }
+    report.deleted = excess::delete(host, access, excess).await;
     Ok(report)
 }
 
 /// The requests, oldest first, in the order in which they are decided: by the number of earlier ones of the same requester, which is
 /// returned with each.
-fn in_turn(open: Vec<CertificateRequest>) -> Vec<(usize, CertificateRequest)> {
+fn in_turn(open: Vec<ListedRequest>) -> Vec<(usize, ListedRequest)> {
     let mut before: BTreeMap<String, usize> = BTreeMap::new();
     let numbered = open.into_iter().map(|request| {
         let next = before.entry(request.requester.clone()).or_default();
@@ -178,6 +193,18 @@ impl<'a> Signer<'a> {
             admissions: all,
             reserved: reserved_for_api_servers(host).await?,
         })
+    }
+
+    /// Reads the request and handles it.
+    async fn handle_listed(&self, listed: &ListedRequest, earlier: usize) -> RequestOutcome {
+        let found = self.host.certificate_request(self.access, &listed.name);
+        match found.await {
+            Ok(Some(request)) if request.uid == listed.uid && request.is_open() => {
+                self.handle(&request, earlier).await
+            }
+            Ok(_) => RequestOutcome::Settled,
+            Err(error) => RequestOutcome::Failed(chain(&error).join(": ")),
+        }
     }
 
     async fn handle(&self, request: &CertificateRequest, earlier: usize) -> RequestOutcome {
@@ -401,7 +428,7 @@ impl<'a> Signer<'a> {
             return Ok(RequestOutcome::Denied(reason));
         }
         self.host
-            .delete_certificate_request(self.access, request)
+            .delete_certificate_request(self.access, &request.listed())
             .await?;
         self.release_claim_of(request).await;
         Ok(RequestOutcome::Denied(format!(

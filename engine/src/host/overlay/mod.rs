@@ -70,8 +70,6 @@ struct Known {
     all_nodes: bool,
     /// Requests for certificates that have been fetched or made here.
     requests: BTreeSet<String>,
-    /// Signers whose requests have all been fetched.
-    signers: BTreeSet<String>,
     /// Whether the pod subnets of all nodes have been fetched.
     subnet_nodes: bool,
     /// Whether the claims of them have been fetched.

@@ -343,8 +343,12 @@ async fn requests_for_certificates_are_read_through_and_decided_above() {
                 .await
                 .unwrap()
         );
-        let found = host.certificate_requests(&access, "s").await.unwrap();
+        let found = host
+            .certificate_requests(&access, "s", Duration::ZERO)
+            .await
+            .unwrap();
         let states: Vec<_> = found
+            .requests
             .iter()
             .map(|its| (its.name.as_str(), &its.state))
             .collect();

@@ -14,7 +14,7 @@ pub const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 pub(in crate::kubernetes) const CLOCKS_DIFFER: Duration = Duration::from_secs(24 * 3600);
 
 /// The name of a record is this and the name of its node.
-const RECORD_PREFIX: &str = "nodelet-node-";
+pub(super) const RECORD_PREFIX: &str = "nodelet-node-";
 
 /// So long a claim keeps other nodes from an address.
 pub const CLAIM_LIFE: Duration = Duration::from_secs(600);

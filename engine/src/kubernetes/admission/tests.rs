@@ -299,3 +299,17 @@ fn a_token_without_a_readable_expiry_has_ended() {
     let object = json!({"data": {"expiration": ""}});
     assert_eq!(read_token("abcdef", &object), None, "it is for no node");
 }
+
+/// `kubectl label`, or a restore without labels.
+#[tokio::test]
+async fn a_record_counts_without_its_labels() {
+    let (host, access) = master();
+    admit_once(&host, &access).await;
+    let name = record_name("w-1");
+    let map = host.config_map(&access, NAMESPACE, &name).await.unwrap();
+    let mut map = map.expect("it is there");
+    map.labels.clear();
+    assert!(host.put_config_map(&access, &map).await.unwrap());
+    let all = admissions(&host, &access).await.unwrap();
+    assert!(all.records.contains_key("w-1"), "{all:?}");
+}

@@ -1,8 +1,15 @@
 //! The open requests of a node that was removed. Masters would deny them, too, but a worker should not wait for its certificate meanwhile.
 
-use crate::host::{CertificateRequest, ClusterAccess, Host, HostResult, RequestState};
-use crate::kubernetes::node_request::{Requester, requester};
+use std::time::Duration;
+
+use crate::host::{
+    CertificateRequest, ClusterAccess, Host, HostResult, ListedRequest, RequestState,
+};
+use crate::kubernetes::node_request::{Requester, requester, user_of_node, user_of_token};
 use crate::kubernetes::{NODE_SIGNER, shown};
+
+/// No further requests are read after this time.
+const LONGEST_LIST: Duration = Duration::from_secs(30);
 
 /// Settles the open requests of a node that was removed: pending ones are denied, approved ones deleted. `token_id` is that of its earlier
 /// token. Returns their number.
@@ -17,7 +24,18 @@ pub(super) async fn refuse_requests_of(
 ) -> HostResult<usize> {
     let reason = format!("node `{}` was removed from the cluster", shown(node));
     let mut settled = 0;
-    for request in host.certificate_requests(access, NODE_SIGNER).await? {
+    let users = [Some(user_of_node(node)), token_id.map(user_of_token)];
+    // Of more than can be read, the masters deny the rest.
+    let list = host
+        .certificate_requests(access, NODE_SIGNER, LONGEST_LIST)
+        .await?;
+    let is_candidate =
+        |its: &ListedRequest| its.is_open() && users.contains(&Some(its.requester.clone()));
+    for listed in list.requests.into_iter().filter(is_candidate) {
+        let found = host.certificate_request(access, &listed.name).await?;
+        let Some(request) = found.filter(|its| its.uid == listed.uid) else {
+            continue;
+        };
         let is_its_own = match requester(&request) {
             Some(Requester::Node(its)) => its == node,
             Some(Requester::Token(id)) => Some(id.as_str()) == token_id,
@@ -27,7 +45,10 @@ pub(super) async fn refuse_requests_of(
             continue;
         }
         let answer = match request.state {
-            RequestState::Approved => host.delete_certificate_request(access, &request).await,
+            RequestState::Approved => {
+                let listed = request.listed();
+                host.delete_certificate_request(access, &listed).await
+            }
             RequestState::Pending | RequestState::Denied(_) | RequestState::Failed(_) => {
                 host.deny_certificate_request(access, &request, &reason)
                     .await

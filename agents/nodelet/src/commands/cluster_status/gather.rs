@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use engine::host::{CertificateRequest, ClusterAccess, ClusterNode, Host, Link};
+use engine::host::{CertificateRequestList, ClusterAccess, ClusterNode, Host, Link};
 use engine::kubernetes::NODE_SIGNER;
 use engine::kubernetes::admission::admissions;
 
@@ -20,6 +20,9 @@ const API: Duration = Duration::from_secs(1);
 /// themselves), backups 2 s. So the whole takes at most 14 s.
 pub(super) const FIRST: Duration = Duration::from_secs(4);
 
+/// Time for the pages of a list of requests, so that a part of a long list is shown.
+const LIST: Duration = Duration::from_secs(2);
+
 /// Asks everything. What does not answer becomes an unknown part. Cancel safe.
 pub(super) async fn gather<E: AskEtcd>(
     host: &dyn Host,
@@ -34,7 +37,7 @@ pub(super) async fn gather<E: AskEtcd>(
         within(FIRST, host.links()),
         within(FIRST, certificates::here(host)),
         within(FIRST, admissions(host, &access)),
-        within(FIRST, host.certificate_requests(&access, NODE_SIGNER)),
+        within(FIRST, host.certificate_requests(&access, NODE_SIGNER, LIST)),
         named_by(etcd, MEMBER),
     );
     let without_routes = match (nodes.known(), links.known()) {
@@ -66,7 +69,7 @@ pub(super) async fn gather<E: AskEtcd>(
         certificates,
         node_certificates,
         admissions,
-        requests: asked_for.map(|all: Vec<CertificateRequest>| requests::open(&all, now)),
+        requests: asked_for.map(|list: CertificateRequestList| requests::open(&list, now)),
         backups,
         without_routes,
         master_backups,

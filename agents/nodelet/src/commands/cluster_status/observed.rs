@@ -384,6 +384,8 @@ pub(super) struct OpenRequests {
     pub(super) named: Vec<OpenRequest>,
     /// How many others there are.
     pub(super) more: usize,
+    /// Whether there are requests that were not read.
+    pub(super) unread: bool,
 }
 
 /// A request of a node for a certificate.

@@ -1,6 +1,7 @@
 //! `nodelet pki sign`: decides about the requests of nodes for certificates; nodeletd runs it.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use engine::exec::{DecidedRequest, RequestOutcome, SigningReport, sign_requests};
@@ -14,6 +15,10 @@ use crate::output::{error_report, say};
 
 /// Most lists of requests in a run, so that it ends.
 const ROUNDS: usize = 20;
+/// No further round begins after this time: nodeletd ends a run after two minutes, and the end of a run says what is left.
+const LONGEST: Duration = Duration::from_secs(45);
+/// Said if the list of requests is too long.
+const MORE: &str = "there are more requests than are read at a time, and kube-controller-manager deletes settled ones after an hour; who has made them: `kubectl get csr`";
 
 pub(crate) async fn sign(args: &PkiSignArgs) -> Result<Exit> {
     let access = ClusterAccess::with(&args.kubeconfig);
@@ -21,6 +26,7 @@ pub(crate) async fn sign(args: &PkiSignArgs) -> Result<Exit> {
     let mut all = SigningReport::default();
     // Each call decides a part of the requests. Those that failed do not come again in this run, so they are in the way of no other.
     let mut failed = BTreeSet::new();
+    let began = Instant::now();
     for _ in 0..ROUNDS {
         let report = sign_requests(&host, &access, args.life, &failed).await?;
         for request in &report.requests {
@@ -34,26 +40,61 @@ pub(crate) async fn sign(args: &PkiSignArgs) -> Result<Exit> {
                 (false, false) => say(&format!("{text}\n")),
             }
         }
-        all.requests.extend(report.requests);
-        all.left = report.left;
-        if report.left == 0 {
+        if !args.json {
+            for (requester, number) in &report.deleted.numbers {
+                let requester = shown(requester);
+                say(&format!(
+                    "deleted {number} requests of {requester}, which makes too many\n"
+                ));
+            }
+        }
+        let ends = is_last(&report) || began.elapsed() >= LONGEST;
+        add(&mut all, report);
+        if ends {
             break;
         }
     }
     if args.json {
         say(&format!("{}\n", in_json(&all)));
     }
-    if all.left > 0 {
-        // nodeletd starts the next run.
-        error_report::say(&format!(
-            "nodelet: {} more requests wait for the next `nodelet pki sign`",
-            all.left
-        ));
+    // nodeletd starts the next run.
+    let next = "wait for the next `nodelet pki sign`";
+    let left = &all.deleted.left;
+    for text in [
+        (all.left > 0).then(|| format!("{} more requests {next}", all.left)),
+        (*left > 0).then(|| format!("{left} requests that are too many {next}")),
+        all.deleted
+            .problem
+            .as_ref()
+            .map(|problem| format!("could not {problem}")),
+        all.has_more.then(|| MORE.to_owned()),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        error_report::say(&format!("nodelet: {text}"));
     }
-    Ok(match failed.is_empty() && all.left == 0 {
-        true => Exit::Ok,
-        false => Exit::Failed,
-    })
+    let is_done = failed.is_empty() && all.left == 0 && *left == 0 && !all.has_more;
+    Ok(if is_done { Exit::Ok } else { Exit::Failed })
+}
+
+/// Whether another round would find nothing to do, or has nothing done to go on with.
+fn is_last(report: &SigningReport) -> bool {
+    let waits = report.left > 0 || report.deleted.left > 0 || report.has_more;
+    let has_done = !report.requests.is_empty() || !report.deleted.numbers.is_empty();
+    !(waits && has_done)
+}
+
+/// Adds what the next round has done. What is left is what it has left.
+fn add(all: &mut SigningReport, next: SigningReport) {
+    all.requests.extend(next.requests);
+    all.left = next.left;
+    all.has_more = next.has_more;
+    all.deleted.left = next.deleted.left;
+    all.deleted.problem = next.deleted.problem;
+    for (requester, number) in next.deleted.numbers {
+        *all.deleted.numbers.entry(requester).or_default() += number;
+    }
 }
 
 /// What was done about a request, and whether it is still open.
@@ -102,6 +143,10 @@ fn in_json(report: &SigningReport) -> serde_json::Value {
     serde_json::json!({
         "requests": requests.collect::<Vec<_>>(),
         "left": report.left,
+        "deleted": report.deleted.numbers,
+        "deletions_left": report.deleted.left,
+        "deletion_problem": report.deleted.problem,
+        "has_more": report.has_more,
     })
 }
 
@@ -121,5 +166,25 @@ mod tests {
         assert!(!failed);
         assert!(line(&request(RequestOutcome::Failed("no answer".to_owned()))).1);
         assert!(!line(&request(RequestOutcome::Settled)).1);
+    }
+
+    #[test]
+    fn a_run_goes_on_while_it_makes_progress() {
+        let mut report = SigningReport::default();
+        assert!(is_last(&report));
+        report.has_more = true;
+        assert!(is_last(&report), "it can do nothing about the rest");
+        report.deleted.numbers.insert("w-9".to_owned(), 5);
+        assert!(!is_last(&report));
+        let mut all = SigningReport::default();
+        add(&mut all, report.clone());
+        report.has_more = false;
+        assert!(is_last(&report));
+        report.deleted.left = 1;
+        assert!(!is_last(&report));
+        add(&mut all, report);
+        assert_eq!(all.deleted.numbers["w-9"], 10);
+        assert!(!all.has_more);
+        assert_eq!(all.deleted.left, 1);
     }
 }

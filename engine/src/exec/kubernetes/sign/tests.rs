@@ -268,25 +268,76 @@ async fn a_wrong_request_that_is_approved_meanwhile_is_deleted_by_the_next_call(
 }
 
 #[tokio::test]
-async fn too_many_requests_wait_or_are_denied() {
+async fn too_many_requests_wait_are_denied_or_are_deleted() {
     let (host, access) = master().await;
     let token = admitted(&host, &access).await;
     for number in 0..MOST + 1 {
         ask(&host, &token, &format!("r-{number:03}"), KUBELET, false);
     }
+    let others: Vec<String> = (0..4).map(|node| format!("system:node:w-{node}")).collect();
+    for (requester, number) in others.iter().flat_map(|its| (0..20).map(move |n| (its, n))) {
+        let name = format!("{}-{number:02}", requester.replace(':', "-"));
+        ask_as(&host, (requester, "system:nodes"), &name, KUBELET, false);
+    }
     let report = signed(&host, &access).await;
-    assert_eq!((report.requests.len(), report.left), (MOST, 1));
+    assert_eq!((report.requests.len(), report.left), (MOST, 20));
+    let user = format!("system:bootstrap:{}", token.id());
+    let deleted = DeletedRequests {
+        numbers: [(user, MOST + 1 - 40)].into(),
+        ..DeletedRequests::default()
+    };
+    assert_eq!(report.deleted, deleted);
     // The first one decides the key of the token.
     let first = &report.requests[0].outcome;
     assert!(matches!(first, RequestOutcome::Signed(_)), "{first:?}");
-    let later = &report.requests[MOST - 1].outcome;
+    let report = signed(&host, &access).await;
+    assert_eq!((report.requests.len(), report.left), (20, 0));
+    ask(&host, &token, "again", KUBELET, false);
+    let skip = BTreeSet::from(["again".to_owned()]);
+    let report = sign_requests(&host, &access, DAY, &skip).await;
+    let report = report.expect("it signs");
+    assert!(report.requests.is_empty());
+    // Of the denied ones, the newest stay, so that their requester finds the reason.
+    let left = host.with_world(|world| world.certificate_requests());
+    let its = left.iter().filter(|its| its.name.starts_with("r-"));
+    assert_eq!(its.count(), 20);
+}
+
+#[tokio::test]
+async fn requests_are_signed_and_deleted_also_if_not_all_could_be_read() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    ask(&host, &token, "a", KUBELET, false);
+    for number in 0..41 {
+        let user = ("system:node:w-9", "system:nodes");
+        ask_as(&host, user, &format!("r-{number}"), KUBELET, false);
+    }
+    host.with_world_mut(|world| world.has_more_requests(true));
+    let report = signed(&host, &access).await;
+    assert!(report.has_more);
+    let outcome = &report.requests[0].outcome;
+    assert!(matches!(outcome, RequestOutcome::Signed(_)), "{outcome:?}");
+    assert_eq!(report.deleted.numbers["system:node:w-9"], 1);
+    let later = &report.requests.last().expect("40 more").outcome;
     assert!(
         matches!(later, RequestOutcome::Denied(why) if why.contains("too many")),
         "{later:?}"
     );
-    let skip = BTreeSet::from([format!("r-{MOST:03}")]);
-    let report = sign_requests(&host, &access, DAY, &skip).await;
-    assert!(report.expect("it signs").requests.is_empty());
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_deleted_is_left_and_the_reason_is_told() {
+    let (host, access) = master().await;
+    for number in 0..50 {
+        let user = ("system:node:w-9", "system:nodes");
+        ask_as(&host, user, &format!("r-{number}"), KUBELET, false);
+    }
+    let fails = FaultPlan::none().fail("delete_certificate_request", "*");
+    host.set_faults(fails.times(1));
+    let report = signed(&host, &access).await;
+    assert_eq!(report.deleted.left, 1);
+    assert_eq!(report.deleted.numbers["system:node:w-9"], 9);
+    assert!(report.deleted.problem.is_some());
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::World;
 use crate::host::{
-    CertificateRequest, CertificateRequests, ClusterAccess, HostError, HostResult, LONGEST_REQUEST,
-    NewCertificateRequest, RequestState,
+    CertificateRequest, CertificateRequestList, CertificateRequests, ClusterAccess, HostError,
+    HostResult, LONGEST_REQUEST, ListedRequest, NewCertificateRequest, RequestState,
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -18,11 +18,18 @@ impl CertificateRequests for FakeHost {
         &self,
         access: &ClusterAccess,
         signer: &str,
-    ) -> HostResult<Vec<CertificateRequest>> {
+        _limit: Duration,
+    ) -> HostResult<CertificateRequestList> {
         self.observe("certificate_requests", signer, DEADLINE, |world| {
             world.reach(access, "list the requests for certificates")?;
             let all = world.cluster.requests.values();
-            Ok(all.filter(|its| its.signer == signer).cloned().collect())
+            Ok(CertificateRequestList {
+                requests: all
+                    .filter(|its| its.signer == signer)
+                    .map(CertificateRequest::listed)
+                    .collect(),
+                has_more: world.cluster.has_more_requests,
+            })
         })
         .await
     }
@@ -108,14 +115,15 @@ impl CertificateRequests for FakeHost {
     async fn delete_certificate_request(
         &self,
         access: &ClusterAccess,
-        request: &CertificateRequest,
+        request: &ListedRequest,
     ) -> HostResult<()> {
         let name = request.name.as_str();
         self.mutate("delete_certificate_request", name, DEADLINE, |world| {
             let action = format!("delete the certificate request {name}");
             world.reach(access, &action)?;
-            match world.same_request(request) {
-                Some(present) if present.certificate.is_some() => {
+            let present = world.cluster.requests.get(name);
+            match present.filter(|its| its.uid == request.uid) {
+                Some(present) if present.certificate.is_some() && request.is_open() => {
                     return Err(refused(&action, "it has a certificate already"));
                 }
                 Some(_) => drop(world.cluster.requests.remove(name)),
@@ -188,6 +196,11 @@ impl World {
     fn same_request(&mut self, of: &CertificateRequest) -> Option<&mut CertificateRequest> {
         let present = self.cluster.requests.get_mut(&of.name);
         present.filter(|present| present.uid == of.uid)
+    }
+
+    /// From now on, a list of requests says that there are more, or that there are none.
+    pub fn has_more_requests(&mut self, has_more: bool) {
+        self.cluster.has_more_requests = has_more;
     }
 
     /// From now on, the API server refuses (`true`) or accepts this user when it asks for certificates.
@@ -312,14 +325,18 @@ mod tests {
         host.set_certificate(&access, made, b"c").await.unwrap();
         let set = host.set_certificate(&access, made, b"d").await;
         set.unwrap_err();
-        let deleted = host.delete_certificate_request(&access, made).await;
+        let deleted = host
+            .delete_certificate_request(&access, &made.listed())
+            .await;
         deleted.unwrap_err();
-        let found = host
-            .certificate_request(&access, "a")
-            .await
-            .unwrap()
-            .unwrap();
+        let found = host.certificate_request(&access, "a").await.unwrap();
+        let found = found.unwrap();
         assert_eq!(found.certificate.as_deref(), Some(&b"c"[..]));
+        // Read with its certificate, it can be deleted.
+        let listed = found.listed();
+        let deleted = host.delete_certificate_request(&access, &listed);
+        deleted.await.unwrap();
+        assert_eq!(host.certificate_request(&access, "a").await.unwrap(), None);
     }
 
     #[tokio::test]
@@ -332,7 +349,7 @@ mod tests {
             found.unwrap().unwrap()
         };
         let first = made().await;
-        host.delete_certificate_request(&access, &first)
+        host.delete_certificate_request(&access, &first.listed())
             .await
             .unwrap();
         let second = made().await;
@@ -343,12 +360,12 @@ mod tests {
         ] {
             decided.unwrap_err();
         }
-        host.delete_certificate_request(&access, &first)
+        host.delete_certificate_request(&access, &first.listed())
             .await
             .unwrap();
         let present = host.certificate_request(&access, "a").await.unwrap();
         assert_eq!(present.as_ref(), Some(&second));
-        host.delete_certificate_request(&access, &second)
+        host.delete_certificate_request(&access, &second.listed())
             .await
             .unwrap();
         assert_eq!(host.certificate_request(&access, "a").await.unwrap(), None);
@@ -364,10 +381,21 @@ mod tests {
         host.create_certificate_request(&node, &new("b"))
             .await
             .unwrap();
-        let found = host.certificate_requests(&node, "s").await.unwrap();
-        let requesters: Vec<&str> = found.iter().map(|its| its.requester.as_str()).collect();
+        let found = host
+            .certificate_requests(&node, "s", DEADLINE)
+            .await
+            .unwrap();
+        let requesters: Vec<&str> = found
+            .requests
+            .iter()
+            .map(|its| its.requester.as_str())
+            .collect();
         assert_eq!(requesters[0], "system:bootstrap:abcdef");
         assert!(requesters[1].starts_with("system:node:"), "{requesters:?}");
-        assert_eq!(host.certificate_requests(&node, "t").await.unwrap(), []);
+        let others = host
+            .certificate_requests(&node, "t", DEADLINE)
+            .await
+            .unwrap();
+        assert_eq!(others, CertificateRequestList::default());
     }
 }

@@ -30,6 +30,23 @@ impl ConfigMaps for FakeHost {
         .await
     }
 
+    async fn config_map_names(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        prefix: &str,
+    ) -> HostResult<Vec<String>> {
+        self.observe("config_map_names", prefix, DEADLINE, |world| {
+            world.reach(access, "list the names of ConfigMaps")?;
+            let start = format!("v1/ConfigMap/{namespace}/");
+            let all = world.cluster.objects.keys();
+            let names = all.filter_map(|key| key.strip_prefix(&start));
+            let names = names.filter(|name| name.starts_with(prefix));
+            Ok(names.map(str::to_owned).collect())
+        })
+        .await
+    }
+
     async fn config_map(
         &self,
         access: &ClusterAccess,
@@ -133,6 +150,12 @@ mod tests {
         let all = host.config_maps(&access, "kube-system", "l").await.unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].data["k"], "v");
+        let names = async |prefix: &str| {
+            let names = host.config_map_names(&access, "kube-system", prefix);
+            names.await.unwrap()
+        };
+        assert_eq!(names("a").await, ["a"]);
+        assert!(names("b").await.is_empty());
         let other = host.config_maps(&access, "default", "l").await.unwrap();
         assert_eq!(other, []);
         assert!(!host.delete_config_map(&access, &read).await.unwrap());

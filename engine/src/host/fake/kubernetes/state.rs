@@ -82,6 +82,8 @@ pub(crate) struct ClusterState {
     pub(crate) subnet_claims: BTreeMap<IpNet, SubnetClaim>,
     /// Requests for certificates by name.
     pub(crate) requests: BTreeMap<String, CertificateRequest>,
+    /// Whether there are more requests than a list of them has.
+    pub(in crate::host::fake) has_more_requests: bool,
     /// Users whose identity the API server refuses when they ask for certificates.
     pub(in crate::host::fake) refused: BTreeSet<String>,
     /// The invocation of kubelet's unit that has registered the node.

@@ -4,7 +4,7 @@
 //! the status `True`, and a decision cannot be taken back.
 //! Source: <https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/>.
 
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
@@ -16,12 +16,16 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, P
 use serde_json::{Value, json};
 
 use super::kubeconfig::{if_there, status};
-use super::list::all;
 use crate::host::live::LiveHost;
 use crate::host::{
-    CertificateRequest, CertificateRequests, ClusterAccess, HostError, HostResult, LONGEST_REQUEST,
-    NewCertificateRequest, RequestState,
+    CertificateRequest, CertificateRequestList, CertificateRequests, ClusterAccess, HostError,
+    HostResult, LONGEST_REQUEST, ListedRequest, NewCertificateRequest, RequestState,
 };
+
+/// A request may have more than a megabyte, and a whole page is in memory.
+pub(super) const PER_PAGE: u32 = 20;
+/// Most requests that are read of a list. Any node can make requests, and the controller-manager deletes each of them an hour after its decision.
+const MOST_READ: usize = 50_000;
 
 #[async_trait::async_trait]
 impl CertificateRequests for LiveHost {
@@ -29,15 +33,38 @@ impl CertificateRequests for LiveHost {
         &self,
         access: &ClusterAccess,
         signer: &str,
-    ) -> HostResult<Vec<CertificateRequest>> {
-        let params = ListParams::default().fields(&format!("spec.signerName={signer}"));
-        let found = self
-            .clusters
-            .call(access, "list the requests for certificates", |client| {
-                all(requests(client), params)
-            })
-            .await?;
-        Ok(found.into_iter().map(request).collect())
+        limit: Duration,
+    ) -> HostResult<CertificateRequestList> {
+        let fields = format!("spec.signerName={signer}");
+        let mut params = ListParams::default().fields(&fields).limit(PER_PAGE);
+        let mut list = CertificateRequestList::default();
+        let began = Instant::now();
+        loop {
+            // Each page has the time of a call.
+            let page_params = &params;
+            let page = self
+                .clusters
+                .call(
+                    access,
+                    "list the requests for certificates",
+                    |client| async move { requests(client).list(page_params).await },
+                )
+                .await?;
+            list.requests.extend(
+                page.items
+                    .into_iter()
+                    .map(|object| request(object).listed()),
+            );
+            let is_full = list.requests.len() >= MOST_READ || began.elapsed() >= limit;
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(_) if is_full => {
+                    list.has_more = true;
+                    return Ok(list);
+                }
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(list),
+            }
+        }
     }
 
     async fn certificate_request(
@@ -95,7 +122,7 @@ impl CertificateRequests for LiveHost {
         let name = of.name.as_str();
         let action = format!("store the certificate of request {name}");
         let missing = || refused(&action, "the request is gone");
-        let present = self.same_request_object(access, of).await?;
+        let present = self.same_request_object(access, name, &of.uid).await?;
         let present = present.ok_or_else(missing)?;
         let version = present.metadata.resource_version.clone();
         let known = request(present);
@@ -122,21 +149,29 @@ impl CertificateRequests for LiveHost {
     async fn delete_certificate_request(
         &self,
         access: &ClusterAccess,
-        of: &CertificateRequest,
+        of: &ListedRequest,
     ) -> HostResult<()> {
         let name = of.name.as_str();
         let action = format!("delete the certificate request {name}");
-        let Some(present) = self.same_request_object(access, of).await? else {
-            return Ok(());
+        let version = match of.is_open() {
+            // Another client may sign it meanwhile. So only the version without a certificate is deleted.
+            true => {
+                let Some(present) = self.same_request_object(access, &of.name, &of.uid).await?
+                else {
+                    return Ok(());
+                };
+                let version = present.metadata.resource_version.clone();
+                if request(present).certificate.is_some() {
+                    return Err(refused(&action, "it has a certificate already"));
+                }
+                version
+            }
+            false => None,
         };
-        // Another client may sign it meanwhile. So only the version without a certificate is deleted.
         let params = DeleteParams::default().preconditions(Preconditions {
             uid: Some(of.uid.clone()),
-            resource_version: present.metadata.resource_version.clone(),
+            resource_version: version,
         });
-        if request(present).certificate.is_some() {
-            return Err(refused(&action, "it has a certificate already"));
-        }
         self.clusters
             .call(access, action, |client| async move {
                 if_there(requests(client).delete(name, &params).await).map(drop)
@@ -180,10 +215,11 @@ impl LiveHost {
     async fn same_request_object(
         &self,
         access: &ClusterAccess,
-        of: &CertificateRequest,
+        name: &str,
+        uid: &str,
     ) -> HostResult<Option<CertificateSigningRequest>> {
-        let present = self.request_object(access, &of.name).await?;
-        Ok(present.filter(|its| its.metadata.uid.as_deref() == Some(of.uid.as_str())))
+        let present = self.request_object(access, name).await?;
+        Ok(present.filter(|its| its.metadata.uid.as_deref() == Some(uid)))
     }
 
     /// Decides about a pending request. The patch names the uid and the version that were read, so it cannot replace a decision of another
@@ -200,7 +236,7 @@ impl LiveHost {
             Decided::Approved => format!("approve the certificate request {name}"),
             Decided::Denied => format!("deny the certificate request {name}"),
         };
-        let Some(present) = self.same_request_object(access, of).await? else {
+        let Some(present) = self.same_request_object(access, name, &of.uid).await? else {
             return Err(refused(&action, "the request is gone"));
         };
         let version = present.metadata.resource_version.clone();
@@ -277,7 +313,8 @@ pub(super) fn request(object: CertificateSigningRequest) -> CertificateRequest {
     let conditions = status.conditions.unwrap_or_default();
     let mut request = spec.request.0;
     if request.len() > LONGEST_REQUEST {
-        request.clear();
+        // Not `clear`, which keeps the memory.
+        request = Vec::new();
     }
     let certificate = status.certificate.map(|its| its.0);
     CertificateRequest {

@@ -3,9 +3,10 @@
 use k8s_openapi::api::core::v1::ConfigMap as ApiConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
+use kube::core::PartialObjectMeta;
 
 use super::kubeconfig::{if_there, status};
-use super::list::all;
+use super::list::{all, all_metadata_as};
 use crate::host::live::LiveHost;
 use crate::host::{ClusterAccess, ConfigMap, ConfigMaps, FIELD_MANAGER, HostResult};
 
@@ -26,6 +27,27 @@ impl ConfigMaps for LiveHost {
             })
             .await?;
         Ok(found.into_iter().map(read).collect())
+    }
+
+    async fn config_map_names(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        prefix: &str,
+    ) -> HostResult<Vec<String>> {
+        let action = format!("list the names of the ConfigMaps in {namespace}");
+        let chosen = |map: PartialObjectMeta<ApiConfigMap>| {
+            let name = map.metadata.name?;
+            name.starts_with(prefix).then_some(name)
+        };
+        let found = self
+            .clusters
+            .call(access, action, |client| {
+                let maps = Api::<ApiConfigMap>::namespaced(client, namespace);
+                all_metadata_as(maps, ListParams::default(), chosen)
+            })
+            .await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     async fn config_map(

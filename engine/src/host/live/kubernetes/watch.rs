@@ -17,8 +17,6 @@ use crate::host::live::blocking::within;
 use crate::host::live::error_class::classified;
 use crate::host::{CertificateRequest, ClusterAccess, ClusterNode, HostError, HostResult};
 
-/// Objects per page of a list, so that a large cluster needs little memory.
-const PAGE: u32 = 100;
 /// Seconds after which the API server ends a watch. We then begin another one, with the credentials of that time.
 const LENGTH: u32 = 240;
 /// A watch that sends nothing and does not end in this time hangs.
@@ -107,12 +105,16 @@ trait Watchable: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Deserial
     /// What the watch does, for messages.
     const ACTION: &str;
 
+    /// Objects per page of a list, so that a large cluster needs little memory.
+    const PER_PAGE: u32;
+
     /// All objects of the cluster.
     fn all(client: Client) -> Api<Self>;
 }
 
 impl Watchable for Node {
     const ACTION: &str = "watch the nodes of the cluster";
+    const PER_PAGE: u32 = 100;
 
     fn all(client: Client) -> Api<Self> {
         Api::all(client)
@@ -121,6 +123,7 @@ impl Watchable for Node {
 
 impl Watchable for CertificateSigningRequest {
     const ACTION: &str = "watch the requests for certificates";
+    const PER_PAGE: u32 = super::certificate_requests::PER_PAGE;
 
     fn all(client: Client) -> Api<Self> {
         Api::all(client)
@@ -165,7 +168,7 @@ async fn list<K: Watchable>(
     field: Option<&str>,
     event: &mut impl FnMut(ObjectEvent<K>),
 ) -> HostResult<String> {
-    let mut params = ListParams::default().limit(PAGE);
+    let mut params = ListParams::default().limit(K::PER_PAGE);
     params.field_selector = field.map(str::to_owned);
     loop {
         let page = within(CALL, || K::ACTION.to_owned(), async {

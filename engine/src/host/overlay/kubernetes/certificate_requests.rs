@@ -2,10 +2,12 @@
 //!
 //! No master answers a request that exists only here, so what would be signed is not known before an apply.
 
+use std::time::Duration;
+
 use crate::host::overlay::OverlayHost;
 use crate::host::{
-    CertificateRequest, CertificateRequests, ClusterAccess, HostError, HostResult,
-    NewCertificateRequest,
+    CertificateRequest, CertificateRequestList, CertificateRequests, ClusterAccess, HostError,
+    HostResult, ListedRequest, NewCertificateRequest,
 };
 
 #[async_trait::async_trait]
@@ -14,23 +16,34 @@ impl CertificateRequests for OverlayHost<'_> {
         &self,
         access: &ClusterAccess,
         signer: &str,
-    ) -> HostResult<Vec<CertificateRequest>> {
+        limit: Duration,
+    ) -> HostResult<CertificateRequestList> {
         self.fetch_servers_or_know(access).await?;
-        if !self.known().signers.contains(signer) {
-            let asked = match self.silence("list the requests for certificates") {
-                Some(silent) => Err(silent),
-                None => self.lower.certificate_requests(access, signer).await,
-            };
-            match asked {
-                Ok(found) => {
-                    self.answered();
-                    found.into_iter().for_each(|request| self.know(request));
-                }
-                Err(error) => self.empty_or(error)?,
+        let asked = match self.silence("list the requests for certificates") {
+            Some(silent) => Err(silent),
+            None => self.lower.certificate_requests(access, signer, limit).await,
+        };
+        let mut list = match asked {
+            Ok(found) => {
+                self.answered();
+                found
             }
-            self.known().signers.insert(signer.to_owned());
-        }
-        self.upper.certificate_requests(access, signer).await
+            Err(error) => {
+                self.empty_or(error)?;
+                CertificateRequestList::default()
+            }
+        };
+        // What is known here may have been changed here.
+        let here = self
+            .upper
+            .certificate_requests(access, signer, limit)
+            .await?;
+        let known = self.known().requests.clone();
+        list.requests.retain(|its| !known.contains(&its.name));
+        list.requests.extend(here.requests);
+        list.requests
+            .sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(list)
     }
 
     async fn certificate_request(
@@ -94,7 +107,7 @@ impl CertificateRequests for OverlayHost<'_> {
     async fn delete_certificate_request(
         &self,
         access: &ClusterAccess,
-        request: &CertificateRequest,
+        request: &ListedRequest,
     ) -> HostResult<()> {
         self.changes();
         self.fetch_request(access, &request.name).await?;

@@ -22,6 +22,25 @@ impl ConfigMaps for OverlayHost<'_> {
         self.upper.config_maps(access, namespace, label).await
     }
 
+    async fn config_map_names(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        prefix: &str,
+    ) -> HostResult<Vec<String>> {
+        if let Some(silent) = self.silence("list the names of ConfigMaps") {
+            return Err(silent);
+        }
+        for name in self
+            .lower
+            .config_map_names(access, namespace, prefix)
+            .await?
+        {
+            self.fetch_config_map(access, namespace, &name).await?;
+        }
+        self.upper.config_map_names(access, namespace, prefix).await
+    }
+
     async fn config_map(
         &self,
         access: &ClusterAccess,

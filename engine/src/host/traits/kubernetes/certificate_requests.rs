@@ -1,6 +1,6 @@
 //! Requests for certificates, as the API server keeps them (`CertificateSigningRequest` of `certificates.k8s.io/v1`).
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::host::{ClusterAccess, HostResult};
 
@@ -49,11 +49,62 @@ impl CertificateRequest {
     /// Whether it waits for a decision or for its certificate.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        match self.state {
-            RequestState::Pending | RequestState::Approved => self.certificate.is_none(),
-            RequestState::Denied(_) | RequestState::Failed(_) => false,
+        is_open(&self.state, self.certificate.is_some())
+    }
+
+    /// What a list says of it.
+    #[must_use]
+    pub fn listed(&self) -> ListedRequest {
+        ListedRequest {
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            requester: self.requester.clone(),
+            created: self.created,
+            state: self.state.clone(),
+            has_certificate: self.certificate.is_some(),
         }
     }
+}
+
+fn is_open(state: &RequestState, has_certificate: bool) -> bool {
+    match state {
+        RequestState::Pending | RequestState::Approved => !has_certificate,
+        RequestState::Denied(_) | RequestState::Failed(_) => false,
+    }
+}
+
+/// What a list says of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedRequest {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The user that made it.
+    pub requester: String,
+    /// When it was made.
+    pub created: Option<SystemTime>,
+    /// What was decided.
+    pub state: RequestState,
+    /// Whether it was signed.
+    pub has_certificate: bool,
+}
+
+impl ListedRequest {
+    /// Whether it waits for a decision or for its certificate.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        is_open(&self.state, self.has_certificate)
+    }
+}
+
+/// The requests for a signer, as far as they were read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateRequestList {
+    /// In the order of their names.
+    pub requests: Vec<ListedRequest>,
+    /// Whether there are more than were read.
+    pub has_more: bool,
 }
 
 /// A request to be made.
@@ -72,12 +123,14 @@ pub struct NewCertificateRequest {
 /// Calls on the API server, each with the implementation's own deadline (10 s).
 #[async_trait::async_trait]
 pub trait CertificateRequests {
-    /// All requests for this signer, in all states. Cancel safe.
+    /// The requests for this signer, in all states. After `limit` no further page is read: then, and if the list is very long, only its beginning
+    /// is returned, and `has_more` is true. Cancel safe.
     async fn certificate_requests(
         &self,
         access: &ClusterAccess,
         signer: &str,
-    ) -> HostResult<Vec<CertificateRequest>>;
+        limit: Duration,
+    ) -> HostResult<CertificateRequestList>;
 
     /// The request of this name; `None` if there is none. Cancel safe.
     async fn certificate_request(
@@ -118,10 +171,10 @@ pub trait CertificateRequests {
         certificate: &[u8],
     ) -> HostResult<()>;
 
-    /// Deletes a request that has no certificate. Fine if it is gone; an error if it has a certificate, or has changed meanwhile.
+    /// Deletes a request. Fine if it is gone; an error if it was open and has got a certificate since, or changes meanwhile.
     async fn delete_certificate_request(
         &self,
         access: &ClusterAccess,
-        request: &CertificateRequest,
+        request: &ListedRequest,
     ) -> HostResult<()>;
 }

@@ -30,6 +30,14 @@ pub trait ConfigMaps {
         label: &str,
     ) -> HostResult<Vec<ConfigMap>>;
 
+    /// The names of all ConfigMaps of a namespace that begin with `prefix`. Cancel safe.
+    async fn config_map_names(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        prefix: &str,
+    ) -> HostResult<Vec<String>>;
+
     /// The ConfigMap of this name; `None` if there is none. Cancel safe.
     async fn config_map(
         &self,

@@ -127,7 +127,7 @@ impl Exchange<'_> {
                         "get certificate `{}` signed: request {name} was deleted before it was signed; the next try sends it again",
                         self.path
                     ),
-                    next: "find out who deletes requests for certificates on the masters"
+                    next: "find out who deletes it: masters do if its requester makes too many (`journalctl -u pf9-nodeletd` on the masters)"
                         .to_owned(),
                 });
             }

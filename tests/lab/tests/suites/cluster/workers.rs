@@ -44,6 +44,7 @@ fn a_worker_joins_serves_and_leaves() {
     master.wait_for("the worker is labelled", &labelled, SEEN);
 
     a_worker_may_not_change_its_node(&worker);
+    many_requests_of_a_worker_are_deleted(&master, &worker);
     let pods = [(ON_MASTER, "master-1"), (ON_WORKER, WORKER)];
     let pods = Pods::run(&master, &pods);
     pods.reach_one_another([ON_WORKER, ON_MASTER]);
@@ -84,12 +85,15 @@ fn has_route(subnet: &str, by: &lab::Host) -> String {
     )
 }
 
+/// Shell with the function `ask`, which asks `$server` as the kubelet of the host and prints the status of the answer.
+const AS_KUBELET: &str = r#"server=$(sed -n 's/.*server: *"\?\([^"]*\)"\?$/\1/p' /etc/pf9/kube.d/kubeconfigs/kubelet.yaml)
+    certs=/etc/pf9/kube.d/certs/kubelet/apiserver
+    ask() { curl -s -o /dev/null -w '%{http_code} ' --max-time 10 --cacert /etc/pf9/kube.d/ca/cluster/ca.crt --cert $certs/request.crt --key $certs/request.key "$@"; }"#;
+
 /// As its kubelet, it may read its Node. The API server does not let it delete this one, label it as a master, taint it, or change another node.
 fn a_worker_may_not_change_its_node(worker: &Node) {
     let answers = worker.sh(&format!(
-        r#"server=$(sed -n 's/.*server: *"\?\([^"]*\)"\?$/\1/p' /etc/pf9/kube.d/kubeconfigs/kubelet.yaml)
-           certs=/etc/pf9/kube.d/certs/kubelet/apiserver
-           ask() {{ curl -s -o /dev/null -w '%{{http_code}} ' --max-time 10 --cacert /etc/pf9/kube.d/ca/cluster/ca.crt                --cert $certs/request.crt --key $certs/request.key "$@"; }}
+        r#"{AS_KUBELET}
            patch() {{ ask -X PATCH -H 'Content-Type: application/merge-patch+json' -d "$2" "$server/api/v1/nodes/$1"; }}
            ask "$server/api/v1/nodes/{WORKER}"
            ask -X DELETE "$server/api/v1/nodes/{WORKER}"
@@ -98,6 +102,29 @@ fn a_worker_may_not_change_its_node(worker: &Node) {
            patch master-1 '{{"metadata":{{"annotations":{{"own":""}}}}}}'"#
     ));
     assert_eq!(answers.trim(), "200 403 403 403 403");
+}
+
+/// Masters keep a bounded number of them, and log whose they were. That they still sign is shown when the worker joins again.
+fn many_requests_of_a_worker_are_deleted(master: &Master, worker: &Node) {
+    const MADE: usize = 60;
+    let request = master.kubectl("get csr --output jsonpath='{.items[0].spec.request}'");
+    let made = worker.sh(&format!(
+        r#"{AS_KUBELET}
+           for n in $(seq {MADE}); do
+               ask -X POST -H 'Content-Type: application/json' "$server/apis/certificates.k8s.io/v1/certificatesigningrequests" -d '{{
+                   "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {{"name": "flood-'$n'"}},
+                   "spec": {{"signerName": "nodelet.pf9.io/node", "usages": ["client auth"], "request": "{request}"}}}}'
+           done"#
+    ));
+    assert_eq!(made.matches("201 ").count(), MADE, "{made}");
+    let few = format!(
+        "[ $({KUBECTL} get csr --output name | grep -c /flood-) -le 40 ] && ! {KUBECTL} get csr | grep flood- | grep -q Pending"
+    );
+    master.wait_for("most of them are deleted", &few, SEEN);
+    let logged = format!(
+        "journalctl --no-pager --unit pf9-nodeletd | grep -q 'deleted [0-9]* requests of system:node:{WORKER}'"
+    );
+    master.wait_for("nodeletd says whose they were", &logged, SEEN);
 }
 
 fn a_deleted_route_returns(master: &Master, worker: &Node) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use engine::host::CertificateRequest;
+use engine::host::{CertificateRequestList, ListedRequest};
 
 use crate::commands::cluster_status::observed::{OpenRequest, OpenRequests, Problem, shown};
 
@@ -13,12 +13,12 @@ const SHOWN: usize = 20;
 
 /// The requests that have been open for longer than a minute, the oldest first.
 pub(in crate::commands::cluster_status) fn open(
-    requests: &[CertificateRequest],
+    list: &CertificateRequestList,
     now: SystemTime,
 ) -> OpenRequests {
-    let age = |one: &CertificateRequest| now.duration_since(one.created?).ok();
-    let open = requests.iter().filter(|one| one.is_open());
-    let mut late: Vec<(Duration, &CertificateRequest)> = open
+    let age = |one: &ListedRequest| now.duration_since(one.created?).ok();
+    let open = list.requests.iter().filter(|one| one.is_open());
+    let mut late: Vec<(Duration, &ListedRequest)> = open
         .filter_map(|one| Some((age(one)?, one)))
         .filter(|(age, _)| *age > DECIDED)
         .collect();
@@ -31,6 +31,7 @@ pub(in crate::commands::cluster_status) fn open(
     OpenRequests {
         named: named.collect(),
         more: late.len().saturating_sub(SHOWN),
+        unread: list.has_more,
     }
 }
 
@@ -50,6 +51,11 @@ pub(in crate::commands::cluster_status) fn problems(open: &OpenRequests) -> Vec<
         let what = format!("there are {} more such requests", open.more);
         all.push(Problem::new(what, next));
     }
+    if open.unread {
+        let what = "there are more requests for certificates than a master reads at a time";
+        let next = "`nodelet pki sign` on a master deletes those that are too many, and says whose they were";
+        all.push(Problem::new(what, next));
+    }
     all
 }
 
@@ -59,22 +65,14 @@ mod tests {
 
     use super::*;
 
-    fn request(
-        name: String,
-        state: RequestState,
-        created: Option<SystemTime>,
-    ) -> CertificateRequest {
-        CertificateRequest {
+    fn request(name: String, state: RequestState, created: Option<SystemTime>) -> ListedRequest {
+        ListedRequest {
             name,
             uid: String::new(),
             requester: "system:node:w-1".to_owned(),
-            groups: Vec::new(),
-            signer: String::new(),
-            request: Vec::new(),
-            usages: Vec::new(),
-            state,
-            certificate: None,
             created,
+            state,
+            has_certificate: false,
         }
     }
 
@@ -83,7 +81,7 @@ mod tests {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let pending =
             |name: &str, created| request(name.to_owned(), RequestState::Pending, created);
-        let mut all = vec![
+        let requests = vec![
             pending("late", Some(at(939))),
             pending("in time", Some(at(940))),
             pending("of a later time", Some(at(1001))),
@@ -94,18 +92,26 @@ mod tests {
                 Some(at(1)),
             ),
         ];
+        let mut all = CertificateRequestList {
+            requests,
+            has_more: false,
+        };
         let found = open(&all, at(1000));
         assert_eq!(
             (found.named.len(), found.named[0].age, found.more),
             (1, 61, 0)
         );
         assert_eq!(found.named[0].name, "late");
-        all.extend((0..99).map(|number| pending(&format!("old-{number:02}"), Some(at(1)))));
+        all.requests
+            .extend((0..99).map(|number| pending(&format!("old-{number:02}"), Some(at(1)))));
         let found = open(&all, at(1000));
         assert_eq!((found.named.len(), found.more), (SHOWN, 80));
         assert_eq!(found.named[0].name, "old-00");
         let problems = problems(&found);
         assert_eq!(problems.len(), SHOWN + 1);
         assert!(problems[SHOWN].what.contains("80 more"), "{problems:?}");
+        all.has_more = true;
+        let problems = super::problems(&open(&all, at(1000)));
+        assert_eq!(problems.len(), SHOWN + 2);
     }
 }

@@ -1,9 +1,7 @@
 //! Nodes that are not Ready or have left, and versions that do not go together.
 
 use engine::host::{ClusterAccess, ConfigMap, ConfigMaps as _};
-use engine::kubernetes::admission::{
-    ADMISSION_LABEL, Admission, CertificateKind, RemovedNode, put,
-};
+use engine::kubernetes::admission::{Admission, CertificateKind, RemovedNode, put};
 use engine::kubernetes::workers::LEFT;
 
 use super::*;
@@ -190,7 +188,6 @@ async fn a_damaged_record_of_an_admission_is_a_problem() {
     let map = ConfigMap {
         namespace: "kube-system".to_owned(),
         name: "nodelet-node-w-2".to_owned(),
-        labels: BTreeMap::from([(ADMISSION_LABEL.to_owned(), String::new())]),
         data: BTreeMap::from([
             ("node".to_owned(), "w-2".to_owned()),
             ("address".to_owned(), "?".to_owned()),

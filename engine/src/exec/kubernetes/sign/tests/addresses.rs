@@ -182,7 +182,8 @@ async fn a_claim_for_nothing_ends() {
     let signer = signer(&host, &access).await;
     let second = OnItsWay::new(&signer, "b").await;
     held(second.claim(&signer).await);
-    let deleted = host.delete_certificate_request(&access, &second.request);
+    let listed = second.request.listed();
+    let deleted = host.delete_certificate_request(&access, &listed);
     deleted.await.expect("it is deleted");
     host.pause(Duration::from_secs(2)).await;
     waits_for(&outcomes(&host, &access).await["a"], "w-2");

@@ -234,7 +234,8 @@ async fn a_denied_request_is_an_error_with_its_reason_and_is_not_sent_again() {
         );
         assert_eq!(requests(&worker).len(), 1);
     }
-    let delete = worker.delete_certificate_request(&access, &request);
+    let listed = request.listed();
+    let delete = worker.delete_certificate_request(&access, &listed);
     delete.await.expect("it is deleted");
     apply_signed(&master, &worker, &client())
         .await
