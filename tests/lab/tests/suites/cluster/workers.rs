@@ -116,7 +116,7 @@ fn many_requests_of_a_worker_are_deleted(master: &Master, worker: &Node) {
                    "spec": {{"signerName": "nodelet.pf9.io/node", "usages": ["client auth"], "request": "{request}"}}}}'
            done"#
     ));
-    assert_eq!(made.matches("201 ").count(), MADE, "{made}");
+    assert_eq!(made.matches("201").count(), MADE, "{made}");
     let few = format!(
         "[ $({KUBECTL} get csr --output name | grep -c /flood-) -le 40 ] && ! {KUBECTL} get csr | grep flood- | grep -q Pending"
     );
