@@ -98,12 +98,13 @@ const SUPPORTED: [(&str, &[(&str, u32)]); 2] = [
 
 /// Settings by the version of systemd that introduced them, according to its manual pages ("Added in version") and its file NEWS. 187
 /// stands for all versions up to 187.
-const INTRODUCED: [(u32, &[&str]); 12] = [
+const INTRODUCED: [(u32, &[&str]); 16] = [
     (
         187,
         &[
             "After",
             "CapabilityBoundingSet",
+            "ConditionPathExists",
             "Description",
             "Documentation",
             "Environment",
@@ -111,6 +112,7 @@ const INTRODUCED: [(u32, &[&str]); 12] = [
             "ExecStart",
             "ExecStop",
             "ExecStopPost",
+            "Group",
             "KillMode",
             "LimitNOFILE",
             "NoNewPrivileges",
@@ -121,6 +123,7 @@ const INTRODUCED: [(u32, &[&str]); 12] = [
             "SystemCallFilter",
             "Type",
             "UMask",
+            "User",
             "WantedBy",
             "Wants",
             "WatchdogSec",
@@ -128,16 +131,37 @@ const INTRODUCED: [(u32, &[&str]); 12] = [
     ),
     (188, &["TimeoutStopSec"]),
     (208, &["CPUAccounting", "MemoryAccounting"]),
-    (209, &["SystemCallArchitectures", "SystemCallErrorNumber"]),
+    (
+        209,
+        &[
+            "PrivateDevices",
+            "SystemCallArchitectures",
+            "SystemCallErrorNumber",
+        ],
+    ),
     (211, &["RestrictAddressFamilies", "RuntimeDirectory"]),
+    (214, &["ProtectHome", "ProtectSystem"]),
     (218, &["Delegate"]),
     (229, &["StartLimitIntervalSec"]),
-    (231, &["MemoryMax", "RestrictRealtime"]),
+    (
+        231,
+        &["MemoryDenyWriteExecute", "MemoryMax", "RestrictRealtime"],
+    ),
+    (
+        232,
+        &[
+            "ProtectControlGroups",
+            "ProtectKernelModules",
+            "ProtectKernelTunables",
+        ],
+    ),
+    (233, &["RestrictNamespaces"]),
     (
         235,
         &["KeyringMode", "LockPersonality", "RuntimeDirectoryPreserve"],
     ),
-    (242, &["RestrictSUIDSGID"]),
+    (242, &["ProtectHostname", "RestrictSUIDSGID"]),
+    (244, &["ProtectKernelLogs"]),
     (245, &["ProtectClock"]),
     (254, &["RestartMaxDelaySec", "RestartSteps"]),
 ];
@@ -149,7 +173,7 @@ fn introduced(name: &str) -> Option<u32> {
     Some(*version)
 }
 
-/// Adds the templates below a directory that are unit files or drop-ins of units.
+/// Adds the files and templates below a directory that are unit files or drop-ins of units.
 fn add_unit_templates(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
     for entry in fs::read_dir(directory).expect("it is a directory") {
         let path = entry.expect("it can be read").path();
@@ -158,7 +182,8 @@ fn add_unit_templates(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
             continue;
         }
         let text = fs::read_to_string(&path).expect("it is text");
-        if text.lines().any(|line| line == "[Service]") {
+        let is_source = path.extension().is_some_and(|its| its == "rs");
+        if !is_source && text.lines().any(|line| line == "[Service]") {
             found.push((path, text));
         }
     }
@@ -171,13 +196,19 @@ fn systemd_of_each_supported_host_knows_every_setting() {
     let releases = SUPPORTED.iter().flat_map(|(_, releases)| releases.iter());
     let oldest = releases.map(|(_, systemd)| *systemd).min();
     let oldest = oldest.expect("there are supported hosts");
-    let mut files = vec![(PathBuf::from("pf9-nodeletd.service"), UNIT.to_owned())];
+    let mut files = Vec::new();
+    add_unit_templates(&root.join("agents"), &mut files);
     add_unit_templates(&root.join("phases/templates"), &mut files);
     let names: Vec<_> = files
         .iter()
         .filter_map(|(path, _)| path.file_name())
         .collect();
-    for name in ["pf9-kubelet.service.tmpl", "shutdown.conf.tmpl"] {
+    for name in [
+        "pf9-comms.service",
+        "pf9-nodeletd.service",
+        "pf9-kubelet.service.tmpl",
+        "shutdown.conf.tmpl",
+    ] {
         assert!(names.contains(&OsStr::new(name)), "{name}: {names:?}");
     }
     for (path, text) in &files {

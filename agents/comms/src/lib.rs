@@ -1,0 +1,130 @@
+//! pf9-comms: the services of a host reach the management plane through its port 443.
+//!
+//! A local program connects to a loopback port. For each such connection, pf9-comms opens one TLS connection to the plane, with the
+//! certificate of the host and the server name of that service, and passes bytes on in both directions.
+//!
+//! [`config`] reads and checks the configuration, [`identity`] the certificate, key and roots. [`path`] reaches the plane, through a proxy if
+//! there is one, [`tunnel`] carries one connection, [`spares`] has some ready, [`listener`] accepts local ones, [`owner`] tells which user made them, [`permits`] counts them, [`activity`] what they carried; [`status`] shows it, and [`supervisor`]
+//! starts, reloads and ends all of it.
+//!
+//! Not here: what services say to the plane, and the plane's own side. Start with [`supervisor`].
+
+pub mod activity;
+pub mod config;
+pub mod identity;
+pub mod listener;
+pub mod owner;
+pub mod path;
+pub mod permits;
+pub mod spares;
+pub mod status;
+pub mod supervisor;
+pub mod tunnel;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use config::Configuration;
+
+/// The configuration of the daemon.
+pub const CONFIGURATION: &str = "/etc/pf9/comms.yaml";
+/// The environment variable that overrides [`CONFIGURATION`].
+const CONFIGURATION_VARIABLE: &str = "PF9_COMMS_CONFIG";
+/// The environment variable that overrides the filter of the log.
+const LOG_VARIABLE: &str = "PF9_COMMS_LOG";
+
+/// The arguments of the program.
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "pf9-comms",
+    version,
+    about = "Carries connections of local programs to the management plane"
+)]
+struct Arguments {
+    /// Without one, the daemon runs.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Shows what the running daemon carries, and what goes wrong.
+    Status {
+        /// As JSON.
+        #[arg(long, conflicts_with = "metrics")]
+        json: bool,
+        /// As metrics for Prometheus.
+        #[arg(long)]
+        metrics: bool,
+        /// The socket of the daemon.
+        #[arg(long, value_name = "PATH", default_value = config::SOCKET)]
+        socket: PathBuf,
+    },
+}
+
+/// Runs the program: the daemon until it is asked to end, or a command.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        None => run_daemon(),
+        Some(Command::Status {
+            json,
+            metrics,
+            socket,
+        }) => match show(&socket, json, metrics) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("pf9-comms: could not {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn show(socket: &Path, json: bool, metrics: bool) -> anyhow::Result<()> {
+    let status = status::read(socket)?;
+    let text = match (json, metrics) {
+        (true, _) => serde_json::to_string_pretty(&status)? + "\n",
+        (false, true) => status::metrics(&status),
+        (false, false) => status::text(&status, activity::seconds(SystemTime::now())),
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Its reader has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write the status"),
+    }
+}
+
+fn run_daemon() -> ExitCode {
+    let path = std::env::var_os(CONFIGURATION_VARIABLE).unwrap_or_else(|| CONFIGURATION.into());
+    let path = Path::new(&path);
+    // Also if the configuration is wrong, its errors are logged.
+    let log = daemon::config::read::<Configuration>(path)
+        .unwrap_or_default()
+        .log;
+    daemon::log::start(LOG_VARIABLE, &log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(supervisor::run(path));
+            // A lookup of a name cannot be ended, and may take long.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(error.into()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("could not {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

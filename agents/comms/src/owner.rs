@@ -1,0 +1,278 @@
+//! Which local user has made a connection, and which program has a port.
+//!
+//! The kernel answers the first question over netlink: `sock_diag(7)`, `linux/inet_diag.h`. It needs no privilege.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
+};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+use nix::unistd::{Uid, User};
+
+/// `SOCK_DIAG_BY_FAMILY`, the type of the question and of its answer.
+const BY_FAMILY: u16 = 20;
+/// `NLMSG_ERROR`, the type of an answer without a socket.
+const ERROR: u16 = 2;
+/// `NLM_F_REQUEST`.
+const REQUEST: u16 = 1;
+/// The length of the question: `struct nlmsghdr` and `struct inet_diag_req_v2`.
+const LENGTH: usize = 72;
+/// States of a connection whose program may still have it: `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`, `TCP_FIN_WAIT2`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK` and
+/// `TCP_CLOSING`. Its program may have ended the direction to us already.
+const CONNECTED: [u8; 6] = [1, 4, 5, 8, 9, 11];
+/// Longest wait for the kernel, in seconds.
+const WAIT: i64 = 1;
+
+/// The id of the user whose socket is connected from `client` to `server` on this host; `None` if there is no such connection any more.
+///
+/// # Errors
+/// The kernel does not answer the question.
+pub fn of_connection(client: SocketAddr, server: SocketAddr) -> io::Result<Option<u32>> {
+    let asking = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )?;
+    setsockopt(&asking, ReceiveTimeout, &TimeVal::seconds(WAIT))?;
+    send(
+        asking.as_raw_fd(),
+        &question(client, server),
+        MsgFlags::empty(),
+    )?;
+    let mut answer = [0; 512];
+    let length = recv(asking.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    user_in(&answer[..length])
+}
+
+/// The question for the socket with `client` as its own address.
+fn question(client: SocketAddr, server: SocketAddr) -> [u8; LENGTH] {
+    let mut asked = [0; LENGTH];
+    let mut put = |at: usize, bytes: &[u8]| asked[at..at + bytes.len()].copy_from_slice(bytes);
+    // struct nlmsghdr
+    put(0, &u32::try_from(LENGTH).unwrap_or_default().to_ne_bytes());
+    put(4, &BY_FAMILY.to_ne_bytes());
+    put(6, &REQUEST.to_ne_bytes());
+    // struct inet_diag_req_v2: family and protocol, then all states
+    let family = match client {
+        SocketAddr::V4(_) => nix::libc::AF_INET,
+        SocketAddr::V6(_) => nix::libc::AF_INET6,
+    };
+    put(16, &[u8::try_from(family).unwrap_or_default()]);
+    put(
+        17,
+        &[u8::try_from(nix::libc::IPPROTO_TCP).unwrap_or_default()],
+    );
+    put(20, &u32::MAX.to_ne_bytes());
+    // struct inet_diag_sockid: ports, addresses, no interface, and any cookie
+    put(24, &client.port().to_be_bytes());
+    put(26, &server.port().to_be_bytes());
+    for (at, address) in [(28, client.ip()), (44, server.ip())] {
+        match address {
+            IpAddr::V4(address) => put(at, &address.octets()),
+            IpAddr::V6(address) => put(at, &address.octets()),
+        }
+    }
+    put(64, &[u8::MAX; 8]);
+    asked
+}
+
+/// The user in the kernel's answer: `struct nlmsghdr` and `struct inet_diag_msg`.
+fn user_in(answer: &[u8]) -> io::Result<Option<u32>> {
+    let short = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the kernel's answer is too short",
+        )
+    };
+    let four = |at: usize| -> io::Result<[u8; 4]> {
+        let bytes = answer
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok());
+        bytes.ok_or_else(short)
+    };
+    let [kind, kind_high, _, _] = four(4)?;
+    match u16::from_ne_bytes([kind, kind_high]) {
+        ERROR => match Errno::from_raw(-i32::from_ne_bytes(four(16)?)) {
+            Errno::ENOENT => Ok(None),
+            error => Err(error.into()),
+        },
+        BY_FAMILY => {
+            let [_, state, _, _] = four(16)?;
+            let (user, inode) = (u32::from_ne_bytes(four(80)?), u32::from_ne_bytes(four(84)?));
+            // A listener may answer in place of a connection that is gone, and a closed socket has no user.
+            Ok((CONNECTED.contains(&state) && inode != 0).then_some(user))
+        }
+        other => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the kernel answers with message {other}"),
+        )),
+    }
+}
+
+/// Who listens on a local address: the program with its process id, or its user if the caller may not see the program. `None` if that is not known.
+#[must_use]
+pub fn of_address(address: SocketAddr) -> Option<String> {
+    let (inode, uid) = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .find_map(|table| {
+            let text = fs::read_to_string(table).ok()?;
+            text.lines()
+                .skip(1)
+                .find_map(|line| listening(line, address))
+        })?;
+    let wanted = format!("socket:[{inode}]");
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let has_it = |process: &fs::DirEntry| {
+        let open = fs::read_dir(process.path().join("fd"));
+        let mut open = open.into_iter().flatten().flatten();
+        open.any(|file| {
+            fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str())
+        })
+    };
+    let found = processes
+        .filter(|its| {
+            its.file_name()
+                .to_string_lossy()
+                .starts_with(|c: char| c.is_ascii_digit())
+        })
+        .find(has_it);
+    Some(match found {
+        Some(process) => {
+            let program = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            format!(
+                "{} (process {})",
+                program.trim(),
+                process.file_name().to_string_lossy()
+            )
+        }
+        None => format!("a program of {}", name(uid)),
+    })
+}
+
+/// Inode and user of a line of `/proc/net/tcp` or `/proc/net/tcp6` (proc(5)) if it is a listener that has this address.
+fn listening(line: &str, wanted: SocketAddr) -> Option<(u64, u32)> {
+    let mut fields = line.split_whitespace();
+    let (address, port) = fields.nth(1)?.rsplit_once(':')?;
+    let is_wildcard = address.bytes().all(|digit| digit == b'0');
+    let has_address = is_wildcard || address == in_table(wanted.ip());
+    let has_port = u16::from_str_radix(port, 16) == Ok(wanted.port());
+    let is_listener = fields.nth(1)? == "0A";
+    let (uid, inode) = (fields.nth(3)?, fields.nth(1)?);
+    (has_address && has_port && is_listener).then_some((inode.parse().ok()?, uid.parse().ok()?))
+}
+
+/// An address as these tables have it: words of four bytes in the order of this machine.
+fn in_table(address: IpAddr) -> String {
+    let bytes = match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let words = bytes.as_chunks::<4>().0.iter();
+    words
+        .map(|word| format!("{:08X}", u32::from_ne_bytes(*word)))
+        .collect()
+}
+
+/// Checks that the kernel tells the user of a connection.
+///
+/// # Errors
+/// It does not.
+pub fn check() -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let server = listener.local_addr()?;
+    let stream = TcpStream::connect(server)?;
+    match of_connection(stream.local_addr()?, server)? {
+        Some(uid) if uid == Uid::effective().as_raw() => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the kernel does not know a connection that was just made; load its modules `inet_diag` and `tcp_diag`",
+        )),
+    }
+}
+
+/// The name of a user, or its id. It may ask a directory service, and wait for it.
+fn name(uid: u32) -> String {
+    let found = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    found.map_or_else(|| format!("user {uid}"), |user| user.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_has_the_user_who_made_it() {
+        let own = nix::unistd::geteuid().as_raw();
+        for address in [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            Ipv6Addr::LOCALHOST.into(),
+        ] {
+            let Ok(listener) = TcpListener::bind((address, 0)) else {
+                // A host without IPv6.
+                assert!(address.is_ipv6());
+                continue;
+            };
+            let server = listener.local_addr().expect("its address");
+            let stream = TcpStream::connect(server).expect("it connects");
+            let client = stream.local_addr().expect("its address");
+            let _accepted = listener.accept().expect("it is accepted");
+            assert_eq!(
+                of_connection(client, server).expect("the kernel answers"),
+                Some(own)
+            );
+            // It has no more to say, and still waits for an answer.
+            stream
+                .shutdown(std::net::Shutdown::Write)
+                .expect("it ends one direction");
+            let found = of_connection(client, server).expect("the kernel answers");
+            assert_eq!(found, Some(own));
+            let other = SocketAddr::new(address, client.port().wrapping_add(1).max(1));
+            assert_eq!(
+                of_connection(other, server).expect("the kernel answers"),
+                None
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_has_the_program_that_listens() {
+        // An address of this test alone: other tests use ports of 127.0.0.1.
+        for own in ["127.77.1.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(own) else {
+                assert!(own.starts_with('['), "{own}");
+                continue;
+            };
+            let address = listener.local_addr().expect("its address");
+            let found = of_address(address).expect("it is known");
+            let process = format!("(process {})", std::process::id());
+            assert!(found.contains(&process), "{found}");
+            let other = SocketAddr::new([127, 77, 1, 2].into(), address.port());
+            assert_eq!(of_address(other), None);
+        }
+        check().expect("the kernel tells");
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_off_is_an_error() {
+        let mut answer = [0; 88];
+        answer[4] = 20;
+        answer[17] = 1;
+        answer[80] = 7;
+        answer[84] = 1;
+        assert_eq!(user_in(&answer).expect("it is whole"), Some(7));
+        for length in 0..answer.len() {
+            user_in(&answer[..length]).expect_err("it is cut off");
+        }
+        answer[17] = 10;
+        assert_eq!(user_in(&answer).expect("it is whole"), None);
+    }
+}

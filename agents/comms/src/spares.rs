@@ -1,0 +1,128 @@
+//! Connections to the plane that are made before they are needed, so that a local program does not wait for a handshake.
+//!
+//! Only a listener in use has some, and only young ones: the ingress of the plane opens its backend at the first byte, and waits for that byte for a limited time.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
+
+use crate::tunnel::PlaneRoute;
+
+/// Most spare connections of a listener.
+pub const MOST: usize = 2;
+/// An older one is not used. The ingress has to wait longer for the first byte.
+pub const OLDEST: Duration = Duration::from_secs(20);
+/// A listener is in use if it has had so many connections in this time.
+const IN_USE: (usize, Duration) = (2, Duration::from_secs(30));
+/// How often old ones are replaced.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The spare connections of a listener.
+#[derive(Debug)]
+pub struct Spares {
+    route: Arc<PlaneRoute>,
+    sni: ServerName<'static>,
+    ready: Mutex<VecDeque<(Instant, TlsStream<TcpStream>)>>,
+    /// The last connections of the listener, at most as many as make it one in use.
+    uses: Mutex<VecDeque<Instant>>,
+    is_kept: AtomicBool,
+}
+
+impl Spares {
+    /// None yet.
+    #[must_use]
+    pub fn new(route: Arc<PlaneRoute>, sni: ServerName<'static>) -> Arc<Self> {
+        Arc::new(Self {
+            route,
+            sni,
+            ready: Mutex::default(),
+            uses: Mutex::default(),
+            is_kept: AtomicBool::new(false),
+        })
+    }
+
+    /// A connection that is ready and still open; `None` if there is none. The listener counts as used. Cancel safe.
+    pub async fn take(self: &Arc<Self>) -> Option<TlsStream<TcpStream>> {
+        let now = Instant::now();
+        {
+            let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+            uses.push_back(now);
+            if uses.len() > IN_USE.0 {
+                uses.pop_front();
+            }
+        }
+        if self.is_in_use() && !self.is_kept.swap(true, Ordering::AcqRel) {
+            tokio::spawn(keep(Arc::downgrade(self)));
+        }
+        loop {
+            let next = self.ready().pop_front();
+            let (made, mut stream) = next?;
+            if now.duration_since(made) < OLDEST && is_open(&mut stream).await {
+                return Some(stream);
+            }
+        }
+    }
+
+    /// How many are ready.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.ready().len()
+    }
+
+    fn ready(&self) -> std::sync::MutexGuard<'_, VecDeque<(Instant, TlsStream<TcpStream>)>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_in_use(&self) -> bool {
+        let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = uses.front().filter(|_| uses.len() == IN_USE.0);
+        first.is_some_and(|first| first.elapsed() < IN_USE.1)
+    }
+}
+
+/// Keeps the number of spare connections while the listener is in use. Ends if the plane cannot be reached: the next connection reports that, and begins
+/// again.
+async fn keep(spares: Weak<Spares>) {
+    loop {
+        let Some(its) = spares.upgrade() else {
+            return;
+        };
+        its.ready().retain(|(made, _)| made.elapsed() < OLDEST);
+        let mut goes_on = its.is_in_use();
+        while goes_on && its.count() < MOST {
+            match its.route.open(&its.sni).await {
+                Ok(stream) => its.ready().push_back((Instant::now(), stream)),
+                Err(_) => goes_on = false,
+            }
+        }
+        if !goes_on {
+            its.is_kept.store(false, Ordering::Release);
+            its.ready().clear();
+            return;
+        }
+        // A reload replaces the listener, which ends this.
+        drop(its);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether the plane has neither ended the connection nor sent anything: it speaks second. Tickets of TLS are taken on the way.
+async fn is_open(stream: &mut TlsStream<TcpStream>) -> bool {
+    let mut byte = [0; 1];
+    let mut buffer = ReadBuf::new(&mut byte);
+    poll_fn(|context| {
+        let read = Pin::new(&mut *stream).poll_read(context, &mut buffer);
+        Poll::Ready(read.is_pending())
+    })
+    .await
+}

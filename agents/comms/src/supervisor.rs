@@ -1,0 +1,338 @@
+//! Starts the listeners, replaces them at a reload, and ends them.
+//!
+//! A reload checks everything before it changes anything: with a wrong configuration, what runs goes on. Open connections go on in any case.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use daemon::health::Health;
+use daemon::{shutdown, systemd};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::comms::{Status, VERSION};
+
+use crate::activity::{Activity, seconds};
+use crate::config::{Configuration, Listener, Plane, Settings, Users};
+use crate::identity::Identity;
+use crate::listener::{Service, Shared, serve};
+use crate::owner;
+use crate::path::connect::authority;
+use crate::spares::Spares;
+use crate::status;
+use crate::tunnel::PlaneRoute;
+
+/// Time for open connections to end when the daemon is asked to end.
+pub const DRAIN: Duration = Duration::from_secs(30);
+/// Most readers of the status at a time.
+const READERS: usize = 8;
+/// How often the daemon reports that it makes progress.
+const BEAT: Duration = Duration::from_secs(20);
+
+/// Runs until the daemon is asked to end.
+///
+/// # Errors
+/// The configuration or the identity cannot be used, or a port is in use.
+pub async fn run(path: &Path) -> Result<()> {
+    let mut signals = shutdown::listen()?;
+    let mut comms = Comms::start(path).await?;
+    let health = Health::default();
+    let beat = health.part("the supervisor", BEAT * 3);
+    systemd::feed_watchdog(signals.shutdown.clone(), health)?;
+    let socket = match status::bind(&comms.socket) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::error!("could not {error:#}; without it, there is no status");
+            None
+        }
+    };
+    systemd::status(&comms.summary());
+    systemd::ready();
+    tracing::info!("{}", comms.summary());
+    let readers = Arc::new(Semaphore::new(READERS));
+    loop {
+        beat.within(BEAT * 3);
+        tokio::select! {
+            reader = status::reader(socket.as_ref()) => {
+                // A reader too many gets nothing.
+                if let (Some(stream), Ok(permit)) = (reader, Arc::clone(&readers).try_acquire_owned()) {
+                    let status = comms.status();
+                    tokio::spawn(async move {
+                        status::write(stream, status).await;
+                        drop(permit);
+                    });
+                }
+            }
+            () = signals.shutdown.cancelled() => break,
+            () = tokio::time::sleep(BEAT) => {}
+            asked = signals.reload.changed() => {
+                if asked.is_err() {
+                    break;
+                }
+                match comms.reload(path).await {
+                    Ok(()) => {
+                        tracing::info!("reloaded: {}", comms.summary());
+                        systemd::status(&comms.summary());
+                    }
+                    Err(error) => {
+                        comms.status.reload_problem = Some(format!("{error:#}"));
+                        tracing::error!("could not reload, so the running configuration stays in use: {error:#}");
+                        systemd::status(&format!("{}; could not reload: {error:#}", comms.summary()));
+                    }
+                }
+            }
+        }
+    }
+    beat.within(DRAIN * 2);
+    let aborted = comms.drain(DRAIN).await;
+    if aborted > 0 {
+        tracing::warn!(
+            "ended {aborted} connections that did not end within {} s",
+            DRAIN.as_secs()
+        );
+    }
+    beat.finish();
+    Ok(())
+}
+
+/// The running listeners.
+#[derive(Debug)]
+pub struct Comms {
+    running: BTreeMap<SocketAddr, Running>,
+    shared: Shared,
+    /// What each listener has carried, by its name, also earlier ones.
+    activities: BTreeMap<String, Arc<Activity>>,
+    status: Status,
+    socket: PathBuf,
+}
+
+/// A listener on one address.
+#[derive(Debug)]
+struct Running {
+    service: watch::Sender<Arc<Service>>,
+    stop: CancellationToken,
+}
+
+impl Comms {
+    /// Reads the configuration and starts what it names.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn start(path: &Path) -> Result<Self> {
+        let mut comms = Self {
+            running: BTreeMap::new(),
+            shared: Shared {
+                open: Arc::default(),
+                tunnels: TaskTracker::new(),
+                end: CancellationToken::new(),
+            },
+            activities: BTreeMap::new(),
+            status: Status::default(),
+            socket: PathBuf::new(),
+        };
+        comms.reload(path).await?;
+        Ok(comms)
+    }
+
+    /// Reads the configuration and the identity again, and starts and stops listeners accordingly.
+    ///
+    /// # Errors
+    /// As [`run`]; then nothing has changed.
+    pub async fn reload(&mut self, path: &Path) -> Result<()> {
+        let use_it = || format!("use the configuration {}", path.display());
+        if !path.try_exists().with_context(use_it)? {
+            bail!(
+                "{}: there is no such file; this host is not enrolled",
+                use_it()
+            );
+        }
+        let configuration: Configuration = daemon::config::read(path)
+            .context("use the configuration, which the user of pf9-comms has to be able to read")?;
+        let settings = Settings::new(configuration).with_context(use_it)?;
+        let identity = Identity::read(&settings.identity, SystemTime::now());
+        let identity = identity.context(
+            "use the identity of this host, which the user of pf9-comms has to be able to read",
+        )?;
+        if settings.listeners.iter().any(|its| its.users != Users::All) {
+            owner::check().context("find the users of connections")?;
+        }
+        let mut wanted: BTreeMap<SocketAddr, Listener> = BTreeMap::new();
+        let mut bound: BTreeMap<SocketAddr, TcpListener> = BTreeMap::new();
+        for listener in &settings.listeners {
+            for address in &listener.addresses {
+                let address = SocketAddr::new(*address, listener.port);
+                if !self.running.contains_key(&address) {
+                    let Some(socket) = bind(listener, address).await? else {
+                        continue;
+                    };
+                    bound.insert(address, socket);
+                }
+                wanted.insert(address, listener.clone());
+            }
+        }
+        // From here on, nothing fails.
+        for warning in &identity.warnings {
+            tracing::warn!("{warning}");
+        }
+        let route = Arc::new(PlaneRoute {
+            plane: settings.plane.clone(),
+            proxies: settings.proxies,
+            tls: identity.tls,
+        });
+        let Plane { host, port } = &settings.plane;
+        self.status = Status {
+            version: VERSION,
+            plane: authority(host, *port),
+            proxy: route.proxies.to(host).map(ToString::to_string),
+            subject: identity.subject,
+            certificate_ends: seconds(identity.ends),
+            reload_problem: None,
+            listeners: Vec::new(),
+        };
+        self.socket = settings.socket;
+        let mut spares: BTreeMap<String, Arc<Spares>> = BTreeMap::new();
+        for (address, listener) in &wanted {
+            let activity = self.activities.entry(listener.name.clone()).or_default();
+            let service = Arc::new(Service {
+                listener: listener.clone(),
+                route: Arc::clone(&route),
+                spares: Arc::clone(
+                    spares
+                        .entry(listener.name.clone())
+                        .or_insert_with(|| Spares::new(Arc::clone(&route), listener.sni.clone())),
+                ),
+                activity: Arc::clone(activity),
+                all_connections: settings.connections,
+            });
+            match bound.remove(address) {
+                Some(socket) => {
+                    let (sender, receiver) = watch::channel(service);
+                    let stop = CancellationToken::new();
+                    tokio::spawn(serve(socket, receiver, self.shared.clone(), stop.clone()));
+                    self.running.insert(
+                        *address,
+                        Running {
+                            service: sender,
+                            stop,
+                        },
+                    );
+                }
+                None => {
+                    if let Some(running) = self.running.get(address) {
+                        running.service.send_replace(service);
+                    }
+                }
+            }
+        }
+        self.running.retain(|address, running| {
+            let stays = wanted.contains_key(address);
+            if !stays {
+                running.stop.cancel();
+            }
+            stays
+        });
+        Ok(())
+    }
+
+    /// One line about what runs.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let listeners: Vec<String> = self
+            .running
+            .iter()
+            .map(|(address, running)| {
+                format!("{} on {address}", running.service.borrow().listener.name)
+            })
+            .collect();
+        format!(
+            "{} carries {} to {}",
+            self.status.subject,
+            listeners.join(", "),
+            self.status.plane
+        )
+    }
+
+    /// What is carried at the moment.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let mut status = self.status.clone();
+        let mut listeners: BTreeMap<String, wire::comms::Listener> = BTreeMap::new();
+        for (address, running) in &self.running {
+            let service = running.service.borrow();
+            let its = &service.listener;
+            let listener =
+                listeners
+                    .entry(its.name.clone())
+                    .or_insert_with(|| wire::comms::Listener {
+                        name: its.name.clone(),
+                        sni: its.sni.to_str().into_owned(),
+                        limit: its.connections as u64,
+                        spares: service.spares.count() as u64,
+                        ..service.activity.report()
+                    });
+            listener.addresses.push(address.to_string());
+        }
+        status.listeners = listeners.into_values().collect();
+        status
+    }
+
+    /// Accepts no more connections, and waits until the open ones have ended. Returns how many were ended after the time limit.
+    pub async fn drain(self, limit: Duration) -> usize {
+        for running in self.running.values() {
+            running.stop.cancel();
+        }
+        self.shared.tunnels.close();
+        if tokio::time::timeout(limit, self.shared.tunnels.wait())
+            .await
+            .is_ok()
+        {
+            return 0;
+        }
+        let aborted = self.shared.tunnels.len();
+        self.shared.end.cancel();
+        self.shared.tunnels.wait().await;
+        aborted
+    }
+}
+
+/// Without [`Comms::drain`], listeners end, and open connections go on.
+impl Drop for Comms {
+    fn drop(&mut self) {
+        for running in self.running.values() {
+            running.stop.cancel();
+        }
+    }
+}
+
+/// Listens on an address; `None` if this host has no IPv6 and the configuration does not ask for it.
+async fn bind(listener: &Listener, address: SocketAddr) -> Result<Option<TcpListener>> {
+    let error = match TcpListener::bind(address).await {
+        Ok(socket) => return Ok(Some(socket)),
+        Err(error) => error,
+    };
+    let lacks_it = matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
+    ) || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT);
+    if address.is_ipv6() && lacks_it && !listener.names_addresses {
+        tracing::info!(
+            "{}: this host has no IPv6, so it does not listen on {address}",
+            listener.name
+        );
+        return Ok(None);
+    }
+    if error.kind() == io::ErrorKind::AddrInUse {
+        let holder = owner::of_address(address).unwrap_or_else(|| "another program".to_owned());
+        bail!(
+            "listen on {address} for `{}`: {holder} has this port; end it, or give the listener another port",
+            listener.name
+        );
+    }
+    Err(error).with_context(|| format!("listen on {address} for `{}`", listener.name))
+}

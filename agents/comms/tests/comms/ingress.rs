@@ -1,0 +1,151 @@
+//! Tunnels through HAProxy, the ingress of a management plane: it ends TLS, checks the certificate of the host, and routes by server name.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use comms::supervisor::Comms;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::plane::Authority;
+use crate::tunnels::{Host, NO_PROXY, bytes, own_address};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A running HAProxy with a service behind it. Both end with the test.
+struct Ingress {
+    _directory: TempDir,
+    haproxy: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Ingress {
+    fn drop(&mut self) {
+        let _ = self.haproxy.kill();
+        let _ = self.haproxy.wait();
+    }
+}
+
+impl Ingress {
+    async fn start(authority: &Authority, backend: SocketAddr) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| directory.path().join(name).display().to_string();
+        let (certificate, key) = authority.issue("plane", &["*.plane.test"]);
+        std::fs::write(place("plane.pem"), certificate + &key).expect("it is written");
+        std::fs::write(place("roots.crt"), authority.root()).expect("it is written");
+        let address = SocketAddr::new(own_address(), 8443);
+        // As the plane has it: the connection to the service begins with the first byte, so that a connection in reserve costs it nothing.
+        let configuration = format!(
+            "global\n    maxconn 2000\n\
+             defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s\n\
+             frontend plane\n\
+             \x20   bind {address} ssl crt {} ca-file {} verify required ssl-min-ver TLSv1.2\n\
+             \x20   tcp-request inspect-delay 30s\n\
+             \x20   tcp-request content reject unless {{ ssl_fc_sni -i echo.plane.test }}\n\
+             \x20   tcp-request content accept if {{ req.len gt 0 }}\n\
+             \x20   default_backend echo\n\
+             backend echo\n    server echo {backend}\n",
+            place("plane.pem"),
+            place("roots.crt"),
+        );
+        std::fs::write(place("haproxy.cfg"), configuration).expect("it is written");
+        let haproxy = Command::new("haproxy")
+            .args(["-db", "-f", &place("haproxy.cfg")])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("apt-get install haproxy");
+        let ingress = Self {
+            _directory: directory,
+            haproxy,
+            address,
+        };
+        let listens = async {
+            while TcpStream::connect(address).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, listens)
+            .await
+            .expect("it listens");
+        ingress
+    }
+}
+
+/// A service that sends back what it gets, and then the number of bytes.
+async fn counting_echo() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 8192];
+                let mut total = 0;
+                while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                    total += length;
+                    if stream.write_all(&buffer[..length]).await.is_err() {
+                        return;
+                    }
+                }
+                // Only after the end of the other direction.
+                let _ = stream.write_all(format!(" {total}").as_bytes()).await;
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_and_ends_go_through_haproxy_in_both_directions() {
+    let authority = Authority::new();
+    let (backend, asked) = counting_echo().await;
+    let ingress = Ingress::start(&authority, backend).await;
+    let host = Host::new(&authority, &authority).await;
+    let path = host.configure(ingress.address, "all", NO_PROXY);
+    let _comms = Comms::start(&path).await.expect("it starts");
+    for length in [1, 3_000_000] {
+        let sent = bytes(length);
+        let back = host.echoed(&sent).await.expect("it comes back");
+        let wanted = [&sent[..], format!(" {length}").as_bytes()].concat();
+        assert!(back == wanted, "{length}: {} bytes came back", back.len());
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_refuses_a_foreign_certificate_and_another_server_name() {
+    let authority = Authority::new();
+    let (backend, asked) = counting_echo().await;
+    let ingress = Ingress::start(&authority, backend).await;
+    let stranger = Host::new(&Authority::new(), &authority).await;
+    let path = stranger.configure(ingress.address, "all", NO_PROXY);
+    let _comms = Comms::start(&path).await.expect("it starts");
+    stranger.echoed(b"x").await.expect_err("it is refused");
+    let host = Host::new(&authority, &authority).await;
+    let path = host.configure(ingress.address, "all", NO_PROXY);
+    let comms = Comms::start(&path).await.expect("it starts");
+    assert_eq!(host.echoed(b"x").await.expect("it is carried"), b"x 1");
+    drop(comms);
+    let host = Host::new(&authority, &authority).await;
+    let path = host.configure(ingress.address, "all", NO_PROXY);
+    let text = std::fs::read_to_string(&path).expect("a file");
+    let text = text.replace("echo.plane.test", "other.plane.test");
+    host.write("comms.yaml", &text, 0o644);
+    let _comms = Comms::start(&path).await.expect("it starts");
+    // HAProxy ends such a connection without an answer.
+    let back = host.echoed(b"x").await.unwrap_or_default();
+    assert!(back.is_empty(), "{back:?}");
+    assert_eq!(
+        asked.load(Ordering::SeqCst),
+        1,
+        "the service sees no stranger"
+    );
+}

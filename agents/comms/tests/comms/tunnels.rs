@@ -1,0 +1,410 @@
+//! Tunnels to a plane in this process: a TLS server that asks for the certificate of the host, with and without a proxy before it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use crate::plane::{Authority, Plane, proxy};
+use comms::supervisor::Comms;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The plane is reached directly, whatever the environment says.
+pub(crate) const NO_PROXY: &str = "proxy: {url: none}";
+/// The port of the listener of each host.
+const PORT: u16 = 5001;
+
+/// A host that is enrolled.
+pub(crate) struct Host {
+    directory: TempDir,
+    /// The address of its listener. No other test has it.
+    pub(crate) address: SocketAddr,
+}
+
+impl Host {
+    /// A host with a certificate of `authority`, which trusts `roots`.
+    pub(crate) async fn new(authority: &Authority, roots: &Authority) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (certificate, key) = authority.issue("host-1", &[]);
+        let host = Self {
+            directory,
+            address: SocketAddr::new(own_address(), PORT),
+        };
+        host.write("host.crt", &certificate, 0o644);
+        host.write("host.key", &key, 0o600);
+        host.write("roots.crt", &roots.root(), 0o644);
+        host
+    }
+
+    pub(crate) fn place(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str, mode: u32) {
+        let path = self.place(name);
+        std::fs::write(&path, text).expect("it is written");
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&path, mode).expect("its mode is set");
+    }
+
+    /// Writes the configuration with a listener `echo`; `more` follows its top level.
+    pub(crate) fn configure(&self, plane: SocketAddr, users: &str, more: &str) -> PathBuf {
+        let text = format!(
+            "plane: {{host: {}, port: {}}}\n\
+             identity: {{certificate: {}, key: {}, roots: {}}}\n\
+             listeners:\n\
+             - {{name: echo, port: {PORT}, sni: echo.plane.test, users: {users}, addresses: [{}]}}\n{more}\n",
+            plane.ip(),
+            plane.port(),
+            self.place("host.crt").display(),
+            self.place("host.key").display(),
+            self.place("roots.crt").display(),
+            self.address.ip()
+        );
+        self.write("comms.yaml", &text, 0o644);
+        self.place("comms.yaml")
+    }
+
+    async fn start(&self, plane: &Plane) -> Comms {
+        let path = self.configure(plane.address, "all", NO_PROXY);
+        Comms::start(&path).await.expect("it starts")
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("it listens")
+    }
+
+    /// Sends bytes through a tunnel and reads until its end.
+    pub(crate) async fn echoed(&self, sent: &[u8]) -> std::io::Result<Vec<u8>> {
+        // A refusal may be faster than the connection.
+        let stream = TcpStream::connect(self.address).await?;
+        let (mut from, mut to) = stream.into_split();
+        let sent = sent.to_vec();
+        let sending = tokio::spawn(async move {
+            to.write_all(&sent).await?;
+            to.shutdown().await
+        });
+        let mut back = Vec::new();
+        let read = tokio::time::timeout(LIMIT, from.read_to_end(&mut back)).await;
+        read.expect("it ends in time")?;
+        sending.await.expect("it ends").map(|()| back)
+    }
+}
+
+/// A loopback address that nothing else uses.
+pub(crate) fn own_address() -> IpAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    Ipv4Addr::new(127, high | 0x80, low, next).into()
+}
+
+/// Bytes that are no pattern of a buffer's length.
+pub(crate) fn bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 7919 % 251) as u8).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_go_both_ways_and_each_end_is_passed_on() {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    let _comms = host.start(&plane).await;
+    for length in [0, 1, 16 * 1024, 5_000_000] {
+        let sent = bytes(length);
+        let back = host.echoed(&sent).await.expect("it comes back");
+        assert!(back == sent, "{length}: {} bytes came back", back.len());
+    }
+    assert_eq!(plane.clients(), ["CN=host-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_connections_at_a_time_do_not_mix() {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    let _comms = host.start(&plane).await;
+    let all = (0..40_usize).map(|number| {
+        let host = &host;
+        async move {
+            let sent: Vec<u8> = bytes(20_000)
+                .into_iter()
+                .map(|byte| byte ^ number as u8)
+                .collect();
+            let back = host.echoed(&sent).await.expect("it comes back");
+            assert!(back == sent, "{number}");
+        }
+    });
+    futures::future::join_all(all).await;
+}
+
+/// The plane ends without telling: what has arrived is not everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_cut_is_reset_and_not_ended() {
+    let authority = Authority::new();
+    let plane = Plane::start_cutting(&authority, 1000).await;
+    let host = Host::new(&authority, &authority).await;
+    let _comms = host.start(&plane).await;
+    let error = host.echoed(&bytes(100_000)).await.expect_err("it is reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_side_accepts_a_stranger() {
+    let authority = Authority::new();
+    let other = Authority::new();
+    let plane = Plane::start(&authority).await;
+    for (certificate_of, roots) in [(&other, &authority), (&authority, &other)] {
+        let host = Host::new(certificate_of, roots).await;
+        let _comms = host.start(&plane).await;
+        host.echoed(b"x").await.expect_err("it is refused");
+    }
+    assert_eq!(plane.clients(), [""; 0]);
+    // The certificate is for another name.
+    let host = Host::new(&authority, &authority).await;
+    let path = host.configure(plane.address, "all", NO_PROXY);
+    let text = std::fs::read_to_string(&path).expect("a file");
+    host.write(
+        "comms.yaml",
+        &text.replace("echo.plane.test", "echo.other.test"),
+        0o644,
+    );
+    let _comms = Comms::start(&path).await.expect("it starts");
+    host.echoed(b"x").await.expect_err("it is refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_listed_users_are_carried() {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    let own = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    let own = own.expect("it is looked up").expect("it has a name").name;
+    let path = host.configure(plane.address, &format!("[{own}]"), NO_PROXY);
+    let mut comms = Comms::start(&path).await.expect("it starts");
+    assert_eq!(host.echoed(b"mine").await.expect("it is carried"), b"mine");
+    let path = host.configure(plane.address, "[daemon]", NO_PROXY);
+    comms.reload(&path).await.expect("it is right");
+    host.echoed(b"mine").await.expect_err("it is refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_asked_with_its_password() {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    let open = proxy(None).await;
+    let closed = proxy(Some("me:secret")).await;
+    host.write("right", "me:secret\n", 0o600);
+    host.write("wrong", "me:other\n", 0o600);
+    let credentials = |name: &str| format!(", credentials: {}", host.place(name).display());
+    let mut comms = host.start(&plane).await;
+    for (proxy, more, works) in [
+        (&open, String::new(), true),
+        (&closed, credentials("right"), true),
+        (&closed, credentials("wrong"), false),
+        (&closed, String::new(), false),
+    ] {
+        let before = proxy.carried();
+        let address = proxy.address;
+        let path = host.configure(
+            plane.address,
+            "all",
+            &format!("proxy: {{url: 'http://{address}'{more}}}"),
+        );
+        comms.reload(&path).await.expect("it is right");
+        let sent = bytes(100_000);
+        let back = host.echoed(&sent).await;
+        assert_eq!(back.is_ok_and(|back| back == sent), works, "{more}");
+        assert_eq!(proxy.carried() - before, usize::from(works), "{more}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_keeps_connections_and_a_wrong_one_changes_nothing() {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    let mut comms = host.start(&plane).await;
+    let mut open = host.connect().await;
+    let mut echo = async || {
+        open.write_all(b"ping").await.expect("it is open");
+        let mut back = [0; 4];
+        open.read_exact(&mut back).await.expect("it comes back");
+        assert_eq!(&back, b"ping");
+    };
+    echo().await;
+    // This program itself has the port.
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let socket = socket.expect("a port");
+    let taken = socket.local_addr().expect("its address").port();
+    let second = format!(
+        "- {{name: second, port: {taken}, sni: second.plane.test, users: all, addresses: [127.0.0.1]}}\nproxy: {{url: none}}"
+    );
+    let before = comms.summary();
+    let path = host.configure(plane.address, "all", &second);
+    let error = format!("{:#}", comms.reload(&path).await.expect_err("it is in use"));
+    assert!(
+        error.contains(&format!("process {}", std::process::id())),
+        "{error}"
+    );
+    for (name, wrong) in [("host.key", ""), ("roots.crt", "")] {
+        let right = std::fs::read_to_string(host.place(name)).expect("a file");
+        host.write(name, wrong, 0o600);
+        let path = host.configure(plane.address, "all", NO_PROXY);
+        let error = format!("{:#}", comms.reload(&path).await.expect_err("it is wrong"));
+        assert!(error.contains(name), "{error}");
+        host.write(name, &right, 0o600);
+    }
+    assert_eq!(comms.summary(), before);
+    echo().await;
+    assert_eq!(host.echoed(b"new").await.expect("it is carried"), b"new");
+    // The listener goes, its connection stays.
+    let path = host.configure(plane.address, "all", NO_PROXY);
+    let text = std::fs::read_to_string(&path).expect("a file");
+    let text = text.replace("port: 5001", "port: 5002");
+    host.write("comms.yaml", &text, 0o644);
+    comms.reload(&path).await.expect("it is right");
+    echo().await;
+    let gone = async || TcpStream::connect(host.address).await.is_err();
+    tokio::time::timeout(LIMIT, async {
+        while !gone().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it does not listen any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_connections_and_takes_no_more() {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    let comms = host.start(&plane).await;
+    let mut open = host.connect().await;
+    let mut back = [0; 4];
+    open.write_all(b"ping").await.expect("it is open");
+    open.read_exact(&mut back).await.expect("it comes back");
+    let draining = tokio::spawn(comms.drain(LIMIT));
+    let refuses = async {
+        while TcpStream::connect(host.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let refuses = tokio::time::timeout(LIMIT, refuses).await;
+    refuses.expect("it takes no more connections");
+    open.write_all(b"more").await.expect("it is open");
+    open.read_exact(&mut back).await.expect("it comes back");
+    assert_eq!(&back, b"more");
+    assert!(!draining.is_finished());
+    drop(open);
+    assert_eq!(draining.await.expect("it ends"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_resets_what_does_not_end_in_time() {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    let comms = host.start(&plane).await;
+    let mut open = host.connect().await;
+    let mut back = [0; 4];
+    open.write_all(b"ping").await.expect("it is open");
+    open.read_exact(&mut back).await.expect("it comes back");
+    assert_eq!(comms.drain(Duration::from_millis(100)).await, 1);
+    let error = open.read(&mut back).await.expect_err("it is reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_is_full_refuses_the_next_connection() {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    let path = host.configure(plane.address, "all", "connections: 1\nproxy: {url: none}");
+    let mut comms = Comms::start(&path).await.expect("it starts");
+    let mut first = host.connect().await;
+    first.write_all(b"ping").await.expect("it is open");
+    let mut back = [0; 4];
+    first.read_exact(&mut back).await.expect("it comes back");
+    host.echoed(b"second").await.expect_err("it is refused");
+    // What is open counts after a reload, too.
+    let path = host.configure(plane.address, "all", "connections: 2\nproxy: {url: none}");
+    comms.reload(&path).await.expect("it is right");
+    let mut second = host.connect().await;
+    second.write_all(b"ping").await.expect("it is open");
+    second.read_exact(&mut back).await.expect("it comes back");
+    host.echoed(b"third").await.expect_err("it is refused");
+    first.write_all(b"more").await.expect("it is open");
+    first.read_exact(&mut back).await.expect("it comes back");
+    assert_eq!(&back, b"more");
+    // A listener has its own limit.
+    let text = std::fs::read_to_string(&path).expect("a file");
+    let text = text.replace("users: all", "users: all, connections: 2");
+    let text = text.replace("\nconnections: 2", "\nconnections: 10");
+    host.write("comms.yaml", &text, 0o644);
+    comms.reload(&path).await.expect("it is right");
+    host.echoed(b"third").await.expect_err("it is refused");
+    drop(second);
+    let works = async { while host.echoed(b"third").await.is_err() {} };
+    let works = tokio::time::timeout(LIMIT, works).await;
+    works.expect("a place is free again");
+}
+
+/// Waits until a listener in use has its spare connections.
+async fn spares_are_ready(host: &Host, comms: &Comms) {
+    for _ in 0..2 {
+        host.echoed(b"x").await.expect("it is carried");
+    }
+    let ready = async {
+        while comms.status().listeners[0].spares < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let ready = tokio::time::timeout(LIMIT, ready).await;
+    ready.expect("there are spare connections");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_in_use_has_connections_ready() {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    let comms = host.start(&plane).await;
+    host.echoed(b"x").await.expect("it is carried");
+    assert_eq!(
+        comms.status().listeners[0].spares,
+        0,
+        "it is not in use yet"
+    );
+    spares_are_ready(&host, &comms).await;
+    // Only these are left.
+    plane.closed.cancel();
+    let sent = bytes(100_000);
+    let back = host.echoed(&sent).await.expect("it is carried");
+    assert!(back == sent);
+    assert!(comms.status().listeners[0].spares_used > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spare_connection_that_the_plane_has_ended_is_not_used() {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    let comms = host.start(&plane).await;
+    spares_are_ready(&host, &comms).await;
+    let used = comms.status().listeners[0].spares_used;
+    plane.impatient.send_replace(());
+    plane.open.close();
+    let ended = tokio::time::timeout(LIMIT, plane.open.wait()).await;
+    ended.expect("the plane has ended them");
+    let back = host.echoed(b"new").await.expect("it is carried");
+    assert_eq!(back, b"new");
+    assert_eq!(comms.status().listeners[0].spares_used, used);
+}
