@@ -1,5 +1,7 @@
 //! One connection to the plane, and the bytes between it and a local program.
 
+mod buffer;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +11,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -21,8 +23,6 @@ use crate::path::PathError;
 use crate::path::connect::{ANSWER, authority, reach};
 use crate::path::proxy::Proxies;
 
-/// Bytes that are read at a time in one direction. They are written before more is read.
-const BUFFER: usize = 16 * 1024;
 /// When the plane takes no more, what a local program still sends is discarded until the answer has ended, and for so long afterwards: the program may
 /// read the answer only after its request.
 const DISCARDS: Duration = Duration::from_secs(10);
@@ -270,24 +270,26 @@ async fn pump(
     to: &mut (impl AsyncWrite + Unpin),
     meter: &Meter<'_>,
 ) -> Result<(), PumpError> {
-    let mut buffer = vec![0; BUFFER];
     loop {
-        let length = from.read(&mut buffer).await.map_err(PumpError::Read)?;
-        if length == 0 {
+        let buffer = buffer::read(from).await.map_err(PumpError::Read)?;
+        let read = buffer.filled();
+        if read.is_empty() {
             return to.shutdown().await.map_err(PumpError::Write);
         }
-        let read = &buffer[..length];
         to.write_all(read).await.map_err(PumpError::Write)?;
         // What TLS has encrypted may still wait in memory.
         to.flush().await.map_err(PumpError::Write)?;
-        meter.add(length);
+        meter.add(read.len());
     }
 }
 
 /// Reads until the end or an error.
 async fn discard(from: &mut (impl AsyncRead + Unpin)) {
-    let mut buffer = vec![0; BUFFER];
-    while let Ok(1..) = from.read(&mut buffer).await {}
+    while let Ok(buffer) = buffer::read(from).await {
+        if buffer.filled().is_empty() {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -295,7 +297,7 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
-    use tokio::io::{ReadBuf, duplex, split};
+    use tokio::io::{AsyncReadExt as _, ReadBuf, duplex, split};
 
     use super::*;
 
