@@ -53,6 +53,9 @@ fn rotation_of_every_authority_on_three_masters_and_a_worker_under_load() {
         let before = digest(masters, file);
         let began = Instant::now();
         begin(masters, what, &mut load);
+        if what == "cluster" {
+            follows(&first, worker);
+        }
         for step in ["switch", "finish"] {
             for master in masters {
                 let words = ["certs", "rotate", what, step];
