@@ -48,7 +48,7 @@ pub struct Shared {
     pub open: Arc<Counter>,
     /// The open tunnels.
     pub tunnels: TaskTracker,
-    /// Cancelled when tunnels are ended, whatever they carry.
+    /// Cancelled when tunnels are ended that have not ended by themselves.
     pub end: CancellationToken,
 }
 

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The plane is reached directly, whatever the environment says.
+/// The plane is reached directly, also if the environment names a proxy.
 pub(crate) const NO_PROXY: &str = "proxy: {url: none}";
 /// The port of the listener of each host.
 const PORT: u16 = 5001;
@@ -104,6 +104,14 @@ pub(crate) fn own_address() -> IpAddr {
     Ipv4Addr::new(127, high | 0x80, low, next).into()
 }
 
+/// A plane, and a host that it knows.
+async fn enrolled() -> (Plane, Host) {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    (plane, host)
+}
+
 /// Bytes that are no pattern of a buffer's length.
 pub(crate) fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 7919 % 251) as u8).collect()
@@ -111,9 +119,7 @@ pub(crate) fn bytes(length: usize) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_go_both_ways_and_each_end_is_passed_on() {
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let host = Host::new(&authority, &authority).await;
+    let (plane, host) = enrolled().await;
     let _comms = host.start(&plane).await;
     for length in [0, 1, 16 * 1024, 5_000_000] {
         let sent = bytes(length);
@@ -125,9 +131,7 @@ async fn bytes_go_both_ways_and_each_end_is_passed_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_connections_at_a_time_do_not_mix() {
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let host = Host::new(&authority, &authority).await;
+    let (plane, host) = enrolled().await;
     let _comms = host.start(&plane).await;
     let all = (0..40_usize).map(|number| {
         let host = &host;
@@ -180,9 +184,7 @@ async fn neither_side_accepts_a_stranger() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_listed_users_are_carried() {
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let host = Host::new(&authority, &authority).await;
+    let (plane, host) = enrolled().await;
     let own = nix::unistd::User::from_uid(nix::unistd::geteuid());
     let own = own.expect("it is looked up").expect("it has a name").name;
     let path = host.configure(plane.address, &format!("[{own}]"), NO_PROXY);
@@ -195,9 +197,7 @@ async fn only_the_listed_users_are_carried() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_is_asked_with_its_password() {
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let host = Host::new(&authority, &authority).await;
+    let (plane, host) = enrolled().await;
     let open = proxy(None).await;
     let closed = proxy(Some("me:secret")).await;
     host.write("right", "me:secret\n", 0o600);
@@ -227,9 +227,7 @@ async fn a_proxy_is_asked_with_its_password() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_keeps_connections_and_a_wrong_one_changes_nothing() {
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let host = Host::new(&authority, &authority).await;
+    let (plane, host) = enrolled().await;
     let mut comms = host.start(&plane).await;
     let mut open = host.connect().await;
     let mut echo = async || {
@@ -283,9 +281,7 @@ async fn a_reload_keeps_connections_and_a_wrong_one_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_connections_and_takes_no_more() {
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let host = Host::new(&authority, &authority).await;
+    let (plane, host) = enrolled().await;
     let comms = host.start(&plane).await;
     let mut open = host.connect().await;
     let mut back = [0; 4];
@@ -309,9 +305,7 @@ async fn a_stop_waits_for_connections_and_takes_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_resets_what_does_not_end_in_time() {
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let host = Host::new(&authority, &authority).await;
+    let (plane, host) = enrolled().await;
     let comms = host.start(&plane).await;
     let mut open = host.connect().await;
     let mut back = [0; 4];
@@ -324,9 +318,7 @@ async fn a_stop_resets_what_does_not_end_in_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_is_full_refuses_the_next_connection() {
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let host = Host::new(&authority, &authority).await;
+    let (plane, host) = enrolled().await;
     let path = host.configure(plane.address, "all", "connections: 1\nproxy: {url: none}");
     let mut comms = Comms::start(&path).await.expect("it starts");
     let mut first = host.connect().await;
@@ -373,9 +365,7 @@ async fn spares_are_ready(host: &Host, comms: &Comms) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_in_use_has_connections_ready() {
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let host = Host::new(&authority, &authority).await;
+    let (plane, host) = enrolled().await;
     let comms = host.start(&plane).await;
     host.echoed(b"x").await.expect("it is carried");
     assert_eq!(
@@ -394,9 +384,7 @@ async fn a_listener_in_use_has_connections_ready() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spare_connection_that_the_plane_has_ended_is_not_used() {
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let host = Host::new(&authority, &authority).await;
+    let (plane, host) = enrolled().await;
     let comms = host.start(&plane).await;
     spares_are_ready(&host, &comms).await;
     let used = comms.status().listeners[0].spares_used;
