@@ -3,6 +3,7 @@
 mod apply;
 mod clean;
 mod cluster;
+mod comms;
 mod files;
 mod live;
 mod repair;
