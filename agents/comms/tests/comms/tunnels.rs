@@ -112,6 +112,14 @@ async fn enrolled() -> (Plane, Host) {
     (plane, host)
 }
 
+/// Sends a few bytes through an open tunnel and reads them back.
+async fn ping(open: &mut TcpStream) {
+    let mut back = [0; 4];
+    open.write_all(b"ping").await.expect("it is open");
+    open.read_exact(&mut back).await.expect("it comes back");
+    assert_eq!(&back, b"ping");
+}
+
 /// Bytes that are no pattern of a buffer's length.
 pub(crate) fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 7919 % 251) as u8).collect()
@@ -285,8 +293,7 @@ async fn a_stop_waits_for_connections_and_takes_no_more() {
     let comms = host.start(&plane).await;
     let mut open = host.connect().await;
     let mut back = [0; 4];
-    open.write_all(b"ping").await.expect("it is open");
-    open.read_exact(&mut back).await.expect("it comes back");
+    ping(&mut open).await;
     let draining = tokio::spawn(comms.drain(LIMIT));
     let refuses = async {
         while TcpStream::connect(host.address).await.is_ok() {
@@ -309,8 +316,7 @@ async fn a_stop_resets_what_does_not_end_in_time() {
     let comms = host.start(&plane).await;
     let mut open = host.connect().await;
     let mut back = [0; 4];
-    open.write_all(b"ping").await.expect("it is open");
-    open.read_exact(&mut back).await.expect("it comes back");
+    ping(&mut open).await;
     assert_eq!(comms.drain(Duration::from_millis(100)).await, 1);
     let error = open.read(&mut back).await.expect_err("it is reset");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
