@@ -161,7 +161,9 @@ pub const LEFT_OUT: &[(&str, &[&str])] = &[
 /// What a clean of a worker keeps and a purge does not: its identity, with which it comes up again without another join file.
 pub const KEPT_BY_WORKERS: &[&str] = &[
     "/etc/pf9/kube.d/ca",
+    "/etc/pf9/kube.d/certs/kube-proxy/apiserver",
     "/etc/pf9/kube.d/certs/kubelet/apiserver",
+    "/etc/pf9/kube.d/certs/kubelet/server",
     "/etc/pf9/kube.d/kubeconfigs/bootstrap.yaml",
     "/etc/pf9/kube.d/kubeconfigs/kubelet.yaml",
 ];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::exec::Runner;
 use crate::model::Problem;
 use crate::plan::{PlannedPhase, PlannedStep};
-use crate::resource::{ResourceError, ResourceResult, Spec};
+use crate::resource::{Action, ResourceError, ResourceResult, Spec};
 
 /// Bound on one question.
 const BOUND: Duration = Duration::from_secs(10);
@@ -17,9 +17,16 @@ pub(super) const CLUSTER_IS_NEW: &str = "the cluster that this host begins does 
 impl Runner<'_> {
     /// What keeps this host from its cluster: a join file that cannot be used, or a cluster that exists although this host is to begin it.
     /// What cannot be determined yet is left to the steps. Changes nothing. Cancel safe.
+    ///
+    /// The join file is asked for whatever phases are selected: without it, another phase of a master would make keys of a cluster of its own.
     pub(in crate::exec) async fn joining_problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        for step in steps(&self.selection.phases(self.plan)) {
+        let selected = self.selection.phases(self.plan);
+        let all: Vec<&PlannedPhase> = self.plan.phases.iter().collect();
+        let joins =
+            |step: &&PlannedStep| matches!(step.spec, Spec::JoinFile(_) | Spec::JoinMaster(_));
+        let others = steps(&selected).filter(|step| !joins(step));
+        for step in steps(&all).filter(joins).chain(others) {
             let requirement = match &step.spec {
                 Spec::JoinFile(_) | Spec::JoinMaster(_) => "this host can join its cluster",
                 Spec::EtcdMember(_) => CLUSTER_IS_NEW,
@@ -36,6 +43,36 @@ impl Runner<'_> {
             }
         }
         problems
+    }
+
+    /// Why a full clean of this host must not begin: the masters have not signed a certificate that it needs, so it would end pods that run, and could not
+    /// come up again. `None` if it may; a host without the kubeconfig of its kubelet has no pods yet. Changes nothing. Cancel safe.
+    pub async fn signature_problem_of_clean(&self) -> Option<Problem> {
+        let phases: Vec<&PlannedPhase> = self.plan.phases.iter().collect();
+        let mut checks = phases.iter().flat_map(|phase| &phase.checks);
+        let needed = checks.find_map(|check| check.needs_api.as_ref())?;
+        if let Ok(None) = self.host.entry(&needed.kubeconfig).await {
+            return None;
+        }
+        for step in steps(&phases).filter(|step| !step.spec.is_signed_here()) {
+            let cx = self.context(false);
+            let pending = tokio::time::timeout(BOUND, step.spec.pending(&cx)).await;
+            let Ok(Ok(Some(change))) = pending else {
+                continue;
+            };
+            if change.action != Action::Renew {
+                return Some(Problem {
+                    requirement: "the host can come up again".to_owned(),
+                    span: step.span.clone(),
+                    problem: format!(
+                        "{} is still to be signed by a master; a clean would end its pods, and it could not come up again without that",
+                        step.spec.label()
+                    ),
+                    remedy: "on a master, look at `nodelet cluster status` and the log of nodeletd: they say why it is not signed".to_owned(),
+                });
+            }
+        }
+        None
     }
 
     async fn may_join_or_begin(&self, step: &PlannedStep) -> ResourceResult<()> {

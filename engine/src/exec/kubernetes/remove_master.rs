@@ -24,8 +24,8 @@ use crate::kubernetes::etcd_members::{Loss, Me, OWN_ENDPOINT, QuorumLoss, Seen, 
 use crate::kubernetes::masters::{self, address_in};
 use crate::kubernetes::workers::{WORKER_LABEL, delete_removed, empty_node, hold_up};
 
-/// Life of the lock during the removal of a member: a few calls of etcd.
-const LOCKED: Duration = Duration::from_secs(60);
+/// Life of the lock during the removal of a member: a few questions, each of which waits 10 s for every master that hangs.
+const LOCKED: Duration = Duration::from_secs(240);
 
 /// How the removal of a master ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use behaviour::{Bringup, Case, CrashPoint, Scripts, block_on, fixtures, sample, try_each};
+use engine::exec::{Recording, Runner};
 use engine::host::Containers as _;
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::kubernetes::join_file::{
@@ -10,8 +11,8 @@ use engine::kubernetes::join_file::{
 };
 use engine::kubernetes::masters::{self, MASTERS, MasterEntry};
 use engine::model::{Outcome, RECORDS};
-use engine::resource::Spec;
 use engine::resource::pki::export_keys;
+use engine::resource::{MaskedSecrets, Spec};
 
 use super::beside_two_masters;
 
@@ -187,6 +188,27 @@ fn a_clean_keeps_what_was_joined_and_a_purge_does_not() {
     }
     let refused = bringup.apply(host);
     assert_eq!(refused.outcome, Outcome::Refused, "it needs another file");
+}
+
+/// Also if only the phase that makes them is repaired, as nodeletd does it.
+#[test]
+fn without_a_join_file_a_repair_makes_no_key() {
+    let cluster = Cluster::new();
+    let (bringup, host) = (&cluster.bringup, &cluster.host);
+    host.with_world_mut(|world| world.remove(JOIN_FILE));
+    let events = Recording::default();
+    let runner = Runner::new(&bringup.plan, host, &bringup.facts, &MaskedSecrets, &events);
+    let keys = "keys".parse().expect("a name");
+    let outcome = block_on(runner.restart(&[keys], &[]));
+    assert_eq!(
+        outcome.ok(),
+        Some(Outcome::Refused),
+        "{:?}",
+        events.events()
+    );
+    for path in SHARED {
+        assert_eq!(text(host, path), None, "{path}");
+    }
 }
 
 #[test]

@@ -262,6 +262,47 @@ fn a_worker_that_could_not_join_again_is_not_rebuilt() {
     assert!(cannot_join(), "{:?}", problems());
 }
 
+/// No master signs for it at the moment: a full clean would end pods that run, and bring nothing back.
+#[test]
+fn a_worker_that_waits_for_a_signature_is_not_rebuilt() {
+    let (bringup, host) = Bringup::brought_up("wk-1");
+    let events = Recording::default();
+    let problem = || block_on(runner(&bringup, &host, &events).signature_problem_of_clean());
+    assert!(problem().is_none(), "{:?}", problem());
+    let proxy = "/etc/pf9/kube.d/certs/kube-proxy/apiserver/request.key";
+    host.with_world_mut(|world| world.remove(proxy));
+    let found = problem().expect("it has no certificate of kube-proxy");
+    assert!(found.problem.contains("kube-proxy/apiserver"), "{found:?}");
+    // Before its kubelet has a kubeconfig, it has no pods.
+    host.with_world_mut(|world| world.remove("/etc/pf9/kube.d/kubeconfigs/kubelet.yaml"));
+    assert!(problem().is_none(), "{:?}", problem());
+}
+
+/// What a clean leaves is enough: a worker that was cleaned asks no master for a signature.
+#[test]
+fn a_cleaned_worker_keeps_its_certificates() {
+    let (bringup, host) = Bringup::brought_up("wk-1");
+    let names = [
+        "kubelet/apiserver",
+        "kubelet/server",
+        "kube-proxy/apiserver",
+    ];
+    let certificates = || {
+        names.map(|name| {
+            let path = format!("/etc/pf9/kube.d/certs/{name}/request.crt");
+            host.with_world(|world| world.text(&path))
+        })
+    };
+    let before = certificates();
+    assert!(before.iter().all(Option::is_some), "{before:?}");
+    let cleaned = Bringup::clean(&host, false);
+    assert_eq!(cleaned.outcome, Outcome::Cleaned, "{}", cleaned.text());
+    assert_eq!(certificates(), before);
+    let again = bringup.apply(&host);
+    assert_eq!(again.outcome, Outcome::Converged, "{}", again.text());
+    assert_eq!(certificates(), before);
+}
+
 #[test]
 fn a_container_that_could_not_be_made_again_is_not_removed() {
     let (bringup, applied_host) = applied_host();

@@ -31,7 +31,7 @@ pub(super) async fn rebuild(
 }
 
 /// Rebuilds the host with `rebuild`, which begins with a full clean. Refused if a precondition would fail afterwards, or if etcd would lose its
-/// quorum with the member of `guarded`, or if the host needs an API server elsewhere that does not answer it. Without `guarded`, the operator accepts
+/// quorum with the member of `guarded`, or if the host needs an API server elsewhere that does not answer it, or a signature of a master that it does not get. Without `guarded`, the operator accepts
 /// the loss of the quorum. If it is refused, nothing is changed.
 async fn unless_refused(
     inputs: &Inputs,
@@ -48,6 +48,7 @@ async fn unless_refused(
         problems.extend(quorum_problem_of_clean(host, Some(&inputs.plan), recorded).await);
     }
     problems.extend(api_problem_of_clean(host, &inputs.plan).await);
+    problems.extend(before.signature_problem_of_clean().await);
     if !problems.is_empty() {
         sink.emit(Event::PreflightFailed { problems });
         return Ok(Outcome::Refused);
