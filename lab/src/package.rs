@@ -1,9 +1,11 @@
 //! The role package as hostagent would leave it on a host, made from the checkout and the set-up's payload.
 //!
-//! `join` lets a worker or another master join the cluster of a master, `masters` reads which masters a host knows.
+//! `join` lets a worker or another master join the cluster of a master, `masters` reads which masters a host knows, `plane` makes a management plane and
+//! enrols hosts there.
 
 mod join;
 mod masters;
+mod plane;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,6 +23,7 @@ pub use join::{
     forget, is_joined, is_joined_master, join, join_in_place, join_master, remove_join_file,
 };
 pub use masters::{wait_for_masters, without_member};
+pub use plane::{COMMS, PLANE, enrol, install_comms, install_plane};
 
 /// The role the lab installs.
 pub const ROLE: &str = "pf9-kube";

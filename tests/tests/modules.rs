@@ -12,17 +12,19 @@ const CYCLE: usize = 3;
 const FILES: usize = 12;
 
 /// Crates whose modules have an order: the first column of their table in ARCHITECTURE.md, and their sources.
-const ORDERED: [(&str, &str); 3] = [
+const ORDERED: [(&str, &str); 4] = [
     ("module of the engine", "engine/src"),
     ("module of nodelet", "agents/nodelet/src"),
     ("module of comms", "agents/comms/src"),
+    ("module of the plane", "plane/src"),
 ];
 
 /// All sources.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 18] = [
     "engine/src",
     "engine/examples",
     "engine/tests",
+    "agents/comms/examples",
     "agents/comms/src",
     "agents/comms/tests",
     "agents/nodelet/src",
@@ -30,6 +32,9 @@ const SOURCES: [&str; 14] = [
     "crates",
     "lab/src",
     "lab/tests",
+    "plane/examples",
+    "plane/src",
+    "plane/tests",
     "xtask/src",
     "tests/src",
     "tests/tests",
@@ -37,8 +42,8 @@ const SOURCES: [&str; 14] = [
 ];
 
 /// Sources of one crate each. In `engine/tests`, `agents/nodelet/tests` and `lab/tests` each file is a crate. So is each file directly in
-/// `tests/tests` and `agents/comms/tests`: such a crate has one file and no cycle.
-const CRATES: [&str; 24] = [
+/// `tests/tests`, `agents/comms/tests` and `plane/tests`: such a crate has one file and no cycle.
+const CRATES: [&str; 26] = [
     "engine/src",
     "engine/tests",
     "agents/comms/src",
@@ -52,6 +57,8 @@ const CRATES: [&str; 24] = [
     "crates/wire/src",
     "lab/src",
     "lab/tests",
+    "plane/src",
+    "plane/tests/plane",
     "xtask/src",
     "tests/src",
     "tests/tests/apply",

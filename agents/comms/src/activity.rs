@@ -27,6 +27,8 @@ pub struct Activity {
     pub down: AtomicU64,
     /// Tunnels that began with a spare connection.
     pub spares_used: AtomicU64,
+    /// Attempts to reach the plane that were made again.
+    pub retries: AtomicU64,
     full: AtomicU64,
     resumed: AtomicU64,
     errors: Mutex<BTreeMap<&'static str, Failures>>,
@@ -106,6 +108,7 @@ impl Activity {
             full_handshakes: count(&self.full),
             resumed_sessions: count(&self.resumed),
             spares_used: count(&self.spares_used),
+            retries: count(&self.retries),
             errors: errors.collect(),
             ..Listener::default()
         }

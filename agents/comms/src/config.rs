@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use daemon::log::Log;
@@ -16,6 +16,8 @@ use crate::path::proxy::{Proxies, ProxySettings};
 
 /// The socket for the status. systemd makes its directory (`RuntimeDirectory=`).
 pub const SOCKET: &str = "/run/pf9-comms/status.sock";
+/// The directory with the identity.
+const IDENTITY: &str = "/etc/pf9/comms/current";
 /// Most listeners of a host.
 const MOST_LISTENERS: usize = 64;
 /// Most local connections of a listener, and of all together, if the configuration does not say it.
@@ -81,11 +83,18 @@ pub struct IdentityFiles {
 
 impl Default for IdentityFiles {
     fn default() -> Self {
-        let place = |name: &str| PathBuf::from("/etc/pf9/comms").join(name);
+        Self::below(Path::new(IDENTITY))
+    }
+}
+
+impl IdentityFiles {
+    /// With their usual names in this directory.
+    #[must_use]
+    pub fn below(directory: &Path) -> Self {
         Self {
-            certificate: place("host.crt"),
-            key: place("host.key"),
-            roots: place("roots.crt"),
+            certificate: directory.join("host.crt"),
+            key: directory.join("host.key"),
+            roots: directory.join("roots.crt"),
         }
     }
 }

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore};
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -19,8 +20,35 @@ use crate::config::IdentityFiles;
 const LIMIT: u64 = 256 * 1024;
 /// Sessions that are kept for resumption, over all server names.
 const SESSIONS: usize = 256;
-/// What a file with a key may not allow: anything to the group and to others.
-const OTHERS: u32 = 0o077;
+
+/// TLS 1.3, or 1.2 if the plane knows no other.
+pub const VERSIONS: &[&SupportedProtocolVersion] =
+    &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// The algorithms of TLS. The curve that each plane knows is offered first, so that it costs no second round trip.
+#[must_use]
+pub fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![kx_group::SECP256R1, kx_group::X25519, kx_group::SECP384R1];
+    provider
+}
+
+/// Which files an identity was read from: other files at the same place are another identity.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin(Vec<Option<(u64, u64, i64, i64)>>);
+
+impl Origin {
+    /// Looks at the files: their devices, inodes and times.
+    #[must_use]
+    pub fn of(files: &IdentityFiles) -> Self {
+        let all = [&files.certificate, &files.key, &files.roots];
+        let its = |path: &std::path::PathBuf| {
+            let its = path.metadata().ok()?;
+            Some((its.dev(), its.ino(), its.mtime(), its.mtime_nsec()))
+        };
+        Self(all.into_iter().map(its).collect())
+    }
+}
 
 /// What this host shows to the plane, and what the plane has to show.
 #[derive(Debug, Clone)]
@@ -36,7 +64,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the files. TLS is 1.3, or 1.2 if the plane knows no other.
+    /// Reads the files.
     ///
     /// # Errors
     /// A file is missing or cannot be used, the certificate or all roots are not valid at `now`, other users may read the key, or the key belongs to another
@@ -53,10 +81,8 @@ impl Identity {
             );
         }
         let key = key(&files.key)?;
-        let mut provider = aws_lc_rs::default_provider();
-        provider.kx_groups = vec![kx_group::SECP256R1, kx_group::X25519, kx_group::SECP384R1];
-        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider()))
+            .with_protocol_versions(VERSIONS)
             .context("choose the versions of TLS")?;
         let configured = builder
             .with_root_certificates(roots)
@@ -158,17 +184,8 @@ fn roots(path: &Path, now: SystemTime) -> Result<(RootCertStore, Vec<String>)> {
 }
 
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    let content = content(path)?;
-    let metadata = path
-        .metadata()
-        .with_context(|| format!("look at {}", shown(path)))?;
-    if metadata.mode() & OTHERS != 0 {
-        bail!(
-            "{}: its mode is {:04o}, so other users may use the key; `chmod 600` it, and enrol the host again if they may have read it",
-            shown(path),
-            metadata.mode() & 0o7777
-        );
-    }
+    let content = daemon::files::read_private(path, LIMIT)?
+        .with_context(|| format!("read {}: there is no such file", shown(path)))?;
     PrivateKeyDer::from_pem_slice(&content)
         .with_context(|| format!("read the private key in {}", shown(path)))
 }

@@ -3,7 +3,7 @@
 //! A local program connects to a loopback port. For each such connection, pf9-comms opens one TLS connection to the plane, with the
 //! certificate of the host and the server name of that service, and passes bytes on in both directions.
 //!
-//! [`config`] reads and checks the configuration, [`identity`] the certificate, key and roots. [`path`] reaches the plane, through a proxy if
+//! [`config`] reads and checks the configuration, [`identity`] the certificate, key and roots, which [`enroll`] gets from the plane. [`path`] reaches the plane, through a proxy if
 //! there is one, [`tunnel`] carries one connection, [`spares`] has some ready, [`listener`] accepts local ones, [`owner`] tells which user made them, [`permits`] counts them, [`activity`] what they carried; [`status`] shows it, and [`supervisor`]
 //! starts, reloads and ends all of it.
 //!
@@ -11,6 +11,7 @@
 
 pub mod activity;
 pub mod config;
+pub mod enroll;
 pub mod identity;
 pub mod listener;
 pub mod owner;
@@ -52,6 +53,8 @@ struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Gets a certificate for this host from the management plane, or a new one.
+    Enroll(enroll::Arguments),
     /// Shows what the running daemon carries, and what goes wrong.
     Status {
         /// As JSON.
@@ -71,18 +74,40 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         None => run_daemon(),
+        Some(Command::Enroll(arguments)) => told(enrol(&arguments)),
         Some(Command::Status {
             json,
             metrics,
             socket,
-        }) => match show(&socket, json, metrics) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("pf9-comms: could not {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        }) => told(show(&socket, json, metrics)),
     }
+}
+
+/// The end of a command.
+fn told(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pf9-comms: could not {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn enrol(arguments: &enroll::Arguments) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let text = runtime.block_on(enroll::run(arguments, &configuration()));
+    // A lookup of a name cannot be ended, and may take long.
+    runtime.shutdown_background();
+    print(&text?)
+}
+
+/// The path of the configuration.
+fn configuration() -> PathBuf {
+    let path = std::env::var_os(CONFIGURATION_VARIABLE);
+    path.unwrap_or_else(|| CONFIGURATION.into()).into()
 }
 
 fn show(socket: &Path, json: bool, metrics: bool) -> anyhow::Result<()> {
@@ -92,16 +117,20 @@ fn show(socket: &Path, json: bool, metrics: bool) -> anyhow::Result<()> {
         (false, true) => status::metrics(&status),
         (false, false) => status::text(&status, activity::seconds(SystemTime::now())),
     };
+    print(&text)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         // Its reader has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("write the status"),
+        written => written.context("write to standard output"),
     }
 }
 
 fn run_daemon() -> ExitCode {
-    let path = std::env::var_os(CONFIGURATION_VARIABLE).unwrap_or_else(|| CONFIGURATION.into());
-    let path = Path::new(&path);
+    let path = configuration();
+    let path = path.as_path();
     // Also if the configuration is wrong, its errors are logged.
     let log = daemon::config::read::<Configuration>(path)
         .unwrap_or_default()

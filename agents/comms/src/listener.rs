@@ -15,6 +15,7 @@ use crate::activity::Activity;
 use crate::config::{Listener, Users};
 use crate::owner;
 use crate::path::handshake;
+use crate::path::retry::retried;
 use crate::permits::Counter;
 use crate::spares::Spares;
 use crate::tunnel::{PlaneRoute, RelayError, ResetOnDrop, relay};
@@ -50,6 +51,8 @@ pub struct Shared {
     pub tunnels: TaskTracker,
     /// Cancelled when tunnels are ended that have not ended by themselves.
     pub end: CancellationToken,
+    /// Changes with the network of this host.
+    pub network: watch::Receiver<u64>,
 }
 
 /// Accepts connections until `stop` is cancelled. Cancel safe: open tunnels go on.
@@ -64,6 +67,7 @@ pub async fn serve(
             () = stop.cancelled() => return,
             accepted = socket.accept() => accepted,
         };
+        let present = service.clone();
         let service = Arc::clone(&service.borrow());
         match accepted {
             Ok((stream, client)) => {
@@ -74,7 +78,7 @@ pub async fn serve(
                     let end = shared_by_it.end.clone();
                     tokio::select! {
                         () = end.cancelled() => {}
-                        () = carry(stream, client, &service, &shared_by_it) => {}
+                        () = carry(stream, client, (&service, present), &shared_by_it) => {}
                     }
                 });
             }
@@ -92,11 +96,11 @@ pub async fn serve(
     }
 }
 
-/// Carries one connection, or refuses it with a reset.
+/// Carries one connection, or refuses it with a reset. `present` is the service after reloads.
 async fn carry(
     local: ResetOnDrop<TcpStream>,
     client: SocketAddr,
-    service: &Service,
+    (service, present): (&Service, watch::Receiver<Arc<Service>>),
     shared: &Shared,
 ) {
     let listener = &service.listener;
@@ -164,15 +168,23 @@ async fn carry(
             "raise `connections`, or find out which program keeps its connections",
         );
     };
-    let open = async {
-        match service.spares.take().await {
-            Some(spare) => {
-                service.activity.spares_used.fetch_add(1, Ordering::Relaxed);
-                Ok(spare)
+    let attempt = || {
+        // An earlier attempt may have failed because of what a reload has changed.
+        let its = Arc::clone(&present.borrow());
+        async move {
+            match its.spares.take().await {
+                Some(spare) => {
+                    its.activity.spares_used.fetch_add(1, Ordering::Relaxed);
+                    Ok(spare)
+                }
+                None => its.route.open(&its.listener.sni).await,
             }
-            None => service.route.open(&listener.sni).await,
         }
     };
+    let again = || {
+        service.activity.retries.fetch_add(1, Ordering::Relaxed);
+    };
+    let open = retried(attempt, present.clone(), shared.network.clone(), again);
     let opened = tokio::select! {
         opened = open => opened,
         // Its program does not wait any more.

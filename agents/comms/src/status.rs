@@ -104,7 +104,7 @@ pub fn text(status: &Status, now: u64) -> String {
     for listener in &status.listeners {
         let _ = writeln!(
             text,
-            "\n{} on {} as {}\n  open {} of {}, accepted {}; bytes up {}, down {}; handshakes {}, resumed {}; spare connections {}, used {}",
+            "\n{} on {} as {}\n  open {} of {}, accepted {}; bytes up {}, down {}; handshakes {}, resumed {}; spare connections {}, used {}; retries {}",
             listener.name,
             listener.addresses.join(" and "),
             listener.sni,
@@ -116,7 +116,8 @@ pub fn text(status: &Status, now: u64) -> String {
             listener.full_handshakes,
             listener.resumed_sessions,
             listener.spares,
-            listener.spares_used
+            listener.spares_used,
+            listener.retries
         );
         for error in &listener.errors {
             let ago = now.saturating_sub(error.at);
@@ -194,6 +195,12 @@ pub fn metrics(status: &Status) -> String {
         "Tunnels that began with a spare connection.",
         &mut of(|its| its.spares_used),
     );
+    family(
+        "pf9_comms_retries_total",
+        "counter",
+        "Attempts to reach the plane that were made again.",
+        &mut of(|its| its.retries),
+    );
     let errors = status.listeners.iter().flat_map(|its| {
         its.errors.iter().map(|error| {
             (
@@ -238,6 +245,7 @@ mod tests {
                 resumed_sessions: 4,
                 spares: 2,
                 spares_used: 5,
+                retries: 1,
                 errors: vec![ErrorCount {
                     cause: "connect".to_owned(),
                     count: 5,
@@ -257,7 +265,7 @@ proxy        proxy:3128
 certificate  CN=host-1, expires in 9 d
 
 amqp on 127.0.0.1:5672 and [::1]:5672 as amqp.plane.example
-  open 2 of 1000, accepted 7; bytes up 10, down 20; handshakes 3, resumed 4; spare connections 2, used 5
+  open 2 of 1000, accepted 7; bytes up 10, down 20; handshakes 3, resumed 4; spare connections 2, used 5; retries 1
   5 × connect, the last one 10 s ago: connect to plane.example:443: refused
     next: check the network
 ";

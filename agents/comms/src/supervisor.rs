@@ -19,11 +19,12 @@ use tokio_util::task::TaskTracker;
 use wire::comms::{Status, VERSION};
 
 use crate::activity::{Activity, seconds};
-use crate::config::{Configuration, Listener, Plane, Settings, Users};
-use crate::identity::Identity;
+use crate::config::{Configuration, IdentityFiles, Listener, Plane, Settings, Users};
+use crate::identity::{Identity, Origin};
 use crate::listener::{Service, Shared, serve};
 use crate::owner;
 use crate::path::connect::authority;
+use crate::path::network;
 use crate::spares::Spares;
 use crate::status;
 use crate::tunnel::PlaneRoute;
@@ -32,8 +33,10 @@ use crate::tunnel::PlaneRoute;
 pub const DRAIN: Duration = Duration::from_secs(30);
 /// Most readers of the status at a time.
 const READERS: usize = 8;
-/// How often the daemon reports that it makes progress.
-const BEAT: Duration = Duration::from_secs(20);
+/// How often the daemon reports that it makes progress, and looks whether the host was enrolled again.
+const BEAT: Duration = Duration::from_secs(3);
+/// It hangs if it does not report for so long.
+const HANGS: Duration = Duration::from_secs(60);
 
 /// Runs until the daemon is asked to end.
 ///
@@ -43,7 +46,7 @@ pub async fn run(path: &Path) -> Result<()> {
     let mut signals = shutdown::listen()?;
     let mut comms = Comms::start(path).await?;
     let health = Health::default();
-    let beat = health.part("the supervisor", BEAT * 3);
+    let beat = health.part("the supervisor", HANGS);
     systemd::feed_watchdog(signals.shutdown.clone(), health)?;
     let socket = match status::bind(&comms.socket) {
         Ok(socket) => Some(socket),
@@ -56,8 +59,10 @@ pub async fn run(path: &Path) -> Result<()> {
     systemd::ready();
     tracing::info!("{}", comms.summary());
     let readers = Arc::new(Semaphore::new(READERS));
+    let mut look = tokio::time::interval(BEAT);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        beat.within(BEAT * 3);
+        beat.within(HANGS);
         tokio::select! {
             reader = status::reader(socket.as_ref()) => {
                 // A reader too many gets nothing.
@@ -70,22 +75,17 @@ pub async fn run(path: &Path) -> Result<()> {
                 }
             }
             () = signals.shutdown.cancelled() => break,
-            () = tokio::time::sleep(BEAT) => {}
+            _ = look.tick() => {
+                if comms.has_another_identity() {
+                    tracing::info!("the identity of this host was replaced");
+                    comms.reload_or_say_why(path).await;
+                }
+            }
             asked = signals.reload.changed() => {
                 if asked.is_err() {
                     break;
                 }
-                match comms.reload(path).await {
-                    Ok(()) => {
-                        tracing::info!("reloaded: {}", comms.summary());
-                        systemd::status(&comms.summary());
-                    }
-                    Err(error) => {
-                        comms.status.reload_problem = Some(format!("{error:#}"));
-                        tracing::error!("could not reload, so the running configuration stays in use: {error:#}");
-                        systemd::status(&format!("{}; could not reload: {error:#}", comms.summary()));
-                    }
-                }
+                comms.reload_or_say_why(path).await;
             }
         }
     }
@@ -110,6 +110,9 @@ pub struct Comms {
     activities: BTreeMap<String, Arc<Activity>>,
     status: Status,
     socket: PathBuf,
+    identity: IdentityFiles,
+    /// The files that were read last, also if they could not be used.
+    origin: Origin,
 }
 
 /// A listener on one address.
@@ -131,10 +134,13 @@ impl Comms {
                 open: Arc::default(),
                 tunnels: TaskTracker::new(),
                 end: CancellationToken::new(),
+                network: network::changes().context("listen for changes of the network")?,
             },
             activities: BTreeMap::new(),
             status: Status::default(),
             socket: PathBuf::new(),
+            identity: IdentityFiles::default(),
+            origin: Origin::default(),
         };
         comms.reload(path).await?;
         Ok(comms)
@@ -145,6 +151,8 @@ impl Comms {
     /// # Errors
     /// As [`run`]; then nothing has changed.
     pub async fn reload(&mut self, path: &Path) -> Result<()> {
+        // Before anything is read: what changes meanwhile is read again, and what is wrong is said once.
+        self.origin = Origin::of(&self.identity);
         let use_it = || format!("use the configuration {}", path.display());
         if !path.try_exists().with_context(use_it)? {
             bail!(
@@ -155,6 +163,10 @@ impl Comms {
         let configuration: Configuration = daemon::config::read(path)
             .context("use the configuration, which the user of pf9-comms has to be able to read")?;
         let settings = Settings::new(configuration).with_context(use_it)?;
+        if self.identity != settings.identity {
+            self.identity.clone_from(&settings.identity);
+            self.origin = Origin::of(&self.identity);
+        }
         let identity = Identity::read(&settings.identity, SystemTime::now());
         let identity = identity.context(
             "use the identity of this host, which the user of pf9-comms has to be able to read",
@@ -238,6 +250,29 @@ impl Comms {
             stays
         });
         Ok(())
+    }
+
+    /// Whether the files of the identity are others than those that were read last.
+    #[must_use]
+    pub fn has_another_identity(&self) -> bool {
+        self.origin != Origin::of(&self.identity)
+    }
+
+    /// Reads the configuration and the identity again. If anything is wrong, the log and the status have it, and what runs goes on.
+    async fn reload_or_say_why(&mut self, path: &Path) {
+        match self.reload(path).await {
+            Ok(()) => {
+                tracing::info!("reloaded: {}", self.summary());
+                systemd::status(&self.summary());
+            }
+            Err(error) => {
+                self.status.reload_problem = Some(format!("{error:#}"));
+                tracing::error!(
+                    "could not reload, so the running configuration stays in use: {error:#}"
+                );
+                systemd::status(&format!("{}; could not reload: {error:#}", self.summary()));
+            }
+        }
     }
 
     /// One line about what runs.

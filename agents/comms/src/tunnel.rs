@@ -134,6 +134,19 @@ impl<'a> Meter<'a> {
     }
 }
 
+impl RelayError {
+    /// What an error is after the local program has ended its direction: HAProxy ends such a connection of HTTP without a word of TLS. The program is told by a reset, if it still
+    /// waits for something.
+    fn after_the_local_end(self) -> Self {
+        match self {
+            Self::Plane(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Self::Local(error)
+            }
+            other => other,
+        }
+    }
+}
+
 /// Carries both directions. Returns whether the plane took everything.
 async fn carry(
     (from_local, to_local): (
@@ -190,7 +203,9 @@ async fn both<T>(
     tokio::select! {
         ended = &mut first => {
             let ended = ended?;
-            while_it_makes_progress(second, progress).await?;
+            while_it_makes_progress(second, progress)
+                .await
+                .map_err(RelayError::after_the_local_end)?;
             Ok(ended)
         }
         ended = &mut second => {

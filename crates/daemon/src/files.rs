@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use anyhow::{Context as _, Result, bail};
 
 pub use atomic_files::{removed, sync_directory};
 
+/// What the mode of a secret may not allow: anything to the group and to others.
+const OTHERS: u32 = 0o077;
 /// Longer than any write takes: for [`sweep`] in a directory that other processes may be writing to.
 pub const ABANDONED: Duration = Duration::from_secs(600);
 
@@ -71,6 +74,30 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let Some(file) = open(path)? else {
         return Ok(None);
     };
+    atomic_files::read(file, limit)
+        .map(Some)
+        .map_err(|error| anyhow::anyhow!("read {}: {error}", path.display()))
+}
+
+/// Reads a secret: a file that only its owner may read, of at most `limit` bytes; `None` if it is not there.
+///
+/// # Errors
+/// As [`read`]; or the group or others may read it.
+pub fn read_private(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let Some(file) = open(path)? else {
+        return Ok(None);
+    };
+    let metadata = file
+        .metadata()
+        .with_context(|| format!("look at {}", path.display()))?;
+    let mode = metadata.permissions().mode();
+    if mode & OTHERS != 0 {
+        bail!(
+            "read {}: its mode is {:04o}, so other users may use what is in it; `chmod 600` it, and replace the secret if they may have read it",
+            path.display(),
+            mode & 0o7777
+        );
+    }
     atomic_files::read(file, limit)
         .map(Some)
         .map_err(|error| anyhow::anyhow!("read {}: {error}", path.display()))
@@ -208,6 +235,27 @@ mod tests {
         assert_eq!(read(&path, 1).expect("no file is no error"), None);
         replace(&path, b"four", 0o600).expect("it is written");
         assert!(read(&path, 3).is_err());
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("secret");
+        assert_eq!(read_private(&path, 9).expect("no file is no error"), None);
+        for mode in [0o640, 0o604, 0o620, 0o601] {
+            replace(&path, b"secret", mode).expect("it is written");
+            let error = read_private(&path, 9).expect_err("others may use it");
+            assert!(
+                error
+                    .to_string()
+                    .contains(&format!("its mode is {mode:04o}")),
+                "{error}"
+            );
+        }
+        replace(&path, b"secret", 0o400).expect("it is written");
+        let found = read_private(&path, 9).expect("only its owner may");
+        assert_eq!(found.as_deref(), Some(&b"secret"[..]));
+        assert!(read_private(&path, 3).is_err());
     }
 
     #[test]

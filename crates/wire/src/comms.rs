@@ -53,6 +53,9 @@ pub struct Listener {
     pub spares: u64,
     /// Tunnels that began with one of these.
     pub spares_used: u64,
+    /// Attempts to reach the plane that were made again.
+    #[serde(default)]
+    pub retries: u64,
     /// Errors by cause.
     pub errors: Vec<ErrorCount>,
 }

@@ -6,3 +6,4 @@
 //! Not here: input, output and decisions.
 
 pub mod comms;
+pub mod enrolment;

@@ -41,7 +41,7 @@ pub struct Setup {
     pub toolbox: PathBuf,
 }
 
-const STEPS: usize = 10;
+const STEPS: usize = 11;
 
 impl Setup {
     /// Makes everything that is not in the cache yet, with one line of progress per step.
@@ -71,6 +71,7 @@ impl Setup {
         };
         let plain = progress.step("host image without docker", host(Image::NoDocker))?;
         progress.step("host image with docker", host(Image::Bare))?;
+        progress.step("host image of a management plane", host(Image::Plane))?;
         let name = |what| format!("kubernetes {} {what}", kubernetes::VERSION);
         let source = progress.step(name("source"), |announce| {
             kubernetes::source(cache, announce)

@@ -32,6 +32,8 @@ pub enum Image {
     Bare,
     /// Debian without a container runtime.
     NoDocker,
+    /// Debian with the servers of a management plane: HAProxy, RabbitMQ, a registry, Keystone, nginx.
+    Plane,
     /// Debian with Debian's docker in a virtual machine, so with a kernel of its own and version 2 of control groups.
     Machine,
 }
@@ -42,6 +44,7 @@ impl Image {
         match self {
             Self::Bare => "bare",
             Self::NoDocker => "nodocker",
+            Self::Plane => "plane",
             Self::Machine => "machine",
         }
     }

@@ -1,7 +1,7 @@
 //! A lab host with the role installed, to be worked on with nodelet; `node` has this host and those that join its cluster, `together`
 //! has what holds for all masters of a cluster, `pods` what runs on several nodes.
 
-mod commands;
+pub(crate) mod commands;
 mod node;
 mod pods;
 mod together;

@@ -1,9 +1,12 @@
 //! The way to the management plane: a TCP connection, direct or through a proxy.
 //!
-//! [`proxy`] chooses the proxy and has its credentials, [`mod@connect`] makes TCP connections and asks a proxy for one.
+//! [`proxy`] chooses the proxy and has its credentials, [`mod@connect`] makes TCP connections and asks a proxy for one. [`retry`] makes further
+//! attempts, the next one at once if [`network`] tells of a change.
 
 pub mod connect;
+pub mod network;
 pub mod proxy;
+pub mod retry;
 
 use std::io;
 use std::net::SocketAddr;
@@ -104,6 +107,18 @@ impl PathError {
         }
     }
 
+    /// Whether a later attempt may succeed without a change of the configuration.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Resolve { .. } | Self::Connect { .. } | Self::Timeout { .. } => true,
+            Self::Refused { status, .. } => *status >= 500,
+            Self::Proxy { .. } => false,
+            // A server that ends the connection is being restarted; one that has another certificate is not.
+            Self::Handshake { source, .. } => tls(source).is_none(),
+        }
+    }
+
     /// A short name of the cause, the same for all errors of a kind: for counters and for the log.
     #[must_use]
     pub fn cause(&self) -> &'static str {
@@ -120,10 +135,7 @@ impl PathError {
 
 /// The next thing to try after an error of TLS.
 pub(crate) fn handshake(error: &io::Error) -> &'static str {
-    let tls = error
-        .get_ref()
-        .and_then(|its| its.downcast_ref::<rustls::Error>());
-    match tls {
+    match tls(error) {
         Some(rustls::Error::InvalidCertificate(_)) => {
             "check the clock, `sni` of the listener, and that the roots of this host are those of the plane"
         }
@@ -132,4 +144,9 @@ pub(crate) fn handshake(error: &io::Error) -> &'static str {
         }
         _ => "check that the plane, and no other server, answers on its port",
     }
+}
+
+/// The error of TLS in an error of a connection.
+fn tls(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }

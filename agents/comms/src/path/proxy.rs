@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -13,8 +12,6 @@ use serde::Deserialize;
 pub const EARLIER_FILE: &str = "/etc/pf9/comms_proxy_cfg.json";
 /// Largest file that is read, in bytes.
 const LIMIT: u64 = 64 * 1024;
-/// What a file with a password may not allow.
-const OTHERS: u32 = 0o077;
 
 /// The part `proxy` of the configuration.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -278,27 +275,8 @@ fn decoded(text: &str) -> Result<String> {
     String::from_utf8(bytes).context("its user or password is no UTF-8")
 }
 
-/// Reads a file that only its owner may read.
-fn private(path: &Path) -> Result<Option<Vec<u8>>> {
-    let Some(content) = daemon::files::read(path, LIMIT)? else {
-        return Ok(None);
-    };
-    let mode = path
-        .metadata()
-        .with_context(|| format!("look at {}", path.display()))?
-        .mode();
-    if mode & OTHERS != 0 {
-        bail!(
-            "{}: its mode is {:04o}, so other users may read the password; `chmod 600` it",
-            path.display(),
-            mode & 0o7777
-        );
-    }
-    Ok(Some(content))
-}
-
 fn credentials_in(path: &Path) -> Result<Credentials> {
-    let content = private(path)?
+    let content = daemon::files::read_private(path, LIMIT)?
         .with_context(|| format!("read {}: there is no such file", path.display()))?;
     let text = String::from_utf8(content)
         .ok()
@@ -369,7 +347,7 @@ fn earlier_file(path: &Path) -> Result<Option<Proxy>> {
     let mut proxy = self::parsed(&format!("{scheme}://{host}:{port}")).with_context(place)?;
     if let Some(user) = earlier.user.filter(|user| !user.is_empty()) {
         // Refuses a file that others may read.
-        private(path)?;
+        daemon::files::read_private(path, LIMIT)?;
         proxy.credentials = Some(Credentials {
             user,
             password: earlier.pass.unwrap_or_default(),

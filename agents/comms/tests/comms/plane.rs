@@ -1,6 +1,6 @@
 //! A management plane for tests: an authority, a TLS server that echoes, and a proxy.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -53,6 +53,9 @@ impl Authority {
     }
 }
 
+/// A free port of loopback.
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// What the server does with each connection.
 #[derive(Debug, Clone, Copy)]
 enum Manner {
@@ -74,18 +77,21 @@ pub(crate) struct Plane {
 
 impl Plane {
     pub(crate) async fn start(authority: &Authority) -> Self {
-        Self::start_with(authority, Manner::Echoes).await
+        Self::start_with(authority, Manner::Echoes, ANY).await
+    }
+
+    /// At this address.
+    pub(crate) async fn start_at(authority: &Authority, address: SocketAddr) -> Self {
+        Self::start_with(authority, Manner::Echoes, address).await
     }
 
     /// Cuts each connection after so many bytes, without a word.
     pub(crate) async fn start_cutting(authority: &Authority, after: usize) -> Self {
-        Self::start_with(authority, Manner::CutsAfter(after)).await
+        Self::start_with(authority, Manner::CutsAfter(after), ANY).await
     }
 
-    async fn start_with(authority: &Authority, manner: Manner) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .expect("a port");
+    async fn start_with(authority: &Authority, manner: Manner, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let clients = Arc::new(Mutex::new(Vec::new()));
         let acceptor = acceptor(authority);

@@ -402,3 +402,26 @@ async fn a_spare_connection_that_the_plane_has_ended_is_not_used() {
     assert_eq!(back, b"new");
     assert_eq!(comms.status().listeners[0].spares_used, used);
 }
+
+/// A program that connects while the plane is restarted waits a moment, and sees no error.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plane_that_comes_a_moment_later_is_no_error() {
+    let authority = Authority::new();
+    let host = Host::new(&authority, &authority).await;
+    let address = SocketAddr::new(own_address(), 8443);
+    let path = host.configure(address, "all", NO_PROXY);
+    let comms = Comms::start(&path).await.expect("it starts");
+    let status = || comms.status().listeners[0].clone();
+    let asking = host.echoed(b"early");
+    let comes = async {
+        while status().retries == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Plane::start_at(&authority, address).await
+    };
+    let both = async { tokio::join!(asking, comes) };
+    let both = tokio::time::timeout(Duration::from_secs(20), both).await;
+    let (answer, _plane) = both.expect("it is asked again");
+    assert_eq!(answer.expect("it is carried"), b"early");
+    assert!(status().errors.is_empty(), "{:?}", status().errors);
+}

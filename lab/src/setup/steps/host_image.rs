@@ -35,6 +35,19 @@ const COMMON: &[&str] = &[
     "util-linux",
 ];
 
+/// A container runtime.
+const DOCKER: &[&str] = &["docker.io"];
+/// The servers of a management plane, and a proxy for hosts that reach it through one.
+const PLANE: &[&str] = &[
+    "docker-registry",
+    "haproxy",
+    "nginx-light",
+    // Without the unit of Debian, which takes the port of the registry.
+    "python3-keystone",
+    "rabbitmq-server",
+    "tinyproxy",
+];
+
 /// Builds the root file system of `image`, imports it into `docker`, and gives the artifact's directory.
 pub(crate) fn build(
     cache: &Cache,
@@ -43,10 +56,10 @@ pub(crate) fn build(
     wrapper: Option<&Path>,
     announce: &dyn Fn(&str),
 ) -> Result<PathBuf> {
-    let more: &[&str] = if image == Image::Bare {
-        &["docker.io"]
-    } else {
-        &[]
+    let more = match image {
+        Image::Bare => DOCKER,
+        Image::Plane => PLANE,
+        Image::NoDocker | Image::Machine => &[],
     };
     let (key, directory) = root(cache, image.name(), more, wrapper, announce)?;
     import(docker, image, &key, &directory.join("host.tar"), announce)?;

@@ -29,8 +29,8 @@ pub(crate) const LABS: &[&str] = &[
 ];
 /// What virtual machines are made with: an emulator, a shell that needs no library, and `strip`.
 pub(crate) const MACHINES: &[&str] = &["binutils", "busybox-static", "qemu-system-x86"];
-/// What tests trace their own system calls with, and the ingress of a management plane.
-pub(crate) const TESTS: &[&str] = &["haproxy", "strace"];
+/// What tests trace their own system calls with, and the ingress and the database of a management plane.
+pub(crate) const TESTS: &[&str] = &["haproxy", "postgresql", "strace"];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const INSTALL: Duration = Duration::from_secs(1800);
 

@@ -19,7 +19,7 @@ const SHORT: Duration = Duration::from_secs(120);
 pub(super) fn limit(host: &Host) -> Duration {
     match host.image() {
         Image::Machine => EMULATED,
-        Image::Bare | Image::NoDocker => LIMIT,
+        Image::Bare | Image::NoDocker | Image::Plane => LIMIT,
     }
 }
 
@@ -44,14 +44,14 @@ pub(super) fn apply(host: &Host, words: &[&str]) -> Run {
 }
 
 /// Runs a shell script on the host. Its failure is no error here.
-pub(super) fn try_sh(host: &Host, script: &str) -> Output {
+pub(crate) fn try_sh(host: &Host, script: &str) -> Output {
     host.exec_within(&["bash", "-c", script], None, SHORT)
         .expect("the host runs commands")
 }
 
 /// Runs a shell script that must succeed and gives what it printed.
 #[track_caller]
-pub(super) fn sh(host: &Host, script: &str) -> String {
+pub(crate) fn sh(host: &Host, script: &str) -> String {
     let output = try_sh(host, &format!("set -e -o pipefail\n{script}"));
     let out = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let error = String::from_utf8_lossy(&output.stderr);
@@ -65,7 +65,7 @@ pub(super) fn sh(host: &Host, script: &str) -> String {
 
 /// Waits until a shell script succeeds.
 #[track_caller]
-pub(super) fn wait_for(host: &Host, what: &str, script: &str, limit: Duration) {
+pub(crate) fn wait_for(host: &Host, what: &str, script: &str, limit: Duration) {
     let mut unanswered = String::new();
     let seen = crate::poll(limit, || {
         let look = host.exec_within(&["bash", "-c", script], None, SHORT);
@@ -86,7 +86,7 @@ pub(super) fn wait_for(host: &Host, what: &str, script: &str, limit: Duration) {
 }
 
 /// Prints what these scripts say, because a suite has failed.
-pub(super) fn explain_failure(host: &Host, scripts: &[&str]) {
+pub(crate) fn explain_failure(host: &Host, scripts: &[&str]) {
     eprintln!("the host {} after its suite failed:", host.container());
     for script in scripts {
         let output = host.exec(&["sh", "-c", script]);

@@ -37,10 +37,10 @@ fn its_unit_lets_it_do_what_it_has_to_and_no_more() {
     assert_eq!(errors(&host, "keystone"), ["connect"]);
 
     // A key that others may read is refused, and what runs stays.
-    host.sh("chmod 644 /etc/pf9/comms/host.key; systemctl reload pf9-comms");
+    host.sh("chmod 644 /etc/pf9/comms/current/host.key; systemctl reload pf9-comms");
     let says = format!("{PROGRAM} status | grep -q 'reload .*host.key: its mode is 0644'");
     host.wait_for("the reload is refused", &says, SEEN);
-    host.sh("chmod 600 /etc/pf9/comms/host.key; systemctl reload pf9-comms");
+    host.sh("chmod 600 /etc/pf9/comms/current/host.key; systemctl reload pf9-comms");
     let says = format!("! {PROGRAM} status | grep -q reload");
     host.wait_for("the reload succeeds", &says, SEEN);
     listens_on_loopback_only(&host);
@@ -67,7 +67,7 @@ fn install(host: &Master) {
     put.expect("the file is written");
     host.sh(
         "useradd --system --no-create-home pf9
-         mkdir -p /etc/pf9/comms; cd /etc/pf9/comms
+         mkdir -p /etc/pf9/comms/current; cd /etc/pf9/comms/current
          openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=master-1 \
              -keyout host.key -out host.crt 2> /dev/null
          cp host.crt roots.crt; chmod 600 host.key; chown pf9: host.key

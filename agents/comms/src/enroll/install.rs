@@ -1,0 +1,318 @@
+//! Puts an identity in place: all files at once, or none.
+//!
+//! Each identity has a directory of its own, and the link [`CURRENT`] names the one in use. So the key and the certificate always belong together, also
+//! after a power cut.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+use nix::unistd::{User, chown};
+use rcgen::KeyPair;
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use wire::enrolment::{MessageQueue, Response};
+
+use super::pinned::Fingerprint;
+use crate::config::IdentityFiles;
+use crate::identity::{self, Identity};
+
+/// The link to the identity in use.
+pub const CURRENT: &str = "current";
+/// What daemons need to use the message queue. Only root reads it, and systemd hands it to them (`LoadCredential=`).
+pub const MESSAGE_QUEUE: &str = "message-queue.json";
+/// What the names of the directories begin with.
+const PREFIX: &str = "identity-";
+/// A key for which there is no certificate yet.
+const PENDING: &str = "pending.key";
+/// Locked by the process that enrols this host.
+const LOCK: &str = ".lock";
+/// Largest key that is read, in bytes.
+const LIMIT: u64 = 16 * 1024;
+
+/// The directory with identities. No other process enrols this host as long as this value lives.
+#[derive(Debug)]
+pub struct Place {
+    directory: PathBuf,
+    user: User,
+    /// Locked.
+    _lock: File,
+}
+
+/// The mode of a directory, with each umask: the user of pf9-comms has to get to its files.
+fn open_to_all(directory: &Path) -> Result<()> {
+    fs::set_permissions(directory, Permissions::from_mode(0o755))
+        .with_context(|| format!("set the mode of {}", directory.display()))
+}
+
+/// Makes a directory and those that lead to it. Those that are there stay as they are.
+fn make_directories(directory: &Path) -> Result<()> {
+    let missing = directory.ancestors().take_while(|its| !its.exists());
+    let missing: Vec<&Path> = missing.collect();
+    for its in missing.into_iter().rev() {
+        fs::create_dir(its)?;
+        open_to_all(its)?;
+    }
+    Ok(())
+}
+
+impl Place {
+    /// Makes the directory if it is not there, and locks it. The key will belong to `user`.
+    ///
+    /// # Errors
+    /// It cannot be made, or another process enrols this host.
+    pub fn new(directory: &Path, user: User) -> Result<Self> {
+        make_directories(directory)
+            .with_context(|| format!("make the directory {}", directory.display()))?;
+        // Only its owner can lock a file that only its owner can open.
+        let path = directory.join(LOCK);
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("open {}", path.display()))?;
+        if lock.try_lock().is_err() {
+            bail!(
+                "lock {}: another `pf9-comms enroll` runs; wait for its end",
+                path.display()
+            );
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            user,
+            _lock: lock,
+        })
+    }
+
+    /// The key for which a certificate is to be asked for: the one of an attempt before that got no answer, or a new one.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn pending_key(&self) -> Result<KeyPair> {
+        let path = self.directory.join(PENDING);
+        if let Some(found) = daemon::files::read(&path, LIMIT)? {
+            // A damaged one is replaced: nothing has used it.
+            if let Some(key) = String::from_utf8(found)
+                .ok()
+                .and_then(|its| KeyPair::from_pem(&its).ok())
+            {
+                return Ok(key);
+            }
+        }
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).context("make a key")?;
+        daemon::files::replace(&path, key.serialize_pem().as_bytes(), 0o600)?;
+        Ok(key)
+    }
+
+    /// Checks what the plane has answered, and puts it in place. The pending key stays.
+    ///
+    /// # Errors
+    /// It is not what this host asked for, or cannot be written. Then the identity before stays in use.
+    pub fn install(
+        &self,
+        key: &KeyPair,
+        response: &Response,
+        root: Fingerprint,
+        now: SystemTime,
+    ) -> Result<()> {
+        check(response, root, now).context("use the answer of the plane")?;
+        let made = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .tempdir_in(&self.directory)
+            .with_context(|| format!("make a directory in {}", self.directory.display()))?;
+        open_to_all(made.path())?;
+        self.write(made.path(), key, response)?;
+        let its = IdentityFiles::below(made.path());
+        Identity::read(&its, now).context("use the answer of the plane")?;
+        daemon::files::sync_directory(made.path()).context("write the identity to the disk")?;
+        let link = self.link_beside(made.path())?;
+        // From here on, the link may name it.
+        let _kept = made.keep();
+        self.switch_to(&link)
+    }
+
+    fn write(&self, to: &Path, key: &KeyPair, response: &Response) -> Result<()> {
+        let its = IdentityFiles::below(to);
+        let key_place = &its.key;
+        daemon::files::replace(key_place, key.serialize_pem().as_bytes(), 0o600)?;
+        // Only root may give a file away, and a user who has it already needs no more.
+        if self.user.uid != nix::unistd::geteuid() {
+            chown(key_place, Some(self.user.uid), Some(self.user.gid))
+                .with_context(|| format!("give {} to {}", key_place.display(), self.user.name))?;
+        }
+        daemon::files::replace(&its.certificate, response.certificate.as_bytes(), 0o644)?;
+        daemon::files::replace(&its.roots, response.roots.as_bytes(), 0o644)?;
+        if let Some(queue) = &response.message_queue {
+            let text = message_queue(queue)?;
+            daemon::files::replace(&to.join(MESSAGE_QUEUE), text.as_bytes(), 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a link to this directory beside [`CURRENT`].
+    fn link_beside(&self, directory: &Path) -> Result<PathBuf> {
+        let link = self.directory.join(format!("{CURRENT}.new"));
+        let doing = || format!("make the link {}", link.display());
+        let name = directory.file_name().with_context(doing)?;
+        daemon::files::removed(fs::remove_file(&link)).with_context(doing)?;
+        std::os::unix::fs::symlink(name, &link).with_context(doing)?;
+        Ok(link)
+    }
+
+    /// Makes [`CURRENT`] this link, in one step.
+    fn switch_to(&self, link: &Path) -> Result<()> {
+        let current = self.directory.join(CURRENT);
+        fs::rename(link, &current)
+            .and_then(|()| daemon::files::sync_directory(&self.directory))
+            .with_context(|| format!("make {} name the new identity", current.display()))
+    }
+
+    /// Removes the identities of before and the pending key: the end of an enrolment.
+    ///
+    /// # Errors
+    /// One cannot be removed.
+    pub fn finish(self) -> Result<()> {
+        let current = self.directory.join(CURRENT);
+        let used =
+            fs::read_link(&current).with_context(|| format!("read {}", current.display()))?;
+        let reading = || {
+            format!(
+                "look for identities of before in {}",
+                self.directory.display()
+            )
+        };
+        for entry in fs::read_dir(&self.directory).with_context(reading)? {
+            let entry = entry.with_context(reading)?;
+            let is_identity = entry.file_name().to_string_lossy().starts_with(PREFIX);
+            if is_identity && entry.file_name() != used {
+                let path = entry.path();
+                fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+            }
+        }
+        daemon::files::removed(fs::remove_file(self.directory.join(PENDING)))
+            .context("remove the pending key")
+    }
+}
+
+/// The credentials as daemons read them.
+fn message_queue(queue: &MessageQueue) -> Result<String> {
+    let text = serde_json::to_string_pretty(queue)
+        .context("write the credentials of the message queue")?;
+    Ok(text + "\n")
+}
+
+/// Longest id of a host.
+const LONGEST_ID: usize = 64;
+
+/// The certificate is one of a client, of the roots in the answer, and these have the root that was named.
+fn check(response: &Response, root: Fingerprint, now: SystemTime) -> Result<()> {
+    let read = |text: &str| -> Result<Vec<CertificateDer<'static>>> {
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+        found.context("read its certificates")
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let id = response.host_id.as_bytes();
+    if id.is_empty() || id.len() > LONGEST_ID || !id.iter().all(|byte| is_plain(*byte)) {
+        bail!("its id of this host is none");
+    }
+    let roots = read(&response.roots)?;
+    if !roots.iter().any(|its| root.is_of(its)) {
+        bail!("its roots do not have the one with the fingerprint that was given");
+    }
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root).context("trust its roots")?;
+    }
+    let chain = read(&response.certificate)?;
+    let (own, others) = chain.split_first().context("it has no certificate")?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(
+        Arc::new(store),
+        Arc::new(identity::provider()),
+    );
+    let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO));
+    verifier
+        .build()
+        .context("trust its roots")?
+        .verify_client_cert(own, others, now)
+        .context("trust its certificate; is the clock of this host right?")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An answer of a plane whose texts are not what they should be.
+    #[test]
+    fn a_wrong_answer_changes_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let user = User::from_uid(nix::unistd::geteuid());
+        let user = user.expect("users").expect("this one");
+        let place = Place::new(directory.path(), user.clone()).expect("it is made");
+        let second = Place::new(directory.path(), user).expect_err("one at a time");
+        assert!(
+            second
+                .to_string()
+                .contains("another `pf9-comms enroll` runs")
+        );
+        let key = place.pending_key().expect("a key");
+        let again = place.pending_key().expect("the same");
+        assert_eq!(key.serialize_pem(), again.serialize_pem());
+        std::fs::write(directory.path().join(PENDING), "damaged").expect("it is written");
+        let other = place.pending_key().expect("another");
+        assert_ne!(key.serialize_pem(), other.serialize_pem());
+        let root: Fingerprint = "00".repeat(32).parse().expect("a fingerprint");
+        let answer = |id: &str, text: &str| Response {
+            version: wire::enrolment::VERSION,
+            host_id: id.to_owned(),
+            certificate: text.to_owned(),
+            roots: text.to_owned(),
+            message_queue: None,
+        };
+        let long = "a".repeat(100);
+        for (id, text) in [
+            ("", ""),
+            ("id", ""),
+            ("id\u{1b}[2J", "x"),
+            (&long, "x"),
+            ("id", "x"),
+        ] {
+            let response = answer(id, text);
+            place
+                .install(&key, &response, root, SystemTime::now())
+                .expect_err("it is refused");
+        }
+        let left = std::fs::read_dir(directory.path()).expect("a directory");
+        let left: Vec<_> = left.flatten().map(|its| its.file_name()).collect();
+        let mut left = left;
+        left.sort();
+        assert_eq!(left, [LOCK, PENDING]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_strange(text in "(?s).{0,300}", body in "[A-Za-z0-9+/=\n]{0,300}") {
+            let root: Fingerprint = "00".repeat(32).parse().expect("a fingerprint");
+            let pem = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+            for its in [&text, &pem] {
+                let response = Response {
+                    version: wire::enrolment::VERSION,
+                    host_id: "id".to_owned(),
+                    certificate: its.clone(),
+                    roots: its.clone(),
+                    message_queue: None,
+                };
+                check(&response, root, SystemTime::now()).expect_err("it is refused");
+            }
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! `pf9-comms enroll`: this host gets its certificate from the plane.
+//!
+//! [`pinned`] knows the plane by the fingerprint of its root, [`ask`] sends the request, and [`install`] checks the answer and puts it in place.
+//! The key is made here and stays here.
+//!
+//! A request can be repeated: a key that got no answer is kept for the next one, and the plane takes the token again for the same key.
+
+pub mod ask;
+pub mod install;
+pub mod pinned;
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, bail};
+use nix::unistd::User;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rustls_pki_types::DnsName;
+use wire::enrolment::{Request, Secret, VERSION, is_host_name};
+
+use crate::config::{Configuration, IdentityFiles, Plane};
+use crate::path::proxy::{Proxies, ProxySettings};
+use install::Place;
+use pinned::Fingerprint;
+
+/// Largest file with a token, in bytes.
+const LIMIT: u64 = 4096;
+
+/// What an operator says.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// The management plane.
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = plane)]
+    plane: Plane,
+    /// A file with the token that `planectl token create` has made. Only its owner may read it.
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+    /// SHA-256 of the plane's root, as `planectl fingerprint` prints it.
+    #[arg(long, value_name = "HEX")]
+    root_fingerprint: Fingerprint,
+    /// The name of this host, if it is not the one of the kernel.
+    #[arg(long, value_name = "NAME")]
+    host_name: Option<String>,
+    /// Where the identity is put.
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/pf9/comms")]
+    directory: PathBuf,
+    /// The user that pf9-comms runs as, who gets the key.
+    #[arg(long, value_name = "USER", default_value = "pf9")]
+    user: String,
+}
+
+fn plane(text: &str) -> Result<Plane, String> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (
+            host,
+            port.parse().map_err(|_| format!("`{port}` is no port"))?,
+        ),
+        None => (text, 443),
+    };
+    let host = host.to_ascii_lowercase();
+    if DnsName::try_from(host.as_str()).is_err() || !host.contains('.') || port == 0 {
+        return Err("it needs a DNS name with a dot: services are reached as NAME.HOST".to_owned());
+    }
+    Ok(Plane { host, port })
+}
+
+/// Enrols this host, and returns what to tell the operator.
+///
+/// # Errors
+/// Something in the arguments or on this host cannot be used, the plane cannot be reached or refuses, or its answer is wrong. What was in place stays.
+pub async fn run(arguments: &Arguments, configuration: &Path) -> Result<String> {
+    let host_name = host_name(arguments.host_name.as_deref())?;
+    let token = token(&arguments.token_file)?;
+    let user = User::from_name(&arguments.user)
+        .with_context(|| format!("look up user `{}`", arguments.user))?
+        .with_context(|| {
+            format!(
+                "find user `{}`; the package of pf9-comms makes it",
+                arguments.user
+            )
+        })?;
+    let present = present(configuration, &arguments.plane, &arguments.directory)?;
+    let proxies = Proxies::new(&present.unwrap_or_default()).context("use `proxy`")?;
+    let place = Place::new(&arguments.directory, user)?;
+    let key = place.pending_key()?;
+    let request = Request {
+        version: VERSION,
+        token,
+        host_name: host_name.clone(),
+        certificate_request: certificate_request(&key)?,
+    };
+    let response = ask::ask(
+        &arguments.plane,
+        &proxies,
+        arguments.root_fingerprint,
+        &request,
+    )
+    .await?;
+    place.install(
+        &key,
+        &response,
+        arguments.root_fingerprint,
+        SystemTime::now(),
+    )?;
+    // The pending key last: after a crash before, the command can be repeated.
+    let wrote = write_configuration(configuration, arguments, &proxies)?;
+    place.finish()?;
+    let next = match wrote {
+        true => format!(
+            "Wrote {}. Start it: systemctl enable --now pf9-comms",
+            configuration.display()
+        ),
+        false => {
+            "A pf9-comms that runs takes the new certificate by itself; open connections go on."
+                .to_owned()
+        }
+    };
+    Ok(format!(
+        "Enrolled {host_name} as {} at {}.\n{next}\n",
+        response.host_id, arguments.plane.host
+    ))
+}
+
+/// The settings of the proxy in the configuration that is there; `None` without one.
+fn present(path: &Path, plane: &Plane, directory: &Path) -> Result<Option<ProxySettings>> {
+    let found = path
+        .try_exists()
+        .with_context(|| format!("look for {}", path.display()))?;
+    if !found {
+        if path.parent().is_some_and(Path::is_dir) {
+            daemon::files::can_replace(path)?;
+        }
+        return Ok(None);
+    }
+    let configuration: Configuration =
+        daemon::config::read(path).context("use the configuration that is there")?;
+    if configuration.plane.as_ref() != Some(plane) {
+        bail!(
+            "enrol this host at {}: {} has another plane; change it first",
+            plane.host,
+            path.display()
+        );
+    }
+    let wanted = IdentityFiles::below(&directory.join(install::CURRENT));
+    if configuration.identity != wanted {
+        bail!(
+            "put the identity into {}: `identity` of {} has other files; it needs {}, {} and {}, or --directory another place",
+            directory.display(),
+            path.display(),
+            wanted.certificate.display(),
+            wanted.key.display(),
+            wanted.roots.display()
+        );
+    }
+    Ok(Some(configuration.proxy))
+}
+
+/// Writes a configuration if there is none, and returns whether it did.
+fn write_configuration(path: &Path, arguments: &Arguments, proxies: &Proxies) -> Result<bool> {
+    if path
+        .try_exists()
+        .with_context(|| format!("look for {}", path.display()))?
+    {
+        return Ok(false);
+    }
+    let Plane { host, port } = &arguments.plane;
+    let mut text = format!(
+        "# Written by `pf9-comms enroll`. What may be here: docs/comms.md.\nplane: {{host: {host}, port: {port}}}\n"
+    );
+    if arguments.directory != Path::new("/etc/pf9/comms") {
+        let its = IdentityFiles::below(&arguments.directory.join(install::CURRENT));
+        // JSON is YAML, with all signs that need it escaped.
+        let files = serde_json::json!({
+            "certificate": its.certificate, "key": its.key, "roots": its.roots,
+        });
+        text += &format!("identity: {files}\n");
+    }
+    // It may come from the environment of this command, which the daemon does not have.
+    if let Some(proxy) = proxies.to(host) {
+        text += &format!("proxy: {{url: 'http://{proxy}'}}\n");
+        if proxy.credentials.is_some() {
+            text += "# The proxy wants a password: `credentials` names the file with it.\n";
+        }
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("make the directory {}", directory.display()))?;
+    }
+    daemon::files::replace(path, text.as_bytes(), 0o644)?;
+    Ok(true)
+}
+
+fn host_name(named: Option<&str>) -> Result<String> {
+    let name = match named {
+        Some(name) => name.to_owned(),
+        None => nix::unistd::gethostname()
+            .context("ask for the name of this host")?
+            .to_string_lossy()
+            .into_owned(),
+    };
+    let name = name.to_ascii_lowercase();
+    if !is_host_name(&name) {
+        bail!(
+            "use the name of this host: `{name}` is none of letters, digits, hyphens and dots; name it with --host-name"
+        );
+    }
+    Ok(name)
+}
+
+fn token(path: &Path) -> Result<Secret> {
+    let reading = || format!("read the token in {}", path.display());
+    let found = daemon::files::read_private(path, LIMIT)
+        .context("read the token")?
+        .with_context(|| format!("{}: there is no such file", reading()))?;
+    let text = String::from_utf8(found).unwrap_or_default();
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        bail!("{}: it has none", reading());
+    }
+    Ok(Secret(text.to_owned()))
+}
+
+/// A certificate request without a name: the plane decides what is in the certificate.
+fn certificate_request(key: &KeyPair) -> Result<String> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let request = params
+        .serialize_request(key)
+        .context("make a certificate request")?;
+    request.pem().context("make a certificate request")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_plane_has_a_dns_name() {
+        let found = plane("Plane.Test:8443").expect("it is right");
+        assert_eq!((found.host.as_str(), found.port), ("plane.test", 8443));
+        for wrong in [
+            "plane",
+            "plane.test:0",
+            "plane.test:x",
+            "10.0.0.1:443:1",
+            "a b.test",
+            "",
+        ] {
+            plane(wrong).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn a_token_is_read_from_a_file_of_its_owner() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token");
+        let said = |text: &str, mode| {
+            std::fs::write(&path, text).expect("it is written");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
+                .expect("its mode");
+            token(&path).map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(said("abc\n", 0o600), Ok(Secret("abc".to_owned())));
+        assert!(
+            said("abc\n", 0o644)
+                .expect_err("others read it")
+                .contains("its mode is 0644")
+        );
+        for wrong in ["", "\n", "a b", "a\nb"] {
+            assert!(
+                said(wrong, 0o600)
+                    .expect_err("it has none")
+                    .contains("it has none")
+            );
+        }
+        assert!(said(&"a".repeat(5000), 0o600).is_err());
+    }
+
+    #[test]
+    fn a_configuration_of_another_plane_is_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("comms.yaml");
+        let wanted = Plane {
+            host: "plane.test".to_owned(),
+            port: 443,
+        };
+        let place = Path::new("/etc/pf9/comms");
+        assert!(
+            present(&path, &wanted, place)
+                .expect("there is none")
+                .is_none()
+        );
+        std::fs::write(&path, "plane: {host: other.test}\n").expect("it is written");
+        let error = present(&path, &wanted, place).expect_err("another plane");
+        assert!(error.to_string().contains("has another plane"), "{error:#}");
+        std::fs::write(&path, "plane: {host: plane.test}\nproxy: {url: none}\n")
+            .expect("it is written");
+        let found = present(&path, &wanted, place)
+            .expect("the same")
+            .expect("it is there");
+        assert_eq!(found.url.as_deref(), Some("none"));
+        let elsewhere =
+            present(&path, &wanted, Path::new("/elsewhere")).expect_err("another place");
+        assert!(
+            elsewhere.to_string().contains("has other files"),
+            "{elsewhere:#}"
+        );
+    }
+}

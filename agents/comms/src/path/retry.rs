@@ -1,0 +1,132 @@
+//! Attempts to reach the plane, with growing pauses.
+//!
+//! A plane that is restarted, or a network that comes back, should not be an error for local programs. The pauses differ from host to host, so that
+//! hosts do not come back all at once.
+
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::PathError;
+
+/// So long after the first attempt, no other one begins: the local program may know better what to do.
+const LONGEST: Duration = Duration::from_secs(5);
+/// The first pause, and the longest.
+const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Makes attempts until one succeeds, one fails for good, or it takes too long. A pause ends when one of the two values changes. `again` is called before each further attempt.
+/// Cancel safe if `attempt` is.
+///
+/// # Errors
+/// Of the last attempt.
+pub async fn retried<T, F: Future<Output = Result<T, PathError>>, A, B>(
+    mut attempt: impl FnMut() -> F,
+    mut configuration: watch::Receiver<A>,
+    mut network: watch::Receiver<B>,
+    again: impl Fn(),
+) -> Result<T, PathError> {
+    let began = Instant::now();
+    let mut pause = PAUSE;
+    configuration.mark_unchanged();
+    network.mark_unchanged();
+    loop {
+        let error = match attempt().await {
+            Ok(made) => return Ok(made),
+            Err(error) => error,
+        };
+        let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+        if !error.may_pass() || began.elapsed() + jittered > LONGEST {
+            return Err(error);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(jittered) => {}
+            () = changed(&mut configuration) => pause = PAUSE,
+            () = changed(&mut network) => pause = PAUSE,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        again();
+    }
+}
+
+/// Waits for a change. Of a value that does not change any more, there is none.
+async fn changed<T>(value: &mut watch::Receiver<T>) {
+    if value.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+    use std::io;
+
+    use super::*;
+
+    fn unreachable() -> PathError {
+        PathError::Resolve {
+            name: "plane.test".to_owned(),
+            source: io::ErrorKind::NotFound.into(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_waited_out() {
+        let (_kept, value) = watch::channel(());
+        let began = Instant::now();
+        let comes = || began.elapsed() > Duration::from_secs(2);
+        let attempt = || ready(if comes() { Ok(()) } else { Err(unreachable()) });
+        let made = retried(attempt, value.clone(), value, || {}).await;
+        made.expect("it is there after two seconds");
+        assert!(began.elapsed() < Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_does_not_take_long_and_some_errors_stay() {
+        let (_kept, value) = watch::channel(());
+        let began = Instant::now();
+        let mut attempts = 0;
+        let attempt = || {
+            attempts += 1;
+            ready(Err::<(), _>(unreachable()))
+        };
+        let failed = retried(attempt, value.clone(), value.clone(), || {}).await;
+        failed.expect_err("it does not come");
+        assert!((3..20).contains(&attempts), "{attempts}");
+        assert!(began.elapsed() <= LONGEST);
+        let refused = PathError::Refused {
+            proxy: "p".to_owned(),
+            target: "t".to_owned(),
+            status: 407,
+        };
+        let mut refused = Some(refused);
+        let attempt = || ready(Err::<(), _>(refused.take().expect("one attempt")));
+        let failed = retried(attempt, value.clone(), value, || {}).await;
+        failed.expect_err("it needs a password");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_ends_the_pause() {
+        let (_kept, still) = watch::channel(());
+        let (sender, value) = watch::channel(());
+        let began = Instant::now();
+        let mut first = true;
+        let attempt = || {
+            if std::mem::take(&mut first) {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    sender.send_replace(());
+                });
+                return ready(Err(unreachable()));
+            }
+            ready(Ok(()))
+        };
+        retried(attempt, still, value, || {})
+            .await
+            .expect("the second one");
+        assert_eq!(began.elapsed(), Duration::from_millis(10));
+    }
+}

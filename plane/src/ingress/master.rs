@@ -1,0 +1,229 @@
+//! Commands for the running HAProxy, by the socket of its master process (HAProxy's Management Guide, section 9.4).
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+/// Time for a command. HAProxy takes part of a second for a list of some thousand sessions.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Between two looks at a worker that starts.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Largest answer that is read: a session has about 300 bytes there.
+const LARGEST: u64 = 256 * 1024 * 1024;
+
+/// The socket.
+#[derive(Debug, Clone)]
+pub struct Master(pub PathBuf);
+
+/// A worker: the present one, or one from before a reload that still has connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Worker {
+    /// Its process.
+    pub pid: u32,
+    /// Whether it accepts connections.
+    pub is_present: bool,
+    /// For how many whole seconds it has run.
+    pub uptime: u64,
+}
+
+impl Master {
+    /// Whether an HAProxy runs.
+    ///
+    /// # Errors
+    /// It cannot be told: this user may not use the socket, for example.
+    pub async fn is_there(&self) -> Result<bool> {
+        let tried = tokio::time::timeout(LIMIT, UnixStream::connect(&self.0)).await;
+        let doing = || format!("reach HAProxy at {}", self.0.display());
+        match tried.with_context(doing)? {
+            Ok(_) => Ok(true),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::ConnectionRefused
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error).with_context(doing),
+        }
+    }
+
+    /// Sends a command to the master process, and returns its answer.
+    ///
+    /// # Errors
+    /// HAProxy does not run, or gives no answer in time.
+    pub async fn command(&self, command: &str) -> Result<String> {
+        let place = self.0.display();
+        // A command may have a secret: only its first word is shown.
+        let words: Vec<&str> = command.split_whitespace().take(3).collect();
+        let doing = || format!("ask HAProxy at {place} for `{}`", words.join(" "));
+        let asked = async {
+            let mut stream = UnixStream::connect(&self.0).await?;
+            stream.write_all(command.as_bytes()).await?;
+            stream.write_all(b"\n").await?;
+            // Otherwise it waits for more commands after its answer.
+            stream.shutdown().await?;
+            let mut answer = Vec::new();
+            stream.take(LARGEST).read_to_end(&mut answer).await?;
+            std::io::Result::Ok(String::from_utf8_lossy(&answer).into_owned())
+        };
+        let answer = tokio::time::timeout(LIMIT, asked).await;
+        let answer = answer
+            .with_context(|| format!("{}: no answer within {} s", doing(), LIMIT.as_secs()))?;
+        answer.with_context(doing)
+    }
+
+    /// Sends a command to a worker, and returns its answer.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn ask(&self, worker: Worker, command: &str) -> Result<String> {
+        self.command(&format!("@!{} {command}", worker.pid)).await
+    }
+
+    /// Sends a command whose answer has to have one of these words; no word means an empty answer.
+    ///
+    /// # Errors
+    /// As [`Self::command`]; or the worker says something else.
+    pub async fn tell(&self, worker: Worker, command: &str, good: &[&str]) -> Result<()> {
+        let answer = self.ask(worker, command).await?;
+        let answer = answer.trim();
+        let is_good = match good {
+            [] => answer.is_empty(),
+            words => words.iter().any(|its| answer.contains(its)),
+        };
+        if !is_good {
+            let words: Vec<&str> = command.split_whitespace().take(3).collect();
+            bail!("HAProxy answers to `{}`: {answer}", words.join(" "))
+        }
+        Ok(())
+    }
+
+    /// The workers, the present one first.
+    ///
+    /// # Errors
+    /// As [`Self::command`]; or the answer cannot be understood.
+    pub async fn workers(&self) -> Result<Vec<Worker>> {
+        let answer = self.command("show proc").await?;
+        let workers = workers(&answer);
+        if !workers.iter().any(|its| its.is_present) {
+            bail!("find HAProxy's workers: it names none that accepts connections");
+        }
+        Ok(workers)
+    }
+
+    /// Replaces the worker by one that has read all files again, and waits for it. Open connections stay with the one before.
+    ///
+    /// # Errors
+    /// As [`Self::command`]; or the new worker does not start. Then the one before goes on.
+    pub async fn reload(&self) -> Result<()> {
+        let before = self.workers().await?;
+        self.command("reload").await?;
+        let began = async {
+            loop {
+                // The master starts itself again, too.
+                if let Ok(now) = self.workers().await
+                    && now
+                        .iter()
+                        .any(|its| its.is_present && !before.iter().any(|old| old.pid == its.pid))
+                {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let began = tokio::time::timeout(LIMIT, began).await;
+        began
+            .context("reload HAProxy: no new worker starts; `journalctl -u haproxy` has the reason")
+    }
+
+    /// When the present worker began, at the latest: it has read all files that are older.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn present_since(&self, now: SystemTime) -> Result<SystemTime> {
+        let workers = self.workers().await?;
+        let present = workers.iter().filter(|its| its.is_present);
+        let uptime = present.map(|its| its.uptime).min().unwrap_or_default();
+        Ok(now - Duration::from_secs(uptime))
+    }
+}
+
+/// The workers in the answer to `show proc`: lines of columns (process, type, reloads, uptime) below headings that are comments.
+fn workers(answer: &str) -> Vec<Worker> {
+    let mut is_present = true;
+    let mut all = Vec::new();
+    for line in answer.lines() {
+        if line.starts_with('#') {
+            is_present &= !line.contains("old");
+            continue;
+        }
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        if let [pid, "worker", _, uptime, ..] = columns[..]
+            && let Ok(pid) = pid.parse()
+        {
+            let uptime = seconds(uptime).unwrap_or_default();
+            all.push(Worker {
+                pid,
+                is_present,
+                uptime,
+            });
+        }
+    }
+    all
+}
+
+/// The seconds in `0d00h00m05s`.
+fn seconds(uptime: &str) -> Option<u64> {
+    let (days, rest) = uptime.split_once('d')?;
+    let (hours, rest) = rest.split_once('h')?;
+    let (minutes, rest) = rest.split_once('m')?;
+    let parts = [days, hours, minutes, rest.strip_suffix('s')?];
+    let mut all = 0_u64;
+    for (part, in_one) in parts.into_iter().zip([1, 24, 60, 60]) {
+        all = all.checked_mul(in_one)?.checked_add(part.parse().ok()?)?;
+    }
+    Some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn workers_are_found_with_those_of_before() {
+        let answer = "#<PID>          <type>          <reloads>       <uptime>        <version>\n\
+            10              master          1               0d00h00m05s     2.6.12-1\n\
+            # workers\n\
+            12              worker          0               0d00h00m01s     2.6.12-1\n\
+            # old workers\n\
+            11              worker          1               1d02h03m04s     2.6.12-1\n\
+            # programs\n\n";
+        let worker = |pid, is_present, uptime| Worker {
+            pid,
+            is_present,
+            uptime,
+        };
+        let old = 4 + 60 * (3 + 60 * (2 + 24));
+        assert_eq!(
+            workers(answer),
+            [worker(12, true, 1), worker(11, false, old)]
+        );
+        assert!(workers("").is_empty());
+        assert!(workers("x y z\n# workers\nworker 1\n").is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_strange(answer in "(?s).{0,400}", line in "[0-9a-z ]{0,60}") {
+            workers(&answer);
+            workers(&format!("12 worker {line}"));
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Makes the ingress of this machine what the database wants, and says so there.
+//!
+//! The database has what was revoked; each ingress looks every few seconds. So an operator's command reaches any number of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use rand::Rng as _;
+use sha2::{Digest as _, Sha256};
+use sqlx::AnyPool;
+use tokio_util::sync::CancellationToken;
+
+use super::files::Files;
+use super::master::Master;
+use super::revocation::{self, Owed};
+use crate::authority::{Authority, Revoked};
+use crate::config::Configuration;
+use crate::database::seconds;
+use crate::host;
+use crate::message_queue::MessageQueue;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Users that are deleted at a time.
+const AT_A_TIME: usize = 100;
+/// HAProxy says for how many whole seconds a worker has run, and reads its files before that.
+const MARGIN: Duration = Duration::from_secs(5);
+/// Longest pause after failures.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// The certificate of the ingress and the list of revoked ones are looked at this often.
+const DAILY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// An ingress and what it needs.
+#[derive(Debug)]
+pub struct Reconciler {
+    /// The configuration of the plane.
+    pub configuration: Configuration,
+    /// What signs.
+    pub authority: Arc<Authority>,
+    /// What is wanted.
+    pub database: AnyPool,
+    /// Where hosts have users.
+    pub message_queue: Option<Arc<MessageQueue>>,
+    /// What HAProxy reads.
+    pub files: Files,
+    /// The running HAProxy.
+    pub master: Master,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+struct Done {
+    refuses: Option<String>,
+    /// When the files were looked at.
+    files_at: Option<Instant>,
+    /// Hosts whose user of the message queue was deleted, and the revocation after which it was.
+    without_user: BTreeMap<String, i64>,
+    /// What the running HAProxy has still to be told.
+    owed: Owed,
+}
+
+impl Reconciler {
+    /// Runs until `end` is cancelled. Failures are logged, and tried again.
+    pub async fn run(self, end: CancellationToken, beat: daemon::health::Beat) {
+        let mut done = Done::default();
+        let mut failures = 0_u32;
+        let mut said = String::new();
+        loop {
+            beat.within(LONGEST_PAUSE * 6);
+            let pause = match self.once(&mut done, SystemTime::now()).await {
+                Ok(()) => {
+                    if failures > 0 {
+                        tracing::info!("the ingress is as wanted again");
+                    }
+                    failures = 0;
+                    said.clear();
+                    PAUSE
+                }
+                Err(error) => {
+                    let message = format!("{error:#}");
+                    if message != said {
+                        tracing::error!("could not {message}; it is tried again");
+                        said = message;
+                    }
+                    let grown = (PAUSE * 2_u32.saturating_pow(failures.min(8))).min(LONGEST_PAUSE);
+                    failures = failures.saturating_add(1);
+                    grown.mul_f64(rand::rng().random_range(0.75..1.0))
+                }
+            };
+            tokio::select! {
+                () = end.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        beat.finish();
+    }
+
+    async fn once(&self, done: &mut Done, now: SystemTime) -> Result<()> {
+        let name = name()?;
+        // Also if it fails below: then `planectl host revoke` says that this ingress is behind.
+        let refuses = done.refuses.clone().unwrap_or_default();
+        record(&self.database, &name, &refuses, now).await?;
+        let revoked = host::revoked(&self.database, now).await?;
+        let wanted = digest(&revoked);
+        // One does not wait for the other: a disk that is full keeps no revoked certificate in use.
+        let refused = match done.refuses.as_ref() == Some(&wanted) {
+            true => Ok(()),
+            false => self.refuse(done, &revoked, now).await,
+        };
+        let kept = match done.files_at.is_some_and(|at| at.elapsed() < DAILY) {
+            true => Ok(()),
+            false => self.keep_files(done, &revoked, now).await,
+        };
+        if refused.is_ok() && done.refuses.as_ref() != Some(&wanted) {
+            tracing::info!("the ingress refuses {} certificates", revoked.len());
+            done.refuses = Some(wanted.clone());
+            record(&self.database, &name, &wanted, now).await?;
+        }
+        match (refused, kept) {
+            (Ok(()), kept) => kept,
+            (Err(error), Ok(())) => Err(error),
+            (Err(first), Err(second)) => bail!("{first:#}; and could not {second:#}"),
+        }
+    }
+
+    /// Ends what these certificates have.
+    async fn refuse(&self, done: &mut Done, revoked: &[Revoked], now: SystemTime) -> Result<()> {
+        // For an HAProxy that starts now. If it cannot be written, the running one is told all the same.
+        let list = self.authority.revocation_list(revoked, now)?;
+        let written = self.files.write_revoked(&list, revoked);
+        if !self.master.is_there().await? {
+            bail!(
+                "find HAProxy: nothing listens on {}; start it, and no host reaches the plane before",
+                self.master.0.display()
+            );
+        }
+        let told = revocation::apply(&self.master, &self.files, &list, revoked, &mut done.owed);
+        // A message queue that does not answer keeps no tunnel open, and the other way round.
+        let (told, users) = (told.await, self.remove_users(done, now).await);
+        written.context("write the list of revoked certificates")?;
+        told?;
+        users
+    }
+
+    /// Deletes the users of hosts that have no certificate any more. Some of many: the others have their turn at the next look.
+    async fn remove_users(&self, done: &mut Done, now: SystemTime) -> Result<()> {
+        let Some(queue) = &self.message_queue else {
+            return Ok(());
+        };
+        let hosts = host::revoked_hosts(&self.database, now).await?;
+        let todo: Vec<(String, i64)> = hosts
+            .into_iter()
+            .filter(|(id, at)| done.without_user.get(id) != Some(at))
+            .collect();
+        for (id, at) in todo.iter().take(AT_A_TIME) {
+            let still = async {
+                let has_one = host::has_certificate(&self.database, id, now).await?;
+                Ok(!has_one)
+            };
+            queue
+                .remove(id, still)
+                .await
+                .context("delete the user of a revoked host")?;
+            done.without_user.insert(id.clone(), *at);
+        }
+        if todo.len() > AT_A_TIME {
+            bail!(
+                "delete the users of all revoked hosts: {} are left for the next time",
+                todo.len() - AT_A_TIME
+            );
+        }
+        Ok(())
+    }
+
+    /// Writes what HAProxy reads, and makes the running one read it if it has not.
+    async fn keep_files(
+        &self,
+        done: &mut Done,
+        revoked: &[Revoked],
+        now: SystemTime,
+    ) -> Result<()> {
+        let written = self
+            .files
+            .write(&self.configuration, &self.authority, revoked, now);
+        written.await.context("write what HAProxy reads")?;
+        if !self.master.is_there().await? {
+            // It reads them when it starts; then they are compared with that time.
+            return Ok(());
+        }
+        let read_at = self.master.present_since(now).await? - MARGIN;
+        if self.files.changed_at()? >= read_at {
+            self.master.reload().await?;
+            tracing::info!("HAProxy has read its configuration again");
+        }
+        // A key that is known to others opens what was said with its tickets.
+        if is_older_than(&self.files.ticket_keys, DAILY)? {
+            revocation::rotate_ticket_keys(&self.master, &self.files).await?;
+        }
+        done.files_at = Some(Instant::now());
+        Ok(())
+    }
+}
+
+/// Whether a file was written longer ago than this, or in the future.
+fn is_older_than(path: &Path, age: Duration) -> Result<bool> {
+    let written = path.metadata().and_then(|its| its.modified());
+    let written = written.with_context(|| format!("look at {}", path.display()))?;
+    Ok(written.elapsed().map_or(true, |its| its > age))
+}
+
+/// The name of this ingress: that of its machine, with the first digits of the machine's id.
+fn name() -> Result<String> {
+    let name = nix::unistd::gethostname().context("ask for the name of this machine")?;
+    let id = daemon::files::first_line(Path::new("/etc/machine-id"), 64)?.unwrap_or_default();
+    let id = String::from_utf8_lossy(&id);
+    let id: String = id.chars().take(8).collect();
+    Ok(format!("{}-{id}", name.to_string_lossy()))
+}
+
+fn digest(revoked: &[Revoked]) -> String {
+    let mut hash = Sha256::new();
+    for its in revoked {
+        hash.update(its.serial.as_bytes());
+        hash.update(b"\n");
+    }
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+async fn record(database: &AnyPool, name: &str, refuses: &str, now: SystemTime) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO ingresses (name, refuses, seen_at) VALUES ($1, $2, $3) \
+         ON CONFLICT (name) DO UPDATE SET refuses = $2, seen_at = $3",
+    )
+    .bind(name)
+    .bind(refuses)
+    .bind(seconds(now))
+    .execute(database)
+    .await
+    .context("write to the database what this ingress refuses")?;
+    Ok(())
+}
+
+/// An ingress, as the database knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Its name.
+    pub name: String,
+    /// When it was seen last, in seconds since 1970, by its own clock.
+    pub seen_at: i64,
+    /// Whether it refuses all revoked certificates.
+    pub is_as_wanted: bool,
+}
+
+/// All ingresses. One that is not seen any more is among them until it is forgotten: its HAProxy may accept hosts.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn list(database: &AnyPool, now: SystemTime) -> Result<Vec<Known>> {
+    let wanted = digest(&host::revoked(database, now).await?);
+    let all: Vec<(String, String, i64)> =
+        sqlx::query_as("SELECT name, refuses, seen_at FROM ingresses ORDER BY name")
+            .fetch_all(database)
+            .await
+            .context("read the ingresses in the database")?;
+    let known = all.into_iter().map(|(name, refuses, seen_at)| Known {
+        name,
+        seen_at,
+        is_as_wanted: refuses == wanted,
+    });
+    Ok(known.collect())
+}
+
+/// Forgets an ingress that does not run any more. Returns whether there was one.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn forget(database: &AnyPool, name: &str) -> Result<bool> {
+    let done = sqlx::query("DELETE FROM ingresses WHERE name = $1")
+        .bind(name)
+        .execute(database)
+        .await
+        .context("forget the ingress in the database")?;
+    Ok(done.rows_affected() > 0)
+}

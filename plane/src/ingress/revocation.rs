@@ -1,0 +1,256 @@
+//! A revoked certificate loses what it has: the connections that are open, and the sessions that could be resumed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::files::{Files, TICKET_KEYS, ticket_key};
+use super::master::{Master, Worker};
+use crate::authority::Revoked;
+
+/// Time for connections to end that were told to.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Longest list that is sent with a command, in bytes: HAProxy reads one into a buffer of 16 KiB.
+const LONGEST_LIST: usize = 12_000;
+/// Between two looks at them.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What the running HAProxy has still to be told after a failure.
+#[derive(Debug, Default)]
+pub struct Owed {
+    /// The list that the root has signed.
+    list: bool,
+    /// New keys of session tickets.
+    ticket_keys: bool,
+}
+
+/// Makes the running HAProxy refuse these certificates, and ends their connections. One failure keeps nothing else from being done.
+///
+/// # Errors
+/// HAProxy does not answer or refuses, or connections stay open. Can be done again.
+pub async fn apply(
+    master: &Master,
+    files: &Files,
+    list: &str,
+    revoked: &[Revoked],
+    owed: &mut Owed,
+) -> Result<()> {
+    let mut errors = Vec::new();
+    // Also a worker from before a reload: it completes handshakes that have begun.
+    for worker in master.workers().await? {
+        match refuse(master, worker, files, revoked).await {
+            Ok(any_new) => {
+                owed.list |= any_new;
+                owed.ticket_keys |= any_new;
+            }
+            Err(error) => errors.push(error.context("make HAProxy refuse revoked certificates")),
+        }
+    }
+    // A longer list does not fit into a command. A worker reads it when it starts; until then, the serial numbers are enough.
+    if owed.list && list.len() < LONGEST_LIST {
+        match send_list(master, files, list).await {
+            Ok(()) => owed.list = false,
+            Err(error) => {
+                errors.push(error.context("give HAProxy the list of revoked certificates"))
+            }
+        }
+    }
+    if owed.ticket_keys {
+        match rotate_ticket_keys(master, files).await {
+            Ok(()) => owed.ticket_keys = false,
+            Err(error) => errors.push(error.context("replace the keys of session tickets")),
+        }
+    }
+    if let Err(error) = end_all(master, revoked).await {
+        errors.push(error.context("end connections of revoked certificates"));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let all: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
+    bail!("{}", all.join("; and could not "))
+}
+
+/// Ends the connections of these certificates, and waits until they have ended.
+async fn end_all(master: &Master, revoked: &[Revoked]) -> Result<()> {
+    let serials: BTreeSet<&str> = revoked.iter().map(|its| its.serial.as_str()).collect();
+    let mut left = 0;
+    let ended = async {
+        loop {
+            left = 0;
+            for worker in master.workers().await? {
+                left += end(master, worker, &serials).await?;
+            }
+            if left == 0 {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    match tokio::time::timeout(LIMIT, ended).await {
+        Ok(ended) => ended,
+        Err(_) => bail!(
+            "{left} are open after {} s; `show sess` on HAProxy's socket names them, and `systemctl restart haproxy` ends all connections",
+            LIMIT.as_secs()
+        ),
+    }
+}
+
+/// Tells a worker the serial numbers. Returns whether there was one that it did not refuse yet.
+async fn refuse(
+    master: &Master,
+    worker: Worker,
+    files: &Files,
+    revoked: &[Revoked],
+) -> Result<bool> {
+    let serials = files.revoked_serials.display().to_string();
+    let known = master.ask(worker, &format!("show acl {serials}")).await?;
+    let known: BTreeSet<&str> = known
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect();
+    let new = revoked
+        .iter()
+        .filter(|its| !known.contains(its.serial.as_str()));
+    let mut any_new = false;
+    // At once, also for sessions that are resumed.
+    for its in new {
+        let add = format!("add acl {serials} {}", its.serial);
+        master.tell(worker, &add, &[]).await?;
+        any_new = true;
+    }
+    Ok(any_new)
+}
+
+async fn send_list(master: &Master, files: &Files, list: &str) -> Result<()> {
+    let place = files.revoked.display();
+    // An empty line ends it.
+    let set = format!("set ssl crl-file {place} <<\n{}\n", list.trim_end());
+    let begun = ["transaction created", "transaction updated"];
+    let commit = format!("commit ssl crl-file {place}");
+    for worker in present(master).await? {
+        master.tell(worker, &set, &begun).await?;
+        master.tell(worker, &commit, &["Success"]).await?;
+    }
+    Ok(())
+}
+
+async fn present(master: &Master) -> Result<Vec<Worker>> {
+    let mut workers = master.workers().await?;
+    workers.retain(|its| its.is_present);
+    Ok(workers)
+}
+
+/// Replaces the keys of session tickets: a ticket from before cannot be used afterwards. The files have the new keys first.
+///
+/// # Errors
+/// They cannot be written, or HAProxy does not take them.
+pub async fn rotate_ticket_keys(master: &Master, files: &Files) -> Result<()> {
+    let keys: Vec<String> = (0..TICKET_KEYS).map(|_| ticket_key()).collect();
+    files.write_ticket_keys(&keys)?;
+    let place = files.ticket_keys.display();
+    for worker in present(master).await? {
+        for key in &keys {
+            let set = format!("set ssl tls-key {place} {key}");
+            master
+                .tell(worker, &set, &["TLS ticket key updated"])
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the connections of these certificates, and returns how many there were.
+async fn end(master: &Master, worker: Worker, serials: &BTreeSet<&str>) -> Result<usize> {
+    let table = master.ask(worker, "show table tls").await?;
+    let (revoked, others): (Vec<_>, Vec<_>) =
+        tracked(&table).partition(|(serial, _)| serials.contains(serial));
+    let others: BTreeSet<&str> = others.into_iter().map(|(_, peer)| peer).collect();
+    // Behind one address, hosts may have the same port at two addresses of the plane: such a connection is not ended, and counts as left.
+    let (hidden, peers): (BTreeSet<&str>, BTreeSet<&str>) = revoked
+        .into_iter()
+        .map(|(_, peer)| peer)
+        .partition(|peer| others.contains(peer));
+    if peers.is_empty() {
+        return Ok(hidden.len());
+    }
+    let sessions = master.ask(worker, "show sess").await?;
+    let sessions = sessions_by_peer(&sessions);
+    let mut ended = hidden.len();
+    for (peer, session) in &sessions {
+        if peers.contains(peer) {
+            let answer = master
+                .ask(worker, &format!("shutdown session {session}"))
+                .await?;
+            // It may have ended by itself.
+            if !answer.trim().is_empty() && !answer.contains("No such session") {
+                bail!("HAProxy answers to `shutdown session`: {}", answer.trim());
+            }
+            ended += 1;
+        }
+    }
+    Ok(ended)
+}
+
+/// The open connections in the table: the serial number of the certificate, and the address with its port.
+fn tracked(table: &str) -> impl Iterator<Item = (&str, &str)> {
+    table.lines().filter_map(|line| {
+        let word = |name| {
+            line.split_whitespace()
+                .find_map(|word| word.strip_prefix(name))
+        };
+        // An entry outlives its connection.
+        let is_open = word("use=").is_some_and(|count: &str| count != "0");
+        word("key=").filter(|_| is_open)?.split_once('@')
+    })
+}
+
+/// Sessions by the address of their client.
+fn sessions_by_peer(sessions: &str) -> BTreeMap<&str, &str> {
+    sessions
+        .lines()
+        .filter_map(|line| {
+            let (session, rest) = line.split_once(':')?;
+            if !session.starts_with("0x") {
+                return None;
+            }
+            let peer = rest
+                .split_whitespace()
+                .find_map(|word| word.strip_prefix("src="))?;
+            Some((peer, session))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn connections_are_found_by_their_certificate() {
+        let table = "# table: tls, type: string, size:400, used:2\n\
+            0x55: key=41AB@127.0.0.1:4000 use=1 exp=3600000 shard=0\n\
+            0x56: key=42AB@::1:4001 use=1 exp=1000 shard=0\n\
+            0x57: key=43AB@::1:4002 use=0 exp=1000 shard=0\n";
+        let found: Vec<_> = tracked(table).collect();
+        assert_eq!(found, [("41AB", "127.0.0.1:4000"), ("42AB", "::1:4001")]);
+        let sessions = "0x7f1: proto=tcpv4 src=127.0.0.1:4000 fe=tls be=amqp srv=amqp ts=00 age=1s\n\
+            0x7f2: proto=unix_stream src=unix:1 fe=GLOBAL be=<NONE>\n";
+        let found = sessions_by_peer(sessions);
+        assert_eq!(found.get("127.0.0.1:4000"), Some(&"0x7f1"));
+        assert!(sessions_by_peer("").is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_strange(answer in "(?s).{0,400}", line in "(0x|key=|use=|src=|[0-9a-f:@ ]){0,40}") {
+            for text in [&answer, &line] {
+                tracked(text).count();
+                sessions_by_peer(text);
+            }
+        }
+    }
+}

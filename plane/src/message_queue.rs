@@ -1,0 +1,243 @@
+//! The users of the message queue: one for each host, who reads the queue of this host and publishes to its exchange, and no more.
+//!
+//! Each host has an exchange of its own, so the exchange of a message says which host has sent it. With one exchange for all, a host could name the routing keys of
+//! others in the header fields `CC` and `BCC`, which RabbitMQ does not check. A host declares nothing: a queue or an exchange of its own could pass messages on
+//! (dead letters, an alternate exchange, a binding). So the plane declares both.
+//!
+//! RabbitMQ's management plugin makes them (`/api/users`, `/api/permissions`, `/api/topic-permissions`; its documentation: rabbitmq.com/docs/management).
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rand::RngCore as _;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use wire::enrolment::{self, Secret};
+
+use crate::config;
+
+/// Time for a call.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Largest answer that is read, in bytes.
+const LARGEST: usize = 64 * 1024;
+
+/// The queue that a host reads.
+#[must_use]
+pub fn queue(host_id: &str) -> String {
+    enrolment::queue_prefix(host_id) + "in"
+}
+
+/// The exchange that a host publishes to. Its type is `topic`; the routing key of a message begins with the prefix of the host.
+#[must_use]
+pub fn exchange(host_id: &str) -> String {
+    enrolment::queue_prefix(host_id) + "out"
+}
+
+/// The API of the management plugin.
+pub struct MessageQueue {
+    client: Client<HttpConnector, Full<Bytes>>,
+    address: String,
+    authorization: String,
+    administrator: String,
+    virtual_host: String,
+    /// Held while the user of a host is made or deleted: one after the other.
+    users: Mutex<()>,
+}
+
+impl fmt::Debug for MessageQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MessageQueue({} at {})", self.virtual_host, self.address)
+    }
+}
+
+impl MessageQueue {
+    /// Reads the password. No call is made.
+    ///
+    /// # Errors
+    /// Its file cannot be read, or others may read it.
+    pub fn new(configured: &config::MessageQueue) -> Result<Self> {
+        let password = crate::secret::read(&configured.password_file)?;
+        let word = STANDARD.encode(format!("{}:{password}", configured.user));
+        Ok(Self {
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            address: configured.management.clone(),
+            authorization: format!("Basic {word}"),
+            administrator: configured.user.clone(),
+            virtual_host: configured.virtual_host.clone(),
+            users: Mutex::default(),
+        })
+    }
+
+    /// Makes the virtual host, if it is not there.
+    ///
+    /// # Errors
+    /// RabbitMQ does not answer, or refuses.
+    pub async fn prepare(&self) -> Result<()> {
+        let its = word(&self.virtual_host);
+        self.put(&format!("vhosts/{its}"), &json!({})).await?;
+        // To declare there, an administrator needs the right, too.
+        let everything = json!({"configure": ".*", "read": ".*", "write": ".*"});
+        let administrator = word(&self.administrator);
+        self.put(&format!("permissions/{its}/{administrator}"), &everything)
+            .await
+    }
+
+    /// Makes the queue, the exchange and the user of a host, or gives the user a new password, if `still` says so. Open connections go on.
+    ///
+    /// # Errors
+    /// RabbitMQ does not answer, or refuses; or `still` fails or says no.
+    pub async fn user_of(
+        &self,
+        host_id: &str,
+        still: impl Future<Output = Result<bool>>,
+    ) -> Result<enrolment::MessageQueue> {
+        let _one = self.users.lock().await;
+        if !still.await? {
+            bail!("make the user of {host_id}: the host was revoked in the meantime");
+        }
+        let user = format!("host.{host_id}");
+        let mut bytes = [0; 32];
+        rand::rng().fill_bytes(&mut bytes);
+        let password = URL_SAFE_NO_PAD.encode(bytes);
+        let its = word(&self.virtual_host);
+        let (queue, exchange) = (queue(host_id), exchange(host_id));
+        let quorum = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
+        self.put(&format!("queues/{its}/{queue}"), &quorum).await?;
+        let topic = json!({"type": "topic", "durable": true});
+        self.put(&format!("exchanges/{its}/{exchange}"), &topic)
+            .await?;
+        if !self.has(&format!("users/{user}")).await? {
+            // Nothing can log in with it before it has its limits.
+            let unusable = json!({"password_hash": "", "tags": ""});
+            self.put(&format!("users/{user}"), &unusable).await?;
+        }
+        for (place, what) in permissions(host_id) {
+            self.put(&format!("{place}/{its}/{user}"), &what).await?;
+        }
+        let with_password = json!({"password": &password, "tags": ""});
+        self.put(&format!("users/{user}"), &with_password).await?;
+        Ok(enrolment::MessageQueue {
+            user,
+            password: Secret(password),
+            virtual_host: self.virtual_host.clone(),
+        })
+    }
+
+    /// Deletes the user of a host, which closes its connections, if `still` says so. No user is no error.
+    ///
+    /// # Errors
+    /// RabbitMQ does not answer, or refuses; or `still` fails.
+    pub async fn remove(
+        &self,
+        host_id: &str,
+        still: impl Future<Output = Result<bool>>,
+    ) -> Result<()> {
+        // A host that is enrolled at this moment gets its user afterwards.
+        let _one = self.users.lock().await;
+        if !still.await? {
+            return Ok(());
+        }
+        let place = format!("users/host.{host_id}");
+        self.call(Method::DELETE, &place, None).await.map(drop)
+    }
+
+    async fn has(&self, place: &str) -> Result<bool> {
+        self.call(Method::GET, place, None).await
+    }
+
+    async fn put(&self, place: &str, what: &Value) -> Result<()> {
+        self.call(Method::PUT, place, Some(what)).await.map(drop)
+    }
+
+    /// Calls the API. Returns false if there is no such thing; to put one is an error then.
+    async fn call(&self, method: Method, place: &str, what: Option<&Value>) -> Result<bool> {
+        let uri = format!("http://{}/api/{place}", self.address);
+        let doing = || format!("ask RabbitMQ at {} for /api/{place}", self.address);
+        let body = what.map(Value::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(&method)
+            .uri(uri)
+            .header(AUTHORIZATION, &self.authorization)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .with_context(doing)?;
+        let answered = async {
+            let response = self.client.request(request).await?;
+            let status = response.status();
+            let text = Limited::new(response.into_body(), LARGEST).collect().await;
+            let text = text.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+            anyhow::Ok((status, String::from_utf8_lossy(&text).into_owned()))
+        };
+        let answered = tokio::time::timeout(LIMIT, answered).await;
+        let answered = answered
+            .with_context(|| format!("{}: no answer within {} s", doing(), LIMIT.as_secs()))?;
+        let (status, text) = answered.with_context(doing)?;
+        if status == StatusCode::NOT_FOUND && method != Method::PUT {
+            return Ok(false);
+        }
+        if !status.is_success() {
+            bail!("{}: it answers with {status}: {text}", doing());
+        }
+        Ok(true)
+    }
+}
+
+/// What the user of a host may do. Names are regular expressions there; an id has no sign with a meaning but the hyphen.
+fn permissions(host_id: &str) -> [(&'static str, Value); 2] {
+    let plain = |name: String| name.replace('.', "\\.");
+    let (queue, out) = (plain(queue(host_id)), plain(exchange(host_id)));
+    let keys = plain(enrolment::queue_prefix(host_id));
+    [
+        (
+            "permissions",
+            // The default exchange, which reaches each queue by its name, is not the one to write to.
+            json!({"configure": "^$", "read": format!("^{queue}$"), "write": format!("^{out}$")}),
+        ),
+        (
+            "topic-permissions",
+            json!({"exchange": exchange(host_id), "read": "^$", "write": format!("^{keys}")}),
+        ),
+    ]
+}
+
+/// A part of a path: signs with a meaning in a URL are escaped.
+fn word(text: &str) -> String {
+    let escaped = text.bytes().map(|byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    });
+    escaped.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_reaches_its_own_queue_and_exchange_only() {
+        let [(_, all), (_, topics)] = permissions("11-22");
+        assert_eq!(all["configure"], "^$");
+        assert_eq!(all["read"], r"^host\.11-22\.in$");
+        assert_eq!(all["write"], r"^host\.11-22\.out$");
+        assert_eq!(topics["exchange"], "host.11-22.out");
+        assert_eq!(topics["write"], r"^host\.11-22\.");
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        assert_eq!(word("/"), "%2F");
+        assert_eq!(word("pf9"), "pf9");
+    }
+}

@@ -1,0 +1,203 @@
+//! `planectl serve`: enrolment for hosts, and the ingress kept as the database wants it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use daemon::health::Health;
+use daemon::{shutdown, systemd};
+use rand::Rng as _;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use wire::enrolment::{self, LARGEST_REQUEST, Refusal};
+
+use crate::authority::Authority;
+use crate::config::Configuration;
+use crate::database;
+use crate::enrolment::{Enrolment, Failure};
+use crate::ingress::files::Files;
+use crate::ingress::master::Master;
+use crate::ingress::reconcile::Reconciler;
+use crate::message_queue::MessageQueue;
+
+/// Hosts that are enrolled at a time. More are asked to come again.
+const AT_A_TIME: usize = 32;
+/// Time for one.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Pauses between attempts to prepare the message queue.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Time for what runs to end.
+const DRAIN: Duration = Duration::from_secs(40);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The configuration, the authority or the database cannot be used, or enrolment cannot listen.
+pub async fn run(path: &Path) -> Result<()> {
+    let signals = shutdown::listen()?;
+    let configuration = Configuration::read(path)?;
+    let authority = Arc::new(Authority::read(&configuration.state)?);
+    let database = database::open(&configuration.database_url()?).await?;
+    database::check_root(&database, &authority.fingerprint()?).await?;
+    let queue = configuration.message_queue.as_ref().map(MessageQueue::new);
+    let queue = queue
+        .transpose()
+        .context("use `message_queue`")?
+        .map(Arc::new);
+    let listener = TcpListener::bind(configuration.listen)
+        .await
+        .with_context(|| format!("listen on {}", configuration.listen))?;
+    let health = Health::default();
+    systemd::feed_watchdog(signals.shutdown.clone(), health.clone())
+        .context("feed the watchdog")?;
+    let reconciler = Reconciler {
+        files: Files::below(&configuration.state),
+        master: Master(configuration.ingress.master_socket.clone()),
+        authority: Arc::clone(&authority),
+        database: database.clone(),
+        message_queue: queue.clone(),
+        configuration: configuration.clone(),
+    };
+    let beat = health.part("ingress", LIMIT * 4);
+    let ingress = tokio::spawn(reconciler.run(signals.shutdown.clone(), beat));
+    if let Some(queue) = queue.clone() {
+        let end = signals.shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = prepare(&queue) => {}
+                () = end.cancelled() => {}
+            }
+        });
+    }
+    let service = Service {
+        enrolment: Enrolment {
+            database,
+            authority,
+            life: configuration.certificate_life,
+            message_queue: queue,
+        },
+        free: Semaphore::new(AT_A_TIME),
+    };
+    let line = format!(
+        "enrols hosts of {} on {}",
+        configuration.host, configuration.listen
+    );
+    tracing::info!("{line}");
+    systemd::status(&line);
+    systemd::ready();
+    let end = signals.shutdown.clone();
+    let served = axum::serve(listener, router(service))
+        .with_graceful_shutdown(async move { end.cancelled().await });
+    tokio::select! {
+        served = served => served.context("serve enrolment")?,
+        () = async {
+            signals.shutdown.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        } => tracing::warn!("ended requests that did not end within {} s", DRAIN.as_secs()),
+    }
+    ingress.await.context("end the ingress")
+}
+
+/// Prepares the message queue, which may start later than this program.
+async fn prepare(queue: &MessageQueue) {
+    let mut pause = PAUSE;
+    loop {
+        match queue.prepare().await {
+            Ok(()) => return,
+            Err(error) => tracing::error!("could not {error:#}; it is tried again"),
+        }
+        let jittered = pause.mul_f64(rand::rng().random_range(0.75..1.0));
+        tokio::time::sleep(jittered).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// What answers requests.
+#[derive(Debug)]
+pub struct Service {
+    enrolment: Enrolment,
+    free: Semaphore,
+}
+
+/// The routes: enrolment, and whether this program runs.
+pub fn router(service: Service) -> Router {
+    Router::new()
+        .route(enrolment::PATH, post(enrol))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .with_state(Arc::new(service))
+}
+
+async fn enrol(State(service): State<Arc<Service>>, headers: HeaderMap, body: Body) -> Response {
+    let Ok(_permit) = service.free.try_acquire() else {
+        return refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many hosts are enrolled at the moment",
+            "try again in a minute",
+        );
+    };
+    // The ingress sets it.
+    let client = headers
+        .get("x-forwarded-for")
+        .and_then(|its| its.to_str().ok())
+        .unwrap_or("an unknown address");
+    let answered = tokio::time::timeout(LIMIT, answer(&service.enrolment, client, body)).await;
+    answered.unwrap_or_else(|_| {
+        tracing::error!(
+            "could not enrol a host of {client} within {} s",
+            LIMIT.as_secs()
+        );
+        unable()
+    })
+}
+
+async fn answer(enrolment: &Enrolment, client: &str, body: Body) -> Response {
+    let body = axum::body::to_bytes(body, LARGEST_REQUEST).await;
+    let request = body.map(|its| serde_json::from_slice::<enrolment::Request>(&its));
+    // A message of serde may have a part of the token.
+    let Ok(Ok(request)) = request else {
+        return refusal(
+            StatusCode::BAD_REQUEST,
+            "the request cannot be read",
+            "install the pf9-comms of this plane",
+        );
+    };
+    let name = match enrolment::is_host_name(&request.host_name) {
+        true => request.host_name.as_str(),
+        false => "a name that is none",
+    };
+    match enrolment.enrol(&request, SystemTime::now()).await {
+        Ok(response) => Json(response).into_response(),
+        Err(Failure::Refused(its)) => {
+            tracing::warn!("{client} is not enrolled as {name}: {}", its.error);
+            (StatusCode::FORBIDDEN, Json(its)).into_response()
+        }
+        Err(Failure::Unable(error)) => {
+            tracing::error!("could not enrol {name} of {client}: {error:#}");
+            unable()
+        }
+    }
+}
+
+fn unable() -> Response {
+    refusal(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the plane cannot enrol hosts at the moment; its log has the reason",
+        "try again with the same token",
+    )
+}
+
+fn refusal(status: StatusCode, error: &str, next: &str) -> Response {
+    let refusal = Refusal {
+        error: error.to_owned(),
+        next: next.to_owned(),
+    };
+    (status, Json(refusal)).into_response()
+}

@@ -1,0 +1,8 @@
+//! The plane with a real HAProxy before it, and hosts with pf9-comms.
+
+mod client;
+mod databases;
+mod hosts;
+mod revoked;
+mod running;
+mod tokens;

@@ -1,0 +1,124 @@
+//! What a token is good for.
+
+use crate::client::Host;
+use crate::running::{Plane, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_works_once_for_its_host_and_for_its_time() {
+    let plane = Plane::start().await;
+    let fingerprint = plane.fingerprint();
+    let first = Host::new(&plane, "host-1").await;
+    let token = plane.token(&["--host", "host-1"]);
+    let second = Host::new(&plane, "host-2").await;
+    let error = second
+        .enrol(&token, &fingerprint)
+        .await
+        .expect_err("another host");
+    assert!(
+        error.contains("the token is for another host than host-2"),
+        "{error}"
+    );
+    first
+        .enrol(&token, &fingerprint)
+        .await
+        .expect("it is enrolled");
+    let error = first
+        .enrol(&token, &fingerprint)
+        .await
+        .expect_err("it was used");
+    assert!(error.contains("the token was used"), "{error}");
+    let short = plane.token(&["--host", "host-2", "--expires", "1s"]);
+    until("it has expired", async || {
+        plane.said(&["token", "list"]).contains("expired")
+    })
+    .await;
+    let error = second
+        .enrol(&short, &fingerprint)
+        .await
+        .expect_err("it has expired");
+    assert!(error.contains("the token has expired"), "{error}");
+    let error = second
+        .enrol("pf9-enrol-x", &fingerprint)
+        .await
+        .expect_err("there is none");
+    assert!(error.contains("the token is not known"), "{error}");
+    let deleted = plane.token(&["--host", "host-2"]);
+    let list = plane.said(&["token", "list"]);
+    let id = list
+        .lines()
+        .find(|line| line.contains("valid until"))
+        .expect("one is valid");
+    let id = id.split_whitespace().next().expect("its id");
+    assert!(plane.ctl(&["token", "delete", id]).status.success());
+    assert!(
+        !plane.ctl(&["token", "delete", id]).status.success(),
+        "it is not there any more"
+    );
+    let error = second
+        .enrol(&deleted, &fingerprint)
+        .await
+        .expect_err("it was deleted");
+    assert!(error.contains("the token is not known"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_a_group_takes_no_place_of_an_enrolled_host() {
+    let plane = Plane::start().await;
+    let fingerprint = plane.fingerprint();
+    let host = Host::new(&plane, "host-1").await;
+    host.enrol(&plane.token(&["--group", "racks"]), &fingerprint)
+        .await
+        .expect("it is enrolled");
+    let thief = Host::new(&plane, "host-1").await;
+    let token = plane.token(&["--group", "racks"]);
+    let error = thief
+        .enrol(&token, &fingerprint)
+        .await
+        .expect_err("the name is taken");
+    assert!(error.contains("is enrolled already"), "{error}");
+    // The token was not used up.
+    let other = Host::new(&plane, "host-2").await;
+    other
+        .enrol(&token, &fingerprint)
+        .await
+        .expect("another name");
+    let hosts = plane.said(&["host", "list"]);
+    assert_eq!(hosts.matches("racks").count(), 2, "{hosts}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_got_no_answer_asks_again_with_the_same_token() {
+    let plane = Plane::start().await;
+    let fingerprint = plane.fingerprint();
+    let host = Host::new(&plane, "host-1").await;
+    let token = plane.token(&["--group", "racks"]);
+    host.enrol(&token, &fingerprint)
+        .await
+        .expect("it is enrolled");
+    // As if the answer had been lost: the key is there, and nothing else.
+    let key = host.identity("host.key");
+    std::fs::remove_dir_all(host.place("comms")).expect("it is removed");
+    std::fs::create_dir(host.place("comms")).expect("it is made");
+    std::fs::write(host.place("comms/pending.key"), &key).expect("it is written");
+    host.enrol(&token, &fingerprint)
+        .await
+        .expect("it is enrolled with the same key");
+    assert_eq!(host.identity("host.key"), key);
+    let error = Host::new(&plane, "host-1")
+        .await
+        .enrol(&token, &fingerprint)
+        .await;
+    assert!(
+        error
+            .expect_err("another key")
+            .contains("the token was used")
+    );
+    // After a revocation, not even the same key.
+    assert!(plane.ctl(&["host", "revoke", "host-1"]).status.success());
+    std::fs::write(host.place("comms/pending.key"), &key).expect("it is written");
+    let error = host
+        .enrol(&token, &fingerprint)
+        .await
+        .expect_err("it was revoked");
+    assert!(error.contains("the token was used"), "{error}");
+}

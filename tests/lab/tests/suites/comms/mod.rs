@@ -1,0 +1,4 @@
+//! pf9-comms: `unit` runs it under its unit without a plane, `plane` with a management plane of real servers.
+
+mod plane;
+mod unit;
