@@ -41,6 +41,29 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     made(&[directory, "nodelet"])
 }
 
+/// Builds pf9-comms and planectl, and returns their directory.
+pub(crate) fn build_of_plane() -> Result<PathBuf> {
+    let (profile, directory) = Profile::Dev.names();
+    let status = cargo()
+        .args([
+            "build",
+            "--package",
+            "comms",
+            "--package",
+            "plane",
+            "--bins",
+        ])
+        .args(["--profile", profile])
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        bail!("pf9-comms and planectl do not build");
+    }
+    let mut program = made(&[directory, "planectl"])?;
+    program.pop();
+    Ok(program)
+}
+
 /// Builds an example of a package as a release, and returns its path.
 pub(crate) fn build_example(package: &str, example: &str) -> Result<PathBuf> {
     let (profile, directory) = Profile::Release.names();

@@ -1,11 +1,14 @@
 //! `cargo xtask up`: from nothing to a Ready node, or to a cluster with other masters and workers. On an existing lab it applies what
 //! changed in the checkout.
 //!
+//! With `--plane`: a management plane and a host that is enrolled there (`plane`).
+//!
 //! The first master comes up here. `roles` says what a host is by its name, `members` makes the other hosts, `cluster` lets them join, and
 //! `program` handles nodelet and nodeletd on a host.
 
 mod cluster;
 pub(crate) mod members;
+mod plane;
 mod program;
 pub(crate) mod roles;
 
@@ -29,6 +32,9 @@ use crate::nodelet::{self, Profile};
 use crate::repository::checkout;
 
 const READY: Duration = Duration::from_secs(300);
+/// The name of a lab, and of one with a management plane.
+const DEFAULT_LAB: &str = "default";
+const PLANE_LAB: &str = "plane";
 /// The name of the first master's host.
 const FIRST: &str = "master-1";
 /// The setting that says what nodeletd does.
@@ -38,7 +44,7 @@ const STATE: &str = "KUBE_SERVICE_STATE";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The lab's name. Several labs can exist at the same time.
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = DEFAULT_LAB)]
     lab: String,
     /// The name of the first master's host; `master-1` by default.
     #[arg(long, value_name = "NAME", value_parser = master_name)]
@@ -74,6 +80,9 @@ pub(crate) struct Arguments {
     /// Only run the set-up, and make no lab.
     #[arg(long)]
     only_setup: bool,
+    /// Make a management plane with real servers and a host that is enrolled there, and no cluster. The lab is `plane` then, if `--lab` names no other.
+    #[arg(long, conflicts_with_all = ["host", "masters", "workers", "image", "vm", "vip", "no_vip", "values", "unset", "only_setup", "program", "no_apply"])]
+    plane: bool,
     /// Install this nodelet, and the nodeletd beside it, instead of building them from the checkout.
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -126,6 +135,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             "The set-up is complete; it is kept in {}.",
             cache.root().display()
         );
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.plane {
+        let name = match arguments.lab.as_str() {
+            DEFAULT_LAB => PLANE_LAB,
+            name => name,
+        };
+        plane::run(name, &setup, began)?;
         return Ok(ExitCode::SUCCESS);
     }
     let nodelet = match &arguments.program {
