@@ -14,4 +14,5 @@ mod loaded;
 mod machine;
 mod repairs;
 mod steady;
+mod tunnels;
 mod under_load;

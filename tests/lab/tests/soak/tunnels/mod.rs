@@ -1,0 +1,166 @@
+//! Thousands of tunnels of one host, through the real ingress to an echo server behind it.
+
+use lab::Host;
+use lab::package::{COMMS, enrol};
+use lab_suites::{Image, Planes, sh, until};
+use serde_json::Value;
+
+/// What the limit of open files allows with a margin: each tunnel has two.
+const IDLE: u64 = 5000;
+const ACTIVE: u64 = 1000;
+/// For how long the active ones exchange messages.
+const SECONDS: u64 = 60;
+/// Tunnels whose client does not read.
+const STALLED: u64 = 50;
+const CYCLES: u64 = 10_000;
+/// Most growth of pf9-comms from the end of a first round of cycles to the end of the second, in KiB.
+const GROWTH: i64 = 2048;
+/// The service, and its port on the host.
+const PORT: u16 = 7000;
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn thousands_of_tunnels_are_carried_and_leave_nothing() {
+    let planes = Planes::create("tunnels", &[("host-1", Image::NoDocker)], &[]);
+    let (server, host) = (planes.server(), planes.host("host-1"));
+    planes.put_example(&server, "load");
+    planes.put_example(&host, "load");
+    sh(
+        &server,
+        r#"printf '%s\n' 'ingress:' '  connections: 8000' '  services: [{name: echo, backend: "127.0.0.1:7000"}]' >> /etc/pf9/plane.yaml
+           systemd-run --quiet --unit=echo --property=LimitNOFILE=20000 load echo 127.0.0.1:7000
+           systemctl restart pf9-plane"#,
+    );
+    until(
+        &server,
+        "HAProxy knows the service",
+        "grep -q 'backend echo' /var/lib/pf9-plane/ingress/haproxy.cfg",
+    );
+    sh(
+        &host,
+        &format!(
+            "mkdir -p /etc/pf9; printf '%s\\n' 'plane: {{host: plane.lab}}' 'connections: 9000' 'listeners:' \
+             '- {{name: echo, port: {PORT}, users: all, connections: 9000}}' > /etc/pf9/comms.yaml"
+        ),
+    );
+    enrol(&host, &server).expect("it is enrolled");
+    until(
+        &host,
+        "a tunnel is carried",
+        &load("cycles", &format!("{PORT} 1")),
+    );
+
+    let alone = Usage::of(&host);
+    sh(
+        &host,
+        &format!(
+            "systemd-run --quiet --unit=hold --property=LimitNOFILE=20000 --property=StandardOutput=file:/run/hold.out \
+             --property=StandardError=file:/run/hold.err --property=RemainAfterExit=yes load hold {PORT} {IDLE} {ACTIVE} {SECONDS}"
+        ),
+    );
+    let said = |word: &str| {
+        format!(
+            "cat /run/hold.err >&2; ! systemctl is-failed hold && grep -q '^{word}' /run/hold.out"
+        )
+    };
+    until(&host, "idle tunnels are open", &said("idle"));
+    let idle = Usage::of(&host);
+    until(&host, "all tunnels are open", &said("open"));
+    let all = Usage::of(&host);
+    assert!(all.open >= IDLE + ACTIVE, "{all:?}");
+    for _ in 0..3 {
+        // Each wait has a minute.
+        if sh(&host, "cat /run/hold.out").contains("all idle tunnels answer") {
+            break;
+        }
+        sh(
+            &host,
+            "for i in $(seq 60); do grep -q answer /run/hold.out && break; sleep 1; done",
+        );
+    }
+    until(
+        &host,
+        "idle tunnels answer again",
+        &said("all idle tunnels answer"),
+    );
+    println!("{}", sh(&host, "cat /run/hold.out"));
+    println!(
+        "pf9-comms: {} KiB alone, {} KiB with {IDLE} idle tunnels ({:.1} KiB each), {} KiB with all",
+        alone.memory,
+        idle.memory,
+        (idle.memory - alone.memory) as f64 / IDLE as f64,
+        all.memory
+    );
+
+    let stalled = sh(&host, &load("slow", &format!("{PORT} {STALLED} 20")));
+    println!("beside {STALLED} stalled tunnels: {stalled}");
+
+    until(
+        &host,
+        "all tunnels have ended",
+        &format!("{COMMS} status --json | grep -q '\"open\": 0,'"),
+    );
+    sh(&host, &load("cycles", &format!("{PORT} {CYCLES}")));
+    let before = settled(&host);
+    sh(&host, &load("cycles", &format!("{PORT} {CYCLES}")));
+    let after = settled(&host);
+    println!("after {CYCLES} cycles: {before:?}; after {CYCLES} more: {after:?}");
+    assert_eq!((before.open, after.open), (0, 0));
+    assert!(after.files <= before.files, "{before:?} {after:?}");
+    assert!(
+        after.memory - before.memory < GROWTH,
+        "{before:?} {after:?}"
+    );
+    let restarts = sh(
+        &host,
+        "systemctl show --value --property NRestarts pf9-comms",
+    );
+    assert_eq!(restarts, "0");
+}
+
+fn load(what: &str, arguments: &str) -> String {
+    format!("prlimit --nofile=20000 load {what} {arguments}")
+}
+
+/// What pf9-comms uses.
+#[derive(Debug)]
+struct Usage {
+    /// Its share of the memory (PSS), in KiB.
+    memory: i64,
+    /// Its open files.
+    files: u64,
+    /// Its open tunnels.
+    open: u64,
+}
+
+impl Usage {
+    fn of(host: &Host) -> Self {
+        let said = sh(
+            host,
+            "pid=$(systemctl show --value --property MainPID pf9-comms)
+             awk '/^Pss:/ {print $2}' /proc/$pid/smaps_rollup; ls /proc/$pid/fd | wc -l",
+        );
+        let mut numbers = said
+            .lines()
+            .map(|line| line.trim().parse().expect("a number"));
+        let status = sh(host, &format!("{COMMS} status --json"));
+        let status: Value = serde_json::from_str(&status).expect("JSON");
+        Self {
+            memory: numbers.next().expect("its memory"),
+            files: u64::try_from(numbers.next().expect("its files")).expect("a number"),
+            open: status["listeners"][0]["open"].as_u64().expect("a number"),
+        }
+    }
+}
+
+/// When no tunnel is open any more, and spare connections have ended.
+fn settled(host: &Host) -> Usage {
+    until(
+        host,
+        "all tunnels have ended",
+        &format!(
+            "{COMMS} status --json | grep -q '\"open\": 0,' && {COMMS} status --json | grep -q '\"spares\": 0,'"
+        ),
+    );
+    Usage::of(host)
+}
