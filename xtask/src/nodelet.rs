@@ -41,19 +41,12 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     made(&[directory, "nodelet"])
 }
 
-/// Builds pf9-comms and planectl, and returns their directory.
-pub(crate) fn build_of_plane() -> Result<PathBuf> {
-    let (profile, directory) = Profile::Dev.names();
+/// Builds pf9-comms, planectl and their examples beside nodelet, and returns their directory.
+pub(crate) fn build_of_plane(profile: Profile) -> Result<PathBuf> {
+    let (profile, directory) = profile.names();
     let status = cargo()
-        .args([
-            "build",
-            "--package",
-            "comms",
-            "--package",
-            "plane",
-            "--bins",
-        ])
-        .args(["--profile", profile])
+        .args(["build", "--package", "comms", "--package", "plane"])
+        .args(["--bins", "--examples", "--profile", profile])
         .status()
         .context("cannot start cargo")?;
     if !status.success() {

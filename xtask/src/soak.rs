@@ -72,6 +72,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let setup = Setup::run(&Cache::locate()?)?;
+    // Beside nodelet, for the soaks with a management plane.
+    nodelet::build_of_plane(Profile::Release)?;
     let record = setup
         .cache
         .root()

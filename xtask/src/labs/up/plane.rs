@@ -6,7 +6,7 @@ use anyhow::Result;
 use lab::package::{COMMS, PLANE, enrol, install_comms, install_plane};
 use lab::{Host, HostSpec, Image, Lab, Setup};
 
-use crate::nodelet;
+use crate::nodelet::{self, Profile};
 use crate::repository::checkout;
 
 /// The hosts of such a lab.
@@ -15,7 +15,7 @@ const HOST: &str = "host-1";
 
 /// Brings it up and says what to try.
 pub(super) fn run(name: &str, setup: &Setup, began: Instant) -> Result<()> {
-    let programs = nodelet::build_of_plane()?;
+    let programs = nodelet::build_of_plane(Profile::Dev)?;
     let lab = match Lab::exists(&setup.cache, name) {
         true => Lab::open(&setup.cache, name)?,
         false => {
