@@ -32,7 +32,7 @@ struct Shown<'a> {
     services: Vec<ShownService>,
     without_certificate: [&'static str; 2],
     header: &'static str,
-    header_pattern: String,
+    removed: Vec<String>,
     enroll: &'static str,
 }
 
@@ -86,13 +86,32 @@ pub fn text(configuration: &Configuration, files: &Files) -> Result<String> {
                 services,
                 without_certificate: WITHOUT_CERTIFICATE,
                 header: HEADER,
-                header_pattern: HEADER.to_ascii_lowercase().replace('-', "[-_]"),
+                removed: [HEADER, "X-Forwarded-"]
+                    .into_iter()
+                    .flat_map(spellings)
+                    .collect(),
                 enroll: enrolment::NAME,
             }),
         )
         .context("write the configuration of HAProxy")?;
     // HAProxy takes a file without an end of its last line for one that was cut off.
     Ok(text + "\n")
+}
+
+/// A name with hyphens, each of them also as an underscore. (Not as a pattern: HAProxy makes machine code of these, which its unit may forbid.)
+fn spellings(name: &str) -> Vec<String> {
+    let mut all = vec![String::new()];
+    for letter in name.to_ascii_lowercase().chars() {
+        let letters: &[char] = match letter {
+            '-' => &['-', '_'],
+            _ => &[letter],
+        };
+        all = all
+            .iter()
+            .flat_map(|before| letters.iter().map(move |its| format!("{before}{its}")))
+            .collect();
+    }
+    all
 }
 
 /// Asks HAProxy whether it could use a configuration.
@@ -130,4 +149,14 @@ pub async fn validate(path: &Path) -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_hyphen_may_be_an_underscore() {
+        assert_eq!(spellings("A-b-"), ["a-b-", "a-b_", "a_b-", "a_b_"]);
+    }
 }

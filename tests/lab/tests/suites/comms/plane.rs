@@ -247,6 +247,11 @@ fn outages(planes: &Planes, first: &Host, second: &Host) {
         "the registry answers again",
         "curl --silent --fail --max-time 10 http://localhost:5001/v2/",
     );
+    // What the unit forbids would show when it writes what HAProxy reads.
+    sh(
+        &plane,
+        "journalctl --output cat -u pf9-plane > /run/plane.log; ! grep 'could not write' /run/plane.log",
+    );
     // A revoked host loses an open connection within a minute, and no other host does.
     for host in [first, second] {
         sh(
