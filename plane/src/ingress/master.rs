@@ -10,7 +10,12 @@ use tokio::net::UnixStream;
 
 /// Time for a command. HAProxy takes part of a second for a list of some thousand sessions.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Between two looks at a worker that starts.
+/// Time for a look at a worker that starts, and for its start.
+const LOOK: Duration = Duration::from_secs(1);
+const STARTED: Duration = Duration::from_secs(15);
+/// A new worker starts within this time after the command, if it was heard.
+const HEARD: Duration = Duration::from_secs(5);
+/// Between two looks at it.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Largest answer that is read: a session has about 300 bytes there.
 const LARGEST: u64 = 256 * 1024 * 1024;
@@ -122,21 +127,25 @@ impl Master {
     /// As [`Self::command`]; or the new worker does not start. Then the one before goes on.
     pub async fn reload(&self) -> Result<()> {
         let before = self.workers().await?;
-        self.command("reload").await?;
+        let is_new = |its: &Worker| its.is_present && !before.iter().any(|old| old.pid == its.pid);
         let began = async {
             loop {
-                // The master starts itself again, too.
-                if let Ok(now) = self.workers().await
-                    && now
-                        .iter()
-                        .any(|its| its.is_present && !before.iter().any(|old| old.pid == its.pid))
-                {
-                    return;
+                // A master that starts itself again does not hear it, and loses an answer that it has begun: so it is told more than once.
+                let told = tokio::time::timeout(LOOK, self.command("reload")).await;
+                drop(told);
+                let told_at = tokio::time::Instant::now();
+                while told_at.elapsed() < HEARD {
+                    let now = tokio::time::timeout(LOOK, self.workers()).await;
+                    if let Ok(Ok(now)) = now
+                        && now.iter().any(is_new)
+                    {
+                        return;
+                    }
+                    tokio::time::sleep(PAUSE).await;
                 }
-                tokio::time::sleep(PAUSE).await;
             }
         };
-        let began = tokio::time::timeout(LIMIT, began).await;
+        let began = tokio::time::timeout(STARTED, began).await;
         began
             .context("reload HAProxy: no new worker starts; `journalctl -u haproxy` has the reason")
     }

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Users that are deleted at a time.
 const AT_A_TIME: usize = 100;
 /// HAProxy says for how many whole seconds a worker has run, and reads its files before that.
-const MARGIN: Duration = Duration::from_secs(5);
+const MARGIN: Duration = Duration::from_secs(1);
 /// Longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// The certificate of the ingress and the list of revoked ones are looked at this often.
@@ -70,7 +70,12 @@ impl Reconciler {
         let mut said = String::new();
         loop {
             beat.within(LONGEST_PAUSE * 6);
-            let pause = match self.once(&mut done, SystemTime::now()).await {
+            // Cut off, it is done again at the next start.
+            let looked = tokio::select! {
+                () = end.cancelled() => break,
+                looked = self.once(&mut done, SystemTime::now()) => looked,
+            };
+            let pause = match looked {
                 Ok(()) => {
                     if failures > 0 {
                         tracing::info!("the ingress is as wanted again");

@@ -55,10 +55,20 @@ impl Drop for Plane {
     }
 }
 
-/// HAProxy's master ends its workers only if it is asked to.
+/// Ends a program. HAProxy's master ends its workers only if it is asked to, and does not hear that while it starts itself again for a reload: so it is asked more than once.
 pub(crate) fn stop(program: &mut Child) {
     let pid = program.id().to_string();
-    let _ = Command::new("kill").args(["-TERM", &pid]).status();
+    let began = std::time::Instant::now();
+    while began.elapsed() < LIMIT {
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        for _ in 0..20 {
+            if !matches!(program.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+    let _ = program.kill();
     let _ = program.wait();
 }
 
@@ -139,7 +149,11 @@ impl Plane {
     /// Makes HAProxy read its configuration again, as `systemctl reload` does, and waits for the new worker.
     pub(crate) async fn reload(&self) {
         let master = plane::ingress::master::Master(self.place("master.sock"));
-        master.reload().await.expect("there is a new worker");
+        // The plane may do the same at this moment.
+        until("there is a new worker", async || {
+            master.reload().await.is_ok()
+        })
+        .await;
     }
 
     /// Starts `planectl`.
