@@ -35,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Time for what runs to end.
-const DRAIN: Duration = Duration::from_secs(40);
+pub const DRAIN: Duration = Duration::from_secs(40);
 
 /// Runs until SIGTERM or SIGINT.
 ///
