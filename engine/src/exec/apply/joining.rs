@@ -18,7 +18,7 @@ impl Runner<'_> {
     /// What keeps this host from its cluster: a join file that cannot be used, or a cluster that exists although this host is to begin it.
     /// What cannot be determined yet is left to the steps. Changes nothing. Cancel safe.
     ///
-    /// The join file is asked for whatever phases are selected: without it, another phase of a master would make keys of a cluster of its own.
+    /// The join file is asked for, too, if its phase is not selected: without it, another phase of a master would make keys of a cluster of its own.
     pub(in crate::exec) async fn joining_problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let selected = self.selection.phases(self.plan);
