@@ -1,10 +1,10 @@
 //! What an operator does: `planectl init`, `token`, `host` and `ingress`.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
+use daemon::command::print;
 
 use crate::authority::Authority;
 use crate::config::Configuration;
@@ -205,11 +205,4 @@ async fn open(path: &Path) -> Result<sqlx::AnyPool> {
 fn shown(at: i64) -> String {
     let at = Duration::from_secs(u64::try_from(at).unwrap_or_default());
     humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + at).to_string()
-}
-
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("write the answer"),
-    }
 }

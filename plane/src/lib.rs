@@ -25,6 +25,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Parser as _;
 use config::Configuration;
+use daemon::command;
 use nix::sys::stat::Mode;
 use token::BoundTo;
 
@@ -158,15 +159,11 @@ pub fn main() -> ExitCode {
         Err(error) => Err(error.into()),
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_server => {
             tracing::error!("could not {error:#}");
             ExitCode::FAILURE
         }
-        Err(error) => {
-            eprintln!("planectl: could not {error:#}");
-            ExitCode::FAILURE
-        }
+        ended => command::exit_code("planectl", ended),
     }
 }
 

@@ -22,14 +22,13 @@ pub mod status;
 pub mod supervisor;
 pub mod tunnel;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::Context as _;
 use clap::Parser as _;
 use config::Configuration;
+use daemon::command;
 
 /// The configuration of the daemon.
 pub const CONFIGURATION: &str = "/etc/pf9/comms.yaml";
@@ -74,24 +73,18 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         None => run_daemon(),
-        Some(Command::Enroll(arguments)) => told(enrol(&arguments)),
+        Some(Command::Enroll(arguments)) => ended(enrol(&arguments)),
         Some(Command::Status {
             json,
             metrics,
             socket,
-        }) => told(show(&socket, json, metrics)),
+        }) => ended(show(&socket, json, metrics)),
     }
 }
 
-/// The end of a command.
-fn told(result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pf9-comms: could not {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+/// The exit code of a command.
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    command::exit_code("pf9-comms", result)
 }
 
 fn enrol(arguments: &enroll::Arguments) -> anyhow::Result<()> {
@@ -101,7 +94,7 @@ fn enrol(arguments: &enroll::Arguments) -> anyhow::Result<()> {
     let text = runtime.block_on(enroll::run(arguments, &configuration()));
     // A lookup of a name cannot be ended, and may take long.
     runtime.shutdown_background();
-    print(&text?)
+    command::print(&text?)
 }
 
 /// The path of the configuration.
@@ -117,15 +110,7 @@ fn show(socket: &Path, json: bool, metrics: bool) -> anyhow::Result<()> {
         (false, true) => status::metrics(&status),
         (false, false) => status::text(&status, activity::seconds(SystemTime::now())),
     };
-    print(&text)
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Its reader has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("write to standard output"),
-    }
+    command::print(&text)
 }
 
 fn run_daemon() -> ExitCode {
