@@ -134,8 +134,9 @@ pub const FAULTS: &[Fault] = faults! {
         // Without a timeout docker's client would wait for ever.
         is_repaired: "timeout 3 docker version > /dev/null && api_is_ready && node_is_ready",
     }
-    "daemon-json-edited": "an operator edits daemon.json" {
-        breaks: "echo '{\"debug\": true}' > /etc/docker/daemon.json",
+    // docker's containers would then end with its next restart.
+    "daemon-json-edited": "an operator edits daemon.json, and reloads docker" {
+        breaks: "echo '{\"live-restore\": false}' > /etc/docker/daemon.json; systemctl reload docker",
         is_repaired: "grep -q live-restore /etc/docker/daemon.json && docker info --format '{{.LiveRestoreEnabled}}' | grep -q true && api_is_ready && node_is_ready",
     }
     "etcd-removed": "etcd's container is removed" {

@@ -89,6 +89,7 @@ pass_on!(Containers {
     to_read container_runtime_within(timeout: Duration) -> ();
     to_read container_runtime_version() -> String;
     to_read container_runtime_root() -> PathBuf;
+    to_read containers_outlive_runtime() -> bool;
     to_read image(reference: &str) -> Option<ImageState>;
     to_read archived_images(archive: &Path) -> Option<Vec<ArchivedImage>>;
     to_change tag_image(id: &str, reference: &str) -> ();

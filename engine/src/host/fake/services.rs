@@ -64,6 +64,7 @@ impl Services for FakeHost {
         self.mutate("reload_unit", name, DEADLINE, |world| {
             let text = world.loaded_text("reload", name)?;
             if setting(&text, "ExecReload").is_some() && world.unit_active(name) {
+                world.unit_reloaded(name);
                 return Ok(());
             }
             world.stop_unit(name);

@@ -168,6 +168,10 @@ pub trait Containers {
     /// The directory in which the runtime keeps its images and containers. Cancel safe.
     async fn container_runtime_root(&self) -> HostResult<PathBuf>;
 
+    /// Whether containers go on while the runtime is down, as it runs now: docker's `live-restore`, which docker reads at its start and when
+    /// it is reloaded. As expensive as [`Containers::container_runtime_version`]. Cancel safe.
+    async fn containers_outlive_runtime(&self) -> HostResult<bool>;
+
     /// The image under this reference. Cancel safe.
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>>;
 

@@ -28,14 +28,20 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Pause between two requests to the runtime.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Restarts a unit. If the unit is the container runtime, also starts the containers that ran before: without
-/// `live-restore`, a restart of the runtime stops them.
+/// How long docker may take to read its file again after the signal to do so.
+const RELOAD: Duration = Duration::from_secs(3);
+
+/// Restarts a unit. If the unit is the container runtime, its containers outlive the restart if its file says so. Otherwise also starts the
+/// containers that ran before.
 pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
     let ran = if unit == UNIT && host.container_runtime().await.is_ok() {
         running(host).await?
     } else {
         BTreeSet::new()
     };
+    if !ran.is_empty() {
+        read_live_restore(host).await;
+    }
     host.reset_failed_unit(unit).await?;
     host.restart_unit(unit).await?;
     if ran.is_empty() {
@@ -50,6 +56,19 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
         }
     }
     Ok(())
+}
+
+/// Lets docker read whether its containers outlive it, if they do not as it runs now: its file may have been written since it was started. So
+/// the restart that makes the file count does not end the containers. A docker that cannot read it is restarted all the same.
+async fn read_live_restore(host: &dyn Host) {
+    let outlive = async || matches!(host.containers_outlive_runtime().await, Ok(true));
+    if outlive().await || host.reload_unit(UNIT).await.is_err() {
+        return;
+    }
+    let started = host.elapsed();
+    while !outlive().await && host.elapsed().saturating_sub(started) < RELOAD {
+        host.pause(PAUSE).await;
+    }
 }
 
 /// Starts the runtime if it is installed and does not answer.
@@ -210,8 +229,33 @@ async fn running(host: &dyn Host) -> ResourceResult<BTreeSet<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::Services as _;
     use crate::host::fake::FakeHost;
+    use crate::host::{Clock as _, ContainerConfig, Containers as _, Services as _};
+
+    /// Its file was changed and changed back, as an operator or a repair does.
+    #[tokio::test(start_paused = true)]
+    async fn containers_outlive_a_restart_if_dockers_file_says_so_now() {
+        for (file, outlive) in [("true", true), ("false", false)] {
+            let host = FakeHost::new().with_docker();
+            let image = "etcd:3.4";
+            host.with_world_mut(|world| world.image(image));
+            let config = ContainerConfig::bare("etcd", image);
+            host.create_container(&config).await.expect("it is made");
+            restart(&host, UNIT).await.expect("it restarts");
+            let outlived = host.containers_outlive_runtime().await;
+            assert!(!outlived.expect("it answers"));
+            host.start_container("etcd").await.expect("it starts");
+            let json = format!(r#"{{"live-restore": {file}}}"#);
+            host.with_world_mut(|world| world.file("/etc/docker/daemon.json", json));
+            let since = async || host.container("etcd").await.expect("it is known");
+            let before = since().await.expect("it is there");
+            host.pause(Duration::from_secs(1)).await;
+            restart(&host, UNIT).await.expect("it restarts");
+            let after = since().await.expect("it is there");
+            assert!(after.running);
+            assert_eq!(before.started_at == after.started_at, outlive, "{file}");
+        }
+    }
 
     async fn result_of(host: &FakeHost) -> Result<bool, String> {
         let answer = is_there(host, "container etcd").await;

@@ -46,6 +46,14 @@ impl Containers for FakeHost {
         .await
     }
 
+    async fn containers_outlive_runtime(&self) -> HostResult<bool> {
+        self.observe("containers_outlive_runtime", "", DEADLINE, |world| {
+            world.runtime("ask docker whether its containers outlive it")?;
+            Ok(world.containers_outlive_runtime())
+        })
+        .await
+    }
+
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
         self.observe("image", reference, DEADLINE, |world| {
             world.runtime("inspect an image")?;

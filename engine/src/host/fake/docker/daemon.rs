@@ -198,6 +198,7 @@ impl World {
         if unit != UNIT {
             return;
         }
+        self.unit_reloaded(unit);
         let without = self.runtime_configuration()["bridge"] == "none";
         if !without && !self.links.contains_key("docker0") {
             self.link("docker0", true, &[([172, 17, 0, 1].into(), 16)]);
@@ -222,9 +223,23 @@ impl World {
         serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default()
     }
 
+    /// What docker does when its unit is reloaded: of what matters here, it reads one setting.
+    pub(in crate::host::fake) fn unit_reloaded(&mut self, unit: &str) {
+        if unit == UNIT {
+            self.live_restore = None;
+            self.live_restore = Some(self.containers_outlive_runtime());
+        }
+    }
+
+    /// Whether docker's containers go on when it ends, as it runs now.
+    pub(in crate::host::fake) fn containers_outlive_runtime(&self) -> bool {
+        let file = || self.runtime_configuration()["live-restore"] == true;
+        self.live_restore.unwrap_or_else(file)
+    }
+
     /// What docker does when its unit stops: its containers end with it, unless live-restore is on.
     pub(in crate::host::fake) fn unit_stopped(&mut self, unit: &str) {
-        if unit != UNIT || self.runtime_configuration()["live-restore"] == true {
+        if unit != UNIT || self.containers_outlive_runtime() {
             return;
         }
         for container in self.containers.values_mut() {

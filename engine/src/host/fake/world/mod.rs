@@ -46,6 +46,9 @@ pub struct World {
     pub(crate) runtime_version: String,
     /// Whether containers work although no `docker.service` is known; for tests that care about containers only.
     pub(crate) runtime_without_unit: bool,
+    /// What docker has read of its setting `live-restore`; `None` if it has not been started or reloaded in this world, and has what its file
+    /// says now.
+    pub(crate) live_restore: Option<bool>,
     /// Whether the pods' containers are those of a host below an overlay.
     pub(crate) pods_below: bool,
     pub(crate) packages: BTreeMap<String, InstalledPackage>,

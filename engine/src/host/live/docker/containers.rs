@@ -5,8 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use bollard::Docker;
 use bollard::container::LogOutput;
-use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum};
+use bollard::models::{
+    ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, SystemInfo,
+};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ImportImageOptionsBuilder, ListContainersOptionsBuilder,
     LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
@@ -62,18 +65,16 @@ impl Containers for LiveHost {
     }
 
     async fn container_runtime_root(&self) -> HostResult<PathBuf> {
-        let listed_containers = self
-            .runtime
-            .call(
-                "ask docker where it keeps images",
-                USUAL,
-                |docker| async move { docker.info().await },
-            )
-            .await?;
-        let root = listed_containers
-            .docker_root_dir
-            .filter(|root| !root.is_empty());
+        let information = self.information("ask docker where it keeps images").await?;
+        let root = information.docker_root_dir.filter(|root| !root.is_empty());
         Ok(PathBuf::from(root.as_deref().unwrap_or("/var/lib/docker")))
+    }
+
+    async fn containers_outlive_runtime(&self) -> HostResult<bool> {
+        let information = self
+            .information("ask docker whether its containers outlive it")
+            .await?;
+        Ok(information.live_restore_enabled == Some(true))
     }
 
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
@@ -312,6 +313,12 @@ impl Containers for LiveHost {
 }
 
 impl LiveHost {
+    /// What docker says of itself. docker asks other programs for some of it.
+    async fn information(&self, action: &str) -> HostResult<SystemInfo> {
+        let ask = |docker: Docker| async move { docker.info().await };
+        self.runtime.call(action, USUAL, ask).await
+    }
+
     /// Removes an image; fine if there is none.
     ///
     /// # Errors

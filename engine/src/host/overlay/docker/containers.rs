@@ -37,6 +37,15 @@ impl Containers for OverlayHost<'_> {
         Ok(self.runtime_root().await)
     }
 
+    async fn containers_outlive_runtime(&self) -> HostResult<bool> {
+        self.fetch_runtime().await?;
+        let predicted = self.upper.with_world(|world| world.live_restore);
+        match predicted {
+            Some(outlive) => Ok(outlive),
+            None => self.lower.containers_outlive_runtime().await,
+        }
+    }
+
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
         self.fetch_image(reference).await?;
         self.upper.image(reference).await
