@@ -32,6 +32,11 @@ impl Drop for Ingress {
 
 impl Ingress {
     async fn start(authority: &Authority, backend: SocketAddr) -> Self {
+        Self::start_with(authority, backend, "ssl-min-ver TLSv1.2").await
+    }
+
+    /// With these options of TLS.
+    async fn start_with(authority: &Authority, backend: SocketAddr, options: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let place = |name: &str| directory.path().join(name).display().to_string();
         let (certificate, key) = authority.issue("plane", &["*.plane.test"]);
@@ -43,7 +48,7 @@ impl Ingress {
             "global\n    maxconn 2000\n\
              defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s\n\
              frontend plane\n\
-             \x20   bind {address} ssl crt {} ca-file {} verify required ssl-min-ver TLSv1.2\n\
+             \x20   bind {address} ssl crt {} ca-file {} verify required {options}\n\
              \x20   tcp-request inspect-delay 30s\n\
              \x20   tcp-request content reject unless {{ ssl_fc_sni -i echo.plane.test }}\n\
              \x20   tcp-request content accept if {{ req.len gt 0 }}\n\
@@ -148,4 +153,34 @@ async fn haproxy_refuses_a_foreign_certificate_and_another_server_name() {
         1,
         "the service sees no stranger"
     );
+}
+
+/// Whether OpenSSL's client completes a handshake with this version of TLS.
+fn openssl_connects(address: SocketAddr, version: &str) -> bool {
+    let ended = Command::new("openssl")
+        .args(["s_client", version, "-cipher", "DEFAULT@SECLEVEL=0"])
+        .args(["-connect", &address.to_string()])
+        .stdin(Stdio::null())
+        .output()
+        .expect("apt-get install openssl");
+    String::from_utf8_lossy(&ended.stdout).contains("-----BEGIN CERTIFICATE-----")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plane_that_knows_old_tls_only_is_refused() {
+    let authority = Authority::new();
+    let (backend, asked) = counting_echo().await;
+    let old = "ssl-min-ver TLSv1.1 ssl-max-ver TLSv1.1 ciphers DEFAULT@SECLEVEL=0";
+    let ingress = Ingress::start_with(&authority, backend, old).await;
+    let address = ingress.address;
+    let old_client = tokio::task::spawn_blocking(move || openssl_connects(address, "-tls1_1"));
+    assert!(old_client.await.expect("it ends"), "others get through");
+    let host = Host::new(&authority, &authority).await;
+    let path = host.configure(address, "all", NO_PROXY);
+    let comms = Comms::start(&path).await.expect("it starts");
+    host.echoed(b"x").await.expect_err("it is refused");
+    let errors = comms.status().listeners[0].errors.clone();
+    let said = &errors.first().expect("an error").last;
+    assert!(said.contains("ProtocolVersion"), "{said}");
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
 }

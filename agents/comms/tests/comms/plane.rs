@@ -42,10 +42,21 @@ impl Authority {
 
     /// A certificate with this common name, and its key, PEM.
     pub(crate) fn issue(&self, name: &str, dns_names: &[&str]) -> (String, String) {
+        self.issue_until(name, dns_names, 2100)
+    }
+
+    /// The same, for a certificate that ends with the beginning of a year.
+    pub(crate) fn issue_until(
+        &self,
+        name: &str,
+        dns_names: &[&str],
+        year: i32,
+    ) -> (String, String) {
         let names: Vec<String> = dns_names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().expect("a key");
         let issuer = Issuer::from_params(&self.params, &self.key);
         let certificate = params.signed_by(&key, &issuer).expect("a certificate");
@@ -55,6 +66,9 @@ impl Authority {
 
 /// A free port of loopback.
 const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// The names of the service.
+pub(crate) const NAMES: &[&str] = &["echo.plane.test"];
 
 /// What the server does with each connection.
 #[derive(Debug, Clone, Copy)]
@@ -90,11 +104,27 @@ impl Plane {
         Self::start_with(authority, Manner::CutsAfter(after), ANY).await
     }
 
+    /// With a certificate of itself that ended a while ago.
+    pub(crate) async fn start_expired(authority: &Authority) -> Self {
+        let certificate = authority.issue_until("plane", NAMES, 2020);
+        Self::start_as(authority, certificate, Manner::Echoes, ANY).await
+    }
+
     async fn start_with(authority: &Authority, manner: Manner, address: SocketAddr) -> Self {
+        let certificate = authority.issue("plane", NAMES);
+        Self::start_as(authority, certificate, manner, address).await
+    }
+
+    async fn start_as(
+        authority: &Authority,
+        certificate: (String, String),
+        manner: Manner,
+        address: SocketAddr,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let clients = Arc::new(Mutex::new(Vec::new()));
-        let acceptor = acceptor(authority);
+        let acceptor = acceptor(authority, certificate);
         let seen = Arc::clone(&clients);
         let (closed, open) = (CancellationToken::new(), TaskTracker::new());
         let (impatient, ends_idle) = watch::channel(());
@@ -134,14 +164,13 @@ impl Plane {
     }
 }
 
-fn acceptor(authority: &Authority) -> TlsAcceptor {
+pub(crate) fn acceptor(authority: &Authority, (certificate, key): (String, String)) -> TlsAcceptor {
     let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate");
     let mut roots = RootCertStore::empty();
     roots.add(der(&authority.root())).expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-    let (certificate, key) = authority.issue("plane", &["echo.plane.test"]);
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
