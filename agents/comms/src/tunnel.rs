@@ -21,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use crate::config::Plane;
 use crate::path::PathError;
 use crate::path::connect::{ANSWER, authority, reach};
+use crate::path::dial::{Dial, Kernel};
 use crate::path::proxy::Proxies;
 
 /// When the plane takes no more, what a local program still sends is discarded until the answer has ended, and for so long afterwards: the program may
@@ -47,8 +48,20 @@ impl PlaneRoute {
     /// The plane cannot be reached, or its certificate or this host's is refused. With TLS 1.3, the plane judges this host's certificate later: then
     /// the first read fails ([`RelayError::Plane`]).
     pub async fn open(&self, sni: &ServerName<'static>) -> Result<TlsStream<TcpStream>, PathError> {
+        self.open_over(&Kernel, sni).await
+    }
+
+    /// The same over another network.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_over<D: Dial>(
+        &self,
+        dial: &D,
+        sni: &ServerName<'static>,
+    ) -> Result<TlsStream<D::Stream>, PathError> {
         let Plane { host, port } = &self.plane;
-        let stream = reach(host, *port, self.proxies.to(host)).await?;
+        let stream = reach(dial, host, *port, self.proxies.to(host)).await?;
         let target = authority(host, *port);
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         match timeout(ANSWER, connector.connect(sni.clone(), stream)).await {

@@ -1,19 +1,17 @@
 //! TCP connections to a host with several addresses, and the method CONNECT of a proxy.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::PathError;
+use super::dial::Dial;
 use super::proxy::Proxy;
 
 /// Time for a connection to the plane, or to a proxy.
@@ -22,31 +20,25 @@ const CONNECT: Duration = Duration::from_secs(10);
 pub const ANSWER: Duration = Duration::from_secs(10);
 /// The next address is tried after this time, while the one before is still tried (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
-/// Most addresses of a host that are tried.
-const MOST_ADDRESSES: usize = 4;
-/// So many names are looked up at a time: a lookup has a thread, and cannot be ended.
-static LOOKUPS: Semaphore = Semaphore::const_new(8);
 /// Longest head of an answer of a proxy, in bytes.
 const LONGEST_HEAD: usize = 16 * 1024;
 /// Most header fields of it.
 const MOST_FIELDS: usize = 100;
-/// A dead path is noticed by these probes only while no data is on its way; otherwise after about a quarter of an hour, as with any TCP connection. There is no
-/// `TCP_USER_TIMEOUT`: it would also end connections whose service takes no data for a while, as a message broker does with a busy publisher.
-///
-/// A silent connection is probed after this time, and then at these intervals. Firewalls forget connections after a few minutes of silence.
-const SILENT: Duration = Duration::from_secs(30);
-const PROBES: Duration = Duration::from_secs(10);
-const MOST_PROBES: u32 = 3;
 
 /// Connects to a host, through the proxy if there is one. Cancel safe.
 ///
 /// # Errors
 /// No address of the host or of the proxy takes a connection, or the proxy refuses.
-pub async fn reach(host: &str, port: u16, proxy: Option<&Proxy>) -> Result<TcpStream, PathError> {
+pub async fn reach<D: Dial>(
+    dial: &D,
+    host: &str,
+    port: u16,
+    proxy: Option<&Proxy>,
+) -> Result<D::Stream, PathError> {
     let Some(proxy) = proxy else {
-        return tcp(host, port, false).await;
+        return tcp(dial, host, port, false).await;
     };
-    let mut stream = tcp(&proxy.host, proxy.port, true).await?;
+    let mut stream = tcp(dial, &proxy.host, proxy.port, true).await?;
     let target = authority(host, port);
     let asked = timeout(ANSWER, ask(&mut stream, &target, proxy)).await;
     match asked {
@@ -68,46 +60,31 @@ pub fn authority(host: &str, port: u16) -> String {
     }
 }
 
-async fn tcp(host: &str, port: u16, is_proxy: bool) -> Result<TcpStream, PathError> {
+async fn tcp<D: Dial>(
+    dial: &D,
+    host: &str,
+    port: u16,
+    is_proxy: bool,
+) -> Result<D::Stream, PathError> {
     let name = authority(host, port);
     let late = |what: String| PathError::Timeout {
         what,
         seconds: CONNECT.as_secs(),
     };
-    let found = timeout(CONNECT, resolve(host, port)).await;
+    let found = timeout(CONNECT, dial.resolve(host, port)).await;
     let found = found.map_err(|_| late(format!("resolve {host}")))?;
     let addresses = found.map_err(|source| PathError::Resolve {
         name: host.to_owned(),
         source,
     })?;
-    let connected = timeout(CONNECT, first_of(interleaved(addresses))).await;
-    let stream = connected
+    let connected = timeout(CONNECT, first_of(dial, interleaved(addresses))).await;
+    connected
         .map_err(|_| late(format!("connect to {name}")))?
         .map_err(|tried| PathError::Connect {
             host: name,
             is_proxy,
             tried,
-        })?;
-    // Without these options it works as well.
-    let _ = stream.set_nodelay(true);
-    let keepalive = TcpKeepalive::new()
-        .with_time(SILENT)
-        .with_interval(PROBES)
-        .with_retries(MOST_PROBES);
-    let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-    Ok(stream)
-}
-
-/// The addresses of a host. Cancel safe: a lookup that is not needed any more keeps its permit until it ends.
-async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let permit = LOOKUPS.acquire().await.map_err(io::Error::other)?;
-    let host = host.to_owned();
-    let lookup = tokio::task::spawn_blocking(move || {
-        let found = (host.as_str(), port).to_socket_addrs();
-        drop(permit);
-        found.map(|found| found.take(MOST_ADDRESSES).collect())
-    });
-    lookup.await.map_err(io::Error::other)?
+        })
 }
 
 /// Addresses of the two families in turn, each in its order.
@@ -128,13 +105,16 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// The first connection to one of the addresses; each next one is tried a moment later, or as soon as one has failed.
-async fn first_of(addresses: Vec<SocketAddr>) -> Result<TcpStream, Vec<(SocketAddr, io::Error)>> {
+async fn first_of<D: Dial>(
+    dial: &D,
+    addresses: Vec<SocketAddr>,
+) -> Result<D::Stream, Vec<(SocketAddr, io::Error)>> {
     let mut waiting = addresses.into_iter();
     let mut trying = FuturesUnordered::new();
     let mut tried = Vec::new();
     loop {
         if let Some(address) = waiting.next() {
-            trying.push(async move { (address, TcpStream::connect(address).await) });
+            trying.push(async move { (address, dial.connect(address).await) });
         }
         let wait = match waiting.len() {
             0 => Duration::MAX,
@@ -166,15 +146,18 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
         request.push_str(&format!("Proxy-Authorization: Basic {word}\r\n"));
     }
     request.push_str("\r\n");
+    let broke = |source: io::Error| PathError::ProxyBroke {
+        proxy: proxy.to_string(),
+        target: target.to_owned(),
+        source,
+    };
     let sent = stream.write_all(request.as_bytes()).await;
-    sent.map_err(|error| problem(format!("it takes no request: {error}")))?;
+    sent.map_err(broke)?;
     let mut head = Vec::new();
     loop {
-        let read = stream.read_buf(&mut head).await;
-        if read.map_err(|error| problem(format!("its answer cannot be read: {error}")))? == 0 {
-            return Err(problem(
-                "it ends the connection before its answer".to_owned(),
-            ));
+        let read = stream.read_buf(&mut head).await.map_err(broke)?;
+        if read == 0 {
+            return Err(broke(io::ErrorKind::UnexpectedEof.into()));
         }
         match answer(&head).map_err(problem)? {
             Some(200..300) => return Ok(()),
@@ -221,6 +204,7 @@ mod tests {
     use proptest::prelude::*;
     use tokio::net::TcpListener;
 
+    use super::super::dial::Kernel;
     use super::*;
 
     #[test]
@@ -281,10 +265,17 @@ mod tests {
         let good = listener.local_addr().expect("its address");
         // Nothing listens on that address.
         let bad = SocketAddr::from((IpAddr::from([127, 9, 9, 9]), good.port()));
-        let stream = first_of(vec![bad, good]).await.expect("the second one");
+        let stream = first_of(&Kernel, vec![bad, good])
+            .await
+            .expect("the second one");
         assert_eq!(stream.peer_addr().expect("an address"), good);
-        let tried = first_of(vec![bad]).await.expect_err("none");
+        let tried = first_of(&Kernel, vec![bad]).await.expect_err("none");
         assert_eq!(tried.len(), 1);
-        assert!(first_of(Vec::new()).await.expect_err("none").is_empty());
+        assert!(
+            first_of(&Kernel, Vec::new())
+                .await
+                .expect_err("none")
+                .is_empty()
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! The way to the management plane: a TCP connection, direct or through a proxy.
 //!
-//! [`proxy`] chooses the proxy and has its credentials, [`mod@connect`] makes TCP connections and asks a proxy for one. [`retry`] makes further
+//! [`proxy`] chooses the proxy and has its credentials, [`mod@connect`] makes TCP connections with what [`dial`] gives, and asks a proxy for one. [`retry`] makes further
 //! attempts, the next one at once if [`network`] tells of a change.
 
 pub mod connect;
+pub mod dial;
 pub mod network;
 pub mod proxy;
 pub mod retry;
@@ -54,6 +55,16 @@ pub enum PathError {
         /// What is wrong.
         problem: String,
     },
+    /// The connection to the proxy breaks before its answer: it is being restarted, for example.
+    #[error("reach {target} through proxy {proxy}: the connection broke before its answer")]
+    ProxyBroke {
+        /// The proxy.
+        proxy: String,
+        /// The plane.
+        target: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The TLS handshake fails.
     #[error("complete the TLS handshake with {target} for {sni}")]
     Handshake {
@@ -102,6 +113,7 @@ impl PathError {
             }
             Self::Refused { .. } => "ask for a rule of the proxy that allows CONNECT to the plane",
             Self::Proxy { .. } => "check that it is an HTTP proxy, and its port",
+            Self::ProxyBroke { .. } => "check that the proxy runs, and its log",
             Self::Handshake { source, .. } => handshake(source),
             Self::Timeout { .. } => "check the network, and the load of the plane or of the proxy",
         }
@@ -111,7 +123,10 @@ impl PathError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Resolve { .. } | Self::Connect { .. } | Self::Timeout { .. } => true,
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::ProxyBroke { .. }
+            | Self::Timeout { .. } => true,
             Self::Refused { status, .. } => *status >= 500,
             Self::Proxy { .. } => false,
             // A server that ends the connection is being restarted; one that has another certificate is not.
@@ -126,7 +141,7 @@ impl PathError {
             Self::Resolve { .. } => "resolve",
             Self::Connect { .. } => "connect",
             Self::Refused { .. } => "proxy-refused",
-            Self::Proxy { .. } => "proxy",
+            Self::Proxy { .. } | Self::ProxyBroke { .. } => "proxy",
             Self::Handshake { .. } => "handshake",
             Self::Timeout { .. } => "timeout",
         }

@@ -5,4 +5,5 @@ mod daemon;
 mod ingress;
 mod plane;
 mod refused;
+mod simulated;
 mod tunnels;
