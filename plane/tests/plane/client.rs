@@ -15,7 +15,7 @@ use rustls::{ClientConfig, NamedGroup, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -125,9 +125,7 @@ impl Host {
 }
 
 /// Whether an open connection to the echo service carries a few bytes there and back.
-pub(crate) async fn carries(
-    stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin),
-) -> bool {
+pub(crate) async fn carries(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> bool {
     let said = async {
         stream.write_all(b"ping").await?;
         let mut back = [0; 4];
@@ -142,12 +140,13 @@ pub(crate) async fn carries(
 
 /// What a service answers to these bytes. An error counts as no answer.
 pub(crate) async fn answer(
-    mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     request: &str,
 ) -> String {
     let said = async {
         let mut all = Vec::new();
-        if stream.write_all(request.as_bytes()).await.is_ok() {
+        let sent = stream.write_all(request.as_bytes()).await;
+        if sent.is_ok() && stream.flush().await.is_ok() {
             // What came before an error counts.
             let _ = stream.read_to_end(&mut all).await;
         }
@@ -234,6 +233,20 @@ impl Stranger {
     /// Connects under a server name. Sessions are resumed under all names of the same client.
     pub(crate) async fn connect(&self, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
+        self.handshake(name, stream).await
+    }
+
+    /// Offers these protocols to be spoken inside of TLS.
+    pub(crate) fn offer(&mut self, protocols: impl Iterator<Item = Vec<u8>>) {
+        Arc::make_mut(&mut self.tls).alpn_protocols = protocols.collect();
+    }
+
+    /// A handshake under a server name on an open connection.
+    pub(crate) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        name: &str,
+        stream: S,
+    ) -> std::io::Result<TlsStream<S>> {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         TlsConnector::from(Arc::clone(&self.tls))
             .connect(name, stream)

@@ -2,6 +2,8 @@
 
 mod client;
 mod databases;
+mod expired;
+mod hello;
 mod hosts;
 mod revoked;
 mod running;
