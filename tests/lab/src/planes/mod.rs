@@ -1,10 +1,12 @@
-//! A lab with a management plane, and hosts with pf9-comms.
+//! A lab with a management plane, and hosts with pf9-comms. `paths` is how these reach the plane.
+
+pub mod paths;
 
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use lab::package::{PLANE, install_comms, install_plane};
+use lab::package::{install_comms, install_plane};
 use lab::{Cache, Host, HostSpec, Image, Lab, Suites};
 
 use crate::master::commands;
@@ -151,22 +153,4 @@ pub fn fails(host: &Host, script: &str) -> String {
 #[track_caller]
 pub fn until(host: &Host, what: &str, script: &str) {
     commands::wait_for(host, what, script, SEEN);
-}
-
-/// Leaves a host no route but the one to a proxy, and tells pf9-comms of it.
-pub fn only_through(host: &Host, proxy: &Host, port: u16) {
-    let address = proxy.address();
-    sh(
-        host,
-        &format!(
-            "ip route add {address}/32 dev eth0
-             ip route flush default
-             ip route del $(ip route show dev eth0 proto kernel scope link | cut -d' ' -f1) dev eth0
-             sed -i '/{PLANE}/d' /etc/hosts
-             mkdir -p /etc/pf9
-             printf '%s\\n' 'plane: {{host: {PLANE}}}' \"proxy: {{url: 'http://{address}:{port}'}}\" > /etc/pf9/comms.yaml"
-        ),
-    );
-    let routes = sh(host, "ip route show dev eth0");
-    assert_eq!(routes.lines().count(), 1, "{routes}");
 }

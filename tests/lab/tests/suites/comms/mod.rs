@@ -1,4 +1,5 @@
-//! pf9-comms: `unit` runs it under its unit without a plane, `plane` with a management plane of real servers.
+//! pf9-comms: `unit` runs it under its unit without a plane, `plane` with a management plane of real servers, whose `services` hosts use.
 
 mod plane;
+mod services;
 mod unit;

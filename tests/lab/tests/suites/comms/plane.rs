@@ -1,17 +1,17 @@
-//! Hosts with pf9-comms, and a management plane: HAProxy, RabbitMQ, a registry, Keystone and nginx.
-
-use std::path::Path;
+//! Hosts with pf9-comms, and a management plane: HAProxy, RabbitMQ, a registry, Keystone and nginx. One host reaches it through a proxy only, the other one
+//! through a router that translates addresses, and in the end both over IPv6.
 
 use lab::Host;
 use lab::package::{COMMS, PLANE, enrol};
-use lab_suites::{Image, Planes, TOOLBOX_IMAGE, fails, only_through, sh, until};
+use lab_suites::{Image, Planes, fails, paths, sh, until};
 use serde_json::Value;
+
+use super::services;
 
 /// The password of a proxy's user.
 const PROXY_PASSWORD: &str = "of-the-proxy";
-const MIB: u64 = 1024 * 1024;
 
-/// What a host whose only route is to a proxy does with each service, and what it cannot do.
+/// What such a host does with each service, and what it cannot do. It is one test, because the plane takes longer to come up than all that is done with it.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_host_behind_a_proxy_uses_every_service_and_no_other_host_does() {
@@ -19,8 +19,10 @@ fn a_host_behind_a_proxy_uses_every_service_and_no_other_host_does() {
     let planes = Planes::create("planes", &hosts, &[("proxy", Image::Plane)]);
     let plane = planes.server();
     let (first, second) = (planes.host("host-1"), planes.host("host-2"));
-    start_proxy(&planes.host("proxy"), &plane);
-    only_through(&first, &planes.host("proxy"), 8888);
+    let router = planes.host("proxy");
+    start_proxy(&router, &plane);
+    paths::only_through(&first, &router, 8888);
+    paths::behind_nat(&second, &router);
     let refused = enrol(&first, &plane).expect_err("the proxy wants a password");
     assert!(format!("{refused:#}").contains("407"), "{refused:#}");
     sh(
@@ -36,13 +38,16 @@ fn a_host_behind_a_proxy_uses_every_service_and_no_other_host_does() {
     let ids = [planes.id("host-1"), planes.id("host-2")];
     until(&first, "it listens", "ss -Hltn sport = :9080 | grep -q .");
 
-    images_are_the_same(&first, &plane, planes.toolbox());
-    messages_come_back(&planes, &first, &ids);
-    a_token_of_keystone(&first, &plane);
-    files_and_names(&first, &ids[0]);
+    services::images_are_the_same(&first, &plane, planes.toolbox());
+    services::messages_come_back(&planes, &first, &ids);
+    services::a_token_of_keystone(&first, &plane);
+    services::files_and_names(&first, &ids[0]);
     only_allowed_users(&first);
     listens_on_loopback_only(&first);
+    comes_from_the_router(&planes, &second, &router);
+    services::all_answer(&planes, &second, &ids[1]);
     outages(&planes, &first, &second);
+    over_ipv6(&planes, &ids);
 }
 
 /// A proxy that knows the plane, and wants a password.
@@ -58,111 +63,6 @@ fn start_proxy(proxy: &Host, plane: &Host) {
             plane.address()
         ),
     );
-}
-
-/// An image that went to the registry comes back with the same digest, which the registry itself has.
-fn images_are_the_same(host: &Host, plane: &Host, toolbox: &Path) {
-    host.put_file(toolbox, "/var/tmp/toolbox.tar", 0o644)
-        .expect("it is written");
-    let name = "localhost:5001/toolbox:1";
-    let pushed = sh(
-        host,
-        &format!(
-            "docker load --quiet --input /var/tmp/toolbox.tar > /dev/null; rm /var/tmp/toolbox.tar
-             docker tag {TOOLBOX_IMAGE} {name}; docker push {name} | grep -o 'sha256:[0-9a-f]*' | tail -1"
-        ),
-    );
-    let pulled = sh(
-        host,
-        &format!(
-            "docker rmi --force {name} {TOOLBOX_IMAGE} > /dev/null; docker pull --quiet {name} > /dev/null
-             docker image inspect --format '{{{{index .RepoDigests 0}}}}' {name} | grep -o 'sha256:[0-9a-f]*'"
-        ),
-    );
-    let kept = sh(
-        plane,
-        "curl -sI -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' http://127.0.0.1:5000/v2/toolbox/manifests/1 \
-         | grep -i docker-content-digest | grep -o 'sha256:[0-9a-f]*'",
-    );
-    assert_eq!((pushed.len(), &pushed), (71, &pulled), "{kept}");
-    assert_eq!(pushed, kept);
-}
-
-/// A client publishes and reads 10,000 messages; with the same credentials, it reaches nothing of another host.
-fn messages_come_back(planes: &Planes, host: &Host, [own, other]: &[String; 2]) {
-    planes.put_example(host, "amqp");
-    sh(
-        &planes.server(),
-        &format!(
-            "curl --silent --fail --user plane:$(cat /etc/pf9/plane/message-queue.password) --json '{{\"routing_key\": \"host.{own}.echo\"}}' \
-             http://127.0.0.1:15672/api/bindings/pf9/e/host.{own}.out/q/host.{own}.in"
-        ),
-    );
-    let amqp = |what: &str| format!("amqp /etc/pf9/comms/current/message-queue.json 5672 {what}");
-    let echoed = sh(
-        host,
-        &amqp(&format!(
-            "echo 10000 host.{own}.out host.{own}.echo host.{own}.in"
-        )),
-    );
-    assert_eq!(echoed, "10000 there and back");
-    for what in [
-        format!("consume host.{other}.in"),
-        format!("publish host.{other}.out host.{other}.x"),
-        format!("publish host.{own}.out host.{other}.x"),
-        format!("declare host.{own}.more"),
-        format!("declare host.{other}.more"),
-    ] {
-        let said = fails(host, &amqp(&what));
-        assert!(
-            said.contains("ACCESS") || said.contains("access"),
-            "{what}: {said}"
-        );
-    }
-    let mode = sh(
-        host,
-        "stat -L -c '%U %a' /etc/pf9/comms/current/message-queue.json",
-    );
-    assert_eq!(mode, "root 600");
-}
-
-fn a_token_of_keystone(host: &Host, plane: &Host) {
-    let password = sh(plane, "cat /etc/pf9/plane/keystone.password");
-    let body = format!(
-        r#"{{"auth": {{"identity": {{"methods": ["password"], "password": {{"user": {{"name": "admin", "domain": {{"id": "default"}}, "password": "{password}"}}}}}}}}}}"#
-    );
-    let said = sh(
-        host,
-        &format!(
-            "runuser -u daemon -- curl --silent --dump-header - --output /dev/null --header 'Content-Type: application/json' --data @- \
-             http://localhost:8158/v3/auth/tokens <<'BODY'\n{body}\nBODY"
-        ),
-    );
-    assert!(
-        said.contains("201") && said.to_lowercase().contains("x-subject-token: g"),
-        "{said}"
-    );
-}
-
-/// The plane knows the host by its certificate, and a GiB is the same after it went there and came back.
-fn files_and_names(host: &Host, id: &str) {
-    let who = sh(
-        host,
-        "curl --silent --header 'X-PF9-Host-Id: other' --header 'x-pf9-host-name: other' http://localhost:9080/whoami",
-    );
-    assert_eq!(who, id);
-    let sums = sh(
-        host,
-        &format!(
-            "head -c {} /dev/urandom > /var/tmp/file; sha256sum < /var/tmp/file
-             curl --silent --fail --upload-file /var/tmp/file http://localhost:9080/files/file
-             rm /var/tmp/file; curl --silent --fail http://localhost:9080/files/file | sha256sum
-             curl --silent --fail --request DELETE http://localhost:9080/files/file",
-            1024 * MIB
-        ),
-    );
-    let sums: Vec<&str> = sums.lines().collect();
-    assert_eq!((sums.len(), sums[0]), (2, sums[1]), "{sums:?}");
 }
 
 /// Users that a listener does not name reach nothing.
@@ -286,4 +186,54 @@ fn outages(planes: &Planes, first: &Host, second: &Host) {
         "it is let in",
         "curl --silent --fail --max-time 10 http://localhost:9080/whoami",
     );
+}
+
+/// For the plane, the host behind the router has the router's address.
+fn comes_from_the_router(planes: &Planes, host: &Host, router: &Host) {
+    sh(
+        host,
+        r#"systemd-run --quiet --unit=open --property=Type=exec bash -c \
+          'exec 3<> /dev/tcp/127.0.0.1/5001; printf "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n" >&3; cat <&3'"#,
+    );
+    let plane = planes.server();
+    let is_peer = |host: &Host| {
+        format!(
+            "ss -H -t -n state established sport = :443 dst {} | grep -q .",
+            host.address()
+        )
+    };
+    until(&plane, "it is connected", &is_peer(router));
+    fails(&plane, &is_peer(host));
+    sh(host, "systemctl stop open");
+}
+
+/// The same without any IPv4: one host directly, the other one through a proxy that wants no password.
+fn over_ipv6(planes: &Planes, ids: &[String; 2]) {
+    let (plane, proxy) = (planes.server(), planes.host("proxy"));
+    let (first, second) = (planes.host("host-1"), planes.host("host-2"));
+    paths::with_ipv6(&[&plane, &proxy, &first, &second]);
+    sh(
+        &proxy,
+        &format!(
+            "sed '/ {PLANE}$/d' /etc/hosts > /run/hosts; echo 'fd21::1 {PLANE}' >> /run/hosts; cat /run/hosts > /etc/hosts
+             sed -i '/^BasicAuth/d' /etc/tinyproxy/tinyproxy.conf; echo 'Listen fd21::2' >> /etc/tinyproxy/tinyproxy.conf
+             systemctl restart tinyproxy"
+        ),
+    );
+    for host in [&first, &second] {
+        paths::only_ipv6(host);
+    }
+    sh(
+        &first,
+        &format!(
+            "sed -i '/ {PLANE}$/d' /etc/hosts; sed -i \"s|^proxy:.*|proxy: {{url: 'http://[fd21::2]:8888'}}|\" /etc/pf9/comms.yaml; systemctl reload pf9-comms"
+        ),
+    );
+    let through = format!("{COMMS} status --json | grep -qF 'fd21::2'");
+    until(&first, "it knows the proxy", &through);
+    for (host, id) in [&first, &second].into_iter().zip(ids) {
+        services::all_answer(planes, host, id);
+        enrol(host, &plane).expect("it is enrolled again");
+        services::all_answer(planes, host, id);
+    }
 }

@@ -1,0 +1,137 @@
+//! What a host does with each service of the plane.
+
+use std::path::Path;
+
+use lab::Host;
+use lab_suites::{Planes, TOOLBOX_IMAGE, fails, sh};
+
+/// The credentials of a host for the message queue.
+const CREDENTIALS: &str = "/etc/pf9/comms/current/message-queue.json";
+const MIB: u64 = 1024 * 1024;
+
+/// An image that went to the registry comes back with the same digest, which the registry itself has.
+pub(super) fn images_are_the_same(host: &Host, plane: &Host, toolbox: &Path) {
+    host.put_file(toolbox, "/var/tmp/toolbox.tar", 0o644)
+        .expect("it is written");
+    let name = "localhost:5001/toolbox:1";
+    let pushed = sh(
+        host,
+        &format!(
+            "docker load --quiet --input /var/tmp/toolbox.tar > /dev/null; rm /var/tmp/toolbox.tar
+             docker tag {TOOLBOX_IMAGE} {name}; docker push {name} | grep -o 'sha256:[0-9a-f]*' | tail -1"
+        ),
+    );
+    let pulled = sh(
+        host,
+        &format!(
+            "docker rmi --force {name} {TOOLBOX_IMAGE} > /dev/null; docker pull --quiet {name} > /dev/null
+             docker image inspect --format '{{{{index .RepoDigests 0}}}}' {name} | grep -o 'sha256:[0-9a-f]*'"
+        ),
+    );
+    let kept = sh(
+        plane,
+        "curl -sI -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' http://127.0.0.1:5000/v2/toolbox/manifests/1 \
+         | grep -i docker-content-digest | grep -o 'sha256:[0-9a-f]*'",
+    );
+    assert_eq!((pushed.len(), &pushed), (71, &pulled), "{kept}");
+    assert_eq!(pushed, kept);
+}
+
+/// A client publishes and reads so many messages.
+fn echoed(planes: &Planes, host: &Host, own: &str, count: u32) {
+    planes.put_example(host, "amqp");
+    sh(
+        &planes.server(),
+        &format!(
+            "curl --silent --fail --user plane:$(cat /etc/pf9/plane/message-queue.password) --json '{{\"routing_key\": \"host.{own}.echo\"}}' \
+             http://127.0.0.1:15672/api/bindings/pf9/e/host.{own}.out/q/host.{own}.in"
+        ),
+    );
+    // As a daemon gets them, which is not root.
+    let echoed = sh(
+        host,
+        &format!(
+            "systemd-run --quiet --pipe --wait --property=User=pf9 --property=LoadCredential=mq:{CREDENTIALS} \
+             sh -c 'exec amqp $CREDENTIALS_DIRECTORY/mq 5672 echo {count} host.{own}.out host.{own}.echo host.{own}.in'"
+        ),
+    );
+    assert_eq!(echoed, format!("{count} there and back"));
+}
+
+/// A client publishes and reads 10,000 messages; with the same credentials, it reaches nothing of another host.
+pub(super) fn messages_come_back(planes: &Planes, host: &Host, [own, other]: &[String; 2]) {
+    echoed(planes, host, own, 10_000);
+    let amqp = |what: &str| format!("amqp {CREDENTIALS} 5672 {what}");
+    for what in [
+        format!("consume host.{other}.in"),
+        format!("publish host.{other}.out host.{other}.x"),
+        format!("publish host.{own}.out host.{other}.x"),
+        format!("declare host.{own}.more"),
+        format!("declare host.{other}.more"),
+    ] {
+        let said = fails(host, &amqp(&what));
+        assert!(
+            said.contains("ACCESS") || said.contains("access"),
+            "{what}: {said}"
+        );
+    }
+    let mode = sh(
+        host,
+        "stat -L -c '%U %a' /etc/pf9/comms/current/message-queue.json",
+    );
+    assert_eq!(mode, "root 600");
+}
+
+pub(super) fn a_token_of_keystone(host: &Host, plane: &Host) {
+    let password = sh(plane, "cat /etc/pf9/plane/keystone.password");
+    let body = format!(
+        r#"{{"auth": {{"identity": {{"methods": ["password"], "password": {{"user": {{"name": "admin", "domain": {{"id": "default"}}, "password": "{password}"}}}}}}}}}}"#
+    );
+    let said = sh(
+        host,
+        &format!(
+            "runuser -u daemon -- curl --silent --dump-header - --output /dev/null --header 'Content-Type: application/json' --data @- \
+             http://localhost:8158/v3/auth/tokens <<'BODY'\n{body}\nBODY"
+        ),
+    );
+    assert!(
+        said.contains("201") && said.to_lowercase().contains("x-subject-token: g"),
+        "{said}"
+    );
+}
+
+/// The plane knows the host by its certificate, and a GiB is the same after it went there and came back.
+pub(super) fn files_and_names(host: &Host, id: &str) {
+    let who = sh(
+        host,
+        "curl --silent --header 'X-PF9-Host-Id: other' --header 'x-pf9-host-name: other' http://localhost:9080/whoami",
+    );
+    assert_eq!(who, id);
+    file_is_the_same(host, 1024 * MIB);
+}
+
+/// So many bytes are the same after they went there and came back.
+fn file_is_the_same(host: &Host, length: u64) {
+    let sums = sh(
+        host,
+        &format!(
+            "head -c {length} /dev/urandom > /var/tmp/file; sha256sum < /var/tmp/file
+             curl --silent --fail --upload-file /var/tmp/file http://localhost:9080/files/file
+             rm /var/tmp/file; curl --silent --fail http://localhost:9080/files/file | sha256sum
+             curl --silent --fail --request DELETE http://localhost:9080/files/file"
+        ),
+    );
+    let sums: Vec<&str> = sums.lines().collect();
+    assert_eq!((sums.len(), sums[0]), (2, sums[1]), "{sums:?}");
+}
+
+/// Each service answers, and knows the host.
+pub(super) fn all_answer(planes: &Planes, host: &Host, id: &str) {
+    let who = sh(host, "curl --silent --fail http://localhost:9080/whoami");
+    assert_eq!(who, id);
+    for url in ["http://localhost:5001/v2/", "http://localhost:8158/v3"] {
+        sh(host, &format!("curl --silent --fail {url}"));
+    }
+    echoed(planes, host, id, 200);
+    file_is_the_same(host, 16 * MIB);
+}
