@@ -12,11 +12,9 @@ use std::time::Duration;
 
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::client::TlsStream;
 
-use crate::tunnel::PlaneRoute;
+use crate::tunnel::{PlaneRoute, PlaneStream};
 
 /// Most spare connections of a listener.
 pub const MOST: usize = 2;
@@ -32,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Spares {
     route: Arc<PlaneRoute>,
     sni: ServerName<'static>,
-    ready: Mutex<VecDeque<(Instant, TlsStream<TcpStream>)>>,
+    ready: Mutex<VecDeque<(Instant, PlaneStream)>>,
     /// The last connections of the listener, at most as many as make it one in use.
     uses: Mutex<VecDeque<Instant>>,
     is_kept: AtomicBool,
@@ -52,7 +50,7 @@ impl Spares {
     }
 
     /// A connection that is ready and still open; `None` if there is none. The listener counts as used. Cancel safe.
-    pub async fn take(self: &Arc<Self>) -> Option<TlsStream<TcpStream>> {
+    pub async fn take(self: &Arc<Self>) -> Option<PlaneStream> {
         let now = Instant::now();
         {
             let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,7 +77,7 @@ impl Spares {
         self.ready().len()
     }
 
-    fn ready(&self) -> std::sync::MutexGuard<'_, VecDeque<(Instant, TlsStream<TcpStream>)>> {
+    fn ready(&self) -> std::sync::MutexGuard<'_, VecDeque<(Instant, PlaneStream)>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -117,7 +115,7 @@ async fn keep(spares: Weak<Spares>) {
 }
 
 /// Whether the plane has neither ended the connection nor sent anything: it speaks second. Tickets of TLS are taken on the way.
-async fn is_open(stream: &mut TlsStream<TcpStream>) -> bool {
+async fn is_open(stream: &mut PlaneStream) -> bool {
     let mut byte = [0; 1];
     let mut buffer = ReadBuf::new(&mut byte);
     poll_fn(|context| {

@@ -1,6 +1,7 @@
 //! One connection to the plane, and the bytes between it and a local program.
 
 mod buffer;
+mod read_ahead;
 
 use std::io;
 use std::sync::Arc;
@@ -23,6 +24,11 @@ use crate::path::PathError;
 use crate::path::connect::{ANSWER, authority, reach};
 use crate::path::dial::{Dial, Kernel};
 use crate::path::proxy::Proxies;
+
+pub use read_ahead::ReadAhead;
+
+/// A TLS connection to the plane.
+pub type PlaneStream<S = TcpStream> = TlsStream<ReadAhead<S>>;
 
 /// When the plane takes no more, what a local program still sends is discarded until the answer has ended, and for so long afterwards: the program may
 /// read the answer only after its request.
@@ -47,7 +53,7 @@ impl PlaneRoute {
     /// # Errors
     /// The plane cannot be reached, or its certificate or this host's is refused. With TLS 1.3, the plane judges this host's certificate later: then
     /// the first read fails ([`RelayError::Plane`]).
-    pub async fn open(&self, sni: &ServerName<'static>) -> Result<TlsStream<TcpStream>, PathError> {
+    pub async fn open(&self, sni: &ServerName<'static>) -> Result<PlaneStream, PathError> {
         self.open_over(&Kernel, sni).await
     }
 
@@ -59,12 +65,17 @@ impl PlaneRoute {
         &self,
         dial: &D,
         sni: &ServerName<'static>,
-    ) -> Result<TlsStream<D::Stream>, PathError> {
+    ) -> Result<PlaneStream<D::Stream>, PathError> {
         let Plane { host, port } = &self.plane;
         let stream = reach(dial, host, *port, self.proxies.to(host)).await?;
         let target = authority(host, *port);
         let connector = TlsConnector::from(Arc::clone(&self.tls));
-        match timeout(ANSWER, connector.connect(sni.clone(), stream)).await {
+        match timeout(
+            ANSWER,
+            connector.connect(sni.clone(), ReadAhead::new(stream)),
+        )
+        .await
+        {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(PathError::Handshake {
                 target,
@@ -107,7 +118,7 @@ pub enum RelayError {
 /// Both connections are reset.
 pub async fn relay(
     mut local: ResetOnDrop<TcpStream>,
-    plane: TlsStream<TcpStream>,
+    plane: PlaneStream,
     (all_up, all_down): (&AtomicU64, &AtomicU64),
 ) -> Result<(), RelayError> {
     let mut plane = ResetOnDrop::new(plane);
@@ -280,11 +291,14 @@ impl Socket for TcpStream {
     }
 }
 
-impl Socket for TlsStream<TcpStream> {
+impl Socket for PlaneStream {
     fn socket(&self) -> &TcpStream {
-        self.get_ref().0
+        self.get_ref().0.stream()
     }
 }
+
+/// After so many bytes, other tunnels have their turn.
+const TURN: usize = 512 * 1024;
 
 /// Why one direction did not come to its end.
 enum PumpError {
@@ -298,23 +312,37 @@ async fn pump(
     to: &mut (impl AsyncWrite + Unpin),
     meter: &Meter<'_>,
 ) -> Result<(), PumpError> {
+    let mut carried = 0;
     loop {
-        let buffer = buffer::read(from).await.map_err(PumpError::Read)?;
-        let read = buffer.filled();
-        if read.is_empty() {
+        let read = buffer::read(from).await.map_err(PumpError::Read)?;
+        let bytes = read.buffer.filled();
+        if bytes.is_empty() {
             return to.shutdown().await.map_err(PumpError::Write);
         }
-        to.write_all(read).await.map_err(PumpError::Write)?;
-        // What TLS has encrypted may still wait in memory.
-        to.flush().await.map_err(PumpError::Write)?;
-        meter.add(read.len());
+        let written = async {
+            to.write_all(bytes).await?;
+            // What TLS has encrypted may still wait in memory.
+            to.flush().await
+        }
+        .await;
+        if let Some(error) = read.error {
+            return Err(PumpError::Read(error));
+        }
+        written.map_err(PumpError::Write)?;
+        meter.add(bytes.len());
+        carried += bytes.len();
+        if carried >= TURN {
+            carried = 0;
+            drop(read.buffer);
+            tokio::task::yield_now().await;
+        }
     }
 }
 
 /// Reads until the end or an error.
 async fn discard(from: &mut (impl AsyncRead + Unpin)) {
-    while let Ok(buffer) = buffer::read(from).await {
-        if buffer.filled().is_empty() {
+    while let Ok(read) = buffer::read(from).await {
+        if read.buffer.filled().is_empty() || read.error.is_some() {
             return;
         }
     }
@@ -322,6 +350,7 @@ async fn discard(from: &mut (impl AsyncRead + Unpin)) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
@@ -362,6 +391,42 @@ mod tests {
         ) -> Poll<io::Result<()>> {
             broken()
         }
+    }
+
+    /// Gives bytes, breaks once, and then has nothing more: as the kernel does with a connection that was reset.
+    struct BreaksOnce(Vec<io::Result<&'static [u8]>>);
+
+    impl AsyncRead for BreaksOnce {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let next = self.0.pop();
+            Poll::Ready(next.unwrap_or(Ok(&[])).map(|bytes| into.put_slice(bytes)))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_broken_off_after_some_bytes_is_not_ended() {
+        let reset = || Err(io::ErrorKind::ConnectionReset.into());
+        let mut from = BreaksOnce(vec![reset(), Ok(b"half")]);
+        let (mut to, mut seen) = duplex(100);
+        let all = AtomicU64::new(0);
+        let ended = pump(&mut from, &mut to, &Meter::new(&all)).await;
+        assert!(matches!(ended, Err(PumpError::Read(_))));
+        let mut bytes = [0; 4];
+        seen.read_exact(&mut bytes)
+            .await
+            .expect("they were passed on");
+        assert_eq!(&bytes, b"half");
+        // The other side would take an end for the end of the request.
+        let mut rest = [0; 1];
+        let end = poll_fn(|context| {
+            let mut rest = ReadBuf::new(&mut rest);
+            Poll::Ready(Pin::new(&mut seen).poll_read(context, &mut rest).is_ready())
+        });
+        assert!(!end.await, "its end was passed on");
     }
 
     /// A service may refuse a long request before its end.

@@ -11,16 +11,14 @@ use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 use wire::enrolment::{LARGEST_RESPONSE, NAME, PATH, Refusal, Request, Response, VERSION};
 
 use super::pinned::{Fingerprint, Pinned};
 use crate::config::Plane;
 use crate::identity;
 use crate::path::proxy::Proxies;
-use crate::tunnel::PlaneRoute;
+use crate::tunnel::{PlaneRoute, PlaneStream};
 
 /// Time for the answer: the plane may have to ask its message queue.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -91,7 +89,7 @@ async fn connect(
     proxies: &Proxies,
     root: Fingerprint,
     name: &str,
-) -> Result<TlsStream<TcpStream>> {
+) -> Result<PlaneStream> {
     let provider = Arc::new(identity::provider());
     let tls = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(identity::VERSIONS)
@@ -113,11 +111,7 @@ async fn connect(
 }
 
 /// Posts the request, and returns the status and the body of the answer.
-async fn post(
-    stream: TlsStream<TcpStream>,
-    name: &str,
-    request: &Request,
-) -> Result<(StatusCode, Bytes)> {
+async fn post(stream: PlaneStream, name: &str, request: &Request) -> Result<(StatusCode, Bytes)> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let body = serde_json::to_vec(request).context("write the request")?;

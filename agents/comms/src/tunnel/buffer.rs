@@ -4,14 +4,23 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Bytes that are read at a time in one direction. They are written before more is read. A record of TLS has as many.
-const SIZE: usize = 16 * 1024;
+/// Bytes that are read at a time in one direction. They are written before more is read. Four records of TLS have as many: a call of the kernel costs as much as the
+/// encryption of a quarter of a record.
+const SIZE: usize = 64 * 1024;
+/// At most so many buffers have this size. Further ones have [`SMALL`]: tunnels whose readers are slow keep theirs, and there may be thousands.
+const LARGE: usize = 512;
+/// A record of TLS.
+const SMALL: usize = 16 * 1024;
 /// Free buffers that a thread keeps.
 const KEPT: usize = 32;
+
+/// Buffers of [`SIZE`] that are in use.
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
@@ -21,27 +30,60 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Buffer {
     bytes: Box<[u8]>,
-    length: usize,
+    begin: usize,
+    end: usize,
 }
 
 impl Buffer {
     fn take() -> Self {
-        let free = FREE.with_borrow_mut(Vec::pop);
+        let allocated = |size| vec![0; size].into_boxed_slice();
+        let bytes = if IN_USE.fetch_add(1, Ordering::Relaxed) < LARGE {
+            let free = FREE.with_borrow_mut(Vec::pop);
+            free.unwrap_or_else(|| allocated(SIZE))
+        } else {
+            IN_USE.fetch_sub(1, Ordering::Relaxed);
+            allocated(SMALL)
+        };
         Self {
-            bytes: free.unwrap_or_else(|| vec![0; SIZE].into_boxed_slice()),
-            length: 0,
+            bytes,
+            begin: 0,
+            end: 0,
         }
+    }
+
+    /// A buffer with what one read gives.
+    ///
+    /// # Errors
+    /// Those of the reader.
+    pub(super) fn poll_fill(
+        from: Pin<&mut impl AsyncRead>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<Self>> {
+        let mut buffer = Self::take();
+        let mut read = ReadBuf::new(&mut buffer.bytes);
+        ready!(from.poll_read(context, &mut read))?;
+        buffer.end = read.filled().len();
+        Poll::Ready(Ok(buffer))
     }
 
     /// What was read; empty at the end.
     pub(super) fn filled(&self) -> &[u8] {
-        &self.bytes[..self.length]
+        &self.bytes[self.begin..self.end]
+    }
+
+    /// Takes away what was used of it.
+    pub(super) fn advance(&mut self, length: usize) {
+        self.begin = (self.begin + length).min(self.end);
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
+        if bytes.len() != SIZE {
+            return;
+        }
+        IN_USE.fetch_sub(1, Ordering::Relaxed);
         FREE.with_borrow_mut(|free| {
             if free.len() < KEPT {
                 free.push(bytes);
@@ -50,17 +92,43 @@ impl Drop for Buffer {
     }
 }
 
-/// Reads what is there, and waits without a buffer if nothing is. Cancel safe.
+/// What was read, and why there is no more.
+#[derive(Debug)]
+pub(super) struct Read {
+    /// Empty at the end.
+    pub(super) buffer: Buffer,
+    /// An error that came after these bytes. The reader may not tell it again.
+    pub(super) error: Option<io::Error>,
+}
+
+/// Reads all that is there, as far as a buffer takes it, and waits without a buffer if nothing is. Cancel safe.
 ///
 /// # Errors
-/// Those of the reader.
-pub(super) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Buffer> {
+/// Those of the reader, if they came before a byte.
+pub(super) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Read> {
     poll_fn(|context| {
         let mut buffer = Buffer::take();
         let mut read = ReadBuf::new(&mut buffer.bytes);
-        ready!(Pin::new(&mut *from).poll_read(context, &mut read))?;
-        buffer.length = read.filled().len();
-        Poll::Ready(Ok(buffer))
+        let mut error = None;
+        loop {
+            let before = read.filled().len();
+            match Pin::new(&mut *from).poll_read(context, &mut read) {
+                Poll::Pending if before == 0 => return Poll::Pending,
+                Poll::Ready(Err(error)) if before == 0 => return Poll::Ready(Err(error)),
+                Poll::Pending => break,
+                Poll::Ready(Err(its)) => {
+                    error = Some(its);
+                    break;
+                }
+                Poll::Ready(Ok(())) => {
+                    if read.filled().len() == before || read.remaining() == 0 {
+                        break;
+                    }
+                }
+            }
+        }
+        buffer.end = read.filled().len();
+        Poll::Ready(Ok(Read { buffer, error }))
     })
     .await
 }
@@ -83,13 +151,55 @@ mod tests {
             assert!(nothing.await);
             assert_eq!(free(), 1, "it was given back");
             to.write_all(b"first").await.expect("it is open");
-            let buffer = waiting.await.expect("it is there");
-            assert_eq!(buffer.filled(), b"first");
+            let read = waiting.await.expect("it is there");
+            assert_eq!(read.buffer.filled(), b"first");
             assert_eq!(free(), 0);
         }
         assert_eq!(free(), 1);
         drop(to);
         let end = read(&mut from).await.expect("its end");
-        assert!(end.filled().is_empty(), "not what was in it before");
+        assert!(end.buffer.filled().is_empty(), "not what was in it before");
+    }
+
+    #[test]
+    fn most_buffers_are_small() {
+        let all: Vec<Buffer> = (0..LARGE + 100).map(|_| Buffer::take()).collect();
+        let large = |all: &[Buffer]| all.iter().filter(|its| its.bytes.len() == SIZE).count();
+        // Other tests have some, too.
+        assert!((LARGE - 50..=LARGE).contains(&large(&all)));
+        assert_eq!(all[LARGE + 99].bytes.len(), SMALL);
+        drop(all);
+        assert_eq!(Buffer::take().bytes.len(), SIZE);
+    }
+
+    /// Gives these parts, one each time, and then breaks.
+    struct Breaks(Vec<&'static [u8]>);
+
+    impl AsyncRead for Breaks {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.0.is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            into.put_slice(self.0.remove(0));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn parts_are_read_together_and_an_error_after_them_is_kept() {
+        let read = read(&mut Breaks(vec![b"one", b"two"]))
+            .await
+            .expect("bytes");
+        assert_eq!(read.buffer.filled(), b"onetwo");
+        let error = read.error.expect("it is kept");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let error = super::read(&mut Breaks(Vec::new()))
+            .await
+            .expect_err("no bytes");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }
