@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
@@ -150,5 +150,7 @@ async fn echo(
     let (sent, received) = tokio::join!(sending, receiving);
     sent?;
     received?;
+    // The answer to a question comes after the broker has read all receipts: those that are still on their way would be lost with the connection.
+    channel.basic_qos(1, BasicQosOptions::default()).await?;
     Ok(format!("{count} there and back"))
 }
