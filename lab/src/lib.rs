@@ -34,7 +34,9 @@ pub use micro::{Machine, Micro};
 pub use setup::Setup;
 pub use setup::steps::images::TOOLBOX_IMAGE;
 pub use setup::steps::kubernetes::VERSION as KUBERNETES_VERSION;
-pub use setup::steps::packages::for_tests as install_packages_for_tests;
+pub use setup::steps::packages::{
+    for_bench as install_packages_for_bench, for_tests as install_packages_for_tests,
+};
 pub use snapshot::HostSnapshot;
 pub use suites::Suites;
 pub use topology::host::{Host, Image};

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: nodelet measured, beside `kubeadm` of the same source on hosts of the same image. It tells figures and whether targets
 //! are met; nothing fails for being slow.
 //!
-//! `bringup`, `join`, `plans`, `repairs` and `node_routes` measure the parts that `--only` names; `figures` compares figures with targets and prints them. Not
+//! `bringup`, `join`, `plans`, `repairs`, `node_routes` and `tunnels` measure the parts that `--only` names; `figures` compares figures with targets and prints them. Not
 //! here: the faults that are repaired (`lab::fault`). Start with `bringup`.
 
 mod bringup;
@@ -13,10 +13,11 @@ mod peer;
 mod plans;
 mod repairs;
 mod synthetic;
+mod tunnels;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -65,6 +66,8 @@ enum Part {
     Repairs,
     /// The routes to the pods of 5,000 nodes, in a network namespace.
     NodeRoutes,
+    /// pf9-comms beside other programs that carry connections in TLS, on loopback.
+    Comms,
 }
 
 impl Part {
@@ -75,6 +78,7 @@ impl Part {
             Self::Plans => "Planning",
             Self::Repairs => "Repairs",
             Self::NodeRoutes => "Routes to 5,000 nodes",
+            Self::Comms => "Tunnels of pf9-comms",
         }
     }
 
@@ -86,26 +90,38 @@ impl Part {
             Self::Plans => PLANS,
             Self::Repairs => REPAIRS,
             Self::NodeRoutes => NODE_ROUTES,
+            Self::Comms => COMMS,
         }
     }
 
-    /// Who is measured beside nodelet.
+    /// What is measured.
+    fn ours(self) -> &'static str {
+        match self {
+            Self::Comms => "pf9-comms",
+            _ => "nodelet",
+        }
+    }
+
+    /// Who is measured beside it.
     fn peer(self) -> &'static str {
         match self {
             Self::Hosts | Self::Join | Self::Plans | Self::Repairs => "kubeadm",
             Self::NodeRoutes => "plain program",
+            Self::Comms => "best peer",
         }
     }
 
     fn needs_labs(self) -> bool {
         match self {
             Self::Hosts | Self::Join | Self::Repairs => true,
-            Self::Plans | Self::NodeRoutes => false,
+            Self::Plans | Self::NodeRoutes | Self::Comms => false,
         }
     }
 
-    fn measure(self, nodelet: &Path, repetitions: usize) -> Result<Vec<Figure>> {
-        match self {
+    /// The figures, and what else is to be shown below them.
+    fn measure(self, nodelet: &Path, repetitions: usize) -> Result<(Vec<Figure>, String)> {
+        let figures = match self {
+            Self::Comms => return tunnels::measure(repetitions),
             Self::Hosts => {
                 on_hosts(|setup, run| bringup::measure(setup, nodelet, run, repetitions))
             }
@@ -115,7 +131,8 @@ impl Part {
             Self::Repairs => {
                 on_hosts(|setup, run| repairs::measure(setup, nodelet, run, repetitions))
             }
-        }
+        };
+        Ok((figures?, String::new()))
     }
 }
 
@@ -156,9 +173,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if measured.any(|part| arguments.measures(*part) && part.needs_labs()) {
         find_labs(arguments.write)?;
     }
-    let nodelet = nodelet::build(Profile::Release)?;
+    // What takes minutes is done before the machine has to be quiet.
+    let nodelet = match arguments.only {
+        Some(Part::Comms) => PathBuf::new(),
+        _ => nodelet::build(Profile::Release)?,
+    };
     if arguments.measures(Part::NodeRoutes) {
         node_routes::build()?;
+    }
+    if arguments.measures(Part::Comms) {
+        tunnels::build()?;
     }
     let repetitions = usize::from(arguments.repetitions);
     let parts = Part::value_variants().iter();
@@ -167,13 +191,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             wait_until_quiet()?;
         }
         let machine = Machine::now();
-        let figures = part.measure(&nodelet, repetitions)?;
+        let (figures, more) = part.measure(&nodelet, repetitions)?;
+        let whose = (part.ours(), part.peer());
         let section = format!(
-            "{}\n{}\n{}\n{}",
+            "{}\n{}\n{}\n{}\n{more}",
             part.about(),
             machine.describe(&arguments.command()),
-            figures::medians(&figures, part.peer()),
-            figures::repetitions(&figures, part.peer())
+            figures::medians(&figures, whose),
+            figures::repetitions(&figures, whose)
         );
         println!("\n{section}\n{}", verdict(&figures));
         if arguments.write {
@@ -360,6 +385,20 @@ node has another address, and ends when the route was changed and looked at agai
 The peer is the least that any program has to do: it parses the same pages as plain JSON (`serde_json`), and gives the same routes to `ip -batch`, or reads them back with
 `ip -json route show`. It looks once where nodelet looks before and after a change, and it has no regard for routes of others or for nodes with a problem. It is no
 product, so ratios have no target; the limit is half of the ten seconds that nodelet allows for a list.
+";
+
+const COMMS: &str = "\
+All on loopback of one machine: a service, an ingress (HAProxy, TLS 1.3, P-256, mutual certificates), and one tunnel at a time.
+Each repetition measures all tunnels one after the other, and who begins changes. The peers are nginx (`stream`), HAProxy and stunnel as Debian ships them, each with what its
+manual recommends for such a tunnel (`xtask/src/bench/tunnels/programs.rs`): a buffer holds a record of TLS (16 KiB, the recommended size of HAProxy), small packets are not delayed, sessions are
+resumed, there are as many threads or workers as processors, and certificate and name of the plane are verified. pf9-comms has buffers of 64 KiB while something is on its way; a second nginx has
+them, too. pf9-comms is a release build with two threads, and keeps spare connections as it always does. All offer the curve P-256 first, which is that of the plane.
+
+Processor time is that of the tunnel alone, user and system, its workers included. A GB is carried in one direction at a time, over one connection or over eight. Messages of
+1 KiB go there and back on one connection. A connection carries one byte there and back and ends; the ingress counts whether sessions were resumed, and a second one refuses to. Memory is what
+the tunnel has more than before, after so many connections have carried a byte and are silent; a tunnel is started anew for it.
+
+The target is our median by that of the best peer of the same row. For programs without a tunnel, the last table has what the service itself takes.
 ";
 
 /// What stands in place of figures that this method has not measured.

@@ -57,6 +57,20 @@ pub(crate) fn build_of_plane(profile: Profile) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Builds a program of a package without what its tests need, and returns its path.
+pub(crate) fn build_program(package: &str, program: &str, profile: Profile) -> Result<PathBuf> {
+    let (profile, directory) = profile.names();
+    let status = cargo()
+        .args(["build", "--package", package, "--bin", program])
+        .args(["--profile", profile])
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        bail!("{program} does not build");
+    }
+    made(&[directory, program])
+}
+
 /// Builds an example of a package as a release, and returns its path.
 pub(crate) fn build_example(package: &str, example: &str) -> Result<PathBuf> {
     let (profile, directory) = Profile::Release.names();

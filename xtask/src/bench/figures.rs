@@ -207,13 +207,14 @@ pub(super) fn growth(small: (f64, f64), large: (f64, f64)) -> f64 {
 }
 
 /// Medians with minimum and maximum, ratios and targets as a Markdown table. What was measured once has a table of its own.
-pub(super) fn medians(figures: &[Figure], peer: &str) -> String {
+pub(super) fn medians(figures: &[Figure], (ours, peer): (&str, &str)) -> String {
     let (once, repeated): (Vec<&Figure>, Vec<&Figure>) =
         figures.iter().partition(|figure| figure.is_single());
-    let mut text = with_spread(&repeated, peer);
+    let mut text = with_spread(&repeated, (ours, peer));
     if !once.is_empty() {
-        text.push_str(
-            "\nSeen once, and no benchmark: these rows have no repetitions.\n\n| figure | nodelet | target | |\n|---|---:|---|---|\n",
+        let _ = write!(
+            text,
+            "\nSeen once, and no benchmark: these rows have no repetitions.\n\n| figure | {ours} | target | |\n|---|---:|---|---|\n",
         );
     }
     for figure in once {
@@ -229,9 +230,9 @@ pub(super) fn medians(figures: &[Figure], peer: &str) -> String {
     text
 }
 
-fn with_spread(figures: &[&Figure], peer: &str) -> String {
+fn with_spread(figures: &[&Figure], (ours, peer): (&str, &str)) -> String {
     let mut text = format!(
-        "| figure: median (minimum–maximum) | nodelet | {peer} | {peer}'s fast cluster | ratio to the median | ratio to the fast cluster | target | |\n\
+        "| figure: median (minimum–maximum) | {ours} | {peer} | {peer}'s fast cluster | ratio to the median | ratio to the fast cluster | target | |\n\
          |---|---:|---:|---:|---:|---:|---|---|\n",
     );
     for figure in figures {
@@ -254,9 +255,9 @@ fn with_spread(figures: &[&Figure], peer: &str) -> String {
 }
 
 /// Each repetition's values as a Markdown table, for what was measured more than once.
-pub(super) fn repetitions(figures: &[Figure], peer: &str) -> String {
+pub(super) fn repetitions(figures: &[Figure], (ours, peer): (&str, &str)) -> String {
     let mut text = format!(
-        "| figure: all values, in the order of the repetitions | unit | nodelet | {peer} |\n|---|---|---|---|\n",
+        "| figure: all values, in the order of the repetitions | unit | {ours} | {peer} |\n|---|---|---|---|\n",
     );
     for figure in figures.iter().filter(|figure| !figure.is_single()) {
         let list = |values: &[f64]| {
@@ -375,7 +376,7 @@ mod tests {
             figure(&[1.0], &[], Target::None),
         ];
         assert_eq!(
-            medians(&figures, "kubeadm")
+            medians(&figures, ("nodelet", "kubeadm"))
                 .lines()
                 .skip(2)
                 .collect::<Vec<_>>(),
@@ -391,7 +392,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            repetitions(&figures, "kubeadm")
+            repetitions(&figures, ("nodelet", "kubeadm"))
                 .lines()
                 .skip(2)
                 .collect::<Vec<_>>(),

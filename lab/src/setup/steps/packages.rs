@@ -30,7 +30,15 @@ pub(crate) const LABS: &[&str] = &[
 /// What virtual machines are made with: an emulator, a shell that needs no library, and `strip`.
 pub(crate) const MACHINES: &[&str] = &["binutils", "busybox-static", "qemu-system-x86"];
 /// What tests trace their own system calls with, and the ingress and the database of a management plane.
-pub(crate) const TESTS: &[&str] = &["haproxy", "postgresql", "strace"];
+pub(crate) const TESTS: &[&str] = &["haproxy", "openssl", "postgresql", "strace"];
+/// What pf9-comms is measured beside.
+const PEERS: &[&str] = &[
+    "haproxy",
+    "libnginx-mod-stream",
+    "nginx-light",
+    "openssl",
+    "stunnel4",
+];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const INSTALL: Duration = Duration::from_secs(1800);
 
@@ -42,6 +50,17 @@ pub fn for_tests(cache: &Cache) -> Result<()> {
     fs::create_dir_all(cache.root())?;
     install(cache, TESTS, &|what| {
         println!("packages of the tests: {what}")
+    })
+}
+
+/// Installs what the bench measures beside pf9-comms.
+///
+/// # Errors
+/// apt cannot install it.
+pub fn for_bench(cache: &Cache) -> Result<()> {
+    fs::create_dir_all(cache.root())?;
+    install(cache, PEERS, &|what| {
+        println!("packages of the bench: {what}")
     })
 }
 
