@@ -20,13 +20,23 @@ impl Runner<'_> {
     ///
     /// The join file is asked for, too, if its phase is not selected: without it, another phase of a master would make keys of a cluster of its own.
     pub(in crate::exec) async fn joining_problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
         let selected = self.selection.phases(self.plan);
-        let all: Vec<&PlannedPhase> = self.plan.phases.iter().collect();
-        let joins =
-            |step: &&PlannedStep| matches!(step.spec, Spec::JoinFile(_) | Spec::JoinMaster(_));
+        let mut problems = self.join_file_problems().await;
         let others = steps(&selected).filter(|step| !joins(step));
-        for step in steps(&all).filter(joins).chain(others) {
+        problems.extend(self.refusals(others).await);
+        problems
+    }
+
+    /// The part of [`Self::joining_problems`] that is about the join file. A restart asks it before it ends anything. Changes nothing. Cancel safe.
+    pub(in crate::exec) async fn join_file_problems(&self) -> Vec<Problem> {
+        let all: Vec<&PlannedPhase> = self.plan.phases.iter().collect();
+        self.refusals(steps(&all).filter(|step| joins(step))).await
+    }
+
+    /// Which of these steps say that this host can neither join nor begin a cluster.
+    async fn refusals<'p>(&self, steps: impl Iterator<Item = &'p PlannedStep>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for step in steps {
             let requirement = match &step.spec {
                 Spec::JoinFile(_) | Spec::JoinMaster(_) => "this host can join its cluster",
                 Spec::EtcdMember(_) => CLUSTER_IS_NEW,
@@ -81,6 +91,11 @@ impl Runner<'_> {
             spec => spec.pending(&self.context(false)).await.map(drop),
         }
     }
+}
+
+/// Whether a step needs the join file.
+fn joins(step: &PlannedStep) -> bool {
+    matches!(step.spec, Spec::JoinFile(_) | Spec::JoinMaster(_))
 }
 
 /// What these phases are to make.

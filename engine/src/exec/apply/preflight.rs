@@ -67,10 +67,11 @@ impl Runner<'_> {
         Ok(problems)
     }
 
-    /// Like [`Runner::preflight`], but emits no event and records nothing.
+    /// Like [`Runner::preflight`], but emits no event and records nothing. Whether another cluster exists is left to the preflight, and etcd's quorum to the
+    /// restart.
     pub(in crate::exec) async fn preconditions_hold(&self, mode: Mode) -> ResourceResult<bool> {
         let (problems, _, _) = self.judge(mode).await?;
-        Ok(problems.is_empty())
+        Ok(problems.is_empty() && self.join_file_problems().await.is_empty())
     }
 
     /// What is wrong, how many requirements were evaluated for it, and which are met now.

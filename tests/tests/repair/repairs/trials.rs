@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use behaviour::{Bringup, Case, block_on, fixtures};
-use engine::exec::{Recording, restart_set};
+use engine::exec::{Event, Recording, restart_set};
 use engine::host::fake::{FakeHost, FaultPlan, difference};
 use engine::host::{Containers as _, Files as _, HostError, Services as _, Space};
 use engine::kubernetes::join_file::JOIN_FILE;
@@ -260,6 +260,39 @@ fn a_worker_that_could_not_join_again_is_not_rebuilt() {
     assert!(!cannot_join(), "it needs no file: {:?}", problems());
     host.with_world_mut(|world| world.advance(Duration::from_secs(40 * 24 * 3600)));
     assert!(cannot_join(), "{:?}", problems());
+}
+
+/// It runs without its files until its kubelet ends, and it cannot get them again: so its kubelet goes on.
+#[test]
+fn a_worker_that_could_not_join_again_keeps_its_kubelet() {
+    let (bringup, host) = Bringup::brought_up("wk-1");
+    let lost = [
+        JOIN_FILE,
+        "/etc/pf9/kube.d/certs/kubelet/apiserver/request.crt",
+        "/etc/pf9/kube.d/certs/kubelet/apiserver/request.key",
+        "/etc/pf9/kube.d/certs/kubelet/apiserver/ca.crt",
+        "/etc/pf9/kube.d/kubeconfigs/kubelet.yaml",
+    ];
+    for path in lost {
+        host.with_world_mut(|world| world.remove(path));
+    }
+    let records = || host.with_world(|world| world.text("/var/opt/pf9/nodelet/ledger.jsonl"));
+    let before = records();
+    let names = ["certs", "kubeconfigs", "kubelet"];
+    let failed: Vec<PhaseName> = names
+        .iter()
+        .map(|name| name.parse().expect("a name"))
+        .collect();
+    let events = Recording::default();
+    let outcome = block_on(runner(&bringup, &host, &events).restart(&failed, &[]));
+    let events = events.events();
+    assert_eq!(outcome.ok(), Some(Outcome::Refused), "{events:?}");
+    let refusal = events.iter().find_map(Event::refusal);
+    let refusal = refusal.expect("it says why");
+    assert!(refusal.contains("it is not there"), "{refusal}");
+    let kubelet = block_on(host.unit("pf9-kubelet.service")).expect("it is known");
+    assert!(kubelet.is_active(), "{kubelet:?}");
+    assert_eq!(records(), before, "nothing is written down");
 }
 
 /// No master signs for it at the moment: a full clean would end pods that run, and bring nothing back.
