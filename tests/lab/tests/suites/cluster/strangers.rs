@@ -12,8 +12,11 @@ const MESSAGES: u64 = 50;
 /// Time limit until a status shows what is expected, on a busy machine.
 const WELL: Duration = Duration::from_secs(60);
 
-/// Time limit until the preconditions of a host are met, on a busy machine. It asks for other hosts with several limits of seconds.
+/// Time limit until etcd of a host has begun, on a busy machine. The host asks for other hosts before, with several limits of seconds.
 const BEGUN: Duration = Duration::from_secs(60);
+
+/// A rule of the packet filter: the host does not reach its own API server.
+const OWN_API: &str = "INPUT --in-interface lo --protocol tcp --dport 443 --jump DROP";
 
 /// Sends VRRP (version 3, RFC 5798) with the highest priority to one host. Arguments: own address, its address, router id, virtual IP,
 /// number of messages.
@@ -46,15 +49,18 @@ pub(super) fn a_cluster_that_begins_is_alone(first: &Node, second: &Node, vip: &
     });
     thread::scope(|scope| {
         let begins = scope.spawn(|| first.apply(&[]));
-        // nodelet writes this record when its claim has succeeded, and the run still holds the claim.
-        let record = "test -e /var/opt/pf9/nodelet/preflight.json";
-        first.wait_for("its preconditions are met", record, BEGUN);
+        // Its claim has succeeded twice, and the run still holds it. Before the second time, a host that only asks would have it refused, too.
+        let begun = "ss -H -l -t -n 'sport = :4001' | grep -q .";
+        first.wait_for("its etcd has begun", begun, BEGUN);
+        // It must not come to its end before the other host was refused, however busy the machine is: so it waits for its own API server.
+        first.sh(&format!("iptables --wait --insert {OWN_API}"));
         let _ = second.apply(&[]).refused().says(&[
             "at this moment, so it begins a cluster there, too",
             "set ETCD_INITIAL_CLUSTER_STATE to new on exactly one master",
         ]);
         first.sh("pkill --signal INT --exact nodelet");
         let _ = begins.join().expect("it ends").exits(2);
+        first.sh(&format!("iptables --wait --delete {OWN_API}"));
     });
     let _ = first.nodelet(&["clean", "--purge"]).exits(0);
     for (node, before) in [first, second].iter().zip(before) {
