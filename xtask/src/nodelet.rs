@@ -57,32 +57,29 @@ pub(crate) fn build_of_plane(profile: Profile) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Builds a program of a package without what its tests need, and returns its path.
-pub(crate) fn build_program(package: &str, program: &str, profile: Profile) -> Result<PathBuf> {
-    let (profile, directory) = profile.names();
-    let status = cargo()
-        .args(["build", "--package", package, "--bin", program])
-        .args(["--profile", profile])
-        .status()
-        .context("cannot start cargo")?;
-    if !status.success() {
-        bail!("{program} does not build");
-    }
-    made(&[directory, program])
+/// Builds a program of a package without what its tests need, as a release, and returns its path.
+pub(crate) fn build_program(package: &str, program: &str) -> Result<PathBuf> {
+    build_release(package, ["--bin", program], &[program])
 }
 
 /// Builds an example of a package as a release, and returns its path.
 pub(crate) fn build_example(package: &str, example: &str) -> Result<PathBuf> {
+    build_release(package, ["--example", example], &["examples", example])
+}
+
+/// Builds one target of a package, which cargo puts at this place.
+fn build_release(package: &str, target: [&str; 2], place: &[&str]) -> Result<PathBuf> {
     let (profile, directory) = Profile::Release.names();
     let status = cargo()
-        .args(["build", "--package", package, "--example", example])
+        .args(["build", "--package", package])
+        .args(target)
         .args(["--profile", profile])
         .status()
         .context("cannot start cargo")?;
     if !status.success() {
-        bail!("the example {example} does not build");
+        bail!("{} of {package} does not build", target[1]);
     }
-    made(&[directory, "examples", example])
+    made(&[&[directory], place].concat())
 }
 
 /// A program in cargo's target directory.

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use lab::{Cache, command};
 
 use super::figures::{Figure, Target, Unit, median};
-use crate::nodelet::{self, Profile};
+use crate::nodelet;
 use programs::{
     Ingress, LOCAL, Programs, Running, SERVICE, TUNNELS, Tunnel, memory, processor_time,
 };
@@ -118,7 +118,7 @@ type Samples = BTreeMap<(What, Tunnel), Vec<f64>>;
 /// Something does not build, or apt cannot install the peers.
 pub(super) fn build() -> Result<(PathBuf, PathBuf)> {
     lab::install_packages_for_bench(&Cache::locate()?)?;
-    let comms = nodelet::build_program("comms", "pf9-comms", Profile::Release)?;
+    let comms = nodelet::build_program("comms", "pf9-comms")?;
     let measure = nodelet::build_example("comms", "measure")?;
     Ok((comms, measure))
 }
