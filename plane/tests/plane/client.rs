@@ -118,6 +118,16 @@ impl Host {
         TcpStream::connect(address).await.expect("it listens")
     }
 
+    /// Whether a new connection reaches the echo service. pf9-comms may reset one that is refused before the caller has it.
+    pub(crate) async fn reaches_echo(&self) -> bool {
+        let address = SocketAddr::new(self.address, ECHO);
+        match TcpStream::connect(address).await {
+            Ok(mut stream) => carries(&mut stream).await,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("pf9-comms does not listen: {error}"),
+        }
+    }
+
     /// The text of a file of its identity.
     pub(crate) fn identity(&self, name: &str) -> String {
         std::fs::read_to_string(self.place("comms/current").join(name)).expect("it is there")

@@ -35,7 +35,7 @@ async fn an_enrolled_host_reaches_services_and_the_plane_knows_its_name() {
     }
     assert!(!host.place("comms/pending.key").exists());
     let _comms = host.start().await;
-    assert!(carries(&mut host.connect(ECHO).await).await);
+    assert!(host.reaches_echo().await);
     let request = "GET / HTTP/1.1\r\nHost: enroll.plane.test\r\nX-PF9-Host-Id: other\r\nx-pf9-host-name: other\r\n\
                    X_PF9_Host_Id: other\r\n\
                    X-Forwarded-For: 1.2.3.4\r\nConnection: close\r\n\r\n";
@@ -73,7 +73,7 @@ async fn a_host_that_is_enrolled_again_keeps_its_id_and_its_connections() {
         .await
         .expect("it is reloaded");
     assert!(carries(&mut open).await, "an open connection goes on");
-    assert!(carries(&mut host.connect(ECHO).await).await);
+    assert!(host.reaches_echo().await);
     let hosts = plane.said(&["host", "list"]);
     assert_eq!(hosts.lines().count(), 2, "{hosts}");
     let identities = std::fs::read_dir(host.place("comms"))

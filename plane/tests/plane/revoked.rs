@@ -46,14 +46,14 @@ async fn a_revoked_certificate_loses_its_connections_and_no_other_does() {
     }
     assert!(!carries(&mut with_session).await);
     assert!(carries(&mut kept).await, "another host's go on");
-    assert!(!carries(&mut revoked.connect(ECHO).await).await);
+    assert!(!revoked.reaches_echo().await);
     // Also not with a session from before.
     for _ in 0..4 {
         if let Ok(stream) = stranger.connect("echo.plane.test").await {
             assert_eq!(answer(stream, "ping").await, "");
         }
     }
-    assert!(carries(&mut other.connect(ECHO).await).await);
+    assert!(other.reaches_echo().await);
     // Enrolled anew, it is let in again.
     revoked
         .enrol(&plane.token(&["--host", "host-1"]), &fingerprint)
@@ -63,7 +63,7 @@ async fn a_revoked_certificate_loses_its_connections_and_no_other_does() {
         .reload(&revoked.configuration())
         .await
         .expect("it is reloaded");
-    assert!(carries(&mut revoked.connect(ECHO).await).await);
+    assert!(revoked.reaches_echo().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,7 +74,7 @@ async fn what_was_revoked_while_haproxy_was_down_is_refused_when_it_is_up() {
         .await
         .expect("it is enrolled");
     let _comms = host.start().await;
-    assert!(carries(&mut host.connect(ECHO).await).await);
+    assert!(host.reaches_echo().await);
     plane.stop_haproxy().await;
     let revoking = plane.ctl(&["host", "revoke", "no-such-host"]);
     let said = String::from_utf8_lossy(&revoking.stderr).into_owned();
@@ -89,7 +89,7 @@ async fn what_was_revoked_while_haproxy_was_down_is_refused_when_it_is_up() {
     })
     .await;
     plane.start_haproxy().await;
-    assert!(!carries(&mut host.connect(ECHO).await).await);
+    assert!(!host.reaches_echo().await);
     until("the command ends", async || {
         revoking.try_wait().expect("it runs").is_some()
     })

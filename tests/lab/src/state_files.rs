@@ -145,8 +145,14 @@ impl<'a> StateFiles<'a> {
     /// Saves a copy of the files. nodeletd must run, and find the host as it should be.
     #[must_use]
     pub fn note(master: &'a Node) -> Self {
-        let listed = format!("test -e {STATE}/masters.json");
-        master.wait_for("nodeletd has listed the masters", &listed, REPORTED);
+        // The record of checksums keeps files that only an earlier run has read; a pass writes the others again.
+        master.sh(&format!("rm --force {STATE}/digests.json"));
+        for (what, name) in [
+            ("nodeletd has listed the masters", "masters.json"),
+            ("nodeletd has read large files", "digests.json"),
+        ] {
+            master.wait_for(what, &format!("test -e {STATE}/{name}"), REPORTED);
+        }
         master.sh(&format!(
             "cp -a {STATE} {BEFORE}; cp -p {STATE}/../kube_status {WORK_DIRECTORY}"
         ));
