@@ -4,7 +4,7 @@
 //! certificate of the host and the server name of that service, and passes bytes on in both directions.
 //!
 //! [`config`] reads and checks the configuration, [`identity`] the certificate, key and roots, which [`enroll`] gets from the plane. [`path`] reaches the plane, through a proxy if
-//! there is one, [`tunnel`] carries one connection, [`spares`] has some ready, [`listener`] accepts local ones, [`owner`] tells which user made them, [`permits`] counts them, [`activity`] what they carried; [`status`] shows it, and [`supervisor`]
+//! there is one, [`tunnel`] carries one connection on one of the [`threads`], [`spares`] has some ready, [`listener`] accepts local ones, [`owner`] tells which user made them, [`permits`] counts them, [`activity`] what they carried; [`status`] shows it, and [`supervisor`]
 //! starts, reloads and ends all of it.
 //!
 //! Not here: what services say to the plane, and the plane's own side. Start with [`supervisor`].
@@ -20,6 +20,7 @@ pub mod permits;
 pub mod spares;
 pub mod status;
 pub mod supervisor;
+pub mod threads;
 pub mod tunnel;
 
 use std::path::{Path, PathBuf};
@@ -121,8 +122,9 @@ fn run_daemon() -> ExitCode {
         .unwrap_or_default()
         .log;
     daemon::log::start(LOG_VARIABLE, &log);
+    // Tunnels have threads of their own. The supervisor runs on this one, and the listeners on another one: they do not wait for its files.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build();
     let ended = match runtime {

@@ -1,5 +1,6 @@
 //! Accepts local connections for one service, and starts a tunnel for each that is allowed.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +19,7 @@ use crate::path::handshake;
 use crate::path::retry::retried;
 use crate::permits::Counter;
 use crate::spares::Spares;
+use crate::threads::Threads;
 use crate::tunnel::{PlaneRoute, RelayError, ResetOnDrop, relay};
 
 /// What to try when a connection cannot be accepted.
@@ -49,6 +51,8 @@ pub struct Shared {
     pub open: Arc<Counter>,
     /// The open tunnels.
     pub tunnels: TaskTracker,
+    /// What carries them.
+    pub threads: Arc<Threads>,
     /// Cancelled when tunnels are ended that have not ended by themselves.
     pub end: CancellationToken,
     /// Changes with the network of this host.
@@ -71,22 +75,25 @@ pub async fn serve(
         let service = Arc::clone(&service.borrow());
         match accepted {
             Ok((stream, client)) => {
+                // Its thread takes it over.
+                let stream = stream.into_std();
                 service.activity.accepted.fetch_add(1, Ordering::Relaxed);
                 let shared_by_it = shared.clone();
-                let stream = ResetOnDrop::new(stream);
-                shared.tunnels.spawn(async move {
+                let task = async move {
+                    let stream = match stream.and_then(TcpStream::from_std) {
+                        Ok(stream) => ResetOnDrop::new(stream),
+                        Err(error) => return cannot_accept(&service, &error),
+                    };
                     let end = shared_by_it.end.clone();
                     tokio::select! {
                         () = end.cancelled() => {}
                         () = carry(stream, client, (&service, present), &shared_by_it) => {}
                     }
-                });
+                };
+                shared.threads.spawn(shared.tunnels.track_future(task));
             }
             Err(error) => {
-                let what = format!("accept a connection: {error}");
-                service
-                    .activity
-                    .failed(&service.listener.name, "accept", what, DESCRIPTORS);
+                cannot_accept(&service, &error);
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(PAUSE) => {}
@@ -94,6 +101,12 @@ pub async fn serve(
             }
         }
     }
+}
+
+fn cannot_accept(service: &Service, error: &io::Error) {
+    let what = format!("accept a connection: {error}");
+    let name = &service.listener.name;
+    service.activity.failed(name, "accept", what, DESCRIPTORS);
 }
 
 /// Carries one connection, or refuses it with a reset. `present` is the service after reloads.
@@ -110,13 +123,7 @@ async fn carry(
     let _ = local.stream.set_nodelay(true);
     let server = match local.stream.local_addr() {
         Ok(server) => server,
-        Err(error) => {
-            return failed(
-                "accept",
-                format!("accept a connection: {error}"),
-                DESCRIPTORS,
-            );
-        }
+        Err(error) => return cannot_accept(service, &error),
     };
     // With `route_localnet`, packets of other hosts may get here.
     if !client.ip().is_loopback() {

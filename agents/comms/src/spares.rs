@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Instant;
 
@@ -24,6 +25,9 @@ pub const OLDEST: Duration = Duration::from_secs(20);
 const IN_USE: (usize, Duration) = (2, Duration::from_secs(30));
 /// How often old ones are replaced.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Parts in which the tickets of TLS may arrive.
+const MOST_PARTS: usize = 8;
 
 /// The spare connections of a listener.
 #[derive(Debug)]
@@ -65,7 +69,9 @@ impl Spares {
         loop {
             let next = self.ready().pop_front();
             let (made, mut stream) = next?;
-            if now.duration_since(made) < OLDEST && is_open(&mut stream).await {
+            let is_young = now.duration_since(made) < OLDEST;
+            // It may have been made on another thread.
+            if is_young && stream.get_mut().0.take_over().is_ok() && is_open(&mut stream).await {
                 return Some(stream);
             }
         }
@@ -114,13 +120,34 @@ async fn keep(spares: Weak<Spares>) {
     }
 }
 
-/// Whether the plane has neither ended the connection nor sent anything: it speaks second. Tickets of TLS are taken on the way.
+/// Whether the plane has neither ended the connection nor sent anything: it speaks second. Tickets of TLS are taken on the way. The kernel is asked: the
+/// runtime may not know yet what has arrived.
 async fn is_open(stream: &mut PlaneStream) -> bool {
+    for _ in 0..MOST_PARTS {
+        if has_spoken(stream).await {
+            return false;
+        }
+        let tcp = stream.get_ref().0.stream();
+        let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+        match SockRef::from(tcp).peek(&mut byte) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
+            Ok(0) | Err(_) => return false,
+            Ok(_) => {}
+        }
+        if tcp.readable().await.is_err() {
+            return false;
+        }
+    }
+    false
+}
+
+/// Whether a read gives bytes, an end or an error.
+async fn has_spoken(stream: &mut PlaneStream) -> bool {
     let mut byte = [0; 1];
     let mut buffer = ReadBuf::new(&mut byte);
     poll_fn(|context| {
         let read = Pin::new(&mut *stream).poll_read(context, &mut buffer);
-        Poll::Ready(read.is_pending())
+        Poll::Ready(read.is_ready())
     })
     .await
 }

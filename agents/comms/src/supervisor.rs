@@ -27,6 +27,7 @@ use crate::path::connect::authority;
 use crate::path::network;
 use crate::spares::Spares;
 use crate::status;
+use crate::threads::Threads;
 use crate::tunnel::PlaneRoute;
 
 /// Time for open connections to end when the daemon is asked to end.
@@ -133,6 +134,7 @@ impl Comms {
             shared: Shared {
                 open: Arc::default(),
                 tunnels: TaskTracker::new(),
+                threads: Arc::new(Threads::start().context("start the threads of tunnels")?),
                 end: CancellationToken::new(),
                 network: network::changes().context("listen for changes of the network")?,
             },

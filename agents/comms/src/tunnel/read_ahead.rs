@@ -1,10 +1,12 @@
 //! Reads a connection in large parts. TLS alone asks the kernel for a quarter of a record at a time.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::buffer::Buffer;
 
@@ -28,6 +30,18 @@ impl<S> ReadAhead<S> {
     /// The connection itself.
     pub fn stream(&self) -> &S {
         &self.stream
+    }
+}
+
+impl ReadAhead<TcpStream> {
+    /// Lets the runtime that runs now wait for its bytes.
+    ///
+    /// # Errors
+    /// There is no descriptor for it.
+    pub(crate) fn take_over(&mut self) -> io::Result<()> {
+        let same = self.stream.as_fd().try_clone_to_owned()?;
+        self.stream = TcpStream::from_std(same.into())?;
+        Ok(())
     }
 }
 
