@@ -142,4 +142,23 @@ impl Record {
             | Self::End { run, .. } => Some(*run),
         }
     }
+
+    /// The phase that it is about; a record of a whole run is about none.
+    #[must_use]
+    pub fn phase(&self) -> Option<&PhaseName> {
+        match self {
+            Self::Header { .. } | Self::Run { .. } | Self::Cleaned { .. } | Self::End { .. } => {
+                None
+            }
+            Self::Intent { phase, .. }
+            | Self::Undo { phase, .. }
+            | Self::Receipt { phase, .. }
+            | Self::PhaseApplied { phase, .. }
+            | Self::CleanupSteps { phase, .. }
+            | Self::Failed { phase, .. }
+            | Self::Reverted { phase, .. }
+            | Self::Pruned { phase, .. }
+            | Self::CleanupDone { phase, .. } => Some(phase),
+        }
+    }
 }

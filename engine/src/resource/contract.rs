@@ -254,6 +254,11 @@ pub trait Resource: Send + Sync {
         Vec::new()
     }
 
+    /// All files that this step makes, as far as its specification says. A recovery needs them for a step that cannot be simulated.
+    fn made_files(&self) -> Vec<PathBuf> {
+        self.paths()
+    }
+
     /// Stops the unit or container of this resource; files stay. Returns whether it was running. The receipt gets the undo
     /// that starts a unit again, so that a clean starts a unit that ran before the role was applied.
     async fn quiesce(&self, _cx: &Context<'_>, _receipt: &mut Receipt<'_>) -> ResourceResult<bool> {

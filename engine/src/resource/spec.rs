@@ -225,6 +225,12 @@ impl Spec {
         with_resource!(self, resource => resource.paths())
     }
 
+    /// All files that the step makes. See [`Resource::made_files`].
+    #[must_use]
+    pub fn made_files(&self) -> Vec<PathBuf> {
+        with_resource!(self, resource => resource.made_files())
+    }
+
     /// Stops the unit or container of the resource. See [`Resource::quiesce`].
     ///
     /// # Errors

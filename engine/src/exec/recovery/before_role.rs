@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::installed::is_ours;
+use super::unpredicted::{UnpredictedStep, take_failed, take_joins};
 use crate::exec::event::{Event, Recording};
 use crate::exec::{Runner, simulated_host};
 use crate::facts::Facts;
@@ -13,7 +14,15 @@ use crate::ledger::{Ledger, Record};
 use crate::model::Outcome;
 use crate::plan::Plan;
 use crate::resource::docker::container_runtime;
-use crate::resource::{ResourceResult, Spec};
+use crate::resource::{ResourceError, ResourceResult, Spec};
+
+/// An apply on a simulated host.
+pub(super) struct SimulatedApply {
+    /// What it has written to its ledger.
+    pub(super) records: Vec<Record>,
+    /// Steps that cannot be simulated.
+    pub(super) unpredicted: Vec<UnpredictedStep>,
+}
 
 impl Runner<'_> {
     /// This host as it was before the role, as far as that is known.
@@ -99,34 +108,57 @@ impl Runner<'_> {
         Ok(its.device != above.device)
     }
 
-    /// The records that an apply writes on a simulated host like this.
-    pub(super) async fn applied_to_bare(
-        &self,
-        bare: &Facts,
-        unknown: &mut Vec<String>,
-    ) -> ResourceResult<Vec<Record>> {
+    /// An apply on a simulated host like this. A step that fails there is taken out of the plan, and the apply begins anew.
+    ///
+    /// # Errors
+    /// The apply fails at no step, so what the role has made cannot be told.
+    pub(super) async fn applied_to_bare(&self, bare: &Facts) -> ResourceResult<SimulatedApply> {
         let mut plan: Plan = self.plan.clone();
         for phase in &mut plan.phases {
             // Only the changes matter here.
             phase.checks.clear();
             phase.requirements.clear();
         }
-        let host = simulated_host(bare, &plan)
-            .with_kubernetes(|rules| rules.pod_cidr = "10.0.0.0/24".to_owned());
-        let events = Recording::default();
-        let runner = Runner::new(&plan, &host, bare, self.secrets, &events);
-        // The future contains a future of the same type: without a box its size would be infinite.
-        let outcome = Box::pin(runner.apply()).await?;
-        if outcome != Outcome::Converged {
-            for event in events.events() {
-                if let Event::PhaseFailed { phase, failure, .. } = event {
-                    unknown.push(format!(
-                        "phase {phase} and those after it: what they make is unknown: {}",
-                        failure.chain.join(": ")
-                    ));
-                }
+        let mut unpredicted = take_joins(&mut plan);
+        loop {
+            let host = simulated_host(bare, &plan).with_kubernetes(|rules| {
+                rules.pod_cidr = "10.0.0.0/24".to_owned();
+                // Those of other masters, for a worker.
+                rules.remote_api = true;
+            });
+            let events = Recording::default();
+            let runner = Runner::new(&plan, &host, bare, self.secrets, &events);
+            // The future contains a future of the same type: without a box its size would be infinite.
+            if Box::pin(runner.apply()).await? == Outcome::Converged {
+                let records = Ledger::read(&host).await?;
+                return Ok(SimulatedApply {
+                    records,
+                    unpredicted,
+                });
             }
+            let events = events.events();
+            let Some(step) = take_failed(&mut plan, &events) else {
+                return Err(unpredictable(&events));
+            };
+            unpredicted.push(step);
         }
-        Ok(Ledger::read(&host).await?)
+    }
+}
+
+/// The simulated apply fails at no step.
+fn unpredictable(events: &[Event]) -> ResourceError {
+    let why = events.iter().find_map(|event| match event {
+        Event::PhaseFailed { phase, failure, .. } => {
+            Some(format!("phase {phase}: {}", failure.chain.join(": ")))
+        }
+        event => event.refusal(),
+    });
+    ResourceError::Unmet {
+        what: format!(
+            "recover the ledger {}: what the role has made here cannot be told, because an apply on a simulated host fails: {}",
+            Ledger::path().display(),
+            why.unwrap_or_default()
+        ),
+        next: "use the settings and the role with which this host was brought up".to_owned(),
     }
 }

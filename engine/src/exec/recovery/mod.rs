@@ -10,3 +10,4 @@ pub(in crate::exec) mod installed;
 mod rebuild;
 mod recover;
 pub(in crate::exec) mod recovered;
+mod unpredicted;

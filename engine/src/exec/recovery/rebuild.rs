@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 
+use super::before_role::SimulatedApply;
 use super::found::Presence;
 use super::recovered::{Rebuilt, Recovered, RecoveredFrom};
 use crate::exec::Runner;
 use crate::ledger::{Ledger, Record, Recoverable, RunId};
-use crate::model::{StepId, Verb};
+use crate::model::{PhaseName, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::{ResourceResult, Spec, Undo};
 
@@ -36,9 +37,10 @@ impl Runner<'_> {
             .collect();
         let bare = self.as_before(&mut rebuilt.result.unknown).await?;
         self.note_kernel(&known, &mut rebuilt.result).await?;
-        let applied = self
-            .applied_to_bare(&bare, &mut rebuilt.result.unknown)
-            .await?;
+        let SimulatedApply {
+            records: applied,
+            unpredicted,
+        } = self.applied_to_bare(&bare).await?;
         // Leaves out what the saved records name: it is known.
         let names = |undo: &Undo| match undo {
             Undo::PurgePackages { names } => names.clone(),
@@ -141,6 +143,26 @@ impl Runner<'_> {
                 | Record::End { .. } => {}
             }
         }
+        resources.extend(known.iter().cloned());
+        for its in &unpredicted {
+            if let Some(unknown) = its.unknown() {
+                rebuilt.result.note(unknown);
+            }
+            let records = self.found_of(its, &resources, run).await?;
+            let after = self.position(its.phase());
+            let is_later =
+                |record: &Record| record.phase().is_some_and(|its| self.position(its) > after);
+            let at = mapped.iter().position(|(_, record)| is_later(record));
+            let at = at.unwrap_or(mapped.len());
+            for record in &records {
+                if let Record::Undo { undo, .. } = record {
+                    resources.insert(undo.key());
+                    rebuilt.result.recorded.push(undo.key());
+                    rebuilt.result.record_uncertain(undo);
+                }
+            }
+            mapped.splice(at..at, records.into_iter().map(|record| (None, record)));
+        }
         // A simulated host has no other nodes, and makes no routes to them.
         let undo = Undo::RemoveNodeRoutes;
         if !known.contains(&undo.key()) && !self.host.node_routes().await?.is_empty() {
@@ -166,6 +188,11 @@ impl Runner<'_> {
         let records = mapped.into_iter().map(|(_, record)| record);
         rebuilt.records.extend(records);
         Ok(rebuilt)
+    }
+
+    /// The place of a phase in the plan.
+    fn position(&self, phase: &PhaseName) -> Option<usize> {
+        self.plan.phases.iter().position(|its| its.name == *phase)
     }
 
     /// The record with which the recovery begins.

@@ -288,6 +288,18 @@ impl Node {
         self.sh("systemctl enable --quiet --now pf9-nodeletd");
     }
 
+    /// Recovers a ledger of which no copy is left, and asserts that the role can be planned with it. Then the host has its own ledger again.
+    pub fn recovers_a_lost_ledger(&self) {
+        self.sh("systemctl stop pf9-nodeletd; mkdir /root/ledger; mv /var/opt/pf9/nodelet/ledger.* /root/ledger/");
+        let _ = self
+            .nodelet(&["diff", "--role", ROLE])
+            .exits(1)
+            .says(&["nodelet recover"]);
+        let _ = self.nodelet(&["recover", "--role", ROLE]).exits(0);
+        let _ = self.nodelet(&["diff", "--role", ROLE]).exits(0);
+        self.sh("rm /var/opt/pf9/nodelet/ledger.*; mv /root/ledger/* /var/opt/pf9/nodelet/; rmdir /root/ledger; systemctl start pf9-nodeletd");
+    }
+
     /// Whether a shell script succeeds. False on a host that does not run.
     #[must_use]
     pub fn holds(&self, script: &str) -> bool {

@@ -210,6 +210,11 @@ impl Resource for JoinFileSpec {
             kubeconfig_path(BOOTSTRAP_KUBECONFIG),
         ]
     }
+
+    fn made_files(&self) -> Vec<PathBuf> {
+        let others = [authority_record(CLUSTER), PathBuf::from(PUBLISHED)];
+        self.paths().into_iter().chain(others).collect()
+    }
 }
 
 /// The token of a bootstrap kubeconfig.

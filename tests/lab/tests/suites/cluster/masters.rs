@@ -47,6 +47,7 @@ fn three_masters_go_on_without_one_and_leave_one_by_one() {
     all_are_members(&masters);
     certificates_of_the_others_are_known(&masters);
     second_apply_changes_nothing(&masters);
+    masters[1].recovers_a_lost_ledger();
     strangers_change_nothing(&mut first, &masters, &vip);
     the_api_server_of_the_holder_is_killed(&masters, &vip);
     the_host_of_the_holder_is_killed(&masters, &vip);

@@ -136,6 +136,11 @@ impl Resource for JoinMasterSpec {
     fn paths(&self) -> Vec<PathBuf> {
         Vec::new()
     }
+
+    /// Without the records: they belong to the steps that make the keys.
+    fn made_files(&self) -> Vec<PathBuf> {
+        vec![PathBuf::from(MASTERS)]
+    }
 }
 
 impl JoinMasterSpec {
