@@ -13,7 +13,7 @@ use crate::exec::session::Session;
 use crate::exec::{Mode, Runner, scratch};
 use crate::kubernetes::etcd_members::Loss;
 use crate::ledger::Ledger;
-use crate::model::{Failure, Outcome, PhaseName, Verb, chain};
+use crate::model::{Failure, Outcome, PhaseName, Problem, Verb, chain};
 use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::docker::container_runtime;
 use crate::resource::{Receipt, ResourceResult, Spec, Undo};
@@ -48,6 +48,20 @@ fn is_written(phase: &PlannedPhase, begun: &BTreeSet<PhaseName>) -> bool {
     }
 }
 
+/// The failure of a stop at a phase that must not be ended now, after others have ended.
+fn refused_late(phase: &PlannedPhase, problem: Problem) -> Failure {
+    Failure {
+        what: problem.requirement,
+        span: problem.span,
+        chain: vec![format!("end phase {}: {}", phase.name, problem.problem)],
+        found: vec![
+            "what was ended before it is started again; a node that was drained stays cordoned until the next `nodelet apply`"
+                .to_owned(),
+        ],
+        next: problem.remedy,
+    }
+}
+
 impl Runner<'_> {
     /// Ends everything that the selected phases run. After a failure the rest is stopped all the same; the outcome is
     /// `Failed` if there was a failure, and `Refused` if etcd would lose its quorum. This is asked before anything is stopped, and once
@@ -74,10 +88,15 @@ impl Runner<'_> {
                 &mut ended,
             )
             .await;
-        if matches!(outcome, Ok(Outcome::Refused)) {
-            self.start_again(ended).await;
+        let (outcome, touched) = outcome?;
+        if outcome != Outcome::Refused {
+            return Ok(outcome);
         }
-        outcome
+        self.start_again(ended).await;
+        Ok(match touched {
+            true => Outcome::Failed,
+            false => Outcome::Refused,
+        })
     }
 
     /// The stop before a clean. Units that ran before the role go on running: the clean needs them, and what they run
@@ -120,10 +139,11 @@ impl Runner<'_> {
                 &mut ended,
             )
             .await;
-        if matches!(outcome, Ok(Outcome::Refused)) {
+        let (outcome, _) = outcome?;
+        if outcome == Outcome::Refused {
             self.start_again(ended).await;
         }
-        outcome
+        Ok(outcome)
     }
 
     /// Ends what the selected phases run, for a moment: their `on_stop` steps are left out. Adds what was ended to
@@ -139,10 +159,13 @@ impl Runner<'_> {
             Mode::Apply => Session::begin(self.host, Verb::Stop, self.plan).await?,
             Mode::DryRun => Session::simulated(),
         };
-        self.stop_but(&session, &BTreeSet::new(), purpose, Loss::Restart, ended)
-            .await
+        let (outcome, _) = self
+            .stop_but(&session, &BTreeSet::new(), purpose, Loss::Restart, ended)
+            .await?;
+        Ok(outcome)
     }
 
+    /// Also returns whether anything was ended: a phase may be refused after others have ended.
     async fn stop_but(
         &self,
         session: &Session<'_>,
@@ -150,7 +173,7 @@ impl Runner<'_> {
         purpose: StopPurpose,
         loss: Loss,
         all_ended: &mut Vec<Ended>,
-    ) -> ResourceResult<Outcome> {
+    ) -> ResourceResult<(Outcome, bool)> {
         let begun = self.begun().await?;
         let started = self.host.elapsed();
         let mut phases = self.selection.phases(self.plan);
@@ -164,6 +187,7 @@ impl Runner<'_> {
         });
         let mut outcome = Outcome::Stopped;
         let mut stopped = 0;
+        let mut touched = false;
         let mut sweeps = purpose == StopPurpose::Stop;
         for phase in phases {
             if self.cancel.is_cancelled() {
@@ -174,8 +198,21 @@ impl Runner<'_> {
             let lock = match locked {
                 Ok(lock) => lock,
                 Err(NotLocked::Refused(problem)) => {
-                    let problems = vec![*problem];
-                    self.events.emit(Event::PreflightFailed { problems });
+                    // nodeletd does not count a restart that was refused, also if it has to start again what it ended.
+                    touched = stopped > 0 || !all_ended.is_empty() || outcome == Outcome::Failed;
+                    if loss == Loss::Stop && touched {
+                        let failure = refused_late(phase, *problem);
+                        if let Err(error) = session.failed(&phase.name, &failure).await {
+                            tracing::warn!("could not {}", chain(&error).join(": "));
+                        }
+                        self.events.emit(Event::PhaseFailed {
+                            phase: phase.name.clone(),
+                            failure,
+                        });
+                    } else {
+                        let problems = vec![*problem];
+                        self.events.emit(Event::PreflightFailed { problems });
+                    }
                     outcome = Outcome::Refused;
                     break;
                 }
@@ -219,14 +256,19 @@ impl Runner<'_> {
                 milliseconds: millis(self.host.elapsed().saturating_sub(began)),
             });
         }
+        let reported = match outcome {
+            // Something was touched.
+            Outcome::Refused if touched && loss == Loss::Stop => Outcome::Failed,
+            outcome => outcome,
+        };
         self.events.emit(Event::RunFinished {
-            outcome,
+            outcome: reported,
             changed: stopped,
             unchanged: 0,
             milliseconds: millis(self.host.elapsed().saturating_sub(started)),
         });
-        session.end(outcome, (stopped, 0), Vec::new()).await?;
-        Ok(outcome)
+        session.end(reported, (stopped, 0), Vec::new()).await?;
+        Ok((outcome, touched))
     }
 
     /// Takes the lock before etcd's member is ended, if the phase has it. The error says why this phase must not be ended now. A stop takes its time,
