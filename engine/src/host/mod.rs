@@ -44,7 +44,7 @@ pub use traits::kubernetes::config_maps::{ConfigMap, ConfigMaps};
 pub use traits::kubernetes::pod_subnets::{PodSubnets, SubnetClaim, SubnetNode};
 pub use traits::network::routes::{NodeRoute, ROUTE_PROTOCOL, Routes};
 pub use traits::network::{
-    ClaimOutcome, ClaimedAddress, HttpsRequest, HttpsResponse, Link, Network, VrrpSender,
+    ClaimKind, ClaimOutcome, ClaimedAddress, HttpsRequest, HttpsResponse, Link, Network, VrrpSender,
 };
 pub use traits::packages::Packages;
 pub use traits::processes::{CommandOutput, CommandSpec, Processes};

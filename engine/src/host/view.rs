@@ -18,10 +18,10 @@ use tokio::sync::OnceCell;
 
 use super::{
     ArchivedImage, Attributes, CertificateRequest, CertificateRequestList, CertificateRequests,
-    ClaimOutcome, Clock, Cluster, ClusterAccess, ClusterNode, ClusterObject, CommandOutput,
-    CommandSpec, ConfigMap, ConfigMaps, ContainerConfig, ContainerState, Containers, Entry,
-    EtcdKey, EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, Files, Host, HostResult, HttpsRequest,
-    HttpsResponse, ImageState, Kernel, Link, ListedContainer, ListedRequest, Network,
+    ClaimKind, ClaimOutcome, Clock, Cluster, ClusterAccess, ClusterNode, ClusterObject,
+    CommandOutput, CommandSpec, ConfigMap, ConfigMaps, ContainerConfig, ContainerState, Containers,
+    Entry, EtcdKey, EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, Files, Host, HostResult,
+    HttpsRequest, HttpsResponse, ImageState, Kernel, Link, ListedContainer, ListedRequest, Network,
     NewCertificateRequest, NodeRoute, Packages, PodSubnets, Processes, RemainingPod, Routes,
     Services, Space, SubnetClaim, SubnetNode, UnitState, VirtualService, VrrpSender,
 };
@@ -169,7 +169,7 @@ pass_on!(Network {
     to_read tcp_connect(address: SocketAddr, timeout: Duration) -> ();
     to_read neighbour(address: IpAddr) -> Option<String>;
     to_read address_holders(link: &str, addresses: &[Ipv4Addr], during: Duration) -> BTreeMap<Ipv4Addr, BTreeSet<String>>;
-    to_read claim_address(link: &str, address: Ipv4Addr, during: Duration) -> ClaimOutcome;
+    to_read claim_address(link: &str, address: Ipv4Addr, during: Duration, kind: ClaimKind) -> ClaimOutcome;
     to_read vrrp_senders(link: &str, during: Duration) -> BTreeSet<VrrpSender>;
     to_read links() -> Vec<Link>;
     to_read link(name: &str) -> Option<Link>;

@@ -8,7 +8,7 @@ use crate::exec::event::{Event, millis};
 use crate::exec::kubernetes::quorum::lock::{DisruptionLock, NotLocked};
 use crate::exec::session::Session;
 use crate::exec::{Mode, Runner};
-use crate::host::ClaimedAddress;
+use crate::host::{ClaimKind, ClaimedAddress};
 use crate::model::{Failure, Outcome, Problem, Span, chain};
 use crate::plan::PlannedPhase;
 use crate::resource::{ResourceError, Undo};
@@ -228,7 +228,7 @@ impl Runner<'_> {
     async fn admit(&self, phase: &PlannedPhase, mode: Mode) -> Result<Admitted, PhaseEnd> {
         // Asked again: a switch may have held back what other hosts sent when this one had just booted.
         let claim = match mode {
-            Mode::Apply => self.claim_virtual_ip(&[phase]).await,
+            Mode::Apply => self.claim_virtual_ip(&[phase], ClaimKind::Held).await,
             Mode::DryRun => Ok(ClaimedAddress::default()),
         };
         let claim = claim.map_err(|problem| self.end_of(refused(phase, problem)))?;

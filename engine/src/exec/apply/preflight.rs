@@ -15,7 +15,7 @@ use crate::exec::event::Event;
 use crate::exec::undo::orphans::PhaseOrphans;
 use crate::exec::{Mode, Runner, Selection};
 use crate::facts::{Requirement, Verdict};
-use crate::host::{Attributes, ClaimedAddress, Entry, EntryKind, HostError};
+use crate::host::{Attributes, ClaimKind, ClaimedAddress, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
 use crate::model::preflight_record::{self, PreflightRecord};
 use crate::model::{Problem, STATE, Span, chain};
@@ -35,7 +35,7 @@ impl Runner<'_> {
         let mut claim = ClaimedAddress::default();
         if problems.is_empty() && mode == Mode::Apply {
             let phases = self.selection.phases(self.plan);
-            match self.claim_virtual_ip(&phases).await {
+            match self.claim_virtual_ip(&phases, ClaimKind::New).await {
                 Ok(claimed) => claim = claimed,
                 Err(problem) => problems.push(problem),
             }

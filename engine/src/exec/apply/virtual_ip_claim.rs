@@ -1,6 +1,7 @@
 //! The claim on the virtual IP by a host that begins its cluster there. Another host that begins one at the same time hears it and is refused.
 //!
-//! The claim is made before an apply touches anything, and again before etcd begins. What it needs may fail: then the host begins its cluster, as before,
+//! The claim is made before an apply touches anything, and again before etcd begins. The host that holds its claim then goes on, also if another one asks
+//! for it at this moment; two that hold it were deaf for each other before, and the one that notices ends. What it needs may fail: then the host begins its cluster, as before,
 //! and a warning says that another one would not be noticed.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use super::joining::{CLUSTER_IS_NEW, steps};
 use crate::exec::Runner;
 use crate::facts::Requirement;
-use crate::host::{ClaimOutcome, ClaimedAddress};
+use crate::host::{ClaimKind, ClaimOutcome, ClaimedAddress};
 use crate::model::{Problem, chain};
 use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::{Bootstrap, Spec};
@@ -32,8 +33,9 @@ impl Runner<'_> {
     pub(in crate::exec) async fn claim_virtual_ip(
         &self,
         phases: &[&PlannedPhase],
+        kind: ClaimKind,
     ) -> Result<ClaimedAddress, Problem> {
-        let claim = tokio::time::timeout(BOUND, self.claim_if_bootstrap(phases)).await;
+        let claim = tokio::time::timeout(BOUND, self.claim_if_bootstrap(phases, kind)).await;
         claim.unwrap_or_else(|_| {
             warn(&format!("it took more than {} s", BOUND.as_secs()));
             Ok(ClaimedAddress::default())
@@ -43,6 +45,7 @@ impl Runner<'_> {
     async fn claim_if_bootstrap(
         &self,
         phases: &[&PlannedPhase],
+        kind: ClaimKind,
     ) -> Result<ClaimedAddress, Problem> {
         let none = Ok(ClaimedAddress::default());
         let Some((address, link)) = self.virtual_ip() else {
@@ -56,7 +59,7 @@ impl Runner<'_> {
             Bootstrap::Done if self.holds(address, link).await => return none,
             Bootstrap::Done => Duration::ZERO,
         };
-        match self.host.claim_address(link, address, during).await {
+        match self.host.claim_address(link, address, during, kind).await {
             Ok(ClaimOutcome::Claimed(claim)) => Ok(claim),
             Ok(ClaimOutcome::Conflict(others)) => Err(Problem {
                 requirement: CLUSTER_IS_NEW.to_owned(),

@@ -15,8 +15,8 @@ use super::world::World;
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::program::Program;
 use crate::host::{
-    ClaimOutcome, ClaimedAddress, CommandOutput, CommandSpec, HostError, HostResult, HttpsRequest,
-    HttpsResponse, Link, Network, NodeRoute, Routes, VirtualService, VrrpSender,
+    ClaimKind, ClaimOutcome, ClaimedAddress, CommandOutput, CommandSpec, HostError, HostResult,
+    HttpsRequest, HttpsResponse, Link, Network, NodeRoute, Routes, VirtualService, VrrpSender,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -104,13 +104,19 @@ impl Network for FakeHost {
         link: &str,
         address: Ipv4Addr,
         during: Duration,
+        kind: ClaimKind,
     ) -> HostResult<ClaimOutcome> {
         let others = self.observe("claim_address", link, during, |world| {
-            let others = world.conflicting_claims.get(&address);
-            // It does not listen.
-            Ok(others.filter(|_| !during.is_zero()).cloned())
+            let others = world.conflicting_claims.get(&address).into_iter().flatten();
+            let conflicts = |its: ClaimKind| kind == ClaimKind::New || its == ClaimKind::Held;
+            let others = others
+                // It does not listen.
+                .filter(|(_, its)| !during.is_zero() && conflicts(**its))
+                .map(|(hardware, _)| hardware.clone());
+            Ok(others.collect::<BTreeSet<String>>())
         });
-        if let Some(others) = others.await? {
+        let others = others.await?;
+        if !others.is_empty() {
             return Ok(ClaimOutcome::Conflict(others));
         }
         let end = CancellationToken::new();
@@ -301,9 +307,9 @@ impl World {
     }
 
     /// Another host with this hardware address claims this address.
-    pub fn add_conflicting_claim(&mut self, address: Ipv4Addr, hardware: &str) {
+    pub fn add_conflicting_claim(&mut self, address: Ipv4Addr, hardware: &str, kind: ClaimKind) {
         let claims = self.conflicting_claims.entry(address).or_default();
-        claims.insert(hardware.to_owned());
+        claims.insert(hardware.to_owned(), kind);
     }
 
     /// Whether this host claims the address now.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::OverlayHost;
 use crate::host::{
-    ClaimOutcome, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
+    ClaimKind, ClaimOutcome, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
     VirtualService, VrrpSender,
 };
 
@@ -45,8 +45,9 @@ impl Network for OverlayHost<'_> {
         link: &str,
         address: Ipv4Addr,
         during: Duration,
+        kind: ClaimKind,
     ) -> HostResult<ClaimOutcome> {
-        self.upper.claim_address(link, address, during).await
+        self.upper.claim_address(link, address, during, kind).await
     }
 
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>> {

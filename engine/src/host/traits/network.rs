@@ -59,6 +59,15 @@ pub struct VrrpSender {
     pub address: IpAddr,
 }
 
+/// How far a claim on an address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimKind {
+    /// A host asks whether it may have the claim.
+    New,
+    /// A host has the claim already.
+    Held,
+}
+
 /// What came of the claim on an address.
 #[derive(Debug)]
 pub enum ClaimOutcome {
@@ -104,13 +113,15 @@ pub trait Network {
     ) -> HostResult<BTreeMap<Ipv4Addr, BTreeSet<String>>>;
 
     /// Claims an address that this host is to have later, on a link with ARP, as long as the claim is kept. First it listens: a host that claims
-    /// the same address in this time is a conflict, and no claim is kept. With a time of zero it does not listen. A host that already has the address is
+    /// the same address in this time is a conflict, and no claim is kept. A held claim is in conflict with other held ones only: a host that asks for a new
+    /// one hears it and withdraws. With a time of zero it does not listen. A host that already has the address is
     /// not noticed; ask [`Network::address_holders`] for it. Needs the capability `CAP_NET_RAW`. Cancel safe.
     async fn claim_address(
         &self,
         link: &str,
         address: Ipv4Addr,
         during: Duration,
+        kind: ClaimKind,
     ) -> HostResult<ClaimOutcome>;
 
     /// Who sends VRRP over IPv4 to this host or to all hosts on a link, as heard in this time. At most 64 senders are returned. Cancel safe.

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use behaviour::{Bringup, Case, fixtures};
 use engine::exec::{Event, EventSink};
+use engine::host::ClaimKind;
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::kubernetes::join_file::JOIN_FILE;
 use engine::model::Outcome;
@@ -71,7 +72,8 @@ fn hosts_that_are_to_begin_the_cluster_at_the_same_time_stay_bare() {
     let bringup = Bringup::of("cp-1-vip");
     let with_other = |host: FakeHost| {
         host.with_world_mut(|world| {
-            world.add_conflicting_claim(VIP.parse().expect("an address"), "02:42:ac:1e:00:07");
+            let vip = VIP.parse().expect("an address");
+            world.add_conflicting_claim(vip, "02:42:ac:1e:00:07", ClaimKind::New);
         });
         host
     };
@@ -98,7 +100,7 @@ fn hosts_that_are_to_begin_the_cluster_at_the_same_time_stay_bare() {
 /// begins to claim it.
 struct Claims<'a> {
     host: &'a FakeHost,
-    conflict_at: Option<&'a str>,
+    conflict_at: Option<(&'a str, ClaimKind)>,
     seen: Mutex<Vec<bool>>,
 }
 
@@ -111,9 +113,12 @@ impl EventSink for Claims<'_> {
         let claims = self.host.with_world(|world| world.claims(vip));
         let mut seen = self.seen.lock().expect("no other panic");
         seen.push(claims);
-        if self.conflict_at == Some(phase.as_str()) {
-            self.host
-                .with_world_mut(|world| world.add_conflicting_claim(vip, "02:42:ac:1e:00:07"));
+        if let Some((name, kind)) = self.conflict_at
+            && name == phase.as_str()
+        {
+            self.host.with_world_mut(|world| {
+                world.add_conflicting_claim(vip, "02:42:ac:1e:00:07", kind)
+            });
         }
     }
 }
@@ -122,7 +127,7 @@ impl EventSink for Claims<'_> {
 fn claimed_in(
     bringup: &Bringup,
     host: &FakeHost,
-    conflict_at: Option<&str>,
+    conflict_at: Option<(&str, ClaimKind)>,
 ) -> (Outcome, Vec<bool>) {
     let claims = Claims {
         host,
@@ -142,9 +147,13 @@ fn claimed_in(
 #[test]
 fn the_virtual_ip_is_claimed_as_long_as_the_cluster_begins() {
     let bringup = Bringup::of("cp-1-vip");
+    // The other host asks when this one holds its claim, and hears that.
     let host = bringup.bare_host();
+    let (outcome, _) = claimed_in(&bringup, &host, Some(("etcd", ClaimKind::New)));
+    assert_eq!(outcome, Outcome::Converged);
     // The switch lets frames of the other host through before etcd begins: this host has no data then.
-    let (outcome, _) = claimed_in(&bringup, &host, Some("etcd"));
+    let host = bringup.bare_host();
+    let (outcome, _) = claimed_in(&bringup, &host, Some(("etcd", ClaimKind::Held)));
     assert_eq!(outcome, Outcome::Failed);
     assert!(!host.with_world(|world| world.container_runs("etcd")));
     // keepalived does not start: etcd has data, and no host has the virtual IP.
@@ -158,7 +167,7 @@ fn the_virtual_ip_is_claimed_as_long_as_the_cluster_begins() {
     );
     let began = seen.len();
     // A host that begins its cluster later does not disturb it.
-    let (_, seen) = claimed_in(&bringup, &host, Some("etcd"));
+    let (_, seen) = claimed_in(&bringup, &host, Some(("etcd", ClaimKind::Held)));
     assert_eq!(seen, vec![true; began]);
     host.set_faults(FaultPlan::none());
     let (outcome, _) = claimed_in(&bringup, &host, None);

@@ -28,7 +28,7 @@ use crate::host::fake::world::package::InstalledPackage;
 use crate::host::fake::world::program::Program;
 use crate::host::fake::world::tree::{Node, NodeKind, Tree};
 use crate::host::fake::world::unit::Unit;
-use crate::host::{Attributes, EntryKind, Link, VirtualService, VrrpSender};
+use crate::host::{Attributes, ClaimKind, EntryKind, Link, VirtualService, VrrpSender};
 
 /// 2026-01-01T00:00:00Z, where every fake clock starts.
 const START: Duration = Duration::from_secs(1_767_225_600);
@@ -63,7 +63,7 @@ pub struct World {
     /// Hardware addresses of the other hosts that answer ARP for an address.
     pub(crate) address_holders: BTreeMap<Ipv4Addr, BTreeSet<String>>,
     /// Hardware addresses of the other hosts that claim an address.
-    pub(crate) conflicting_claims: BTreeMap<Ipv4Addr, BTreeSet<String>>,
+    pub(crate) conflicting_claims: BTreeMap<Ipv4Addr, BTreeMap<String, ClaimKind>>,
     /// The claims of this host, each with what its end cancels.
     pub(crate) claims: Vec<(Ipv4Addr, CancellationToken)>,
     /// Who else sends VRRP, by link.

@@ -31,8 +31,8 @@ use tokio::net::TcpStream;
 use super::blocking::{blocking, within};
 use super::{LiveHost, files};
 use crate::host::{
-    ClaimOutcome, CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
-    Processes, VirtualService, VrrpSender,
+    ClaimKind, ClaimOutcome, CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link,
+    Network, Processes, VirtualService, VrrpSender,
 };
 
 /// The routes of IPv4.
@@ -77,9 +77,11 @@ impl Network for LiveHost {
         link: &str,
         address: Ipv4Addr,
         during: Duration,
+        kind: ClaimKind,
     ) -> HostResult<ClaimOutcome> {
         let name = link.to_owned();
-        let conflicts = blocking(move || arp::claim::conflicts(&name, address, during)).await?;
+        let conflicts = move || arp::claim::conflicts(&name, address, during, kind);
+        let conflicts = blocking(conflicts).await?;
         if !conflicts.is_empty() {
             return Ok(ClaimOutcome::Conflict(conflicts));
         }
