@@ -173,6 +173,7 @@ pass_on!(Network {
     to_read vrrp_senders(link: &str, during: Duration) -> BTreeSet<VrrpSender>;
     to_read links() -> Vec<Link>;
     to_read link(name: &str) -> Option<Link>;
+    to_change set_link_up(name: &str) -> ();
     to_change remove_link(name: &str) -> ();
     to_read virtual_services() -> Vec<VirtualService>;
     to_change remove_virtual_service(service: &VirtualService) -> ();

@@ -152,6 +152,17 @@ impl Network for FakeHost {
         .await
     }
 
+    async fn set_link_up(&self, name: &str) -> HostResult<()> {
+        self.mutate("set_link_up", name, DEADLINE, |world| {
+            let action = || format!("set link {name} up");
+            let link = world.links.get_mut(name);
+            let link = link.ok_or_else(|| HostError::service(action(), "there is no such link"))?;
+            link.up = true;
+            Ok(())
+        })
+        .await
+    }
+
     async fn remove_link(&self, name: &str) -> HostResult<()> {
         self.mutate("remove_link", name, DEADLINE, |world| {
             world.remove_link(name);

@@ -69,6 +69,12 @@ impl Network for OverlayHost<'_> {
         self.upper.link(name).await
     }
 
+    async fn set_link_up(&self, name: &str) -> HostResult<()> {
+        self.changes();
+        self.fetch_link(name).await?;
+        self.upper.set_link_up(name).await
+    }
+
     async fn remove_link(&self, name: &str) -> HostResult<()> {
         self.changes();
         self.fetch_link(name).await?;

@@ -133,6 +133,12 @@ pub trait Network {
     /// The link of this name. Cancel safe.
     async fn link(&self, name: &str) -> HostResult<Option<Link>>;
 
+    /// Sets a link up (`IFF_UP`). The kernel makes the routes for its IPv4 addresses again.
+    ///
+    /// # Errors
+    /// There is no such link.
+    async fn set_link_up(&self, name: &str) -> HostResult<()>;
+
     /// Removes a link. Fine if there is none.
     async fn remove_link(&self, name: &str) -> HostResult<()>;
 

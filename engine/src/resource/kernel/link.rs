@@ -1,6 +1,6 @@
 //! A network link that another program creates. It is removed when it is no longer wanted, or pods that lost it are restarted.
 //!
-//! A bridge without its address, or without the route to its network, is useless: pods do not reach the host. The CNI plugin sets both
+//! A bridge that is down is set up again. A bridge without its address, or without the route to its network, is useless: pods do not reach the host. The CNI plugin sets both
 //! only when it creates the bridge, so such a bridge is removed and created again with the pods.
 
 use std::net::IpAddr;
@@ -19,6 +19,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// If all sandboxes are younger than this, the CNI plugin of the first one may still be creating the bridge.
 const CONNECTED: Duration = Duration::from_secs(5);
 
+/// What a link lacks that is not up.
+const DOWN: &str = "a link that is up";
+
 /// A link, for example the bridge of the pods' network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinkSpec {
@@ -33,6 +36,8 @@ pub struct LinkSpec {
 #[derive(Debug)]
 pub struct LinkState {
     there: bool,
+    /// All that it lacks is to be up.
+    is_only_down: bool,
     /// What it lacks to carry pods; empty if it lacks nothing.
     lacks: String,
     /// Sandboxes of pods that have lost it.
@@ -63,6 +68,7 @@ impl Resource for LinkSpec {
         }
         Ok(LinkState {
             there: link.is_some(),
+            is_only_down: lacks == DOWN,
             lacks: lacks.to_owned(),
             stranded,
         })
@@ -72,8 +78,11 @@ impl Resource for LinkSpec {
         if absent {
             return observed.there.then(|| Change::new(Action::Remove));
         }
-        // Without pods the link is not needed; the CNI plugin of the first pod creates it.
+        // Without pods the link is not needed; the CNI plugin of the first pod creates it, and sets it up.
         (!observed.stranded.is_empty()).then(|| {
+            if observed.is_only_down {
+                return Change::new(Action::Change).with("state", "down", "up");
+            }
             let field = format!("pods without {}", observed.lacks);
             Change::new(Action::Restart).with(&field, observed.stranded.len(), 0)
         })
@@ -85,6 +94,13 @@ impl Resource for LinkSpec {
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
+        if observed.is_only_down && !cx.absent {
+            cx.host.set_link_up(&self.name).await?;
+            // Its addresses of IPv6 are gone.
+            if lacks(cx.host.link(&self.name).await?.as_ref()).is_empty() {
+                return Ok(());
+            }
+        }
         if observed.there {
             cx.host.remove_link(&self.name).await?;
         }
@@ -129,6 +145,8 @@ fn lacks(link: Option<&Link>) -> &'static str {
     };
     if link.addresses.iter().all(|(address, _)| local(address)) {
         "its address"
+    } else if !link.up {
+        DOWN
     } else if link.unrouted.is_empty() {
         ""
     } else {
@@ -213,6 +231,18 @@ mod tests {
             let bridge = host.link("cni0").await.expect("it answers");
             assert_eq!(bridge.is_some(), expected.is_none(), "{expected:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_down_is_set_up_and_no_pod_ends() {
+        let host = with_a_pod().await;
+        host.with_world_mut(|world| world.link("cni0", false, &[(GATEWAY, 24)]));
+        let (found, left) = after_repair(&host).await;
+        assert_eq!((found.as_deref(), left), (Some("state"), None));
+        let sandbox = host.container("k8s_POD_a").await.expect("it answers");
+        assert!(sandbox.is_some_and(|sandbox| sandbox.running));
+        let bridge = host.link("cni0").await.expect("it answers");
+        assert!(bridge.is_some_and(|link| link.up));
     }
 
     #[tokio::test]

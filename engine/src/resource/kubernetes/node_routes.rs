@@ -76,13 +76,17 @@ impl Resource for NodeRoutesSpec {
         };
         let links = cx.host.links().await?;
         state.wanted = wanted_routes(&self.node, self.network, &nodes, &links);
+        if state.wanted.routes.is_empty() {
+            return Ok(state);
+        }
         let wanted = state.wanted.routes.keys();
         let missing = wanted.filter(|subnet| !state.present.contains_key(*subnet));
         let missing: Vec<IpNet> = missing.copied().collect();
-        if missing.is_empty() {
-            return Ok(state);
-        }
         let foreign_routes = cx.host.foreign_routes(self.network).await?;
+        state
+            .wanted
+            .problems
+            .extend(hidden(&state.wanted.routes, &foreign_routes));
         for subnet in missing {
             if let Some(foreign) = foreign_routes.get(&subnet) {
                 state.wanted.routes.remove(&subnet);
@@ -194,6 +198,20 @@ impl NodeRoutesState {
     }
 }
 
+/// What is wrong with the parts of these subnets to which another program has a route: the kernel takes the narrowest one.
+fn hidden(
+    wanted: &BTreeMap<IpNet, IpAddr>,
+    foreign: &BTreeMap<IpNet, String>,
+) -> impl Iterator<Item = String> {
+    foreign.iter().filter_map(|(narrow, route)| {
+        let mut wider = std::iter::successors(narrow.supernet(), IpNet::supernet);
+        let subnet = wider.find(|its| wanted.contains_key(its))?;
+        Some(format!(
+            "another program has a route for a part of the pod subnet {subnet}: `{route}`, so pods there are not reached; remove it"
+        ))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +270,29 @@ mod tests {
         let after = spec.observe(&cx).await.expect("it can be told");
         assert_eq!(spec.diff(&after, false), None, "a second apply");
         (differences, spec.note(&after).unwrap_or_default())
+    }
+
+    /// The kernel takes the narrowest route, so ours beside it does not help.
+    #[tokio::test]
+    async fn a_foreign_route_to_a_part_of_a_subnet_is_named() {
+        let host = host();
+        assert_eq!(apply(&host).await.1, "");
+        for (there, is_named) in [
+            ("10.20.2.128/25", true),
+            ("10.20.2.7/32", true),
+            ("10.20.0.0/25", false),
+            ("10.20.7.0/25", false),
+        ] {
+            let host = host.fork();
+            host.with_world_mut(|world| world.foreign_route(net(there), "dev eth9"));
+            let (changes, note) = apply(&host).await;
+            assert_eq!(changes, [""; 0], "{there}");
+            assert_eq!(
+                note.contains("10.20.2.0/24: `dev eth9`"),
+                is_named,
+                "{note}"
+            );
+        }
     }
 
     /// A worker may list the nodes, but not the claims of subnets.

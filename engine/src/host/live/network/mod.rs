@@ -111,6 +111,11 @@ impl Network for LiveHost {
         .await
     }
 
+    async fn set_link_up(&self, name: &str) -> HostResult<()> {
+        let command = CommandSpec::new(["ip", "link", "set", "dev", name, "up"]);
+        self.run_ok(&command).await.map(drop)
+    }
+
     async fn remove_link(&self, name: &str) -> HostResult<()> {
         if self.link(name).await?.is_none() {
             return Ok(());
