@@ -161,6 +161,31 @@ fn a_repair_of_the_rules_leaves_keepalived_alone() {
     }
 }
 
+/// It is active for the service manager, and announces nothing: another master takes the address, and this one still has it.
+#[test]
+fn a_keepalived_whose_process_is_stopped_is_restarted() {
+    let bringup = among(&[]);
+    let host = bringup.bare_host();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    assert_eq!(failed_phases(&bringup.check(&host)).len(), 0);
+    host.with_world_mut(|world| world.stop_process("0::/system.slice/keepalived.service\n"));
+    let set = restart_set(&bringup.plan, &failed_phases(&bringup.check(&host)));
+    let names: Vec<&str> = set.iter().map(PhaseName::as_str).collect();
+    assert_eq!(names, ["keepalived"]);
+    let ignored = Recording::default();
+    let runner = Runner::new(
+        &bringup.plan,
+        &host,
+        &bringup.facts,
+        &MaskedSecrets,
+        &ignored,
+    );
+    let outcome = block_on(runner.restart(&set, &[])).expect("it is written down");
+    assert_eq!(outcome, Outcome::Converged);
+    assert_eq!(failed_phases(&bringup.check(&host)).len(), 0);
+}
+
 #[test]
 fn each_of_several_masters_warns_of_a_virtual_ip_that_does_not_answer() {
     let warns = |masters: &[u8]| {

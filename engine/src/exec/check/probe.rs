@@ -128,8 +128,14 @@ impl Runner<'_> {
                     host.pause(TRANSITION).await;
                     state = host.unit(unit).await?;
                 }
-                Ok((!state.is_active())
-                    .then(|| format!("{unit} is {} ({})", state.active, state.sub)))
+                if !state.is_active() {
+                    return no(format!("{unit} is {} ({})", state.active, state.sub));
+                }
+                Ok(self.is_unit_stopped(unit).await.then(|| {
+                    format!(
+                        "{unit} is active, but a signal has stopped one of its processes (SIGSTOP)"
+                    )
+                }))
             }
             Probe::ContainerRunning(name) => Ok(match host.container(name).await? {
                 None => Some(format!("there is no container {name}")),

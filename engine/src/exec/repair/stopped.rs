@@ -43,6 +43,12 @@ impl Runner<'_> {
         !self.stopped_pods(phase, &groups).await.is_empty()
     }
 
+    /// Whether a process of this unit is stopped. No, if that cannot be determined, and of a container runtime: what runs in its containers may be
+    /// stopped, and the runtime is asked itself.
+    pub(in crate::exec) async fn is_unit_stopped(&self, unit: &str) -> bool {
+        !container_runtime::is_unit(unit) && is_unit(&self.stopped_groups().await, unit)
+    }
+
     /// Ends the stopped containers of the pods that a phase is about.
     pub(in crate::exec) async fn end_stopped_pods(&self, phase: &PlannedPhase) {
         let is_about_pods = |probe: &Probe| matches!(probe, Probe::PodRunning { .. });

@@ -218,6 +218,13 @@ impl World {
             return;
         };
         let ran = unit.is_active();
+        // Also a process that a signal has stopped ends.
+        let is_its = |group: &str| {
+            group
+                .lines()
+                .any(|line| line.split('/').any(|part| part == name))
+        };
+        self.stopped.retain(|group| !is_its(group));
         unit.active = "inactive".to_owned();
         unit.sub = "dead".to_owned();
         unit.active_since = None;

@@ -82,6 +82,16 @@ fn the_api_answers_on_the_virtual_ip() {
         "nothing was restarted, not even keepalived"
     );
 
+    // It is active for systemd, and announces nothing.
+    master.sh("systemctl kill --signal=STOP keepalived; systemctl is-active --quiet keepalived");
+    let _ = master
+        .check(&[])
+        .exits(2)
+        .says(&["keepalived.service", "SIGSTOP"]);
+    let _ = master.nodelet(&["repair"]).exits(0);
+    master.check(&[]).exits(0);
+    let running = RunningInstances::of(&master);
+
     // An interface that does not exist is refused, and the node goes on.
     master.configure(&[("MASTER_VIP_IFACE", "none0")]);
     for verb in ["diff", "apply"] {
