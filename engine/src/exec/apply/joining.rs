@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::exec::Runner;
+use crate::exec::kubernetes::probes::has_no_pods_yet;
 use crate::model::Problem;
 use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::{Action, ResourceError, ResourceResult, Spec};
@@ -56,12 +57,12 @@ impl Runner<'_> {
     }
 
     /// Why a full clean of this host must not begin: the masters have not signed a certificate that it needs, so it would end pods that run, and could not
-    /// come up again. `None` if it may; a host without the kubeconfig of its kubelet has no pods yet. Changes nothing. Cancel safe.
+    /// come up again. `None` if it may; a host without the kubeconfig of its kubelet, on which no pod runs, has none yet. Changes nothing. Cancel safe.
     pub async fn signature_problem_of_clean(&self) -> Option<Problem> {
         let phases: Vec<&PlannedPhase> = self.plan.phases.iter().collect();
         let mut checks = phases.iter().flat_map(|phase| &phase.checks);
         let needed = checks.find_map(|check| check.needs_api.as_ref())?;
-        if let Ok(None) = self.host.entry(&needed.kubeconfig).await {
+        if has_no_pods_yet(self.host, needed).await {
             return None;
         }
         for step in steps(&phases).filter(|step| !step.spec.is_signed_here()) {

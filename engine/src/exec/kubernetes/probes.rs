@@ -151,13 +151,24 @@ pub(in crate::exec) async fn api_answers(
     ))
 }
 
+/// Whether this host has no pods yet: neither the kubeconfig of its kubelet is there, nor does a pod run. Only the file may have been lost.
+pub(in crate::exec) async fn has_no_pods_yet(host: &dyn Host, needed: &NeededApi) -> bool {
+    if !matches!(host.entry(&needed.kubeconfig).await, Ok(None)) {
+        return false;
+    }
+    let of_pods = of_pods();
+    let pods = tokio::time::timeout(ANSWER, host.containers(&of_pods)).await;
+    // Without a container runtime that answers, none can be seen.
+    !matches!(pods, Ok(Ok(pods)) if pods.iter().any(|its| its.running))
+}
+
 /// Why a full clean of this host must not begin: it would take the pods, and the host could not come up again, because the API server on another host,
-/// which this one needs, does not answer it. `None` if it may; a host without the kubeconfig has no pods yet. Changes nothing. Cancel safe.
+/// which this one needs, does not answer it. `None` if it may; a host without the kubeconfig, on which no pod runs, has none yet. Changes nothing. Cancel safe.
 pub async fn api_problem_of_clean(host: &dyn Host, plan: &Plan) -> Option<Problem> {
     let phases = plan.phases.iter().filter(|phase| phase.skipped.is_none());
     let mut checks = phases.flat_map(|phase| &phase.checks);
     let (check, needed) = checks.find_map(|check| Some((check, check.needs_api.as_ref()?)))?;
-    if let Ok(None) = host.entry(&needed.kubeconfig).await {
+    if has_no_pods_yet(host, needed).await {
         return None;
     }
     let silence = api_answers(host, needed).await.err()?;

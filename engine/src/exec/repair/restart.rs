@@ -1,6 +1,7 @@
 //! Partial restart: finds the phases that a repair has to restart, and restarts them.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::stop::Containers;
 use crate::exec::check::condition::PhaseHealth;
@@ -9,8 +10,11 @@ use crate::exec::{Mode, Renewals, Runner, Selection};
 use crate::kubernetes::etcd_members::Loss;
 use crate::ledger::Ledger;
 use crate::model::{Outcome, PhaseName, Problem, Verb};
-use crate::plan::{Graph, Plan};
-use crate::resource::ResourceResult;
+use crate::plan::{Graph, Plan, PlannedPhase, PlannedStep};
+use crate::resource::{Action, ResourceResult, Spec};
+
+/// Bound on one question.
+const BOUND: Duration = Duration::from_secs(10);
 
 /// The phases that a repair restarts, in the plan's order; empty if nothing failed.
 ///
@@ -61,6 +65,9 @@ impl Runner<'_> {
     /// keys, data and images that they need. If a file cannot be written, something is lost, or etcd would lose its quorum,
     /// nothing is touched and the outcome is [`Outcome::Refused`]. If the restart fails or is interrupted, it starts again, as they were, the
     /// resources that it ended and that do not run.
+    ///
+    /// What another host has to sign is asked for before anything is ended, too. If that fails, what waits for it goes on running, and only the other
+    /// phases are restarted; the outcome is [`Outcome::Failed`].
     ///
     /// In the phases in `with_orphans`, only what is not in the plan is removed; nothing of them is ended.
     ///
@@ -113,11 +120,32 @@ impl Runner<'_> {
         }
         // If preconditions do not hold, nothing is ended here, and `run` says why.
         let mut ended = Vec::new();
+        let mut phases = phases.to_vec();
+        let mut all_signed = true;
         if !phases.is_empty() && self.preconditions_hold(mode).await? {
-            let (problems, containers) = self.restart_problems(phases, mode).await;
+            let (problems, containers) = self.restart_problems(&phases, mode).await;
             if !problems.is_empty() {
                 self.events.emit(Event::PreflightFailed { problems });
                 return Ok(Outcome::Refused);
+            }
+            let to_sign = match mode {
+                Mode::Apply => self.phases_to_sign(&phases).await,
+                Mode::DryRun => Vec::new(),
+            };
+            if !to_sign.is_empty() {
+                self.selection = only(&to_sign);
+                match self.run(verb, mode).await {
+                    Ok(Outcome::Converged) => {}
+                    Ok(Outcome::Failed) => {
+                        all_signed = false;
+                        phases = self.without(&phases, &to_sign);
+                    }
+                    ended => return ended,
+                }
+                if phases.is_empty() {
+                    return Ok(Outcome::Failed);
+                }
+                self.selection = only(&phases);
             }
             let quiesced = self.quiesce(mode, containers, &mut ended).await;
             if !matches!(quiesced, Ok(Outcome::Stopped | Outcome::Failed)) {
@@ -125,12 +153,63 @@ impl Runner<'_> {
                 return quiesced;
             }
         }
-        self.selection = only(&[phases, with_orphans].concat());
-        let outcome = self.run(verb, mode).await;
+        self.selection = only(&[&phases, with_orphans].concat());
+        let outcome = self.run(verb, mode).await.map(|outcome| match outcome {
+            Outcome::Converged if !all_signed => Outcome::Failed,
+            outcome => outcome,
+        });
         if mode == Mode::Apply && !matches!(outcome, Ok(Outcome::Converged)) {
             self.start_again(ended).await;
         }
         outcome
+    }
+
+    /// These phases without the `failed` ones and those that come after them.
+    fn without(&self, phases: &[PhaseName], failed: &[PhaseName]) -> Vec<PhaseName> {
+        let graph = Graph::of_run(self.plan);
+        let waits = |name: &PhaseName| {
+            failed.contains(name) || graph.before(name).iter().any(|its| failed.contains(its))
+        };
+        phases.iter().filter(|name| !waits(name)).cloned().collect()
+    }
+
+    /// The phases among these that need a signature of another host, if there is one that is missing, and those that come before them. They only
+    /// have files, so they can be applied while everything runs.
+    async fn phases_to_sign(&self, phases: &[PhaseName]) -> Vec<PhaseName> {
+        let graph = Graph::of_run(self.plan);
+        let mut to_sign: BTreeSet<PhaseName> = BTreeSet::new();
+        let of_these = || {
+            let all = self.plan.phases.iter();
+            all.filter(|phase| phases.contains(&phase.name))
+        };
+        for phase in of_these() {
+            if self.lacks_signature(phase).await {
+                to_sign.extend(graph.before(&phase.name));
+                to_sign.insert(phase.name.clone());
+            }
+        }
+        let selected = of_these().filter(|phase| to_sign.contains(&phase.name));
+        let selected: Vec<&PlannedPhase> = selected.collect();
+        let runs = |step: &PlannedStep| matches!(step.spec, Spec::Service(_) | Spec::Container(_));
+        if selected.iter().any(|phase| phase.steps.iter().any(runs)) {
+            return Vec::new();
+        }
+        selected.iter().map(|phase| phase.name.clone()).collect()
+    }
+
+    async fn lacks_signature(&self, phase: &PlannedPhase) -> bool {
+        let steps = phase.steps.iter().filter(|step| !step.policy.absent);
+        for step in steps.filter(|step| !step.spec.is_signed_here()) {
+            let cx = self.context(false);
+            let pending = tokio::time::timeout(BOUND, step.spec.pending(&cx)).await;
+            match pending {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(change))) if change.action == Action::Renew => {}
+                // Also if it cannot be told: then nothing is ended either before it is known.
+                _ => return true,
+            }
+        }
+        false
     }
 
     /// What keeps a restart of these phases from beginning, and what it would do with containers.

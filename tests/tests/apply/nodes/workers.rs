@@ -6,9 +6,11 @@ mod joining;
 use std::path::Path;
 
 use behaviour::{Bringup, block_on};
-use engine::exec::{Status, api_problem_of_clean, failed_phases};
+use engine::exec::{Recording, Runner, Status, api_problem_of_clean, failed_phases, restart_set};
+use engine::host::Services as _;
 use engine::host::fake::FakeHost;
-use engine::model::Outcome;
+use engine::model::{Outcome, PhaseName};
+use engine::resource::MaskedSecrets;
 
 /// The conditions of a host that do not hold.
 fn not_true(bringup: &Bringup, host: &FakeHost) -> Vec<String> {
@@ -92,6 +94,72 @@ fn nothing_is_restarted_while_the_masters_refuse_the_worker() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(failed, ["kube-proxy"]);
+}
+
+/// Its join file has been used, so the masters sign nothing for it before they admit it again. Its pods need kubelet and kube-proxy until then.
+#[test]
+fn a_worker_without_its_files_goes_on_running_until_it_is_admitted_again() {
+    let (bringup, host) = Bringup::brought_up("wk-1");
+    host.with_world_mut(|world| world.remove("/etc/pf9/kube.d"));
+    let set = restart_set(&bringup.plan, &failed_phases(&bringup.check(&host)));
+    let names: Vec<&str> = set.iter().map(PhaseName::as_str).collect();
+    assert!(
+        names.contains(&"certs") && names.contains(&"kubelet"),
+        "{names:?}"
+    );
+    host.clear_journal();
+    let events = Recording::default();
+    let runner = Runner::new(
+        &bringup.plan,
+        &host,
+        &bringup.facts,
+        &MaskedSecrets,
+        &events,
+    );
+    let outcome = block_on(runner.restart(&set, &[])).expect("it is written down");
+    assert_ne!(outcome, Outcome::Converged);
+    let stops = host.mutating_calls().into_iter();
+    let stops: Vec<_> = stops.filter(|call| call.name == "stop_unit").collect();
+    assert_eq!(stops, vec![], "{:#?}", events.events());
+    let kubelet = block_on(host.unit("pf9-kubelet.service"));
+    assert!(kubelet.is_ok_and(|its| its.is_active()));
+    assert!(host.with_world(|world| world.container_runs("proxy")));
+    // A full clean would end its pods. Without one, it would do no harm.
+    let host = host.with_kubernetes(|rules| rules.remote_api = false);
+    let refused = || block_on(api_problem_of_clean(&host, &bringup.plan)).is_some();
+    assert!(!refused(), "it has no pods");
+    host.with_world_mut(|world| {
+        world.image("image:1");
+        world.tenants_pod("tenant-w-1", "tenant", "image:1");
+    });
+    assert!(refused(), "its pods run");
+}
+
+/// What waits for no signature is repaired meanwhile.
+#[test]
+fn docker_is_started_although_the_masters_sign_nothing() {
+    let (bringup, host) = Bringup::brought_up("wk-1");
+    host.with_world_mut(|world| world.remove("/etc/pf9/kube.d/certs"));
+    block_on(host.stop_unit("docker.service")).expect("it stops");
+    let set = restart_set(&bringup.plan, &failed_phases(&bringup.check(&host)));
+    let events = Recording::default();
+    let runner = Runner::new(
+        &bringup.plan,
+        &host,
+        &bringup.facts,
+        &MaskedSecrets,
+        &events,
+    );
+    let outcome = block_on(runner.restart(&set, &[])).expect("it is written down");
+    assert_eq!(outcome, Outcome::Failed);
+    for unit in ["docker.service", "pf9-kubelet.service"] {
+        let state = block_on(host.unit(unit));
+        assert!(
+            state.is_ok_and(|its| its.is_active()),
+            "{unit}: {:#?}",
+            events.events()
+        );
+    }
 }
 
 #[test]

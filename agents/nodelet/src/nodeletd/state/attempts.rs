@@ -14,6 +14,9 @@ use tokio::time::Instant;
 
 use crate::nodeletd::state::retry::{Retries, backoff};
 
+/// Longest text of a failure that is kept, in bytes.
+const LONGEST_FAILURE: usize = 4096;
+
 /// The saved state. If the file is lost, the next attempt does not wait, and the full clean comes later.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -34,6 +37,8 @@ pub(in crate::nodeletd) struct Attempts {
     jitter: f64,
     /// The last full clean in this row that finished.
     clean: Option<Clean>,
+    /// Why the last one failed; empty if it did not.
+    failure: String,
     /// Whether an attempt has ended since this daemon started and since it last saw no failure.
     #[serde(skip)]
     repaired_since_start: bool,
@@ -114,6 +119,18 @@ impl Attempts {
     pub(in crate::nodeletd) fn reset_streak(&mut self) {
         self.count = 0;
         self.repaired_since_start = false;
+        self.failure.clear();
+    }
+
+    /// Why the attempt that has ended failed; empty if it did not. A long text is cut.
+    pub(in crate::nodeletd) fn failed_because(&mut self, failure: &str) {
+        let end = failure.floor_char_boundary(LONGEST_FAILURE);
+        failure[..end].clone_into(&mut self.failure);
+    }
+
+    /// Why the last attempt failed; empty if it did not, or if nothing has failed since.
+    pub(in crate::nodeletd) fn failure(&self) -> &str {
+        &self.failure
     }
 
     /// An attempt for these failed phases begins. A repair in place of a full clean that is due does not count, so the clean stays due.

@@ -215,6 +215,7 @@ impl Now<'_> {
             known("RequestsDecided", &self.cluster.certificates),
             known("WorkersCaredFor", &self.cluster.workers),
             condition_for("HostFits", &|_| self.precondition_error.to_owned()),
+            known("LastRepairSucceeded", self.attempts.failure()),
             condition_for("FullCleanHelps", &|pass| {
                 let useless_clean = self.attempts.useless_clean(&pass.failed);
                 useless_clean.unwrap_or_default()

@@ -71,7 +71,12 @@ impl<H: HostOps> Supervisor<H> {
         if carried.begun && carried.was_accepted {
             self.precondition_error = clean_precondition_error.unwrap_or_default();
         }
-        let ChangeResult { change, begun, .. } = carried;
+        let ChangeResult {
+            change,
+            begun,
+            failure,
+            ..
+        } = carried;
         // Events of our own change are dropped. A refused attempt changes nothing, so events during it come from other processes.
         let heard = self.triggers.forget_our_own();
         self.refused_in_a_row = match change {
@@ -89,6 +94,7 @@ impl<H: HostOps> Supervisor<H> {
             Change::Done | Change::Failed => {
                 self.counters.failed_attempts += u64::from(change == Change::Failed);
                 self.state.attempts.end(unix_now(), Instant::now());
+                self.state.attempts.failed_because(&failure);
                 if cleaned {
                     self.state.attempts.has_cleaned();
                 }
@@ -202,7 +208,12 @@ impl<H: HostOps> Supervisor<H> {
         tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
         self.publish(pass, "stopping", pass.desired.loop_interval, None);
         let last_good = pass.uses_last_good();
-        let ChangeResult { change, said, .. } = self.carry_out(&["stop"], last_good).await;
+        let ChangeResult {
+            change,
+            said,
+            failure,
+            ..
+        } = self.carry_out(&["stop"], last_good).await;
         self.triggers.forget_our_own();
         self.status.pf9_kube_start_attempt = 0;
         match change {
@@ -216,8 +227,9 @@ impl<H: HostOps> Supervisor<H> {
             // The role still runs, although it is to be down.
             Change::Failed | Change::Refused => {
                 self.status.pf9_kube_node_state = NodeState::Converging;
-                tracing::warn!("the role does not stop: {said}");
-                self.stop_error = said;
+                let why = if failure.is_empty() { said } else { failure };
+                tracing::warn!("the role does not stop: {why}");
+                self.stop_error = why;
             }
             Change::Interrupted | Change::Busy => {}
         }
@@ -247,6 +259,7 @@ impl<H: HostOps> Supervisor<H> {
         let (mut begun, mut cleaned, mut refused, mut was_accepted) = (false, false, None, true);
         let mut ran_in_vain = false;
         let mut unended = None;
+        let mut failure = String::new();
         let changing = self.host_ops.change(words, last_good, |line| {
             beat.within(CHANGING);
             if let Ok(event) = serde_json::from_str::<Event>(&line) {
@@ -254,13 +267,19 @@ impl<H: HostOps> Supervisor<H> {
                     // `beside` reads it below while the change runs.
                     let _ = tell.send(status.clone());
                 }
-                if let Event::PhaseFailed { phase, failure, .. } = &event {
-                    tracing::warn!(
+                if let Event::PhaseFailed {
+                    phase,
+                    failure: its,
+                } = &event
+                {
+                    let text = format!(
                         "{phase} failed at {}: could not {}; next: {}",
-                        failure.span,
-                        failure.chain.join(": "),
-                        failure.next
+                        its.span,
+                        its.chain.join(": "),
+                        its.next
                     );
+                    tracing::warn!("{text}");
+                    failure = text;
                 }
                 if let Event::StopFailed { phase, error, .. } = &event {
                     unended = Some(format!("{phase}: {error}"));
@@ -329,11 +348,17 @@ impl<H: HostOps> Supervisor<H> {
                 }
             }
         }
+        if change != Change::Failed {
+            failure.clear();
+        } else if failure.is_empty() {
+            failure.clone_from(&said);
+        }
         ChangeResult {
             change,
             begun,
             was_accepted,
             said,
+            failure,
         }
     }
 }
@@ -347,6 +372,8 @@ struct ChangeResult {
     was_accepted: bool,
     /// Its error text, for people; empty if there is none.
     said: String,
+    /// The phase that failed last with its reason and what to do about it, or the error text; empty if nothing failed.
+    failure: String,
 }
 
 impl ChangeResult {
@@ -355,6 +382,7 @@ impl ChangeResult {
         begun: false,
         was_accepted: false,
         said: String::new(),
+        failure: String::new(),
     };
 }
 

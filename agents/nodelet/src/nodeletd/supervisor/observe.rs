@@ -187,6 +187,10 @@ impl<H: HostOps> Supervisor<H> {
         self.status.pf9_kube_start_attempt = 0;
         self.stop_error.clear();
         self.precondition_error.clear();
+        if !self.state.attempts.failure().is_empty() {
+            self.forget_attempts();
+            self.remember();
+        }
         if !pass.installed {
             "false".clone_into(&mut self.status.pf9_kube_service_state);
             if self.state.is_gone() {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use engine::exec::{Condition, ConditionKind, Event, FailureCounts, PhaseHealth, Status};
-use engine::model::{PhaseName, Problem, Span, StepId, Verb};
+use engine::model::{Failure, PhaseName, Problem, Span, StepId, Verb};
 
 use super::*;
 use crate::nodeletd::cluster_work::ClusterProblems;
@@ -41,6 +41,8 @@ struct Broken {
     interrupts: Arc<AtomicBool>,
     /// Whether `nodelet` still runs at the end of the time that it gets at the daemon's shutdown.
     lingers: Arc<AtomicBool>,
+    /// The phase in which a stop or a repair fails, and why.
+    phase_failure: Arc<Mutex<Option<(PhaseName, String)>>>,
     /// Whether what a pass saw failing is healthy when a repair checks it again.
     comes_and_goes: Arc<AtomicBool>,
     /// How often a repair has checked it again and found it healthy.
@@ -111,6 +113,7 @@ impl Broken {
             unable: Arc::default(),
             interrupts: Arc::default(),
             lingers: Arc::default(),
+            phase_failure: Arc::default(),
             comes_and_goes: Arc::default(),
             found_well: Arc::default(),
             pass_time: Arc::default(),
@@ -163,6 +166,30 @@ impl Broken {
         begins
             .map(|(at, words)| (*at, words.starts_with(CLEAN)))
             .collect()
+    }
+
+    /// From now on a stop and a repair fail in this phase.
+    fn fails_in(&self, phase: &str, why: &str) {
+        let phase = phase.parse().expect("a name");
+        *self.phase_failure.lock().expect("no test panicked") = Some((phase, why.to_owned()));
+    }
+
+    fn tell_phase_failure(&self, event: &mut impl FnMut(String)) -> Result<()> {
+        let failure = self.phase_failure.lock().expect("no test panicked");
+        if let Some((phase, why)) = &*failure {
+            let failure = Failure {
+                what: "a step".to_owned(),
+                span: Span::file("phases/etcd.rhai"),
+                chain: vec![why.clone()],
+                found: Vec::new(),
+                next: "look at it".to_owned(),
+            };
+            event(serde_json::to_string(&Event::PhaseFailed {
+                phase: phase.clone(),
+                failure,
+            })?);
+        }
+        Ok(())
     }
 
     /// How many of them were full cleans.
@@ -320,6 +347,7 @@ impl HostOps for Broken {
                 phase: etcd,
                 error: "it does not end".to_owned(),
             })?);
+            self.tell_phase_failure(&mut event)?;
             return Ok((Change::Failed, String::new()));
         }
         if let ["certs", "renew", component] = words {
@@ -345,6 +373,7 @@ impl HostOps for Broken {
             }
             Change::Interrupted
         } else if self.broken.load(Ordering::Relaxed) {
+            self.tell_phase_failure(&mut event)?;
             Change::Failed
         } else {
             Change::Done

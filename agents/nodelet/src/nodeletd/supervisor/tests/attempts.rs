@@ -384,3 +384,65 @@ async fn events_during_a_refused_attempt_trigger_a_delayed_pass() {
     })
     .await;
 }
+
+/// What a stop was refused for counts more than what it could not end.
+#[tokio::test(start_paused = true)]
+async fn a_role_whose_stop_is_refused_late_says_why() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.fails_in("etcd", "end phase etcd: etcd would lose its quorum");
+    *host.wanted.lock().expect("no test panicked") = ServiceState::False;
+    beside(&host, directory.path(), async |handles| {
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        let (status, reason) = condition(handles, "RoleStops").expect("it is a condition");
+        assert_eq!(status, Status::False);
+        assert!(reason.contains("etcd would lose its quorum"), "{reason}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_of_the_last_failed_attempt_is_a_condition_until_it_is_over() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.fails_in("certs", "the request was denied");
+    beside(&host, directory.path(), async |handles| {
+        attempts(&host, 2).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let (status, reason) = condition(handles, "LastRepairSucceeded").expect("a condition");
+        assert_eq!(status, Status::False);
+        assert!(
+            reason.starts_with("certs failed at phases/etcd.rhai")
+                && reason.ends_with("the request was denied; next: look at it"),
+            "{reason}"
+        );
+    })
+    .await;
+    // The next daemon knows it, too.
+    beside(&host, directory.path(), async |handles| {
+        let now = || condition(handles, "LastRepairSucceeded").map(|its| its.0);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(now(), Some(Status::False));
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        assert_eq!(now(), Some(Status::True));
+    })
+    .await;
+}
+
+/// A role that is to be down needs no repair.
+#[tokio::test(start_paused = true)]
+async fn a_failed_repair_is_forgotten_when_the_role_is_down_as_desired() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.fails_in("etcd", "it does not start");
+    beside(&host, directory.path(), async |_| attempts(&host, 1).await).await;
+    host.broken.store(false, Ordering::Relaxed);
+    *host.wanted.lock().expect("no test panicked") = ServiceState::False;
+    beside(&host, directory.path(), async |handles| {
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        let condition = condition(handles, "LastRepairSucceeded");
+        assert_eq!(condition, Some((Status::True, String::new())));
+    })
+    .await;
+}
