@@ -188,7 +188,12 @@ pub(in crate::exec) async fn node_without_pressure(
 ) -> ResourceResult<Option<String>> {
     Ok(
         match host.node(&ClusterAccess::with(kubeconfig), node).await? {
-            None => Some(no_node(node)),
+            // Another check names the node that is missing.
+            None => {
+                return Err(ResourceError::Missing {
+                    what: format!("find the pressures of node {node}: {}", no_node(node)),
+                });
+            }
             Some(state) if state.pressures.is_empty() => {
                 if !state.unknown_pressures.is_empty() {
                     return Err(ResourceError::Missing {
