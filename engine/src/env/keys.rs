@@ -47,13 +47,13 @@ const TABLE: &[Key] = table! {
             "Accept a host with swap turned on.";
     }
     "API server" {
-        MASTER_IP: HostOrAddress => Required,
+        #shared MASTER_IP: HostOrAddress => Required,
             "Where the API is reached: the virtual IP, or the one master's address or name.";
         EXTERNAL_DNS_NAME: Name => Value(""),
             "Another name of the API, for its certificate.";
         PUBLIC_IP: Address => Value(""),
             "Another address of the API, for its certificate.";
-        K8S_API_PORT: Port => Value("443"),
+        #shared K8S_API_PORT: Port => Value("443"),
             "Port of the API server.";
         RUNTIME_CONFIG: Text => Value(""),
             "API groups to turn on or off, as the API server's --runtime-config takes them.";

@@ -23,5 +23,7 @@ pub use shown::shown;
 
 /// The label of a master's node.
 pub const MASTER_LABEL: &str = "node-role.kubernetes.io/master";
+/// The annotation of a master's node with the settings that all masters have in common: a JSON object, by name.
+pub const SHARED_SETTINGS: &str = "nodelet.pf9.io/shared-settings";
 /// The signer of nodes' certificates: masters decide about its requests and sign them (`nodelet pki sign`).
 pub const NODE_SIGNER: &str = "nodelet.pf9.io/node";

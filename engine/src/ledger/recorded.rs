@@ -490,6 +490,7 @@ mod tests {
                 taints: Vec::new(),
                 untainted: Vec::new(),
                 schedulable,
+                shared_settings: BTreeMap::new(),
                 pod_subnets: None,
             })
         };

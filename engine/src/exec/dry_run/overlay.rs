@@ -132,6 +132,7 @@ async fn has_routes(lower: &dyn Host) -> bool {
 fn planned_node(node: &NodeSpec) -> ClusterNode {
     ClusterNode {
         labels: node.labels.clone(),
+        annotations: node.annotations(),
         taints: node.taints.clone(),
         pod_cidr: Some("known after apply".to_owned()),
         ..ClusterNode::default()

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::host::{ClusterAccess, ClusterNode, FIELD_MANAGER, RemainingPod, Taint};
-use crate::kubernetes::{PodSubnetError, SubnetPool, allocate};
+use crate::kubernetes::{PodSubnetError, SHARED_SETTINGS, SubnetPool, allocate};
 use crate::resource::change::Differences;
 use crate::resource::{
     Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
@@ -27,6 +27,11 @@ const USER_CORDON: &str = "UserNodeCordon";
 const SHUT_DOWN: &str = "KubeStackShutDown";
 /// Maximum number of remaining pods that the error of a drain names.
 const NAMED: usize = 10;
+
+/// The settings as a node publishes them; `None` if there are none.
+fn published(settings: &BTreeMap<String, String>) -> Option<String> {
+    (!settings.is_empty()).then(|| json!(settings).to_string())
+}
 
 /// A node object with these labels and taints. Its output `pod_cidr` is the pods' subnet of the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +48,9 @@ pub struct NodeSpec {
     pub untainted: Vec<String>,
     /// Whether a cordon of ours is lifted.
     pub schedulable: bool,
+    /// The settings that all masters have in common, by name. The node publishes them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shared_settings: BTreeMap<String, String>,
     /// Pool from which the subnet of the node's pods is allocated; if `None`, another component sets the subnet.
     pub pod_subnets: Option<SubnetPool>,
 }
@@ -83,6 +91,13 @@ impl Resource for NodeSpec {
         let wanted = self.wanted_taints(node);
         if wanted != sorted(node.taints.clone()) {
             differences.note("taints", list(&node.taints), list(&wanted));
+        }
+        if let Some(text) = published(&self.shared_settings)
+            && node.annotations.get(SHARED_SETTINGS) != Some(&text)
+        {
+            let is = node.annotations.get(SHARED_SETTINGS);
+            let is = is.map_or("not set", String::as_str);
+            differences.note(&format!("annotation {SHARED_SETTINGS}"), is, text);
         }
         if self.schedulable && Cordon::of(node) == Cordon::Ours {
             differences.note("cordoned", "yes", "no");
@@ -148,14 +163,19 @@ impl Resource for NodeSpec {
             patch["spec"]["taints"] = taints(&wanted);
             back["spec"]["taints"] = taints(&node.taints);
         }
+        if let Some(text) = published(&self.shared_settings) {
+            let before = node.annotations.get(SHARED_SETTINGS);
+            patch["metadata"]["annotations"][SHARED_SETTINGS] = json!(text);
+            back["metadata"]["annotations"][SHARED_SETTINGS] = json!(before);
+        }
         if self.schedulable {
             // The mark is removed even if an operator has already removed our cordon: otherwise the operator's next cordon would
             // look like ours.
-            patch["metadata"]["annotations"] = json!({ SHUT_DOWN: null });
+            patch["metadata"]["annotations"][SHUT_DOWN] = json!(null);
             if Cordon::of(node) == Cordon::Ours {
                 patch["spec"]["unschedulable"] = json!(false);
                 back["spec"]["unschedulable"] = json!(true);
-                back["metadata"]["annotations"] = json!({ SHUT_DOWN: "true" });
+                back["metadata"]["annotations"][SHUT_DOWN] = json!("true");
             }
         }
         receipt
@@ -225,11 +245,20 @@ impl NodeSpec {
         ClusterAccess::with(&self.kubeconfig)
     }
 
+    /// Annotations that the node has.
+    pub(crate) fn annotations(&self) -> BTreeMap<String, String> {
+        let published = published(&self.shared_settings);
+        let named = published.map(|text| (SHARED_SETTINGS.to_owned(), text));
+        named.into_iter().collect()
+    }
+
     /// Whether the step itself has something to change. A worker's step may only have to wait for its pods' subnet.
     fn patches(&self, node: &ClusterNode) -> bool {
         let labelled = |(key, value)| node.labels.get(key) == Some(value);
         !self.labels.iter().all(labelled)
             || self.wanted_taints(node) != sorted(node.taints.clone())
+            || published(&self.shared_settings)
+                .is_some_and(|text| node.annotations.get(SHARED_SETTINGS) != Some(&text))
             || (self.schedulable
                 && (Cordon::of(node) == Cordon::Ours || node.annotations.contains_key(SHUT_DOWN)))
     }

@@ -95,8 +95,11 @@ pub(super) fn lower(
                 };
                 Some((key.clone(), value.clone()))
             });
+            let shared = options.map("shared_settings").unwrap_or_default();
+            let shared = shared.into_iter();
             Some(Spec::Node(NodeSpec {
                 name,
+                shared_settings: shared.map(|(name, its)| (name, its.to_string())).collect(),
                 kubeconfig: kubeconfig(options),
                 labels: labels.collect(),
                 taints,

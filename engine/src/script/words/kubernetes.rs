@@ -26,6 +26,8 @@ words! {
         #repeatable label(key: Text, value: AnyText) => "A label it has.";
         #repeatable taint(key: Text, value: AnyText, effect: Text) => "A taint it has.";
         #repeatable untainted(key: Text) => "Key of a taint it does not have.";
+        shared_settings(settings: Map) =>
+            "Settings that all masters have in common, by name. They are published in an annotation, so that `nodelet cluster status` names a master that differs.";
         schedulable() => "Lifts a cordon that nodelet's drain has set; an operator's cordon stays.";
         pod_subnet_of(network: Text, prefix: Integer(1)) =>
             "If the node has no pod subnet, it gets a free one of this network, with this prefix length; nodeletd does the same for other nodes.";

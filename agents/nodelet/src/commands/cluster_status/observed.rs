@@ -1,5 +1,6 @@
 //! What is asked (`Target`), and what was found out about the cluster. Serialised, the latter is the JSON of the command.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -245,6 +246,12 @@ pub(super) struct NodeRow {
     /// When its worker has left; `None` if it is not marked.
     pub(super) left: Option<String>,
     pub(super) this_host: bool,
+    /// Whether masters have noted that it uses its own certificate.
+    #[serde(skip)]
+    pub(super) joined: bool,
+    /// The settings that a master has in common with the others, as it has published them; empty if it has not.
+    #[serde(skip)]
+    pub(super) shared_settings: BTreeMap<String, String>,
     #[serde(skip)]
     pub(super) addresses: Vec<IpAddr>,
     /// How long ago it was registered; `None` if that is not known.

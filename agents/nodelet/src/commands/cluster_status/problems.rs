@@ -1,5 +1,7 @@
 //! What is wrong with the cluster, each with the next thing to try, and what is not known. Pure.
 
+use std::collections::BTreeSet;
+
 use engine::model::chain;
 
 use super::certificates::{self, requests};
@@ -26,6 +28,8 @@ pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
     bounded(&mut all, "nodes", rows.iter().flat_map(of_node).collect());
     bounded(&mut all, "hosts without a node", unregistered(status, rows));
     bounded(&mut all, "removed nodes", removed(status, rows));
+    bounded(&mut all, "settings", unlike(rows));
+    bounded(&mut all, "nodes without a record", unrecorded(status, rows));
     let damaged = status.admissions.known().map(|all| all.damaged.iter());
     let damaged = damaged.into_iter().flatten();
     let damaged = damaged.map(|one| {
@@ -163,6 +167,71 @@ fn unregistered(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
         )
     }));
     all
+}
+
+/// Settings that masters have differently, although all have them in common.
+fn unlike(rows: &[NodeRow]) -> Vec<Problem> {
+    let masters = rows.iter().filter(|row| !row.shared_settings.is_empty());
+    let names = masters.clone().flat_map(|row| row.shared_settings.keys());
+    let names: BTreeSet<&String> = names.collect();
+    let values = |name: &String| {
+        let value = |row: &NodeRow| row.shared_settings.get(name).cloned();
+        masters
+            .clone()
+            .map(|row| (&row.name, value(row)))
+            .collect::<Vec<_>>()
+    };
+    let differing = names.into_iter().filter_map(|name| {
+        let values = values(name);
+        let folded = |value: &Option<String>| value.as_ref().map(|its| its.to_ascii_lowercase());
+        // A join compares them in the same way.
+        let differ = values
+            .windows(2)
+            .any(|two| folded(&two[0].1) != folded(&two[1].1));
+        differ.then_some((name, values))
+    });
+    let problem = |(name, values): (&String, Vec<(&String, Option<String>)>)| {
+        let each = values.into_iter().map(|(master, value)| match value {
+            Some(value) => format!("{master} has {value}"),
+            None => format!("{master} has none"),
+        });
+        Problem::new(
+            format!(
+                "the masters have different values of {name}: {}",
+                each.collect::<Vec<_>>().join(", ")
+            ),
+            format!(
+                "set {name} alike on all masters, then `nodelet apply` on those where it changes"
+            ),
+        )
+    };
+    differing.map(problem).collect()
+}
+
+/// Workers that have joined, and whose record of admission is gone: no further certificate is signed for them.
+fn unrecorded(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
+    let Some(all) = status.admissions.known() else {
+        return Vec::new();
+    };
+    let is_damaged = |name: &str| all.damaged.iter().any(|its| its.node == name);
+    let lacks = |row: &&NodeRow| {
+        row.joined
+            && row.role != NodeRole::Master
+            && !all.records.contains_key(&row.name)
+            && !is_damaged(&row.name)
+    };
+    let problem = |row: &NodeRow| {
+        let name = &row.name;
+        Problem::new(
+            format!(
+                "the record of the admission of worker {name} was deleted (ConfigMap nodelet-node-{name} in kube-system): masters sign no further certificate for it"
+            ),
+            format!(
+                "`nodelet pki issue {name} --replace` admits it again; then `nodelet apply` on its host, with the new join file"
+            ),
+        )
+    };
+    rows.iter().filter(lacks).map(problem).collect()
 }
 
 /// The nodes of removed workers: a removal was interrupted, or waits for pods.

@@ -80,6 +80,7 @@ mod tests {
             taints: vec![taint("master")],
             untainted: vec!["unwanted".to_owned()],
             schedulable: true,
+            shared_settings: BTreeMap::new(),
             pod_subnets: None,
         };
         let triggers = Triggers::default();
@@ -113,6 +114,7 @@ mod tests {
             taints: Vec::new(),
             untainted: Vec::new(),
             schedulable: true,
+            shared_settings: BTreeMap::new(),
             pod_subnets: None,
         };
         let seen = |labels: BTreeMap<String, String>, message: &str| NodeEvent::Seen {

@@ -25,6 +25,7 @@ fn spec() -> NodeSpec {
         taints: Vec::new(),
         untainted: Vec::new(),
         schedulable: true,
+        shared_settings: BTreeMap::new(),
         pod_subnets: None,
     }
 }
@@ -84,6 +85,28 @@ async fn a_cordon_of_an_operator_stays_and_is_reported() {
     assert!(node(&host).await.unschedulable);
     assert!(crate::resource::revert(&undos, &host).await.is_empty());
     assert!(node(&host).await.unschedulable);
+}
+
+#[tokio::test]
+async fn shared_settings_are_published_and_taken_back() {
+    let host = worker();
+    let publishing = |router: &str| NodeSpec {
+        shared_settings: BTreeMap::from([("ROUTER".to_owned(), router.to_owned())]),
+        ..spec()
+    };
+    let field = format!("annotation {SHARED_SETTINGS}");
+    let published = async || node(&host).await.annotations.get(SHARED_SETTINGS).cloned();
+    let before = published().await;
+    let (fields, undos, _) = apply(&publishing("51"), &host).await.unwrap();
+    assert_eq!(fields, [field.as_str()]);
+    assert_eq!(published().await.as_deref(), Some(r#"{"ROUTER":"51"}"#));
+    assert_eq!(apply(&publishing("51"), &host).await.unwrap().0, [""; 0]);
+    let (fields, later, _) = apply(&publishing("52"), &host).await.unwrap();
+    assert_eq!(fields, [field.as_str()]);
+    assert!(crate::resource::revert(&later, &host).await.is_empty());
+    assert_eq!(published().await.as_deref(), Some(r#"{"ROUTER":"51"}"#));
+    assert!(crate::resource::revert(&undos, &host).await.is_empty());
+    assert_eq!(published().await, before);
 }
 
 #[tokio::test]

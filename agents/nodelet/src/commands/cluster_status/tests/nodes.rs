@@ -1,7 +1,8 @@
 //! Nodes that are not Ready or have left, and versions that do not go together.
 
-use engine::host::{ClusterAccess, ConfigMap, ConfigMaps as _};
-use engine::kubernetes::admission::{Admission, CertificateKind, RemovedNode, put};
+use engine::host::{Cluster as _, ClusterAccess, ConfigMap, ConfigMaps as _};
+use engine::kubernetes::SHARED_SETTINGS;
+use engine::kubernetes::admission::{Admission, CertificateKind, JOINED, RemovedNode, put};
 use engine::kubernetes::workers::LEFT;
 
 use super::*;
@@ -160,6 +161,67 @@ async fn a_host_without_a_node_is_a_problem() {
         assert!(problems.contains(says), "{problems}");
     }
     assert_eq!(problems.lines().count(), 2, "{problems}");
+}
+
+/// Two masters with another router id hold the virtual IP at the same time.
+#[tokio::test(start_paused = true)]
+async fn masters_with_different_settings_are_a_problem() {
+    let cluster = Cluster::healthy().await;
+    let access = ClusterAccess::with(KUBECONFIG.as_ref());
+    let publish = async |name: &str, settings: &str| {
+        let patch =
+            serde_json::json!({ "metadata": { "annotations": { SHARED_SETTINGS: settings } } });
+        let patched = cluster.host.patch_node(&access, name, &patch).await;
+        patched.expect("the API answers");
+    };
+    let usual = r#"{"MASTER_IP":"172.30.0.100","MASTER_VIP_VROUTER_ID":"51"}"#;
+    for name in ["cp-1", "cp-2", "w-1"] {
+        publish(name, usual).await;
+    }
+    publish("cp-2", &usual.replace("}", r#","CLUSTER_ID":"0A"}"#)).await;
+    publish("cp-1", &usual.replace("}", r#","CLUSTER_ID":"0a"}"#)).await;
+    assert_eq!(cluster.problems().await, (String::new(), 0));
+    publish("cp-1", usual).await;
+    publish("cp-2", usual).await;
+    // One that has published nothing yet, or something unreadable, is no problem.
+    publish("cp-3", "{").await;
+    assert_eq!(cluster.problems().await, (String::new(), 0));
+    publish(
+        "cp-2",
+        r#"{"MASTER_IP":"172.30.0.100","MASTER_VIP_VROUTER_ID":"52"}"#,
+    )
+    .await;
+    // A worker says nothing about masters.
+    publish("w-1", r#"{"MASTER_IP":"172.30.0.66"}"#).await;
+    let (problems, code) = cluster.problems().await;
+    assert_eq!(code, 2);
+    let says = "the masters have different values of MASTER_VIP_VROUTER_ID: cp-1 has 51, cp-2 has 52 → set MASTER_VIP_VROUTER_ID alike";
+    assert!(problems.contains(says), "{problems}");
+    assert_eq!(problems.lines().count(), 1, "{problems}");
+}
+
+/// It is Ready until its certificate ends.
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_its_record_is_a_problem() {
+    let cluster = Cluster::healthy().await;
+    cluster.node("w-1", |node| {
+        let (name, value) = (JOINED.to_owned(), "2025-12-31T00:00:00Z".to_owned());
+        node.annotations.insert(name, value);
+    });
+    let (problems, code) = cluster.problems().await;
+    assert_eq!(code, 2);
+    let says = "the record of the admission of worker w-1 was deleted (ConfigMap nodelet-node-w-1 in kube-system)";
+    assert!(problems.contains(says), "{problems}");
+    assert!(
+        problems.contains("`nodelet pki issue w-1 --replace`"),
+        "{problems}"
+    );
+    let admitted = Admission {
+        node: "w-1".to_owned(),
+        ..Admission::default()
+    };
+    record(&cluster, admitted).await;
+    assert_eq!(cluster.problems().await, (String::new(), 0));
 }
 
 /// Its removal was interrupted: masters do nothing about the node, and it stays Ready.
