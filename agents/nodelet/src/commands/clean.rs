@@ -292,7 +292,7 @@ impl Leaving {
     fn after_purge(&self) -> String {
         let node = &self.node;
         format!(
-            "the cluster still admits node {node}: if this host is not to join it again, run `nodelet cluster remove {node}` on a master"
+            "unless node {node} was removed, the cluster still admits it: if this host is not to join it again, run `nodelet cluster remove {node}` on a master"
         )
     }
 }
