@@ -217,6 +217,11 @@ pub const FAULTS: &[Fault] = faults! {
         is_repaired: "systemctl is-active --quiet keepalived && vip_is_held",
         vip: true,
     }
+    "keepalived-hung": "a signal stops keepalived (SIGSTOP)" {
+        breaks: "systemctl kill --signal=STOP keepalived",
+        is_repaired: "systemctl is-active --quiet keepalived && ! pgrep --runstates T keepalived && vip_is_held",
+        vip: true,
+    }
     "keepalived-edited": "another interface is written to keepalived.conf, and keepalived restarted" {
         breaks: "sed -i 's/interface eth0/interface lo/' /etc/keepalived/keepalived.conf; grep -q 'interface lo' /etc/keepalived/keepalived.conf; systemctl restart keepalived || true",
         is_repaired: "grep -q 'interface eth0' /etc/keepalived/keepalived.conf && systemctl is-active --quiet keepalived && vip_is_held",
@@ -247,6 +252,12 @@ pub const FAULTS: &[Fault] = faults! {
         prepares_cluster: MAKES_BRIDGED,
         prepares: POD_ANSWERS,
         breaks: "ip link delete cni0",
+        is_repaired: POD_ANSWERS,
+    }
+    "bridge-down": "the pods' bridge is set down under running pods" {
+        prepares_cluster: MAKES_BRIDGED,
+        prepares: POD_ANSWERS,
+        breaks: "ip link set dev cni0 down",
         is_repaired: POD_ANSWERS,
     }
     "bridge-address-deleted": "the address of the pods' bridge is deleted under running pods" {

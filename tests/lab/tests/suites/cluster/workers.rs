@@ -50,7 +50,10 @@ fn a_worker_joins_serves_and_leaves() {
     pods.reach_one_another([ON_WORKER, ON_MASTER]);
     pods.serve_one_another([ON_WORKER, ON_MASTER], &[master.host(), worker.host()]);
     a_deleted_route_returns(&master, &worker);
+    a_bridge_that_is_down_is_set_up(&worker);
+    pods.reach_one_another([ON_WORKER, ON_MASTER]);
     a_second_apply_changes_nothing(&master, &worker);
+    worker.recovers_a_lost_ledger();
     a_deleted_node_returns(&master, &worker);
     master.wait_for("the worker is labelled again", &labelled, SEEN);
     pods.reach_one_another([ON_WORKER, ON_MASTER]);
@@ -138,6 +141,16 @@ fn a_deleted_route_returns(master: &Master, worker: &Node) {
     worker.sh(&route);
     worker.sh(&format!("ip route del {to_master} proto 92; ! {route}"));
     worker.wait_for("the worker's route returns", &route, REPAIRED);
+}
+
+/// No pod ends for it.
+fn a_bridge_that_is_down_is_set_up(worker: &Node) {
+    let started = "docker ps --quiet --no-trunc | sort";
+    let before = worker.sh(started);
+    worker.sh("ip link set dev cni0 down");
+    let is_up = "ip -o link show dev cni0 up | grep -q cni0";
+    worker.wait_for("the bridge is up", is_up, SEEN);
+    assert_eq!(worker.sh(started), before);
 }
 
 /// On both hosts, while nodeletd does not run: only one nodelet works on a host.

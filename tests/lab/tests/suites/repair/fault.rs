@@ -73,6 +73,7 @@ const RESTARTS: &[(&str, &str)] = &[
         "kubelet api-ready node-role kubernetes-ready drain",
     ),
     ("keepalived-stopped", "keepalived"),
+    ("keepalived-hung", "keepalived"),
     ("keepalived-edited", "keepalived"),
     ("keepalived-uninstalled", "keepalived"),
     ("kube-env-deleted", "node-config"),
@@ -81,6 +82,7 @@ const RESTARTS: &[(&str, &str)] = &[
     ("status-garbage", ""),
     ("image-deleted", "etcd-image"),
     ("bridge-deleted", "cni kubernetes-ready drain"),
+    ("bridge-down", "cni kubernetes-ready drain"),
     ("bridge-address-deleted", "cni kubernetes-ready drain"),
     ("bridge-route-deleted", "cni kubernetes-ready drain"),
     // keepalived sets the address again by itself.
