@@ -74,7 +74,11 @@ impl UnpredictedStep {
 
     /// A sentence if what it has made cannot be told from its files: it stays.
     pub(super) fn unknown(&self) -> Option<String> {
-        (self.undos().is_empty() && !self.step.policy.absent).then(|| {
+        // What is in the cluster does not depend on this ledger: masters delete the node of a worker that leaves.
+        let is_of_cluster =
+            self.step.spec.is_of_cluster() || matches!(self.step.spec, Spec::EtcdPromoted(_));
+        let stays = !is_of_cluster && !self.step.policy.absent;
+        (self.undos().is_empty() && stays).then(|| {
             format!(
                 "{}: what it has made is unknown, and stays, because it cannot be simulated: {}",
                 self.step.id, self.why
