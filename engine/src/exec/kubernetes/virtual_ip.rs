@@ -151,7 +151,8 @@ pub(in crate::exec) async fn duplicate(
     let others: Vec<&str> = holders.values().flatten().map(String::as_str).collect();
     Ok((!others.is_empty()).then(|| {
         format!(
-            "{address} is also an address of another host on {link} (hardware address {}); if that host is a master of this cluster, start nodeletd on both, so that keepalived of \
+            "{address} is also an address of another host on {link} (hardware address {}); if that host is a master of this cluster, set MASTER_IP and MASTER_VIP_VROUTER_ID alike on both \
+             (`nodelet cluster status` names what differs), and start nodeletd on both, so that keepalived of \
              each knows the other (`nodelet masters` does it at once); if it began a cluster of its own, run `nodelet stop` on one of the two, \
              and on it `nodelet clean --purge` after that",
             others.join(", ")

@@ -207,7 +207,7 @@ fn hidden(
         let mut wider = std::iter::successors(narrow.supernet(), IpNet::supernet);
         let subnet = wider.find(|its| wanted.contains_key(its))?;
         Some(format!(
-            "another program has a route for a part of the pod subnet {subnet}: `{route}`, so pods there are not reached; remove it"
+            "another program has a route for a part of the pod subnet {subnet}: `{route}`, so packets for pods there go another way; remove it"
         ))
     })
 }

@@ -227,7 +227,7 @@ fn unrecorded(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
                 "the record of the admission of worker {name} was deleted (ConfigMap nodelet-node-{name} in kube-system): masters sign no further certificate for it"
             ),
             format!(
-                "`nodelet pki issue {name} --replace` admits it again; then `nodelet apply` on its host, with the new join file"
+                "`nodelet pki issue {name} --to KEY --replace` admits it again, with the KEY that `nodelet pki key` prints on its host; then `nodelet apply` there, with the new join file"
             ),
         )
     };

@@ -206,13 +206,15 @@ impl Exchange<'_> {
                     "the API server refuses the token of the join file: it was used already, revoked, or has expired ({answer})"
                 ),
                 next: format!(
-                    "issue another join file on a master (`nodelet pki issue`), and put it at {JOIN_FILE}"
+                    "issue another join file on a master (`nodelet pki issue`, with `--replace` if this host has joined before; `nodelet pki key` here prints \
+                     the key for `--to`), and put it at {JOIN_FILE}"
                 ),
             },
             NodeAccess::Node(_) => Refusal {
                 what: format!("the API server refuses the identity of this node ({answer})"),
                 next: format!(
-                    "issue another join file on a master (`nodelet pki issue`), put it at {JOIN_FILE}, and run `nodelet apply`; if the cluster \
+                    "issue another join file on a master (`nodelet pki issue` with `--replace`; `nodelet pki key` here prints the key for `--to`), \
+                     put it at {JOIN_FILE}, and run `nodelet apply`; if the cluster \
                      has another authority than this host knows, run `nodelet clean --purge` before"
                 ),
             },

@@ -213,7 +213,7 @@ async fn a_worker_without_its_record_is_a_problem() {
     let says = "the record of the admission of worker w-1 was deleted (ConfigMap nodelet-node-w-1 in kube-system)";
     assert!(problems.contains(says), "{problems}");
     assert!(
-        problems.contains("`nodelet pki issue w-1 --replace`"),
+        problems.contains("`nodelet pki issue w-1 --to KEY --replace`"),
         "{problems}"
     );
     let admitted = Admission {
