@@ -130,11 +130,11 @@ pub const LEFT_OUT: &[(&str, &[&str])] = &[
     ),
     ("nftables: counters", &["--stateless"]),
     (
-        "kernel settings: fs.dentry-state, fs.file-nr, fs.inode-nr, fs.inode-state, fs.quota, \
+        "kernel settings: fs.binfmt_misc, fs.dentry-state, fs.file-nr, fs.inode-nr, fs.inode-state, fs.quota, \
          kernel.random, kernel.ns_last_pid, kernel.pty.nr, kernel.tainted, net.netfilter.nf_conntrack_count, net.ipv4 and net.ipv6 \
          conf and neigh of veth links, net.ipv4.tcp_fastopen_key, net.ipv6.conf stable_secret, debug, dev.cdrom, vm.stat, user",
         &[
-            r"grep -vE '^(fs\.(dentry-state|file-nr|inode-nr|inode-state|quota)|kernel\.(random|ns_last_pid|pty\.nr|tainted)|net\.netfilter\.nf_conntrack_count|net\.ipv[46]\.(conf|neigh)\.veth|debug\.|dev\.cdrom|vm\.stat|net\.ipv4\.tcp_fastopen_key|net\.ipv6\.conf\.[^.]*\.stable_secret|user\.)'",
+            r"grep -vE '^(fs\.(binfmt_misc|dentry-state|file-nr|inode-nr|inode-state|quota)|kernel\.(random|ns_last_pid|pty\.nr|tainted)|net\.netfilter\.nf_conntrack_count|net\.ipv[46]\.(conf|neigh)\.veth|debug\.|dev\.cdrom|vm\.stat|net\.ipv4\.tcp_fastopen_key|net\.ipv6\.conf\.[^.]*\.stable_secret|user\.)'",
         ],
     ),
     (
