@@ -50,6 +50,12 @@ fn follow(bringup: &Bringup, host: &FakeHost) -> Run {
     run
 }
 
+fn restart(bringup: &Bringup, host: &FakeHost, set: &[PhaseName]) -> Outcome {
+    let (plan, facts, ignored) = (&bringup.plan, &bringup.facts, Recording::default());
+    let runner = Runner::new(plan, host, facts, &MaskedSecrets, &ignored);
+    block_on(runner.restart(set, &[])).expect("it is written down")
+}
+
 #[test]
 fn a_change_of_the_masters_reloads_keepalived_and_restarts_nothing() {
     let alone = among(&[]);
@@ -146,15 +152,7 @@ fn a_repair_of_the_rules_leaves_keepalived_alone() {
         let names: Vec<&str> = set.iter().map(PhaseName::as_str).collect();
         assert_eq!(names, ["vrrp-firewall"], "{input}");
         host.clear_journal();
-        let ignored = Recording::default();
-        let runner = Runner::new(
-            &bringup.plan,
-            &host,
-            &bringup.facts,
-            &MaskedSecrets,
-            &ignored,
-        );
-        let outcome = block_on(runner.restart(&set, &[])).expect("it is written down");
+        let outcome = restart(&bringup, &host, &set);
         assert_eq!(outcome, Outcome::Converged, "{input}");
         assert_eq!(calls(&host), [""; 0], "{input}");
         assert_eq!(rules(&host), intact, "{input}");
@@ -173,15 +171,7 @@ fn a_keepalived_whose_process_is_stopped_is_restarted() {
     let set = restart_set(&bringup.plan, &failed_phases(&bringup.check(&host)));
     let names: Vec<&str> = set.iter().map(PhaseName::as_str).collect();
     assert_eq!(names, ["keepalived"]);
-    let ignored = Recording::default();
-    let runner = Runner::new(
-        &bringup.plan,
-        &host,
-        &bringup.facts,
-        &MaskedSecrets,
-        &ignored,
-    );
-    let outcome = block_on(runner.restart(&set, &[])).expect("it is written down");
+    let outcome = restart(&bringup, &host, &set);
     assert_eq!(outcome, Outcome::Converged);
     assert_eq!(failed_phases(&bringup.check(&host)).len(), 0);
 }

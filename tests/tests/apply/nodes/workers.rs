@@ -6,7 +6,9 @@ mod joining;
 use std::path::Path;
 
 use behaviour::{Bringup, block_on};
-use engine::exec::{Recording, Runner, Status, api_problem_of_clean, failed_phases, restart_set};
+use engine::exec::{
+    Event, Recording, Runner, Status, api_problem_of_clean, failed_phases, restart_set,
+};
 use engine::host::Services as _;
 use engine::host::fake::FakeHost;
 use engine::model::{Outcome, PhaseName};
@@ -96,6 +98,14 @@ fn nothing_is_restarted_while_the_masters_refuse_the_worker() {
     assert_eq!(failed, ["kube-proxy"]);
 }
 
+/// Restarts these phases. Gives what happened, too.
+fn restart(bringup: &Bringup, host: &FakeHost, set: &[PhaseName]) -> (Outcome, Vec<Event>) {
+    let (plan, facts, events) = (&bringup.plan, &bringup.facts, Recording::default());
+    let runner = Runner::new(plan, host, facts, &MaskedSecrets, &events);
+    let outcome = block_on(runner.restart(set, &[])).expect("it is written down");
+    (outcome, events.events())
+}
+
 /// Its join file has been used, so the masters sign nothing for it before they admit it again. Its pods need kubelet and kube-proxy until then.
 #[test]
 fn a_worker_without_its_files_goes_on_running_until_it_is_admitted_again() {
@@ -108,19 +118,11 @@ fn a_worker_without_its_files_goes_on_running_until_it_is_admitted_again() {
         "{names:?}"
     );
     host.clear_journal();
-    let events = Recording::default();
-    let runner = Runner::new(
-        &bringup.plan,
-        &host,
-        &bringup.facts,
-        &MaskedSecrets,
-        &events,
-    );
-    let outcome = block_on(runner.restart(&set, &[])).expect("it is written down");
+    let (outcome, events) = restart(&bringup, &host, &set);
     assert_ne!(outcome, Outcome::Converged);
     let stops = host.mutating_calls().into_iter();
     let stops: Vec<_> = stops.filter(|call| call.name == "stop_unit").collect();
-    assert_eq!(stops, vec![], "{:#?}", events.events());
+    assert_eq!(stops, vec![], "{events:#?}");
     let kubelet = block_on(host.unit("pf9-kubelet.service"));
     assert!(kubelet.is_ok_and(|its| its.is_active()));
     assert!(host.with_world(|world| world.container_runs("proxy")));
@@ -142,22 +144,13 @@ fn docker_is_started_although_the_masters_sign_nothing() {
     host.with_world_mut(|world| world.remove("/etc/pf9/kube.d/certs"));
     block_on(host.stop_unit("docker.service")).expect("it stops");
     let set = restart_set(&bringup.plan, &failed_phases(&bringup.check(&host)));
-    let events = Recording::default();
-    let runner = Runner::new(
-        &bringup.plan,
-        &host,
-        &bringup.facts,
-        &MaskedSecrets,
-        &events,
-    );
-    let outcome = block_on(runner.restart(&set, &[])).expect("it is written down");
+    let (outcome, events) = restart(&bringup, &host, &set);
     assert_eq!(outcome, Outcome::Failed);
     for unit in ["docker.service", "pf9-kubelet.service"] {
         let state = block_on(host.unit(unit));
         assert!(
             state.is_ok_and(|its| its.is_active()),
-            "{unit}: {:#?}",
-            events.events()
+            "{unit}: {events:#?}"
         );
     }
 }
