@@ -1,6 +1,6 @@
 //! pf9-comms beside nginx, HAProxy and stunnel as tunnels of a host, and beside no tunnel.
 //!
-//! `programs` has their configurations. What goes through them is made by `agents/comms/examples/measure.rs`.
+//! `programs` has their configurations. What goes through them is made by `agents/comms/examples/traffic`.
 
 mod programs;
 
@@ -119,8 +119,8 @@ type Samples = BTreeMap<(What, Tunnel), Vec<f64>>;
 pub(super) fn build() -> Result<(PathBuf, PathBuf)> {
     lab::install_packages_for_bench(&Cache::locate()?)?;
     let comms = nodelet::build_program("comms", "pf9-comms")?;
-    let measure = nodelet::build_example("comms", "measure")?;
-    Ok((comms, measure))
+    let traffic = nodelet::build_example("comms", "traffic")?;
+    Ok((comms, traffic))
 }
 
 /// Measures so many repetitions; who begins changes from one to the next. Gives our figures beside those of the best peer, and a table with the medians of all.
@@ -128,8 +128,8 @@ pub(super) fn build() -> Result<(PathBuf, PathBuf)> {
 /// # Errors
 /// A program does not start, or a tunnel fails.
 pub(super) fn measure(repetitions: usize) -> Result<(Vec<Figure>, String)> {
-    let (comms, measure) = build()?;
-    let programs = Programs::new(comms, measure)?;
+    let (comms, traffic) = build()?;
+    let programs = Programs::new(comms, traffic)?;
     let _service = programs.service()?;
     let _resumes = programs.ingress(Ingress::Resumes)?;
     let _forgets = programs.ingress(Ingress::Forgets)?;

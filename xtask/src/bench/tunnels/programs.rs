@@ -114,8 +114,8 @@ pub(super) struct Programs {
     directory: tempfile::TempDir,
     /// `pf9-comms`.
     comms: PathBuf,
-    /// `agents/comms/examples/measure.rs`.
-    measure: PathBuf,
+    /// `agents/comms/examples/traffic`.
+    traffic: PathBuf,
 }
 
 impl Programs {
@@ -123,12 +123,12 @@ impl Programs {
     ///
     /// # Errors
     /// OpenSSL is not installed, or a file cannot be written.
-    pub(super) fn new(comms: PathBuf, measure: PathBuf) -> Result<Self> {
+    pub(super) fn new(comms: PathBuf, traffic: PathBuf) -> Result<Self> {
         let directory = tempfile::tempdir().context("cannot make a directory")?;
         let programs = Self {
             directory,
             comms,
-            measure,
+            traffic,
         };
         programs.certificates()?;
         programs.write("openssl.cnf", CURVE)?;
@@ -172,7 +172,7 @@ impl Programs {
     /// It does not listen.
     pub(super) fn service(&self) -> Result<Running> {
         let address = format!("127.0.0.1:{SERVICE}");
-        let mut command = program(&self.measure);
+        let mut command = program(&self.traffic);
         command.args(["serve", &address]);
         started(&mut command, SERVICE)
     }
@@ -320,7 +320,7 @@ impl Programs {
 
     /// A program that uses the tunnel.
     pub(super) fn client(&self, arguments: &[&str]) -> Command {
-        let mut command = program(&self.measure);
+        let mut command = program(&self.traffic);
         command.args(arguments);
         command
     }

@@ -10,8 +10,8 @@ const IDLE: u64 = 5000;
 const ACTIVE: u64 = 1000;
 /// For how long the active ones exchange messages.
 const SECONDS: u64 = 60;
-/// Tunnels whose client does not read.
-const STALLED: u64 = 50;
+/// Tunnels whose client does not read: some, and more than there are large buffers.
+const STALLED: [u64; 2] = [50, 6000];
 const CYCLES: u64 = 10_000;
 /// Most growth of pf9-comms from the end of a first round of cycles to the end of the second, in KiB.
 const GROWTH: i64 = 2048;
@@ -23,12 +23,12 @@ const PORT: u16 = 7000;
 fn thousands_of_tunnels_are_carried_and_leave_nothing() {
     let planes = Planes::create("tunnels", &[("host-1", Image::NoDocker)], &[]);
     let (server, host) = (planes.server(), planes.host("host-1"));
-    planes.put_example(&server, "load");
-    planes.put_example(&host, "load");
+    planes.put_example(&server, "traffic");
+    planes.put_example(&host, "traffic");
     sh(
         &server,
         r#"printf '%s\n' 'ingress:' '  connections: 8000' '  services: [{name: echo, backend: "127.0.0.1:7000"}]' >> /etc/pf9/plane.yaml
-           systemd-run --quiet --unit=echo --property=LimitNOFILE=20000 load echo 127.0.0.1:7000
+           systemd-run --quiet --unit=echo --property=LimitNOFILE=20000 traffic serve 127.0.0.1:7000
            systemctl restart pf9-plane"#,
     );
     until(
@@ -47,7 +47,7 @@ fn thousands_of_tunnels_are_carried_and_leave_nothing() {
     until(
         &host,
         "a tunnel is carried",
-        &load("cycles", &format!("{PORT} 1")),
+        &traffic("cycles", &format!("{PORT} 1")),
     );
 
     let alone = Usage::of(&host);
@@ -55,7 +55,7 @@ fn thousands_of_tunnels_are_carried_and_leave_nothing() {
         &host,
         &format!(
             "systemd-run --quiet --unit=hold --property=LimitNOFILE=20000 --property=StandardOutput=file:/run/hold.out \
-             --property=StandardError=file:/run/hold.err --property=RemainAfterExit=yes load hold {PORT} {IDLE} {ACTIVE} {SECONDS}"
+             --property=StandardError=file:/run/hold.err --property=RemainAfterExit=yes traffic hold {PORT} {IDLE} {ACTIVE} {SECONDS}"
         ),
     );
     let said = |word: &str| {
@@ -92,17 +92,22 @@ fn thousands_of_tunnels_are_carried_and_leave_nothing() {
         all.memory
     );
 
-    let stalled = sh(&host, &load("slow", &format!("{PORT} {STALLED} 20")));
-    println!("beside {STALLED} stalled tunnels: {stalled}");
-
-    until(
-        &host,
-        "all tunnels have ended",
-        &format!("{COMMS} status --json | grep -q '\"open\": 0,'"),
-    );
-    sh(&host, &load("cycles", &format!("{PORT} {CYCLES}")));
+    for stalled in STALLED {
+        let report = sh(&host, &traffic("slow", &format!("{PORT} {stalled} 20")));
+        let peak = sh(
+            &host,
+            "awk '/^VmHWM:/ {print $2}' /proc/$(systemctl show --value --property MainPID pf9-comms)/status",
+        );
+        println!("beside {stalled} stalled tunnels: {report}; most memory so far: {peak} KiB");
+        until(
+            &host,
+            "all tunnels have ended",
+            &format!("{COMMS} status --json | grep -q '\"open\": 0,'"),
+        );
+    }
+    sh(&host, &traffic("cycles", &format!("{PORT} {CYCLES}")));
     let before = settled(&host);
-    sh(&host, &load("cycles", &format!("{PORT} {CYCLES}")));
+    sh(&host, &traffic("cycles", &format!("{PORT} {CYCLES}")));
     let after = settled(&host);
     println!("after {CYCLES} cycles: {before:?}; after {CYCLES} more: {after:?}");
     assert_eq!((before.open, after.open), (0, 0));
@@ -118,8 +123,8 @@ fn thousands_of_tunnels_are_carried_and_leave_nothing() {
     assert_eq!(restarts, "0");
 }
 
-fn load(what: &str, arguments: &str) -> String {
-    format!("prlimit --nofile=20000 load {what} {arguments}")
+fn traffic(what: &str, arguments: &str) -> String {
+    format!("prlimit --nofile=20000 traffic {what} {arguments}")
 }
 
 /// What pf9-comms uses.

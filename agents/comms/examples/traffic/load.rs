@@ -1,0 +1,119 @@
+//! What many tunnels, and bad ones, do to each other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::{OPENING, Request, all_opened, connect, exchange, opened, say};
+
+/// Exchanges messages until the time is over. Returns how long each took.
+async fn busy(mut stream: TcpStream, until: Instant) -> Result<Vec<Duration>> {
+    let mut took = Vec::new();
+    while Instant::now() < until {
+        took.push(exchange(&mut stream).await?);
+    }
+    Ok(took)
+}
+
+/// Active tunnels beside idle ones.
+pub(super) async fn hold(port: u16, idle: usize, active: usize, time: Duration) -> Result<()> {
+    let quiet = all_opened(port, idle).await;
+    let mut quiet = quiet.context("open idle tunnels")?;
+    say("idle")?;
+    let active = all_opened(port, active).await;
+    let active = active.context("open active tunnels")?;
+    say("open")?;
+    let until = Instant::now() + time;
+    let mut working = JoinSet::new();
+    for stream in active {
+        working.spawn(busy(stream, until));
+    }
+    let all: Result<Vec<Vec<Duration>>> = working.join_all().await.into_iter().collect();
+    report(&mut all.context("use active tunnels")?.concat())?;
+    for stream in &mut quiet {
+        exchange(stream).await.context("use an idle tunnel again")?;
+    }
+    say("all idle tunnels answer")
+}
+
+/// A tunnel beside others whose clients read nothing.
+pub(super) async fn slow(port: u16, stalled: usize, time: Duration) -> Result<()> {
+    let other = opened(port).await?;
+    let mut stuck = JoinSet::new();
+    for _ in 0..stalled {
+        let mut stream = with_small_buffers(port).await?;
+        stuck.spawn(async move {
+            // The echo comes back and is never read: soon nothing more is taken.
+            let _ = stream.write_u8(Request::Echo as u8).await;
+            while stream.write_all(&[1; 65_536]).await.is_ok() {}
+        });
+    }
+    report(&mut busy(other, Instant::now() + time).await?)
+}
+
+/// A connection for which the kernel keeps little: there may be thousands that are stuck.
+async fn with_small_buffers(port: u16) -> Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(4096)?;
+    socket.set_send_buffer_size(4096)?;
+    Ok(socket.connect(([127, 0, 0, 1], port).into()).await?)
+}
+
+pub(super) async fn cycles(port: u16, count: usize) -> Result<()> {
+    let free = Arc::new(Semaphore::new(OPENING));
+    let mut all = JoinSet::new();
+    for at in 0..count {
+        let permit = Arc::clone(&free).acquire_owned().await?;
+        all.spawn(async move {
+            let ended = cycle(port, at).await;
+            drop(permit);
+            ended
+        });
+        while let Some(ended) = all.try_join_next() {
+            ended??;
+        }
+    }
+    all.join_all().await.into_iter().collect()
+}
+
+/// Opens a tunnel and ends it: after an exchange, with a reset, or before a byte.
+async fn cycle(port: u16, at: usize) -> Result<()> {
+    match at % 4 {
+        0 | 1 => {
+            let mut stream = opened(port).await?;
+            exchange(&mut stream).await?;
+            stream.shutdown().await?;
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await?;
+            Ok(())
+        }
+        2 => {
+            let stream = opened(port).await?;
+            Ok(stream.set_zero_linger()?)
+        }
+        _ => {
+            connect(port).await?;
+            Ok(())
+        }
+    }
+}
+
+fn report(took: &mut [Duration]) -> Result<()> {
+    took.sort_unstable();
+    let at = |part: usize| {
+        let index = (took.len() * part / 1000).min(took.len().saturating_sub(1));
+        took.get(index).map_or(0, Duration::as_micros)
+    };
+    say(&format!(
+        "{} messages, median {} us, 99th percentile {} us, longest {} us",
+        took.len(),
+        at(500),
+        at(990),
+        at(1000)
+    ))
+}
