@@ -23,7 +23,8 @@ use super::{
     Entry, EtcdKey, EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, Files, Host, HostResult,
     HttpsRequest, HttpsResponse, ImageState, Kernel, Link, ListedContainer, ListedRequest, Network,
     NewCertificateRequest, NodeRoute, Packages, PodSubnets, Processes, RemainingPod, Routes,
-    Services, Space, SubnetClaim, SubnetNode, UnitState, VirtualService, VrrpSender,
+    Services, Space, StoppedProcess, SubnetClaim, SubnetNode, UnitState, VirtualService,
+    VrrpSender,
 };
 
 /// A host as it is seen in one look.
@@ -114,7 +115,7 @@ pass_on!(Containers {
 });
 
 pass_on!(Processes {
-    to_read stopped_processes() -> Vec<String>;
+    to_read stopped_processes() -> Vec<StoppedProcess>;
     to_read has_program(name: &str) -> bool;
 } {
     async fn run(&self, command: &CommandSpec) -> HostResult<CommandOutput> {
@@ -154,6 +155,8 @@ pass_on!(Files {
 
 pass_on!(Services {
     to_read unit(name: &str) -> UnitState;
+    to_read main_process(name: &str) -> Option<u32>;
+    to_change continue_unit(name: &str) -> ();
     to_change start_unit(name: &str) -> ();
     to_change stop_unit(name: &str) -> ();
     to_change restart_unit(name: &str) -> ();

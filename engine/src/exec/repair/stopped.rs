@@ -3,12 +3,14 @@
 //! A slow process may answer the second time; a stopped process never answers. So a stopped process confirms a failure.
 //! A stopped container of a pod is ended when its phase starts: kubelet then starts another at once, while its own
 //! probes would take most of a minute. A stopped container runtime is restarted before anything in it is ended.
+//!
+//! Not here: a containerd that is stopped (`containerd`).
 
 use std::time::Duration;
 
 use crate::exec::Runner;
 use crate::exec::event::Event;
-use crate::host::ListedContainer;
+use crate::host::{ListedContainer, StoppedProcess};
 use crate::model::chain;
 use crate::plan::{PlannedPhase, PlannedStep, Probe};
 use crate::resource::Spec;
@@ -21,18 +23,18 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 impl Runner<'_> {
     /// Whether a process of this phase's units, containers or pods is stopped. No, if that cannot be determined.
     pub(in crate::exec) async fn is_stopped(&self, phase: &PlannedPhase) -> bool {
-        let groups = self.stopped_groups().await;
-        if groups.is_empty() {
+        let stopped = self.stopped_processes().await;
+        if stopped.is_empty() {
             return false;
         }
         for step in phase.steps.iter().filter(|step| !step.policy.absent) {
             match &step.spec {
-                Spec::Service(service) if is_unit(&groups, &service.unit) => return true,
+                Spec::Service(service) if is_unit(&stopped, &service.unit) => return true,
                 Spec::Container(container) => {
                     let state = self.host.container(&container.name);
                     let state = tokio::time::timeout(TIMEOUT, state).await;
                     if let Ok(Ok(Some(state))) = state
-                        && is_container(&groups, &state.id)
+                        && is_container(&stopped, &state.id)
                     {
                         return true;
                     }
@@ -40,13 +42,13 @@ impl Runner<'_> {
                 _ => {}
             }
         }
-        !self.stopped_pods(phase, &groups).await.is_empty()
+        !self.stopped_pods(phase, &stopped).await.is_empty()
     }
 
     /// Whether a process of this unit is stopped. No, if that cannot be determined, and of a container runtime: what runs in its containers may be
     /// stopped, and the runtime is asked itself.
     pub(in crate::exec) async fn is_unit_stopped(&self, unit: &str) -> bool {
-        !container_runtime::is_unit(unit) && is_unit(&self.stopped_groups().await, unit)
+        !container_runtime::is_unit(unit) && is_unit(&self.stopped_processes().await, unit)
     }
 
     /// Ends the stopped containers of the pods that a phase is about.
@@ -55,11 +57,11 @@ impl Runner<'_> {
         if !phase.checks.iter().any(|check| is_about_pods(&check.probe)) {
             return;
         }
-        let groups = self.stopped_groups().await;
-        if groups.is_empty() {
+        let stopped = self.stopped_processes().await;
+        if stopped.is_empty() {
             return;
         }
-        for container in self.stopped_pods(phase, &groups).await {
+        for container in self.stopped_pods(phase, &stopped).await {
             // A stopped process reacts to SIGKILL only.
             let ended = self.host.stop_container(&container.name, Duration::ZERO);
             match ended.await {
@@ -83,7 +85,7 @@ impl Runner<'_> {
         let Some(phase) = phases.find(|phase| phase.steps.iter().any(is_its)) else {
             return false;
         };
-        if !is_unit(&self.stopped_groups().await, container_runtime::UNIT) {
+        if !is_unit(&self.stopped_processes().await, container_runtime::UNIT) {
             return false;
         }
         match self.host.restart_unit(container_runtime::UNIT).await {
@@ -102,15 +104,20 @@ impl Runner<'_> {
         true
     }
 
-    async fn stopped_groups(&self) -> Vec<String> {
-        let groups = tokio::time::timeout(TIMEOUT, self.host.stopped_processes()).await;
-        match groups {
-            Ok(Ok(groups)) => groups,
+    /// None, if they cannot be listed.
+    pub(super) async fn stopped_processes(&self) -> Vec<StoppedProcess> {
+        let stopped = tokio::time::timeout(TIMEOUT, self.host.stopped_processes()).await;
+        match stopped {
+            Ok(Ok(stopped)) => stopped,
             _ => Vec::new(),
         }
     }
 
-    async fn stopped_pods(&self, phase: &PlannedPhase, groups: &[String]) -> Vec<ListedContainer> {
+    async fn stopped_pods(
+        &self,
+        phase: &PlannedPhase,
+        stopped: &[StoppedProcess],
+    ) -> Vec<ListedContainer> {
         let pods = phase.checks.iter().filter_map(|check| match &check.probe {
             Probe::PodRunning { pod, containers } => Some((pod, containers)),
             _ => None,
@@ -129,26 +136,25 @@ impl Runner<'_> {
             let is_theirs = |(pod, names): &(&String, &Vec<String>)| {
                 names.iter().any(|name| statics.has(container, pod, name))
             };
-            container.running && is_container(groups, &container.id) && pods.iter().any(is_theirs)
+            container.running && is_container(stopped, &container.id) && pods.iter().any(is_theirs)
         });
         all
     }
 }
 
-/// Whether one of the control groups is a unit's, or below it.
-fn is_unit(groups: &[String], unit: &str) -> bool {
-    let mut lines = groups.iter().flat_map(|group| group.lines());
-    lines.any(|line| line.split('/').any(|part| part == unit))
+/// Whether one of the processes is a unit's.
+pub(super) fn is_unit(stopped: &[StoppedProcess], unit: &str) -> bool {
+    stopped.iter().any(|process| process.is_of_unit(unit))
 }
 
-/// Whether one of the control groups is a container's: named by its id, as a directory (`/docker/ID`) or a scope
+/// Whether the control group of one of the processes is a container's: named by its id, as a directory (`/docker/ID`) or a scope
 /// (`/system.slice/docker-ID.scope`).
-fn is_container(groups: &[String], id: &str) -> bool {
+fn is_container(stopped: &[StoppedProcess], id: &str) -> bool {
     let of_id = |part: &str| {
         let name = part.strip_suffix(".scope").unwrap_or(part);
         name == id || name.rsplit_once('-').is_some_and(|(_, name)| name == id)
     };
-    let mut lines = groups.iter().flat_map(|group| group.lines());
+    let mut lines = stopped.iter().flat_map(|process| process.groups.lines());
     !id.is_empty() && lines.any(|line| line.rsplit('/').next().is_some_and(of_id))
 }
 
@@ -309,7 +315,13 @@ mod tests {
     #[test]
     fn control_groups_of_both_versions_are_known() {
         let id = "0123abcd";
-        let of = |text: &str| vec![text.to_owned()];
+        let of = |groups: &str| {
+            let groups = groups.to_owned();
+            [StoppedProcess {
+                groups,
+                ..StoppedProcess::default()
+            }]
+        };
         for (group, unit, container) in [
             ("4:cpu:/system.slice/docker.service\n", true, false),
             ("0::/system.slice/docker.service/sub\n", true, false),

@@ -10,7 +10,7 @@ use super::world::World;
 use super::world::program::Behaviour;
 use super::world::program::Program;
 use crate::host::fake::fake_host::FakeHost;
-use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes};
+use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes, StoppedProcess};
 
 /// Where programs are looked up.
 pub(crate) const PATH: [&str; 6] = [
@@ -53,7 +53,7 @@ impl Processes for FakeHost {
         bounded(command, output?)
     }
 
-    async fn stopped_processes(&self) -> HostResult<Vec<String>> {
+    async fn stopped_processes(&self) -> HostResult<Vec<StoppedProcess>> {
         let deadline = std::time::Duration::from_secs(30);
         self.observe("stopped_processes", "all", deadline, |world| {
             Ok(world.stopped.iter().cloned().collect())
@@ -70,6 +70,12 @@ impl Processes for FakeHost {
         )
         .await
     }
+}
+
+/// The number of a unit's main process; the same at each start, because no test needs more.
+pub(super) fn main_pid(unit: &str) -> u32 {
+    let bytes = unit.bytes().map(u32::from);
+    1000 + bytes.fold(0, |sum, byte| (sum * 31 + byte) % 30_000)
 }
 
 /// As much of the output as a real host would give.
@@ -95,7 +101,25 @@ impl World {
     /// Records a process that a signal has stopped, in this control group as `/proc/PID/cgroup` shows it. This changes nothing else: use a
     /// fault plan for the calls that the process no longer answers.
     pub fn stop_process(&mut self, group: &str) {
-        self.stopped.insert(group.to_owned());
+        self.stop_program("", group);
+    }
+
+    /// The same of a process with this name, which is no main process of a unit.
+    pub fn stop_program(&mut self, name: &str, group: &str) {
+        self.stopped.insert(StoppedProcess {
+            pid: 1,
+            name: name.to_owned(),
+            groups: group.to_owned(),
+        });
+    }
+
+    /// The same of the main process of a unit.
+    pub fn stop_main_process(&mut self, unit: &str, name: &str) {
+        self.stopped.insert(StoppedProcess {
+            pid: main_pid(unit),
+            name: name.to_owned(),
+            groups: format!("0::/system.slice/{unit}\n"),
+        });
     }
 
     /// Registers what a program does, by the name or path it is called with.

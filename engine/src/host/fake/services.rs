@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::processes::main_pid;
 use super::world::World;
 use super::world::unit::Unit;
 use crate::host::fake::fake_host::FakeHost;
@@ -34,6 +35,22 @@ impl Services for FakeHost {
                 }
                 _ => Ok(state),
             }
+        })
+        .await
+    }
+
+    async fn main_process(&self, name: &str) -> HostResult<Option<u32>> {
+        self.observe("main_process", name, DEADLINE, |world| {
+            Ok(world.unit_active(name).then(|| main_pid(name)))
+        })
+        .await
+    }
+
+    async fn continue_unit(&self, name: &str) -> HostResult<()> {
+        self.mutate("continue_unit", name, DEADLINE, |world| {
+            let main = main_pid(name);
+            world.stopped.retain(|process| process.pid != main);
+            Ok(())
         })
         .await
     }
@@ -219,12 +236,7 @@ impl World {
         };
         let ran = unit.is_active();
         // Also a process that a signal has stopped ends.
-        let is_its = |group: &str| {
-            group
-                .lines()
-                .any(|line| line.split('/').any(|part| part == name))
-        };
-        self.stopped.retain(|group| !is_its(group));
+        self.stopped.retain(|process| !process.is_of_unit(name));
         unit.active = "inactive".to_owned();
         unit.sub = "dead".to_owned();
         unit.active_since = None;

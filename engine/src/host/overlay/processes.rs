@@ -2,7 +2,7 @@
 
 use super::OverlayHost;
 use crate::host::fake::PROGRAM_PATH;
-use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes};
+use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes, StoppedProcess};
 
 #[async_trait::async_trait]
 impl Processes for OverlayHost<'_> {
@@ -17,7 +17,7 @@ impl Processes for OverlayHost<'_> {
         ))
     }
 
-    async fn stopped_processes(&self) -> HostResult<Vec<String>> {
+    async fn stopped_processes(&self) -> HostResult<Vec<StoppedProcess>> {
         self.lower.stopped_processes().await
     }
 

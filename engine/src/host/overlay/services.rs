@@ -13,6 +13,16 @@ impl Services for OverlayHost<'_> {
         self.upper.unit(name).await
     }
 
+    async fn main_process(&self, name: &str) -> HostResult<Option<u32>> {
+        self.lower.main_process(name).await
+    }
+
+    async fn continue_unit(&self, name: &str) -> HostResult<()> {
+        self.changes();
+        self.fetch_unit(name).await?;
+        self.upper.continue_unit(name).await
+    }
+
     async fn start_unit(&self, name: &str) -> HostResult<()> {
         self.before_start(name).await?;
         self.begins(name);

@@ -94,6 +94,26 @@ impl CommandOutput {
     }
 }
 
+/// A process that a signal has stopped.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoppedProcess {
+    /// Its number.
+    pub pid: u32,
+    /// The name of its program, as the kernel keeps it: 15 bytes at most.
+    pub name: String,
+    /// Its control groups, as `/proc/PID/cgroup` shows them.
+    pub groups: String,
+}
+
+impl StoppedProcess {
+    /// Whether one of its control groups is the one of this unit, or below it.
+    #[must_use]
+    pub fn is_of_unit(&self, unit: &str) -> bool {
+        let mut lines = self.groups.lines();
+        lines.any(|line| line.split('/').any(|part| part == unit))
+    }
+}
+
 /// Runs commands.
 #[async_trait::async_trait]
 pub trait Processes {
@@ -123,9 +143,8 @@ pub trait Processes {
         })
     }
 
-    /// The control groups of processes that a signal has stopped (SIGSTOP), each as `/proc/PID/cgroup` shows it. Such a process answers
-    /// nothing until it is continued or killed. Cancel safe.
-    async fn stopped_processes(&self) -> HostResult<Vec<String>>;
+    /// The processes that a signal has stopped (SIGSTOP). Such a process answers nothing until it is continued or killed. Cancel safe.
+    async fn stopped_processes(&self) -> HostResult<Vec<StoppedProcess>>;
 
     /// Whether a program of this name is on the fixed PATH.
     async fn has_program(&self, name: &str) -> HostResult<bool>;

@@ -46,6 +46,12 @@ pub trait Services {
     /// State of a unit such as `docker.service`; an unknown one is not `loaded`. Cancel safe.
     async fn unit(&self, name: &str) -> HostResult<UnitState>;
 
+    /// The number of a service's main process; `None` if it does not run. Cancel safe.
+    async fn main_process(&self, name: &str) -> HostResult<Option<u32>>;
+
+    /// Lets the main process of a service go on that a signal has stopped (SIGCONT). Other processes of the service get no signal.
+    async fn continue_unit(&self, name: &str) -> HostResult<()>;
+
     /// Starts a unit. When cancelled the job goes on.
     async fn start_unit(&self, name: &str) -> HostResult<()>;
 

@@ -21,9 +21,10 @@ pub(super) async fn listen(targets: WatchList, triggers: Triggers) -> Result<()>
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let groups = tokio::task::spawn_blocking(stopped_processes).await;
-        let groups = groups.context("look for stopped processes")?;
-        let groups = groups.context("look for stopped processes")?;
+        let stopped = tokio::task::spawn_blocking(stopped_processes).await;
+        let stopped = stopped.context("look for stopped processes")?;
+        let stopped = stopped.context("look for stopped processes")?;
+        let groups: Vec<String> = stopped.into_iter().map(|its| its.groups).collect();
         for event in new_events(&groups, &targets.units, &mut known) {
             triggers.add(event);
         }

@@ -28,7 +28,9 @@ use crate::host::fake::world::package::InstalledPackage;
 use crate::host::fake::world::program::Program;
 use crate::host::fake::world::tree::{Node, NodeKind, Tree};
 use crate::host::fake::world::unit::Unit;
-use crate::host::{Attributes, ClaimKind, EntryKind, Link, VirtualService, VrrpSender};
+use crate::host::{
+    Attributes, ClaimKind, EntryKind, Link, StoppedProcess, VirtualService, VrrpSender,
+};
 
 /// 2026-01-01T00:00:00Z, where every fake clock starts.
 const START: Duration = Duration::from_secs(1_767_225_600);
@@ -96,8 +98,8 @@ pub struct World {
     pub(crate) payload_unread: bool,
     /// Whether only half of what is appended to a file arrives.
     pub(crate) tears_appends: bool,
-    /// Control groups of stopped processes.
-    pub(crate) stopped: BTreeSet<String>,
+    /// Stopped processes.
+    pub(crate) stopped: BTreeSet<StoppedProcess>,
     /// Where the clock started, if not at [`START`].
     start: Option<SystemTime>,
     elapsed: Duration,

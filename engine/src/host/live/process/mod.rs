@@ -20,7 +20,7 @@ use child_process::{Running, Sink, Tail, cmd};
 
 use super::LiveHost;
 use super::blocking::blocking;
-use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes};
+use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes, StoppedProcess};
 
 /// Where programs are looked up: those that we start, and those that they start.
 const PATH: &str =
@@ -40,7 +40,7 @@ impl Processes for LiveHost {
         blocking(move || attend(running, &spec)).await
     }
 
-    async fn stopped_processes(&self) -> HostResult<Vec<String>> {
+    async fn stopped_processes(&self) -> HostResult<Vec<StoppedProcess>> {
         blocking(|| {
             crate::host::live::process::stopped::stopped_processes()
                 .map_err(|error| HostError::service("list the processes of this host", error))

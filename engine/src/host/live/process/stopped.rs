@@ -3,31 +3,33 @@
 use std::io::Read as _;
 use std::path::Path;
 
+use crate::host::StoppedProcess;
+
 /// Longest file of a process that is read; the kernel's are a few hundred bytes.
 const MAX: u64 = 64 * 1024;
 
-/// The control groups of all stopped processes, each as `/proc/PID/cgroup` shows it. A process that a debugger has stopped does not count.
+/// All stopped processes. A process that a debugger has stopped does not count.
 ///
 /// # Errors
 /// The processes cannot be listed.
-pub fn stopped_processes() -> std::io::Result<Vec<String>> {
-    let mut groups = Vec::new();
+pub fn stopped_processes() -> std::io::Result<Vec<StoppedProcess>> {
+    let mut stopped = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let Ok(entry) = entry else { continue };
-        let is_process = entry
+        let pid = entry
             .file_name()
             .to_str()
-            .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-        if !is_process {
-            continue;
-        }
+            .and_then(|name| name.parse().ok());
+        let Some(pid) = pid else { continue };
         // A process that has ended in the meantime is not stopped.
         let process = entry.path();
-        if read(&process.join("stat")).is_some_and(|stat| is_stopped(&stat)) {
-            groups.extend(read(&process.join("cgroup")));
+        let stat = read(&process.join("stat")).filter(|stat| is_stopped(stat));
+        if let (Some(stat), Some(groups)) = (stat, read(&process.join("cgroup"))) {
+            let name = name(&stat).to_owned();
+            stopped.push(StoppedProcess { pid, name, groups });
         }
     }
-    Ok(groups)
+    Ok(stopped)
 }
 
 fn read(path: &Path) -> Option<String> {
@@ -35,6 +37,12 @@ fn read(path: &Path) -> Option<String> {
     let file = std::fs::File::open(path).ok()?;
     file.take(MAX).read_to_string(&mut text).ok()?;
     Some(text)
+}
+
+/// The second word of `proc_pid_stat(5)`, without its parentheses.
+fn name(stat: &str) -> &str {
+    let begins = stat.split_once('(').map_or("", |(_, after)| after);
+    begins.rsplit_once(')').map_or("", |(name, _)| name)
 }
 
 /// The third word of `proc_pid_stat(5)`. The second is the program's name, which may hold anything.
@@ -68,7 +76,12 @@ mod tests {
         assert!(stat());
         let own = read(Path::new("/proc/self/cgroup")).expect("we run");
         let found = stopped_processes().expect("they can be listed");
-        assert!(found.contains(&own), "{found:?}");
+        let sleep = StoppedProcess {
+            pid: child.id(),
+            name: "sleep".to_owned(),
+            groups: own,
+        };
+        assert!(found.contains(&sleep), "{found:?}");
         child.kill().expect("it is ours");
         child.wait().expect("it ends");
     }
@@ -78,5 +91,8 @@ mod tests {
         assert!(is_stopped("7 (a) R b) T 1 7 7"));
         assert!(!is_stopped("7 (a) T) S 1 7 7"));
         assert!(!is_stopped(""));
+        assert_eq!(name("7 (a) R b) T 1 7 7"), "a) R b");
+        assert_eq!(name("7 (containerd) S 1"), "containerd");
+        assert_eq!(name(""), "");
     }
 }

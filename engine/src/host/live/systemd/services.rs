@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use nix::sys::signal::Signal;
 use zbus::OwnedObjectPath;
 
 use super::bus::{Properties, is_unknown_unit};
@@ -35,6 +36,21 @@ impl Services for LiveHost {
             job: has_job(&properties),
             active,
         })
+    }
+
+    async fn main_process(&self, name: &str) -> HostResult<Option<u32>> {
+        let action = format!("ask systemd about the main process of {name}");
+        let properties = self.unit_properties(&action, name, "Service").await?;
+        let pid = properties.get("MainPID");
+        let pid = pid.and_then(|value| u32::try_from(value).ok());
+        Ok(pid.filter(|pid| *pid > 0))
+    }
+
+    async fn continue_unit(&self, name: &str) -> HostResult<()> {
+        let action = format!("continue the main process of {name}");
+        let signal = (name, "main", Signal::SIGCONT as i32);
+        self.bus.manager(&action, "KillUnit", &signal).await?;
+        Ok(())
     }
 
     async fn start_unit(&self, name: &str) -> HostResult<()> {
