@@ -26,6 +26,13 @@ pub enum Event {
     },
     /// Before a run: the first phase whose checks have not ended. It is emitted if they take a while.
     Checking { phase: PhaseName },
+    /// Before a repair's checks: the process of a unit, which a signal had stopped, works again. `restarted` says that the unit had to be
+    /// restarted for it. In a dry run: a repair would do this first.
+    ResourceWoken {
+        resource: String,
+        reason: String,
+        restarted: bool,
+    },
     /// All preconditions hold; `evaluated` of them were evaluated now.
     PreflightPassed { evaluated: usize },
     /// Preconditions that do not hold. Nothing was touched.
@@ -162,8 +169,9 @@ impl Event {
     #[must_use]
     pub fn phase(&self) -> Option<&PhaseName> {
         match self {
-            // It comes before a run, so the order of the run's phases does not hold it back.
+            // They come before a run, so the order of the run's phases does not hold them back.
             Self::Checking { .. }
+            | Self::ResourceWoken { .. }
             | Self::RunStarted { .. }
             | Self::PreflightPassed { .. }
             | Self::PreflightFailed { .. }

@@ -83,7 +83,21 @@ impl<'a> Review<'a> {
     pub fn diff(&self) -> String {
         let pages = self.pages();
         let changes: String = pages.iter().map(Page::changes).collect();
-        changes + self.verdict(&pages).as_str()
+        self.woken() + changes.as_str() + self.verdict(&pages).as_str()
+    }
+
+    /// What a repair would do before its checks.
+    fn woken(&self) -> String {
+        let is_woken = |event: &&Event| matches!(event, Event::ResourceWoken { .. });
+        let woken: String = (self.events.iter().filter(is_woken))
+            .map(|event| render(event, DETAIL))
+            .collect();
+        if woken.is_empty() {
+            return woken;
+        }
+        format!(
+            "before its checks, a repair would do this; what needs it and fails even then would be restarted, and is not predicted:\n{woken}"
+        )
     }
 
     /// The sum over all phases.

@@ -204,6 +204,14 @@ pub fn render(event: &Event, detail: Detail) -> String {
         Event::ResourceRestarted {
             resource, reason, ..
         } => writeln!(text, "  ↻ {resource} restarted: {reason}"),
+        Event::ResourceWoken {
+            resource,
+            reason,
+            restarted,
+        } => {
+            let how = if *restarted { "restarted" } else { "continued" };
+            writeln!(text, "  ↻ {resource} {how}: {reason}")
+        }
         Event::ResourceLeft {
             resource, reason, ..
         } => writeln!(text, "  . {resource} is left: {reason}"),

@@ -35,6 +35,7 @@ pub(crate) use spec::{
 
 pub use change::{Action, Change, Difference, TextDiff};
 pub use docker::container::ContainerSpec;
+pub use docker::container_runtime::working_unit;
 pub use docker::image::ImageSpec;
 pub use docker::image_directory::ImageDirectorySpec;
 pub use files::checksums::Checksums;

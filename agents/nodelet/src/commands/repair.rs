@@ -17,6 +17,7 @@ use engine::report;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use self::rebuild::rebuild;
 use super::run::{exit, note_identity, prepare};
@@ -42,9 +43,14 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         ..Selection::default()
     };
     let (inputs, _lock) = prepare("repair", &args.role, &named, &host).await?;
+    let sink = output::sink(args.role.json);
+    // Before the checks: what failed may hold again. And before their limits, which a unit that it restarts must not inherit.
+    let cancel = wake_containerd(&inputs, &host, sink.as_ref()).await?;
+    if cancel.as_ref().is_some_and(CancellationToken::is_cancelled) {
+        return Ok(exit(Outcome::Interrupted));
+    }
     let checks = args.phases.is_empty() || !args.if_failing.is_empty();
     let limits = checks.then(|| Limits::enter(inputs.settings()));
-    let sink = output::sink(args.role.json);
     let (failed, with_orphans, health) = if args.phases.is_empty() && args.if_failing.is_empty() {
         // Check even if a pass has seen failures: the host may have recovered, or an operator may have repaired it, meanwhile.
         let health = checked(&inputs, &host, sink.as_ref()).await;
@@ -68,7 +74,10 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         }
         return Ok(Exit::Ok);
     }
-    let cancel = signals::cancel_on_signal()?;
+    let cancel = match cancel {
+        Some(cancel) => cancel,
+        None => signals::cancel_on_signal()?,
+    };
     let outcome = if args.rebuild {
         rebuild(args, &inputs, &host, sink.as_ref(), &cancel).await?
     } else {
@@ -100,6 +109,22 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         outcome
     };
     Ok(exit(outcome))
+}
+
+/// Lets a containerd work again that a signal has stopped. Returns what a signal cancels from then on; `None` if there was nothing to do.
+async fn wake_containerd(
+    inputs: &Inputs,
+    host: &dyn Host,
+    sink: &dyn EventSink,
+) -> Result<Option<CancellationToken>> {
+    let mut runner = inputs.runner(host, sink);
+    let Some(stopped) = runner.stopped_containerd().await else {
+        return Ok(None);
+    };
+    let cancel = signals::cancel_on_signal()?;
+    runner.cancel = cancel.clone();
+    runner.wake_containerd(&stopped).await?;
+    Ok(Some(cancel))
 }
 
 /// The conditions of all phases. A server that does not answer takes its time, so `sink` gets the phase that is waited for.
@@ -200,7 +225,7 @@ async fn still_failing(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use engine::env::KubeEnv;
     use engine::facts::Facts;
     use engine::host::fake::{FakeHost, FaultPlan};
@@ -229,7 +254,7 @@ mod tests {
         }
     }
 
-    pub(super) fn inputs() -> Inputs {
+    pub(in crate::commands) fn inputs() -> Inputs {
         let settings = KubeEnv::from_pairs([
             ("ROLE".to_owned(), "master".to_owned()),
             ("MASTER_IP".to_owned(), "10.0.0.1".to_owned()),

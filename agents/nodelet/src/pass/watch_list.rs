@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use engine::plan::{Plan, Probe};
-use engine::resource::{NodeRoutesSpec, NodeSpec, Spec};
+use engine::resource::{NodeRoutesSpec, NodeSpec, Spec, working_unit};
 use serde::{Deserialize, Serialize};
 
 use super::allocation::Allocation;
@@ -58,7 +58,10 @@ impl WatchList {
         for step in plan.phases.iter().flat_map(|phase| &phase.steps) {
             match &step.spec {
                 Spec::Container(container) => containers.push(container.name.clone()),
-                Spec::Service(service) => units.push(service.unit.clone()),
+                Spec::Service(service) => {
+                    units.push(service.unit.clone());
+                    units.extend(working_unit(&service.unit).map(str::to_owned));
+                }
                 Spec::Link(link) if link.carries_pods => {
                     links.insert(link.name.clone());
                 }
@@ -119,6 +122,8 @@ mod tests {
         let address = "172.30.0.11".parse().ok();
         let found = WatchList::of(&plan, address, Path::new("/etc/pf9/nodelet"));
         assert_eq!(found.links, ["cni0", "docker0", "eth0"]);
+        let containerd = "containerd.service".to_owned();
+        assert!(found.units.contains(&containerd), "{:?}", found.units);
         let virtual_ip: IpAddr = "172.30.0.100".parse().expect("an address");
         assert_eq!(found.addresses, [virtual_ip]);
         let nodes: Vec<&str> = found.nodes.iter().map(|node| node.name.as_str()).collect();

@@ -13,6 +13,7 @@ use crate::exec::kubernetes::{backups, probes};
 use crate::exec::{Mode, Runner};
 use crate::host::{CommandSpec, Host, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
+use crate::resource::docker::container_runtime::CONTAINERD_UNIT;
 use crate::resource::kernel::firewall;
 use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, pki};
 
@@ -146,7 +147,7 @@ impl Runner<'_> {
                 )),
                 Some(_) => None,
             }),
-            Probe::ContainerRuntime => self.runtime_answers(TIMEOUT).await,
+            Probe::ContainerRuntime => self.runtime_problem(TIMEOUT).await,
             Probe::PodRunning { pod, containers } => {
                 probes::pod_running(host, pod, containers).await
             }
@@ -304,6 +305,20 @@ impl Runner<'_> {
             }
         }
         None
+    }
+
+    /// What is wrong with the container runtime. While containerd is stopped, docker answers for a minute more.
+    pub(in crate::exec) async fn runtime_problem(
+        &self,
+        timeout: Duration,
+    ) -> ResourceResult<Option<String>> {
+        if self.is_containerd_stopped().await {
+            let reason = format!(
+                "{CONTAINERD_UNIT} is active, but a signal has stopped its process (SIGSTOP), and docker needs it"
+            );
+            return Ok(Some(reason));
+        }
+        self.runtime_answers(timeout).await
     }
 
     /// Here, too, no answer counts as a failure: a runtime that hangs ends and starts nothing.

@@ -4,8 +4,9 @@
 //! not complete. When to repair is decided by the agent.
 //!
 //! Start with `restart`, then `stop`. `write_trial` is the trial; `needs` is a part of it, and `restartable` says what a repair can
-//! restart all the same.
+//! restart all the same. `containerd` wakes what docker needs, before anything else is done.
 
+pub(in crate::exec) mod containerd;
 mod needs;
 pub(in crate::exec) mod rebuild;
 pub(in crate::exec) mod restart;

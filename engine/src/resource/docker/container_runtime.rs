@@ -9,12 +9,14 @@ use crate::resource::{ResourceError, ResourceResult, Undo};
 
 /// The unit that runs the runtime.
 pub(crate) const UNIT: &str = "docker.service";
+/// The unit of what runs the containers for it.
+pub(crate) const CONTAINERD_UNIT: &str = "containerd.service";
 /// Exists if the unit is masked: systemd does not load a masked unit, although the unit is installed.
 const MASK: &str = "/etc/systemd/system/docker.service";
 /// The network link that the runtime creates for its own network.
 pub(crate) const LINK: &str = "docker0";
 /// Units of a runtime.
-const UNITS: &[&str] = &[UNIT, "docker.socket", "containerd.service"];
+const UNITS: &[&str] = &[UNIT, "docker.socket", CONTAINERD_UNIT];
 /// Label on containers that a role has made.
 pub(crate) const OWNER: &str = "pf9.io/owner";
 /// Value of this label on containers that the ledger records.
@@ -181,6 +183,12 @@ pub(crate) fn ends(undo: &Undo) -> bool {
 /// Whether an undo would reset a kernel setting that container networks need.
 pub(crate) fn needs(undo: &Undo) -> bool {
     matches!(undo, Undo::SetSysctl { key, .. } if key == "net.ipv4.ip_forward" || key.starts_with("net.bridge."))
+}
+
+/// The unit that does the work of this one, if it is another one, which a role need not name.
+#[must_use]
+pub fn working_unit(unit: &str) -> Option<&'static str> {
+    (unit == UNIT).then_some(CONTAINERD_UNIT)
 }
 
 /// Whether a unit is one of the runtime.

@@ -1,10 +1,10 @@
-//! Conditions that only warn: they are reported, and nothing is restarted because of them.
+//! Conditions that are reported, and because of which nothing is restarted.
 
 use behaviour::block_on;
-use engine::exec::Status;
+use engine::exec::{Recording, Status};
 use engine::host::Services as _;
 
-use super::{applied_host, failed};
+use super::{applied_host, failed, names, runner, text};
 
 /// kubelet evicts pods in this case, and a restart makes no room.
 #[test]
@@ -75,4 +75,37 @@ fn docker_that_does_not_start_at_boot_is_reported() {
         reported.advisory && reported.reason.contains("at boot"),
         "{reported:?}"
     );
+}
+
+/// docker still answers pings. Once containerd goes on, the host is well, so nothing else may end for it.
+#[test]
+fn a_stopped_containerd_is_named_and_woken_alone() {
+    const CONTAINERD: &str = "containerd.service";
+    let (bringup, host) = applied_host();
+    host.with_world_mut(|world| world.unit(CONTAINERD, "[Service]\n"));
+    block_on(host.start_unit(CONTAINERD)).expect("it starts");
+    assert_eq!(names(failed(&bringup, &host)), [""; 0]);
+    host.with_world_mut(|world| world.stop_main_process(CONTAINERD, "containerd"));
+    assert_eq!(names(failed(&bringup, &host)), ["docker"]);
+    let health = bringup.check(&host);
+    let mut conditions = health.iter().flat_map(|phase| &phase.conditions);
+    let named =
+        conditions.any(|its| its.status == Status::False && its.reason.contains(CONTAINERD));
+    assert!(named, "{health:?}");
+    host.clear_journal();
+    let events = Recording::default();
+    let runner = runner(&bringup, &host, &events);
+    let stopped = block_on(runner.stopped_containerd()).expect("it is stopped");
+    block_on(runner.wake_containerd(&stopped)).expect("it goes on");
+    let calls = host.mutating_calls().into_iter();
+    let calls: Vec<String> = calls
+        .map(|call| format!("{} {}", call.name, call.argument))
+        .collect();
+    assert_eq!(calls, ["continue_unit containerd.service"]);
+    let reported = text(&events.events());
+    assert!(
+        reported.contains("containerd.service continued"),
+        "{reported}"
+    );
+    assert_eq!(names(failed(&bringup, &host)), [""; 0]);
 }

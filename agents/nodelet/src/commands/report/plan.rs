@@ -192,20 +192,32 @@ async fn missing(args: &PlanArgs, inputs: &Inputs) -> Option<UnmetRequires> {
 }
 
 /// The events of a dry run of what `nodelet repair` would do now, and the conditions for which it would do it. There are no events if a
-/// repair would restart nothing and remove nothing.
+/// repair would wake, restart and remove nothing.
 async fn predict_repair(
     inputs: &Inputs,
-    host: &LiveHost,
+    host: &dyn Host,
 ) -> Result<(Vec<Event>, Vec<PhaseHealth>)> {
     let ignored_events = Recording::default();
     let checker = inputs.runner(host, &ignored_events);
+    let containerd = checker.stopped_containerd().await;
     // The same checks as in a repair.
     let health = checker.check_until_failed(SETTLE).await;
-    let failed = failed_phases(&health);
+    let mut failed = failed_phases(&health);
+    let mut events = Vec::new();
+    if let Some(stopped) = &containerd {
+        // A repair makes its checks when containerd works again, and these phases may be well then.
+        failed.retain(|phase| !stopped.phases.contains(phase));
+        events.push(stopped.woken(false));
+    }
     let set = restart_set(&inputs.plan, &failed);
     let with_orphans = phases_with_orphans(&health);
     if set.is_empty() && with_orphans.is_empty() {
-        return Ok((Vec::new(), health));
+        if containerd.is_some() {
+            let [started, finished] = nothing_predicted(&inputs.plan);
+            events.insert(0, started);
+            events.push(finished);
+        }
+        return Ok((events, health));
     }
     let overlay = overlay_host(host, &inputs.plan).await;
     let recording = Recording::default();
@@ -223,7 +235,8 @@ async fn predict_repair(
             runner().dry_restart(&readers, &[]).await?;
         }
     }
-    Ok((recording.events(), health))
+    events.extend(recording.events());
+    Ok((events, health))
 }
 
 async fn dry_run(
@@ -290,7 +303,64 @@ fn chosen(inputs: &Inputs, phases: &PhaseArgs) -> Plan {
 
 #[cfg(test)]
 mod tests {
+    use engine::host::fake::FakeHost;
+    use engine::model::{PhaseName, Span, StepId};
+    use engine::plan::{PlannedStep, Probe, StepPolicy};
+    use engine::resource::{ServiceSpec, Spec};
+
     use super::*;
+    use crate::commands::repair::tests::inputs;
+
+    /// A repair wakes it before its checks. What needs docker fails only because of it; other phases are restarted all the same.
+    #[tokio::test(start_paused = true)]
+    async fn a_stopped_containerd_is_predicted_to_be_woken() {
+        const CONTAINERD: &str = "containerd.service";
+        let mut inputs = inputs();
+        let docker = &mut inputs.plan.phases[0];
+        docker.checks[0].probe = Probe::ContainerRuntime;
+        docker.steps.push(PlannedStep {
+            id: StepId::new(&docker.name, "service", "docker"),
+            span: Span::file("phases/docker.rhai"),
+            spec: Spec::Service(ServiceSpec {
+                unit: "docker.service".to_owned(),
+                started: true,
+                enabled: None,
+                restart_inputs: Vec::new(),
+                reload_inputs: Vec::new(),
+                runs: Vec::new(),
+                checksums: None,
+            }),
+            policy: StepPolicy::default(),
+        });
+        let docker = docker.name.clone();
+        // Its file is missing.
+        inputs.plan.phases[1].requires = vec![docker];
+        for kubelet_fails in [false, true] {
+            let mut host = FakeHost::new()
+                .with_docker()
+                .with_active_unit(CONTAINERD, "[Service]\n");
+            if !kubelet_fails {
+                host = host.with_file("/run/kubelet", "x");
+            }
+            host.with_world_mut(|world| world.stop_main_process(CONTAINERD, "containerd"));
+            let predicted = predict_repair(&inputs, &host).await;
+            let (events, _) = predicted.expect("it can be predicted");
+            let is_woken = |event: &Event| matches!(event, Event::ResourceWoken { resource, restarted: false, .. } if resource == CONTAINERD);
+            assert!(events.iter().any(is_woken), "{events:?}");
+            let restarted = events.iter().filter_map(|event| match event {
+                Event::RunStarted { verb, phases, .. } if *verb == Verb::DryRun => Some(phases),
+                _ => None,
+            });
+            let restarted: Vec<&str> = restarted.flatten().map(PhaseName::as_str).collect();
+            let expected: &[&str] = if kubelet_fails { &["kubelet"] } else { &[] };
+            assert_eq!(restarted, expected, "{events:?}");
+            let review = Review::of_repair(&events);
+            assert!(review.complete(), "{events:?}");
+            let text = review.diff();
+            assert!(text.contains("containerd.service continued"), "{text}");
+            assert_eq!(host.mutations(), 0);
+        }
+    }
 
     /// Programs read it as they read any other prediction.
     #[test]

@@ -85,7 +85,7 @@ impl<H: HostOps> Supervisor<H> {
         };
         match change {
             Change::Done if !begun => {
-                tracing::info!("{doing}: the failed checks hold again; nothing was restarted");
+                tracing::info!("{doing}: the failed checks hold again; no phase was restarted");
                 let again = std::mem::replace(&mut self.flapped, true);
                 self.discount_attempt(if again { self.waiting(before) } else { before });
                 Duration::ZERO
@@ -283,6 +283,15 @@ impl<H: HostOps> Supervisor<H> {
                 }
                 if let Event::StopFailed { phase, error, .. } = &event {
                     unended = Some(format!("{phase}: {error}"));
+                }
+                if let Event::ResourceWoken {
+                    resource,
+                    reason,
+                    restarted,
+                } = &event
+                {
+                    let how = if *restarted { "restarted" } else { "continued" };
+                    tracing::info!("{resource} was {how}: {reason}");
                 }
                 if let Event::StepStartedAgain { step, .. } = &event {
                     tracing::info!("{step} was started again as it was");
