@@ -134,6 +134,11 @@ pub const FAULTS: &[Fault] = faults! {
         // Without a timeout docker's client would wait for ever.
         is_repaired: "timeout 3 docker version > /dev/null && api_is_ready && node_is_ready",
     }
+    "containerd-hung": "a signal stops containerd (SIGSTOP)" {
+        // Its shims are in the same control group, and go on.
+        breaks: "systemctl kill --kill-who=main --signal=STOP containerd",
+        is_repaired: "! pgrep --runstates T --exact containerd && timeout 3 docker version > /dev/null && api_is_ready && node_is_ready",
+    }
     // docker's containers would then end with its next restart.
     "daemon-json-edited": "an operator edits daemon.json, and reloads docker" {
         breaks: "echo '{\"live-restore\": false}' > /etc/docker/daemon.json; systemctl reload docker",

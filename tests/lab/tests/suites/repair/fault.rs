@@ -24,6 +24,8 @@ const RESTARTS: &[(&str, &str)] = &[
         "docker-hung",
         "configure-docker docker etcd-image images controller-images etcd etcd-vote control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
     ),
+    // It is woken before the checks of the repair, which then find nothing to restart.
+    ("containerd-hung", ""),
     (
         "daemon-json-edited",
         "configure-docker docker etcd-image images controller-images etcd etcd-vote control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
