@@ -26,7 +26,7 @@ pub(in crate::nodeletd) struct Situation<'a> {
     pub(in crate::nodeletd) stopped: bool,
     /// Rest of the pause before the next attempt.
     pub(in crate::nodeletd) pause_left: Duration,
-    /// The next attempt does not wait: it was requested, or the settings or the plan changed.
+    /// The next attempt does not wait: it was requested, or the settings, the plan or the join file changed.
     pub(in crate::nodeletd) skip_backoff: bool,
     /// The next attempt is to be a full clean.
     pub(in crate::nodeletd) clean_is_due: bool,

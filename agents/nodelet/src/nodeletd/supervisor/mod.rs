@@ -112,7 +112,7 @@ pub(super) struct Supervisor<H> {
     desired: Desired,
     /// Reports the loop's progress to the watchdog.
     beat: Beat,
-    /// The next attempt does not wait for the end of its pause: it was requested, or the settings or the plan changed.
+    /// The next attempt does not wait for the end of its pause: it was requested, or the settings, the plan or the join file changed.
     skip_backoff: bool,
     /// A pass was requested: the next round begins at once.
     again: bool,

@@ -41,6 +41,10 @@ impl<H: HostOps> Supervisor<H> {
             self.skip_backoff = true;
             self.status.pf9_kube_start_attempt = 0;
         }
+        if self.triggers.take_join_file() {
+            // The failure may be that the cluster refuses the file before.
+            self.skip_backoff = true;
+        }
         self.listen(pass);
         self.failure_counts = FailureCounts::of(&pass.health);
         for line in self.problems.lines(pass) {

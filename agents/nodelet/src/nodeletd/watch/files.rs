@@ -1,13 +1,15 @@
 //! Files that change.
 
-use std::io::{Error, ErrorKind};
+use std::io::{Error, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use engine::kubernetes::join_file::JOIN_FILE;
 use futures::StreamExt as _;
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use nix::errno::Errno;
+use sha2::{Digest as _, Sha256};
 
 use super::trigger::Triggers;
 use crate::pass::WatchList;
@@ -16,6 +18,8 @@ use crate::pass::WatchList;
 const DIRECTORIES: usize = 256;
 /// Interval of new attempts to watch directories that could not be watched.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest join file that is compared with the one before, in bytes. A longer one is refused when it is read.
+const JOIN_FILE_LIMIT: u64 = 1024 * 1024;
 
 pub(super) async fn listen(targets: WatchList, triggers: Triggers) -> Result<()> {
     let inotify = Inotify::init().context("start inotify")?;
@@ -83,10 +87,19 @@ pub(super) async fn listen(targets: WatchList, triggers: Triggers) -> Result<()>
         let gone = event
             .mask
             .intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED);
+        let is_written = event
+            .mask
+            .intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO);
         let name = event.name.unwrap_or_default();
         if !is_ours_in_the_making(Path::new(&name)) {
-            let event = format!("file {}", directory.join(&name).display());
-            if *directory == settings {
+            let path = directory.join(&name);
+            let event = format!("file {}", path.display());
+            if is_written
+                && path == Path::new(JOIN_FILE)
+                && triggers.has_changed("join file", digest(&path))
+            {
+                triggers.add_for_join_file(event);
+            } else if *directory == settings {
                 triggers.add_for_settings(event);
             } else {
                 triggers.add(event);
@@ -97,6 +110,19 @@ pub(super) async fn listen(targets: WatchList, triggers: Triggers) -> Result<()>
             return Ok(());
         }
     }
+}
+
+/// The digest of a file; empty if it cannot be read. A file that is written again with the same content has not changed.
+fn digest(path: &Path) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        let file = std::fs::File::open(path)?;
+        file.take(JOIN_FILE_LIMIT).read_to_end(&mut content)?;
+        Ok(content)
+    };
+    let content = read().ok();
+    let digest = content.map(|content| engine::model::hex(&Sha256::digest(content)));
+    digest.unwrap_or_default()
 }
 
 /// Names of temporary files that are renamed over the real ones.

@@ -20,6 +20,7 @@ struct Inner {
     notify: Notify,
     events: Mutex<Vec<String>>,
     settings: AtomicBool,
+    join_file: AtomicBool,
     /// Warnings that were logged.
     warned: Mutex<BTreeSet<String>>,
     /// The last known state by name, for sources that report the same state repeatedly.
@@ -41,6 +42,18 @@ impl Triggers {
     pub(in crate::nodeletd) fn add_for_settings(&self, event: String) {
         self.0.settings.store(true, Ordering::Relaxed);
         self.add(event);
+    }
+
+    /// Records that a join file was put in place, and wakes the daemon.
+    pub(in crate::nodeletd) fn add_for_join_file(&self, event: String) {
+        self.0.join_file.store(true, Ordering::Relaxed);
+        // As settings, an operator writes it: the event is not forgotten after a change of our own.
+        self.add_for_settings(event);
+    }
+
+    /// Whether a join file was put in place since the last call.
+    pub(in crate::nodeletd) fn take_join_file(&self) -> bool {
+        self.0.join_file.swap(false, Ordering::Relaxed)
     }
 
     /// Whether settings were written since the last [`Triggers::take`].
@@ -130,5 +143,17 @@ mod tests {
         assert!(triggers.settings_changed());
         assert_eq!(triggers.take(), ["settings changed meanwhile"]);
         assert!(!triggers.settings_changed());
+    }
+
+    #[test]
+    fn a_join_file_is_told_once() {
+        let triggers = Triggers::default();
+        triggers.add_for_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
+        assert!(!triggers.take_join_file());
+        triggers.add_for_join_file("file /etc/pf9/nodelet/join.age".to_owned());
+        triggers.forget_our_own();
+        assert_eq!(triggers.take(), ["settings changed meanwhile"]);
+        assert!(triggers.take_join_file());
+        assert!(!triggers.take_join_file());
     }
 }

@@ -45,6 +45,24 @@ async fn attempts_one_to_twelve_at_the_usual_intervals() {
     .await;
 }
 
+/// The cluster refuses the token of a worker, and an operator brings another one.
+#[tokio::test(start_paused = true)]
+async fn the_attempt_after_a_new_join_file_does_not_wait() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |_| {
+        attempts(&host, 7).await;
+        // The attempt ends, and the next one is minutes away.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(host.attempts().len(), 7);
+        let triggers = host.triggers.lock().expect("no test panicked").clone();
+        triggers.add_for_join_file("file /etc/pf9/nodelet/join.age".to_owned());
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(host.attempts().len(), 8);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn attempts_are_counted_on_by_the_next_daemon() {
     let directory = tempfile::tempdir().expect("a directory");
