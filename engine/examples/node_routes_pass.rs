@@ -55,6 +55,7 @@ async fn ours(url: &str) -> Outcome<()> {
         outputs: &outputs,
         secrets: &NoSecrets,
         absent: false,
+        cancel: None,
     };
     let spec = NodeRoutesSpec {
         node: OWN.to_owned(),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 use crate::host::{Attributes, EntryKind, Host, HostError};
 use crate::model::{OutputRef, SecretRef, StepId, Value};
@@ -128,6 +129,8 @@ pub struct Context<'a> {
     pub secrets: &'a dyn SecretStore,
     /// Whether the resource should not be there.
     pub absent: bool,
+    /// Asks the run to end. A step that waits for long for another host ends its wait then; `None` if nothing can ask.
+    pub cancel: Option<&'a CancellationToken>,
 }
 
 impl Context<'_> {

@@ -96,6 +96,7 @@ pub(crate) mod tests {
             outputs: &OUTPUTS,
             secrets: &NoSecrets,
             absent: false,
+            cancel: None,
         }
     }
 

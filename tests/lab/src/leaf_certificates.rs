@@ -131,6 +131,7 @@ async fn make(host: &FakeHost, authority: &AuthoritySpec) {
         outputs: &Outputs::default(),
         secrets: &NoSecrets,
         absent: false,
+        cancel: None,
     };
     let observed = authority.observe(&cx).await.expect("it can be observed");
     let mut receipt = Receipt::default();

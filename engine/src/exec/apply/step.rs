@@ -36,6 +36,7 @@ impl Runner<'_> {
             outputs: &self.outputs,
             secrets: self.secrets,
             absent,
+            cancel: Some(&self.cancel),
         }
     }
 

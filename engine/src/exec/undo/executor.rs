@@ -166,6 +166,7 @@ pub(in crate::exec) async fn remove(host: &dyn Host, step: &PlannedStep) -> Reso
         outputs: &Outputs::default(),
         secrets: &MaskedSecrets,
         absent: true,
+        cancel: None,
     };
     let removal = async {
         let mut tries = step.policy.tries;

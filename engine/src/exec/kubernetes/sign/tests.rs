@@ -23,6 +23,7 @@ async fn make<R: Resource>(host: &FakeHost, resource: &R) {
         outputs: &Outputs::default(),
         secrets: &NoSecrets,
         absent: false,
+        cancel: None,
     };
     let observed = resource.observe(&cx).await.expect("it can be observed");
     let mut receipt = Receipt::default();

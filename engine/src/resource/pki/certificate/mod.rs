@@ -152,7 +152,7 @@ impl Resource for CertificateSpec {
             let signer: &dyn CertificateSigner = match self.signed_by {
                 SignedBy::Authority => &authority,
                 SignedBy::Api { wait } => {
-                    through_api = ApiSigner::new(&authority, wait);
+                    through_api = ApiSigner::new(&authority, wait, cx.cancel);
                     &through_api
                 }
             };

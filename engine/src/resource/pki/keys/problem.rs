@@ -23,6 +23,7 @@ pub async fn key_problem(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<
         outputs: &Outputs::default(),
         secrets: &NoSecrets,
         absent: false,
+        cancel: None,
     };
     Ok(match spec.properties().recorded_key {
         Some(RecordedKey::Authority(spec)) => {
@@ -61,6 +62,7 @@ pub(crate) async fn may_be_read(host: &dyn Host, files: &[PathBuf]) -> ResourceR
         outputs: &Outputs::default(),
         secrets: &NoSecrets,
         absent: false,
+        cancel: None,
     };
     let (key, public) = service_account_paths();
     let encrypts = encryption_config();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::host::{ClusterAccess, Host};
-use crate::kubernetes::join_file::{IDENTITY, JOIN_FILE, JoinContent as _, JoinFile};
+use crate::kubernetes::join_file::{IDENTITY, JOIN_FILE, JoinContent as _, JoinFile, Token};
 use crate::resource::files::file::PRIVATE;
 use crate::resource::kubernetes::pki::kubeconfig::kubeconfig_yaml::KubeconfigYaml;
 use crate::resource::pki::certificate::facts::Certificate;
@@ -216,18 +216,29 @@ async fn access_with_files(
     Ok(ClusterAccess::with(&path))
 }
 
-/// Whether the join file with this token is there, and is not over. The step `join_file` has checked all else about it.
+/// Whether the join file with this token is there, and is not over.
 async fn is_usable(host: &dyn Host, token: &str) -> ResourceResult<bool> {
+    let usable = usable_token(host).await?;
+    Ok(usable.is_some_and(|its| its.expose() == token))
+}
+
+/// The token of the join file that is there; `None` if there is none that this host can open, or if it is over. The step `join_file` checks all else
+/// about it. Cancel safe.
+///
+/// # Errors
+/// The host cannot be read.
+pub(super) async fn usable_token(host: &dyn Host) -> ResourceResult<Option<Token>> {
     let (_, sealed) = Stored::read(host, Path::new(JOIN_FILE)).await?;
     let (_, identity) = Stored::read(host, Path::new(IDENTITY)).await?;
     let (Some(sealed), Some(identity)) = (sealed.bytes(), identity.bytes()) else {
-        return Ok(false);
+        return Ok(None);
     };
     let Ok(identity) = std::str::from_utf8(identity) else {
-        return Ok(false);
+        return Ok(None);
     };
     let Ok(file) = JoinFile::open(sealed, identity) else {
-        return Ok(false);
+        return Ok(None);
     };
-    Ok(file.token.expose() == token && file.check(&file.node, host.now()).is_ok())
+    let is_over = file.check(&file.node, host.now()).is_err();
+    Ok((!is_over).then_some(file.token))
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rcgen::KeyPair;
+use tokio_util::sync::CancellationToken;
 
 use super::CertificateSigner;
 use super::access::NodeAccess;
@@ -37,6 +38,7 @@ const LARGEST: usize = 32 * 1024;
 pub(in crate::resource::pki) struct ApiSigner<'a> {
     authority: &'a Authority,
     wait: Duration,
+    cancel: Option<&'a CancellationToken>,
 }
 
 #[async_trait]
@@ -73,9 +75,17 @@ impl CertificateSigner for ApiSigner<'_> {
 }
 
 impl<'a> ApiSigner<'a> {
-    /// Waits so long for each signature.
-    pub(in crate::resource::pki) fn new(authority: &'a Authority, wait: Duration) -> Self {
-        Self { authority, wait }
+    /// Waits so long for each signature, and no longer than until `cancel` asks the run to end.
+    pub(in crate::resource::pki) fn new(
+        authority: &'a Authority,
+        wait: Duration,
+        cancel: Option<&'a CancellationToken>,
+    ) -> Self {
+        Self {
+            authority,
+            wait,
+            cancel,
+        }
     }
 
     /// Asks as this identity; the inner error is the refusal of the cluster.
@@ -97,6 +107,7 @@ impl<'a> ApiSigner<'a> {
                 path: &spec.path,
                 request: &request,
                 wait: self.wait,
+                cancel: self.cancel,
             };
             match exchange.certificate(until).await? {
                 Answer::Signed(pem) if self.is_of_predecessor(&pem) => {

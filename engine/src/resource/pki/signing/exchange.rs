@@ -1,12 +1,15 @@
 //! One request for a certificate and its way to an answer.
 //!
-//! A refusal of the identity counts only if it lasts: an API server that has just started may not know its tokens and roles yet.
+//! A refusal of the identity counts only if it lasts: an API server that has just started may not know its tokens and roles yet. That wait ends early
+//! if another join file is put in place.
 
 use std::time::Duration;
 
-use super::access::NodeAccess;
+use tokio_util::sync::CancellationToken;
+
+use super::access::{NodeAccess, usable_token};
 use crate::host::{Host, HostError, NewCertificateRequest, RequestState};
-use crate::kubernetes::join_file::JOIN_FILE;
+use crate::kubernetes::join_file::{JOIN_FILE, Token};
 use crate::model::{chain, doubled};
 use crate::resource::{ResourceError, ResourceResult};
 
@@ -14,6 +17,8 @@ use crate::resource::{ResourceError, ResourceResult};
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// How long the API server has to refuse an identity, and in how many answers in a row, until that is final.
 const LASTING: (Duration, usize) = (Duration::from_secs(30), 3);
+/// Pause between two looks at the join file while the identity is refused.
+const LOOK_AT_FILE: Duration = Duration::from_secs(1);
 
 /// One request.
 pub(super) struct Exchange<'a> {
@@ -24,6 +29,8 @@ pub(super) struct Exchange<'a> {
     pub(super) request: &'a NewCertificateRequest,
     /// How long all exchanges for the certificate may take.
     pub(super) wait: Duration,
+    /// Asks the run to end.
+    pub(super) cancel: Option<&'a CancellationToken>,
 }
 
 /// The end of an exchange.
@@ -54,6 +61,8 @@ enum Progress {
 struct Refusing {
     since: Duration,
     answers: usize,
+    /// The token of the join file that was there at the first of them.
+    token: Option<Token>,
 }
 
 impl Refusing {
@@ -69,8 +78,23 @@ impl Exchange<'_> {
     /// call continues with the request.
     ///
     /// # Errors
-    /// There is no answer in time, the signer has failed, or the API server refuses for another reason than the identity.
+    /// There is no answer in time, the run is asked to end, the signer has failed, or the API server refuses for another reason than the
+    /// identity, or the identity of a join file that was replaced meanwhile.
     pub(super) async fn certificate(&self, until: Duration) -> ResourceResult<Answer> {
+        let asked_to_end = async {
+            match self.cancel {
+                Some(cancel) => cancel.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = asked_to_end => Err(self.interrupted()),
+            answer = self.answer(until) => answer,
+        }
+    }
+
+    async fn answer(&self, until: Duration) -> ResourceResult<Answer> {
         let mut looks = 0;
         let mut sent = false;
         let mut refusing: Option<Refusing> = None;
@@ -85,11 +109,15 @@ impl Exchange<'_> {
                     state.to_owned()
                 }
                 Err(ResourceError::Host(error)) if self.is_identity_refused(&error) => {
-                    let begun = refusing.map_or((now, 0), |its| (its.since, its.answers));
-                    let its = Refusing {
-                        since: begun.0,
-                        answers: begun.1 + 1,
+                    let mut its = match refusing {
+                        Some(its) => its,
+                        None => Refusing {
+                            since: now,
+                            answers: 0,
+                            token: self.token_of_file().await,
+                        },
                     };
+                    its.answers += 1;
                     if its.is_final(now, left.is_zero()) {
                         return Ok(Answer::Refused(self.refused(&error)));
                     }
@@ -113,7 +141,35 @@ impl Exchange<'_> {
             let pause = doubled(looks, PAUSES.0, PAUSES.1);
             // Many hosts may wait at the same time.
             let pause = pause.mul_f64(rand::random_range(0.9..1.1)).min(left);
-            self.host.pause(pause).await;
+            let Some(its) = &refusing else {
+                self.host.pause(pause).await;
+                continue;
+            };
+            if self.is_replaced_within(pause, its.token.as_ref()).await {
+                return Err(self.replaced(&state));
+            }
+        }
+    }
+
+    /// The token of the join file, if there is one that can be used. A file that cannot be read must not end the wait.
+    async fn token_of_file(&self) -> Option<Token> {
+        usable_token(self.host).await.ok().flatten()
+    }
+
+    /// Pauses until the time is over, or until a join file with another token than this one is there. Returns whether one is.
+    async fn is_replaced_within(&self, pause: Duration, before: Option<&Token>) -> bool {
+        let mut left = pause;
+        loop {
+            let now = self.token_of_file().await;
+            if now.is_some() && now.as_ref() != before {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+            let part = left.min(LOOK_AT_FILE);
+            self.host.pause(part).await;
+            left = left.saturating_sub(part);
         }
     }
 
@@ -164,6 +220,29 @@ impl Exchange<'_> {
                 Some(certificate) => Progress::Ended(Answer::Signed(certificate)),
                 None => Progress::Waiting("it is approved, and no master has signed it"),
             }),
+        }
+    }
+
+    fn interrupted(&self) -> ResourceError {
+        ResourceError::Awaited {
+            what: format!(
+                "get certificate `{}` signed: nodelet was asked to end while it waited for the answer to request {}; the next try continues with \
+                 this request",
+                self.path, self.request.name
+            ),
+            next: "run `nodelet apply`; nodeletd tries again when it runs".to_owned(),
+        }
+    }
+
+    /// Another phase takes the token from the join file, so this step cannot go on with it.
+    fn replaced(&self, state: &str) -> ResourceError {
+        ResourceError::Unmet {
+            what: format!(
+                "get certificate `{}` signed: {state}; another join file was put at {JOIN_FILE} meanwhile, and the phase that reads it comes before \
+                 this one",
+                self.path
+            ),
+            next: "run `nodelet apply`, which takes it; nodeletd does so at once".to_owned(),
         }
     }
 
@@ -267,6 +346,7 @@ mod tests {
             path: "kubelet/apiserver",
             request: &request,
             wait: Duration::from_secs(120),
+            cancel: None,
         };
         let error = HostError::refused("get x", answer.to_owned());
         exchange.is_identity_refused(&error).then(|| {
@@ -322,6 +402,7 @@ mod tests {
         let refusing = |answers| Refusing {
             since: second(5),
             answers,
+            token: None,
         };
         assert!(!refusing(2).is_final(second(60), false), "two answers");
         assert!(!refusing(9).is_final(second(34), false), "too early");

@@ -101,6 +101,7 @@ async fn run<R: Resource>(
         outputs: &outputs,
         secrets: &NoSecrets,
         absent,
+        cancel: None,
     };
     let observed = resource.observe(&cx).await?;
     let change = resource.diff(&observed, absent);
@@ -131,6 +132,7 @@ async fn reissue_reasons<R: Resource>(host: &FakeHost, resource: &R) -> Vec<Stri
         outputs: &outputs,
         secrets: &NoSecrets,
         absent: false,
+        cancel: None,
     };
     let observed = resource.observe(&cx).await.expect("it can be observed");
     let differences = resource

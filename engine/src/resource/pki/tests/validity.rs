@@ -175,6 +175,7 @@ async fn action(host: &FakeHost, spec: &CertificateSpec) -> Option<Action> {
         outputs: &outputs,
         secrets: &NoSecrets,
         absent: false,
+        cancel: None,
     };
     let observed = spec.observe(&cx).await.expect("it can be observed");
     spec.diff(&observed, false).map(|change| change.action)

@@ -452,3 +452,40 @@ fn another_join_file_helps_after_a_denial() {
     let run = cluster.apply_signed(worker);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
 }
+
+/// A refusal is waited out for half a minute, because the API server may just have started. A stop does not wait for that.
+#[test]
+fn a_stop_ends_a_bring_up_whose_token_is_refused() {
+    const FIRST: &str = "system:bootstrap:abcdef";
+    let cluster = Cluster::new();
+    let worker = &cluster.worker;
+    worker.with_world_mut(|world| world.refuse_user(FIRST, true));
+    let elapsed = || worker.with_world(|world| world.elapsed());
+    // The key is made before the API server is asked.
+    let key = "/var/opt/pf9/nodelet/requests/kubelet.apiserver.key";
+    let asks = || worker.with_world(|world| world.text(key)).is_some();
+    let events = Recording::default();
+    let runner = cluster.runner(worker, &events);
+    let begun = elapsed();
+    let outcome = block_on(async {
+        let work = runner.apply();
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => break done.unwrap_or(Outcome::Failed),
+                () = tokio::task::yield_now() => {
+                    if asks() {
+                        runner.cancel.cancel();
+                    }
+                }
+            }
+        }
+    });
+    assert_eq!(outcome, Outcome::Interrupted);
+    let waited = elapsed().saturating_sub(begun);
+    assert!(waited < Duration::from_secs(10), "{waited:?}");
+    worker.with_world_mut(|world| world.refuse_user(FIRST, false));
+    let run = cluster.apply_signed(worker);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+}

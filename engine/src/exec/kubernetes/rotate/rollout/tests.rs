@@ -90,6 +90,7 @@ async fn converge<R: Resource>(host: &FakeHost, spec: &R) {
         outputs: &outputs,
         secrets: &NoSecrets,
         absent: false,
+        cancel: None,
     };
     let observed = spec.observe(&cx).await.expect("it can be read");
     let converged = spec.converge(&observed, &cx, &mut Receipt::default()).await;

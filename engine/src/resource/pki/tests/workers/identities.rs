@@ -1,5 +1,7 @@
 //! With which identity a worker asks, and what it does if the cluster refuses one.
 
+use tokio_util::sync::CancellationToken;
+
 use super::joining::{JOIN, NODE, another_join_file, joined_worker, spec as join};
 use super::signing::{apply_signed, client, kubeconfig, requests, server, worker_with_identity};
 use crate::resource::pki::kept_node;
@@ -117,6 +119,98 @@ async fn a_token_that_stays_refused_needs_another_join_file() {
         waited >= Duration::from_secs(30) && waited < Duration::from_secs(45),
         "{waited:?}"
     );
+}
+
+/// Runs the step for the client certificate, and does something when three seconds have passed on the worker's clock. Returns the error, and how long
+/// the step took.
+async fn refused_until(
+    worker: &FakeHost,
+    cancel: &CancellationToken,
+    mut change: impl FnMut(),
+) -> (ResourceError, Duration) {
+    let outputs = Outputs::default();
+    let cx = Context {
+        host: worker,
+        outputs: &outputs,
+        secrets: &NoSecrets,
+        absent: false,
+        cancel: Some(cancel),
+    };
+    let specification = client();
+    let observed = specification
+        .observe(&cx)
+        .await
+        .expect("it can be observed");
+    let mut receipt = Receipt::default();
+    let begin = worker.with_world(|world| world.elapsed());
+    let passed = || worker.with_world(|world| world.elapsed().saturating_sub(begin));
+    let work = specification.converge(&observed, &cx, &mut receipt);
+    tokio::pin!(work);
+    let mut is_changed = false;
+    let error = loop {
+        tokio::select! {
+            biased;
+            done = &mut work => break done.expect_err("it is refused"),
+            () = tokio::task::yield_now() => {
+                if !is_changed && passed() > Duration::from_secs(3) {
+                    is_changed = true;
+                    change();
+                }
+            }
+        }
+    };
+    (error, passed())
+}
+
+#[tokio::test]
+async fn a_stop_ends_the_wait_for_a_token_that_is_refused() {
+    let (_, worker) = joined_worker().await;
+    refuse(&worker, FIRST);
+    let cancel = CancellationToken::new();
+    let (error, waited) = refused_until(&worker, &cancel, || cancel.cancel()).await;
+    assert!(error.to_string().contains("asked to end"), "{error}");
+    assert!(!error.is_permanent(), "the next run goes on with it");
+    assert!(waited < Duration::from_secs(6), "{waited:?}");
+}
+
+#[tokio::test]
+async fn another_join_file_ends_the_wait_for_a_token_that_is_refused() {
+    let (master, worker) = joined_worker().await;
+    refuse(&worker, FIRST);
+    let (error, waited) = refused_until(&worker, &CancellationToken::new(), || {
+        another_join_file(&master, &worker);
+    })
+    .await;
+    let (what, next) = match error {
+        ResourceError::Unmet { what, next } => (what, next),
+        other => panic!("{other}"),
+    };
+    assert!(what.contains("another join file was put at"), "{what}");
+    assert!(next.contains("nodelet apply"), "{next}");
+    assert!(waited < Duration::from_secs(6), "{waited:?}");
+    apply(&worker, &join())
+        .await
+        .expect("the other token is taken");
+    apply_signed(&master, &worker, &client())
+        .await
+        .expect("it is signed");
+}
+
+/// A file that cannot be opened, or has the same token.
+#[tokio::test]
+async fn a_join_file_that_does_not_help_ends_no_wait() {
+    let (_, worker) = joined_worker().await;
+    refuse(&worker, FIRST);
+    let same = text(&worker, JOIN);
+    for changed in ["garbage", &same] {
+        let (error, waited) = refused_until(&worker, &CancellationToken::new(), || {
+            worker.with_world_mut(|world| world.file_with_mode(JOIN, changed, 0o600));
+        })
+        .await;
+        assert!(error.to_string().contains("was used already"), "{error}");
+        assert!(waited >= Duration::from_secs(30), "{waited:?}");
+        worker.with_world_mut(|world| world.file_with_mode(JOIN, &same, 0o600));
+    }
 }
 
 /// A request as another identity is another request.
