@@ -4,6 +4,7 @@
 //! file is the only master. Start with [`members`].
 
 pub mod exported;
+pub mod settings;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -1,9 +1,10 @@
 //! `nodelet cluster remove` removes a worker or another master (`master`) from the cluster; `nodelet workers` labels workers, ends their
-//! tokens, and deletes the nodes of workers that have left or were removed, which nodeletd runs. `masters` keeps the list of masters, and
-//! `trust` takes the authorities on a worker.
+//! tokens, and deletes the nodes of workers that have left or were removed, which nodeletd runs. `masters` keeps the list of masters,
+//! `trust` takes the authorities on a worker, and `other_settings` warns where masters differ.
 
 mod master;
 mod masters;
+mod other_settings;
 mod trust;
 
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use crate::cli::{ClusterCommand, ClusterRemoveArgs, LOCAL_ADMIN, WorkersArgs};
 use crate::output::exit::Exit;
 use crate::output::{error_report, say};
 pub(crate) use masters::{apply_with_list, joining_address, masters, phases_without_list};
+pub(crate) use other_settings::warn_of_other_settings;
 pub(crate) use trust::trust;
 
 /// Maximum number of remaining pods that a message names.

@@ -7,7 +7,9 @@ use engine::ledger::{Ledger, LedgerError};
 use engine::model::Outcome;
 use engine::resource::ResourceResult;
 
-use super::cluster::{apply_with_list, joining_address, phases_without_list};
+use super::cluster::{
+    apply_with_list, joining_address, phases_without_list, warn_of_other_settings,
+};
 use crate::cli::{ApplyArgs, RoleArgs, RunArgs, StopArgs};
 use crate::inputs::identity::Identity;
 use crate::inputs::installed_identity::installed_identity;
@@ -27,6 +29,7 @@ pub(crate) async fn apply(args: &ApplyArgs) -> Result<Exit> {
     let mut selection = phases.selection();
     let (inputs, lock) = prepare_for_any_role("apply", role, &selection, &host).await?;
     refuse_before_apply(&inputs, args.replace_role, &host).await?;
+    warn_of_other_settings(&inputs.plan, &host).await;
     // A join file names the masters of its time. keepalived must not begin with those.
     let joins = match selection == Selection::default() {
         true => joining_address(&inputs, &host).await?,

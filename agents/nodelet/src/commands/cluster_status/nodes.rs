@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use engine::host::{ClusterNode, Link, SubnetNode};
+use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::admission::JOINED;
 use engine::kubernetes::etcd_backup::published_by;
+use engine::kubernetes::masters::settings::published;
 use engine::kubernetes::wanted_routes;
 use engine::kubernetes::workers::{LEFT, WORKER_LABEL};
-use engine::kubernetes::{MASTER_LABEL, SHARED_SETTINGS};
 use ipnet::IpNet;
 
 use super::observed::{NodeRole, NodeRow, shown};
@@ -17,9 +18,6 @@ use super::observed::{NodeRole, NodeRow, shown};
 /// kubelet may be so many minor versions older than the API server.
 /// Source: <https://v1-20.docs.kubernetes.io/docs/setup/release/version-skew-policy/#kubelet>.
 const MINORS: u64 = 2;
-
-/// Longest text of published settings that is read, in bytes.
-const LONGEST_SETTINGS: usize = 16 * 1024;
 
 /// The nodes, masters first. `own` are the addresses of this host.
 pub(super) fn rows(
@@ -79,10 +77,10 @@ fn row(name: &str, this_host: bool, node: ClusterNode, now: SystemTime) -> NodeR
     };
     let age = |since| now.duration_since(since).unwrap_or_default();
     let backup_taken = published_by(&node);
-    let shared_settings = match role {
-        NodeRole::Master => shared_settings(&node),
-        NodeRole::Worker | NodeRole::None => BTreeMap::new(),
-    };
+    let shared_settings = published(&node).into_iter();
+    let shared_settings = shared_settings
+        .map(|(name, value)| (shown(&name), shown(&value)))
+        .collect();
     NodeRow {
         name: name.to_owned(),
         role,
@@ -104,18 +102,6 @@ fn row(name: &str, this_host: bool, node: ClusterNode, now: SystemTime) -> NodeR
         this_host,
         addresses: node.addresses,
     }
-}
-
-/// What a master has published; empty if it is damaged.
-fn shared_settings(node: &ClusterNode) -> BTreeMap<String, String> {
-    let text = node.annotations.get(SHARED_SETTINGS);
-    let text = text.filter(|text| text.len() <= LONGEST_SETTINGS);
-    let settings: Option<BTreeMap<String, String>> =
-        text.and_then(|text| serde_json::from_str(text).ok());
-    let settings = settings.unwrap_or_default().into_iter();
-    settings
-        .map(|(name, value)| (shown(&name), shown(&value)))
-        .collect()
 }
 
 /// How a kubelet's version goes with that of the API server.

@@ -1,7 +1,6 @@
 //! What is wrong with the cluster, each with the next thing to try, and what is not known. Pure.
 
-use std::collections::BTreeSet;
-
+use engine::kubernetes::masters::settings;
 use engine::model::chain;
 
 use super::certificates::{self, requests};
@@ -171,27 +170,11 @@ fn unregistered(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
 
 /// Settings that masters have differently, although all have them in common.
 fn unlike(rows: &[NodeRow]) -> Vec<Problem> {
-    let masters = rows.iter().filter(|row| !row.shared_settings.is_empty());
-    let names = masters.clone().flat_map(|row| row.shared_settings.keys());
-    let names: BTreeSet<&String> = names.collect();
-    let values = |name: &String| {
-        let value = |row: &NodeRow| row.shared_settings.get(name).cloned();
-        masters
-            .clone()
-            .map(|row| (&row.name, value(row)))
-            .collect::<Vec<_>>()
-    };
-    let differing = names.into_iter().filter_map(|name| {
-        let values = values(name);
-        let folded = |value: &Option<String>| value.as_ref().map(|its| its.to_ascii_lowercase());
-        // A join compares them in the same way.
-        let differ = values
-            .windows(2)
-            .any(|two| folded(&two[0].1) != folded(&two[1].1));
-        differ.then_some((name, values))
-    });
-    let problem = |(name, values): (&String, Vec<(&String, Option<String>)>)| {
-        let each = values.into_iter().map(|(master, value)| match value {
+    let masters = rows.iter();
+    let masters = masters.map(|row| (row.name.as_str(), &row.shared_settings));
+    let problem = |setting: settings::Unlike| {
+        let name = &setting.name;
+        let each = setting.values.iter().map(|(master, value)| match value {
             Some(value) => format!("{master} has {value}"),
             None => format!("{master} has none"),
         });
@@ -205,7 +188,7 @@ fn unlike(rows: &[NodeRow]) -> Vec<Problem> {
             ),
         )
     };
-    differing.map(problem).collect()
+    settings::unlike(masters).into_iter().map(problem).collect()
 }
 
 /// Workers that have joined, and whose record of admission is gone: no further certificate is signed for them.

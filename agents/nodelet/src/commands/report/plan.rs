@@ -16,6 +16,7 @@ use engine::report::{self, JsonReport, Review, with_octal_modes};
 use engine::resource::{MaskedSecrets, SecretStore};
 
 use crate::cli::{DiffArgs, PhaseArgs, PlanArgs, RoleArgs, TargetArgs};
+use crate::commands::cluster::warn_of_other_settings;
 use crate::commands::repair::{SETTLE, other_phases, readers};
 use crate::commands::run::{another_role, lost_ledger, unchanged};
 use crate::inputs::{self, Inputs, NO_ROLE};
@@ -148,6 +149,7 @@ async fn read(target: &TargetArgs, phases: &PhaseArgs, host: &LiveHost) -> Resul
         lost_ledger(&inputs, host).await?;
         if !inputs.are_of_no_role() {
             warn_of_another_role(&inputs, host).await;
+            warn_of_other_settings(&inputs.plan, host).await;
         }
     }
     if !inputs.are_of_no_role() {
