@@ -46,7 +46,7 @@ const HANGS: Duration = Duration::from_secs(60);
 pub async fn run(path: &Path) -> Result<()> {
     let mut signals = shutdown::listen()?;
     let mut comms = Comms::start(path).await?;
-    let health = Health::default();
+    let health = comms.health.clone();
     let beat = health.part("the supervisor", HANGS);
     systemd::feed_watchdog(signals.shutdown.clone(), health)?;
     let socket = match status::bind(&comms.socket) {
@@ -107,6 +107,8 @@ pub async fn run(path: &Path) -> Result<()> {
 pub struct Comms {
     running: BTreeMap<SocketAddr, Running>,
     shared: Shared,
+    /// The health of the daemon: the threads that carry tunnels are parts of it.
+    health: Health,
     /// What each listener has carried, by its name, also earlier ones.
     activities: BTreeMap<String, Arc<Activity>>,
     status: Status,
@@ -129,15 +131,17 @@ impl Comms {
     /// # Errors
     /// As [`run`].
     pub async fn start(path: &Path) -> Result<Self> {
+        let health = Health::default();
         let mut comms = Self {
             running: BTreeMap::new(),
             shared: Shared {
                 open: Arc::default(),
                 tunnels: TaskTracker::new(),
-                threads: Arc::new(Threads::start().context("start the threads of tunnels")?),
+                threads: Arc::new(Threads::start(&health).context("start the threads of tunnels")?),
                 end: CancellationToken::new(),
                 network: network::changes().context("listen for changes of the network")?,
             },
+            health,
             activities: BTreeMap::new(),
             status: Status::default(),
             socket: PathBuf::new(),

@@ -2,16 +2,25 @@
 //! tasks from each other, each message of a tunnel may wake a second one.
 //!
 //! A connection belongs to the runtime that waits for its bytes, so one that was made elsewhere has to be taken over.
+//!
+//! Each thread is a part of the daemon's health: a thread that hangs carries nothing, while the rest of the daemon goes on.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use daemon::health::{Beat, Health};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Most threads: an agent takes no more of its host.
-const MOST: usize = 2;
+/// The threads, as the health names them. There are no more: an agent takes no more of its host.
+const NAMES: [&str; 2] = [
+    "the first thread of tunnels",
+    "the second thread of tunnels",
+];
+/// How often each thread reports that it makes progress. It hangs if it does not for three times as long.
+const BEAT: Duration = Duration::from_secs(20);
 
 /// Threads that run until this is dropped. What they carry then is cut off.
 #[derive(Debug)]
@@ -39,14 +48,23 @@ impl Drop for Counted {
 }
 
 impl Threads {
-    /// Starts one thread for each processor, and two at most.
+    /// Starts one thread for each processor, and two at most. Each reports its progress.
     ///
     /// # Errors
     /// The system gives no thread or no descriptor for one.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(health: &Health) -> io::Result<Self> {
+        Self::reporting(health, BEAT)
+    }
+
+    /// The same with another time between the reports.
+    fn reporting(health: &Health, every: Duration) -> io::Result<Self> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let end = CancellationToken::new();
-        let started = (0..processors.min(MOST)).map(|number| Thread::start(number, end.clone()));
+        let names = NAMES.into_iter().take(processors).enumerate();
+        let started = names.map(|(number, name)| {
+            let beat = health.part(name, every * 3);
+            Thread::start(number, end.clone(), beat, every)
+        });
         let all = started.collect::<io::Result<Vec<_>>>();
         let _end = end.drop_guard();
         Ok(Self {
@@ -73,13 +91,24 @@ impl Threads {
 }
 
 impl Thread {
-    fn start(number: usize, end: CancellationToken) -> io::Result<Self> {
+    fn start(
+        number: usize,
+        end: CancellationToken,
+        beat: Beat,
+        every: Duration,
+    ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         std::thread::Builder::new()
             .name(format!("tunnels-{number}"))
             .spawn(move || {
-                runtime.block_on(end.cancelled());
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = end.cancelled() => {}
+                        () = beat.wait(every) => {}
+                    }
+                });
+                beat.finish();
                 // A lookup of a name cannot be ended, and may take long.
                 runtime.shutdown_background();
             })?;
@@ -92,7 +121,7 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::mpsc;
 
     use tokio::sync::oneshot;
 
@@ -113,7 +142,7 @@ mod tests {
 
     #[tokio::test]
     async fn tasks_are_spread_and_a_free_thread_gets_the_next_ones() {
-        let threads = Threads::start().expect("threads");
+        let threads = Threads::start(&Health::default()).expect("threads");
         let count = threads.all.len();
         let mut running = Vec::new();
         for _ in 0..2 * count {
@@ -142,7 +171,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_threads_end_with_it() {
-        let threads = Threads::start().expect("threads");
+        let health = Health::default();
+        let threads = Threads::start(&health).expect("threads");
         let (end, ended) = oneshot::channel::<()>();
         threads.spawn(async move {
             let _end = end;
@@ -153,5 +183,39 @@ mod tests {
         ended
             .expect("its task is dropped")
             .expect_err("without a word");
+        assert_eq!(health.ended(), [""; 0], "they ended as they should");
+    }
+
+    /// Waits until this holds.
+    async fn until(holds: impl Fn() -> bool, what: &str) {
+        let waited = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), waited).await;
+        waited.expect(what);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_hangs_is_a_problem_until_it_goes_on() {
+        let health = Health::default();
+        let threads = Threads::reporting(&health, Duration::from_millis(50)).expect("threads");
+        let (free, blocked) = mpsc::channel::<()>();
+        let (name, named) = oneshot::channel();
+        threads.spawn(async move {
+            let _ = name.send(std::thread::current().name().map(str::to_owned));
+            // Ends when the sender is dropped.
+            let _ = blocked.recv();
+        });
+        let name = named.await.expect("it runs").expect("a name");
+        let number = name.strip_prefix("tunnels-").expect("a thread of its own");
+        let hanging = NAMES[number.parse::<usize>().expect("a number")];
+        let says = format!("{hanging} makes no progress");
+        let hangs = || health.problems().iter().any(|it| it.starts_with(&says));
+        until(hangs, "the thread is named").await;
+        drop(free);
+        until(|| health.problems().is_empty(), "the thread goes on").await;
+        assert_eq!(health.ended(), [""; 0]);
     }
 }
