@@ -28,6 +28,7 @@ use crate::resource::pki::certificate::reissue::{Reading, due, reissue};
 use crate::resource::pki::certificate::spec::{CertificateSpec, SignedBy};
 use crate::resource::pki::signing::CertificateSigner;
 use crate::resource::pki::signing::api::ApiSigner;
+use crate::resource::pki::signing::readmission;
 use crate::resource::pki::stored::{PUBLIC, Stored};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
@@ -38,9 +39,19 @@ pub struct Observed {
     key: Stored,
     trust: Stored,
     reading: Reading,
+    /// Whether this host was admitted again, and the masters have not signed the certificate since.
+    is_readmitted: bool,
 }
 
 impl CertificateSpec {
+    /// Notes all reasons why the certificate that is there is to be replaced, although it is valid.
+    fn due(&self, observed: &Observed, reasons: &mut Differences) {
+        due(self, &observed.reading, reasons);
+        if observed.is_readmitted {
+            reasons.note("admission", "an earlier one", "that of the join file");
+        }
+    }
+
     fn failed(&self, verb: &str) -> impl Fn(PkiError) -> ResourceError {
         let action = format!("{verb} certificate `{}`", self.path);
         move |error| error.at(action.clone())
@@ -90,11 +101,16 @@ impl Resource for CertificateSpec {
                 },
             });
         }
+        let is_readmitted = match self.signed_by {
+            SignedBy::Api { .. } if !cx.absent => readmission::is_open(cx.host, &self.path).await?,
+            SignedBy::Api { .. } | SignedBy::Authority => false,
+        };
         Ok(Observed {
             certificate,
             key,
             trust,
             reading,
+            is_readmitted,
         })
     }
 
@@ -121,7 +137,7 @@ impl Resource for CertificateSpec {
         } else {
             Action::Change
         };
-        due(self, &observed.reading, &mut differences);
+        self.due(observed, &mut differences);
         differences.into_change(action)
     }
 
@@ -146,7 +162,7 @@ impl Resource for CertificateSpec {
             })?;
         let mut reissue_reasons = Differences::default();
         reissue(self, &observed.reading, &mut reissue_reasons);
-        due(self, &observed.reading, &mut reissue_reasons);
+        self.due(observed, &mut reissue_reasons);
         if reissue_reasons.into_change(Action::Change).is_some() {
             let through_api;
             let signer: &dyn CertificateSigner = match self.signed_by {

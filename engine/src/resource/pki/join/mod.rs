@@ -29,6 +29,7 @@ use crate::resource::pki::join::source::Problem;
 use crate::resource::pki::join::spec::JoinFileSpec;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
 use crate::resource::pki::signing::access::{has_identity, identity_ended};
+use crate::resource::pki::signing::readmission;
 use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
@@ -75,6 +76,8 @@ struct Wanted {
     bootstrap: Option<String>,
     /// URL in that kubeconfig.
     server: String,
+    /// The id of the token that is taken in place of an earlier one, if the host has its own identity: it was admitted again.
+    readmission: Option<String>,
     note: Option<String>,
 }
 
@@ -196,6 +199,10 @@ impl Resource for JoinFileSpec {
         if observed.bootstrap_content.bytes() == Some(text.as_bytes()) {
             return observed.bootstrap.repair(host, PRIVATE, receipt).await;
         }
+        if let Some(id) = &wanted.readmission {
+            // Before the token: after an interruption between the two, the next run writes both again.
+            readmission::begin(host, id).await?;
+        }
         let (stored, bytes) = (&observed.bootstrap, text.as_bytes());
         stored.put(host, bytes, PRIVATE, receipt).await
     }
@@ -296,7 +303,10 @@ impl JoinFileSpec {
                         |its: &KeptFiles| is_taken || !published::are_files_older(&files, its);
                     let (published, recorded) =
                         (published.filter(is_current), recorded.filter(is_current));
-                    return Self::with(published.or(recorded).unwrap_or(files), &file);
+                    let mut wanted = Self::with(published.or(recorded).unwrap_or(files), &file)?;
+                    let is_readmitted = joined && taken.is_some() && !is_taken;
+                    wanted.readmission = is_readmitted.then(|| file.token.id().to_owned());
+                    return Ok(wanted);
                 }
                 Err(problem) => problem,
             },
@@ -363,6 +373,7 @@ impl JoinFileSpec {
             files,
             bootstrap: Some(text),
             server,
+            readmission: None,
             note: None,
         })
     }

@@ -31,7 +31,7 @@ pub(in crate::resource::pki) enum NodeAccess {
 
 impl NodeAccess {
     /// The identities to use now, the one to try first comes first: the node's own while it is valid; then the token, if a join file with it
-    /// is there and valid, or if there is nothing else.
+    /// is there and valid, or if there is nothing else. With `token_first`, the token comes before the node's own.
     ///
     /// A node whose first certificate is newer than its kubeconfig, or that has no kubeconfig yet, gets one that names the files of the
     /// certificate. Cancel safe.
@@ -41,6 +41,7 @@ impl NodeAccess {
     pub(in crate::resource::pki) async fn candidates(
         host: &dyn Host,
         authority: &Authority,
+        token_first: bool,
     ) -> ResourceResult<Vec<Self>> {
         let bootstrap = bootstrap(host).await?;
         let mut all = Vec::new();
@@ -74,6 +75,9 @@ impl NodeAccess {
                     "put a join file for this host at {JOIN_FILE}, and run `nodelet apply`"
                 ),
             });
+        }
+        if token_first {
+            all.sort_by_key(|one| matches!(one, Self::Node(_)));
         }
         Ok(all)
     }
@@ -183,12 +187,12 @@ async fn kubeconfig(host: &dyn Host, name: &str) -> ResourceResult<Option<Kubeco
 }
 
 /// What the step `join_file` has written.
-async fn bootstrap(host: &dyn Host) -> ResourceResult<Option<KubeconfigYaml>> {
+pub(super) async fn bootstrap(host: &dyn Host) -> ResourceResult<Option<KubeconfigYaml>> {
     kubeconfig(host, BOOTSTRAP_KUBECONFIG).await
 }
 
 /// The id of its token, and the token.
-fn token(bootstrap: &KubeconfigYaml) -> Option<(String, &str)> {
+pub(super) fn token(bootstrap: &KubeconfigYaml) -> Option<(String, &str)> {
     let token = bootstrap.token()?;
     let (id, _) = token.split_once('.')?;
     Some((id.to_owned(), token))
@@ -217,7 +221,7 @@ async fn access_with_files(
 }
 
 /// Whether the join file with this token is there, and is not over.
-async fn is_usable(host: &dyn Host, token: &str) -> ResourceResult<bool> {
+pub(super) async fn is_usable(host: &dyn Host, token: &str) -> ResourceResult<bool> {
     let usable = usable_token(host).await?;
     Ok(usable.is_some_and(|its| its.expose() == token))
 }

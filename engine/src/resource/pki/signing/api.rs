@@ -7,7 +7,8 @@
 //! next. A request that was denied stays, and is not sent again while it is there. A node may not delete requests; the cluster removes old
 //! ones itself (the controller-manager's `csrcleaner`, after an hour, pending ones after a day).
 //!
-//! If the cluster lastingly refuses one identity of this host, the next one is tried (`access`).
+//! If the cluster lastingly refuses one identity of this host, the next one is tried (`access`). A host that was admitted again asks with its
+//! token first (`readmission`).
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::CertificateSigner;
 use super::access::NodeAccess;
 use super::exchange::{Answer, Exchange, Refusal};
+use super::readmission;
 use crate::host::Host;
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
@@ -46,14 +48,15 @@ impl CertificateSigner for ApiSigner<'_> {
     async fn sign(&self, spec: &CertificateSpec, host: &dyn Host) -> ResourceResult<Issued> {
         let until = host.elapsed() + self.wait;
         let mut refusals: Vec<Refusal> = Vec::new();
-        for access in NodeAccess::candidates(host, self.authority).await? {
+        let token_first = readmission::is_open(host, &spec.path).await?;
+        for access in NodeAccess::candidates(host, self.authority, token_first).await? {
             match self.sign_as(&access, spec, until, host).await? {
                 Ok(issued) => return Ok(issued),
                 Err(refusal) if refusals.contains(&refusal) => {}
                 Err(refusal) => refusals.push(refusal),
             }
         }
-        // The last one names the step that helps: the token comes last.
+        // Each of them names a step that helps. That of the last one is about the token, which usually comes last.
         let next = refusals.last().map(|its| its.next.clone());
         let what: Vec<String> = refusals.into_iter().map(|its| its.what).collect();
         Err(ResourceError::Unmet {
@@ -67,6 +70,8 @@ impl CertificateSigner for ApiSigner<'_> {
     }
 
     async fn stored(&self, spec: &CertificateSpec, host: &dyn Host) -> ResourceResult<()> {
+        // First: after an interruption, a token would be refused for the key of another request.
+        readmission::signed(host, &spec.path).await?;
         if host.entry(&request_kubeconfig()).await?.is_some() {
             host.remove(&request_kubeconfig()).await?;
         }

@@ -1,8 +1,8 @@
 //! Who signs a certificate. A step that makes certificates is the same for each signer.
 //!
 //! Two signers are here: an authority whose key is on this host, and the masters of the cluster, which are asked through the API (`api`).
-//! `access` has the identities for the requests, and `exchange` one request with its answer. `identity` is the
-//! node that a worker keeps.
+//! `access` has the identities for the requests, and `exchange` one request with its answer. `readmission` says
+//! when a host that has joined asks with another token, and `identity` is the node that a worker keeps.
 //!
 //! Not here: what is signed and why it is signed again (`certificate`), and how masters decide about requests. Start with
 //! [`CertificateSigner`], then `api`.
@@ -11,6 +11,7 @@ pub(in crate::resource::pki) mod access;
 pub(in crate::resource::pki) mod api;
 mod exchange;
 pub(in crate::resource::pki) mod identity;
+pub(in crate::resource::pki) mod readmission;
 
 use async_trait::async_trait;
 

@@ -428,16 +428,8 @@ fn an_interrupted_bring_up_continues_after_its_token_has_ended() {
     });
 }
 
-/// A denial is about one token. Another join file helps at once.
-#[test]
-fn another_join_file_helps_after_a_denial() {
-    let cluster = Cluster::new();
-    let worker = &cluster.worker;
-    assert_eq!(cluster.bringup.apply(worker).outcome, Outcome::Failed);
-    for request in requests(worker) {
-        worker.with_world_mut(|world| world.deny_request(&request.name, "not admitted"));
-    }
-    assert_eq!(cluster.apply_signed(worker).outcome, Outcome::Failed);
+/// Puts a join file with another token on the worker.
+fn another_join_file(worker: &FakeHost) {
     let text = |path: &str| {
         worker
             .with_world(|world| world.text(path))
@@ -449,6 +441,66 @@ fn another_join_file_helps_after_a_denial() {
     let public = engine::kubernetes::join_file::public_key(&identity).expect("an identity");
     let sealed = file.seal(&public).expect("it is sealed");
     worker.with_world_mut(|world| world.file(JOIN_FILE, sealed));
+}
+
+/// The record of its new admission has no key, and no address if it was removed before.
+#[test]
+fn a_worker_that_is_admitted_again_asks_for_its_certificates_once_more() {
+    let cluster = Cluster::new();
+    let worker = &cluster.worker;
+    assert_eq!(cluster.apply_signed(worker).outcome, Outcome::Converged);
+    let certificates = || CERTIFICATES.map(|path| certificate(worker, path));
+    let asked = || {
+        let all = requests(worker);
+        let with_token = all
+            .iter()
+            .filter(|its| its.requester == "system:bootstrap:ghijkl");
+        with_token.count()
+    };
+    let before = certificates();
+    another_join_file(worker);
+    assert_eq!(
+        cluster.bringup.predict(worker).outcome,
+        Outcome::Predicted,
+        "no master signs for a prediction"
+    );
+    assert_eq!(asked(), 0);
+    // What is there stays in use until the masters have signed: neither an apply nor a check fails without them.
+    let run = cluster.bringup.apply(worker);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    assert_eq!(certificates(), before);
+    let events = Recording::default();
+    let health = block_on(cluster.runner(worker, &events).check());
+    assert!(health.iter().all(|phase| !phase.fails()), "{health:?}");
+    for component in ["kubelet", "kube-proxy"] {
+        let renewed = cluster.while_masters_sign(worker, async {
+            let due = cluster.runner(worker, &events).due().await;
+            assert_eq!(due.components.first(), Some(&component));
+            cluster.runner(worker, &events).renew(component).await
+        });
+        assert_eq!(block_on(renewed).expect("it ends"), Outcome::Converged);
+    }
+    let due = block_on(cluster.runner(worker, &events).due());
+    assert!(due.components.is_empty(), "{due:?}");
+    for (after, before) in certificates().iter().zip(&before) {
+        assert_ne!(after, before);
+    }
+    assert_eq!(asked(), CERTIFICATES.len());
+    let next = cluster.bringup.apply(worker);
+    assert_eq!(next.changes(), Vec::<String>::new());
+}
+
+/// A denial is about one token. Another join file helps at once.
+#[test]
+fn another_join_file_helps_after_a_denial() {
+    let cluster = Cluster::new();
+    let worker = &cluster.worker;
+    assert_eq!(cluster.bringup.apply(worker).outcome, Outcome::Failed);
+    for request in requests(worker) {
+        worker.with_world_mut(|world| world.deny_request(&request.name, "not admitted"));
+    }
+    assert_eq!(cluster.apply_signed(worker).outcome, Outcome::Failed);
+    another_join_file(worker);
     let run = cluster.apply_signed(worker);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
 }

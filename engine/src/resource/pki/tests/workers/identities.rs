@@ -4,10 +4,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::joining::{JOIN, NODE, another_join_file, joined_worker, spec as join};
 use super::signing::{apply_signed, client, kubeconfig, requests, server, worker_with_identity};
+use crate::resource::Action;
 use crate::resource::pki::kept_node;
 use crate::resource::pki::tests::*;
 
 const FIRST: &str = "system:bootstrap:abcdef";
+const SECOND: &str = "system:bootstrap:ghijkl";
 const ACCESS: &str = "/var/opt/pf9/nodelet/requests/node.yaml";
 
 fn node() -> String {
@@ -279,7 +281,60 @@ async fn a_node_that_is_refused_joins_again_with_another_join_file() {
         .expect("it is signed");
 }
 
-/// A token is not used while the node's own identity is good.
+/// The record of its new admission has no key, and no address if the node was removed before: another node could get the address.
+#[tokio::test]
+async fn a_node_that_is_admitted_again_asks_once_with_its_new_token() {
+    let (master, worker) = worker_with_identity().await;
+    apply_signed(&master, &worker, &server())
+        .await
+        .expect("it is signed");
+    let asked = || {
+        let all = requests(&worker);
+        all.iter().filter(|its| its.requester == SECOND).count()
+    };
+    another_join_file(&master, &worker);
+    apply(&worker, &join())
+        .await
+        .expect("the other token is taken");
+    for (before, spec) in [client(), server()].iter().enumerate() {
+        let change = apply_signed(&master, &worker, spec).await;
+        let change = change.expect("it is signed").expect("it is asked for");
+        assert_eq!(change.action, Action::Renew);
+        assert_eq!(asked(), before + 1);
+        assert_eq!(apply(&worker, spec).await, None, "once");
+    }
+    apply(&worker, &kubeconfig())
+        .await
+        .expect("it has the new certificate");
+    assert_eq!(apply(&worker, &join()).await, None);
+    // The next renewal is that of a node.
+    advance(&worker, DAY * 20);
+    apply_signed(&master, &worker, &client())
+        .await
+        .expect("it is signed");
+    assert_eq!(asked(), 2);
+}
+
+/// Its certificates are valid, and a token that brings nothing must not cost it a renewal.
+#[tokio::test]
+async fn a_new_token_that_is_over_or_refused_leaves_the_node_its_own_identity() {
+    let (master, worker) = worker_with_identity().await;
+    another_join_file(&master, &worker);
+    apply(&worker, &join())
+        .await
+        .expect("the other token is taken");
+    let over = worker.fork();
+    advance(&over, Duration::from_secs(2 * 60 * 60));
+    assert_eq!(apply(&over, &client()).await, None);
+    refuse(&worker, SECOND);
+    apply_signed(&master, &worker, &client())
+        .await
+        .expect("the node itself is accepted");
+    assert!(requests(&worker).iter().any(|its| its.requester == node()));
+    assert_eq!(apply(&worker, &client()).await, None, "once");
+}
+
+/// The join file has expired since its token was taken.
 #[tokio::test]
 async fn a_node_that_is_accepted_does_not_use_a_token() {
     let (master, worker) = worker_with_identity().await;
