@@ -40,8 +40,17 @@ pub struct NodeRoutesSpec {
 pub struct NodeRoutesState {
     present: BTreeMap<IpNet, IpAddr>,
     wanted: WantedRoutes,
-    /// Why the API server did not answer.
-    silent: Option<String>,
+    /// Why the nodes are not known.
+    silent: Option<Silence>,
+}
+
+/// Why the nodes are not known.
+#[derive(Debug)]
+enum Silence {
+    /// This kubeconfig is missing, so the API server was not asked.
+    NoKubeconfig(PathBuf),
+    /// The API server did not answer, for this reason.
+    NoAnswer(String),
 }
 
 #[async_trait]
@@ -69,7 +78,11 @@ impl Resource for NodeRoutesSpec {
         let nodes = match cx.host.subnet_nodes(&self.access()).await {
             Ok(nodes) => nodes,
             Err(error) if cx.host.shows_present_routes() => {
-                state.silent = Some(chain(&error).join(": "));
+                let is_missing = matches!(cx.host.entry(&self.kubeconfig).await, Ok(None));
+                state.silent = Some(match is_missing {
+                    true => Silence::NoKubeconfig(self.kubeconfig.clone()),
+                    false => Silence::NoAnswer(chain(&error).join(": ")),
+                });
                 return Ok(state);
             }
             Err(error) => return Err(error.into()),
@@ -157,9 +170,15 @@ impl Resource for NodeRoutesSpec {
     fn note(&self, observed: &Self::Observed) -> Option<String> {
         if let Some(silent) = &observed.silent {
             let routes = observed.present.len();
-            return Some(format!(
-                "the API server does not answer, so the {routes} routes to other nodes stay as they are: {silent}"
-            ));
+            return Some(match silent {
+                Silence::NoKubeconfig(path) => format!(
+                    "the kubeconfig {} is missing, so the API server cannot be asked for the nodes, and the {routes} routes to other nodes stay as they are; `nodelet apply` makes it again, or says what it lacks for that",
+                    path.display()
+                ),
+                Silence::NoAnswer(why) => format!(
+                    "the API server does not answer, so the {routes} routes to other nodes stay as they are: {why}"
+                ),
+            });
         }
         let problems = &observed.wanted.problems;
         let mut text = problems.iter().take(NAMED).cloned().collect::<Vec<_>>();
@@ -406,6 +425,31 @@ mod tests {
             .await
             .expect("it can be told");
         assert!(spec().is_unknown(&seen), "the nodes may have changed");
+    }
+
+    /// `/etc/pf9/kube.d` is gone. The API server may well answer.
+    #[tokio::test]
+    async fn a_missing_kubeconfig_is_named() {
+        let host = host();
+        apply(&host).await;
+        host.with_world_mut(|world| world.remove(KUBECONFIG));
+        let before = host.snapshot();
+        let (changed, note) = apply(&host).await;
+        assert_eq!(changed, [""; 0]);
+        assert!(
+            note.starts_with("the kubeconfig /etc/kubeconfig is missing"),
+            "{note}"
+        );
+        assert!(
+            note.contains("`nodelet apply`") && !note.contains("does not answer"),
+            "{note}"
+        );
+        assert_eq!(host.snapshot(), before);
+        let seen = spec()
+            .observe(&context(&host))
+            .await
+            .expect("it can be told");
+        assert!(spec().is_unknown(&seen));
     }
 
     #[tokio::test]
