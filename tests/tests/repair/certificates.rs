@@ -154,6 +154,31 @@ fn an_authority_near_its_end_is_a_warning() {
     );
 }
 
+/// nodeletd would log that the problem is over.
+#[test]
+fn a_missing_certificate_ends_no_warning_about_its_expiry() {
+    let (bringup, host) = Bringup::brought_up("cp-1");
+    let events = Recording::default();
+    let expiry = || {
+        let health = block_on(runner(&bringup, &host, &events).check());
+        let all = health.into_iter().flat_map(|phase| phase.conditions);
+        let mut all = all.filter(|its| its.check == "no certificate expires soon");
+        let found = all.next().expect("it is there");
+        (found.status, found.reason)
+    };
+    assert_eq!(expiry().0, Status::True);
+    let certificate = "/etc/pf9/kube.d/certs/kubelet/server/request.crt";
+    host.with_world_mut(|world| world.remove(certificate));
+    let (status, reason) = expiry();
+    assert_eq!(status, Status::Unknown);
+    assert!(
+        reason.ends_with(&format!("{certificate} is missing")),
+        "{reason}"
+    );
+    host.with_world_mut(|world| world.remove("/etc/pf9/kube.d"));
+    assert_eq!(expiry().0, Status::False);
+}
+
 #[test]
 fn an_unreadable_certificate_does_not_block_other_renewals() {
     let (bringup, host) = aged();

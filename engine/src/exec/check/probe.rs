@@ -5,7 +5,7 @@
 //! Not here: observations of Kubernetes, etcd and keepalived (`exec::kubernetes`).
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::exec::kubernetes::virtual_ip::{Asked, VirtualIp, duplicate};
@@ -252,8 +252,22 @@ impl Runner<'_> {
                         ),
                     });
                 }
-                Ok((scan.certificates.is_empty())
-                    .then(|| format!("there is no certificate in {}", directory.display())))
+                if scan.certificates.is_empty() {
+                    return no(format!(
+                        "there is no certificate in {}",
+                        directory.display()
+                    ));
+                }
+                // The one that expires soon may be the one that is missing.
+                match missing_certificate(host, phase, directory).await? {
+                    Some(missing) => Err(ResourceError::Missing {
+                        what: format!(
+                            "find when every certificate ends: {} is missing",
+                            missing.display()
+                        ),
+                    }),
+                    None => Ok(None),
+                }
             }
             Probe::BackupYoungerThan {
                 directory,
@@ -392,6 +406,25 @@ pub(in crate::exec) struct StepNotes {
     pub(in crate::exec) unknown: bool,
     /// Whether a note tells of a problem that only an operator can end.
     pub(in crate::exec) problem: bool,
+}
+
+/// The first certificate below this directory that the phase makes and that is not there.
+async fn missing_certificate(
+    host: &dyn Host,
+    phase: &PlannedPhase,
+    directory: &Path,
+) -> ResourceResult<Option<PathBuf>> {
+    for step in phase.steps.iter().filter(|step| !step.policy.absent) {
+        let path = match &step.spec {
+            Spec::Authority(authority) => pki::authority_paths(&authority.name).certificate,
+            Spec::Certificate(certificate) => pki::certificate_paths(&certificate.path).certificate,
+            _ => continue,
+        };
+        if path.starts_with(directory) && host.entry(&path).await?.is_none() {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 /// What is wrong with the authorities and keys that a phase makes.
