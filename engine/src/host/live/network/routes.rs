@@ -30,6 +30,9 @@ const IPV6: &str = "/proc/net/if_inet6";
 struct Shown {
     /// A network, an address, or `default`.
     dst: String,
+    /// For example `blackhole`. The program leaves it out if the route is unicast.
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
     #[serde(default)]
     gateway: Option<String>,
     #[serde(default)]
@@ -152,7 +155,11 @@ impl Shown {
 
     /// As `ip route` shows it.
     fn describe(&self, subnet: IpNet) -> String {
-        let mut text = subnet.to_string();
+        let kind = self.kind.as_deref().filter(|kind| *kind != "unicast");
+        let mut text = match kind {
+            Some(kind) => format!("{kind} {subnet}"),
+            None => subnet.to_string(),
+        };
         for (word, value) in [
             ("via", &self.gateway),
             ("dev", &self.dev),
@@ -236,7 +243,9 @@ mod tests {
         let output = r#"[{"dst":"10.20.1.0/24","gateway":"172.30.0.12","dev":"eth0","flags":[]},
             {"dst":"10.20.2.7","gateway":"172.30.0.13","dev":"eth0","protocol":"92","flags":["linkdown"]},
             {"dst":"default","gateway":"172.30.0.1","dev":"eth0","flags":[]},
-            {"dst":"10.20.3.0/24","dev":"cni0","protocol":"kernel","scope":"link","flags":[]}]"#;
+            {"dst":"10.20.3.0/24","dev":"cni0","protocol":"kernel","scope":"link","flags":[]},
+            {"type":"blackhole","dst":"10.20.4.0/24","flags":[]},
+            {"type":"unicast","dst":"10.20.5.0/24","dev":"eth1","flags":[]}]"#;
         let shown = parsed(output).expect("it is JSON");
         let routes: Vec<String> = shown
             .iter()
@@ -246,7 +255,7 @@ mod tests {
         let expected = ["10.20.1.0/24 172.30.0.12", "10.20.2.7/32 172.30.0.13"];
         assert_eq!(routes, expected);
         let is_ours: Vec<bool> = shown.iter().map(Shown::is_ours).collect();
-        assert_eq!(is_ours, [false, true, false, false]);
+        assert_eq!(is_ours, [false, true, false, false, false, false]);
         let subnet = "10.20.3.0/24".parse().expect("a network");
         let described = shown[3].describe(subnet);
         assert_eq!(described, "10.20.3.0/24 dev cni0 proto kernel");
@@ -256,7 +265,9 @@ mod tests {
             all,
             [
                 "10.20.1.0/24 via 172.30.0.12 dev eth0",
-                "10.20.3.0/24 dev cni0 proto kernel"
+                "10.20.3.0/24 dev cni0 proto kernel",
+                "blackhole 10.20.4.0/24",
+                "10.20.5.0/24 dev eth1"
             ],
             "neither ours nor the default route"
         );
