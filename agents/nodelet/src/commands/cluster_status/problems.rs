@@ -308,11 +308,18 @@ fn of_number(voters: usize) -> Option<Problem> {
 fn of_member(member: &MemberRow, is_headless: bool) -> Option<Problem> {
     let name = display_name(member);
     let on_its_host = "`nodelet status` and `docker logs --tail 50 etcd` on its host";
+    // A learner may belong to a host that never came up, and then its host has neither.
+    let next = match member.learner {
+        true => format!(
+            "{on_its_host}, which joins; if it is not to join any more, `nodelet cluster remove {name}`: until then no other master can join"
+        ),
+        false => on_its_host.to_owned(),
+    };
     let state = match &member.state {
         Part::Known(state) => state,
         Part::Unknown { unknown } => {
             let what = format!("etcd member {name} does not answer: {unknown}");
-            return Some(Problem::new(what, on_its_host));
+            return Some(Problem::new(what, next));
         }
     };
     let what = if !state.errors.is_empty() {
@@ -324,7 +331,7 @@ fn of_member(member: &MemberRow, is_headless: bool) -> Option<Problem> {
     } else {
         return None;
     };
-    Some(Problem::new(what, on_its_host))
+    Some(Problem::new(what, next))
 }
 
 /// The name of a member; its id before its first start.

@@ -72,6 +72,33 @@ async fn without_a_majority_of_voters_etcd_has_a_problem_and_a_learner_has_no_vo
     );
 }
 
+/// It blocks all later joins. One that never started has no name, and perhaps no host.
+#[tokio::test(start_paused = true)]
+async fn a_learner_that_does_not_answer_is_named_with_the_command_that_removes_it() {
+    for (name, next) in [
+        ("", "`nodelet cluster remove a4`"),
+        ("cp-4", "`nodelet cluster remove cp-4`"),
+    ] {
+        let mut cluster = Cluster::healthy().await;
+        cluster.etcd.members.push(EtcdMember {
+            id: 0xa4,
+            name: name.to_owned(),
+            url: None,
+            is_learner: true,
+        });
+        let (problems, code) = cluster.problems().await;
+        assert_eq!(code, 2);
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+        assert!(problems.contains("it has never started"), "{problems}");
+        assert!(problems.contains(next), "{problems}");
+    }
+    // The advice for a voter stays: its removal may cost the quorum.
+    let mut cluster = Cluster::healthy().await;
+    cluster.etcd.states.remove(&url(3));
+    let (problems, _) = cluster.problems().await;
+    assert!(!problems.contains("nodelet cluster remove"), "{problems}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_even_number_of_voters_is_a_problem() {
     for (number, is_even) in [(1, false), (2, true), (3, false), (4, true)] {
