@@ -47,7 +47,7 @@ pub use traits::network::{
     ClaimKind, ClaimOutcome, ClaimedAddress, HttpsRequest, HttpsResponse, Link, Network, VrrpSender,
 };
 pub use traits::packages::Packages;
-pub use traits::processes::{CommandOutput, CommandSpec, Processes, StoppedProcess};
+pub use traits::processes::{CommandOutput, CommandSpec, Processes, StoppedProcess, StoppedShim};
 pub use traits::services::{Services, UnitState};
 pub use traits::virtual_service::{Transport, VirtualService};
 pub use view::View;

@@ -23,8 +23,8 @@ use super::{
     Entry, EtcdKey, EtcdLock, EtcdMember, EtcdMembers, EtcdStatus, Files, Host, HostResult,
     HttpsRequest, HttpsResponse, ImageState, Kernel, Link, ListedContainer, ListedRequest, Network,
     NewCertificateRequest, NodeRoute, Packages, PodSubnets, Processes, RemainingPod, Routes,
-    Services, Space, StoppedProcess, SubnetClaim, SubnetNode, UnitState, VirtualService,
-    VrrpSender,
+    Services, Space, StoppedProcess, StoppedShim, SubnetClaim, SubnetNode, UnitState,
+    VirtualService, VrrpSender,
 };
 
 /// A host as it is seen in one look.
@@ -116,6 +116,7 @@ pass_on!(Containers {
 
 pass_on!(Processes {
     to_read stopped_processes() -> Vec<StoppedProcess>;
+    to_read stopped_shims() -> Vec<StoppedShim>;
     to_read has_program(name: &str) -> bool;
 } {
     async fn run(&self, command: &CommandSpec) -> HostResult<CommandOutput> {

@@ -63,6 +63,7 @@ macro_rules! known {
 
 /// Causes that have the same remedy in all places, beside [`SystemError`]. The first match wins, so causes that explain others come first.
 const KNOWN: &[(&[&[&str]], &str)] = known! {
+    [["is stopped (sigstop"]] => "continue the process that the message names (`kill -CONT PID`)";
     [["is masked"]] => "unmask the unit that the message names (`systemctl unmask UNIT`)";
     [["certificate", "expired"], ["certificate", "not valid yet"]] =>
         "compare the host's clock with the certificate's dates (`date -u`, `openssl x509 -noout -dates -in FILE`)";
@@ -217,6 +218,13 @@ mod tests {
                     "Unauthorized (status 401)",
                 )),
                 "the server does not accept the client's certificate",
+            ),
+            (
+                host(HostError::refused(
+                    "end container etcd",
+                    "its containerd-shim (process 17) is stopped (SIGSTOP or a debugger)",
+                )),
+                "`kill -CONT PID`",
             ),
             (
                 host(HostError::service("inspect image a:1", "connection reset")),

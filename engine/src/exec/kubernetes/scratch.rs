@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::host::{Host, ListedContainer};
 use crate::resource::ResourceError;
-use crate::resource::docker::container_runtime;
+use crate::resource::docker::{container_runtime, ending};
 
 /// Label and value on a temporary container: an etcd on which a backup is verified. The names of label, container and directory stay: a
 /// running host may have them from a backup that was interrupted before nodelet was updated.
@@ -36,7 +36,7 @@ async fn containers(host: &dyn Host) -> Vec<(String, ResourceError)> {
     };
     let mut left = Vec::new();
     for one in all.iter().filter(|one| is_scratch(one)) {
-        if let Err(error) = host.remove_container(&one.name).await {
+        if let Err(error) = ending::remove(host, &one.name).await {
             left.push((format!("container {}", one.name), error.into()));
         }
     }

@@ -10,7 +10,9 @@ use super::world::World;
 use super::world::program::Behaviour;
 use super::world::program::Program;
 use crate::host::fake::fake_host::FakeHost;
-use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes, StoppedProcess};
+use crate::host::{
+    CommandOutput, CommandSpec, HostError, HostResult, Processes, StoppedProcess, StoppedShim,
+};
 
 /// Where programs are looked up.
 pub(crate) const PATH: [&str; 6] = [
@@ -57,6 +59,14 @@ impl Processes for FakeHost {
         let deadline = std::time::Duration::from_secs(30);
         self.observe("stopped_processes", "all", deadline, |world| {
             Ok(world.stopped.iter().cloned().collect())
+        })
+        .await
+    }
+
+    async fn stopped_shims(&self) -> HostResult<Vec<StoppedShim>> {
+        let deadline = std::time::Duration::from_secs(30);
+        self.observe("stopped_shims", "all", deadline, |world| {
+            Ok(world.stopped_shims.clone())
         })
         .await
     }
@@ -120,6 +130,15 @@ impl World {
             name: name.to_owned(),
             groups: format!("0::/system.slice/{unit}\n"),
         });
+    }
+
+    /// Records that a signal has stopped the shim of a container, which has this process id. This changes nothing else: use a fault plan for
+    /// the calls that docker no longer answers.
+    pub fn stop_shim(&mut self, pid: u32, container: &str) {
+        if let Some(its) = self.containers.get(container) {
+            let container = its.id.clone();
+            self.stopped_shims.push(StoppedShim { pid, container });
+        }
     }
 
     /// Registers what a program does, by the name or path it is called with.

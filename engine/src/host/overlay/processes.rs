@@ -2,7 +2,9 @@
 
 use super::OverlayHost;
 use crate::host::fake::PROGRAM_PATH;
-use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes, StoppedProcess};
+use crate::host::{
+    CommandOutput, CommandSpec, HostError, HostResult, Processes, StoppedProcess, StoppedShim,
+};
 
 #[async_trait::async_trait]
 impl Processes for OverlayHost<'_> {
@@ -19,6 +21,10 @@ impl Processes for OverlayHost<'_> {
 
     async fn stopped_processes(&self) -> HostResult<Vec<StoppedProcess>> {
         self.lower.stopped_processes().await
+    }
+
+    async fn stopped_shims(&self) -> HostResult<Vec<StoppedShim>> {
+        self.lower.stopped_shims().await
     }
 
     async fn has_program(&self, name: &str) -> HostResult<bool> {

@@ -114,6 +114,15 @@ impl StoppedProcess {
     }
 }
 
+/// A `containerd-shim` that a signal has stopped. docker ends a container through the container's shim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoppedShim {
+    /// Its process id.
+    pub pid: u32,
+    /// The id of its container.
+    pub container: String,
+}
+
 /// Runs commands.
 #[async_trait::async_trait]
 pub trait Processes {
@@ -145,6 +154,9 @@ pub trait Processes {
 
     /// The processes that a signal has stopped (SIGSTOP). Such a process answers nothing until it is continued or killed. Cancel safe.
     async fn stopped_processes(&self) -> HostResult<Vec<StoppedProcess>>;
+
+    /// The shims of containers that a signal has stopped (SIGSTOP). Cancel safe.
+    async fn stopped_shims(&self) -> HostResult<Vec<StoppedShim>>;
 
     /// Whether a program of this name is on the fixed PATH.
     async fn has_program(&self, name: &str) -> HostResult<bool>;

@@ -15,7 +15,7 @@ use crate::host::{
     ContainerConfig, ContainerState, Host, HostError, HostResult, Mount, RestartPolicy,
 };
 use crate::model::Value;
-use crate::resource::docker::container_runtime;
+use crate::resource::docker::{container_runtime, ending};
 use crate::resource::{
     Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
     inputs,
@@ -166,8 +166,7 @@ impl Resource for ContainerSpec {
                         })
                         .await?;
                 }
-                cx.host.stop_container(&self.name, GRACE).await?;
-                cx.host.remove_container(&self.name).await?;
+                ending::end(cx.host, &self.name, GRACE).await?;
             } else {
                 // Only its state differs. A paused container cannot be started: stop it first.
                 receipt
@@ -176,7 +175,7 @@ impl Resource for ContainerSpec {
                     })
                     .await?;
                 if state.paused {
-                    cx.host.stop_container(&self.name, Duration::ZERO).await?;
+                    ending::stop(cx.host, &self.name, Duration::ZERO).await?;
                 }
                 cx.host.start_container(&self.name).await?;
                 return Ok(());
@@ -205,13 +204,13 @@ impl Resource for ContainerSpec {
         if !container_runtime::runs(cx.host).await? {
             return Ok(false);
         }
-        let state = cx.host.container(&self.name).await?;
+        let state = cx.host.container(&self.name).await;
+        let state = ending::explained(cx.host, &self.name, state).await?;
         // A foreign container of the same name must not be stopped.
         let running = state.is_some_and(|state| is_ours(&state));
         if running {
             // Removed, not only stopped: its restart policy must not start it again with the runtime.
-            cx.host.stop_container(&self.name, GRACE).await?;
-            cx.host.remove_container(&self.name).await?;
+            ending::end(cx.host, &self.name, GRACE).await?;
         }
         Ok(running)
     }

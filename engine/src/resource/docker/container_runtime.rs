@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::host::{Host, HostError, LIVE_RESTORE_DIR, ListedContainer};
+use crate::resource::docker::ending;
 use crate::resource::{ResourceError, ResourceResult, Undo};
 
 /// The unit that runs the runtime.
@@ -149,7 +150,8 @@ pub(crate) async fn has_ours(host: &dyn Host, name: &str) -> ResourceResult<bool
     if !is_there(host, &format!("container {name}")).await? {
         return Ok(false);
     }
-    match host.container(name).await? {
+    let state = host.container(name).await;
+    match ending::explained(host, name, state).await? {
         Some(state) if !state.labels.contains_key(OWNER) => Err(ResourceError::Unmet {
             what: format!(
                 "remove or stop container {name}: a container that nodelet did not create has this name now"

@@ -1,10 +1,11 @@
 //! docker: its own service, images and containers.
 //!
-//! Start with `container`; `container_runtime` is docker itself.
+//! Start with `container`; `container_runtime` is docker itself, and `ending` ends containers.
 //!
 //! Not here: containers of pods (`kubernetes`), and docker's packages and unit as such (`system`).
 
 pub(in crate::resource) mod container;
 pub(crate) mod container_runtime;
+pub(crate) mod ending;
 pub(in crate::resource) mod image;
 pub(in crate::resource) mod image_directory;

@@ -3,6 +3,7 @@
 //! A stop of kubelet leaves them running, on purpose: an upgrade of kubelet must not touch workloads. When the node is
 //! stopped, this resource stops them after kubelet.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::pod_container;
 use crate::host::{Host, ListedContainer};
-use crate::resource::docker::container_runtime;
+use crate::model::chain;
+use crate::resource::docker::{container_runtime, ending};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
 /// Label that tells a sandbox (`podsandbox`) from a container (`container`).
@@ -56,16 +58,32 @@ impl Resource for PodsSpec {
                 what: "start pods: kubelet does that".to_owned(),
             });
         }
-        // Containers first, then the sandboxes whose network they share.
+        // Containers first, then the sandboxes whose network they share. One that cannot be ended keeps only its own sandbox.
         let grace = Duration::from_secs(self.grace_seconds);
+        let mut left: BTreeSet<&str> = BTreeSet::new();
+        let mut failure = None;
         for sandboxes in [false, true] {
-            let ends = containers
+            let these: Vec<&ListedContainer> = containers
                 .iter()
-                .filter(|container| is_sandbox(container) == sandboxes)
-                .map(|container| end(cx, &container.name, grace));
-            futures::future::try_join_all(ends).await?;
+                .filter(|one| is_sandbox(one) == sandboxes)
+                .filter(|one| pod_of(one).is_none_or(|pod| !left.contains(pod)))
+                .collect();
+            let ends = these
+                .iter()
+                .copied()
+                .map(|one| ending::end(cx.host, &one.name, grace));
+            let ended = futures::future::join_all(ends).await;
+            for (one, result) in these.into_iter().zip(ended) {
+                let Err(error) = result else { continue };
+                left.extend(pod_of(one));
+                if failure.is_none() {
+                    failure = Some(error);
+                } else {
+                    tracing::warn!("could not {}", chain(&error).join(": "));
+                }
+            }
         }
-        Ok(())
+        failure.map_or(Ok(()), |error| Err(error.into()))
     }
 }
 
@@ -94,8 +112,52 @@ pub(in crate::resource) async fn networked_sandboxes(
     Ok(sandboxes)
 }
 
-async fn end(cx: &Context<'_>, name: &str, grace: Duration) -> ResourceResult<()> {
-    cx.host.stop_container(name, grace).await?;
-    cx.host.remove_container(name).await?;
-    Ok(())
+fn pod_of(container: &ListedContainer) -> Option<&str> {
+    let pod = container.labels.get(container_runtime::POD);
+    pod.map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::resource::tests::context;
+
+    const STUCK: &str = "k8s_app_web_tenant";
+
+    /// A host with two pods. docker cannot end a container of the first one, because its shim is stopped.
+    fn host() -> FakeHost {
+        let host = FakeHost::new().with_docker().with_image("app:1");
+        host.with_world_mut(|world| {
+            world.tenants_pod("web", "app", "app:1");
+            world.tenants_pod("other", "app", "app:1");
+            world.stop_shim(4711, STUCK);
+        });
+        host.set_faults(FaultPlan::none().hang("stop_container", STUCK));
+        host
+    }
+
+    async fn ended(host: &FakeHost) -> ResourceResult<()> {
+        let spec = PodsSpec { grace_seconds: 1 };
+        let cx = Context {
+            absent: true,
+            ..context(host)
+        };
+        let observed = spec.observe(&cx).await?;
+        spec.converge(&observed, &cx, &mut Receipt::default()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_that_cannot_be_ended_keeps_only_its_own_pod() {
+        let host = host();
+        let error = ended(&host).await.expect_err("one cannot be ended");
+        let said = chain(&error).join(": ");
+        assert!(said.contains("`kill -CONT 4711`"), "{said}");
+        let left = of_pods(&host).await.expect("docker answers");
+        let left: Vec<&str> = left.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(left, ["k8s_POD_web_tenant", STUCK]);
+
+        host.set_faults(FaultPlan::none());
+        ended(&host).await.expect("it was continued");
+    }
 }

@@ -11,7 +11,7 @@ use crate::host::{Attributes, ContainerState, Entry, EntryKind, Host};
 use crate::kubernetes::masters::address_in;
 use crate::model::{chain, is_in_kernel_file_system};
 use crate::resource::directory_contents;
-use crate::resource::docker::container_runtime;
+use crate::resource::docker::{container_runtime, ending};
 use crate::resource::kernel::packet_filter::ChainPlace;
 use crate::resource::{KEPT_LIMIT, ResourceError, ResourceResult};
 
@@ -100,8 +100,7 @@ impl Undo {
             }
             Self::RemoveContainer { name } => {
                 if container_runtime::has_ours(host, name).await? {
-                    host.stop_container(name, GRACE).await?;
-                    host.remove_container(name).await?;
+                    ending::end(host, name, GRACE).await?;
                 }
             }
             Self::RecreateContainer { config, running } => {
@@ -113,7 +112,7 @@ impl Undo {
                     .await?
                     .is_none_or(|state| !theirs(&state))
                 {
-                    host.remove_container(&config.name).await?;
+                    ending::remove(host, &config.name).await?;
                     host.create_container(config).await?;
                 }
                 if *running {
@@ -122,7 +121,7 @@ impl Undo {
             }
             Self::StopContainer { name } => {
                 if container_runtime::has_ours(host, name).await? {
-                    host.stop_container(name, GRACE).await?;
+                    ending::stop(host, name, GRACE).await?;
                 }
             }
             Self::RemoveImage { reference } => {

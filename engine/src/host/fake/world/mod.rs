@@ -29,7 +29,7 @@ use crate::host::fake::world::program::Program;
 use crate::host::fake::world::tree::{Node, NodeKind, Tree};
 use crate::host::fake::world::unit::Unit;
 use crate::host::{
-    Attributes, ClaimKind, EntryKind, Link, StoppedProcess, VirtualService, VrrpSender,
+    Attributes, ClaimKind, EntryKind, Link, StoppedProcess, StoppedShim, VirtualService, VrrpSender,
 };
 
 /// 2026-01-01T00:00:00Z, where every fake clock starts.
@@ -100,6 +100,8 @@ pub struct World {
     pub(crate) tears_appends: bool,
     /// Stopped processes.
     pub(crate) stopped: BTreeSet<StoppedProcess>,
+    /// Stopped shims of containers.
+    pub(crate) stopped_shims: Vec<StoppedShim>,
     /// Where the clock started, if not at [`START`].
     start: Option<SystemTime>,
     elapsed: Duration,

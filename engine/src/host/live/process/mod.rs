@@ -1,12 +1,13 @@
 //! Commands on the machine.
 //!
 //! `age` tells when a process or a unit began, by clocks that cannot be set. `stopped` finds processes that a signal has stopped: they do
-//! no work, and do not end by themselves.
+//! no work, and do not end by themselves; `shim` tells which of them are shims of containers.
 //!
 //! Not here: how a child is started and killed with its process group (`crates/child-process`), and units (`systemd`). Start with this
 //! file.
 
 pub(in crate::host::live) mod age;
+mod shim;
 pub(in crate::host::live) mod stopped;
 
 use std::fs;
@@ -20,7 +21,9 @@ use child_process::{Running, Sink, Tail, cmd};
 
 use super::LiveHost;
 use super::blocking::blocking;
-use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes, StoppedProcess};
+use crate::host::{
+    CommandOutput, CommandSpec, HostError, HostResult, Processes, StoppedProcess, StoppedShim,
+};
 
 /// Where programs are looked up: those that we start, and those that they start.
 const PATH: &str =
@@ -43,6 +46,14 @@ impl Processes for LiveHost {
     async fn stopped_processes(&self) -> HostResult<Vec<StoppedProcess>> {
         blocking(|| {
             crate::host::live::process::stopped::stopped_processes()
+                .map_err(|error| HostError::service("list the processes of this host", error))
+        })
+        .await
+    }
+
+    async fn stopped_shims(&self) -> HostResult<Vec<StoppedShim>> {
+        blocking(|| {
+            shim::stopped_shims()
                 .map_err(|error| HostError::service("list the processes of this host", error))
         })
         .await

@@ -32,7 +32,8 @@ pub fn stopped_processes() -> std::io::Result<Vec<StoppedProcess>> {
     Ok(stopped)
 }
 
-fn read(path: &Path) -> Option<String> {
+/// The content of a file of a process; `None` if the process has ended.
+pub(super) fn read(path: &Path) -> Option<String> {
     let mut text = String::new();
     let file = std::fs::File::open(path).ok()?;
     file.take(MAX).read_to_string(&mut text).ok()?;
