@@ -8,8 +8,8 @@ use engine::kubernetes::workers::mark_as_left;
 use engine::ledger::{Ledger, RECOVER, Record};
 use engine::model::{Outcome, Problem};
 use engine::plan::Plan;
-use engine::resource::DrainSpec;
 use engine::resource::pki::kept_node;
+use engine::resource::{DrainSpec, Spec, all_pods_have_ended};
 use tokio_util::sync::CancellationToken;
 
 use super::drain::drain_steps;
@@ -137,12 +137,15 @@ pub(super) async fn remove_role(
     }
     let of_role = inputs.as_ref().ok().filter(|its| !its.are_of_no_role());
     let plan = of_role.map(|inputs| &inputs.plan);
-    let leaving = match purpose {
+    let mut leaving = match purpose {
         CleanPurpose::Leave | CleanPurpose::Purge if !live.is_empty() => {
             Leaving::of(plan, host).await
         }
         CleanPurpose::Leave | CleanPurpose::Purge | CleanPurpose::Rebuild => None,
     };
+    if let Some(leaving) = &mut leaving {
+        leaving.may_have_pods = runs || has_pods_to_end(&records);
+    }
     // Without a plan nothing was stopped, so the mark has to wait for the clean, except if that removes the identity.
     let marks_first = !runs || plan.is_some() || purpose == CleanPurpose::Purge;
     let outcome =
@@ -209,7 +212,9 @@ async fn installed(inputs: &Inputs, host: &LiveHost, files: bool) -> Vec<String>
 }
 
 /// Takes the role off, and marks the node before it, after it, or both. An interrupted stop leaves programs running, so the node is not
-/// marked then: masters would delete the node of a working worker.
+/// marked then: masters would delete the node of a working worker. Nor is it marked while a container of a pod runs: the cluster may start what
+/// it runs on another node. The clean tries to end such a container, also a purge, which first takes back all but what is kept: without the
+/// kept identity the node cannot be marked later.
 async fn clean_and_mark(
     host: &dyn Host,
     sink: &dyn EventSink,
@@ -219,23 +224,45 @@ async fn clean_and_mark(
     marks_first: bool,
 ) -> Result<Outcome> {
     let mark = async || match leaving {
-        Some(leaving) if !cancel.is_cancelled() => leaving.mark(host).await,
-        Some(_) | None => None,
+        Some(leaving) if !cancel.is_cancelled() => leaving.mark_without_pods(host).await,
+        Some(_) | None => Ok(None),
     };
     let mut warning = None;
     if marks_first {
-        warning = mark().await;
+        warning = match mark().await {
+            Ok(warning) => warning,
+            Err(_) if purpose == CleanPurpose::Purge => {
+                exec::clean(host, sink, cancel, false).await?;
+                if cancel.is_cancelled() {
+                    return Ok(Outcome::Interrupted);
+                }
+                mark().await?
+            }
+            // It is asked again after the clean.
+            Err(_) => None,
+        };
     }
     let outcome = exec::clean(host, sink, cancel, purpose == CleanPurpose::Purge).await;
     // A kubelet that the stop has not ended may have reported after the first mark, so that masters have removed the mark. A purge has
     // removed the access.
     if !marks_first || purpose == CleanPurpose::Leave {
-        warning = mark().await;
+        warning = match mark().await {
+            Ok(warning) => warning,
+            // An error of the clean itself comes first.
+            Err(error) => return outcome.map_err(anyhow::Error::from).and(Err(error)),
+        };
     }
     if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }
     Ok(outcome?)
+}
+
+/// Whether a clean still has to end the pods of this host.
+fn has_pods_to_end(records: &[Record]) -> bool {
+    let left = Ledger::all_cleanup_steps_in(records);
+    let mut steps = left.iter().flat_map(|(_, steps)| steps);
+    steps.any(|step| matches!(step.spec, Spec::Pods(_)))
 }
 
 /// The node of a worker that leaves its cluster.
@@ -244,6 +271,8 @@ struct Leaving {
     node: String,
     /// `None` if this host has no access to the cluster.
     access: Option<ClusterAccess>,
+    /// Whether pods of the role may be on this host. After a clean, pods are those of another program.
+    may_have_pods: bool,
 }
 
 impl Leaving {
@@ -255,12 +284,14 @@ impl Leaving {
             return Some(Self {
                 node: drain.node.clone(),
                 access: is_there.then(|| ClusterAccess::with(&drain.kubeconfig)),
+                may_have_pods: true,
             });
         }
         match kept_node(host).await {
             Ok(kept) => kept.map(|kept| Self {
                 node: kept.name,
                 access: kept.kubeconfig.as_deref().map(ClusterAccess::with),
+                may_have_pods: true,
             }),
             Err(error) => {
                 tracing::warn!(
@@ -270,6 +301,19 @@ impl Leaving {
                 None
             }
         }
+    }
+
+    /// Marks the node as [`Leaving::mark`] does. Fails if a container of a pod still runs on this host.
+    async fn mark_without_pods(&self, host: &dyn Host) -> Result<Option<String>> {
+        if self.may_have_pods {
+            all_pods_have_ended(host).await.map_err(|error| {
+                let node = &self.node;
+                anyhow::Error::from(error).context(format!(
+                    "leave the cluster: node {node} is not marked as left, so the masters keep it"
+                ))
+            })?;
+        }
+        Ok(self.mark(host).await)
     }
 
     /// Marks the node, so that the masters delete it: a worker may not delete its own node. Returns a warning if they do not know that it
@@ -333,6 +377,9 @@ async fn stop(
     let mut runner = inputs.runner(host, sink);
     runner.cancel = cancel.clone();
     runner.accepts_quorum_loss = accepts_quorum_loss;
+    if let Err(error) = runner.wake_stopped_containerd().await {
+        tracing::warn!("{}", engine::model::chain(&error).join(": "));
+    }
     match runner.stop_for_clean().await {
         Ok(Outcome::Refused) => return Stopped::Refused,
         Ok(Outcome::Failed) => {
@@ -359,6 +406,7 @@ async fn stop(
 
 #[cfg(test)]
 mod tests {
+    use engine::host::Containers as _;
     use engine::host::fake::FakeHost;
 
     use super::*;
@@ -374,6 +422,7 @@ mod tests {
             let leaving = Leaving {
                 node: "w-1".to_owned(),
                 access,
+                may_have_pods: true,
             };
             let warning = leaving.mark(&host).await.expect("no master knows of it");
             assert!(warning.contains("nodelet cluster remove w-1"), "{warning}");
@@ -381,10 +430,7 @@ mod tests {
             assert!(text.contains("nodelet cluster remove w-1"), "{text}");
         }
         let host = host.with_kubernetes(|rules| rules.remote_api = true);
-        let leaving = Leaving {
-            node: "w-1".to_owned(),
-            access: Some(access()),
-        };
+        let leaving = Leaving::of_node("w-1");
         assert_eq!(
             leaving.mark(&host).await,
             None,
@@ -399,10 +445,7 @@ mod tests {
             .with_kubernetes(|rules| rules.remote_api = true);
         host.with_world_mut(|world| world.node("w-1", engine::host::ClusterNode::default()));
         host.clear_journal();
-        let leaving = Leaving {
-            node: "w-1".to_owned(),
-            access: Some(access()),
-        };
+        let leaving = Leaving::of_node("w-1");
         let sink = Recording::default();
         let cleaned = clean_and_mark(&host, &sink, cancel, purpose, Some(&leaving), true).await;
         cleaned.expect("there is nothing to clean");
@@ -429,6 +472,70 @@ mod tests {
         let cancel = CancellationToken::new();
         assert_eq!(marks(CleanPurpose::Leave, &cancel).await, 2);
         assert_eq!(marks(CleanPurpose::Purge, &cancel).await, 1);
+    }
+
+    /// docker could not end it. The cluster would start its pod on another node.
+    #[tokio::test]
+    async fn a_worker_is_not_marked_while_a_container_of_a_pod_runs() {
+        for purpose in [CleanPurpose::Leave, CleanPurpose::Purge] {
+            for marks_first in [true, false] {
+                let host = FakeHost::new()
+                    .with_docker()
+                    .with_image("app:1")
+                    .with_file("/etc/kubeconfig", "")
+                    .with_kubernetes(|rules| rules.remote_api = true);
+                host.with_world_mut(|world| {
+                    world.node("w-1", engine::host::ClusterNode::default());
+                    world.tenants_pod("web", "app", "app:1");
+                });
+                let leaving = Leaving::of_node("w-1");
+                // Without a plan, a purge marks first.
+                let marks_first = marks_first || purpose == CleanPurpose::Purge;
+                let (sink, cancel) = (Recording::default(), CancellationToken::new());
+                let clean = async || {
+                    let leaving = Some(&leaving);
+                    clean_and_mark(&host, &sink, &cancel, purpose, leaving, marks_first).await
+                };
+                let is_marked = || {
+                    let calls = host.mutating_calls();
+                    calls.iter().any(|call| call.name == "patch_node")
+                };
+                let case = format!("{purpose:?}, {marks_first}");
+                if purpose == CleanPurpose::Leave {
+                    // An earlier clean has taken the role off, so this is another program's pod.
+                    let (host, cancel) = (host.fork(), CancellationToken::new());
+                    let repeated = Leaving {
+                        may_have_pods: false,
+                        ..Leaving::of_node("w-1")
+                    };
+                    let leaving = Some(&repeated);
+                    let again = clean_and_mark(&host, &sink, &cancel, purpose, leaving, true).await;
+                    again.expect("it is marked");
+                }
+                let error = clean().await.expect_err("a container runs");
+                let said = engine::model::chain(error.as_ref()).join(": ");
+                assert!(said.contains("node w-1 is not marked"), "{case}: {said}");
+                assert!(said.contains("k8s_app_web_tenant"), "{case}: {said}");
+                assert!(!is_marked(), "{case}");
+
+                for name in ["k8s_app_web_tenant", "k8s_POD_web_tenant"] {
+                    let ended = host.stop_container(name, std::time::Duration::ZERO);
+                    ended.await.expect("docker ends it");
+                }
+                clean().await.expect("the leave is repeated");
+                assert!(is_marked(), "{case}");
+            }
+        }
+    }
+
+    impl Leaving {
+        fn of_node(name: &str) -> Self {
+            Self {
+                node: name.to_owned(),
+                access: Some(access()),
+                may_have_pods: true,
+            }
+        }
     }
 
     #[tokio::test]

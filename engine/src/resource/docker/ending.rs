@@ -64,12 +64,12 @@ async fn because_of_shim(host: &dyn Host, name: &str) -> Option<HostError> {
 }
 
 /// The command that continues a stopped process.
-fn continue_command(pid: u32) -> String {
+pub(in crate::resource) fn continue_command(pid: u32) -> String {
     format!("kill -CONT {pid}")
 }
 
 /// The stopped shims; none, if they cannot be found.
-async fn stopped_shims(host: &dyn Host) -> Vec<StoppedShim> {
+pub(in crate::resource) async fn stopped_shims(host: &dyn Host) -> Vec<StoppedShim> {
     let shims = tokio::time::timeout(TIMEOUT, host.stopped_shims()).await;
     match shims {
         Ok(Ok(shims)) => shims,

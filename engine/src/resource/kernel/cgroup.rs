@@ -31,34 +31,9 @@ impl Resource for CgroupSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
-        let mut groups = Vec::new();
-        for hierarchy in hierarchies(cx.host).await? {
-            let top = hierarchy.join(&self.name);
-            if is_directory(cx.host, &top).await? {
-                groups.push(top);
-            }
-        }
-        let mut at = 0;
-        while let Some(group) = groups.get(at).cloned() {
-            for name in cx.host.list(&group).await? {
-                let child = group.join(name);
-                if groups.len() < MOST && is_directory(cx.host, &child).await? {
-                    groups.push(child);
-                }
-            }
-            at += 1;
-        }
+        let mut groups = tree(cx.host, &self.name).await?;
         // A process in a group needs the group and its parents.
-        let mut lived_in = Vec::new();
-        for group in &groups {
-            let processes = cx
-                .host
-                .read(&group.join("cgroup.procs"), READ_LIMIT)
-                .await?;
-            if processes.is_some_and(|list| !list.is_empty()) {
-                lived_in.push(group.clone());
-            }
-        }
+        let lived_in = with_processes(cx.host, &groups).await?;
         groups.retain(|group| {
             !lived_in
                 .iter()
@@ -83,6 +58,49 @@ impl Resource for CgroupSpec {
         }
         Ok(())
     }
+}
+
+/// The groups of this name at the top of every hierarchy, with all groups below them: parents before children.
+async fn tree(host: &dyn Host, name: &str) -> ResourceResult<Vec<PathBuf>> {
+    let mut groups = Vec::new();
+    for hierarchy in hierarchies(host).await? {
+        let top = hierarchy.join(name);
+        if is_directory(host, &top).await? {
+            groups.push(top);
+        }
+    }
+    let mut at = 0;
+    while let Some(group) = groups.get(at).cloned() {
+        for name in host.list(&group).await? {
+            let child = group.join(name);
+            if groups.len() < MOST && is_directory(host, &child).await? {
+                groups.push(child);
+            }
+        }
+        at += 1;
+    }
+    Ok(groups)
+}
+
+/// Those of the groups that have a process of their own.
+async fn with_processes(host: &dyn Host, groups: &[PathBuf]) -> ResourceResult<Vec<PathBuf>> {
+    let mut lived_in = Vec::new();
+    for group in groups {
+        let processes = host.read(&group.join("cgroup.procs"), READ_LIMIT).await?;
+        if processes.is_some_and(|list| !list.is_empty()) {
+            lived_in.push(group.clone());
+        }
+    }
+    Ok(lived_in)
+}
+
+/// The groups in the trees of this name that have a process of their own.
+pub(in crate::resource) async fn lived_in(
+    host: &dyn Host,
+    name: &str,
+) -> ResourceResult<Vec<PathBuf>> {
+    let groups = tree(host, name).await?;
+    with_processes(host, &groups).await
 }
 
 /// The roots of all hierarchies: the one of cgroup v2, or one for each controller of cgroup v1 (and `unified` beside them).

@@ -3,7 +3,7 @@
 //! A stop of kubelet leaves them running, on purpose: an upgrade of kubelet must not touch workloads. When the node is
 //! stopped, this resource stops them after kubelet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +13,7 @@ use super::pod_container;
 use crate::host::{Host, ListedContainer};
 use crate::model::chain;
 use crate::resource::docker::{container_runtime, ending};
+use crate::resource::kernel::cgroup;
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
 /// Label that tells a sandbox (`podsandbox`) from a container (`container`).
@@ -117,9 +118,64 @@ fn pod_of(container: &ListedContainer) -> Option<&str> {
     pod.map(String::as_str)
 }
 
+/// Makes sure that no container of a pod runs on this host.
+///
+/// # Errors
+/// [`ResourceError::Unmet`] with the names of containers that run, and another error if the kernel does not tell.
+pub async fn all_pods_have_ended(host: &dyn Host) -> ResourceResult<()> {
+    let running = running(host).await?;
+    if running.is_empty() {
+        return Ok(());
+    }
+    let mut shims = ending::stopped_shims(host).await;
+    shims.retain(|shim| running.contains_key(&shim.container));
+    let continues: Vec<String> = shims
+        .iter()
+        .map(|shim| format!("`{}`", ending::continue_command(shim.pid)))
+        .collect();
+    let next = match continues.is_empty() {
+        true => "see why docker does not end it (`docker stop NAME`, `journalctl -u docker -n 50`)"
+            .to_owned(),
+        false => format!(
+            "continue its containerd-shim, which is stopped (SIGSTOP or a debugger): {}",
+            continues.join(", ")
+        ),
+    };
+    let names: Vec<String> = running.into_values().collect();
+    Err(ResourceError::Unmet {
+        what: format!(
+            "end the pods of this host: container {} still runs",
+            names.join(", ")
+        ),
+        next: format!("{next}; then run `nodelet clean` again"),
+    })
+}
+
+/// The containers of pods that run, by id, each as a message names it. If docker does not answer, the control groups with processes tell.
+async fn running(host: &dyn Host) -> ResourceResult<BTreeMap<String, String>> {
+    if matches!(container_runtime::runs(host).await, Ok(true))
+        && let Ok(all) = host.containers(&pod_container::of_pods()).await
+    {
+        let running = all.into_iter().filter(|one| one.running);
+        return Ok(running.map(|one| (one.id, one.name)).collect());
+    }
+    let mut running = BTreeMap::new();
+    for top in PodsSpec::CONTROL_GROUPS {
+        for group in cgroup::lived_in(host, top).await? {
+            let name = group.file_name().unwrap_or_default().to_string_lossy();
+            let name = name.strip_suffix(".scope").unwrap_or(&name);
+            let id = name.strip_prefix("docker-").unwrap_or(name).to_owned();
+            let shown = format!("{id} (docker does not answer)");
+            running.insert(id, shown);
+        }
+    }
+    Ok(running)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Services as _;
     use crate::host::fake::{FakeHost, FaultPlan};
     use crate::resource::tests::context;
 
@@ -157,7 +213,29 @@ mod tests {
         let left: Vec<&str> = left.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(left, ["k8s_POD_web_tenant", STUCK]);
 
+        let error = all_pods_have_ended(&host).await.expect_err("one runs");
+        let ResourceError::Unmet { what, next } = &error else {
+            panic!("{error:?}")
+        };
+        assert!(what.contains(STUCK), "{what}");
+        assert!(next.contains("`kill -CONT 4711`"), "{next}");
+
         host.set_faults(FaultPlan::none());
         ended(&host).await.expect("it was continued");
+        all_pods_have_ended(&host).await.expect("none is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_kernel_tells_what_runs_while_docker_does_not_answer() {
+        const PROCESSES: &str = "/sys/fs/cgroup/cpu/kubepods/pod1/0123abcd/cgroup.procs";
+        let host = host().with_file(PROCESSES, "17\n");
+        host.set_faults(FaultPlan::none());
+        host.stop_unit("docker.service").await.expect("it stops");
+        let error = all_pods_have_ended(&host).await.expect_err("one runs");
+        assert!(error.to_string().contains("0123abcd"), "{error}");
+        host.with_world_mut(|world| world.file(PROCESSES, ""));
+        all_pods_have_ended(&host)
+            .await
+            .expect("no process is left");
     }
 }
