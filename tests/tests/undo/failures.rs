@@ -12,7 +12,7 @@ use engine::host::{
 use engine::model::Outcome;
 use engine::plan::{PlannedCheck, Probe};
 use engine::report::{Detail, render};
-use engine::resource::NoSecrets;
+use engine::resource::{NoSecrets, all_pods_have_ended};
 use tokio_util::sync::CancellationToken;
 
 /// Asks the run to end when a step of this kind begins to change something.
@@ -162,6 +162,51 @@ fn a_stop_ends_what_has_outlived_the_runtime() {
     host.set_faults(FaultPlan::none().fail("start_unit", "docker.service"));
     let again = bringup.stop(&host);
     assert_eq!(again.outcome, Outcome::Stopped, "{}", again.text());
+}
+
+/// docker ends a container through its shim. docker itself works, and stays: without it, the container could not be ended later.
+#[test]
+fn a_container_whose_shim_is_stopped_is_left_with_docker_and_the_shim_is_named() {
+    const STUCK: &str = "k8s_app_web_tenant";
+    for (case, cleans) in [("wk-1", false), ("cp-2-nodocker", true)] {
+        let bringup = Bringup::of(case);
+        let host = applied_host(&bringup);
+        host.with_world_mut(|world| {
+            world.image("app:1");
+            world.tenants_pod("web", "app", "app:1");
+            world.stop_shim(4711, STUCK);
+        });
+        host.set_faults(FaultPlan::none().hang("stop_container", STUCK));
+        let end = || match cleans {
+            true => Bringup::clean(&host, false),
+            false => bringup.stop(&host),
+        };
+        let vain = end();
+        assert_eq!(vain.outcome, Outcome::Failed, "{}", vain.text());
+        for wanted in [
+            "end container k8s_app_web_tenant: its containerd-shim (process 4711) is stopped (SIGSTOP or a debugger)",
+            "`kill -CONT 4711`",
+            "still runs, and only docker can end it",
+        ] {
+            assert!(vain.text().contains(wanted), "`{wanted}`: {}", vain.text());
+        }
+        let docker = || block_on(host.unit("docker.service")).expect("it can be asked");
+        assert!(docker().is_active(), "{}", vain.text());
+        let pods = || block_on(all_pods_have_ended(&host));
+        let error = pods().expect_err("it runs").to_string();
+        assert!(error.contains(STUCK), "{error}");
+
+        host.set_faults(FaultPlan::none());
+        let again = end();
+        let outcome = if cleans {
+            Outcome::Cleaned
+        } else {
+            Outcome::Stopped
+        };
+        assert_eq!(again.outcome, outcome, "{}", again.text());
+        assert!(!docker().is_active(), "{}", again.text());
+        pods().expect("none runs");
+    }
 }
 
 #[test]

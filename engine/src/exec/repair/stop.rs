@@ -36,6 +36,14 @@ pub(in crate::exec) enum Containers {
     Leave,
 }
 
+/// What the phases of one stop share about containers.
+struct SharedByPhases {
+    /// Temporary containers are still to be removed.
+    sweeps: bool,
+    /// A container could not be ended.
+    containers_left: bool,
+}
+
 /// How long the container runtime may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -188,7 +196,10 @@ impl Runner<'_> {
         let mut outcome = Outcome::Stopped;
         let mut stopped = 0;
         let mut touched = false;
-        let mut sweeps = purpose == StopPurpose::Stop;
+        let mut shared = SharedByPhases {
+            sweeps: purpose == StopPurpose::Stop,
+            containers_left: false,
+        };
         for phase in phases {
             if self.cancel.is_cancelled() {
                 outcome = Outcome::Interrupted;
@@ -233,7 +244,7 @@ impl Runner<'_> {
                     running,
                     &begun,
                     purpose,
-                    &mut sweeps,
+                    &mut shared,
                     all_ended,
                 )
                 .await;
@@ -408,8 +419,7 @@ impl Runner<'_> {
         clippy::too_many_arguments,
         reason = "they are what one stop shares among its phases"
     )]
-    /// Ends the steps in reverse order, then runs the `on_stop` steps. The first phase with containers also removes
-    /// temporary containers (`sweeps`): everything in the runtime still runs then.
+    /// Ends the steps in reverse order, then runs the `on_stop` steps. The first phase with containers also removes temporary ones: all runs then.
     async fn stop_phase(
         &self,
         phase: &PlannedPhase,
@@ -417,7 +427,7 @@ impl Runner<'_> {
         running: &BTreeSet<String>,
         begun: &BTreeSet<PhaseName>,
         purpose: StopPurpose,
-        sweeps: &mut bool,
+        shared: &mut SharedByPhases,
         all_ended: &mut Vec<Ended>,
     ) -> (usize, bool) {
         let mut ended = 0;
@@ -426,8 +436,10 @@ impl Runner<'_> {
             return (0, false);
         }
         let mut of_containers = phase.steps.iter().chain(&phase.on_stop);
-        if *sweeps && let Some(step) = of_containers.find(|step| is_about_containers(step)) {
-            *sweeps = false;
+        if shared.sweeps
+            && let Some(step) = of_containers.find(|step| is_about_containers(step))
+        {
+            shared.sweeps = false;
             let woken = container_runtime::ensure_running_for_live_restore(self.host).await;
             let problems = woken.err().map(|error| chain(&error).join(": "));
             let left = scratch::remove_all(self.host).await;
@@ -441,6 +453,14 @@ impl Runner<'_> {
         }
         let stays = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if running.contains(&service.unit));
         for step in phase.steps.iter().rev().filter(|step| !stays(step)) {
+            if shared.containers_left
+                && purpose == StopPurpose::Stop
+                && let Some(error) = self.is_still_needed(step).await
+            {
+                why.get_or_insert_with(|| not_ended(step, &error, purpose));
+                self.stop_failed(phase, step, error);
+                continue;
+            }
             let cx = self.context(step.policy.absent);
             // Nothing is rolled back here; what has to be undone by a clean is in the ledger.
             let unused = Mutex::default();
@@ -487,6 +507,7 @@ impl Runner<'_> {
                     humantime::format_duration(step.policy.timeout)
                 ),
             };
+            shared.containers_left |= is_about_containers(step);
             why.get_or_insert_with(|| not_ended(step, &error, purpose));
             self.stop_failed(phase, step, error);
         }
@@ -507,6 +528,7 @@ impl Runner<'_> {
                 Err(error) => {
                     // Draining is best effort: an error is reported, and is no failure of the stop.
                     let error = chain(&error).join(": ");
+                    shared.containers_left |= is_about_containers(step);
                     if step.spec.kind() != "drain" {
                         why.get_or_insert_with(|| not_ended(step, &error, purpose));
                     }
@@ -520,6 +542,16 @@ impl Runner<'_> {
             tracing::warn!("could not {}", chain(&error).join(": "));
         }
         (ended, why.is_some())
+    }
+
+    /// Why the container runtime must not be ended: containers that could not be ended still run in it.
+    async fn is_still_needed(&self, step: &PlannedStep) -> Option<String> {
+        let is_runtime = matches!(&step.spec, Spec::Service(service) if container_runtime::is_unit(&service.unit));
+        if !is_runtime {
+            return None;
+        }
+        let error = container_runtime::still_needed(self.host).await?;
+        Some(chain(&error).join(": "))
     }
 
     fn stop_failed(&self, phase: &PlannedPhase, step: &PlannedStep, error: String) {

@@ -25,7 +25,7 @@ use crate::model::{Failure, Outcome, PhaseName, STATE, Verb, chain};
 use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
 use crate::resource::pki::request_keys;
-use crate::resource::{ResourceError, ResourceResult, Undo};
+use crate::resource::{ResourceError, ResourceResult, Spec, Undo};
 
 /// What a clean works on.
 struct Clean<'a, 'h> {
@@ -323,15 +323,22 @@ impl Clean<'_, '_> {
         self.finished(phase, started, (undone, failed));
     }
 
-    /// Whether a phase that installed the container runtime must wait: the runtime does not answer, and it still has
-    /// resources that could not be removed and that only the runtime can remove. Reports this as a failure.
+    /// Whether a phase that installed or started the container runtime must wait: the runtime still has resources that could not be removed,
+    /// and that only the runtime can remove. Either it does not answer, or containers of the role still run. Reports this as a failure.
     async fn waits_for_runtime(&mut self, phase: &PhaseName, work: &Work) -> bool {
         if !self.executor.containers_left {
             return false;
         }
+        let mut still_needed = container_runtime::still_needed(self.host).await;
         for live in work.undos.iter().filter(|live| live.phase == *phase) {
-            if let Some(error) = keeps_runtime(&live.undo, self.host).await {
-                self.fail(Some(phase), &live.undo.key(), &error);
+            let undo = &live.undo;
+            let is_of_runtime = brings_runtime(undo) || container_runtime::ends(undo);
+            let error = match keeps_runtime(undo, self.host).await {
+                None if is_of_runtime => still_needed.take(),
+                error => error,
+            };
+            if let Some(error) = error {
+                self.fail(Some(phase), &undo.key(), &error);
                 return true;
             }
         }
@@ -402,7 +409,10 @@ impl Clean<'_, '_> {
         match &removed {
             Ok(true) => self.report_restored(Some(phase), resource),
             Ok(false) => {}
-            Err(error) => self.fail(Some(phase), &resource, error),
+            Err(error) => {
+                self.executor.containers_left |= matches!(step.spec, Spec::Pods(_));
+                self.fail(Some(phase), &resource, error);
+            }
         }
         removed.is_ok()
     }

@@ -213,6 +213,24 @@ pub(crate) async fn foreign_containers(host: &dyn Host) -> ResourceResult<Vec<St
     Ok(foreign_containers.map(|one| one.name).collect())
 }
 
+/// Why the runtime must not be ended after an end of its containers has failed: containers that are ours or of pods still run. `None` if none
+/// does, or the runtime does not answer.
+pub(crate) async fn still_needed(host: &dyn Host) -> Option<ResourceError> {
+    host.container_runtime().await.ok()?;
+    let all = host.containers(&BTreeMap::new()).await.ok()?;
+    let of_role =
+        |one: &ListedContainer| one.labels.contains_key(OWNER) || one.labels.contains_key(POD);
+    let running = all.into_iter().filter(|one| one.running && of_role(one));
+    let names: Vec<String> = running.map(|one| one.name).collect();
+    (!names.is_empty()).then(|| ResourceError::Unmet {
+        what: format!(
+            "end or remove docker: container {} still runs, and only docker can end it",
+            names.join(", ")
+        ),
+        next: "do first what the message about this container says".to_owned(),
+    })
+}
+
 async fn answers(host: &dyn Host) -> ResourceResult<()> {
     let started = host.elapsed();
     loop {
