@@ -2,6 +2,8 @@
 //!
 //! `cargo xtask lab fault NAME` causes one by hand; the suites cause faults and check how the host is repaired.
 
+mod cause;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -24,7 +26,12 @@ pub struct Fault {
     pub prepares_cluster: &'static str,
     /// Prepares the host for the fault; empty if nothing has to be prepared.
     pub prepares: &'static str,
-    /// Causes the fault.
+    /// Prints what `on_master` has to know of the host; empty if that is nothing.
+    pub asks: &'static str,
+    /// What only an administrator of the cluster may do to cause the fault. It runs before `breaks` on a master, which may be the host itself. `ASKED`
+    /// is what `asks` has printed. Empty if the host causes the fault alone.
+    pub on_master: &'static str,
+    /// Causes the fault on the host. `MADE` is what `on_master` has printed.
     pub breaks: &'static str,
     /// Makes a repair possible; the time of the repair counts from here. Empty if a repair is possible at once.
     pub frees: &'static str,
@@ -34,7 +41,9 @@ pub struct Fault {
     pub is_repaired: &'static str,
     /// Removes what the fault added, once the host is healthy; empty if it added nothing.
     pub clears: &'static str,
-    /// Only a master can have it: it breaks what a worker does not have, or its scripts on the host need an administrator's kubeconfig.
+    /// With this command an operator repairs a worker after the fault. Empty if no operator is needed, as on a master.
+    pub operator_on_worker: &'static str,
+    /// Only a master can have it: it breaks what a worker does not have.
     pub master: bool,
     /// Only a master with a virtual IP can have it.
     pub vip: bool,
@@ -74,11 +83,14 @@ impl Fault {
         about: "",
         prepares_cluster: "",
         prepares: "",
+        asks: "",
+        on_master: "",
         breaks: "",
         frees: "",
         boots: false,
         is_repaired: "",
         clears: "",
+        operator_on_worker: "",
         master: false,
         vip: false,
     };
@@ -198,24 +210,22 @@ pub const FAULTS: &[Fault] = faults! {
         is_repaired: "command kubectl --request-timeout=3s --kubeconfig /etc/pf9/kube.d/kubeconfigs/kubelet.yaml get node --output name > /dev/null && node_is_ready",
     }
     "certificate-expired": "kubelet's client certificate is replaced by one that has expired" {
-        breaks: "cd /etc/pf9/kube.d/certs/kubelet/apiserver
-            openssl req -new -key request.key -subj \"/O=system:nodes/CN=system:node:$(own_name)\" |
-                openssl x509 -req -CA ca.crt -CAkey /etc/pf9/kube.d/ca/cluster/ca.key -set_serial 4711 -days 0 -out /tmp/ended.crt
-            cat /tmp/ended.crt > request.crt",
+        asks: "openssl req -new -key /etc/pf9/kube.d/certs/kubelet/apiserver/request.key -subj \"/O=system:nodes/CN=system:node:$(own_name)\"",
+        on_master: "cd /etc/pf9/kube.d/ca/cluster && openssl x509 -req -CA ca.crt -CAkey ca.key -set_serial 4711 -days 0 <<< \"$ASKED\"",
+        breaks: "[ -n \"$MADE\" ] && echo \"$MADE\" > /etc/pf9/kube.d/certs/kubelet/apiserver/request.crt",
+        // The kubeconfig of a worker's kubelet still has the certificate before it. With that one the worker asks the masters for another.
         is_repaired: "openssl x509 -in /etc/pf9/kube.d/certs/kubelet/apiserver/request.crt -noout -checkend 60 > /dev/null && api_is_ready && node_is_ready",
-        // A worker whose certificate has expired needs another join file.
-        master: true,
     }
     "label-removed": "the node's role label is removed" {
-        breaks: "kubectl label node \"$(own_name)\" node-role.kubernetes.io/master-",
-        is_repaired: "kubectl get node --selector node-role.kubernetes.io/master --output name | grep -qx \"node/$(own_name)\"",
-        master: true,
+        // It has one of the two.
+        on_master: "kubectl label node \"$(own_name)\" node-role.kubernetes.io/master- node-role.kubernetes.io/worker-",
+        is_repaired: "has_role_label",
     }
     "node-deleted": "the host's node is deleted" {
-        breaks: "kubectl delete node \"$(own_name)\"",
-        is_repaired: "kubectl get node --selector node-role.kubernetes.io/master --output name | grep -qx \"node/$(own_name)\" && node_is_ready",
-        // A worker may not delete its node.
-        master: true,
+        on_master: "kubectl delete node \"$(own_name)\"",
+        is_repaired: "has_role_label && node_is_ready",
+        // The node of a worker may have been deleted on purpose, so its nodeletd restarts nothing.
+        operator_on_worker: "nodelet repair kubelet",
     }
     "keepalived-stopped": "an operator stops keepalived" {
         breaks: "systemctl stop keepalived",
@@ -437,16 +447,6 @@ impl Fault {
         self.run(host, vip, self.prepares).map(drop)
     }
 
-    /// Causes the fault, and then removes what prevents its repair.
-    ///
-    /// # Errors
-    /// The script failed: this fault cannot happen on the host.
-    pub fn cause(&self, host: &Host, vip: &str) -> Result<()> {
-        let script = format!("{}\n{}", self.breaks, self.frees);
-        self.run(host, vip, &script)?;
-        if self.boots { host.reboot() } else { Ok(()) }
-    }
-
     /// Removes what the fault added.
     ///
     /// # Errors
@@ -455,8 +455,8 @@ impl Fault {
         self.run(host, vip, self.clears).map(drop)
     }
 
-    /// Causes the fault, and gives the time until the host was healthy and stayed so for a second. Measured on the host, so that
-    /// the time of a client's connection does not count.
+    /// Causes the fault on a master, and gives the time until the host was healthy and stayed so for a second. Measured on the host, so
+    /// that the time of a client's connection does not count.
     ///
     /// # Errors
     /// This fault cannot happen on the host, or the host is not healthy again within four minutes.
@@ -468,9 +468,9 @@ impl Fault {
         // A reboot is measured from outside of the host.
         let booted = began.elapsed();
         let (breaks, boot) = if self.boots {
-            (":", booted)
+            (":".to_owned(), booted)
         } else {
-            (self.breaks, Duration::ZERO)
+            (self.breaks_alone(), Duration::ZERO)
         };
         let frees = if self.frees.is_empty() {
             String::new()
@@ -478,7 +478,7 @@ impl Fault {
             format!("began=$(date +%s%N)\n( {} ) >&2 || exit 8", self.frees)
         };
         let script = MEASURE
-            .replace("@BREAKS@", breaks)
+            .replace("@BREAKS@", &breaks)
             .replace("@FREES@", &frees)
             .replace("@WHOLE@", self.is_repaired)
             .replace("@SECONDS@", &REPAIRED.as_secs().to_string());

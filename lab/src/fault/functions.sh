@@ -17,6 +17,11 @@ own_name() {
     kubectl get node --output jsonpath='{range .items[*]}{.status.addresses[?(@.type=="InternalIP")].address}/{.metadata.name}{"\n"}{end}' |
         awk -F/ -v own="$ADDRESS" '$1 == own { print $2 }'
 }
+# Succeeds if this host's node has the label of its role.
+has_role_label() {
+    if is_worker; then role=worker; else role=master; fi
+    kubectl get node --selector "node-role.kubernetes.io/$role" --output name | grep -qx "node/$(own_name)"
+}
 # The name of this host's own pod on its bridge.
 bridged() { echo "bridged-${ADDRESS//./-}"; }
 node_is_ready() { [[ $(own_node) == 'True '* ]]; }

@@ -49,8 +49,8 @@ fn a_fault_concerns_the_node_of_its_host() {
     assert!(holds(own, "[ \"$(own_name)\" = master-2 ]"));
     assert!(holds("", "[ \"$(bridged)\" = bridged-172-30-1-12 ]"));
     for fault in Fault::all() {
-        let on_host = [fault.prepares, fault.breaks, fault.frees, fault.is_repaired];
-        let scripts = [fault.prepares_cluster, &on_host.concat()].concat();
+        let on_master = [fault.prepares_cluster, fault.on_master].concat();
+        let scripts = [on_master, on_host(fault)].concat();
         for word in ["master-1", "node --all"] {
             assert!(!scripts.contains(word), "{}: {word}", fault.name);
         }
@@ -79,18 +79,39 @@ fn the_virtual_ip_is_here_or_answers_elsewhere() {
     }
 }
 
+/// The scripts that run on the host itself.
+fn on_host(fault: &Fault) -> String {
+    [
+        fault.prepares,
+        fault.asks,
+        fault.breaks,
+        fault.frees,
+        fault.is_repaired,
+        fault.clears,
+    ]
+    .concat()
+}
+
+#[test]
+fn a_node_has_the_label_of_its_role() {
+    let nodes = "own_name() { echo n-2; }
+        kubectl() { case \"$*\" in */master*) echo node/n-1 ;; */worker*) printf 'node/n-2\\nnode/n-22\\n' ;; esac; }";
+    for (role, has) in [("true", true), ("false", false)] {
+        let own = format!("{nodes}\nis_worker() {{ {role}; }}");
+        assert_eq!(holds(&own, "has_role_label"), has, "a worker: {role}");
+    }
+}
+
 #[test]
 fn a_fault_whose_own_scripts_need_a_master_is_for_masters_only() {
-    for word in [
-        "etcd",
-        "kubectl label",
-        "/ca/cluster/ca.key",
-        "kube-apiserver",
-    ] {
-        let needs = |fault: &&Fault| {
-            let scripts = [fault.prepares, fault.breaks, fault.frees, fault.is_repaired].concat();
-            scripts.contains(word)
-        };
+    // A worker has nothing of these. What an administrator may do runs on a master.
+    for word in ["kubectl label", "kubectl delete", "ca.key", "admin.yaml"] {
+        for fault in Fault::all() {
+            assert!(!on_host(fault).contains(word), "{}: {word}", fault.name);
+        }
+    }
+    for word in ["etcd", "kube-apiserver"] {
+        let needs = |fault: &&Fault| on_host(fault).contains(word);
         let faults: Vec<&Fault> = Fault::all().filter(needs).collect();
         assert!(!faults.is_empty(), "no fault needs `{word}`");
         for fault in faults {
@@ -102,7 +123,14 @@ fn a_fault_whose_own_scripts_need_a_master_is_for_masters_only() {
         .map(|fault| fault.name)
         .collect();
     assert!(workers.len() > 20, "{workers:?}");
-    assert!(workers.contains(&"bridge-deleted"), "{workers:?}");
+    for name in [
+        "bridge-deleted",
+        "certificate-expired",
+        "label-removed",
+        "node-deleted",
+    ] {
+        assert!(workers.contains(&name), "{name}: {workers:?}");
+    }
 }
 
 #[test]
@@ -114,7 +142,7 @@ fn names_are_one_each_and_found() {
             Fault::named(fault.name).expect("it is there").about,
             fault.about
         );
-        let breaks = !fault.breaks.is_empty() || fault.boots;
+        let breaks = !fault.breaks.is_empty() || !fault.on_master.is_empty() || fault.boots;
         assert!(breaks && !fault.is_repaired.is_empty());
     }
     let error = Fault::named("sunshine").expect_err("there is none");

@@ -38,7 +38,7 @@ pub fn predicted_repair(master: &Node, watch: &Watch<'_>, fault: &Fault) -> Fide
     }
     let vip = master.vip();
     pause(master, watch, fault);
-    fault.cause(master.host(), &vip).expect("it happens");
+    master.cause(fault);
     // After a boot, or when the disk has room again, some failures disappear by themselves, so the prediction waits for them. For
     // other faults it is made at once, because other programs may end what hangs.
     let waits = fault.boots || !fault.frees.is_empty();
@@ -130,9 +130,7 @@ fn has_ended(events: &[Event]) -> bool {
 /// Causes a fault from which a host recovers without a repair: no repair is predicted, and none is made.
 pub fn no_repair(master: &Node, watch: &Watch<'_>, fault: &Fault) {
     pause(master, watch, fault);
-    fault
-        .cause(master.host(), &master.vip())
-        .expect("it happens");
+    master.cause(fault);
     wait_until_repaired(master, watch, fault);
     let predicted = master.nodelet(&["diff", "--repair", "--json"]).exits(0);
     let none = matches!(
@@ -154,9 +152,7 @@ pub fn no_repair(master: &Node, watch: &Watch<'_>, fault: &Fault) {
 fn after_a_kill(master: &Node, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
     let predicted = crate::poll(REPAIRED, || {
         watch.wait_until_healthy(REPAIRED);
-        fault
-            .cause(master.host(), &master.vip())
-            .expect("it happens");
+        master.cause(fault);
         master.sh("systemctl stop pf9-nodeletd");
         let predicted = master.nodelet(&["diff", "--repair", "--json"]);
         if predicted.exited(0) {

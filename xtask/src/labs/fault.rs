@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use lab::{Cache, Fault, Host, command};
 
 use crate::labs::shell::{self, Shell};
+use crate::labs::up::roles::Role;
 
 /// How long to wait for the repair. A host that is not healthy by then is not being repaired.
 const REPAIRED: Duration = Duration::from_secs(180);
@@ -64,7 +65,8 @@ impl Arguments {
             fault.clear(&host, &vip)?;
             return Ok(ExitCode::SUCCESS);
         }
-        fault.prepare_cluster(&shell::host(&self.lab, None)?, &host)?;
+        let master = shell::host(&self.lab, None)?;
+        fault.prepare_cluster(&master, &host)?;
         fault.prepare(&host, &vip)?;
         if !fault.is_whole(&host, &vip)? {
             bail!("the host is not healthy before the fault; `nodelet check` on it says why");
@@ -72,8 +74,17 @@ impl Arguments {
         if !self.no_wait {
             refuse_unless_kept(&host)?;
         }
-        fault.cause(&host, &vip)?;
+        let is_worker = Role::of(host.name()) == Role::Worker;
+        let master = if is_worker { &master } else { &host };
+        fault.cause_with(master, &host, &vip)?;
         println!("{}: {}", fault.name, fault.about);
+        if is_worker && !fault.operator_on_worker.is_empty() {
+            println!(
+                "nothing repairs a worker after it; on the host, `{}` does",
+                fault.operator_on_worker
+            );
+            return Ok(ExitCode::SUCCESS);
+        }
         if self.no_wait {
             return Ok(ExitCode::SUCCESS);
         }

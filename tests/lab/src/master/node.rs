@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::package::{self, ROLE};
-use lab::{Config, Host, HostSpec, Image};
+use lab::{Config, Fault, Host, HostSpec, Image};
 
 use super::{Master, checkout, commands};
 use crate::run::Run;
@@ -48,6 +48,8 @@ impl Kind {
 #[derive(Debug)]
 pub struct Node {
     host: Host,
+    /// The first master of its lab.
+    first: Host,
     kind: Kind,
     /// The lab's own settings for it.
     config: Config,
@@ -61,6 +63,7 @@ impl Node {
     /// The master with which the cluster of a lab begins.
     pub(super) fn first(host: Host, config: Config, vip: Ipv4Addr, toolbox: PathBuf) -> Self {
         Self {
+            first: host.clone(),
             host,
             kind: Kind::First,
             config,
@@ -73,6 +76,7 @@ impl Node {
     pub(super) fn as_one(&self) -> Self {
         Self {
             host: self.host.clone(),
+            first: self.first.clone(),
             kind: Kind::OneMaster,
             config: self.config.clone(),
             vip: self.vip,
@@ -134,6 +138,7 @@ impl Node {
         };
         Self {
             host,
+            first: first.host().clone(),
             kind,
             config,
             vip: first.lab.vip(),
@@ -206,6 +211,21 @@ impl Node {
     #[must_use]
     pub fn is_worker(&self) -> bool {
         self.kind == Kind::Worker
+    }
+
+    /// Causes a fault. What a worker may not do is done on the first master.
+    ///
+    /// # Panics
+    /// It cannot happen on the host.
+    #[track_caller]
+    pub fn cause(&self, fault: &Fault) {
+        let master = if self.is_worker() {
+            &self.first
+        } else {
+            &self.host
+        };
+        let caused = fault.cause_with(master, &self.host, &self.vip());
+        caused.expect("it happens");
     }
 
     /// Takes the host out of the lab.
