@@ -20,7 +20,8 @@ use crate::topology::Mount;
 use crate::topology::host::Host;
 
 pub use join::{
-    forget, is_joined, is_joined_master, join, join_in_place, join_master, remove_join_file,
+    forget, is_joined, is_joined_master, join, join_in_place, join_master, join_master_in_place,
+    remove_join_file,
 };
 pub use masters::{wait_for_masters, without_member};
 pub use plane::{COMMS, PLANE, enrol, install_comms, install_plane};

@@ -56,6 +56,14 @@ pub fn join_master(master: &Host, joining: &Host, node: &str) -> Result<()> {
     bring_join_file(master, &["export", "--of", "5"], joining, node)
 }
 
+/// Lets another master join in place of a dead one with the same name and address, which was not removed.
+///
+/// # Errors
+/// As [`join_master`].
+pub fn join_master_in_place(master: &Host, joining: &Host, node: &str) -> Result<()> {
+    bring_join_file(master, &["export", "--replace"], joining, node)
+}
+
 /// Removes the join file of a host that has joined.
 ///
 /// # Errors

@@ -171,13 +171,19 @@ impl Node {
         file.expect("it gets a join file");
     }
 
-    /// Gives a worker settings and a join file for the name of a removed one, whose host is lost.
+    /// Gives it settings and a join file for the name of another host, which is lost. A worker was removed before; a master has the address of the
+    /// other one.
     ///
     /// # Panics
     /// It gets no join file.
     pub fn prepare_join_in_place(&self, first: &Node, settings: &[(&str, &str)]) {
         self.configure(settings);
-        let file = package::join_in_place(&first.host, &self.host, self.name());
+        let file = match self.kind {
+            Kind::Worker => package::join_in_place(&first.host, &self.host, self.name()),
+            Kind::First | Kind::OneMaster => {
+                package::join_master_in_place(&first.host, &self.host, self.name())
+            }
+        };
         file.expect("it gets a join file");
     }
 

@@ -1,6 +1,6 @@
 //! Three masters without a virtual IP behind an external load balancer, which a thread of this test is. The second and third master and a worker
 //! are started at the same time. An API server that is gone is no loss to the worker. A change that is applied on all masters at once restarts one
-//! member of etcd after the other, one of two stops at the same time is refused, and a dead master is replaced.
+//! member of etcd after the other, one of two stops at the same time is refused, and a dead master is replaced, in place and after its removal.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -169,39 +169,59 @@ fn load_balancer_of_three_masters_that_are_started_at_once_with_a_worker() {
             gone.name()
         );
     }
-    a_dead_master_is_replaced(&mut first, masters, &balancer, &settings);
-    println!(
-        "{:.0} s: a dead master is replaced",
-        began.elapsed().as_secs_f64()
-    );
+    for how in [Replaced::InPlace, Replaced::AfterRemoval] {
+        a_dead_master_is_replaced(&mut first, &mut masters, &balancer, &settings, how);
+        println!(
+            "{:.0} s: a dead master is replaced ({how:?})",
+            began.elapsed().as_secs_f64()
+        );
+    }
 }
 
-/// The host of the last master is gone for good. One command removes it, and another host of its name joins.
+/// How another host takes the place of a dead master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Replaced {
+    /// With the name and the address of the dead one. It removes the member of that one when it joins.
+    InPlace,
+    /// One command removes the dead one before.
+    AfterRemoval,
+}
+
+/// The host of the last master is gone for good, and another host of its name joins.
 fn a_dead_master_is_replaced(
     first: &mut Master,
-    mut masters: Vec<Node>,
+    masters: &mut Vec<Node>,
     balancer: &LoadBalancer,
     settings: &[(&str, &str)],
+    how: Replaced,
 ) {
     let dead = masters.pop().expect("a third master");
-    let name = dead.name().to_owned();
+    let (name, address) = (dead.name().to_owned(), dead.host().address());
     dead.host().kill().expect("it is killed");
     dead.remove(first);
     let silent = format!(
         "! nodelet etcd members > /dev/null && {KUBECTL} wait --for=condition=Ready=Unknown --timeout=5s node/{name}"
     );
     masters[0].wait_for("the others miss it", &silent, SEEN);
-    let removed = masters[0].nodelet(&["cluster", "remove", &name]).exits(0);
-    let _ = removed.says(&[&format!("master {name} is removed")]);
-    balancer.balance(&masters);
+    balancer.balance(masters);
+    if how == Replaced::AfterRemoval {
+        let removed = masters[0].nodelet(&["cluster", "remove", &name]).exits(0);
+        let _ = removed.says(&[&format!("master {name} is removed")]);
+        is_known(masters);
+    }
     let next = Node::master_beside(first, &name);
-    is_known(&masters);
-    next.join(first, settings);
+    assert_eq!(next.host().address(), address, "the lowest free address");
+    match how {
+        Replaced::InPlace => next.prepare_join_in_place(first, settings),
+        Replaced::AfterRemoval => next.prepare_join(first, settings),
+    }
+    let _ = next.apply(&[]).exits(0);
+    next.has_joined();
     next.keep();
     masters.push(next);
-    balancer.balance(&masters);
-    is_known(&masters);
-    all_nodes_are_ready(&masters);
+    balancer.balance(masters);
+    is_known(masters);
+    all_nodes_are_ready(masters);
 }
 
 /// Applies a change of etcd's settings on all masters at once: etcd keeps its quorum all the time, so each of them waits for the others.
