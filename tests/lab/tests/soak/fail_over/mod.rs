@@ -19,7 +19,9 @@ const WORDS: &str = "Three masters with a virtual IP, all on one machine. nodele
 through\nthe virtual IP, another one writes numbered keys to the members of etcd in turn, each about ten times a second, and a probe asks for `/readyz` at the \
 virtual IP every\n100 ms on a new connection, for at most a second. The clients run on the same machine. A trial begins when all members of etcd work, all nodes are \
 Ready, nodeletd\nfinds every host whole and one master holds the virtual IP. The time to the first good answer begins with the command that kills, and a good answer \
-counts only\nafter a failed request. A cut network takes nothing in and lets nothing out, while its link stays up. At the end each acknowledged write is read from \
+counts only\nafter a failed request. A cut network takes nothing in and lets nothing out, while its link stays up. The host keeps the address meanwhile, because it reaches no other master that is ready:\n\
+when its network is back, two masters have the address until one of them hears the other. A longest time between two good answers that is longer than that to the first good answer\n\
+is from after the move of the address; its parts are not recorded. At the end each acknowledged write is read from \
 each API server and\neach member of etcd. A lost write or a missed target fails the soak. Written \
 by\n`cargo xtask soak --write fail_over`.";
 
