@@ -124,7 +124,8 @@ pub trait Network {
         kind: ClaimKind,
     ) -> HostResult<ClaimOutcome>;
 
-    /// Who sends VRRP over IPv4 to this host or to all hosts on a link, as heard in this time. At most 64 senders are returned. Cancel safe.
+    /// Who sends VRRP over IPv4 to this host or to all hosts on a link, as heard in this time, also if the packet filter drops it. At most 64
+    /// senders are returned. Needs the capability `CAP_NET_RAW`. Cancel safe.
     async fn vrrp_senders(&self, link: &str, during: Duration) -> HostResult<BTreeSet<VrrpSender>>;
 
     /// All links, sorted by name. Cancel safe.

@@ -1,18 +1,23 @@
 //! Who sends VRRP (RFC 5798) over IPv4 on a link: the messages to this host and those to all hosts.
 //!
-//! It listens and sends nothing but the membership in the group, which ends with the socket. A message that this host's packet filter
-//! drops is not heard.
+//! It listens and sends nothing but the membership in the group, which ends with its socket. It also hears what this host's packet filter drops:
+//! on a master, the chain `PF9-VRRP` drops the messages of all other clusters.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read as _};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
+use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+use nix::sys::socket::bind;
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockFilter, Socket, Type};
 
 use crate::host::{HostError, HostResult, VrrpSender};
 
+/// The type of frames with IPv4.
+const ETHER_TYPE: u16 = 0x0800;
 /// The protocol number of VRRP.
 const PROTOCOL: u8 = 112;
 /// The group of all hosts that take part in VRRP.
@@ -24,6 +29,16 @@ const SENDERS: usize = 64;
 /// Shortest wait for a message. A socket takes a wait of zero for one without end.
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// Instructions of the kernel's socket filters (classic BPF).
+const LOAD_WORD: u16 = 0x20;
+const LOAD_BYTE: u16 = 0x30;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+/// In place of an offset: for whom the packet is (`SKF_AD_OFF + SKF_AD_PKTTYPE`).
+const PACKET_TYPE: u32 = 0xffff_f004;
+/// The type of a packet for another host (`PACKET_OTHERHOST`).
+const OTHER_HOST: u32 = 3;
+
 /// Listens for this time. Blocks.
 ///
 /// # Errors
@@ -34,11 +49,8 @@ pub(super) fn senders(link: &str, during: Duration) -> HostResult<BTreeSet<VrrpS
 }
 
 fn listen(link: &str, during: Duration) -> io::Result<BTreeSet<VrrpSender>> {
-    let index = if_nametoindex(link).map_err(io::Error::from)?;
-    let protocol = Protocol::from(i32::from(PROTOCOL));
-    let mut socket = Socket::new(Domain::IPV4, Type::RAW, Some(protocol))?;
-    socket.bind_device(Some(link.as_bytes()))?;
-    socket.join_multicast_v4_n(&GROUP, &InterfaceIndexOrAddress::Index(index))?;
+    let _member = member(link)?;
+    let mut socket = messages_on(link)?;
     let started = Instant::now();
     let mut heard = BTreeSet::new();
     let mut packet = [0; 1500];
@@ -51,12 +63,53 @@ fn listen(link: &str, during: Duration) -> io::Result<BTreeSet<VrrpSender>> {
         match socket.read(&mut packet) {
             Ok(length) => heard.extend(packet.get(..length).and_then(sender)),
             Err(error) => match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {}
+                // A link that is down carries no messages.
+                ErrorKind::NetworkDown
+                | ErrorKind::WouldBlock
+                | ErrorKind::TimedOut
+                | ErrorKind::Interrupted => {}
                 _ => return Err(error),
             },
         }
     }
     Ok(heard)
+}
+
+/// A socket that makes this host a member of the group: without a member, the link does not receive the messages to all hosts.
+fn member(link: &str) -> io::Result<Socket> {
+    let index = if_nametoindex(link).map_err(io::Error::from)?;
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    socket.join_multicast_v4_n(&GROUP, &InterfaceIndexOrAddress::Index(index))?;
+    Ok(socket)
+}
+
+/// A socket that receives the messages on this link from their IPv4 header on, before the packet filter decides about them.
+fn messages_on(link: &str) -> io::Result<Socket> {
+    let all = getifaddrs().map_err(io::Error::from)?;
+    let mut addresses = all
+        .filter(|entry| entry.interface_name == link)
+        .filter_map(|entry| entry.address);
+    let link_address = addresses.find(|address| address.as_link_addr().is_some());
+    let link_address =
+        link_address.ok_or_else(|| io::Error::new(ErrorKind::NotFound, "there is no such link"))?;
+    let protocol = Protocol::from(i32::from(ETHER_TYPE.to_be()));
+    let mut socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
+    // Until it is bound, it receives the packets of all links: they are dropped, and those that came before this filter are thrown away.
+    socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
+    socket.set_nonblocking(true)?;
+    while let Ok(_length) = socket.read(&mut [0]) {}
+    socket.set_nonblocking(false)?;
+    bind(socket.as_raw_fd(), &link_address)?;
+    // A busy host receives many other packets. Without this filter, they would fill the socket's buffer.
+    socket.attach_filter(&[
+        SockFilter::new(LOAD_WORD, 0, 0, PACKET_TYPE),
+        SockFilter::new(JUMP_IF_EQUAL, 3, 0, OTHER_HOST),
+        SockFilter::new(LOAD_BYTE, 0, 0, 9),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, u32::from(PROTOCOL)),
+        SockFilter::new(RETURN, 0, 0, u32::from(u16::MAX)),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ])?;
+    Ok(socket)
 }
 
 /// The sender of a packet of IPv4; `None` if it is no message of VRRP 2 or 3.
