@@ -179,7 +179,7 @@ pub enum AddressUser {
     Nothing,
     /// This host holds it.
     ThisHost,
-    /// An API server of this host's cluster answers.
+    /// An API server of this host's cluster answers, or the host is one of its masters.
     ThisCluster,
     /// Another host; the text says how it is known.
     Another(String),

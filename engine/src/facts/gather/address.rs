@@ -53,31 +53,40 @@ impl Asking<'_> {
         if own.any(|(own, _)| *own == place.ip()) {
             return Some(AddressUser::ThisHost);
         }
-        match self.host.tcp_connect(place, TIMEOUT).await {
-            Ok(()) => {}
+        let user = match self.host.tcp_connect(place, TIMEOUT).await {
+            Ok(()) => self.user_by_certificate(place, &item).await?,
             // A host that is there refuses a connection; where there is none, no answer comes.
-            Err(error) if is_refusal(&error) => {
-                let why = format!(
-                    "a host is there that has no API server at port {}",
-                    place.port()
-                );
-                return Some(AddressUser::Another(why));
-            }
+            Err(error) if is_refusal(&error) => AddressUser::Another(format!(
+                "a host is there that has no API server at port {}",
+                place.port()
+            )),
             // It may drop what is sent to this port, but it answers on its own network.
-            Err(_) => {
-                let neighbour = self.answer(&item, self.host.neighbour(place.ip())).await?;
-                return Some(match neighbour {
-                    None => AddressUser::Nothing,
-                    Some(hardware) if self.is_of_gateway(&hardware, place.ip()).await => {
-                        AddressUser::Nothing
-                    }
-                    Some(hardware) => AddressUser::Another(format!(
-                        "the host with the hardware address {hardware} has it"
-                    )),
-                });
+            Err(_) => self.user_by_hardware(place.ip(), &item).await?,
+        };
+        // The API server of a master that holds the address may be busy, or may have ended a moment ago.
+        Some(match user {
+            AddressUser::Another(_) if self.is_of_master(place.ip()).await => {
+                AddressUser::ThisCluster
             }
-        }
-        let roots = self.roots(&item).await?;
+            user => user,
+        })
+    }
+
+    /// Who has an address at which no connection is accepted or refused.
+    async fn user_by_hardware(&self, address: IpAddr, item: &str) -> Option<AddressUser> {
+        let neighbour = self.answer(item, self.host.neighbour(address)).await?;
+        Some(match neighbour {
+            None => AddressUser::Nothing,
+            Some(hardware) if self.is_of_gateway(&hardware, address).await => AddressUser::Nothing,
+            Some(hardware) => AddressUser::Another(format!(
+                "the host with the hardware address {hardware} has it"
+            )),
+        })
+    }
+
+    /// Whose API server accepts connections at `place`.
+    async fn user_by_certificate(&self, place: SocketAddr, item: &str) -> Option<AddressUser> {
+        let roots = self.roots(item).await?;
         let Some(roots) = roots.first() else {
             let why = "this host has no authority that could know it".to_owned();
             return Some(AddressUser::Another(why));
@@ -122,6 +131,23 @@ impl Asking<'_> {
         its.is_some_and(|its| its == hardware)
     }
 
+    /// Whether one of the other masters has this address beside its own: both lead to one hardware address.
+    async fn is_of_master(&self, address: IpAddr) -> bool {
+        let masters = self.masters().await;
+        if masters.is_empty() {
+            return false;
+        }
+        let Ok(Some(hardware)) = self.host.neighbour(address).await else {
+            return false;
+        };
+        let asked = masters
+            .iter()
+            .map(|master| self.host.neighbour(master.address));
+        let found = join_all(asked).await;
+        let mut found = found.into_iter().flatten().flatten();
+        found.any(|its| its == hardware)
+    }
+
     /// Who sends VRRP on these links; a link that could not be listened to is noted and left out.
     pub(super) async fn vrrp_senders(
         &self,
@@ -150,6 +176,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::facts::model::{MASTERS, MasterEntry, masters_text};
     use crate::host::fake::FakeHost;
 
     const VIP: &str = "172.30.0.100:443";
@@ -229,6 +256,34 @@ mod tests {
             matches!(gateway, Some(AddressUser::Another(_))),
             "{gateway:?}"
         );
+    }
+
+    /// The API server of the master that holds the address may be busy, or may have ended a moment ago.
+    #[tokio::test]
+    async fn a_host_with_the_hardware_address_of_a_master_is_no_stranger() {
+        let address = IpAddr::from([172, 30, 0, 100]);
+        let entry = |last: u8| MasterEntry {
+            name: format!("cp-{last}"),
+            address: [172, 30, 0, last].into(),
+            etcd_id: None,
+            voter: true,
+        };
+        let list = masters_text(&[entry(11), entry(12)]).expect("a list");
+        let host = FakeHost::new().with_file(MASTERS, list);
+        host.with_world_mut(|world| world.silent_host(address));
+        for foreign in [None, Some("02:00:00:00:00:12")] {
+            host.with_world_mut(|world| {
+                let its = foreign.map(|its| (entry(12).address, its.to_owned()));
+                world.neighbours.extend(its);
+            });
+            let found = user(&host).await;
+            assert!(matches!(found, Some(AddressUser::Another(_))), "{found:?}");
+        }
+        host.with_world_mut(|world| world.silent_host(entry(12).address));
+        assert_eq!(user(&host).await, Some(AddressUser::ThisCluster));
+        // It accepts connections, but this host cannot verify what it shows.
+        let busy = host.with_endpoint(VIP, 200, "ok");
+        assert_eq!(user(&busy).await, Some(AddressUser::ThisCluster));
     }
 
     #[test]
