@@ -16,6 +16,7 @@ use futures::join;
 use ipnet::IpNet;
 
 use self::address::global_address;
+pub(crate) use self::address::has_roots;
 use super::fact_query::FactQuery;
 use super::kernel::{FEATURES, Signs, cgroups, filesystem_of, unified_mount};
 use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts, VIRTUAL_SERVICES};

@@ -23,6 +23,7 @@ mod requirements;
 pub use directory::DirectoryProblem;
 pub use fact_query::FactQuery;
 pub use fixture::FactsError;
+pub(crate) use gather::has_roots;
 pub use gather::{gather, gather_with};
 pub use model::{
     AddressUser, CgroupVersion, Cgroups, DefaultRoute, Disk, Facts, LinkFacts, Listener, MASTERS,

@@ -13,14 +13,58 @@ const CONFIG: &str = "/etc/keepalived/keepalived.conf";
 /// The first master's plan while the masters with these numbers form the cluster.
 fn among(masters: &[u8]) -> Bringup {
     let mut case = Case::named("cp-1-vip");
-    let entry = |number: &u8| MasterEntry {
+    case.facts.masters = masters.iter().copied().map(master).collect();
+    Bringup::from_case(case)
+}
+
+fn master(number: u8) -> MasterEntry {
+    MasterEntry {
         name: format!("cp-{number}"),
         address: [172, 30, 0, 10 + number].into(),
-        etcd_id: Some(u64::from(*number)),
+        etcd_id: Some(u64::from(number)),
         voter: true,
-    };
-    case.facts.masters = masters.iter().map(entry).collect();
+    }
+}
+
+/// The plan of the same master, or of one that joins, in a cluster that exists, with this setting in place of the usual one.
+fn existing(usual: &str, setting: &str) -> Bringup {
+    let mut settings = text(fixtures("settings/cp-1-vip.yaml"));
+    for (from, to) in [
+        (
+            "ETCD_INITIAL_CLUSTER_STATE: new",
+            "ETCD_INITIAL_CLUSTER_STATE: existing",
+        ),
+        (usual, setting),
+    ] {
+        assert!(settings.contains(from), "{from}: {settings}");
+        settings = settings.replace(from, to);
+    }
+    let mut case = Case::of("cp-1", &settings);
+    case.facts.masters = [1, 2].map(master).into();
     Bringup::from_case(case)
+}
+
+/// VRRP with this router id from the host whose address ends with this number.
+fn sender(router_id: u8, last: u8) -> VrrpSender {
+    VrrpSender {
+        router_id,
+        address: [172, 30, 0, last].into(),
+    }
+}
+
+/// Lets a host outside of the cluster have this address.
+fn taken(bringup: &mut Bringup, address: &str) {
+    let user = AddressUser::Another("unknown issuer".to_owned());
+    let users = &mut bringup.facts.address_users;
+    users.insert(format!("{address}:443"), user);
+}
+
+/// Whether other hosts decide about it.
+fn is_about_other_hosts(requirement: &Requirement) -> bool {
+    matches!(
+        requirement,
+        Requirement::VirtualIpFree { .. } | Requirement::VirtualRouterFree { .. }
+    )
 }
 
 /// The rules of the chain for VRRP, and whether all packets get there.
@@ -204,9 +248,7 @@ fn a_master_with_a_virtual_ip_needs_the_program_of_the_check_script() {
 #[test]
 fn a_virtual_ip_that_another_host_uses_is_refused_before_anything_is_changed() {
     let mut bringup = among(&[]);
-    let user = AddressUser::Another("unknown issuer".to_owned());
-    let users = &mut bringup.facts.address_users;
-    users.insert("172.30.0.100:443".to_owned(), user);
+    taken(&mut bringup, "172.30.0.100");
     let host = bringup.bare_host();
     let before = host.snapshot();
     let run = bringup.apply(&host);
@@ -219,12 +261,8 @@ fn a_virtual_ip_that_another_host_uses_is_refused_before_anything_is_changed() {
 #[test]
 fn a_router_id_that_another_host_uses_is_refused_before_anything_is_changed() {
     let mut bringup = among(&[]);
-    let sender = |router_id| VrrpSender {
-        router_id,
-        address: [172, 30, 0, 77].into(),
-    };
     let mut heard = |router_id| {
-        let senders = [sender(router_id)].into();
+        let senders = [sender(router_id, 77)].into();
         bringup.facts.vrrp_senders = [("eth0".to_owned(), senders)].into();
         let host = bringup.bare_host();
         let before = host.snapshot();
@@ -245,19 +283,129 @@ fn a_router_id_that_another_host_uses_is_refused_before_anything_is_changed() {
     assert_eq!(outcome, Outcome::Converged, "{text}");
 }
 
-/// A host that joins can hear the cluster's only master from an address that its join file does not have.
 #[test]
-fn only_the_first_master_needs_a_free_router_id() {
-    let asked = |state: &str| {
-        let settings = text(fixtures("settings/cp-1-vip.yaml"));
-        let wanted = format!("ETCD_INITIAL_CLUSTER_STATE: {state}");
-        let settings = settings.replace("ETCD_INITIAL_CLUSTER_STATE: new", &wanted);
-        let plan = Case::of("cp-1", &settings).planned();
-        let mut all = plan.phases.iter().flat_map(|phase| &phase.requirements);
-        all.any(|one| matches!(one.requirement, Requirement::VirtualRouterFree { .. }))
+fn each_master_needs_a_free_virtual_ip_and_router_id() {
+    let asked = |bringup: &Bringup| {
+        let all = bringup.plan.phases.iter();
+        let all = all.flat_map(|phase| &phase.requirements);
+        all.filter(|one| is_about_other_hosts(&one.requirement))
+            .count()
     };
-    assert!(asked("new"));
-    assert!(!asked("existing"));
+    assert_eq!(asked(&among(&[])), 2);
+    let usual = "MASTER_IP: 172.30.0.100";
+    assert_eq!(asked(&existing(usual, usual)), 2);
+}
+
+/// Whether an apply is refused because of this, and leaves the host as it is.
+fn assert_refused(bringup: &Bringup, host: &FakeHost, parts: &[&str]) {
+    let before = host.snapshot();
+    let run = bringup.apply(host);
+    assert_eq!(run.outcome, Outcome::Refused, "{}", run.text());
+    for part in parts {
+        assert!(run.text().contains(part), "{part}: {}", run.text());
+    }
+    assert_eq!(host.snapshot(), before);
+}
+
+#[test]
+fn a_master_that_runs_refuses_values_that_another_host_uses() {
+    let (_, host) = Bringup::brought_up("cp-1-vip");
+    let address = ("MASTER_IP: 172.30.0.100", "MASTER_IP: 172.30.0.101");
+    let mut moved = existing(address.0, address.1);
+    taken(&mut moved, "172.30.0.101");
+    let why = [
+        "172.30.0.101 is in use by a host that is no master",
+        "choose an address that no host has",
+    ];
+    assert_refused(&moved, &host, &why);
+    let id = ("MASTER_VIP_VROUTER_ID: 51", "MASTER_VIP_VROUTER_ID: 52");
+    let mut renumbered = existing(id.0, id.1);
+    let senders = [sender(52, 77), sender(51, 12)].into();
+    renumbered.facts.vrrp_senders = [("eth0".to_owned(), senders)].into();
+    let why = [
+        "172.30.0.77 sends VRRP with router id 52",
+        "choose a router id",
+    ];
+    assert_refused(&renumbered, &host, &why);
+}
+
+/// The masters change one after the other: those that were changed use the new values already, the others still the old ones.
+#[test]
+fn a_master_that_runs_takes_the_values_of_its_cluster() {
+    let (_, host) = Bringup::brought_up("cp-1-vip");
+    let mut moved = existing("MASTER_IP: 172.30.0.100", "MASTER_IP: 172.30.0.101");
+    let users = &mut moved.facts.address_users;
+    users.insert("172.30.0.101:443".to_owned(), AddressUser::ThisCluster);
+    // The address itself is a new one, too.
+    assert_eq!(judged(&mut moved, &host), (2, Vec::new()));
+    let id = ("MASTER_VIP_VROUTER_ID: 51", "MASTER_VIP_VROUTER_ID: 52");
+    let mut renumbered = existing(id.0, id.1);
+    let senders = [sender(52, 12), sender(51, 12), sender(51, 77)].into();
+    renumbered.facts.vrrp_senders = [("eth0".to_owned(), senders)].into();
+    assert_eq!(judged(&mut renumbered, &host), (1, Vec::new()));
+    // Nothing has changed, so nothing is asked, and no answer counts.
+    let mut same = existing("MASTER_IP: 172.30.0.100", "MASTER_IP: 172.30.0.100");
+    taken(&mut same, "172.30.0.100");
+    same.facts.vrrp_senders = [("eth0".to_owned(), [sender(51, 77)].into())].into();
+    assert_eq!(judged(&mut same, &host), (0, Vec::new()));
+    // Another port belongs to the same address, which its holder may not listen on yet.
+    let port = "MASTER_IP: 172.30.0.100\nK8S_API_PORT: 6443";
+    let mut same_address = existing("MASTER_IP: 172.30.0.100", port);
+    let user = AddressUser::Another("a host is there".to_owned());
+    let users = &mut same_address.facts.address_users;
+    users.insert("172.30.0.100:6443".to_owned(), user);
+    let (_, failed) = judged(&mut same_address, &host);
+    assert_eq!(failed, Vec::<String>::new());
+}
+
+/// Its cluster uses the virtual IP and the router id, and it knows neither the certificates nor all addresses of its masters yet.
+#[test]
+fn a_master_that_joins_does_not_ask_about_its_own_cluster() {
+    let usual = "MASTER_IP: 172.30.0.100";
+    let mut joining = existing(usual, usual);
+    joining.facts.masters.clear();
+    taken(&mut joining, "172.30.0.100");
+    joining.facts.vrrp_senders = [("eth0".to_owned(), [sender(51, 12)].into())].into();
+    let host = joining.bare_host();
+    let (_, failed) = judged(&mut joining, &host);
+    assert_eq!(failed, Vec::<String>::new());
+    let unmet = |bringup: &Bringup| {
+        let (plan, facts, ignored) = (&bringup.plan, &bringup.facts, Recording::default());
+        let runner = Runner::new(plan, &host, facts, &MaskedSecrets, &ignored);
+        let unmet = block_on(runner.unmet_requirements());
+        unmet.into_iter().any(is_about_other_hosts)
+    };
+    assert!(!unmet(&joining), "it listens to no other host");
+    assert!(unmet(&among(&[])), "the first master asks");
+}
+
+/// Its first apply has recorded what was met, and has failed before it had the authority of its cluster.
+#[test]
+fn a_master_whose_join_has_failed_does_not_ask_about_its_own_cluster() {
+    let (_, host) = Bringup::brought_up("cp-1-vip");
+    for path in ["certs/apiserver/ca.crt", "ca/cluster/ca.crt"] {
+        host.with_world_mut(|world| world.remove(format!("/etc/pf9/kube.d/{path}")));
+    }
+    let mut moved = existing("MASTER_IP: 172.30.0.100", "MASTER_IP: 172.30.0.101");
+    taken(&mut moved, "172.30.0.101");
+    let (_, failed) = judged(&mut moved, &host);
+    assert_eq!(failed, Vec::<String>::new());
+}
+
+/// An earlier release has not asked a master that joined, and has recorded nothing.
+#[test]
+fn a_joined_master_of_an_earlier_release_asks_only_about_another_address() {
+    let (_, host) = upgraded(is_about_other_hosts);
+    let usual = "MASTER_IP: 172.30.0.100";
+    let mut same = existing(usual, usual);
+    taken(&mut same, "172.30.0.100");
+    same.facts.vrrp_senders = [("eth0".to_owned(), [sender(51, 77)].into())].into();
+    assert_eq!(judged(&mut same, &host), (0, Vec::new()));
+    let mut moved = existing(usual, "MASTER_IP: 172.30.0.101");
+    taken(&mut moved, "172.30.0.101");
+    let (_, failed) = judged(&mut moved, &host);
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].contains("172.30.0.101 is in use"), "{failed:?}");
 }
 
 /// The bring-up, and a host that an earlier release has brought up: it knew none of the requirements of which this is true.
@@ -271,11 +419,7 @@ fn upgraded(unknown: fn(&Requirement) -> bool) -> (Bringup, FakeHost) {
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
     bringup.plan = plan;
-    let sender = |router_id| VrrpSender {
-        router_id,
-        address: [172, 30, 0, 77].into(),
-    };
-    let rivals = [sender(51), sender(52)].into();
+    let rivals = [sender(51, 77), sender(52, 77)].into();
     bringup.facts.vrrp_senders = [("eth0".to_owned(), rivals)].into();
     (bringup, host)
 }

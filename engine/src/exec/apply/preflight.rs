@@ -3,18 +3,23 @@
 //! On a host with the role, the role itself uses the ports and docker runs. So a requirement that was met is recorded
 //! and not evaluated again. A changed requirement (another port) is another requirement. More of the same (more room)
 //! is required of bare hosts only.
+//!
+//! Two requirements are about other hosts: that they use neither the virtual IP nor the router id. The first master is asked when it begins its
+//! cluster. A master of a cluster that exists is asked only about a value that differs from the one with which it was brought up: its cluster
+//! uses the other one already.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use sha2::Digest as _;
 
+use super::joining::steps;
 use super::runtime_state::RuntimeState;
 use crate::exec::diagnosis::remedy::remedy;
 use crate::exec::event::Event;
 use crate::exec::undo::orphans::PhaseOrphans;
 use crate::exec::{Mode, Runner, Selection};
-use crate::facts::{Requirement, Verdict};
+use crate::facts::{Requirement, Verdict, has_roots};
 use crate::host::{Attributes, ClaimKind, ClaimedAddress, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
 use crate::model::preflight_record::{self, PreflightRecord};
@@ -97,7 +102,7 @@ impl Runner<'_> {
         }
         // On a host with the role they were met, but the record of that may be lost.
         let has_role = record.met.is_empty() && self.has_role().await;
-        let is_upgraded = self.is_upgraded(&record.met).await;
+        let unasked = self.unasked(&record.met).await;
         let without_ours = match self.rebuild {
             true => Some(self.facts_without_ours().await),
             false => None,
@@ -118,7 +123,7 @@ impl Runner<'_> {
                         record.met.insert(digest);
                         continue;
                     }
-                    _ if is_upgraded && is_new(&requirement.requirement, &record.met) => {
+                    _ if unasked.contains(&digest) => {
                         evaluated += 1;
                         record.met.insert(digest);
                         continue;
@@ -178,25 +183,35 @@ impl Runner<'_> {
     /// The preconditions that an apply would have to evaluate by facts of the host.
     pub async fn unmet_requirements(&self) -> Vec<&Requirement> {
         let met = &self.facts.met_before;
+        let unasked = self.unasked(met).await;
         let mut unmet = unmet(self.plan, met);
-        if self.is_upgraded(met).await {
-            unmet.retain(|one| !is_new(one, met));
-        }
+        unmet.retain(|one| !unasked.contains(&digest_of(one)));
         unmet
     }
 
-    /// Whether the host has the role with this virtual IP, and its record is of a release that did not know a requirement of the plan.
-    async fn is_upgraded(&self, met: &BTreeSet<String>) -> bool {
-        let mut phases = self.plan.phases.iter();
-        let has_virtual_ip = phases.any(|phase| {
-            let mut all = phase.requirements.iter();
-            all.any(|one| {
-                matches!(one.requirement, Requirement::VirtualIp { .. })
-                    && met.contains(&digest(one))
-            })
-        });
-        let mut unmet = unmet(self.plan, met).into_iter();
-        has_virtual_ip && unmet.any(|one| is_new(one, met)) && self.has_role().await
+    /// Digests of the requirements about other hosts that count as met without a question, because the answer would be about this host's own
+    /// cluster, or because this host could not tell.
+    async fn unasked(&self, met: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut open = unmet(self.plan, met);
+        open.retain(|one| is_about_other_hosts(one));
+        if open.is_empty() {
+            return BTreeSet::new();
+        }
+        let joins = self.joins_masters();
+        // A host that joins has the virtual IP and the router id of the masters, or its join file is refused. Until it has joined, it knows
+        // neither their certificates nor all of their addresses.
+        let is_joining = joins && (met.is_empty() || !has_roots(self.host).await);
+        if !is_joining {
+            let is_installed = has_virtual_ip(self.plan, met) && (joins || self.has_role().await);
+            open.retain(|one| is_installed && is_new(one, met));
+        }
+        open.into_iter().map(digest_of).collect()
+    }
+
+    /// Whether this host is a master of a cluster that exists: one of other masters, or one that it has begun before its setting became `existing`.
+    fn joins_masters(&self) -> bool {
+        let phases: Vec<&PlannedPhase> = self.plan.phases.iter().collect();
+        steps(&phases).any(|step| matches!(step.spec, Spec::JoinMaster(_)))
     }
 
     /// Why a part of the payload cannot be used, judged by its type, size and mode.
@@ -391,11 +406,28 @@ pub fn unmet<'p>(plan: &'p Plan, met_before: &BTreeSet<String>) -> Vec<&'p Requi
     unmet.map(|requirement| &requirement.requirement).collect()
 }
 
-/// Whether this is a requirement of which an earlier release recorded nothing: that the virtual router id is free. While the role sends VRRP
-/// itself, it is met. A host that met it with another id on this link gets it judged again. To be removed at the first release.
+/// Whether other hosts decide if this requirement is met, now and later.
+fn is_about_other_hosts(requirement: &Requirement) -> bool {
+    matches!(
+        requirement,
+        Requirement::VirtualIpFree { .. } | Requirement::VirtualRouterFree { .. }
+    )
+}
+
+/// Whether the host was brought up with the virtual IP of this plan.
+fn has_virtual_ip(plan: &Plan, met: &BTreeSet<String>) -> bool {
+    let mut all = plan.phases.iter().flat_map(|phase| &phase.requirements);
+    all.any(|one| {
+        matches!(one.requirement, Requirement::VirtualIp { .. }) && met.contains(&digest(one))
+    })
+}
+
+/// Whether a host that was brought up with the virtual IP of the plan has no record of this requirement, although nothing about it has changed: an
+/// earlier release did not know the requirement, or another port belongs to the same address. A host that has recorded another router id on
+/// this link gets the new one judged.
 fn is_new(requirement: &Requirement, met: &BTreeSet<String>) -> bool {
     let Requirement::VirtualRouterFree { interface, .. } = requirement else {
-        return false;
+        return true;
     };
     let with_id = |router_id| Requirement::VirtualRouterFree {
         router_id,

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::Asking;
 use crate::facts::model::{AddressUser, LinkFacts};
 use crate::facts::parse;
-use crate::host::{HostError, HttpsRequest, VrrpSender};
+use crate::host::{Host, HostError, HttpsRequest, VrrpSender};
 use crate::model::chain;
 
 /// All roots of API servers on a master: while authority `cluster` is replaced, another master may show a certificate of either.
@@ -25,6 +25,17 @@ const ROUTES: &str = "/proc/net/route";
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// How long senders of VRRP are listened for: two messages of the usual interval of a second.
 const LISTEN: Duration = Duration::from_millis(2200);
+
+/// Whether this host has a root by which it can tell the API servers of its cluster from those of others. A host that joins gets it while it
+/// joins. What cannot be read counts as missing.
+pub(crate) async fn has_roots(host: &dyn Host) -> bool {
+    for path in [ROOTS, AUTHORITY] {
+        if matches!(host.entry(Path::new(path)).await, Ok(Some(_))) {
+            return true;
+        }
+    }
+    false
+}
 
 /// The first address of a link that other hosts can reach.
 pub(super) fn global_address(link: &LinkFacts) -> Option<IpAddr> {
@@ -284,6 +295,15 @@ mod tests {
         // It accepts connections, but this host cannot verify what it shows.
         let busy = host.with_endpoint(VIP, 200, "ok");
         assert_eq!(user(&busy).await, Some(AddressUser::ThisCluster));
+    }
+
+    #[tokio::test]
+    async fn either_file_of_roots_tells_the_cluster_from_others() {
+        assert!(!has_roots(&FakeHost::new()).await);
+        for path in [ROOTS, AUTHORITY] {
+            let host = FakeHost::new().with_file(path, "root");
+            assert!(has_roots(&host).await, "{path}");
+        }
     }
 
     #[test]

@@ -11,7 +11,8 @@ use lab_suites::{
 use serde_json::Value;
 
 use super::strangers::{
-    a_cluster_that_begins_is_alone, a_silent_holder_is_reported, vrrp_of_a_stranger_changes_nothing,
+    a_cluster_that_begins_is_alone, a_router_id_of_a_stranger_is_refused,
+    a_silent_holder_is_reported, vrrp_of_a_stranger_changes_nothing,
 };
 
 /// Time limit until the API answers at the virtual IP again. A fail-over takes at most ten seconds; other suites run beside this one.
@@ -104,6 +105,7 @@ fn strangers_change_nothing(first: &mut Master, masters: &[Node], vip: &str) {
     a_cluster_that_begins_is_alone(&twin, &stranger, vip);
     twin.remove(first);
     vrrp_of_a_stranger_changes_nothing(&stranger, masters, vip);
+    a_router_id_of_a_stranger_is_refused(&stranger, &masters[0], vip);
     a_silent_holder_is_reported(&stranger, masters, vip);
     a_fourth_master_is_refused(&stranger, &masters[0]);
     stranger.remove(first);

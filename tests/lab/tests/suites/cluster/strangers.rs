@@ -12,6 +12,9 @@ const MESSAGES: u64 = 50;
 /// Time limit until a status shows what is expected, on a busy machine.
 const WELL: Duration = Duration::from_secs(60);
 
+/// A router id that no cluster of the lab has.
+const FREE_ID: u8 = 77;
+
 /// Time limit until etcd of a host has begun, on a busy machine. The host asks for other hosts before, with several limits of seconds.
 const BEGUN: Duration = Duration::from_secs(60);
 
@@ -101,6 +104,28 @@ pub(super) fn vrrp_of_a_stranger_changes_nothing(stranger: &Node, masters: &[Nod
     }
     let (after, _) = holder(masters, vip);
     assert_eq!(before.name(), after.name());
+}
+
+/// Before a master takes another router id, it hears that a stranger sends with it, although its packet filter drops that.
+pub(super) fn a_router_id_of_a_stranger_is_refused(stranger: &Node, master: &Node, vip: &str) {
+    let (own, target) = (address(stranger), address(master));
+    stranger.sh(&format!(
+        "cat > /root/sender.pl <<'SENDER'\n{SENDER}\nSENDER\n\
+         systemd-run --quiet --unit=sender perl /root/sender.pl {own} {target} {FREE_ID} {vip} 100000"
+    ));
+    let other = "/root/other-settings";
+    master.sh(&format!(
+        "cp -r /etc/pf9/nodelet {other}; echo 'MASTER_VIP_VROUTER_ID: {FREE_ID}' > {other}/zz.yaml"
+    ));
+    let wanted = format!("{own} sends VRRP with router id {FREE_ID}");
+    let mut last = String::new();
+    let is_refused = poll(WELL, || {
+        last = master.nodelet(&["plan", "--config", other]).text();
+        last.contains(&wanted).then_some(())
+    });
+    stranger.sh("systemctl stop sender; rm /root/sender.pl");
+    master.sh(&format!("rm -r {other}"));
+    assert!(is_refused.is_some(), "{}: {last}", master.name());
 }
 
 /// A host that has the address and says nothing takes connections from the holder. Each master reports it until it gives the address up.
