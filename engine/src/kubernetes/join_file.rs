@@ -54,6 +54,8 @@ const LONGEST_URL: usize = 300;
 const MOST_SETTINGS: usize = 64;
 /// Longest name or value of a setting in it, in bytes.
 const LONGEST_SETTING: usize = 256;
+/// Room for addresses with their nodes in a file, in bytes: its other content has less than half of what is left of the longest file.
+const ROOM_FOR_ADDRESSES: usize = 24 * 1024;
 
 /// What a host needs to join a cluster as a worker.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +76,9 @@ pub struct JoinFile {
     /// The addresses of the masters. Files of earlier versions have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub masters: Vec<IpAddr>,
+    /// Addresses of other nodes, each with its node: the host that joins must have none of them. Files of earlier versions have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub addresses: BTreeMap<IpAddr, String>,
     /// The settings that all masters have in common, by name, at most 64. Files of earlier versions have none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
@@ -92,7 +97,7 @@ impl fmt::Debug for JoinFile {
 }
 
 impl JoinFile {
-    /// A file for this node that names one API server, and neither masters nor settings.
+    /// A file for this node that names one API server, and neither masters nor settings nor other nodes.
     #[must_use]
     pub fn new(node: &str, api: &str, authorities: &str, token: Token, expires: u64) -> Self {
         Self {
@@ -103,7 +108,25 @@ impl JoinFile {
             token,
             expires,
             masters: Vec::new(),
+            addresses: BTreeMap::new(),
             settings: BTreeMap::new(),
+        }
+    }
+
+    /// Adds addresses of other nodes as long as there is room. Those of a larger cluster are not compared.
+    pub fn add_addresses<'n>(&mut self, nodes: impl IntoIterator<Item = (&'n str, IpAddr)>) {
+        let length = |address: IpAddr, node: &str| address.to_string().len() + node.len() + 6;
+        let mut room = ROOM_FOR_ADDRESSES;
+        for (address, node) in &self.addresses {
+            room = room.saturating_sub(length(*address, node));
+        }
+        for (node, address) in nodes {
+            let Some(left) = room.checked_sub(length(address, node)) else {
+                return;
+            };
+            room = left;
+            let entry = self.addresses.entry(address);
+            entry.or_insert_with(|| node.to_owned());
         }
     }
 
@@ -113,6 +136,24 @@ impl JoinFile {
     /// It is for another node, or expired.
     pub fn check(&self, node: &str, now: SystemTime) -> Result<(), JoinFileError> {
         is_for(&self.node, self.expires, node, now)
+    }
+
+    /// Whether no other node has this address, as far as the file knows.
+    ///
+    /// # Errors
+    /// Another node has it.
+    pub fn check_address(&self, address: IpAddr) -> Result<(), JoinFileError> {
+        let is_same = |its: &IpAddr| its.to_canonical() == address.to_canonical();
+        let kind = match self.masters.iter().any(is_same) {
+            true => "master",
+            false => "node",
+        };
+        let node = match self.addresses.iter().find(|(its, _)| is_same(its)) {
+            Some((_, name)) => format!("{kind} `{name}`"),
+            None if kind == "master" => "a master".to_owned(),
+            None => return Ok(()),
+        };
+        Err(JoinFileError::TakenAddress { node, address })
     }
 }
 
@@ -138,6 +179,9 @@ impl JoinContent for JoinFile {
         }
         if self.masters.len() > MOST_MASTERS {
             return refused("it names too many masters");
+        }
+        if !self.addresses.values().all(|node| is_node_name(node)) {
+            return refused("the name of another node is no DNS-1123 name");
         }
         are_settings(&self.settings)
     }

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::error::JoinFileError;
 
 /// The format of a worker's content. A file of a newer format is refused.
-pub const VERSION: u32 = 6;
-/// The format of a worker's content that is still read: without masters and settings.
-const EARLIER_VERSION: u32 = 1;
+pub const VERSION: u32 = 7;
+/// The formats of a worker's content that are still read: without addresses of other nodes, and without masters and settings.
+const EARLIER_VERSIONS: [u32; 2] = [6, 1];
 /// The format of a master's content.
 pub const MASTER_VERSION: u32 = 5;
 /// The formats of a master's content that are still read: without settings, and without addresses of other nodes.
@@ -113,7 +113,9 @@ impl Versioned {
     fn kind(&self) -> Result<FileKind, JoinFileError> {
         let kind = self.kind.as_ref().and_then(serde_json::Value::as_str);
         match (self.version, kind) {
-            (VERSION | EARLIER_VERSION, _) => Ok(FileKind::Join(JoinKind::Worker)),
+            (version, _) if version == VERSION || EARLIER_VERSIONS.contains(&version) => {
+                Ok(FileKind::Join(JoinKind::Worker))
+            }
             (version, Some(MASTER_KIND))
                 if version == MASTER_VERSION || EARLIER_MASTER_VERSIONS.contains(&version) =>
             {

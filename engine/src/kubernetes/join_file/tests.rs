@@ -123,7 +123,12 @@ fn content_of_another_version_or_with_unknown_fields_is_refused() {
         fields.retain(|name, _| name != "masters" && name != "settings");
     });
     assert_eq!(earlier.expect("it is read").masters, [] as [IpAddr; 0]);
-    let changes: [(&str, serde_json::Value); 8] = [
+    let without_addresses = opened(&|content| content["version"] = 6.into());
+    let without_addresses = without_addresses.expect("it is read");
+    assert_eq!(without_addresses.addresses, BTreeMap::new());
+    let changes: [(&str, serde_json::Value); 10] = [
+        ("addresses", serde_json::json!({"10.0.0.2": "W_1"})),
+        ("addresses", serde_json::json!({"10.0.0.256": "w-2"})),
         ("more", 1.into()),
         ("node", "W_1".into()),
         ("api", serde_json::json!([])),
@@ -163,6 +168,44 @@ fn a_file_is_for_one_node_and_one_time() {
     );
     let late = file.check("w-1", time(NOW + 3600));
     assert!(matches!(late, Err(JoinFileError::Expired(_))), "{late:?}");
+}
+
+#[test]
+fn a_file_names_the_node_that_has_an_address() {
+    let (secret, public) = new_identity();
+    let mut file = file();
+    let of = |last| IpAddr::from([10, 0, 0, last]);
+    file.masters.push(of(3));
+    file.add_addresses([("cp-1", of(1)), ("w-2", of(2))]);
+    let sealed = file.seal(&public).expect("it is sealed");
+    let file = JoinFile::open(&sealed, &secret).expect("it is read");
+    for (last, taken_by) in [
+        (1, Some("master `cp-1`")),
+        (2, Some("node `w-2`")),
+        (3, Some("a master")),
+        (4, None),
+    ] {
+        let expected = match taken_by {
+            Some(node) => Err(JoinFileError::TakenAddress {
+                node: node.to_owned(),
+                address: of(last),
+            }),
+            None => Ok(()),
+        };
+        assert_eq!(file.check_address(of(last)), expected, "{last}");
+    }
+}
+
+#[test]
+fn a_file_of_a_large_cluster_stays_short_enough() {
+    let (_, public) = new_identity();
+    let mut file = file();
+    let name = "n".repeat(LONGEST_NODE_NAME);
+    let all = (0..2000u32).map(|number| (name.as_str(), IpAddr::from(number.to_be_bytes())));
+    file.add_addresses(all);
+    assert!(file.addresses.len() > 200, "{}", file.addresses.len());
+    assert!(file.addresses.len() < 2000);
+    file.seal(&public).expect("it is short enough");
 }
 
 #[test]

@@ -89,9 +89,12 @@ pub(super) fn lower(
                 valid(call, options, spec.validate(), findings)?;
                 return Some(Spec::JoinMaster(spec));
             }
+            let address = options.text("address");
             let spec = JoinFileSpec {
                 path,
                 node,
+                // The type of the modifier is checked before.
+                address: address.and_then(|its| its.parse().ok()),
                 settings: settings.collect(),
                 on_link,
             };

@@ -38,6 +38,7 @@ words! {
         example: r#"join_file("/etc/pf9/nodelet/join.age").node(host.name);"#;
         rollback: "Removed, or written back as it was.";
         node(name: Text) => "Name of this host's node.";
+        address(address: Address) => "The address of a worker: a file in which another node has it is refused.";
         master(address: Address, api: Text) => "The host joins as a master, has this address, and reaches the cluster at this URL.";
         settings(settings: Map) => "Settings that the masters have in common, by name: a file with another value of one is refused.";
         masters_on_link() => "The masters that the file names have to be on a network of this host. Otherwise the file is refused.";

@@ -138,11 +138,20 @@ fn is_odd_in_the_end(node: &str, number: usize, of: Option<u8>, awaited: &[Strin
 /// The addresses of the cluster's workers, for the host that joins to compare with its own: those for which they have certificates. What they
 /// report of themselves does not count, because a worker could keep any host out with it.
 fn taken_addresses(node: &str, workers: &BTreeMap<String, Admission>) -> Vec<IpAddr> {
+    let others = addresses_of_others(node, workers);
+    let addresses = others.map(|(_, address)| address);
+    addresses.take(MOST_ADDRESSES).collect()
+}
+
+/// The workers beside this node, each with the address for which it has a certificate. The address of a removed one is free.
+pub(super) fn addresses_of_others<'w>(
+    node: &'w str,
+    workers: &'w BTreeMap<String, Admission>,
+) -> impl Iterator<Item = (&'w str, IpAddr)> {
     let others = workers
         .values()
-        .filter(|its| its.node != node && its.removed.is_none());
-    let addresses = others.filter_map(|its| its.address);
-    addresses.take(MOST_ADDRESSES).collect()
+        .filter(move |its| its.node != node && its.removed.is_none());
+    others.filter_map(|its| Some((its.node.as_str(), its.address?)))
 }
 
 /// What to say about a number of masters that does not stay.

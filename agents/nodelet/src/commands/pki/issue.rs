@@ -10,13 +10,13 @@ use engine::exec::reserved_for_api_servers;
 use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode, Host};
 use engine::kubernetes::MASTER_LABEL;
-use engine::kubernetes::admission::{Admission, NewToken, admission, admit, end_of};
+use engine::kubernetes::admission::{Admission, NewToken, admission, admissions, admit, end_of};
 use engine::kubernetes::join_file::{FileKind, JoinContent as _, JoinFile, JoinKind, Token};
-use engine::kubernetes::masters;
+use engine::kubernetes::masters::{self, MasterEntry};
 use engine::kubernetes::node_request::Reserved;
 use engine::resource::pki::Authority;
 
-use super::export::own_entry;
+use super::export::{addresses_of_others, own_entry};
 use super::made_file::{
     MadeFile, api_of, earlier_host, has_left, is_free, is_name, may_return, seconds, taken,
 };
@@ -55,7 +55,8 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     let authorities = str::from_utf8(authority.pem()).context("read the cluster's authority")?;
     let token = Token::random().context("admit a node")?;
     let mut file = JoinFile::new(&args.node, &api, authorities, token, seconds(expires));
-    file.masters = masters_of(own_entry(&inputs.plan)?.address, &reserved);
+    let workers = admissions(&host, &access).await?.records;
+    name_others(&mut file, &own_entry(&inputs.plan)?, &reserved, &workers);
     file.settings = inputs.settings().shared();
     // Sealed first: a mistake in the key of the host must not end an earlier token.
     let made = MadeFile {
@@ -88,6 +89,23 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
         error_report::say(&format!("nodelet: warning: {text}"));
     }
     Ok(Exit::Ok)
+}
+
+/// Names the masters and the other workers in the file, for the host that joins to compare their addresses with its own.
+fn name_others(
+    file: &mut JoinFile,
+    own: &MasterEntry,
+    reserved: &Reserved,
+    workers: &BTreeMap<String, Admission>,
+) {
+    file.masters = masters_of(own.address, reserved);
+    let node = file.node.clone();
+    let listed = reserved.masters.iter();
+    let listed = listed.map(|(name, address)| (name.as_str(), *address));
+    let others = addresses_of_others(&node, workers);
+    // The masters first: there may be no room for all.
+    file.add_addresses([(own.name.as_str(), own.address)]);
+    file.add_addresses(listed.chain(others));
 }
 
 /// The addresses of all masters, each once. A master that is alone has no list.
@@ -157,7 +175,7 @@ mod tests {
 
     use engine::host::Clock as _;
     use engine::host::fake::FakeHost;
-    use engine::kubernetes::admission::CertificateKind;
+    use engine::kubernetes::admission::{CertificateKind, RemovedNode};
     use engine::kubernetes::workers::LEFT;
 
     use super::*;
@@ -170,6 +188,41 @@ mod tests {
         assert_eq!(masters_of(own, &reserved), [own]);
         reserved.masters = names.collect();
         assert_eq!(masters_of(own, &reserved).len(), 5);
+    }
+
+    #[test]
+    fn the_new_worker_learns_which_addresses_are_taken() {
+        let of = |last| IpAddr::from([10, 0, 0, last]);
+        let worker = |node: &str, last| {
+            let record = Admission {
+                node: node.to_owned(),
+                address: Some(of(last)),
+                ..Admission::default()
+            };
+            (node.to_owned(), record)
+        };
+        let mut workers = BTreeMap::from([worker("w-1", 21), worker("w-2", 22), worker("w-3", 23)]);
+        workers.get_mut("w-3").expect("it is there").removed = Some(RemovedNode {
+            at: SystemTime::UNIX_EPOCH,
+            uid: String::new(),
+        });
+        let reserved = Reserved {
+            masters: [("cp-2".to_owned(), of(2))].into(),
+            ..Reserved::default()
+        };
+        let own = MasterEntry {
+            name: "cp-1".to_owned(),
+            address: of(1),
+            etcd_id: None,
+            voter: true,
+        };
+        let token = Token::random().expect("random numbers");
+        let mut file = JoinFile::new("w-1", "https://10.0.0.1", "", token, 1);
+        name_others(&mut file, &own, &reserved, &workers);
+        let named = [("cp-1", 1), ("cp-2", 2), ("w-2", 22)];
+        let named = named.map(|(name, last)| (of(last), name.to_owned()));
+        assert_eq!(file.addresses, BTreeMap::from(named), "not its own");
+        assert_eq!(file.masters, [of(1), of(2)]);
     }
 
     #[test]

@@ -291,7 +291,10 @@ impl JoinFileSpec {
         let published =
             recorded.and_then(|recorded| published.filter(|its| is_usable(&recorded.files, its)));
         let joining = self.joining();
-        let check = |file: &JoinFile| file.check(&self.node, host.now());
+        let check = |file: &JoinFile| {
+            file.check(&self.node, host.now())?;
+            self.address.map_or(Ok(()), |own| file.check_address(own))
+        };
         let problem = match source::read(host, &joining, check).await? {
             Ok(file) => match self.of_file(recorded, &file, host).await? {
                 // A join file that was left is older than what was published since.

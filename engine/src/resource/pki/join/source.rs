@@ -177,7 +177,7 @@ impl Problem {
                 made_for(joining)
             ),
             JoinFileError::TakenAddress { .. } => format!(
-                "give this host another address; if that node is gone, run `nodelet cluster remove NAME` on a master, then {}",
+                "give this host another address; if that node is gone, run `nodelet cluster remove NAME` on a master; when no node has the address any more, {}",
                 made_for(joining)
             ),
             JoinFileError::Version(_) => {

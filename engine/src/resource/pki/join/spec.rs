@@ -1,6 +1,7 @@
 //! What a script says of joining.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ pub struct JoinFileSpec {
     pub path: PathBuf,
     /// The name of this host's node.
     pub node: String,
+    /// The address of this host: no other node of the file may have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     /// The settings that this host has in common with the masters, by name. Those that the file has, too, have to be the same.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,

@@ -297,6 +297,7 @@ async fn a_worker_can_become_a_master_of_its_cluster() {
     let as_worker = JoinFileSpec {
         path: JOIN.into(),
         node: NODE.to_owned(),
+        address: None,
         settings: BTreeMap::new(),
         on_link: false,
     };

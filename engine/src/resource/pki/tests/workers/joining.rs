@@ -20,6 +20,7 @@ pub(super) fn spec() -> JoinFileSpec {
     JoinFileSpec {
         path: JOIN.into(),
         node: NODE.to_owned(),
+        address: None,
         settings: BTreeMap::new(),
         on_link: false,
     }
@@ -273,6 +274,33 @@ async fn a_worker_has_the_network_and_the_settings_of_its_masters() {
         assert!(error.to_string().contains(refused), "{error}");
         assert!(host.snapshot() == before, "{refused}: nothing is changed");
     }
+}
+
+#[tokio::test]
+async fn the_address_of_another_node_is_refused_until_the_worker_has_joined() {
+    let own = IpAddr::from([10, 0, 0, 21]);
+    let spec = JoinFileSpec {
+        address: Some(own),
+        ..spec()
+    };
+    let (master, host, public) = worker_to_be().await;
+    let mut its = file(&host, &text(&master, CA));
+    its.add_addresses([("worker-2", own)]);
+    place(&host, &its, &public);
+    let before = host.snapshot();
+    let error = run(&host, &spec, false, &mut Receipt::default()).await;
+    let error = error.expect_err("another node has the address");
+    let shown = error.to_string();
+    let reason = "node `worker-2` has the address of this host, 10.0.0.21";
+    assert!(shown.contains(reason), "{shown}");
+    let ResourceError::Unmet { next, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!(next.contains("nodelet cluster remove NAME"), "{next}");
+    assert!(host.snapshot() == before, "nothing is changed");
+    let (_, joined) = worker_with_identity().await;
+    place_for(&joined, &its);
+    assert_eq!(apply(&joined, &spec).await, None, "it needs no file");
 }
 
 #[tokio::test]
