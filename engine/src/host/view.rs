@@ -226,6 +226,7 @@ pass_on!(PodSubnets {
 pass_on!(CertificateRequests {
     to_read certificate_requests(access: &ClusterAccess, signer: &str, limit: Duration) -> CertificateRequestList;
     to_read certificate_request(access: &ClusterAccess, name: &str) -> Option<CertificateRequest>;
+    to_read accepts_identity(kubeconfig: &str, timeout: Duration) -> bool;
     to_change create_certificate_request(access: &ClusterAccess, new: &NewCertificateRequest) -> bool;
     to_change approve_certificate_request(access: &ClusterAccess, request: &CertificateRequest, reason: &str) -> ();
     to_change deny_certificate_request(access: &ClusterAccess, request: &CertificateRequest, reason: &str) -> ();

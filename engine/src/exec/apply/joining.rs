@@ -12,12 +12,14 @@ use crate::resource::{Action, ResourceError, ResourceResult, Spec};
 
 /// Bound on one question.
 const BOUND: Duration = Duration::from_secs(10);
+/// Bound on the questions whether the token of the join file is accepted.
+const BOUND_OF_TOKEN: Duration = Duration::from_secs(20);
 /// What has to hold where a host begins its cluster.
 pub(super) const CLUSTER_IS_NEW: &str = "the cluster that this host begins does not exist";
 
 impl Runner<'_> {
-    /// What keeps this host from its cluster: a join file that cannot be used, or a cluster that exists although this host is to begin it.
-    /// What cannot be determined yet is left to the steps. Changes nothing. Cancel safe.
+    /// What keeps this host from its cluster: a join file that cannot be used, also because its token has ended, or a cluster that exists although
+    /// this host is to begin it. What cannot be determined yet is left to the steps. Changes nothing. Cancel safe.
     ///
     /// The join file is asked for, too, if its phase is not selected: without it, another phase of a master would make keys of a cluster of its own.
     pub(in crate::exec) async fn joining_problems(&self) -> Vec<Problem> {
@@ -43,7 +45,12 @@ impl Runner<'_> {
                 Spec::EtcdMember(_) => CLUSTER_IS_NEW,
                 _ => continue,
             };
-            let answer = tokio::time::timeout(BOUND, self.may_join_or_begin(step)).await;
+            let mut answer = tokio::time::timeout(BOUND, self.may_join_or_begin(step)).await;
+            let is_usable = matches!(answer, Ok(Ok(())));
+            if is_usable && let Spec::JoinFile(file) = &step.spec {
+                let cx = self.context(false);
+                answer = tokio::time::timeout(BOUND_OF_TOKEN, file.token_is_accepted(&cx)).await;
+            }
             if let Ok(Err(ResourceError::Unmet { what, next })) = answer {
                 problems.push(Problem {
                     requirement: requirement.to_owned(),

@@ -48,6 +48,18 @@ impl CertificateRequests for FakeHost {
         .await
     }
 
+    async fn accepts_identity(&self, kubeconfig: &str, timeout: Duration) -> HostResult<bool> {
+        self.observe("accepts_identity", "of a kubeconfig", timeout, |world| {
+            if !world.api_up() {
+                let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+                return Err(HostError::service("ask who this host is", refused));
+            }
+            let (user, _) = world.user_in(kubeconfig);
+            Ok(!world.refuses_user(&user))
+        })
+        .await
+    }
+
     async fn create_certificate_request(
         &self,
         access: &ClusterAccess,
@@ -257,7 +269,12 @@ impl World {
     /// The user of a kubeconfig with its groups: the one of its token, or the kubelet of this host.
     fn user_of(&self, access: &ClusterAccess) -> (String, Vec<String>) {
         let text = self.tree.text(&access.kubeconfig).unwrap_or_default();
-        let mut lines = text.lines().map(str::trim);
+        self.user_in(&text)
+    }
+
+    /// The user of the kubeconfig with this text.
+    fn user_in(&self, kubeconfig: &str) -> (String, Vec<String>) {
+        let mut lines = kubeconfig.lines().map(str::trim);
         let token = lines.find_map(|line| line.trim_start_matches("- ").strip_prefix("token:"));
         let token = token.map(|its| its.trim().trim_matches(['"', '\'']));
         let (user, group) = match token.and_then(|its| its.split_once('.')) {

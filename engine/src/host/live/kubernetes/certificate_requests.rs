@@ -13,10 +13,13 @@ use k8s_openapi::api::certificates::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 
-use super::kubeconfig::{if_there, status};
+use super::kubeconfig::{connect_with, if_there, status};
 use crate::host::live::LiveHost;
+use crate::host::live::blocking::within;
+use crate::host::live::error_class::classified;
 use crate::host::{
     CertificateRequest, CertificateRequestList, CertificateRequests, ClusterAccess, HostError,
     HostResult, LONGEST_REQUEST, ListedRequest, NewCertificateRequest, RequestState,
@@ -24,6 +27,8 @@ use crate::host::{
 
 /// A request may have more than a megabyte, and a whole page is in memory.
 pub(super) const PER_PAGE: u32 = 20;
+/// A name that no request has: requests are named `nodelet-` and more.
+const NO_REQUEST: &str = "nodelet";
 /// Most requests that are read of a list. Any node can make requests, and the controller-manager deletes each of them an hour after its decision.
 const MOST_READ: usize = 50_000;
 
@@ -73,6 +78,27 @@ impl CertificateRequests for LiveHost {
         name: &str,
     ) -> HostResult<Option<CertificateRequest>> {
         Ok(self.request_object(access, name).await?.map(request))
+    }
+
+    async fn accepts_identity(&self, kubeconfig: &str, timeout: Duration) -> HostResult<bool> {
+        let action =
+            || "ask the API server whether it accepts the identity of this host".to_owned();
+        let asked = async {
+            // The text of an error may quote the secret.
+            let kubeconfig = Kubeconfig::from_yaml(kubeconfig)
+                .map_err(|_| HostError::refused(action(), "the kubeconfig cannot be read"))?;
+            let client = connect_with(kubeconfig, &action).await?;
+            Ok::<_, HostError>(requests(client).get_opt(NO_REQUEST).await)
+        };
+        match within(timeout, action, asked).await? {
+            Ok(_) => Ok(true),
+            Err(error) => match status(&error) {
+                Some(401) => Ok(false),
+                // It knows who asks.
+                Some(403) => Ok(true),
+                _ => Err(classified(action(), error)),
+            },
+        }
     }
 
     async fn create_certificate_request(

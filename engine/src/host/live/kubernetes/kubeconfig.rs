@@ -110,6 +110,14 @@ pub(in crate::host::live) async fn connect(path: &Path) -> HostResult<Client> {
         })
     })
     .await?;
+    connect_with(kubeconfig, &action).await
+}
+
+/// A client with this kubeconfig. `action` completes "failed to …".
+pub(in crate::host::live) async fn connect_with(
+    kubeconfig: Kubeconfig,
+    action: &(dyn Fn() -> String + Sync),
+) -> HostResult<Client> {
     let declared_proxy = kubeconfig.clusters.iter().any(|named| {
         named
             .cluster

@@ -55,6 +55,10 @@ impl CertificateRequests for OverlayHost<'_> {
         self.upper.certificate_request(access, name).await
     }
 
+    async fn accepts_identity(&self, kubeconfig: &str, timeout: Duration) -> HostResult<bool> {
+        self.lower.accepts_identity(kubeconfig, timeout).await
+    }
+
     async fn create_certificate_request(
         &self,
         access: &ClusterAccess,

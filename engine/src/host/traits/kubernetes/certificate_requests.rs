@@ -139,6 +139,11 @@ pub trait CertificateRequests {
         name: &str,
     ) -> HostResult<Option<CertificateRequest>>;
 
+    /// Whether the API server of this kubeconfig knows who asks, when it is asked for a request that is not there. False only if it answers that it
+    /// does not (status 401). The kubeconfig is a text, because the host has no file with it yet; it has a secret. Has this deadline, with the
+    /// connection. Cancel safe.
+    async fn accepts_identity(&self, kubeconfig: &str, timeout: Duration) -> HostResult<bool>;
+
     /// Makes a request. False if a request of this name exists already.
     async fn create_certificate_request(
         &self,

@@ -1,7 +1,7 @@
 //! Joining a cluster: what a worker takes from its join file. `master` has what a further master takes.
 //!
 //! `spec` is what a script says of it. `source` reads the join file and has the message for each of its problems; `trust` has its
-//! authorities, and `published` those that masters publish while they replace it. What is trusted is recorded as for a master's authority (`keys::record`), only without a key.
+//! authorities, and `published` those that masters publish while they replace it. `token` asks whether its token is still accepted. What is trusted is recorded as for a master's authority (`keys::record`), only without a key.
 //!
 //! Not here: the join file's format (`kubernetes::join_file`), and how the worker's certificates are signed (`signing`). Start with `spec`.
 
@@ -9,6 +9,7 @@ pub(in crate::resource::pki) mod master;
 pub(in crate::resource::pki) mod published;
 mod source;
 pub(in crate::resource::pki) mod spec;
+mod token;
 mod trust;
 
 use std::path::{Path, PathBuf};
@@ -76,6 +77,8 @@ struct Wanted {
     bootstrap: Option<String>,
     /// URL in that kubeconfig.
     server: String,
+    /// Whether the host has no valid identity of its own, so that only the token of the file brings certificates.
+    needs_token: bool,
     /// The id of the token that is taken in place of an earlier one, if the host has its own identity: it was admitted again.
     readmission: Option<String>,
     note: Option<String>,
@@ -307,6 +310,7 @@ impl JoinFileSpec {
                     let (published, recorded) =
                         (published.filter(is_current), recorded.filter(is_current));
                     let mut wanted = Self::with(published.or(recorded).unwrap_or(files), &file)?;
+                    wanted.needs_token = !joined;
                     let is_readmitted = joined && taken.is_some() && !is_taken;
                     wanted.readmission = is_readmitted.then(|| file.token.id().to_owned());
                     return Ok(wanted);
@@ -376,8 +380,7 @@ impl JoinFileSpec {
             files,
             bootstrap: Some(text),
             server,
-            readmission: None,
-            note: None,
+            ..Wanted::default()
         })
     }
 

@@ -201,6 +201,19 @@ impl Problem {
         }
     }
 
+    /// The API server at this URL does not accept the token of the file.
+    pub(super) fn token_refused(joining: &Joining<'_>, server: &str) -> Self {
+        Self::new(
+            format!(
+                "the API server at {server} does not accept its token (status 401): the token was used already, was deleted, or has expired"
+            ),
+            format!(
+                "{}; `--replace` if this host has joined before",
+                made_for(joining)
+            ),
+        )
+    }
+
     /// The file has authorities, and none of them is a recorded one.
     pub(super) fn other_cluster(joining: &Joining<'_>, file: &str, recorded: &str) -> Self {
         Self::new(

@@ -505,21 +505,18 @@ fn another_join_file_helps_after_a_denial() {
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
 }
 
-/// A refusal is waited out for half a minute, because the API server may just have started. A stop does not wait for that.
+/// An API server that has just started may not have read its tokens yet.
 #[test]
-fn a_stop_ends_a_bring_up_whose_token_is_refused() {
+fn a_token_that_is_refused_for_a_moment_brings_the_worker_up() {
     const FIRST: &str = "system:bootstrap:abcdef";
     let cluster = Cluster::new();
     let worker = &cluster.worker;
     worker.with_world_mut(|world| world.refuse_user(FIRST, true));
     let elapsed = || worker.with_world(|world| world.elapsed());
-    // The key is made before the API server is asked.
-    let key = "/var/opt/pf9/nodelet/requests/kubelet.apiserver.key";
-    let asks = || worker.with_world(|world| world.text(key)).is_some();
+    let begun = elapsed();
     let events = Recording::default();
     let runner = cluster.runner(worker, &events);
-    let begun = elapsed();
-    let outcome = block_on(async {
+    let outcome = block_on(cluster.while_masters_sign(worker, async {
         let work = runner.apply();
         tokio::pin!(work);
         loop {
@@ -527,9 +524,48 @@ fn a_stop_ends_a_bring_up_whose_token_is_refused() {
                 biased;
                 done = &mut work => break done.unwrap_or(Outcome::Failed),
                 () = tokio::task::yield_now() => {
-                    if asks() {
+                    if elapsed() > begun {
+                        worker.with_world_mut(|world| world.refuse_user(FIRST, false));
+                    }
+                }
+            }
+        }
+    }));
+    assert_eq!(outcome, Outcome::Converged, "{:?}", events.events());
+    assert!(elapsed() > begun, "it was refused at first");
+}
+
+/// A refusal is waited out for half a minute, because the API server may just have started. A stop does not wait for that.
+#[test]
+fn a_stop_ends_a_bring_up_whose_token_is_refused() {
+    const FIRST: &str = "system:bootstrap:abcdef";
+    let cluster = Cluster::new();
+    let worker = &cluster.worker;
+    let elapsed = || worker.with_world(|world| world.elapsed());
+    // The key is made before the API server is asked.
+    let key = "/var/opt/pf9/nodelet/requests/kubelet.apiserver.key";
+    let asks = || worker.with_world(|world| world.text(key)).is_some();
+    let events = Recording::default();
+    let runner = cluster.runner(worker, &events);
+    let begun = elapsed();
+    // A token that is refused before the step is refused before anything is touched.
+    let mut refused_since = None;
+    let outcome = block_on(async {
+        let work = runner.apply();
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => break done.unwrap_or(Outcome::Failed),
+                () = tokio::task::yield_now() => match refused_since {
+                    None if asks() => {
+                        worker.with_world_mut(|world| world.refuse_user(FIRST, true));
+                        refused_since = Some(elapsed());
+                    }
+                    Some(since) if elapsed() > since + Duration::from_secs(3) => {
                         runner.cancel.cancel();
                     }
+                    None | Some(_) => {}
                 }
             }
         }

@@ -303,6 +303,63 @@ async fn the_address_of_another_node_is_refused_until_the_worker_has_joined() {
     assert_eq!(apply(&joined, &spec).await, None, "it needs no file");
 }
 
+/// Asks as an apply does before it touches anything.
+async fn ask_ahead(host: &FakeHost) -> ResourceResult<()> {
+    let outputs = Outputs::default();
+    let cx = Context {
+        host,
+        outputs: &outputs,
+        secrets: &NoSecrets,
+        absent: false,
+        cancel: None,
+    };
+    spec().token_is_accepted(&cx).await
+}
+
+#[tokio::test]
+async fn a_token_is_refused_ahead_only_if_the_api_server_lastingly_refuses_it() {
+    const TOKEN: &str = "system:bootstrap:abcdef";
+    let (_, host, _) = worker_to_be().await;
+    let asked = |host: &FakeHost| {
+        let journal = host.journal();
+        let asked = journal
+            .iter()
+            .filter(|call| call.name == "accepts_identity");
+        asked.count()
+    };
+    ask_ahead(&host).await.expect("it is accepted");
+    assert_eq!(asked(&host), 1);
+    host.with_world_mut(|world| world.refuse_user(TOKEN, true));
+    let before = host.snapshot();
+    let begun = host.with_world(|world| world.elapsed());
+    let error = ask_ahead(&host).await.expect_err("it was used");
+    let waited = host.with_world(|world| world.elapsed()) - begun;
+    assert_eq!(asked(&host), 4);
+    assert!(waited >= Duration::from_secs(5), "{waited:?}");
+    assert!(host.snapshot() == before, "nothing is changed");
+    let shown = format!("{error} {error:?}");
+    assert!(
+        shown.contains("does not accept its token (status 401)"),
+        "{shown}"
+    );
+    assert!(!shown.contains(SECRET), "{shown}");
+    let ResourceError::Unmet { next, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!(
+        next.contains("nodelet pki issue worker-1 --to KEY"),
+        "{next}"
+    );
+    // A host that is too early waits in the step.
+    host.with_world_mut(|world| world.kubernetes.remote_api = false);
+    ask_ahead(&host).await.expect("no API server answers");
+    // A worker that has joined does not use the token.
+    let (_, joined) = worker_with_identity().await;
+    joined.with_world_mut(|world| world.refuse_user(TOKEN, true));
+    ask_ahead(&joined).await.expect("it has an identity");
+    assert_eq!(asked(&joined), 0);
+}
+
 #[tokio::test]
 async fn a_clock_outside_of_the_authoritys_validity_is_named() {
     let master = FakeHost::new();
