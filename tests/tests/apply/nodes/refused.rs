@@ -1,13 +1,18 @@
 //! Hosts of the whole role that are refused before anything on them is touched.
 
+use std::net::IpAddr;
 use std::sync::Mutex;
+use std::time::Duration;
 
-use behaviour::{Bringup, Case, fixtures};
-use engine::exec::{Event, EventSink};
+use behaviour::{Bringup, Case, Run, block_on, fixtures};
+use engine::exec::{Event, EventSink, Recording, Runner};
 use engine::host::ClaimKind;
 use engine::host::fake::{FakeHost, FaultPlan};
-use engine::kubernetes::join_file::JOIN_FILE;
+use engine::kubernetes::join_file::{
+    IDENTITY, JOIN_FILE, JoinContent as _, JoinFile, new_identity, public_key,
+};
 use engine::model::Outcome;
+use engine::resource::MaskedSecrets;
 
 use super::beside_two_masters;
 
@@ -24,10 +29,17 @@ fn with_settings(changes: &[(&str, &str)]) -> Bringup {
     Bringup::from_case(Case::of("cp-1", &settings))
 }
 
-/// Applies the plan, which is refused for these reasons, and checks that the host stays as it is.
+/// Applies the plan, which is refused for these reasons, and checks that the host stays as it is. No master gives it another join file before.
 fn refused(bringup: &Bringup, host: &FakeHost, reasons: &[&str]) {
+    let Bringup { plan, facts } = bringup;
     let before = host.snapshot();
-    let run = bringup.apply(host);
+    let events = Recording::default();
+    let runner = Runner::new(plan, host, facts, &MaskedSecrets, &events);
+    let outcome = block_on(runner.apply()).expect("it ends");
+    let run = Run {
+        outcome,
+        events: events.events(),
+    };
     let text = run.text();
     assert_eq!(run.outcome, Outcome::Refused, "{text}");
     for reason in reasons {
@@ -36,15 +48,135 @@ fn refused(bringup: &Bringup, host: &FakeHost, reasons: &[&str]) {
     assert!(host.snapshot() == before, "nothing is touched");
 }
 
+/// The text of a file of the host.
+fn text(host: &FakeHost, path: &str) -> String {
+    let text = host.with_world(|world| world.text(path));
+    text.expect("it is there")
+}
+
+/// The join file of a bare worker.
+fn join_file(host: &FakeHost) -> JoinFile {
+    let opened = JoinFile::open(text(host, JOIN_FILE).as_bytes(), &text(host, IDENTITY));
+    opened.expect("it is for this host")
+}
+
+/// Puts this join file on a worker, encrypted to the host with this identity.
+fn put_join_file(host: &FakeHost, file: &JoinFile, identity: &str) {
+    let public = public_key(identity).expect("an identity");
+    let sealed = file.seal(&public).expect("it is sealed");
+    host.with_world_mut(|world| world.file_with_mode(JOIN_FILE, sealed, 0o600));
+}
+
+/// Changes the join file of a bare worker.
+fn change_join_file(host: &FakeHost, change: impl FnOnce(&mut JoinFile)) {
+    let mut file = join_file(host);
+    change(&mut file);
+    put_join_file(host, &file, &text(host, IDENTITY));
+}
+
+/// Changes a character in the middle of the sealed file.
+fn modify_join_file(host: &FakeHost) {
+    let sealed = text(host, JOIN_FILE);
+    let mut lines: Vec<String> = sealed.lines().map(str::to_owned).collect();
+    let middle = lines.len() / 2;
+    let other = if lines[middle].starts_with('A') {
+        "B"
+    } else {
+        "A"
+    };
+    lines[middle].replace_range(..1, other);
+    let sealed = lines.join("\n");
+    host.with_world_mut(|world| world.file_with_mode(JOIN_FILE, sealed, 0o600));
+}
+
 #[test]
 fn a_worker_without_a_usable_join_file_stays_bare() {
+    /// What is done to the bare host, and what the refusal says.
+    type Refusal<'a> = (&'a dyn Fn(&FakeHost), [&'a str; 2]);
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let own = IpAddr::from([172, 30, 0, 21]);
+    let taken_by = |host: &FakeHost, node: &str, is_master: bool| {
+        change_join_file(host, |file| {
+            file.add_addresses([(node, own)]);
+            file.masters.extend(is_master.then_some(own));
+        });
+    };
     let bringup = Bringup::of("wk-1");
-    let garbage = bringup.bare_host();
-    garbage.with_world_mut(|world| world.file_with_mode(JOIN_FILE, "garbage", 0o600));
-    refused(&bringup, &garbage, &["copy the file from the master"]);
+    let cases: [Refusal<'_>; 9] = [
+        (
+            &|host| host.with_world_mut(|world| world.file_with_mode(JOIN_FILE, "garbage", 0o600)),
+            [JOIN_FILE, "copy the file from the master"],
+        ),
+        (
+            &|host| put_join_file(host, &join_file(host), &new_identity().0),
+            [
+                "it is encrypted to the key of another host",
+                "nodelet pki key",
+            ],
+        ),
+        (
+            &|host| change_join_file(host, |file| file.node = "w-2".to_owned()),
+            ["it is for node `w-2`", "put the file on host `w-2`"],
+        ),
+        (
+            &|host| change_join_file(host, |file| file.expires = 1),
+            ["it expired at 1970", "nodelet pki issue w-1 --to KEY"],
+        ),
+        (
+            &modify_join_file,
+            [
+                "it is damaged or incomplete",
+                "copy the file from the master",
+            ],
+        ),
+        (
+            &|host| host.with_world_mut(|world| world.advance(DAY * 366 * 11)),
+            ["the clock of this host says", "set the clock of this host"],
+        ),
+        (
+            &|host| {
+                let user = format!("system:bootstrap:{}", join_file(host).token.id());
+                host.with_world_mut(|world| world.refuse_user(&user, true));
+            },
+            [
+                "does not accept its token (status 401)",
+                "nodelet pki issue w-1 --to KEY",
+            ],
+        ),
+        (
+            &|host| taken_by(host, "cp-1", true),
+            [
+                "master `cp-1` has the address of this host, 172.30.0.21",
+                "nodelet cluster remove NAME",
+            ],
+        ),
+        (
+            &|host| taken_by(host, "w-2", false),
+            [
+                "node `w-2` has the address of this host, 172.30.0.21",
+                "nodelet cluster remove NAME",
+            ],
+        ),
+    ];
+    for (prepare, reasons) in cases {
+        let host = bringup.bare_host();
+        prepare(&host);
+        refused(&bringup, &host, &reasons);
+    }
     // With the file of its masters, it comes up.
     let run = bringup.apply(&bringup.bare_host());
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+}
+
+/// It waits for the masters in the step that needs them, as it does if they start later.
+#[test]
+fn a_worker_whose_masters_do_not_answer_is_not_refused() {
+    let bringup = Bringup::of("wk-1");
+    let host = bringup
+        .bare_host()
+        .with_kubernetes(|rules| rules.remote_api = false);
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
 }
 
 /// Two hosts of a cluster behind a load balancer have `new`. The first one has begun the cluster. With a virtual IP, the precondition about
