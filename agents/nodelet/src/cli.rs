@@ -23,7 +23,9 @@ pub(crate) use cluster::{
 };
 pub(crate) use etcd::{EtcdBackupArgs, EtcdCommand, EtcdMembersArgs, EtcdVerifyArgs};
 pub(crate) use role::RoleArgs;
-pub(crate) use workers::{ClusterCommand, ClusterRemoveArgs, ClusterStatusArgs, WorkersArgs};
+pub(crate) use workers::{
+    ClusterCommand, ClusterRemoveArgs, ClusterStatusArgs, ClusterTaintArgs, WorkersArgs,
+};
 
 /// Longest pause. After it, nodeletd repairs the host again, also if an operator has forgotten the pause.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -7,6 +7,7 @@
 
 mod claim;
 mod record;
+mod taints;
 mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use futures::{StreamExt as _, stream};
 use serde_json::json;
 
-use crate::host::{ClusterAccess, Host, HostError, HostResult};
+use crate::host::{ClusterAccess, Host, HostError, HostResult, Taint};
 use crate::model::chain;
 
 pub(super) use record::CLOCKS_DIFFER;
@@ -23,6 +24,8 @@ pub use record::{
     AddressClaim, Admission, CLAIM_LIFE, CertificateKind, DamagedRecord, LONGEST_LIFE, RemovedNode,
 };
 use record::{RECORD_PREFIX, read, record_name, written, written_time};
+pub use taints::{check_taints, parse_taint};
+pub(super) use taints::{is_automatic, line_of, read_line};
 pub use token::{NewToken, TokenRecord};
 use token::{read_token, secret_key, secret_name, secret_object};
 
@@ -116,7 +119,8 @@ pub async fn put(host: &dyn Host, access: &ClusterAccess, record: &Admission) ->
 }
 
 /// Admits a node with a new token, which is valid until `expires`. The record begins anew, and the earlier token of the node ends. The
-/// node keeps its address until the token brings a certificate for another one: its earlier certificate is still valid.
+/// node keeps its address until the token brings a certificate for another one: its earlier certificate is still valid. It also keeps the taints
+/// of the earlier record, unless others are given.
 ///
 /// A record names two tokens at most: the present one, and the one before, whose deletion may have failed. So the one before is deleted first:
 /// a token that no record names would stay valid until its expiry.
@@ -151,7 +155,17 @@ pub async fn admit(
             .map_or_else(String::new, |its| its.version.clone()),
         address: earlier.as_ref().and_then(|its| its.address),
         claim: earlier.as_ref().and_then(|its| its.claim.clone()),
+        taints: earlier
+            .as_ref()
+            .map_or_else(Vec::new, |its| its.taints.clone()),
+        untainted: earlier
+            .as_ref()
+            .map_or_else(Vec::new, |its| its.untainted.clone()),
         ..Admission::default()
+    };
+    let record = match new.taints {
+        Some(taints) => record.with_taints(taints),
+        None => record,
     };
     if let Err(error) = create(host, access, &record, new).await {
         delete_unnamed(host, access, node, new.token.id()).await;
@@ -166,13 +180,18 @@ pub async fn admit(
         }),
         None => Ok(()),
     };
-    // Masters look again at a node without this mark.
+    look_again(host, access, node).await?;
+    ended
+}
+
+/// Lets masters look at a node again: they do at one without this mark.
+async fn look_again(host: &dyn Host, access: &ClusterAccess, node: &str) -> HostResult<()> {
     let present = host.node(access, node).await?;
     if present.is_some_and(|present| present.annotations.contains_key(JOINED)) {
         let mark = json!({ "metadata": { "annotations": { JOINED: null } } });
         host.patch_node(access, node, &mark).await?;
     }
-    ended
+    Ok(())
 }
 
 /// Writes a new token, and then the record that names it: a token that no record names counts for nothing.
@@ -287,6 +306,30 @@ pub async fn revoke(
         };
         if put(host, access, &tombstone).await? {
             return Ok(record);
+        }
+    }
+    Err(changed(node))
+}
+
+/// Writes these taints into the record of a node, in place of those that it names. False if the cluster has not admitted such a node, or has
+/// removed it.
+///
+/// # Errors
+/// The API server does not answer or refuses, or other clients change the record all the time.
+pub async fn set_taints(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    node: &str,
+    taints: &[Taint],
+) -> HostResult<bool> {
+    for _ in 0..TRIES {
+        let record = admission(host, access, node).await?;
+        let Some(record) = record.filter(|record| record.removed.is_none()) else {
+            return Ok(false);
+        };
+        if put(host, access, &record.with_taints(taints)).await? {
+            look_again(host, access, node).await?;
+            return Ok(true);
         }
     }
     Err(changed(node))

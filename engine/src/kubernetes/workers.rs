@@ -1,7 +1,8 @@
-//! The masters' care for workers: they label them, delete the nodes of workers that have left, and remove a worker for good.
+//! The masters' care for workers: they label and taint them, delete the nodes of workers that have left, and remove a worker for good.
 //!
-//! The API server lets no node set the label of its role, or delete itself. So a master does both, for nodes that the cluster has admitted
-//! (`admission`). Nodes that joined in another way belong to an operator. Any number of masters may do this at the same time.
+//! The API server lets no node set the label of its role, change its taints, or delete itself. So a master does that, for nodes that the
+//! cluster has admitted (`admission`). Nodes that joined in another way belong to an operator. Any number of masters may do this at the same
+//! time.
 //!
 //! The token of a node ends here, when its node is Ready: only then the node is known to use its own certificate. A removed worker has a
 //! tombstone, and its certificate stays valid for a while: if its kubelet registers a new node, that node is deleted.
@@ -10,11 +11,13 @@
 //! and only the mark is removed: both times are from the clock of the worker. A node with a taint or a restricted label of an operator is not
 //! deleted.
 //!
-//! `eviction` empties a node before `deletion` deletes it, that of a master, too. `requests` settles the requests of a removed worker.
+//! `taints` keeps the taints that a record names. `eviction` empties a node before `deletion` deletes it, that of a master, too. `requests`
+//! settles the requests of a removed worker.
 
 mod deletion;
 mod eviction;
 mod requests;
+mod taints;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -22,6 +25,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 use self::requests::refuse_requests_of;
+use self::taints::{differ, keep_taints, lacks_annotated, note_untainted, operators_taint};
 use super::MASTER_LABEL;
 use super::admission::{
     Admission, CLOCKS_DIFFER, CertificateKind, JOINED, TokenRecord, admission, admissions,
@@ -29,25 +33,17 @@ use super::admission::{
 };
 use super::masters;
 use super::shown;
-use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod, Taint};
+use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, RemainingPod};
 
 pub(crate) use deletion::delete_removed;
 pub use eviction::{empty_node, hold_up};
 pub(crate) use requests::is_still_open;
+pub use taints::keep_taints_of;
 
 /// The annotation of a node whose worker has left; its value is the time (RFC 3339).
 pub const LEFT: &str = "nodelet.pf9.io/left";
 /// The label of a worker's node.
 pub const WORKER_LABEL: &str = "node-role.kubernetes.io/worker";
-
-/// Taints that Kubernetes sets and removes by itself have keys that begin so. A role taints only masters.
-const TAINTS_OF_KUBERNETES: [&str; 2] =
-    ["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"];
-/// The cluster autoscaler taints nodes that it empties.
-const TAINTS_OF_AUTOSCALER: [&str; 2] = [
-    "ToBeDeletedByClusterAutoscaler",
-    "DeletionCandidateOfClusterAutoscaler",
-];
 
 /// No kubelet may change a label whose key has this prefix, or a subdomain of it.
 /// Source: <https://v1-20.docs.kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction>.
@@ -60,6 +56,8 @@ const FETCHED: Duration = Duration::from_secs(600);
 /// What a master does about a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Care {
+    /// Gives it the taints of its record, and takes those of an earlier record away.
+    Taint,
     /// Labels it as a worker.
     Label,
     /// Deletes it: its worker has left. Its token ends, too.
@@ -82,7 +80,14 @@ pub fn needs_care(node: &ClusterNode) -> bool {
     let has = |label| node.labels.contains_key(label);
     let is_marked = |mark| node.annotations.contains_key(mark);
     let is_new = node.ready == Some(true) && !is_marked(JOINED);
-    !has(MASTER_LABEL) && (is_marked(LEFT) || !has(WORKER_LABEL) || is_new)
+    let lacks = !has(WORKER_LABEL) || lacks_annotated(node);
+    !has(MASTER_LABEL) && (is_marked(LEFT) || lacks || is_new)
+}
+
+/// As [`needs_care`], or because of the taints of its record: the annotation with them may be wrong.
+fn is_due(node: &ClusterNode, record: &Admission) -> bool {
+    let is_worker = record.removed.is_none() && !node.labels.contains_key(MASTER_LABEL);
+    needs_care(node) || (is_worker && (differ(node, record) || !record.untainted.is_empty()))
 }
 
 /// What a master does about the node of this record, apart from its token.
@@ -106,21 +111,14 @@ fn care(node: &ClusterNode, record: &Admission) -> Vec<Care> {
     if removed.is_some() {
         return todo;
     }
+    // Before the label: a node without it is looked at again if this is interrupted.
+    if differ(node, record) {
+        todo.push(Care::Taint);
+    }
     if !node.labels.contains_key(WORKER_LABEL) {
         todo.push(Care::Label);
     }
     todo
-}
-
-/// A taint that neither Kubernetes nor a role has set. A node may not change its taints, but if masters deleted it on its request, it could
-/// register without them.
-fn operators_taint(node: &ClusterNode) -> Option<&Taint> {
-    let is_automatic = |taint: &Taint| {
-        let key = taint.key.as_str();
-        let mut prefixes = TAINTS_OF_KUBERNETES.iter();
-        prefixes.any(|prefix| key.starts_with(prefix)) || TAINTS_OF_AUTOSCALER.contains(&key)
-    };
-    node.taints.iter().find(|taint| !is_automatic(taint))
 }
 
 /// A label that an operator has set and a node may not change (Kubernetes' admission plugin `NodeRestriction`). If masters deleted the node on its
@@ -187,8 +185,12 @@ pub async fn care_for_workers(
     }
     // The node of a master may lack its label: it has just registered, or an operator took the label away.
     let masters = masters::read(host).await?;
-    nodes.retain(|name, node| needs_care(node) && !masters.iter().any(|one| one.name == *name));
-    for name in nodes.into_keys().filter(|name| records.contains_key(name)) {
+    nodes.retain(|name, node| {
+        let record = records.get(name);
+        record.is_some_and(|record| is_due(node, record))
+            && !masters.iter().any(|one| one.name == *name)
+    });
+    for name in nodes.into_keys() {
         let mut done = Vec::new();
         let cared = care_for(host, access, &name, &mut done).await;
         results.extend(done.into_iter().map(|care| (name.clone(), Ok(care))));
@@ -209,11 +211,12 @@ async fn care_for(
     let Some(record) = admission(host, access, name).await? else {
         return Ok(());
     };
-    let Some(node) = host.node(access, name).await?.filter(needs_care) else {
+    let present = host.node(access, name).await?;
+    let Some(node) = present.filter(|node| is_due(node, &record)) else {
         return Ok(());
     };
     for care in care(&node, &record) {
-        let taint = operators_taint(&node).map(|taint| ("taint", taint.key.as_str()));
+        let taint = operators_taint(&node, &record).map(|taint| ("taint", taint.key.as_str()));
         let kept = taint.or(operators_label(&node).map(|label| ("label", label)));
         if care == Care::Delete
             && let Some((what, key)) = kept
@@ -227,6 +230,11 @@ async fn care_for(
             ));
         }
         let patch = match care {
+            Care::Taint => {
+                keep_taints(host, access, name).await?;
+                done.push(care);
+                continue;
+            }
             Care::Label => json!({ "metadata": { "labels": { WORKER_LABEL: "" } } }),
             Care::Unmark | Care::UnmarkUnreadable => {
                 json!({ "metadata": { "annotations": { LEFT: null } } })
@@ -256,6 +264,9 @@ async fn care_for(
         }
         done.push(care);
     }
+    let Some(record) = note_untainted(host, access, record).await? else {
+        return Ok(());
+    };
     if record.removed.is_none()
         && node.ready == Some(true)
         && !node.annotations.contains_key(JOINED)

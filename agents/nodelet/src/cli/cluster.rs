@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use engine::host::Taint;
+use engine::kubernetes::admission::parse_taint;
 
 use crate::cli::role::RoleArgs;
 
@@ -115,6 +117,12 @@ pub(crate) struct PkiIssueArgs {
     /// stays accepted until its certificates end, at most 30 days: if it is not trusted, use another name.
     #[arg(long)]
     pub(crate) replace: bool,
+
+    /// A taint that the masters keep on the node, with the effect NoSchedule, PreferNoSchedule or NoExecute. May be repeated, up to 16
+    /// times. These take the place of the taints from earlier. Without this option, the node keeps those. `nodelet cluster taint` changes
+    /// them later.
+    #[arg(long, value_name = "KEY[=VALUE]:EFFECT", value_parser = parse_taint)]
+    pub(crate) taint: Vec<Taint>,
 }
 
 #[derive(Debug, Args)]
@@ -172,4 +180,43 @@ fn life(text: &str) -> Result<Duration, String> {
         return Err("a certificate lives at least 1 minute".to_owned());
     }
     Ok(time.min(engine::exec::LONGEST_LIFE))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::cli::Cli;
+
+    #[test]
+    fn a_taint_of_a_worker_is_checked_and_may_be_repeated() {
+        for (options, is_allowed) in [
+            (&[][..], true),
+            (
+                &["--taint", "gpu=true:NoSchedule", "--taint", "a:NoExecute"],
+                true,
+            ),
+            (&["--taint", "gpu"], false),
+            (&["--taint", "node.kubernetes.io/a:NoSchedule"], false),
+        ] {
+            let words = ["nodelet", "pki", "issue", "w-1", "--to", "age1"];
+            let words = words.iter().chain(options);
+            assert_eq!(
+                Cli::try_parse_from(words).is_ok(),
+                is_allowed,
+                "{options:?}"
+            );
+        }
+        for (taints, is_allowed) in [
+            (&[][..], false),
+            (&["gpu=true:NoSchedule", "a:NoExecute"], true),
+            (&["--none"], true),
+            (&["--none", "a:NoExecute"], false),
+            (&["a"], false),
+        ] {
+            let words = ["nodelet", "cluster", "taint", "w-1"];
+            let words = words.iter().chain(taints);
+            assert_eq!(Cli::try_parse_from(words).is_ok(), is_allowed, "{taints:?}");
+        }
+    }
 }

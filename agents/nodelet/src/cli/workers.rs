@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use engine::host::Taint;
+use engine::kubernetes::admission::parse_taint;
 
 use crate::cli::role::RoleArgs;
 
@@ -19,6 +21,10 @@ pub(crate) enum ClusterCommand {
     ///
     /// Exit codes: 0 the host is removed; 1 the command failed or was refused; 2 pods are left, and the node stays.
     Remove(ClusterRemoveArgs),
+    /// Change the taints that the masters keep on the node of a worker (docs/clusters.md).
+    ///
+    /// They take the place of those that `nodelet pki issue --taint` or an earlier call named. Other taints of the node stay as they are.
+    Taint(ClusterTaintArgs),
     /// Show the state of the cluster as this master sees it: nodes, virtual IP, etcd members, versions, certificates, the newest backups.
     ///
     /// Changes nothing, and takes at most 15 seconds. What does not answer is shown as unknown, with the reason.
@@ -31,7 +37,7 @@ impl ClusterCommand {
     /// Whether JSON was asked for.
     pub(super) fn json(&self) -> bool {
         match self {
-            Self::Remove(_) => false,
+            Self::Remove(_) | Self::Taint(_) => false,
             Self::Status(args) => args.role.json,
         }
     }
@@ -63,6 +69,24 @@ pub(crate) struct ClusterRemoveArgs {
     /// Remove a master although etcd loses its quorum: the cluster then accepts no writes until enough members work again.
     #[arg(long)]
     pub(crate) accept_quorum_loss: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterTaintArgs {
+    /// The name of the node.
+    pub(crate) node: String,
+
+    /// All taints that the masters are to keep on it, at most 16, with the effect NoSchedule, PreferNoSchedule or NoExecute.
+    #[arg(
+        value_name = "KEY[=VALUE]:EFFECT",
+        value_parser = parse_taint,
+        required_unless_present = "none"
+    )]
+    pub(crate) taints: Vec<Taint>,
+
+    /// Keep no taints on it.
+    #[arg(long, conflicts_with = "taints")]
+    pub(crate) none: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
-//! `nodelet cluster remove` removes a worker or another master (`master`) from the cluster; `nodelet workers` labels workers, ends their
-//! tokens, and deletes the nodes of workers that have left or were removed, which nodeletd runs. `masters` keeps the list of masters,
-//! `trust` takes the authorities on a worker, and `other_settings` warns where masters differ.
+//! `nodelet cluster remove` removes a worker or another master (`master`) from the cluster, and `taint` changes the taints of a worker. `nodelet
+//! workers` labels and taints workers, ends their tokens, and deletes the nodes of workers that have left or were removed, which nodeletd runs.
+//! `masters` keeps the list of masters, `trust` takes the authorities on a worker, and `other_settings` warns where masters differ.
 
 mod master;
 mod masters;
@@ -13,12 +13,15 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use engine::host::live::LiveHost;
 use engine::host::{ClusterAccess, RemainingPod};
+use engine::kubernetes::admission::{check_taints, set_taints};
 use engine::kubernetes::join_file::is_node_name;
-use engine::kubernetes::workers::{Care, LEFT, Removal, care_for_workers, remove_worker};
+use engine::kubernetes::workers::{
+    Care, LEFT, Removal, care_for_workers, keep_taints_of, remove_worker,
+};
 use engine::model::chain;
 
 use super::run::only_root;
-use crate::cli::{ClusterCommand, ClusterRemoveArgs, LOCAL_ADMIN, WorkersArgs};
+use crate::cli::{ClusterCommand, ClusterRemoveArgs, ClusterTaintArgs, LOCAL_ADMIN, WorkersArgs};
 use crate::output::exit::Exit;
 use crate::output::{error_report, say};
 pub(crate) use masters::{apply_with_list, joining_address, masters, phases_without_list};
@@ -31,6 +34,7 @@ const NAMED: usize = 10;
 pub(crate) async fn cluster(command: &ClusterCommand) -> Result<Exit> {
     match command {
         ClusterCommand::Remove(args) => remove(args).await,
+        ClusterCommand::Taint(args) => taint(args).await,
         ClusterCommand::Status(args) => super::cluster_status::status(args).await,
     }
 }
@@ -61,6 +65,44 @@ async fn remove(args: &ClusterRemoveArgs) -> Result<Exit> {
     let (text, exit) = outcome(name, &removal)?;
     say(&text);
     Ok(exit)
+}
+
+async fn taint(args: &ClusterTaintArgs) -> Result<Exit> {
+    let name = args.node.as_str();
+    only_root("taint a worker")?;
+    if !is_node_name(name) {
+        bail!("taint a worker: {name:?} is no name that a node can have");
+    }
+    if let Err(why) = check_taints(&args.taints) {
+        bail!("taint worker {name}: {why}");
+    }
+    let kubeconfig = Path::new(LOCAL_ADMIN);
+    if !kubeconfig.exists() {
+        bail!("taint worker {name}: run this on a master; this host has no {LOCAL_ADMIN}");
+    }
+    let access = ClusterAccess::with(kubeconfig);
+    let host = LiveHost::new();
+    let is_noted = set_taints(&host, &access, name, &args.taints).await;
+    if !is_noted.with_context(|| format!("taint worker {name}"))? {
+        bail!(
+            "taint worker {name}: no master has admitted this node (`nodelet pki issue`), or it was removed; `kubectl taint node {name}` taints other nodes"
+        );
+    }
+    let tainted = keep_taints_of(&host, &access, name).await;
+    tainted.with_context(|| {
+        format!(
+            "taint worker {name}: its record of admission is changed, and its node may not be; run the command again"
+        )
+    })?;
+    let named: Vec<String> = args.taints.iter().map(ToString::to_string).collect();
+    say(&match named.as_slice() {
+        [] => format!("the masters keep no taints on worker {name}\n"),
+        named => format!(
+            "the masters keep these taints on worker {name}: {}\n",
+            named.join(", ")
+        ),
+    });
+    Ok(Exit::Ok)
 }
 
 /// Whether a node or a member of etcd can be named so. An id of a member looks like the name of a node.
@@ -126,6 +168,9 @@ pub(crate) async fn workers(args: &WorkersArgs) -> Result<Exit> {
     let mut exit = Exit::Ok;
     for (node, result) in care_for_workers(&LiveHost::new(), &access).await? {
         match result {
+            Ok(Care::Taint) => say(&format!(
+                "node {node} has the taints of its record of admission\n"
+            )),
             Ok(Care::Label) => say(&format!("node {node} is labelled as a worker\n")),
             Ok(Care::Delete) => say(&format!("node {node} is deleted: its worker has left\n")),
             Ok(Care::DeleteRemoved) => say(&format!(

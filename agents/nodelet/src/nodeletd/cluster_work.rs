@@ -30,7 +30,7 @@ pub(super) enum ClusterWork {
     PodSubnets,
     /// Requests of nodes for certificates are decided.
     Certificates,
-    /// Workers are labelled, and the nodes of those that have left are deleted.
+    /// Workers are labelled and tainted, and the nodes of those that have left are deleted.
     Workers,
 }
 

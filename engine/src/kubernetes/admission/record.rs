@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use super::taints::{are_different, line_of, no_longer_named, read_line};
 use super::{ADMISSION_LABEL, NAMESPACE};
-use crate::host::{ConfigMap, HostError};
+use crate::host::{ConfigMap, HostError, Taint};
 use crate::kubernetes::shown;
 
 /// Longest life of a node's certificate under all settings: a node that was removed keeps its certificate until then.
@@ -62,6 +63,10 @@ pub struct Admission {
     pub address: Option<IpAddr>,
     /// The address that its kubelet may have a certificate for soon.
     pub claim: Option<AddressClaim>,
+    /// The taints that masters keep on its Node. Earlier versions wrote none, and drop them when they write the record.
+    pub taints: Vec<Taint>,
+    /// Taints that an earlier record named and this one does not, until masters have taken them from its Node.
+    pub untainted: Vec<Taint>,
     /// When its worker had left and its node was deleted. The node stays admitted.
     pub left: Option<SystemTime>,
     /// Set if the node was removed. Such a record admits no node.
@@ -76,6 +81,16 @@ impl Admission {
     pub fn is_member(&self) -> bool {
         let has_joined = self.token_id.is_none() && !self.keys.is_empty();
         has_joined && self.left.is_none() && self.removed.is_none()
+    }
+
+    /// The record with these taints in place of those that it names. Masters take the others from its Node.
+    pub(super) fn with_taints(self, taints: &[Taint]) -> Self {
+        let named = [self.taints.as_slice(), self.untainted.as_slice()].concat();
+        Self {
+            taints: taints.to_vec(),
+            untainted: no_longer_named(&named, taints),
+            ..self
+        }
     }
 
     /// Whether the node was admitted at this time or later, as far as its record can tell. Pure.
@@ -203,6 +218,9 @@ pub(super) fn written(record: &Admission) -> ConfigMap {
         set("claim-at", Some(written_time(claim.at)));
         set("claim-request", claim.request.clone());
     }
+    for (field, taints) in [("taints", &record.taints), ("untainted", &record.untainted)] {
+        set(field, Some(line_of(taints)).filter(|line| !line.is_empty()));
+    }
     set("left-at", record.left.map(time));
     if let Some(removed) = &record.removed {
         set("removed-at", Some(time(removed.at)));
@@ -256,6 +274,13 @@ pub(super) fn read(map: ConfigMap) -> Result<Admission, String> {
     let claimed = address("claim-address", take("claim-address"))?;
     let claimed_at = time("claim-at", take("claim-at"))?;
     let claim_request = take("claim-request");
+    let line = |field: &str, value: Option<String>| {
+        let taints = value.map(|line| read_line(&line)).transpose();
+        let taints = taints.map(Option::unwrap_or_default);
+        taints.map_err(|why| format!("its field `{field}` is wrong: {why}"))
+    };
+    let taints = line("taints", take("taints"))?;
+    are_different(&taints).map_err(|why| format!("its field `taints` is wrong: {why}"))?;
     let claim = claimed.map(|address| AddressClaim {
         address,
         // Without a time it has ended.
@@ -271,6 +296,8 @@ pub(super) fn read(map: ConfigMap) -> Result<Admission, String> {
         keys_at: time("keys-at", take("keys-at"))?,
         address: address("address", take("address"))?,
         claim,
+        taints,
+        untainted: line("untainted", take("untainted"))?,
         left: time("left-at", take("left-at"))?,
         removed: removed.map(|at| RemovedNode { at, uid }),
         version: map.version,

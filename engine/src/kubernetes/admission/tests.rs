@@ -27,6 +27,7 @@ async fn try_to_admit(host: &FakeHost, access: &ClusterAccess) -> HostResult<Tok
         now: host.now(),
         expires: end_of(host.now(), HOUR),
         replaces: false,
+        taints: None,
     };
     admit(host, access, "w-1", &new).await.map(|()| token)
 }
@@ -90,6 +91,36 @@ async fn a_claim_is_read_as_it_was_written() {
     map.data.remove("claim-at");
     let ended = read(map).unwrap().claim.expect("it is there");
     assert_eq!(ended.at, SystemTime::UNIX_EPOCH);
+}
+
+/// Records of earlier versions name no taints.
+#[test]
+fn the_taints_of_a_record_are_read_as_they_were_written() {
+    let taint = |text: &str| parse_taint(text).expect("a taint");
+    let named = Admission {
+        node: "w-1".to_owned(),
+        taints: vec![taint("gpu=true:NoSchedule"), taint("gpu:NoExecute")],
+        untainted: vec![taint("example.org/team=a:PreferNoSchedule")],
+        ..Admission::default()
+    };
+    let map = written(&named);
+    assert_eq!(map.data["taints"], "gpu=true:NoSchedule,gpu:NoExecute");
+    assert_eq!(read(map.clone()), Ok(named.clone()));
+    let mut earlier = map.clone();
+    for field in ["taints", "untainted"] {
+        assert!(earlier.data.remove(field).is_some());
+    }
+    let without = Admission {
+        taints: Vec::new(),
+        untainted: Vec::new(),
+        ..named
+    };
+    assert_eq!(read(earlier), Ok(without));
+    let mut twice = map;
+    let line = "gpu=a:NoSchedule, gpu=b:NoSchedule".to_owned();
+    twice.data.insert("taints".to_owned(), line);
+    let refused = read(twice).expect_err("they have one key and effect");
+    assert!(refused.contains("`taints` is wrong"), "{refused}");
 }
 
 /// The first token is deleted in any case: it would work until its expiry.
@@ -264,6 +295,8 @@ async fn a_damaged_record_is_listed_with_its_node_and_hides_no_other_one() {
         "claim-at",
         "left-at",
         "removed-at",
+        "taints",
+        "untainted",
     ] {
         let (host, access) = master();
         admit_once(&host, &access).await;

@@ -7,6 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::{JOINING, NAMESPACE};
+use crate::host::Taint;
 use crate::kubernetes::join_file::Token;
 
 /// The annotation of a token's Secret: the node that it is for.
@@ -40,6 +41,8 @@ pub struct NewToken<'a> {
     pub expires: SystemTime,
     /// Whether the node may take the place of a node of its name which is Ready.
     pub replaces: bool,
+    /// The taints that the record of its node names; `None` for those of the earlier record.
+    pub taints: Option<&'a [Taint]>,
 }
 
 /// The name of the Secret of a token.

@@ -7,6 +7,7 @@ use super::*;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{
     CertificateRequests as _, Clock as _, Cluster as _, ConfigMaps as _, NewCertificateRequest,
+    Taint,
 };
 use crate::kubernetes::NODE_SIGNER;
 use crate::kubernetes::admission::tests::master;
@@ -15,6 +16,7 @@ use crate::kubernetes::join_file::Token;
 use crate::kubernetes::masters::MasterEntry;
 
 mod left_token;
+mod taints;
 mod tombstones;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -46,6 +48,7 @@ async fn issue(host: &FakeHost, access: &ClusterAccess, name: &str, replaces: bo
         now: host.now(),
         expires: host.now() + MINUTE,
         replaces,
+        taints: None,
     };
     admit(host, access, name, &new).await.expect("it answers");
     token

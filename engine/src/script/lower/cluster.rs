@@ -21,9 +21,6 @@ use crate::script::variants::ClusterWord;
 /// The kubeconfig used where a script names none.
 pub(super) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 
-/// The effects that a taint can have.
-const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
-
 pub(super) fn lower(
     word: ClusterWord,
     call: &Call,
@@ -70,16 +67,16 @@ pub(super) fn lower(
                 let [key, value, effect] = taint.as_slice() else {
                     continue;
                 };
-                if !EFFECTS.contains(&effect.as_str()) {
+                if !Taint::EFFECTS.contains(&effect.as_str()) {
                     findings.push(
                         Diagnostic::new(
                             "P0314",
                             options.span("taint"),
                             format!("`{effect}` is not an effect of a taint"),
                         )
-                        .help(match closest(effect, EFFECTS) {
+                        .help(match closest(effect, Taint::EFFECTS) {
                             Some(meant) => format!("did you mean \"{meant}\"?"),
-                            None => format!("write \"{}\"", EFFECTS.join("\" or \"")),
+                            None => format!("write \"{}\"", Taint::EFFECTS.join("\" or \"")),
                         }),
                     );
                 }

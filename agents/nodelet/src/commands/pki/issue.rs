@@ -10,10 +10,14 @@ use engine::exec::reserved_for_api_servers;
 use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess, ClusterNode, Host};
 use engine::kubernetes::MASTER_LABEL;
-use engine::kubernetes::admission::{Admission, NewToken, admission, admissions, admit, end_of};
+use engine::kubernetes::admission::{
+    Admission, NewToken, admission, admissions, admit, check_taints, end_of,
+};
 use engine::kubernetes::join_file::{FileKind, JoinContent as _, JoinFile, JoinKind, Token};
 use engine::kubernetes::masters::{self, MasterEntry};
 use engine::kubernetes::node_request::Reserved;
+use engine::kubernetes::workers::keep_taints_of;
+use engine::model::chain;
 use engine::resource::pki::Authority;
 
 use super::export::{addresses_of_others, own_entry};
@@ -30,6 +34,9 @@ const ADMIT: &str = "admit";
 
 pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     is_name(ADMIT, &args.node)?;
+    if let Err(why) = check_taints(&args.taint) {
+        bail!("admit `{}`: {why}", args.node);
+    }
     let host = LiveHost::new();
     let inputs = inputs::read(&args.file.role, &host).await?;
     let api = api_of(ADMIT, &inputs.plan)?;
@@ -72,6 +79,7 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
         now,
         expires,
         replaces: args.replace,
+        taints: (!args.taint.is_empty()).then_some(args.taint.as_slice()),
     };
     // Written first: if that fails, the earlier join file must still be valid.
     made.save()?;
@@ -87,6 +95,14 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     made.report(("token_id", file.token.id().into()));
     if let Some(text) = earlier_host(&args.node, args.replace) {
         error_report::say(&format!("nodelet: warning: {text}"));
+    }
+    // Masters may look at a node that is already there only minutes later.
+    if let Err(error) = keep_taints_of(&host, &access, &args.node).await {
+        let why = chain(&error).join(": ");
+        error_report::say(&format!(
+            "nodelet: warning: node {} is admitted, and may not have all taints yet: could not {why}; nodeletd on the masters tries again when it next looks at the node",
+            args.node
+        ));
     }
     Ok(Exit::Ok)
 }

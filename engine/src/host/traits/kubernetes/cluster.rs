@@ -95,6 +95,28 @@ pub struct Taint {
     pub effect: String,
 }
 
+impl Taint {
+    /// The effects that a taint can have.
+    pub const EFFECTS: [&'static str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+
+    /// Whether both have the same key and effect. A node has at most one such taint.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.key == other.key && self.effect == other.effect
+    }
+}
+
+/// As `kubectl taint` takes it: `KEY[=VALUE]:EFFECT`.
+impl fmt::Display for Taint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        if !self.value.is_empty() {
+            write!(f, "={}", self.value)?;
+        }
+        write!(f, ":{}", self.effect)
+    }
+}
+
 /// The name under which we change objects: the field manager that the API server notes beside each field.
 pub const FIELD_MANAGER: &str = "nodelet";
 
