@@ -101,6 +101,7 @@ fn row(name: &str, this_host: bool, node: ClusterNode, now: SystemTime) -> NodeR
         joined: node.annotations.contains_key(JOINED),
         this_host,
         addresses: node.addresses,
+        taints: node.taints,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, SettingValue};
+use engine::host::Taint;
 use engine::kubernetes::admission::Admissions;
 use engine::model::chain;
 use engine::resource::pki::{CertificatePaths, certificate_paths, kubeconfig_path};
@@ -254,6 +255,8 @@ pub(super) struct NodeRow {
     pub(super) shared_settings: BTreeMap<String, String>,
     #[serde(skip)]
     pub(super) addresses: Vec<IpAddr>,
+    #[serde(skip)]
+    pub(super) taints: Vec<Taint>,
     /// How long ago it was registered; `None` if that is not known.
     #[serde(skip)]
     pub(super) age: Option<Duration>,

@@ -27,6 +27,7 @@ pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
     bounded(&mut all, "nodes", rows.iter().flat_map(of_node).collect());
     bounded(&mut all, "hosts without a node", unregistered(status, rows));
     bounded(&mut all, "removed nodes", removed(status, rows));
+    bounded(&mut all, "taints", without_taints(status, rows));
     bounded(&mut all, "settings", unlike(rows));
     bounded(&mut all, "nodes without a record", unrecorded(status, rows));
     let damaged = status.admissions.known().map(|all| all.damaged.iter());
@@ -230,6 +231,30 @@ fn removed(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
         )
     };
     removed.map(|record| problem(&record.node)).collect()
+}
+
+/// Workers without a taint that their record of admission names. Masters add it within seconds.
+fn without_taints(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
+    let Some(all) = status.admissions.known() else {
+        return Vec::new();
+    };
+    let problem = |row: &NodeRow| {
+        let record = all.records.get(&row.name)?;
+        let missing = record.taints.iter().filter(|its| !row.taints.contains(its));
+        let missing: Vec<String> = missing.map(ToString::to_string).collect();
+        let is_due = row.role != NodeRole::Master && row.left.is_none() && !missing.is_empty();
+        is_due.then(|| {
+            Problem::new(
+                format!(
+                    "worker {} lacks taints of its record of admission: {}",
+                    row.name,
+                    missing.join(", ")
+                ),
+                "`journalctl -u pf9-nodeletd` on the masters says why",
+            )
+        })
+    };
+    rows.iter().filter_map(problem).collect()
 }
 
 fn of_version(row: &NodeRow, api: &str) -> Option<Problem> {

@@ -2,7 +2,9 @@
 
 use engine::host::{Cluster as _, ClusterAccess, ConfigMap, ConfigMaps as _};
 use engine::kubernetes::SHARED_SETTINGS;
-use engine::kubernetes::admission::{Admission, CertificateKind, JOINED, RemovedNode, put};
+use engine::kubernetes::admission::{
+    Admission, CertificateKind, JOINED, RemovedNode, parse_taint, put,
+};
 use engine::kubernetes::workers::LEFT;
 
 use super::*;
@@ -241,6 +243,26 @@ async fn the_node_of_a_removed_worker_is_a_problem() {
     assert_eq!(code, 2);
     let says = "worker w-1 was removed, and its node is still there → `nodelet cluster remove w-1` goes on with the removal";
     assert_eq!(problems.trim_end(), says);
+}
+
+/// The masters' nodeletd does not run, or something else takes the taint away all the time.
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_a_taint_of_its_record_is_a_problem() {
+    let cluster = Cluster::healthy().await;
+    let taint = parse_taint("gpu=true:NoSchedule").expect("a taint");
+    let admitted = Admission {
+        node: "w-1".to_owned(),
+        taints: vec![taint.clone()],
+        ..Admission::default()
+    };
+    record(&cluster, admitted).await;
+    let (problems, code) = cluster.problems().await;
+    assert_eq!(code, 2);
+    let says =
+        "worker w-1 lacks taints of its record of admission: gpu=true:NoSchedule → `journalctl";
+    assert!(problems.contains(says), "{problems}");
+    cluster.node("w-1", |node| node.taints.push(taint));
+    assert_eq!(cluster.problems().await, (String::new(), 0));
 }
 
 #[tokio::test(start_paused = true)]
