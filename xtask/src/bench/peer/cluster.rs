@@ -77,8 +77,7 @@ alive)
     asks 2 127.0.0.1 '/livez?exclude=etcd'
     status=$?
     [ \"$status\" -eq 0 ] || [ \"$status\" -eq 28 ] || exit \"$status\"
-    curl --silent --max-time 1 --insecure --output /dev/null https://127.0.0.1:2379/
-    [ $? -ne 7 ]
+    grep -q ' 0100007F:094B 00000000:0000 0A ' /proc/net/tcp
     ;;
 ready)
     asks 2 127.0.0.1 /readyz && exit
@@ -327,10 +326,22 @@ mod tests {
     #[test]
     fn the_check_of_keepalived_decides_as_ours() {
         let directory = tempfile::tempdir().expect("a directory");
-        let curl = directory.path().join("curl");
-        let answers = "#!/bin/sh\nfor url; do :; done\ncase $url in\n*127.0.0.1:4001/ | *127.0.0.1:2379/) exit $ETCD ;;\n*127.0.0.1*) exit $OWN ;;\n*) exit $OTHER ;;\nesac\n";
-        fs::write(&curl, answers).expect("it is written");
-        fs::set_permissions(&curl, fs::Permissions::from_mode(0o755)).expect("it is a program");
+        for (name, answers) in [
+            (
+                "curl",
+                "for url; do :; done\ncase $url in\n*127.0.0.1*) exit $OWN ;;\n*) exit $OTHER ;;\nesac\n",
+            ),
+            // The port of each in the kernel's list.
+            (
+                "grep",
+                "case $2 in\n' 0100007F:0FA1 '* | ' 0100007F:094B '*) exit $ETCD ;;\n*) exit 2 ;;\nesac\n",
+            ),
+        ] {
+            let program = directory.path().join(name);
+            fs::write(&program, format!("#!/bin/sh\n{answers}")).expect("it is written");
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(&program, mode).expect("it is a program");
+        }
         let passes = |script: &str, what: &str, [own, etcd, other]: [u8; 3]| {
             let path = format!("{}:/usr/bin:/bin", directory.path().display());
             let status = Command::new("/bin/sh")
@@ -345,21 +356,21 @@ mod tests {
         };
         let peers = ["172.30.1.11", "172.30.1.13"];
         let theirs = CHECK.replace("@PEERS@", &peers.join(" "));
-        // curl's exit codes: 7 for a refused connection, 22 for a bad answer, 28 for a timeout.
+        // curl's exit codes: 7 for a refused connection, 22 for a bad answer, 28 for a timeout. In the middle that of grep.
         for (what, answers, does) in [
-            ("alive", [0, 56, 0], true),
-            ("alive", [0, 28, 0], true),
-            ("alive", [0, 7, 0], false),
-            ("alive", [28, 56, 0], true),
-            ("alive", [7, 56, 0], false),
-            ("alive", [22, 56, 0], false),
-            ("ready", [0, 56, 0], true),
-            ("ready", [0, 56, 22], true),
-            ("ready", [22, 7, 0], false),
-            ("ready", [28, 56, 0], false),
-            ("ready", [22, 7, 22], true),
-            ("ready", [28, 56, 28], true),
-            ("other", [0, 56, 0], false),
+            ("alive", [0, 0, 0], true),
+            ("alive", [28, 0, 22], true),
+            ("alive", [0, 1, 0], false),
+            ("alive", [28, 0, 0], true),
+            ("alive", [7, 0, 0], false),
+            ("alive", [22, 0, 0], false),
+            ("ready", [0, 0, 0], true),
+            ("ready", [0, 0, 22], true),
+            ("ready", [22, 1, 0], false),
+            ("ready", [28, 0, 0], false),
+            ("ready", [22, 1, 22], true),
+            ("ready", [28, 0, 28], true),
+            ("other", [0, 0, 0], false),
         ] {
             for script in [check_of_ours(&peers), theirs.clone()] {
                 assert_eq!(
