@@ -9,7 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{OPENING, Request, all_opened, connect, exchange, opened, say};
+use super::{OPENING, all_opened, connect, exchange, opened, opened_on, say};
 
 /// Exchanges messages until the time is over. Returns how long each took.
 async fn busy(mut stream: TcpStream, until: Instant) -> Result<Vec<Duration>> {
@@ -22,10 +22,10 @@ async fn busy(mut stream: TcpStream, until: Instant) -> Result<Vec<Duration>> {
 
 /// Active tunnels beside idle ones.
 pub(super) async fn hold(port: u16, idle: usize, active: usize, time: Duration) -> Result<()> {
-    let quiet = all_opened(port, idle).await;
+    let quiet = all_opened(idle, || opened(port)).await;
     let mut quiet = quiet.context("open idle tunnels")?;
     say("idle")?;
-    let active = all_opened(port, active).await;
+    let active = all_opened(active, || opened(port)).await;
     let active = active.context("open active tunnels")?;
     say("open")?;
     let until = Instant::now() + time;
@@ -44,16 +44,17 @@ pub(super) async fn hold(port: u16, idle: usize, active: usize, time: Duration) 
 /// A tunnel beside others whose clients read nothing.
 pub(super) async fn slow(port: u16, stalled: usize, time: Duration) -> Result<()> {
     let other = opened(port).await?;
+    let all = all_opened(stalled, || opened_on(with_small_buffers(port))).await;
     let mut stuck = JoinSet::new();
-    for _ in 0..stalled {
-        let mut stream = with_small_buffers(port).await?;
+    for mut stream in all.context("open stalled tunnels")? {
         stuck.spawn(async move {
-            // The echo comes back and is never read: soon nothing more is taken.
-            let _ = stream.write_u8(Request::Echo as u8).await;
+            // The echo comes back and is never read: soon nothing more is taken. A write fails when the tunnel ends.
             while stream.write_all(&[1; 65_536]).await.is_ok() {}
         });
     }
-    report(&mut busy(other, Instant::now() + time).await?)
+    report(&mut busy(other, Instant::now() + time).await?)?;
+    while stuck.try_join_next().is_some() {}
+    say(&format!("{} stalled tunnels are open", stuck.len()))
 }
 
 /// A connection for which the kernel keeps little: there may be thousands that are stuck.

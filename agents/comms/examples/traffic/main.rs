@@ -13,7 +13,7 @@
 //!
 //! - `traffic hold PORT IDLE ACTIVE SECONDS` opens tunnels, says `open` when all have carried a message, lets the active ones exchange messages for that time, and says how
 //!   often and how fast; then it asks each idle one again;
-//! - `traffic slow PORT STALLED SECONDS` does the same with one tunnel beside others whose client reads nothing;
+//! - `traffic slow PORT STALLED SECONDS` does the same with one tunnel beside others whose client reads nothing, and says how many of these are open at the end;
 //! - `traffic cycles PORT COUNT` opens and closes tunnels.
 
 mod load;
@@ -97,8 +97,13 @@ async fn connect(port: u16) -> Result<TcpStream> {
 
 /// A connection that has carried a byte to the service and back. What is sent then comes back.
 async fn opened(port: u16) -> Result<TcpStream> {
+    opened_on(connect(port)).await
+}
+
+/// The same on a connection that is made in another way.
+async fn opened_on(connecting: impl Future<Output = Result<TcpStream>>) -> Result<TcpStream> {
     let opening = async {
-        let mut stream = connect(port).await?;
+        let mut stream = connecting.await?;
         stream.write_all(&[Request::Echo as u8, b'a']).await?;
         ensure!(stream.read_u8().await? == b'a', "another byte came back");
         Ok(stream)
@@ -108,13 +113,17 @@ async fn opened(port: u16) -> Result<TcpStream> {
 }
 
 /// So many of them.
-async fn all_opened(port: u16, count: usize) -> Result<Vec<TcpStream>> {
+async fn all_opened<F>(count: usize, open: impl Fn() -> F) -> Result<Vec<TcpStream>>
+where
+    F: Future<Output = Result<TcpStream>> + Send + 'static,
+{
     let free = Arc::new(Semaphore::new(OPENING));
     let mut opening = JoinSet::new();
     for _ in 0..count {
         let permit = Arc::clone(&free).acquire_owned().await?;
+        let its = open();
         opening.spawn(async move {
-            let stream = opened(port).await;
+            let stream = its.await;
             drop(permit);
             stream
         });

@@ -78,7 +78,7 @@ pub(super) async fn connect_often(port: u16, count: u32) -> Result<()> {
 
 /// Holds connections until the input ends.
 pub(super) async fn idle(port: u16, count: usize) -> Result<()> {
-    let all = all_opened(port, count).await?;
+    let all = all_opened(count, || opened(port)).await?;
     say("open")?;
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
     drop(all);

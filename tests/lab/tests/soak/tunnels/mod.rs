@@ -12,6 +12,16 @@ const ACTIVE: u64 = 1000;
 const SECONDS: u64 = 60;
 /// Tunnels whose client does not read: some, and more than there are large buffers.
 const STALLED: [u64; 2] = [50, 6000];
+/// Most tunnels at a time: the stalled ones, and the one beside them.
+const MOST: u64 = STALLED[1] + 1;
+/// Most memory of pf9-comms with them, in KiB. It follows from the sizes of buffers (`agents/comms/src/tunnel/buffer.rs`), all full at the same time:
+///
+/// - 512 large buffers of 64 and as much that TLS has encrypted of them, and 32 large buffers that each of two threads keeps;
+/// - for each tunnel 25 as an idle one has, three small buffers of 16 (one for each direction, one with what was read ahead), 16 that TLS has encrypted, and a record that
+///   arrives and its plain text, 18 each;
+/// - 64 MiB for the program, and for what its allocator does not give back.
+const MOST_MEMORY: u64 =
+    2 * 512 * 64 + 2 * 32 * 64 + MOST * (25 + 3 * 16 + 16 + 2 * 18) + 64 * 1024;
 const CYCLES: u64 = 10_000;
 /// Most growth of pf9-comms from the end of a first round of cycles to the end of the second, in KiB.
 const GROWTH: i64 = 2048;
@@ -99,6 +109,19 @@ fn thousands_of_tunnels_are_carried_and_leave_nothing() {
             "awk '/^VmHWM:/ {print $2}' /proc/$(systemctl show --value --property MainPID pf9-comms)/status",
         );
         println!("beside {stalled} stalled tunnels: {report}; most memory so far: {peak} KiB");
+        // Each line begins with a number. `traffic` fails if a message takes as long as its time limit.
+        let mut numbers = report.lines().map(|line| {
+            let first = line.split_whitespace().next();
+            first.and_then(|its| its.parse::<u64>().ok())
+        });
+        let (messages, open) = (numbers.next().flatten(), numbers.next().flatten());
+        assert!(messages > Some(0), "{report}");
+        assert_eq!(open, Some(stalled), "{report}");
+        let peak: u64 = peak.parse().expect("a number");
+        assert!(
+            peak < MOST_MEMORY,
+            "{peak} KiB, more than {MOST_MEMORY} KiB"
+        );
         until(
             &host,
             "all tunnels have ended",
