@@ -2,29 +2,40 @@
 //!
 //! `amqp CREDENTIALS PORT echo COUNT EXCHANGE KEY QUEUE` publishes numbered messages and reads them back; `publish EXCHANGE KEY`, `consume QUEUE` and
 //! `declare QUEUE` try one thing each. The exit code is 1 if RabbitMQ refuses.
+//!
+//! `outlast FILE EXCHANGE KEY` publishes numbered messages until the file is there, also over outages, and says how many were confirmed; `read-back COUNT QUEUE` empties the
+//! queue, and fails if one of so many numbers is missing.
 
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt as _;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
     ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use tokio::time::timeout;
 use wire::enrolment::MessageQueue;
 
 /// Time for everything.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Time for one answer. Without it, the connection counts as broken.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Pause after a message that outlasts: otherwise there are too many to read back.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Pause after a connection that broke.
+const PAUSE_BROKEN: Duration = Duration::from_millis(200);
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match tokio::time::timeout(LIMIT, run(&arguments)).await {
+    match timeout(LIMIT, run(&arguments)).await {
         Ok(Ok(said)) => {
             println!("{said}");
             ExitCode::SUCCESS
@@ -58,8 +69,10 @@ async fn run(arguments: &[&str]) -> Result<String, Box<dyn Error>> {
         vhost: credentials.virtual_host,
         query: AMQPQueryString::default(),
     };
-    let connection = Connection::connect_uri(uri, ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
+    if let ["outlast", file, exchange, key] = action {
+        return outlast(&uri, Path::new(file), (exchange, key)).await;
+    }
+    let (_connection, channel) = opened(uri).await?;
     match action {
         ["echo", count, exchange, key, queue] => {
             echo(&channel, count.parse()?, (exchange, key), queue).await
@@ -68,9 +81,10 @@ async fn run(arguments: &[&str]) -> Result<String, Box<dyn Error>> {
             channel
                 .confirm_select(ConfirmSelectOptions::default())
                 .await?;
-            publish(&channel, exchange, key).await?;
+            publish(&channel, (exchange, key), b"x").await?;
             Ok("published".to_owned())
         }
+        ["read-back", count, queue] => read_back(&channel, count.parse()?, queue).await,
         ["consume", queue] => {
             let options = BasicConsumeOptions::default();
             channel
@@ -89,10 +103,22 @@ async fn run(arguments: &[&str]) -> Result<String, Box<dyn Error>> {
     }
 }
 
-async fn publish(channel: &Channel, exchange: &str, key: &str) -> Result<(), Box<dyn Error>> {
+/// A connection with a channel. The channel is closed with it.
+async fn opened(uri: AMQPUri) -> Result<(Connection, Channel), Box<dyn Error>> {
+    let connection = Connection::connect_uri(uri, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    Ok((connection, channel))
+}
+
+/// Publishes a message and waits until it is confirmed.
+async fn publish(
+    channel: &Channel,
+    (exchange, key): (&str, &str),
+    text: &[u8],
+) -> Result<(), Box<dyn Error>> {
     let options = BasicPublishOptions::default();
     let properties = BasicProperties::default();
-    let sent = channel.basic_publish(exchange.into(), key.into(), options, b"x", properties);
+    let sent = channel.basic_publish(exchange.into(), key.into(), options, text, properties);
     match sent.await?.await? {
         Confirmation::Ack(_) => Ok(()),
         other => Err(format!("{key}: {other:?}").into()),
@@ -162,4 +188,77 @@ async fn echo(
     // The answer to a question comes after the broker has read all receipts: those that are still on their way would be lost with the connection.
     channel.basic_qos(1, BasicQosOptions::default()).await?;
     Ok(format!("{count} there and back"))
+}
+
+/// What a client has published over all its connections.
+#[derive(Default)]
+struct Published {
+    confirmed: u32,
+    connections: u32,
+}
+
+/// Publishes numbered messages, one after the other, until the file `end` is there. A message that is not confirmed is published again on the next connection.
+async fn outlast(uri: &AMQPUri, end: &Path, place: (&str, &str)) -> Result<String, Box<dyn Error>> {
+    let mut published = Published::default();
+    while !end.exists() {
+        if let Err(error) = publish_numbers(uri.clone(), end, place, &mut published).await {
+            eprintln!("after {} messages: {error}", published.confirmed);
+            tokio::time::sleep(PAUSE_BROKEN).await;
+        }
+    }
+    let Published {
+        confirmed,
+        connections,
+    } = published;
+    Ok(format!(
+        "{confirmed} confirmed on {connections} connections"
+    ))
+}
+
+/// Does that on one connection.
+async fn publish_numbers(
+    uri: AMQPUri,
+    end: &Path,
+    place: (&str, &str),
+    published: &mut Published,
+) -> Result<(), Box<dyn Error>> {
+    let (_connection, channel) = timeout(ANSWER, opened(uri)).await??;
+    let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+    timeout(ANSWER, confirms).await??;
+    let mut is_first = true;
+    while !end.exists() {
+        let text = published.confirmed.to_string();
+        timeout(ANSWER, publish(&channel, place, text.as_bytes())).await??;
+        published.confirmed += 1;
+        if is_first {
+            is_first = false;
+            published.connections += 1;
+            println!("connection {} confirms", published.connections);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Empties a queue. All numbers below `count` have to be there, in order. One that was published again may be there again.
+async fn read_back(channel: &Channel, count: u32, queue: &str) -> Result<String, Box<dyn Error>> {
+    let mut next = 0;
+    let options = BasicGetOptions { no_ack: true };
+    while let Some(message) = channel.basic_get(queue.into(), options).await? {
+        let message = message.delivery;
+        // Of an earlier client, whose receipt was lost.
+        if message.redelivered {
+            continue;
+        }
+        let number: u32 = String::from_utf8_lossy(&message.data).parse()?;
+        if number > next {
+            return Err(format!("message {number} comes, and {next} is missing").into());
+        }
+        next += u32::from(number == next);
+    }
+    // The last one may be there without its confirmation.
+    if next < count {
+        return Err(format!("the queue ends before message {next} of {count}").into());
+    }
+    Ok(format!("{count} in order"))
 }

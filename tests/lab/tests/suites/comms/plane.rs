@@ -46,7 +46,7 @@ fn a_host_behind_a_proxy_uses_every_service_and_no_other_host_does() {
     listens_on_loopback_only(&first);
     comes_from_the_router(&planes, &second, &router);
     services::all_answer(&planes, &second, &ids[1]);
-    outages(&planes, &first, &second);
+    outages(&planes, (&first, &ids[0]), &second);
     over_ipv6(&planes, &ids);
 }
 
@@ -105,7 +105,7 @@ fn listens_on_loopback_only(host: &Host) {
 }
 
 /// What goes on when parts of the plane are replaced, are down, or refuse.
-fn outages(planes: &Planes, first: &Host, second: &Host) {
+fn outages(planes: &Planes, (first, id): (&Host, &str), second: &Host) {
     let plane = planes.server();
     let is_open = format!("{COMMS} status --json | grep -q '\"open\": 1,'");
     // A long download, which a reload leaves alone.
@@ -113,11 +113,7 @@ fn outages(planes: &Planes, first: &Host, second: &Host) {
         &plane,
         "head -c 200000000 /dev/urandom > /var/www/plane/files/long; sha256sum < /var/www/plane/files/long > /tmp/sum",
     );
-    sh(
-        first,
-        "systemd-run --quiet --unit=download --property=Type=exec sh -c \
-         'curl --silent --fail --limit-rate 20M http://localhost:9080/files/long | sha256sum > /run/sum'",
-    );
+    begin_download(first, "20M");
     until(first, "it has begun", &is_open);
     sh(&plane, "systemctl reload haproxy");
     sh(first, "curl --silent --fail http://localhost:9080/whoami");
@@ -127,12 +123,27 @@ fn outages(planes: &Planes, first: &Host, second: &Host) {
         "! systemctl is-active --quiet download",
     );
     assert_eq!(sh(first, "cat /run/sum"), sh(&plane, "cat /tmp/sum"));
-    // Everything of the plane is started again: a program waits a moment.
-    sh(&plane, "systemctl restart haproxy pf9-plane");
+    // Everything of the plane is started again: a program waits a moment. A download fails or is whole, and no confirmed message is lost.
+    begin_download(first, "10M");
+    until(first, "it has begun", &is_open);
+    services::confirmed_messages_outlast(first, id, || {
+        sh(first, "systemctl is-active --quiet download");
+        sh(&plane, "systemctl restart haproxy pf9-plane");
+        until(
+            first,
+            "the plane answers again",
+            "curl --silent --fail --max-time 10 http://localhost:9080/whoami",
+        );
+    });
     until(
         first,
-        "the plane answers again",
-        "curl --silent --fail --max-time 10 http://localhost:9080/whoami",
+        "the download has ended",
+        "! systemctl is-active --quiet download",
+    );
+    let sum = sh(first, "cat /run/sum");
+    assert!(
+        sum == "failed" || sum == sh(&plane, "cat /tmp/sum"),
+        "{sum}"
     );
     // One service is down: it is an error of that one.
     sh(&plane, "systemctl stop docker-registry");
@@ -185,6 +196,17 @@ fn outages(planes: &Planes, first: &Host, second: &Host) {
         second,
         "it is let in",
         "curl --silent --fail --max-time 10 http://localhost:9080/whoami",
+    );
+}
+
+/// Downloads a long file at this rate in the background. `/run/sum` then has its sum, or says that curl failed.
+fn begin_download(host: &Host, rate: &str) {
+    sh(
+        host,
+        &format!(
+            "systemd-run --quiet --unit=download --property=Type=exec bash -c 'set -o pipefail
+             curl --silent --fail --limit-rate {rate} http://localhost:9080/files/long | sha256sum > /run/sum || echo failed > /run/sum'"
+        ),
     );
 }
 

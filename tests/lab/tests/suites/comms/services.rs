@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lab::Host;
-use lab_suites::{Planes, TOOLBOX_IMAGE, fails, sh};
+use lab_suites::{Planes, TOOLBOX_IMAGE, fails, sh, until};
 
 /// The credentials of a host for the message queue.
 const CREDENTIALS: &str = "/etc/pf9/comms/current/message-queue.json";
@@ -80,6 +80,37 @@ pub(super) fn messages_come_back(planes: &Planes, host: &Host, [own, other]: &[S
         "stat -L -c '%U %a' /etc/pf9/comms/current/message-queue.json",
     );
     assert_eq!(mode, "root 600");
+}
+
+/// A client publishes during an outage, which ends its connection. What was confirmed is in the queue afterwards, in order. [`messages_come_back`] has prepared the queue.
+pub(super) fn confirmed_messages_outlast(host: &Host, own: &str, outage: impl FnOnce()) {
+    sh(
+        host,
+        &format!(
+            "rm -f /run/published; systemd-run --quiet --unit=publish --property=Type=exec --property=StandardOutput=file:/run/publish.out \
+             --property=StandardError=file:/run/publish.err amqp {CREDENTIALS} 5672 outlast /run/published host.{own}.out host.{own}.echo"
+        ),
+    );
+    let confirms = |number: u32| format!("grep -q 'connection {number} confirms' /run/publish.out");
+    until(host, "a message is confirmed", &confirms(1));
+    outage();
+    until(host, "a message is confirmed again", &confirms(2));
+    sh(host, "touch /run/published");
+    until(
+        host,
+        "the client has ended",
+        "! systemctl is-active --quiet publish",
+    );
+    let said = sh(
+        host,
+        "cat /run/publish.err >&2; grep ' confirmed on ' /run/publish.out",
+    );
+    let count = said.split_whitespace().next().expect("a number");
+    let read = sh(
+        host,
+        &format!("amqp {CREDENTIALS} 5672 read-back {count} host.{own}.in"),
+    );
+    assert_eq!(read, format!("{count} in order"), "{said}");
 }
 
 pub(super) fn a_token_of_keystone(host: &Host, plane: &Host) {
