@@ -1,6 +1,8 @@
 //! Hosts with pf9-comms, and a management plane: HAProxy, RabbitMQ, a registry, Keystone and nginx. One host reaches it through a proxy only, the other one
 //! through a router that translates addresses, and in the end both over IPv6.
 
+use std::collections::BTreeMap;
+
 use lab::Host;
 use lab::package::{COMMS, PLANE, enrol};
 use lab_suites::{Image, Planes, fails, paths, sh, until};
@@ -15,7 +17,7 @@ const PROXY_PASSWORD: &str = "of-the-proxy";
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_host_behind_a_proxy_uses_every_service_and_no_other_host_does() {
-    let hosts = [("host-1", Image::Bare), ("host-2", Image::NoDocker)];
+    let hosts = [("host-1", Image::Bare), ("host-2", Image::Bare)];
     let planes = Planes::create("planes", &hosts, &[("proxy", Image::Plane)]);
     let plane = planes.server();
     let (first, second) = (planes.host("host-1"), planes.host("host-2"));
@@ -40,12 +42,15 @@ fn a_host_behind_a_proxy_uses_every_service_and_no_other_host_does() {
 
     services::images_are_the_same(&first, &plane, planes.toolbox());
     services::messages_come_back(&planes, &first, &ids);
-    services::a_token_of_keystone(&first, &plane);
     services::files_and_names(&first, &ids[0]);
-    only_allowed_users(&first);
-    listens_on_loopback_only(&first);
     comes_from_the_router(&planes, &second, &router);
+    services::image_is_pulled(&second, &plane);
     services::all_answer(&planes, &second, &ids[1]);
+    for host in [&first, &second] {
+        services::a_token_of_keystone(host, &plane);
+        only_allowed_users(host);
+        listens_on_loopback_only(host);
+    }
     outages(&planes, (&first, &ids[0]), &second);
     over_ipv6(&planes, &ids);
 }
@@ -68,29 +73,35 @@ fn start_proxy(proxy: &Host, plane: &Host) {
 /// Users that a listener does not name reach nothing.
 fn only_allowed_users(host: &Host) {
     for (listener, port) in [("rest", 9080), ("registry", 5001), ("amqp", 5672)] {
+        let before = errors(host, listener);
         fails(
             host,
             &format!("runuser -u daemon -- curl --silent --max-time 10 http://localhost:{port}/"),
         );
-        let causes = causes(host, listener);
+        let after = errors(host, listener);
         assert!(
-            causes.iter().any(|its| its == "user"),
-            "{listener}: {causes:?}"
+            after.get("user") > before.get("user"),
+            "{listener}: {before:?} {after:?}"
         );
     }
     sh(host, "curl --silent --fail http://localhost:9080/whoami");
 }
 
-/// The causes of the errors of a listener.
-fn causes(host: &Host, listener: &str) -> Vec<String> {
+/// How many errors of each cause a listener had. Each cause has a next step.
+fn errors(host: &Host, listener: &str) -> BTreeMap<String, u64> {
     let status = sh(host, &format!("{COMMS} status --json"));
     let status: Value = serde_json::from_str(&status).expect("JSON");
     let listeners = status["listeners"].as_array().expect("listeners");
     let its = listeners.iter().find(|its| its["name"] == listener);
     let errors = its.expect("it is there")["errors"].as_array();
-    let causes = errors.expect("errors").iter();
-    causes
-        .filter_map(|its| its["cause"].as_str().map(str::to_owned))
+    let errors = errors.expect("errors").iter();
+    errors
+        .map(|its| {
+            let next = its["next"].as_str();
+            assert!(next.is_some_and(|next| !next.is_empty()), "{its}");
+            let cause = its["cause"].as_str().expect("a cause");
+            (cause.to_owned(), its["count"].as_u64().expect("a count"))
+        })
         .collect()
 }
 
@@ -184,10 +195,12 @@ fn outages(planes: &Planes, (first, id): (&Host, &str), second: &Host) {
         second,
         "curl --silent --fail --max-time 10 http://localhost:9080/whoami",
     );
-    let causes = causes(second, "rest");
+    let errors = errors(second, "rest");
     assert!(
-        causes.iter().any(|its| its == "refused" || its == "broken"),
-        "{causes:?}"
+        ["refused", "broken", "no-answer"]
+            .into_iter()
+            .any(|cause| errors.contains_key(cause)),
+        "{errors:?}"
     );
     sh(first, "curl --silent --fail http://localhost:9080/whoami");
     // Enrolled again, it is let in: pf9-comms sees the new identity by itself.
@@ -253,7 +266,17 @@ fn over_ipv6(planes: &Planes, ids: &[String; 2]) {
     );
     let through = format!("{COMMS} status --json | grep -qF 'fd21::2'");
     until(&first, "it knows the proxy", &through);
+    sh(&second, "systemctl reload pf9-comms");
     for (host, id) in [&first, &second].into_iter().zip(ids) {
+        until(
+            host,
+            "it listens on IPv6, too",
+            "for port in 5672 5001 8158 9080; do ss -Hltn sport = :$port | grep -qF '[::1]:' || exit 1; done",
+        );
+        listens_on_loopback_only(host);
+        services::image_is_pulled(host, &plane);
+        services::a_token_of_keystone(host, &plane);
+        only_allowed_users(host);
         services::all_answer(planes, host, id);
         enrol(host, &plane).expect("it is enrolled again");
         services::all_answer(planes, host, id);

@@ -8,12 +8,14 @@ use lab_suites::{Planes, TOOLBOX_IMAGE, fails, sh, until};
 /// The credentials of a host for the message queue.
 const CREDENTIALS: &str = "/etc/pf9/comms/current/message-queue.json";
 const MIB: u64 = 1024 * 1024;
+/// The name of the workload image in the registry, as hosts see it.
+const IMAGE: &str = "localhost:5001/toolbox:1";
 
 /// An image that went to the registry comes back with the same digest, which the registry itself has.
 pub(super) fn images_are_the_same(host: &Host, plane: &Host, toolbox: &Path) {
     host.put_file(toolbox, "/var/tmp/toolbox.tar", 0o644)
         .expect("it is written");
-    let name = "localhost:5001/toolbox:1";
+    let name = IMAGE;
     let pushed = sh(
         host,
         &format!(
@@ -21,11 +23,17 @@ pub(super) fn images_are_the_same(host: &Host, plane: &Host, toolbox: &Path) {
              docker tag {TOOLBOX_IMAGE} {name}; docker push {name} | grep -o 'sha256:[0-9a-f]*' | tail -1"
         ),
     );
+    assert_eq!(pushed.len(), 71, "{pushed}");
+    assert_eq!(pushed, image_is_pulled(host, plane));
+}
+
+/// The image comes with the digest that the registry itself has. Returns the digest.
+pub(super) fn image_is_pulled(host: &Host, plane: &Host) -> String {
     let pulled = sh(
         host,
         &format!(
-            "docker rmi --force {name} {TOOLBOX_IMAGE} > /dev/null; docker pull --quiet {name} > /dev/null
-             docker image inspect --format '{{{{index .RepoDigests 0}}}}' {name} | grep -o 'sha256:[0-9a-f]*'"
+            "docker rmi --force {IMAGE} {TOOLBOX_IMAGE} > /dev/null; docker pull --quiet {IMAGE} > /dev/null
+             docker image inspect --format '{{{{index .RepoDigests 0}}}}' {IMAGE} | grep -o 'sha256:[0-9a-f]*'"
         ),
     );
     let kept = sh(
@@ -33,8 +41,8 @@ pub(super) fn images_are_the_same(host: &Host, plane: &Host, toolbox: &Path) {
         "curl -sI -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' http://127.0.0.1:5000/v2/toolbox/manifests/1 \
          | grep -i docker-content-digest | grep -o 'sha256:[0-9a-f]*'",
     );
-    assert_eq!((pushed.len(), &pushed), (71, &pulled), "{kept}");
-    assert_eq!(pushed, kept);
+    assert_eq!(pulled, kept);
+    pulled
 }
 
 /// A client publishes and reads so many messages.
