@@ -13,6 +13,8 @@ use super::services;
 
 /// The password of a proxy's user.
 const PROXY_PASSWORD: &str = "of-the-proxy";
+/// A connection that finds no way to the plane is tried again at most so often if nothing changes, and then given up (`agents/comms/src/path/retry.rs`).
+const WITHOUT_CHANGES: u64 = 7;
 /// Until the cause of an error is in the status.
 const REPORTED: Duration = Duration::from_secs(20);
 
@@ -47,6 +49,7 @@ fn a_host_behind_a_proxy_uses_every_service_and_no_other_host_does() {
     services::messages_come_back(&planes, &first, &ids);
     services::files_and_names(&first, &ids[0]);
     comes_from_the_router(&planes, &second, &router);
+    changes_of_the_network_end_pauses(&second, &plane);
     services::image_is_pulled(&second, &plane);
     services::all_answer(&planes, &second, &ids[1]);
     for host in [&first, &second] {
@@ -90,14 +93,19 @@ fn only_allowed_users(host: &Host) {
     sh(host, "curl --silent --fail http://localhost:9080/whoami");
 }
 
-/// How many errors of each cause a listener had. Each cause has a next step.
-fn errors(host: &Host, listener: &str) -> BTreeMap<String, u64> {
+/// The status of a listener.
+fn listener(host: &Host, name: &str) -> Value {
     let status = sh(host, &format!("{COMMS} status --json"));
     let status: Value = serde_json::from_str(&status).expect("JSON");
     let listeners = status["listeners"].as_array().expect("listeners");
-    let its = listeners.iter().find(|its| its["name"] == listener);
-    let errors = its.expect("it is there")["errors"].as_array();
-    let errors = errors.expect("errors").iter();
+    let its = listeners.iter().find(|its| its["name"] == name);
+    its.expect("it is there").clone()
+}
+
+/// How many errors of each cause a listener had. Each cause has a next step.
+fn errors(host: &Host, name: &str) -> BTreeMap<String, u64> {
+    let listener = listener(host, name);
+    let errors = listener["errors"].as_array().expect("errors").iter();
     errors
         .map(|its| {
             let next = its["next"].as_str();
@@ -254,6 +262,27 @@ fn comes_from_the_router(planes: &Planes, host: &Host, router: &Host) {
     until(&plane, "it is connected", &is_peer(router));
     fails(&plane, &is_peer(host));
     sh(host, "systemctl stop open");
+}
+
+/// While there is no way to the plane, pf9-comms pauses between its attempts, and each change of the network ends a pause. So changes cause more attempts than a connection
+/// has time for without them. No connection of this listener may be in reserve.
+fn changes_of_the_network_end_pauses(host: &Host, plane: &Host) {
+    let retries = || listener(host, "amqp")["retries"].as_u64().expect("a count");
+    let before = retries();
+    let address = plane.address();
+    sh(
+        host,
+        &format!(
+            "ip route add blackhole {address}/32
+             exec 3<> /dev/tcp/127.0.0.1/5672
+             printf 'AMQP\\0\\0\\11\\1' >&3
+             for _ in $(seq 30); do ip address add 198.51.100.1/32 dev eth0; ip address del 198.51.100.1/32 dev eth0; done
+             ip route del blackhole {address}/32
+             test $(timeout 20 head -c 1 <&3 | wc -c) = 1"
+        ),
+    );
+    let attempts = retries() - before;
+    assert!(attempts > WITHOUT_CHANGES, "{attempts} attempts");
 }
 
 /// The same without any IPv4: one host directly, the other one through a proxy that wants no password.
