@@ -42,6 +42,7 @@ const FIRST: &[&str] = &[
     "lab: repair::certificates::certificates_are",
     "lab: repair::fault::faults",
     "lab: repair::fault::another",
+    "lab: comms::plane",
     "lab: apply::up",
     "lab: cluster::virtual_ip",
     "lab: cluster::workers",
@@ -276,6 +277,8 @@ mod tests {
         let rank = |name: &str| Job::cargo(name, &[]).rank();
         assert!(rank("micro") < rank("lab: repair::certificates::x"));
         assert!(rank("lab: repair::fault::faults_x") < rank("lab: files::bitrot::role::y"));
+        assert!(rank("lab: repair::endurance::x") < rank("lab: comms::plane::y"));
+        assert!(rank("lab: comms::plane::x") < rank("lab: comms::unit::y"));
         assert_eq!(
             rank("lab: repair::fault::what"),
             rank("lab: apply::second_apply::y")
