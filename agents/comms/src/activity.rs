@@ -9,7 +9,7 @@ use rustls::HandshakeKind;
 use tokio::time::Instant;
 use wire::comms::{ErrorCount, Listener};
 
-use crate::permits::Counter;
+use crate::permits::{Counter, UserCounters};
 
 /// A cause is logged at most once in this time for each listener.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -19,6 +19,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Activity {
     /// Open tunnels.
     pub open: Arc<Counter>,
+    /// Open tunnels of each user, if the listener limits them.
+    pub open_of_users: Arc<UserCounters>,
     /// Local connections that were accepted.
     pub accepted: AtomicU64,
     /// Bytes to the plane.

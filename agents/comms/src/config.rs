@@ -23,6 +23,8 @@ const MOST_LISTENERS: usize = 64;
 /// Most local connections of a listener, and of all together, if the configuration does not say it.
 const CONNECTIONS: usize = 1000;
 const ALL_CONNECTIONS: usize = 5000;
+/// Most of one user on a listener that every local user may use, so that one user does not take all of them.
+const CONNECTIONS_PER_USER: usize = 50;
 /// Most that the configuration may say: each connection has two file descriptors.
 const MOST_CONNECTIONS: usize = 9000;
 
@@ -118,6 +120,9 @@ pub struct ConfiguredListener {
     /// Most local connections at a time.
     #[serde(default)]
     pub connections: Option<usize>,
+    /// Most local connections of one user at a time.
+    #[serde(default)]
+    pub connections_per_user: Option<usize>,
 }
 
 /// The word `all`, or names of users.
@@ -194,6 +199,8 @@ pub struct Listener {
     pub users: Users,
     /// Most local connections at a time.
     pub connections: usize,
+    /// Most local connections of one user at a time.
+    pub connections_per_user: usize,
 }
 
 /// Who may connect.
@@ -229,6 +236,7 @@ fn default_listeners() -> Vec<ConfiguredListener> {
         sni: None,
         users,
         connections: None,
+        connections_per_user: None,
     };
     vec![
         listener("amqp", 5672, names(&["root", "pf9"])),
@@ -286,7 +294,7 @@ impl Settings {
             identity: configuration.identity,
             proxies: Proxies::new(&configuration.proxy).context("`proxy`")?,
             listeners,
-            connections: limit(configuration.connections, ALL_CONNECTIONS)?,
+            connections: limit("connections", configuration.connections, ALL_CONNECTIONS)?,
             socket: configuration.socket.unwrap_or_else(|| SOCKET.into()),
         })
     }
@@ -301,6 +309,7 @@ impl Listener {
             sni,
             users,
             connections,
+            connections_per_user,
         } = configured;
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if name.is_empty() || name.len() > 63 || !name.chars().all(is_word) {
@@ -331,6 +340,12 @@ impl Listener {
         };
         let names_addresses = !addresses.is_empty();
         let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let most = limit("connections", connections, CONNECTIONS)?;
+        let of_one = match (&users, connections) {
+            (ConfiguredUsers::All, None) => CONNECTIONS_PER_USER,
+            // An operator who counts the connections knows who makes them.
+            _ => most,
+        };
         Ok(Self {
             name,
             port,
@@ -342,8 +357,21 @@ impl Listener {
             names_addresses,
             sni,
             users: Users::new(&users).context("`users`")?,
-            connections: limit(connections, CONNECTIONS)?,
+            connections: most,
+            connections_per_user: limit("connections_per_user", connections_per_user, of_one)?,
         })
+    }
+
+    /// Whether a user may have fewer connections than all together.
+    #[must_use]
+    pub fn limits_users(&self) -> bool {
+        self.connections_per_user < self.connections
+    }
+
+    /// Whether it matters which user has made a connection.
+    #[must_use]
+    pub fn asks_for_users(&self) -> bool {
+        self.users != Users::All || self.limits_users()
     }
 }
 
@@ -366,10 +394,10 @@ impl Users {
     }
 }
 
-fn limit(configured: Option<usize>, usual: usize) -> Result<usize> {
+fn limit(key: &str, configured: Option<usize>, usual: usize) -> Result<usize> {
     match configured.unwrap_or(usual) {
         number @ 1..=MOST_CONNECTIONS => Ok(number),
-        number => bail!("`connections`: {number} is not between 1 and {MOST_CONNECTIONS}"),
+        number => bail!("`{key}`: {number} is not between 1 and {MOST_CONNECTIONS}"),
     }
 }
 
@@ -415,6 +443,31 @@ mod tests {
     }
 
     #[test]
+    fn one_user_may_have_fewer_connections_than_all_users_together() {
+        for (rest, most, of_one) in [
+            ("users: all", CONNECTIONS, CONNECTIONS_PER_USER),
+            ("users: [root]", CONNECTIONS, CONNECTIONS),
+            ("users: all, connections: 9000", 9000, 9000),
+            ("users: all, connections: 20", 20, 20),
+            ("users: all, connections_per_user: 7", CONNECTIONS, 7),
+            (
+                "users: [root], connections: 9, connections_per_user: 8",
+                9,
+                8,
+            ),
+        ] {
+            let text = with(&format!("- {{name: a, port: 1, {rest}}}\n"));
+            let settings = settings(&text).expect(rest);
+            let [listener] = &settings.listeners[..] else {
+                panic!("there is one: {settings:?}")
+            };
+            let found = (listener.connections, listener.connections_per_user);
+            assert_eq!(found, (most, of_one), "{rest}");
+            assert_eq!(listener.limits_users(), of_one < most, "{rest}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_used_is_refused_with_its_place() {
         let one = |rest: &str| with(&format!("- {{name: a, users: all, {rest}}}\n"));
         let two = |rest: &str| {
@@ -449,6 +502,10 @@ mod tests {
             (
                 one("port: 1, connections: 0"),
                 "`connections`: 0 is not between",
+            ),
+            (
+                one("port: 1, connections_per_user: 0"),
+                "`connections_per_user`: 0 is not between",
             ),
             (
                 two("name: b, port: 1"),

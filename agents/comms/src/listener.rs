@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::activity::Activity;
-use crate::config::{Listener, Users};
+use crate::config::Listener;
 use crate::owner;
 use crate::path::handshake;
 use crate::path::retry::retried;
@@ -134,17 +134,16 @@ async fn carry(
             "find out why packets of other hosts reach loopback addresses of this one",
         );
     }
-    let asked = match listener.users {
-        Users::All => None,
-        Users::Only(_) => Some(owner::of_connection(client, server)),
-    };
-    match asked.transpose() {
-        Ok(None) => {}
+    let asks = listener.asks_for_users();
+    let asked = asks.then(|| owner::of_connection(client, server));
+    let user = match asked.transpose() {
+        Ok(None) => None,
         // Another program may have the port by now: then this connection is gone.
         Ok(Some(Some(uid))) if listener.users.allow(uid) => {
             if local.stream.peer_addr().is_err() {
                 return;
             }
+            Some(uid)
         }
         Ok(Some(Some(uid))) => {
             let what = format!("carry a connection of the user with id {uid}");
@@ -164,7 +163,25 @@ async fn carry(
                 "check the memory and the file descriptors of this host",
             );
         }
-    }
+    };
+    // What was open before the configuration had this limit does not count: its users are not known.
+    let _of_user = match user.filter(|_| listener.limits_users()) {
+        None => None,
+        Some(uid) => {
+            let its = &service.activity.open_of_users;
+            let Some(permit) = its.acquire(uid, listener.connections_per_user) else {
+                let what = format!(
+                    "take another connection of the user with id {uid}: it has as many as `connections_per_user` allows"
+                );
+                return failed(
+                    "user-full",
+                    what,
+                    "find out which program of this user keeps its connections, or raise `connections_per_user` of this listener",
+                );
+            };
+            Some(permit)
+        }
+    };
     let own = service.activity.open.acquire(listener.connections);
     let all = shared.open.acquire(service.all_connections);
     let (Some(_own), Some(_all)) = (own, all) else {

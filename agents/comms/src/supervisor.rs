@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use wire::comms::{Status, VERSION};
 
 use crate::activity::{Activity, seconds};
-use crate::config::{Configuration, IdentityFiles, Listener, Plane, Settings, Users};
+use crate::config::{Configuration, IdentityFiles, Listener, Plane, Settings};
 use crate::identity::{Identity, Origin};
 use crate::listener::{Service, Shared, serve};
 use crate::owner;
@@ -177,7 +177,7 @@ impl Comms {
         let identity = identity.context(
             "use the identity of this host, which the user of pf9-comms has to be able to read",
         )?;
-        if settings.listeners.iter().any(|its| its.users != Users::All) {
+        if settings.listeners.iter().any(Listener::asks_for_users) {
             owner::check().context("find the users of connections")?;
         }
         let mut wanted: BTreeMap<SocketAddr, Listener> = BTreeMap::new();

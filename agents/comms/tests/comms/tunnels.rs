@@ -331,6 +331,34 @@ async fn a_listener_that_is_full_refuses_the_next_connection() {
     works.expect("a place is free again");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_user_does_not_take_all_connections_of_a_listener() {
+    let (plane, host) = enrolled().await;
+    let path = host.configure(plane.address, "all, connections_per_user: 2", NO_PROXY);
+    let comms = Comms::start(&path).await.expect("it starts");
+    let (mut first, mut second) = (host.connect().await, host.connect().await);
+    ping(&mut first).await;
+    ping(&mut second).await;
+    host.echoed(b"third").await.expect_err("it is refused");
+    let errors = comms.status().listeners[0].errors.clone();
+    let [error] = &errors[..] else {
+        panic!("there is one: {errors:?}")
+    };
+    assert_eq!(error.cause, "user-full");
+    let own = format!("the user with id {}:", nix::unistd::geteuid());
+    assert!(error.last.contains(&own), "{}", error.last);
+    assert!(
+        error.next.contains("`connections_per_user`"),
+        "{}",
+        error.next
+    );
+    ping(&mut first).await;
+    drop(second);
+    let works = async { while host.echoed(b"third").await.is_err() {} };
+    let works = tokio::time::timeout(LIMIT, works).await;
+    works.expect("a place is free again");
+}
+
 /// Waits until a listener in use has its spare connections.
 async fn spares_are_ready(host: &Host, comms: &Comms) {
     for _ in 0..2 {
