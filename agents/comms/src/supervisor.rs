@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use daemon::health::Health;
@@ -38,6 +38,9 @@ const READERS: usize = 8;
 const BEAT: Duration = Duration::from_secs(3);
 /// It hangs if it does not report for so long.
 const HANGS: Duration = Duration::from_secs(60);
+/// A new identity that could not be used is tried again after this pause. Each further pause is twice as long, up to the longest.
+const AGAIN: Duration = Duration::from_secs(1);
+const LONGEST_AGAIN: Duration = Duration::from_secs(60);
 
 /// Runs until the daemon is asked to end.
 ///
@@ -80,6 +83,8 @@ pub async fn run(path: &Path) -> Result<()> {
                 if comms.has_another_identity() {
                     tracing::info!("the identity of this host was replaced");
                     comms.reload_or_say_why(path).await;
+                } else if comms.is_due_again() {
+                    comms.try_again(path).await;
                 }
             }
             asked = signals.reload.changed() => {
@@ -116,6 +121,10 @@ pub struct Comms {
     identity: IdentityFiles,
     /// The files that were read last, also if they could not be used.
     origin: Origin,
+    /// The files that are in use.
+    used: Origin,
+    /// When a reload that failed may be tried again, and the pause before that.
+    again: Option<(Instant, Duration)>,
 }
 
 /// A listener on one address.
@@ -147,6 +156,8 @@ impl Comms {
             socket: PathBuf::new(),
             identity: IdentityFiles::default(),
             origin: Origin::default(),
+            used: Origin::default(),
+            again: None,
         };
         comms.reload(path).await?;
         Ok(comms)
@@ -195,6 +206,8 @@ impl Comms {
             }
         }
         // From here on, nothing fails.
+        self.used.clone_from(&self.origin);
+        self.again = None;
         for warning in &identity.warnings {
             tracing::warn!("{warning}");
         }
@@ -264,20 +277,37 @@ impl Comms {
         self.origin != Origin::of(&self.identity)
     }
 
+    /// Whether it is time to try a new identity again that could not be used: its certificate before may be revoked. What an operator has changed in
+    /// the configuration alone waits for the operator.
+    fn is_due_again(&self) -> bool {
+        let is_late = |(at, _): (Instant, Duration)| at <= Instant::now();
+        self.origin != self.used && self.again.is_some_and(is_late)
+    }
+
     /// Reads the configuration and the identity again. If anything is wrong, the log and the status have it, and what runs goes on.
     async fn reload_or_say_why(&mut self, path: &Path) {
-        match self.reload(path).await {
-            Ok(()) => {
-                tracing::info!("reloaded: {}", self.summary());
-                systemd::status(&self.summary());
-            }
-            Err(error) => {
-                self.status.reload_problem = Some(format!("{error:#}"));
-                tracing::error!(
-                    "could not reload, so the running configuration stays in use: {error:#}"
-                );
-                systemd::status(&format!("{}; could not reload: {error:#}", self.summary()));
-            }
+        self.again = None;
+        self.status.reload_problem = None;
+        self.try_again(path).await;
+    }
+
+    /// The same as a further attempt: the log has a problem only if it is another one than before.
+    async fn try_again(&mut self, path: &Path) {
+        let Err(error) = self.reload(path).await else {
+            tracing::info!("reloaded: {}", self.summary());
+            systemd::status(&self.summary());
+            return;
+        };
+        let next = |(_, pause): (Instant, Duration)| (pause * 2).min(LONGEST_AGAIN);
+        let pause = self.again.map_or(AGAIN, next);
+        self.again = Some((Instant::now() + pause, pause));
+        let problem = format!("{error:#}");
+        if self.status.reload_problem.as_ref() != Some(&problem) {
+            tracing::error!(
+                "could not reload, so the running configuration stays in use: {problem}"
+            );
+            systemd::status(&format!("{}; could not reload: {problem}", self.summary()));
+            self.status.reload_problem = Some(problem);
         }
     }
 

@@ -46,14 +46,14 @@ impl Program {
         Self { child, log }
     }
 
-    /// Waits until the log has a line with this text.
-    fn logs(&self, text: &str) {
+    /// Waits until the log has a line with this text. Returns the lines before it.
+    fn logs(&self, text: &str) -> Vec<String> {
         let mut seen = Vec::new();
         loop {
             let line = self.log.recv_timeout(LIMIT);
             let line = line.unwrap_or_else(|_| panic!("no `{text}` in {seen:#?}"));
             if line.contains(text) {
-                return;
+                return seen;
             }
             seen.push(line);
         }
@@ -153,6 +153,31 @@ async fn it_starts_reloads_and_ends() {
     );
     program.signal(Signal::SIGTERM);
     assert_eq!(program.ends(), Some(0));
+}
+
+/// The host is enrolled again while its configuration is being edited.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_identity_that_could_not_be_used_is_tried_again() {
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let host = Host::new(&authority, &authority).await;
+    let configuration = configured(&host, &plane);
+    let text = std::fs::read_to_string(&configuration).expect("a file");
+    let program = Program::start(&configuration);
+    program.logs("carries echo");
+    host.write("comms.yaml", &format!("speed: 1\n{text}"), 0o644);
+    let (certificate, key) = authority.issue("host-2", &[]);
+    host.write("host.key", &key, 0o600);
+    host.write("host.crt", &certificate, 0o644);
+    program.logs("unknown field `speed`");
+    let shown = status(&host, &[]).await;
+    assert!(shown.contains("reload       failed"), "{shown}");
+    host.write("comms.yaml", &text, 0o644);
+    let before = program.logs("reloaded: CN=host-2");
+    let again = before.iter().filter(|line| line.contains("`speed`"));
+    assert_eq!(again.count(), 0, "{before:#?}");
+    let shown = status(&host, &[]).await;
+    assert!(!shown.contains("reload "), "{shown}");
 }
 
 /// With TLS 1.3, the plane judges the certificate of the host after the handshake.
