@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::ReceiveTimeout;
@@ -28,6 +29,8 @@ const LENGTH: usize = 72;
 const CONNECTED: [u8; 6] = [1, 4, 5, 8, 9, 11];
 /// Longest wait for the kernel, in seconds.
 const WAIT: i64 = 1;
+/// Most processes of a user that are named.
+const MOST_NAMED: usize = 8;
 
 /// The id of the user whose socket is connected from `client` to `server` on this host; `None` if there is no such connection any more.
 ///
@@ -116,7 +119,8 @@ fn user_in(answer: &[u8]) -> io::Result<Option<u32>> {
     }
 }
 
-/// Who listens on a local address: the program with its process id, or its user if the caller may not see the program. `None` if that is not known.
+/// Who listens on a local address: the program with its process id, or the processes of its user if the caller may not see which of them it is. `None` if
+/// that is not known.
 #[must_use]
 pub fn of_address(address: SocketAddr) -> Option<String> {
     let (inode, uid) = ["/proc/net/tcp", "/proc/net/tcp6"]
@@ -148,12 +152,55 @@ pub fn of_address(address: SocketAddr) -> Option<String> {
             let program = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             format!(
                 "{} (process {})",
-                program.trim(),
+                printable(program.trim()),
                 process.file_name().to_string_lossy()
             )
         }
-        None => format!("a program of {}", name(uid)),
+        None => match processes_of(uid, Path::new("/proc")) {
+            Some(processes) => format!("one of the processes of {} ({processes})", name(uid)),
+            None => format!("a program of {}", name(uid)),
+        },
     })
+}
+
+/// The processes of a user with their ids, in the directory of processes (proc(5)): only the user itself and root may see which descriptors a process has, but
+/// every user may see its name. `None` if there is none.
+fn processes_of(uid: u32, directory: &Path) -> Option<String> {
+    let entries = fs::read_dir(directory).ok()?.flatten();
+    let mut found: Vec<(u32, String)> = entries
+        .filter_map(|entry| {
+            let id = entry.file_name().to_str()?.parse::<u32>().ok()?;
+            let status = fs::read_to_string(entry.path().join("status")).ok()?;
+            let (program, user) = process_in(&status)?;
+            (user == uid).then(|| (id, printable(program)))
+        })
+        .collect();
+    found.sort_unstable();
+    let named = found.iter().take(MOST_NAMED);
+    let named: Vec<String> = named
+        .map(|(id, program)| format!("{program} {id}"))
+        .collect();
+    let more = match found.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!named.is_empty()).then(|| named.join(", ") + &more)
+}
+
+/// Name and effective user in the file `status` of a process (proc(5)); `None` for a thread of the kernel, which has no memory.
+fn process_in(status: &str) -> Option<(&str, u32)> {
+    let field = |name: &'static str| {
+        let mut lines = status.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+    };
+    field("VmSize")?;
+    let user = field("Uid")?.split_whitespace().nth(1)?;
+    Some((field("Name")?.trim(), user.parse().ok()?))
+}
+
+/// A name that a program has given itself, for the log and for terminals.
+fn printable(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// Inode and user of a line of `/proc/net/tcp` or `/proc/net/tcp6` (proc(5)) if it is a listener that has this address.
@@ -259,6 +306,38 @@ mod tests {
             assert_eq!(of_address(other), None);
         }
         check().expect("the kernel tells");
+    }
+
+    #[test]
+    fn processes_of_a_user_are_named_if_their_descriptors_cannot_be_seen() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let process = |id: &str, status: &str| {
+            let place = directory.path().join(id);
+            fs::create_dir(&place).expect("it is made");
+            fs::write(place.join("status"), status).expect("it is written");
+        };
+        let program = |name: &str| format!("Name:\t{name}\nUid:\t0\t112\t0\t0\nVmSize:\t 9 kB\n");
+        let named = |uid| processes_of(uid, directory.path());
+        assert_eq!(named(112), None);
+        process("812", &program("beam.smp"));
+        process("90", &program("ep\u{1b}md"));
+        process("2", "Name:\tkthreadd\nUid:\t112\t112\t112\t112\n");
+        process("self", &program("another name of one"));
+        process("3", "");
+        assert_eq!(named(112).as_deref(), Some("epmd 90, beam.smp 812"));
+        assert_eq!(named(0), None);
+        for id in 1000..1020 {
+            process(&id.to_string(), &program("many"));
+        }
+        let many = named(112).expect("they are there");
+        assert!(
+            many.starts_with("epmd 90, beam.smp 812, many 1000, "),
+            "{many}"
+        );
+        assert!(many.ends_with("many 1005 and 14 more"), "{many}");
+        // This process is there, too.
+        let own = processes_of(nix::unistd::geteuid().as_raw(), Path::new("/proc"));
+        assert!(own.is_some());
     }
 
     #[test]
