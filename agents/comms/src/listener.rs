@@ -26,6 +26,8 @@ use crate::tunnel::{PlaneRoute, RelayError, ResetOnDrop, relay};
 const DESCRIPTORS: &str = "check the file descriptors of pf9-comms (`LimitNOFILE`)";
 /// What to try when a connection to the plane breaks.
 const BROKEN: &str = "check the network, and whether the service of the plane was restarted";
+/// What to try when the plane does not answer at all.
+const UNANSWERED: &str = "check `sni`, and whether the service of the plane runs";
 /// Pause after a connection that could not be accepted: file descriptors may be used up.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -229,6 +231,10 @@ async fn carry(
         // Programs end connections as they like.
         Err(error @ RelayError::Local(_)) => {
             tracing::debug!("{}: {}", listener.name, with_causes(&error));
+        }
+        Err(error @ RelayError::Unanswered) => {
+            let what = format!("carry a connection to its end: {error}");
+            failed("no-answer", what, UNANSWERED);
         }
         Err(error @ RelayError::Silent) => {
             let what = format!("carry a connection to its end: {error}");

@@ -2,10 +2,12 @@
 
 mod buffer;
 mod read_ahead;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -102,6 +104,9 @@ pub enum RelayError {
     /// The plane, or something on the way, has gone.
     #[error("the connection to the plane broke")]
     Plane(#[source] io::Error),
+    /// The plane has ended the connection before it said anything.
+    #[error("the plane ended it without an answer")]
+    Unanswered,
     /// One direction has ended, and nothing comes in the other one.
     #[error("one direction has ended, and the other one was silent for {} s", HALF_CLOSED.as_secs())]
     Silent,
@@ -112,7 +117,7 @@ pub enum RelayError {
 /// passed on to its end.
 ///
 /// # Errors
-/// A side broke, or is silent after the other one has ended.
+/// A side broke, or is silent after the other one has ended, or the plane has not answered: the program sees its end if it came without an error.
 ///
 /// # Cancel safety
 /// Both connections are reset.
@@ -123,15 +128,27 @@ pub async fn relay(
 ) -> Result<(), RelayError> {
     let mut plane = ResetOnDrop::new(plane);
     let (up, down) = (Meter::new(all_up), Meter::new(all_down));
-    let answered = {
+    let end = {
         let (mut from_local, mut to_local) = local.stream.split();
         let (mut from_plane, mut to_plane) = tokio::io::split(&mut plane.stream);
         let local = (&mut from_local, &mut to_local);
         carry(local, (&mut from_plane, &mut to_plane), &up, &down).await?
     };
     local.has_ended = true;
-    plane.has_ended = answered;
-    Ok(())
+    plane.has_ended = end.took_all;
+    match end.is_unanswered {
+        true => Err(RelayError::Unanswered),
+        false => Ok(()),
+    }
+}
+
+/// How both directions have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct End {
+    /// Whether the plane took everything.
+    took_all: bool,
+    /// Whether the plane ended the connection without a byte, although it was asked something or its time was not over.
+    is_unanswered: bool,
 }
 
 /// Counts the bytes of one direction of a tunnel, and those of all tunnels.
@@ -171,7 +188,15 @@ impl RelayError {
     }
 }
 
-/// Carries both directions. Returns whether the plane took everything.
+/// Whether an error is the end of a connection at its other side.
+fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// Carries both directions.
 async fn carry(
     (from_local, to_local): (
         &mut (impl AsyncRead + Unpin),
@@ -183,11 +208,20 @@ async fn carry(
     ),
     up: &Meter<'_>,
     down: &Meter<'_>,
-) -> Result<bool, RelayError> {
+) -> Result<End, RelayError> {
     let answer_ended = Notify::new();
+    let (local_has_ended, is_unanswered) = (AtomicBool::new(false), AtomicBool::new(false));
+    // A program that ends a connection on which it said nothing has looked whether there is a listener.
+    let unanswered = || {
+        let is_asked = up.count() > 0 || !local_has_ended.load(Ordering::Relaxed);
+        is_asked && down.count() == 0
+    };
     let upward = async {
         match pump(from_local, to_plane, up).await {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                local_has_ended.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
             Err(PumpError::Read(error)) => Err(RelayError::Local(error)),
             Err(PumpError::Write(_)) => {
                 let long_enough = async {
@@ -205,15 +239,23 @@ async fn carry(
     let downward = async {
         match pump(from_plane, to_local, down).await {
             Ok(()) => {
+                is_unanswered.store(unanswered(), Ordering::Relaxed);
                 answer_ended.notify_one();
                 Ok(())
+            }
+            Err(PumpError::Read(error)) if is_end(&error) && unanswered() => {
+                Err(RelayError::Unanswered)
             }
             Err(PumpError::Read(error)) => Err(RelayError::Plane(error)),
             Err(PumpError::Write(error)) => Err(RelayError::Local(error)),
         }
     };
     let progress = || up.count() + down.count();
-    both(upward, downward, progress).await
+    let took_all = both(upward, downward, progress).await?;
+    Ok(End {
+        took_all,
+        is_unanswered: is_unanswered.load(Ordering::Relaxed),
+    })
 }
 
 /// Runs both directions until both have ended or one has failed. After the end of one, the other one has to make progress. Returns what the first one
@@ -345,186 +387,5 @@ async fn discard(from: &mut (impl AsyncRead + Unpin)) {
         if read.buffer.filled().is_empty() || read.error.is_some() {
             return;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use tokio::io::{AsyncReadExt as _, ReadBuf, duplex, split};
-
-    use super::*;
-
-    /// A connection that takes no more, or gives no more.
-    struct Broken;
-
-    fn broken<T>() -> Poll<io::Result<T>> {
-        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
-    }
-
-    impl AsyncWrite for Broken {
-        fn poll_write(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            _: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            broken()
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            broken()
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            broken()
-        }
-    }
-
-    impl AsyncRead for Broken {
-        fn poll_read(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            _: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            broken()
-        }
-    }
-
-    /// Gives bytes, breaks once, and then has nothing more: as the kernel does with a connection that was reset.
-    struct BreaksOnce(Vec<io::Result<&'static [u8]>>);
-
-    impl AsyncRead for BreaksOnce {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            into: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            let next = self.0.pop();
-            Poll::Ready(next.unwrap_or(Ok(&[])).map(|bytes| into.put_slice(bytes)))
-        }
-    }
-
-    #[tokio::test]
-    async fn what_was_broken_off_after_some_bytes_is_not_ended() {
-        let reset = || Err(io::ErrorKind::ConnectionReset.into());
-        let mut from = BreaksOnce(vec![reset(), Ok(b"half")]);
-        let (mut to, mut seen) = duplex(100);
-        let all = AtomicU64::new(0);
-        let ended = pump(&mut from, &mut to, &Meter::new(&all)).await;
-        assert!(matches!(ended, Err(PumpError::Read(_))));
-        let mut bytes = [0; 4];
-        seen.read_exact(&mut bytes)
-            .await
-            .expect("they were passed on");
-        assert_eq!(&bytes, b"half");
-        // The other side would take an end for the end of the request.
-        let mut rest = [0; 1];
-        let end = poll_fn(|context| {
-            let mut rest = ReadBuf::new(&mut rest);
-            Poll::Ready(Pin::new(&mut seen).poll_read(context, &mut rest).is_ready())
-        });
-        assert!(!end.await, "its end was passed on");
-    }
-
-    /// A service may refuse a long request before its end.
-    #[tokio::test]
-    async fn an_answer_arrives_as_a_whole_although_the_plane_takes_no_more() {
-        let (mut program, local) = duplex(1000);
-        let (mut from_local, mut to_local) = split(local);
-        let answer = vec![b'a'; 300_000];
-        let all = AtomicU64::new(0);
-        let (up, down) = (Meter::new(&all), Meter::new(&all));
-        let mut from_plane = &answer[..];
-        let mut to_plane = Broken;
-        let carried = async {
-            let local = (&mut from_local, &mut to_local);
-            let answered = carry(local, (&mut from_plane, &mut to_plane), &up, &down).await;
-            answered.expect("it comes to its end")
-        };
-        let works = async {
-            program
-                .write_all(&[b'r'; 100_000])
-                .await
-                .expect("it is taken");
-            program.shutdown().await.expect("it ends");
-            let mut read = Vec::new();
-            program.read_to_end(&mut read).await.expect("it is whole");
-            read.len()
-        };
-        let (took_all, read) = tokio::join!(carried, works);
-        assert_eq!((took_all, read), (false, 300_000));
-        assert_eq!(down.count(), 300_000);
-    }
-
-    /// Its program must not go on to send what goes nowhere.
-    #[tokio::test(start_paused = true)]
-    async fn what_is_sent_after_the_end_of_the_answer_is_discarded_for_seconds_only() {
-        let (mut program, local) = duplex(10);
-        let (mut from_local, mut to_local) = split(local);
-        let all = AtomicU64::new(0);
-        let (up, down) = (Meter::new(&all), Meter::new(&all));
-        let mut from_plane = &b"no"[..];
-        let carried = async {
-            let local = (&mut from_local, &mut to_local);
-            carry(local, (&mut from_plane, &mut Broken), &up, &down).await
-        };
-        let sends = async {
-            loop {
-                let _ = program.write_all(b"more").await;
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        };
-        let began = tokio::time::Instant::now();
-        let took_all = tokio::select! {
-            carried = carried => carried.expect("it ends"),
-            () = sends => false,
-        };
-        assert!(!took_all);
-        assert_eq!(began.elapsed().as_secs(), DISCARDS.as_secs());
-    }
-
-    #[tokio::test]
-    async fn a_side_that_breaks_ends_both_directions() {
-        let all = AtomicU64::new(0);
-        let (up, down) = (Meter::new(&all), Meter::new(&all));
-        let (_program, local) = duplex(1000);
-        let (mut from_local, mut to_local) = split(local);
-        let local = (&mut from_local, &mut to_local);
-        let carried = carry(local, (&mut Broken, &mut Vec::new()), &up, &down).await;
-        assert!(matches!(carried, Err(RelayError::Plane(_))), "{carried:?}");
-        let (_service, plane) = duplex(1000);
-        let (mut from_plane, mut to_plane) = split(plane);
-        let plane = (&mut from_plane, &mut to_plane);
-        let carried = carry((&mut Broken, &mut Vec::new()), plane, &up, &down).await;
-        assert!(matches!(carried, Err(RelayError::Local(_))), "{carried:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_the_end_of_one_direction_the_other_one_may_not_be_silent_for_ever() {
-        let all = AtomicU64::new(0);
-        let (up, down) = (Meter::new(&all), Meter::new(&all));
-        let (mut program, local) = duplex(1000);
-        let (mut from_local, mut to_local) = split(local);
-        let (mut service, plane) = duplex(1000);
-        let (mut from_plane, mut to_plane) = split(plane);
-        program.shutdown().await.expect("it ends");
-        let carried = async {
-            let local = (&mut from_local, &mut to_local);
-            carry(local, (&mut from_plane, &mut to_plane), &up, &down).await
-        };
-        let serves = async {
-            for _ in 0..3 {
-                tokio::time::sleep(HALF_CLOSED - Duration::from_secs(1)).await;
-                service.write_all(b"a").await.expect("it is open");
-            }
-        };
-        let began = tokio::time::Instant::now();
-        let (carried, ()) = tokio::join!(carried, serves);
-        assert!(matches!(carried, Err(RelayError::Silent)), "{carried:?}");
-        assert_eq!(down.count(), 3);
-        assert!(began.elapsed() > 3 * HALF_CLOSED, "{:?}", began.elapsed());
     }
 }

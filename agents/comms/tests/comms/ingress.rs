@@ -144,10 +144,22 @@ async fn haproxy_refuses_a_foreign_certificate_and_another_server_name() {
     let text = std::fs::read_to_string(&path).expect("a file");
     let text = text.replace("echo.plane.test", "other.plane.test");
     host.write("comms.yaml", &text, 0o644);
-    let _comms = Comms::start(&path).await.expect("it starts");
+    let comms = Comms::start(&path).await.expect("it starts");
     // HAProxy ends such a connection without an answer.
     let back = host.echoed(b"x").await.unwrap_or_default();
     assert!(back.is_empty(), "{back:?}");
+    let reported = async {
+        loop {
+            if let Some(error) = comms.status().listeners[0].errors.first() {
+                break error.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let error = tokio::time::timeout(LIMIT, reported).await;
+    let error = error.expect("it is reported");
+    assert_eq!((error.cause.as_str(), error.count), ("no-answer", 1));
+    assert!(error.next.contains("check `sni`"), "{}", error.next);
     assert_eq!(
         asked.load(Ordering::SeqCst),
         1,
