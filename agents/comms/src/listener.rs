@@ -203,7 +203,13 @@ async fn carry(
                     its.activity.spares_used.fetch_add(1, Ordering::Relaxed);
                     Ok(spare)
                 }
-                None => its.route.open(&its.listener.sni).await,
+                None => {
+                    let made = its.route.open(&its.listener.sni).await;
+                    if let Ok(made) = &made {
+                        its.activity.handshake(made.get_ref().1.handshake_kind());
+                    }
+                    made
+                }
             }
         }
     };
@@ -222,9 +228,6 @@ async fn carry(
             return failed(error.cause(), with_causes(&error), error.next());
         }
     };
-    service
-        .activity
-        .handshake(plane.get_ref().1.handshake_kind());
     let all = (&service.activity.up, &service.activity.down);
     match relay(local, plane, all).await {
         Ok(()) => {}

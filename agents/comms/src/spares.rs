@@ -15,6 +15,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Instant;
 
+use crate::activity::Activity;
 use crate::tunnel::{PlaneRoute, PlaneStream};
 
 /// Most spare connections of a listener.
@@ -34,22 +35,31 @@ const MOST_PARTS: usize = 8;
 pub struct Spares {
     route: Arc<PlaneRoute>,
     sni: ServerName<'static>,
+    activity: Arc<Activity>,
     ready: Mutex<VecDeque<(Instant, PlaneStream)>>,
     /// The last connections of the listener, at most as many as make it one in use.
     uses: Mutex<VecDeque<Instant>>,
     is_kept: AtomicBool,
+    /// Another configuration has taken its place.
+    is_retired: AtomicBool,
 }
 
 impl Spares {
-    /// None yet.
+    /// None yet. Their handshakes are counted in `activity`.
     #[must_use]
-    pub fn new(route: Arc<PlaneRoute>, sni: ServerName<'static>) -> Arc<Self> {
+    pub fn new(
+        route: Arc<PlaneRoute>,
+        sni: ServerName<'static>,
+        activity: Arc<Activity>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             route,
             sni,
+            activity,
             ready: Mutex::default(),
             uses: Mutex::default(),
             is_kept: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
         })
     }
 
@@ -77,6 +87,12 @@ impl Spares {
         }
     }
 
+    /// Ends those that are ready, and makes no more. Tunnels of before a reload may have this value for long.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+        self.ready().clear();
+    }
+
     /// How many are ready.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -88,6 +104,9 @@ impl Spares {
     }
 
     fn is_in_use(&self) -> bool {
+        if self.is_retired.load(Ordering::Acquire) {
+            return false;
+        }
         let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
         let first = uses.front().filter(|_| uses.len() == IN_USE.0);
         first.is_some_and(|first| first.elapsed() < IN_USE.1)
@@ -105,7 +124,11 @@ async fn keep(spares: Weak<Spares>) {
         let mut goes_on = its.is_in_use();
         while goes_on && its.count() < MOST {
             match its.route.open(&its.sni).await {
-                Ok(stream) => its.ready().push_back((Instant::now(), stream)),
+                Ok(stream) => {
+                    its.activity.handshake(stream.get_ref().1.handshake_kind());
+                    its.ready().push_back((Instant::now(), stream));
+                    goes_on = its.is_in_use();
+                }
                 Err(_) => goes_on = false,
             }
         }
@@ -114,7 +137,6 @@ async fn keep(spares: Weak<Spares>) {
             its.ready().clear();
             return;
         }
-        // A reload replaces the listener, which ends this.
         drop(its);
         tokio::time::sleep(LOOK).await;
     }

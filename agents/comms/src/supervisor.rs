@@ -220,7 +220,7 @@ impl Comms {
         self.status = Status {
             version: VERSION,
             plane: authority(host, *port),
-            proxy: route.proxies.to(host).map(ToString::to_string),
+            proxy: route.proxies.to(host, *port).map(ToString::to_string),
             subject: identity.subject,
             certificate_ends: seconds(identity.ends),
             reload_problem: None,
@@ -233,11 +233,10 @@ impl Comms {
             let service = Arc::new(Service {
                 listener: listener.clone(),
                 route: Arc::clone(&route),
-                spares: Arc::clone(
-                    spares
-                        .entry(listener.name.clone())
-                        .or_insert_with(|| Spares::new(Arc::clone(&route), listener.sni.clone())),
-                ),
+                spares: Arc::clone(spares.entry(listener.name.clone()).or_insert_with(|| {
+                    let (route, activity) = (Arc::clone(&route), Arc::clone(activity));
+                    Spares::new(route, listener.sni.clone(), activity)
+                })),
                 activity: Arc::clone(activity),
                 all_connections: settings.connections,
             });
@@ -256,7 +255,8 @@ impl Comms {
                 }
                 None => {
                     if let Some(running) = self.running.get(address) {
-                        running.service.send_replace(service);
+                        let before = running.service.send_replace(service);
+                        before.spares.retire();
                     }
                 }
             }
@@ -264,6 +264,7 @@ impl Comms {
         self.running.retain(|address, running| {
             let stays = wanted.contains_key(address);
             if !stays {
+                running.service.borrow().spares.retire();
                 running.stop.cancel();
             }
             stays

@@ -69,7 +69,7 @@ impl PlaneRoute {
         sni: &ServerName<'static>,
     ) -> Result<PlaneStream<D::Stream>, PathError> {
         let Plane { host, port } = &self.plane;
-        let stream = reach(dial, host, *port, self.proxies.to(host)).await?;
+        let stream = reach(dial, host, *port, self.proxies.to(host, *port)).await?;
         let target = authority(host, *port);
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         match timeout(

@@ -176,7 +176,7 @@ fn write_configuration(path: &Path, arguments: &Arguments, proxies: &Proxies) ->
         text += &format!("identity: {files}\n");
     }
     // It may come from the environment of this command, which the daemon does not have.
-    if let Some(proxy) = proxies.to(host) {
+    if let Some(proxy) = proxies.to(host, *port) {
         text += &format!("proxy: {{url: 'http://{proxy}'}}\n");
         if proxy.credentials.is_some() {
             text += "# The proxy wants a password: `credentials` names the file with it.\n";

@@ -21,7 +21,8 @@ pub struct ProxySettings {
     pub url: Option<String>,
     /// A file with `USER:PASSWORD` in its first line, which only its owner may read.
     pub credentials: Option<PathBuf>,
-    /// Hosts that are reached without it: names, which also stand for names below them, addresses, networks, or `*`.
+    /// Hosts that are reached without it: names, which also stand for names below them, addresses, networks, or `*`. A port
+    /// may follow.
     pub no_proxy: Vec<String>,
 }
 
@@ -84,7 +85,15 @@ pub struct Proxies {
 
 /// An entry of `no_proxy`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum NoProxyEntry {
+struct NoProxyEntry {
+    hosts: Hosts,
+    /// If it names one, other ports are reached through the proxy.
+    port: Option<u16>,
+}
+
+/// The hosts of such an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Hosts {
     All,
     Network(IpNet),
     /// In lower case, without a leading dot.
@@ -92,8 +101,30 @@ enum NoProxyEntry {
 }
 
 impl NoProxyEntry {
+    /// An entry, also with a port after it.
     fn new(entry: &str) -> Result<Self> {
         let text = entry.trim();
+        if let Ok(hosts) = Hosts::new(text) {
+            return Ok(Self { hosts, port: None });
+        }
+        let split = text.rsplit_once(':');
+        if let Some((hosts, Ok(port @ 1..))) =
+            split.map(|(hosts, port)| (hosts, port.parse::<u16>()))
+            && hosts.contains(':') == hosts.starts_with('[')
+        {
+            let (hosts, port) = (Hosts::new(hosts)?, Some(port));
+            return Ok(Self { hosts, port });
+        }
+        bail!("`no_proxy`: `{text}` is neither a name, an address, a network nor `*`");
+    }
+
+    fn covers(&self, host: &str, port: u16) -> bool {
+        self.port.is_none_or(|its| its == port) && self.hosts.have(host)
+    }
+}
+
+impl Hosts {
+    fn new(text: &str) -> Result<Self> {
         if text == "*" {
             return Ok(Self::All);
         }
@@ -117,7 +148,7 @@ impl NoProxyEntry {
         Ok(Self::Name(name))
     }
 
-    fn covers(&self, host: &str) -> bool {
+    fn have(&self, host: &str) -> bool {
         match self {
             Self::All => true,
             Self::Network(network) => host
@@ -187,11 +218,11 @@ impl Proxies {
         Ok(Self { proxy, no_proxy })
     }
 
-    /// The proxy on the way to this host; `None` if it is reached without one.
+    /// The proxy on the way to this port of a host; `None` if it is reached without one.
     #[must_use]
-    pub fn to(&self, host: &str) -> Option<&Proxy> {
+    pub fn to(&self, host: &str, port: u16) -> Option<&Proxy> {
         let proxy = self.proxy.as_ref()?;
-        let is_direct = self.no_proxy.iter().any(|entry| entry.covers(host));
+        let is_direct = self.no_proxy.iter().any(|its| its.covers(host, port));
         (!is_direct).then_some(proxy)
     }
 }
@@ -390,7 +421,7 @@ mod tests {
                 (names[0] == "HTTPS_PROXY").then(|| url.to_owned())
             });
             let proxies = proxies.expect(url);
-            let proxy = proxies.to("plane.example").expect("it counts");
+            let proxy = proxies.to("plane.example", 443).expect("it counts");
             assert_eq!(proxy.to_string(), shown);
             let found = proxy.credentials.as_ref().map(Credentials::basic);
             assert_eq!(found.as_deref(), basic);
@@ -433,6 +464,8 @@ mod tests {
                 "2001:db8::/32",
                 "[::1]",
                 "192.0.2.1",
+                "ported:443",
+                "[::2]:444",
             ]
             .map(str::to_owned)
             .to_vec(),
@@ -449,7 +482,7 @@ mod tests {
             "::1",
             "192.0.2.1",
         ] {
-            assert_eq!(proxies.to(direct), None, "{direct}");
+            assert_eq!(proxies.to(direct, 443), None, "{direct}");
         }
         for other in [
             "notexample.org",
@@ -458,18 +491,23 @@ mod tests {
             "11.0.0.1",
             "192.0.2.10",
         ] {
-            assert!(proxies.to(other).is_some(), "{other}");
+            assert!(proxies.to(other, 443).is_some(), "{other}");
+        }
+        for (host, port) in [("ported", 443), ("x.ported", 443), ("::2", 444)] {
+            assert_eq!(proxies.to(host, port), None, "{host}");
+            assert!(proxies.to(host, port + 10).is_some(), "{host}");
         }
         let all = ProxySettings {
             no_proxy: vec!["*".to_owned()],
             ..of_url("http://proxy:1")
         };
-        assert_eq!(self::proxies(&all).expect("it is right").to("plane"), None);
-        let bad = ProxySettings {
-            no_proxy: vec!["a b".to_owned()],
-            ..of_url("http://proxy:1")
-        };
-        self::proxies(&bad).expect_err("it is no name");
+        assert_eq!(
+            self::proxies(&all).expect("it is right").to("plane", 443),
+            None
+        );
+        for wrong in ["a b", "a:", "a:0", "a:65536", "a:b", "a:1:2", "a b:1", ":1"] {
+            NoProxyEntry::new(wrong).expect_err(wrong);
+        }
     }
 
     #[test]
@@ -482,7 +520,7 @@ mod tests {
         };
         let found = |settings: &ProxySettings, host: &str| {
             let proxies = Proxies::from(settings, &earlier, environment).expect("they are right");
-            proxies.to(host).map(ToString::to_string)
+            proxies.to(host, 443).map(ToString::to_string)
         };
         let nothing = ProxySettings::default();
         assert_eq!(found(&nothing, "x").as_deref(), Some("environment:1"));
@@ -522,7 +560,7 @@ mod tests {
             ..of_url("http://proxy:1")
         };
         let found = || {
-            proxies(&settings).map(|its| its.to("x").and_then(|proxy| proxy.credentials.clone()))
+            proxies(&settings).map(|its| its.to("x", 1).and_then(|proxy| proxy.credentials.clone()))
         };
         found().expect_err("it is missing");
         fs::write(&path, "user:pass:word\n").expect("it is written");

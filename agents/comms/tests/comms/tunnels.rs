@@ -384,6 +384,10 @@ async fn a_listener_in_use_has_connections_ready() {
         "it is not in use yet"
     );
     spares_are_ready(&host, &comms).await;
+    let its = comms.status().listeners[0].clone();
+    let handshakes = its.full_handshakes + its.resumed_sessions;
+    // That of a spare connection counts when it is made.
+    assert!(handshakes >= its.accepted + 2, "{its:?}");
     // Only these are left.
     plane.closed.cancel();
     let sent = bytes(100_000);
@@ -405,6 +409,25 @@ async fn a_spare_connection_that_the_plane_has_ended_is_not_used() {
     let back = host.echoed(b"new").await.expect("it is carried");
     assert_eq!(back, b"new");
     assert_eq!(comms.status().listeners[0].spares_used, used);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_ends_the_spare_connections_of_before() {
+    let (plane, host) = enrolled().await;
+    let mut comms = host.start(&plane).await;
+    let mut open = host.connect().await;
+    ping(&mut open).await;
+    spares_are_ready(&host, &comms).await;
+    let path = host.configure(plane.address, "all", NO_PROXY);
+    comms.reload(&path).await.expect("it is right");
+    let ended = async {
+        while plane.open.len() > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let ended = tokio::time::timeout(LIMIT, ended).await;
+    ended.expect("only the open tunnel is left");
+    ping(&mut open).await;
 }
 
 /// A program that connects while the plane is restarted waits a moment, and sees no error.
