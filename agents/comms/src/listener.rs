@@ -16,7 +16,7 @@ use crate::activity::Activity;
 use crate::config::Listener;
 use crate::owner;
 use crate::path::handshake;
-use crate::path::retry::retried;
+use crate::path::retry::{random_part, retried};
 use crate::permits::Counter;
 use crate::spares::Spares;
 use crate::threads::Threads;
@@ -216,7 +216,8 @@ async fn carry(
     let again = || {
         service.activity.retries.fetch_add(1, Ordering::Relaxed);
     };
-    let open = retried(attempt, present.clone(), shared.network.clone(), again);
+    let (configuration, network) = (present.clone(), shared.network.clone());
+    let open = retried(attempt, configuration, network, again, random_part);
     let opened = tokio::select! {
         opened = open => opened,
         // Its program does not wait any more.

@@ -17,7 +17,14 @@ const LONGEST: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Makes attempts until one succeeds, one fails for good, or it takes too long. A pause ends when one of the two values changes. `again` is called before each further attempt.
+/// The part of a pause that is waited: at random, from a half to the whole.
+#[must_use]
+pub fn random_part() -> f64 {
+    rand::rng().random_range(0.5..1.0)
+}
+
+/// Makes attempts until one succeeds, one fails for good, or it takes too long. A pause ends when one of the two values changes. `again` is called before each further attempt, and `part`
+/// tells which part of each pause is waited ([`random_part`]).
 /// Cancel safe if `attempt` is.
 ///
 /// # Errors
@@ -27,6 +34,7 @@ pub async fn retried<T, F: Future<Output = Result<T, PathError>>, A, B>(
     mut configuration: watch::Receiver<A>,
     mut network: watch::Receiver<B>,
     again: impl Fn(),
+    mut part: impl FnMut() -> f64,
 ) -> Result<T, PathError> {
     let began = Instant::now();
     let mut pause = PAUSE;
@@ -37,7 +45,7 @@ pub async fn retried<T, F: Future<Output = Result<T, PathError>>, A, B>(
             Ok(made) => return Ok(made),
             Err(error) => error,
         };
-        let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+        let jittered = pause.mul_f64(part());
         if !error.may_pass() || began.elapsed() + jittered > LONGEST {
             return Err(error);
         }
@@ -78,7 +86,7 @@ mod tests {
         let began = Instant::now();
         let comes = || began.elapsed() > Duration::from_secs(2);
         let attempt = || ready(if comes() { Ok(()) } else { Err(unreachable()) });
-        let made = retried(attempt, value.clone(), value, || {}).await;
+        let made = retried(attempt, value.clone(), value, || {}, || 0.9).await;
         made.expect("it is there after two seconds");
         assert!(began.elapsed() < Duration::from_secs(4));
     }
@@ -92,7 +100,7 @@ mod tests {
             attempts += 1;
             ready(Err::<(), _>(unreachable()))
         };
-        let failed = retried(attempt, value.clone(), value.clone(), || {}).await;
+        let failed = retried(attempt, value.clone(), value.clone(), || {}, || 0.5).await;
         failed.expect_err("it does not come");
         assert!((3..20).contains(&attempts), "{attempts}");
         assert!(began.elapsed() <= LONGEST);
@@ -103,12 +111,11 @@ mod tests {
         };
         let mut refused = Some(refused);
         let attempt = || ready(Err::<(), _>(refused.take().expect("one attempt")));
-        let failed = retried(attempt, value.clone(), value, || {}).await;
+        let failed = retried(attempt, value.clone(), value, || {}, || 0.5).await;
         failed.expect_err("it needs a password");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_change_ends_the_pause() {
+    async fn ends_the_pause(of_configuration: bool) {
         let (_kept, still) = watch::channel(());
         let (sender, value) = watch::channel(());
         let began = Instant::now();
@@ -124,9 +131,40 @@ mod tests {
             }
             ready(Ok(()))
         };
-        retried(attempt, still, value, || {})
-            .await
-            .expect("the second one");
+        let made = match of_configuration {
+            true => retried(attempt, value, still, || {}, || 0.9).await,
+            false => retried(attempt, still, value, || {}, || 0.9).await,
+        };
+        made.expect("the second one");
         assert_eq!(began.elapsed(), Duration::from_millis(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_ends_the_pause() {
+        for of_configuration in [true, false] {
+            ends_the_pause(of_configuration).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_and_differ_by_their_parts() {
+        let (_kept, value) = watch::channel(());
+        for (part, wanted) in [(0.5, 5), (1.0, 4)] {
+            let began = Instant::now();
+            let attempts = std::cell::RefCell::new(Vec::new());
+            let attempt = || {
+                attempts.borrow_mut().push(began.elapsed().as_millis());
+                ready(Err::<(), _>(unreachable()))
+            };
+            let failed = retried(attempt, value.clone(), value.clone(), || {}, || part).await;
+            failed.expect_err("it does not come");
+            let all = attempts.into_inner();
+            assert!(all.len() > wanted, "{all:?}");
+            let pauses = all.windows(2).map(|two| two[1] - two[0]);
+            let pauses: Vec<u128> = pauses.take(3).collect();
+            let first = if part < 1.0 { 100 } else { 200 };
+            assert_eq!(pauses, [first, first * 2, first * 4]);
+        }
+        assert!((0..100).all(|_| (0.5..1.0).contains(&random_part())));
     }
 }

@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
@@ -42,6 +42,8 @@ enum Fault {
     Death(&'static str),
     /// What is sent between this host and the next one gets lost.
     Silence,
+    /// The step itself fails: the lookup of a name, or a connection is reset.
+    Failure,
 }
 
 /// The network of the simulation. Counts what happens on it, and tells when it is time for the fault.
@@ -50,15 +52,23 @@ struct Simulated {
     events: Arc<AtomicUsize>,
     /// The event at which something breaks.
     breaks_at: Option<usize>,
+    /// That event fails, and nothing else breaks.
+    fails: bool,
     /// Set with that event.
     breaks: Arc<tokio::sync::Notify>,
 }
 
 impl Simulated {
-    fn event(&self) {
-        if Some(self.events.fetch_add(1, Ordering::Relaxed)) == self.breaks_at {
-            self.breaks.notify_one();
+    /// Counts an event. An error of this kind if it fails.
+    fn event(&self, kind: io::ErrorKind) -> io::Result<()> {
+        if Some(self.events.fetch_add(1, Ordering::Relaxed)) != self.breaks_at {
+            return Ok(());
         }
+        if self.fails {
+            return Err(kind.into());
+        }
+        self.breaks.notify_one();
+        Ok(())
     }
 }
 
@@ -66,16 +76,19 @@ impl Dial for Simulated {
     type Stream = Watched;
 
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        self.event();
+        self.event(io::ErrorKind::NotFound)?;
         Ok(vec![SocketAddr::new(turmoil::lookup(host), port)])
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Watched> {
-        self.event();
+        self.event(io::ErrorKind::ConnectionRefused)?;
         let stream = TcpStream::connect(address).await?;
-        self.event();
-        let network = self.clone();
-        Ok(Watched { stream, network })
+        self.event(io::ErrorKind::ConnectionReset)?;
+        Ok(Watched {
+            stream,
+            network: self.clone(),
+            is_reset: false,
+        })
     }
 }
 
@@ -83,6 +96,19 @@ impl Dial for Simulated {
 struct Watched {
     stream: TcpStream,
     network: Simulated,
+    is_reset: bool,
+}
+
+impl Watched {
+    fn event(&mut self) -> io::Result<()> {
+        let kind = io::ErrorKind::ConnectionReset;
+        let its = self.network.event(kind);
+        self.is_reset |= its.is_err();
+        match self.is_reset {
+            true => Err(kind.into()),
+            false => Ok(()),
+        }
+    }
 }
 
 impl AsyncRead for Watched {
@@ -91,8 +117,12 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let filled = buffer.filled().len();
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
-        self.network.event();
+        if let Err(error) = self.event() {
+            buffer.set_filled(filled);
+            return Poll::Ready(Err(error));
+        }
         Poll::Ready(read)
     }
 }
@@ -103,7 +133,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.network.event();
+        self.event()?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -130,11 +160,17 @@ async fn plane(acceptor: TlsAcceptor) -> turmoil::Result {
     }
 }
 
+/// The answer of the proxy.
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
+/// What it says to its first client in place of that. Then it ends the connection.
+type Spoilt = Arc<Mutex<Option<Vec<u8>>>>;
+
 /// A proxy. If it does not reach the plane, it says so.
-async fn proxy() -> turmoil::Result {
+async fn proxy(spoilt: Spoilt) -> turmoil::Result {
     let listener = TcpListener::bind(("0.0.0.0", PROXY_PORT)).await?;
     loop {
         let (stream, _) = listener.accept().await?;
+        let spoilt = Arc::clone(&spoilt);
         tokio::spawn(async move {
             let mut stream = BufReader::new(stream);
             let mut line = String::new();
@@ -144,10 +180,15 @@ async fn proxy() -> turmoil::Result {
                     return Ok(());
                 }
             }
+            let spoilt = spoilt.lock().expect("no other thread").take();
+            if let Some(spoilt) = spoilt {
+                stream.write_all(&spoilt).await?;
+                return stream.shutdown().await;
+            }
             let Ok(mut plane) = TcpStream::connect(("plane", PORT)).await else {
                 return stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await;
             };
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+            stream.write_all(ANSWER).await?;
             tokio::io::copy_bidirectional(&mut stream, &mut plane).await?;
             io::Result::Ok(())
         });
@@ -206,6 +247,10 @@ impl Enrolled {
     }
 
     fn network(&self) -> turmoil::Sim<'static> {
+        self.network_with(Spoilt::default())
+    }
+
+    fn network_with(&self, spoilt: Spoilt) -> turmoil::Sim<'static> {
         let mut sim = turmoil::Builder::new()
             .tick_duration(TICK)
             .max_message_latency(TICK)
@@ -214,7 +259,7 @@ impl Enrolled {
             .build();
         let its = self.acceptor.clone();
         sim.host("plane", move || plane(its.clone()));
-        sim.host("proxy", proxy);
+        sim.host("proxy", move || proxy(Arc::clone(&spoilt)));
         sim
     }
 }
@@ -242,7 +287,10 @@ async fn attempt(
     let count = || {
         again.fetch_add(1, Ordering::Relaxed);
     };
-    let opened = retried(open, configuration, changes, count).await;
+    // The same in each run, so that one that fails can be repeated.
+    let mut parts = [0.9, 0.5, 0.7, 0.6, 0.8].into_iter().cycle();
+    let part = || parts.next().unwrap_or(0.5);
+    let opened = retried(open, configuration, changes, count, part).await;
     let took = began.elapsed();
     let again = again.load(Ordering::Relaxed);
     let mut carries = false;
@@ -280,6 +328,7 @@ fn broken_at(
 ) -> (Attempt, usize) {
     let network = Simulated {
         breaks_at: event,
+        fails: fault == Fault::Failure,
         ..Simulated::default()
     };
     let route = enrolled.route(through_proxy);
@@ -298,7 +347,7 @@ fn broken_at(
             std::future::pending::<()>().await;
         };
         let first = match fault {
-            Fault::Death(_) => attempting.await,
+            Fault::Death(_) | Fault::Failure => attempting.await,
             Fault::Silence => {
                 tokio::select! { done = attempting => done, () = silence => unreachable!() }
             }
@@ -337,10 +386,18 @@ fn broken_at(
 fn what_breaks_at_any_step_is_waited_out_or_named() {
     let enrolled = Enrolled::new();
     for (through_proxy, faults) in [
-        (false, &[Fault::Death("plane"), Fault::Silence][..]),
+        (
+            false,
+            &[Fault::Death("plane"), Fault::Silence, Fault::Failure][..],
+        ),
         (
             true,
-            &[Fault::Death("plane"), Fault::Death("proxy"), Fault::Silence],
+            &[
+                Fault::Death("plane"),
+                Fault::Death("proxy"),
+                Fault::Silence,
+                Fault::Failure,
+            ],
         ),
     ] {
         for &fault in faults {
@@ -354,6 +411,11 @@ fn what_breaks_at_any_step_is_waited_out_or_named() {
                 match (&fault, &broken.error) {
                     // It is back before the attempts end.
                     (Fault::Death(_), error) => assert!(error.is_none(), "{at}"),
+                    // The next attempt succeeds. What breaks later is no matter of attempts.
+                    (Fault::Failure, error) => {
+                        assert!(error.is_none() && broken.again <= 1, "{at}");
+                        assert!(broken.carries || broken.again == 0, "{at}");
+                    }
                     (Fault::Silence, None) => {}
                     (Fault::Silence, Some(PathError::Timeout { what, .. })) => {
                         let names = ["connect to ", "through proxy", "TLS handshake"];
@@ -363,6 +425,38 @@ fn what_breaks_at_any_step_is_waited_out_or_named() {
                 }
             }
         }
+    }
+}
+
+/// An attempt through a proxy that says this to its first client.
+fn spoilt_by(enrolled: &Enrolled, answer: Vec<u8>) -> Attempt {
+    let mut sim = enrolled.network_with(Arc::new(Mutex::new(Some(answer))));
+    let route = enrolled.route(true);
+    let (sender, mut outcome) = tokio::sync::mpsc::unbounded_channel();
+    sim.client("host", async move {
+        let (_kept, changes) = watch::channel(0);
+        let made = attempt(&route, &Simulated::default(), changes).await;
+        let _ = sender.send(made);
+        Ok(())
+    });
+    sim.run().expect("no program of the simulation fails");
+    outcome.try_recv().expect("it has ended")
+}
+
+#[test]
+fn a_proxy_with_half_an_answer_is_asked_again_and_one_with_a_wrong_answer_is_named() {
+    let enrolled = Enrolled::new();
+    for at in 0..ANSWER.len() {
+        let half = spoilt_by(&enrolled, ANSWER[..at].to_vec());
+        assert!(half.carries && half.again == 1, "{at}: {half:?}");
+        let mut wrong = ANSWER.to_vec();
+        wrong[at] = 0;
+        let wrong = spoilt_by(&enrolled, wrong);
+        let Some(PathError::Proxy { problem, .. }) = &wrong.error else {
+            panic!("{at}: {wrong:?}")
+        };
+        assert!(problem.contains("no HTTP"), "{at}: {wrong:?}");
+        assert_eq!(wrong.again, 0, "{at}: {wrong:?}");
     }
 }
 
