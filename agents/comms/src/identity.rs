@@ -195,10 +195,12 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
 
+    use proptest::prelude::*;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use tempfile::TempDir;
 
     use super::*;
+    use crate::bounds::{content, quickly};
 
     /// A directory with the files of an identity. The root is valid from 2020 to 2040, the certificate from 2021 to 2030.
     fn made() -> (TempDir, IdentityFiles) {
@@ -310,6 +312,62 @@ mod tests {
             assert!(found.contains(&shown(path)), "{found}");
             fs::write(path, before).expect("it is written");
             fs::set_permissions(path, Permissions::from_mode(0o600)).expect("its mode is set");
+        }
+    }
+
+    /// Parts of files in PEM.
+    const PEM: &[&str] = &[
+        "-----BEGIN CERTIFICATE-----\n",
+        "-----END CERTIFICATE-----\n",
+        "-----BEGIN PRIVATE KEY-----\n",
+        "-----END PRIVATE KEY-----\n",
+        "-----BEGIN ",
+        "-----",
+        "MIIB",
+        "AAAA\n",
+        "=",
+        "\n",
+        "\r\n",
+        " ",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn any_file_of_an_identity_is_refused_with_its_name(
+            content in content(LIMIT as usize, PEM),
+            which in 0..3_usize,
+        ) {
+            let (_directory, files) = made();
+            let path = [&files.key, &files.certificate, &files.roots][which];
+            // The mode of the key stays.
+            fs::write(path, &content).expect("it is written");
+            let read = quickly(|| Identity::read(&files, year(2025)));
+            let said = format!("{:#}", read.expect_err("it is refused"));
+            prop_assert!(said.contains(&shown(path)), "{}", said);
+        }
+
+        #[test]
+        fn a_damaged_certificate_is_read_or_refused(
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            length in any::<prop::sample::Index>(),
+        ) {
+            static WHOLE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+            let whole = WHOLE.get_or_init(|| {
+                let (_, certificate, _) = pem();
+                let der = CertificateDer::from_pem_slice(certificate.as_bytes());
+                der.expect("a certificate").to_vec()
+            });
+            let mut damaged = whole.clone();
+            damaged[at.index(whole.len())] = byte;
+            let cut = damaged[..length.index(whole.len())].to_vec();
+            for der in [damaged, cut] {
+                let der = CertificateDer::from(der);
+                let _ = quickly(|| CertificateInfo::of(&der));
+                let _ = quickly(|| RootCertStore::empty().add(der));
+            }
         }
     }
 }

@@ -144,3 +144,43 @@ fn run_daemon() -> ExitCode {
         }
     }
 }
+
+/// What tests of parsers share: inputs of all sizes, and a limit of processor time.
+#[cfg(test)]
+mod bounds {
+    use std::time::Duration;
+
+    use nix::time::{ClockId, clock_gettime};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    /// Processor time for one input. It takes a few milliseconds at most, also without optimization.
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    /// Parses, and checks that it takes not too long. Processor time is measured: other tests run at the same time.
+    pub(crate) fn quickly<T>(parse: impl FnOnce() -> T) -> T {
+        let now = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock");
+        let began = now();
+        let parsed = parse();
+        let took = Duration::from(now() - began);
+        assert!(took < LIMIT, "it takes {took:?}");
+        parsed
+    }
+
+    /// A few bytes, or about as many as `limit`: any bytes and these pieces, repeated.
+    pub(crate) fn content(
+        limit: usize,
+        pieces: &'static [&'static str],
+    ) -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            1 => vec(any::<u8>(), 1..40),
+            3 => select(pieces).prop_map(|piece: &str| piece.as_bytes().to_vec()),
+        ];
+        let length = prop_oneof![0..300_usize, limit - 2..limit + 3];
+        (vec(piece, 1..8), length).prop_map(|(pieces, length)| {
+            let all = pieces.concat();
+            all.into_iter().cycle().take(length).collect()
+        })
+    }
+}

@@ -254,7 +254,10 @@ fn name(uid: u32) -> String {
 mod tests {
     use std::net::Ipv6Addr;
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::bounds::{content, quickly};
 
     #[test]
     fn a_connection_has_the_user_who_made_it() {
@@ -353,5 +356,40 @@ mod tests {
         }
         answer[17] = 10;
         assert_eq!(user_in(&answer).expect("it is whole"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_kernel_says_is_read_or_refused(
+            mut answer in proptest::collection::vec(any::<u8>(), 0..600),
+            kind in prop_oneof![Just(BY_FAMILY), Just(ERROR), any::<u16>()],
+        ) {
+            let _ = quickly(|| user_in(&answer));
+            if let Some(place) = answer.get_mut(4..6) {
+                place.copy_from_slice(&kind.to_ne_bytes());
+            }
+            let _ = quickly(|| user_in(&answer));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_table_of_connections_and_the_status_of_a_process_may_be_any_text(
+            text in content(64 * 1024, &[
+                "0: ", "0100007F:1F90 ", "00000000:0000 ", "0A ", "0 ", "\n", "\t", ":",
+                "VmSize:", "Uid:", "Name:", "99999999999999999999 ",
+            ]),
+        ) {
+            let text = String::from_utf8_lossy(&text);
+            let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
+            quickly(|| {
+                for line in text.lines() {
+                    let _ = listening(line, wanted);
+                }
+                let _ = process_in(&text);
+            });
+        }
     }
 }

@@ -99,6 +99,8 @@ pub fn is_host_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -136,5 +138,50 @@ mod tests {
         let text = r#"{"version":1,"host_id":"a","certificate":"","roots":"","message_queue":null,"later":1}"#;
         let response: Response = serde_json::from_str(text).expect("it is read");
         assert_eq!(response.host_id, "a");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_message_is_read_as_it_was_written(
+            version in any::<u32>(),
+            texts in proptest::array::uniform4("(?s).{0,200}"),
+            has_queue in any::<bool>(),
+        ) {
+            let [first, second, third, fourth] = texts;
+            let request = Request {
+                version,
+                token: Secret(first.clone()),
+                host_name: second.clone(),
+                certificate_request: third.clone(),
+            };
+            let queue = MessageQueue {
+                user: third.clone(),
+                password: Secret(fourth.clone()),
+                virtual_host: second.clone(),
+            };
+            let response = Response {
+                version,
+                host_id: first,
+                certificate: second,
+                roots: third.clone(),
+                message_queue: has_queue.then_some(queue),
+            };
+            let refusal = Refusal { error: third, next: fourth };
+            let text = serde_json::to_string(&request).expect("JSON");
+            prop_assert_eq!(serde_json::from_str::<Request>(&text).expect("a request"), request);
+            let text = serde_json::to_string(&response).expect("JSON");
+            prop_assert_eq!(serde_json::from_str::<Response>(&text).expect("a response"), response);
+            let text = serde_json::to_string(&refusal).expect("JSON");
+            prop_assert_eq!(serde_json::from_str::<Refusal>(&text).expect("a refusal"), refusal);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "(?s).{0,300}") {
+            let _ = serde_json::from_str::<Request>(&text);
+            let _ = serde_json::from_str::<Response>(&text);
+            let _ = serde_json::from_str::<Refusal>(&text);
+        }
     }
 }

@@ -234,7 +234,11 @@ fn certificate_request(key: &KeyPair) -> Result<String> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use proptest::prelude::*;
+    use wire::enrolment::{LARGEST_REQUEST, LARGEST_RESPONSE, Refusal, Response};
+
     use super::*;
+    use crate::bounds::{content, quickly};
 
     #[test]
     fn a_plane_has_a_dns_name() {
@@ -307,5 +311,64 @@ mod tests {
             elsewhere.to_string().contains("has other files"),
             "{elsewhere:#}"
         );
+    }
+
+    const JSON: &[&str] = &[
+        "{",
+        "}",
+        "[",
+        "\"version\":1",
+        "\"token\":",
+        "\"host_name\":",
+        "\"host_id\":",
+        "\"certificate\":",
+        "\"message_queue\":",
+        "\"error\":",
+        "\"next\":",
+        "\"",
+        "\\n",
+        "\\u0041",
+        ",",
+        "null",
+        " ",
+        "1e999",
+        "-",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_file_with_a_token_is_read_or_refused(
+            content in content(LIMIT as usize, &["token", "\n", " ", "\t", "ä"]),
+        ) {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("token");
+            std::fs::write(&path, &content).expect("it is written");
+            let mode = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(&path, mode).expect("its mode");
+            match quickly(|| token(&path)) {
+                Ok(Secret(text)) => {
+                    prop_assert!(content.len() as u64 <= LIMIT);
+                    prop_assert!(!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()));
+                }
+                Err(error) => {
+                    let said = format!("{error:#}");
+                    prop_assert!(said.contains(&path.display().to_string()), "{}", said);
+                }
+            }
+        }
+
+        #[test]
+        fn any_message_of_an_enrolment_is_read_or_refused(
+            request in content(LARGEST_REQUEST, JSON),
+            response in content(LARGEST_RESPONSE, JSON),
+        ) {
+            for text in [request, response] {
+                let _ = quickly(|| serde_json::from_slice::<Request>(&text));
+                let _ = quickly(|| serde_json::from_slice::<Response>(&text));
+                let _ = quickly(|| serde_json::from_slice::<Refusal>(&text));
+            }
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! The proxy on the way to the plane: from the configuration, from the file of earlier versions, or from the environment.
 
+#[cfg(test)]
+mod limits;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
