@@ -75,3 +75,27 @@ impl Dial for Kernel {
         Ok(stream)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_probed_and_does_not_collect_small_parts() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let listener = listener.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let stream = Kernel.connect(address).await.expect("it connects");
+        assert!(stream.nodelay().expect("the kernel tells"));
+        let its = SockRef::from(&stream);
+        assert!(its.keepalive().expect("the kernel tells"));
+        let time = its.tcp_keepalive_time().expect("the kernel tells");
+        let interval = its.tcp_keepalive_interval().expect("the kernel tells");
+        let probes = its.tcp_keepalive_retries().expect("the kernel tells");
+        assert_eq!((time, interval, probes), (SILENT, PROBES, MOST_PROBES));
+    }
+}

@@ -4,9 +4,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use comms::config::{IdentityFiles, Plane};
+use comms::identity::Identity;
+use comms::path::proxy::Proxies;
 use comms::supervisor::Comms;
+use comms::tunnel::PlaneRoute;
+use rustls::{HandshakeKind, ProtocolVersion};
+use rustls_pki_types::ServerName;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -123,6 +129,58 @@ async fn bytes_and_ends_go_through_haproxy_in_both_directions() {
         assert!(back == wanted, "{length}: {} bytes came back", back.len());
     }
     assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingress_that_knows_tls_1_2_only_is_reached() {
+    let authority = Authority::new();
+    let (backend, _) = counting_echo().await;
+    let options = "ssl-min-ver TLSv1.2 ssl-max-ver TLSv1.2";
+    let ingress = Ingress::start_with(&authority, backend, options).await;
+    let host = Host::new(&authority, &authority).await;
+    let version = handshake(&ingress, &host).await.1;
+    assert_eq!(version, Some(ProtocolVersion::TLSv1_2));
+    let path = host.configure(ingress.address, "all", NO_PROXY);
+    let comms = Comms::start(&path).await.expect("it starts");
+    for _ in 0..2 {
+        assert_eq!(host.echoed(b"x").await.expect("it is carried"), b"x 1");
+    }
+    let errors = comms.status().listeners[0].errors.clone();
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+/// How a connection to the ingress has begun, and its version of TLS.
+async fn handshake(
+    ingress: &Ingress,
+    host: &Host,
+) -> (Option<HandshakeKind>, Option<ProtocolVersion>) {
+    let files = IdentityFiles::below(&host.place(""));
+    let identity = Identity::read(&files, SystemTime::now()).expect("it is right");
+    let route = PlaneRoute {
+        plane: Plane {
+            host: ingress.address.ip().to_string(),
+            port: ingress.address.port(),
+        },
+        proxies: Proxies::default(),
+        tls: identity.tls,
+    };
+    let sni = ServerName::try_from("echo.plane.test").expect("a name");
+    let stream = route.open(&sni).await.expect("it is reached");
+    let tls = &stream.get_ref().1;
+    (tls.handshake_kind(), tls.protocol_version())
+}
+
+/// The curve of the plane is offered first: another one would cost a second round trip.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingress_without_other_curves_asks_for_no_second_hello() {
+    let authority = Authority::new();
+    let (backend, _) = counting_echo().await;
+    let ingress =
+        Ingress::start_with(&authority, backend, "ssl-min-ver TLSv1.2 curves P-256").await;
+    let host = Host::new(&authority, &authority).await;
+    let (kind, version) = handshake(&ingress, &host).await;
+    assert_eq!(version, Some(ProtocolVersion::TLSv1_3));
+    assert_eq!(kind, Some(HandshakeKind::Full));
 }
 
 #[tokio::test(flavor = "multi_thread")]
