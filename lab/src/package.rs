@@ -24,7 +24,7 @@ pub use join::{
     remove_join_file,
 };
 pub use masters::{wait_for_masters, without_member};
-pub use plane::{COMMS, PLANE, enrol, install_comms, install_plane};
+pub use plane::{COMMS, PLANE, enrol, install_comms, install_plane, push_image};
 
 /// The role the lab installs.
 pub const ROLE: &str = "pf9-kube";

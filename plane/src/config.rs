@@ -89,6 +89,7 @@ impl Default for Ingress {
         let service = |name: &str, mode, port| Service {
             name: name.to_owned(),
             mode,
+            read_only: false,
             backend: SocketAddr::from(([127, 0, 0, 1], port)),
         };
         Self {
@@ -102,7 +103,10 @@ impl Default for Ingress {
             master_socket: "/run/haproxy-master.sock".into(),
             services: vec![
                 service("amqp", Mode::Tcp, 5672),
-                service("registry", Mode::Tcp, 5000),
+                Service {
+                    read_only: true,
+                    ..service("registry", Mode::Http, 5000)
+                },
                 service("keystone", Mode::Tcp, 5100),
                 service("rest", Mode::Http, 8080),
             ],
@@ -119,6 +123,9 @@ pub struct Service {
     /// What the ingress knows of its protocol.
     #[serde(default)]
     pub mode: Mode,
+    /// Whether hosts may ask with GET and HEAD only: what one host writes, no other host should read.
+    #[serde(default)]
+    pub read_only: bool,
     /// Where it listens.
     pub backend: SocketAddr,
 }
@@ -264,6 +271,9 @@ impl Ingress {
             if service.backend.port() == 0 {
                 bail!("{place}: the port of `backend` is 0");
             }
+            if service.read_only && service.mode != Mode::Http {
+                bail!("{place}: `read_only` needs `mode: http`");
+            }
         }
         Ok(())
     }
@@ -307,6 +317,8 @@ mod tests {
             .map(|its| its.name.as_str())
             .collect();
         assert_eq!(names, ["amqp", "registry", "keystone", "rest"]);
+        // A host could replace the images of all others.
+        assert!(found.ingress.services[1].read_only);
         assert!(found.message_queue.is_none());
     }
 
@@ -344,6 +356,10 @@ mod tests {
             (
                 "ingress: {services: [{name: a, backend: '127.0.0.1:0'}]}\n",
                 "the port of `backend` is 0",
+            ),
+            (
+                "ingress: {services: [{name: a, read_only: true, backend: '127.0.0.1:1'}]}\n",
+                "`read_only` needs `mode: http`",
             ),
         ] {
             let error = read(&format!("{LEAST}{more}")).expect_err(wanted);

@@ -18,6 +18,8 @@ pub const COMMS: &str = "/opt/pf9/comms/pf9-comms";
 const SETUP: &str = include_str!("plane.sh");
 /// Its deadline.
 const LIMIT: Duration = Duration::from_secs(300);
+/// What pushes an image to the registry of its host.
+const PUSH: &str = include_str!("push.py");
 
 /// Makes a host a management plane. `programs` is the directory with `planectl`.
 ///
@@ -60,6 +62,22 @@ pub fn install_comms(host: &Host, plane: &Host, checkout: &Path, programs: &Path
         plane.address()
     );
     host.text(&["sh", "-c", &script]).map(drop)
+}
+
+/// Pushes an image, a file for `docker load`, to the registry of a plane as `NAME:TAG`. Gives the digest of its manifest.
+///
+/// # Errors
+/// The registry refuses it.
+pub fn push_image(plane: &Host, image: &Path, name: &str) -> Result<String> {
+    let file = "/var/tmp/image.tar";
+    plane.put_file(image, file, 0o644)?;
+    let words = ["python3", "-", file, name];
+    let output = plane.exec_within(&words, Some(PUSH.as_bytes()), LIMIT)?;
+    plane.text(&["rm", "-f", file])?;
+    command::check(&output, || {
+        format!("cannot push {name} to the registry of `{}`", plane.name())
+    })?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Enrols a host that has pf9-comms, and starts it.

@@ -40,6 +40,7 @@ struct Shown<'a> {
 struct ShownService {
     name: String,
     http: bool,
+    read_only: bool,
     backend: String,
 }
 
@@ -52,6 +53,7 @@ pub fn text(configuration: &Configuration, files: &Files) -> Result<String> {
     let enroll = Service {
         name: enrolment::NAME.to_owned(),
         mode: Mode::Http,
+        read_only: false,
         backend: configuration.listen,
     };
     let services = std::iter::once(&enroll)
@@ -59,6 +61,7 @@ pub fn text(configuration: &Configuration, files: &Files) -> Result<String> {
         .map(|its| ShownService {
             name: its.name.clone(),
             http: its.mode == Mode::Http,
+            read_only: its.read_only,
             backend: its.backend.to_string(),
         })
         .collect();

@@ -5,6 +5,7 @@ mod databases;
 mod expired;
 mod hello;
 mod hosts;
+mod ingress;
 mod revoked;
 mod running;
 mod tokens;

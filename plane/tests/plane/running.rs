@@ -91,7 +91,8 @@ impl Plane {
             "host: plane.test\nstate: {}\nlisten: {ip}:9443\n{}\
              ingress:\n  bind: ['{ip}:{PORT}']\n  user: null\n  chroot: null\n  connections: 2000\n\
              \x20 master_socket: {}\n  services:\n\
-             \x20 - {{name: echo, backend: '{echo}'}}\n  - {{name: rest, mode: http, backend: '{rest}'}}\n",
+             \x20 - {{name: echo, backend: '{echo}'}}\n  - {{name: rest, mode: http, backend: '{rest}'}}\n\
+             \x20 - {{name: images, mode: http, read_only: true, backend: '{rest}'}}\n",
             state.display(),
             database(state.clone()),
             state.join("master.sock").display(),

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use lab::package::{COMMS, PLANE, enrol, install_comms, install_plane};
+use lab::package::{COMMS, PLANE, enrol, install_comms, install_plane, push_image};
 use lab::{Host, HostSpec, Image, Lab, Setup};
 
 use crate::nodelet::{self, Profile};
@@ -12,6 +12,8 @@ use crate::repository::checkout;
 /// The hosts of such a lab.
 const SERVER: &str = "plane";
 const HOST: &str = "host-1";
+/// The image in the registry.
+const PUSHED: &str = "toolbox:1";
 
 /// Brings it up and says what to try.
 pub(super) fn run(name: &str, setup: &Setup, began: Instant) -> Result<()> {
@@ -37,7 +39,7 @@ pub(super) fn run(name: &str, setup: &Setup, began: Instant) -> Result<()> {
     done("HAProxy, RabbitMQ, the registry, Keystone, nginx and planectl run");
     install_comms(&host, &server, checkout(), &programs)?;
     enrol(&host, &server)?;
-    host.load_image(&setup.toolbox)?;
+    push_image(&server, &setup.toolbox, PUSHED)?;
     done("The host is enrolled");
     explain(&lab, &server, &host);
     Ok(())
@@ -57,7 +59,7 @@ The plane {PLANE} is `{}` ({}); `{}` is enrolled there. To try:
 
   {on_host} {COMMS} status
   {on_host} curl http://localhost:9080/whoami
-  {on_host} sh -c 'docker tag {image} localhost:5001/toolbox && docker push localhost:5001/toolbox && docker pull localhost:5001/toolbox'
+  {on_host} docker pull localhost:5001/{PUSHED}
   {on_host} curl http://localhost:8158/v3
   {on_server} runuser -u pf9-plane -- /opt/pf9/plane/planectl host list
   {on_server} runuser -u pf9-plane -- /opt/pf9/plane/planectl host revoke {name}
@@ -67,7 +69,6 @@ The plane {PLANE} is `{}` ({}); `{}` is enrolled there. To try:
         host.name(),
         on_host = shell(host),
         on_server = shell(server),
-        image = lab::TOOLBOX_IMAGE,
         name = host.name(),
         lab = lab.name(),
     );

@@ -198,11 +198,7 @@ fn outages(planes: &Planes, (first, id): (&Host, &str), second: &Host) {
     );
     // A revoked host loses an open connection within a minute, and no other host does.
     for host in [first, second] {
-        sh(
-            host,
-            r#"systemd-run --quiet --unit=open --property=Type=exec bash -c \
-              'exec 3<> /dev/tcp/127.0.0.1/5001; printf "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n" >&3; cat <&3'"#,
-        );
+        hold_open(host);
         until(host, "it is open", &is_open);
     }
     let said = planes.planectl("host revoke host-2");
@@ -245,13 +241,18 @@ fn begin_download(host: &Host, rate: &str) {
     );
 }
 
-/// For the plane, the host behind the router has the router's address.
-fn comes_from_the_router(planes: &Planes, host: &Host, router: &Host) {
+/// Keeps a connection open with a request whose body does not end: HAProxy ends one on which nothing is asked.
+fn hold_open(host: &Host) {
     sh(
         host,
-        r#"systemd-run --quiet --unit=open --property=Type=exec bash -c \
-          'exec 3<> /dev/tcp/127.0.0.1/5001; printf "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n" >&3; cat <&3'"#,
+        "systemd-run --quiet --unit=open --property=Type=exec sh -c \
+         'while sleep 1 && echo; do :; done | curl --silent --fail --upload-file - http://localhost:9080/files/open'",
     );
+}
+
+/// For the plane, the host behind the router has the router's address.
+fn comes_from_the_router(planes: &Planes, host: &Host, router: &Host) {
+    hold_open(host);
     let plane = planes.server();
     let is_peer = |host: &Host| {
         format!(

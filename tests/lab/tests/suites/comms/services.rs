@@ -3,28 +3,36 @@
 use std::path::Path;
 
 use lab::Host;
-use lab_suites::{Planes, TOOLBOX_IMAGE, fails, sh, until};
+use lab::package::push_image;
+use lab_suites::{Planes, fails, sh, until};
 
 /// The credentials of a host for the message queue.
 const CREDENTIALS: &str = "/etc/pf9/comms/current/message-queue.json";
 const MIB: u64 = 1024 * 1024;
 /// The name of the workload image in the registry, as hosts see it.
 const IMAGE: &str = "localhost:5001/toolbox:1";
+/// A name that a host would like to have there.
+const OTHER: &str = "localhost:5001/other:1";
 
-/// An image that went to the registry comes back with the same digest, which the registry itself has.
+/// An image of the registry comes to a host with the digest that the registry has, and a host cannot change what is there.
 pub(super) fn images_are_the_same(host: &Host, plane: &Host, toolbox: &Path) {
-    host.put_file(toolbox, "/var/tmp/toolbox.tar", 0o644)
-        .expect("it is written");
-    let name = IMAGE;
-    let pushed = sh(
-        host,
-        &format!(
-            "docker load --quiet --input /var/tmp/toolbox.tar > /dev/null; rm /var/tmp/toolbox.tar
-             docker tag {TOOLBOX_IMAGE} {name}; docker push {name} | grep -o 'sha256:[0-9a-f]*' | tail -1"
-        ),
-    );
-    assert_eq!(pushed.len(), 71, "{pushed}");
+    let pushed = push_image(plane, toolbox, "toolbox:1").expect("the registry takes it");
     assert_eq!(pushed, image_is_pulled(host, plane));
+    sh(host, &format!("docker tag {IMAGE} {OTHER}"));
+    fails(host, &format!("docker push {OTHER}"));
+    for (method, place) in [
+        ("POST", "blobs/uploads/".to_owned()),
+        ("PUT", "manifests/1".to_owned()),
+        ("DELETE", format!("manifests/{pushed}")),
+    ] {
+        let status = sh(
+            host,
+            &format!(
+                "curl --silent --output /dev/null --write-out '%{{http_code}}' --request {method} http://localhost:5001/v2/toolbox/{place}"
+            ),
+        );
+        assert_eq!(status, "403", "{method} {place}");
+    }
 }
 
 /// The image comes with the digest that the registry itself has. Returns the digest.
@@ -32,7 +40,7 @@ pub(super) fn image_is_pulled(host: &Host, plane: &Host) -> String {
     let pulled = sh(
         host,
         &format!(
-            "docker rmi --force {IMAGE} {TOOLBOX_IMAGE} > /dev/null; docker pull --quiet {IMAGE} > /dev/null
+            "docker rmi --force {IMAGE} {OTHER} > /dev/null; docker pull --quiet {IMAGE} > /dev/null
              docker image inspect --format '{{{{index .RepoDigests 0}}}}' {IMAGE} | grep -o 'sha256:[0-9a-f]*'"
         ),
     );
