@@ -74,6 +74,8 @@ pub struct Ingress {
     pub bind: Vec<SocketAddr>,
     /// Most connections at a time.
     pub connections: u32,
+    /// Most connections of one host at a time.
+    pub connections_per_host: u32,
     /// The user and the group of HAProxy's workers; `null` if HAProxy is not started by root.
     pub user: Option<String>,
     /// The directory that the workers are confined to.
@@ -98,6 +100,7 @@ impl Default for Ingress {
                 SocketAddr::from(([0; 8], 443)),
             ],
             connections: 8000,
+            connections_per_host: 2000,
             user: Some("haproxy".to_owned()),
             chroot: Some("/var/lib/haproxy".into()),
             master_socket: "/run/haproxy-master.sock".into(),
@@ -244,6 +247,9 @@ impl Ingress {
         if !(10..=1_000_000).contains(&self.connections) {
             bail!("`connections`: it is not between 10 and 1000000");
         }
+        if !(1..=1_000_000).contains(&self.connections_per_host) {
+            bail!("`connections_per_host`: it is not between 1 and 1000000");
+        }
         let is_user = |name: &String| {
             !name.is_empty()
                 && name
@@ -343,6 +349,10 @@ mod tests {
                 "`management` needs to be HOST:PORT",
             ),
             ("ingress: {bind: []}\n", "`ingress`: `bind`: it is empty"),
+            (
+                "ingress: {connections_per_host: 0}\n",
+                "`ingress`: `connections_per_host`: it is not between",
+            ),
             ("ingress: {user: 'a b'}\n", "`ingress`: `user`"),
             ("ingress: {services: []}\n", "`services`: there are none"),
             (

@@ -34,6 +34,20 @@ fn requests_have_time_to_end() {
     assert!(limit > plane::server::DRAIN.as_secs() + 5, "{limit}");
 }
 
+/// With IPv6, a client has as many addresses as it wants.
+#[test]
+fn limits_count_networks_of_ipv6() {
+    let template = include_str!("../templates/haproxy.cfg");
+    let of_addresses: Vec<&str> = template
+        .lines()
+        .filter(|line| line.contains(" track-sc") && line.contains(" src"))
+        .collect();
+    assert_eq!(of_addresses.len(), 2, "{of_addresses:?}");
+    for line in of_addresses {
+        assert!(line.contains(" src,ipmask(32,64) table "), "{line}");
+    }
+}
+
 /// The unit forbids machine code that is made while a program runs: `haproxy -c` makes some for each pattern.
 #[test]
 fn haproxys_configuration_has_no_patterns() {

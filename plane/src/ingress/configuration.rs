@@ -25,6 +25,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct Shown<'a> {
     host: &'a str,
     connections: u32,
+    connections_per_host: u32,
     user: Option<&'a str>,
     chroot: Option<&'a Path>,
     bind: Vec<String>,
@@ -82,6 +83,7 @@ pub fn text(configuration: &Configuration, files: &Files) -> Result<String> {
             Serde(Shown {
                 host: &configuration.host,
                 connections: ingress.connections,
+                connections_per_host: ingress.connections_per_host,
                 user: ingress.user.as_deref(),
                 chroot: ingress.chroot.as_deref(),
                 bind,

@@ -1,7 +1,7 @@
 //! What the ingress passes on to a service, and what it refuses.
 
-use crate::client::{Host, Stranger, answer};
-use crate::running::Plane;
+use crate::client::{Host, Stranger, answer, carries};
+use crate::running::{MOST_OF_HOST, Plane, until};
 
 /// An enrolled host.
 async fn enrolled(plane: &Plane, name: &str) -> Host {
@@ -38,4 +38,34 @@ async fn hosts_change_nothing_behind_a_service_that_is_read_only() {
         let is_told = said.to_lowercase().contains("x-forwarded-proto");
         assert_eq!(is_told, name == "rest", "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_takes_no_place_of_other_hosts() {
+    let plane = Plane::start().await;
+    let (greedy, other) = (
+        enrolled(&plane, "host-1").await,
+        enrolled(&plane, "host-2").await,
+    );
+    let client = Stranger::new(&plane, Some(&greedy));
+    let mut open = Vec::new();
+    for _ in 0..MOST_OF_HOST {
+        let mut stream = client
+            .connect("echo.plane.test")
+            .await
+            .expect("it is let in");
+        assert!(carries(&mut stream).await);
+        open.push(stream);
+    }
+    let one_more = async || match client.connect("echo.plane.test").await {
+        Ok(mut stream) => carries(&mut stream).await,
+        Err(_) => false,
+    };
+    assert!(!one_more().await);
+    let of_other = Stranger::new(&plane, Some(&other));
+    let stream = of_other.connect("echo.plane.test").await;
+    assert!(carries(&mut stream.expect("it is let in")).await);
+    assert!(carries(&mut open[0]).await, "what is open goes on");
+    drop(open);
+    until("its connections have ended", one_more).await;
 }

@@ -15,6 +15,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 /// The port of the ingress.
 pub(crate) const PORT: u16 = 8443;
+/// Most connections of a host.
+pub(crate) const MOST_OF_HOST: usize = 40;
 
 /// A loopback address that nothing else uses.
 pub(crate) fn own_address() -> IpAddr {
@@ -90,6 +92,7 @@ impl Plane {
         let text = format!(
             "host: plane.test\nstate: {}\nlisten: {ip}:9443\n{}\
              ingress:\n  bind: ['{ip}:{PORT}']\n  user: null\n  chroot: null\n  connections: 2000\n\
+             \x20 connections_per_host: {MOST_OF_HOST}\n\
              \x20 master_socket: {}\n  services:\n\
              \x20 - {{name: echo, backend: '{echo}'}}\n  - {{name: rest, mode: http, backend: '{rest}'}}\n\
              \x20 - {{name: images, mode: http, read_only: true, backend: '{rest}'}}\n",

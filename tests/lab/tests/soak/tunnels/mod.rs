@@ -37,7 +37,7 @@ fn thousands_of_tunnels_are_carried_and_leave_nothing() {
     planes.put_example(&host, "traffic");
     sh(
         &server,
-        r#"printf '%s\n' 'ingress:' '  connections: 8000' '  services: [{name: echo, backend: "127.0.0.1:7000"}]' >> /etc/pf9/plane.yaml
+        r#"printf '%s\n' 'ingress:' '  connections: 8000' '  connections_per_host: 8000' '  services: [{name: echo, backend: "127.0.0.1:7000"}]' >> /etc/pf9/plane.yaml
            systemd-run --quiet --unit=echo --property=LimitNOFILE=20000 traffic serve 127.0.0.1:7000
            systemctl restart pf9-plane"#,
     );
