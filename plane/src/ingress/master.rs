@@ -15,6 +15,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const STARTED: Duration = Duration::from_secs(15);
 /// A new worker starts within this time after the command, if it was heard.
 const HEARD: Duration = Duration::from_secs(5);
+/// Time for a worker to end.
+const ENDED: Duration = Duration::from_secs(10);
 /// Between two looks at it.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Largest answer that is read: a session has about 300 bytes there.
@@ -148,6 +150,34 @@ impl Master {
         let began = tokio::time::timeout(STARTED, began).await;
         began
             .context("reload HAProxy: no new worker starts; `journalctl -u haproxy` has the reason")
+    }
+
+    /// Ends a worker with all its connections. If it is the present one, another one takes its place before.
+    ///
+    /// # Errors
+    /// As [`Self::reload`]; or the worker does not end.
+    pub async fn end(&self, worker: Worker) -> Result<()> {
+        let is_present = |its: &Worker| its.is_present && its.pid == worker.pid;
+        if self.workers().await?.iter().any(is_present) {
+            self.reload().await?;
+        }
+        let command = format!("expert-mode on; @!{} debug dev exit 0", worker.pid);
+        let ended = async {
+            loop {
+                // A master that starts itself again does not answer.
+                let now = tokio::time::timeout(LOOK, self.workers()).await;
+                if let Ok(Ok(now)) = now
+                    && !now.iter().any(|its| its.pid == worker.pid)
+                {
+                    return;
+                }
+                // The answer of the worker ends with it.
+                drop(tokio::time::timeout(LOOK, self.command(&command)).await);
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let ended = tokio::time::timeout(ENDED, ended).await;
+        ended.with_context(|| format!("end HAProxy's worker {}", worker.pid))
     }
 
     /// When the present worker began, at the latest: it has read all files that are older.

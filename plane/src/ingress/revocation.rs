@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::files::{Files, TICKET_KEYS, ticket_key};
 use super::master::{Master, Worker};
 use crate::authority::Revoked;
 
 /// Time for connections to end that were told to.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(10);
 /// Longest list that is sent with a command, in bytes: HAProxy reads one into a buffer of 16 KiB.
 const LONGEST_LIST: usize = 12_000;
 /// Between two looks at them.
@@ -72,29 +72,47 @@ pub async fn apply(
     bail!("{}", all.join("; and could not "))
 }
 
-/// Ends the connections of these certificates, and waits until they have ended.
+/// Ends the connections of these certificates, and waits until they have ended. HAProxy cannot end one of which the host has ended its own direction: then the worker that
+/// has it is ended, because a host could otherwise go on with it for as long as the service sends.
 async fn end_all(master: &Master, revoked: &[Revoked]) -> Result<()> {
     let serials: BTreeSet<&str> = revoked.iter().map(|its| its.serial.as_str()).collect();
-    let mut left = 0;
+    let mut left = Vec::new();
     let ended = async {
         loop {
-            left = 0;
+            let mut with_some = Vec::new();
             for worker in master.workers().await? {
-                left += end(master, worker, &serials).await?;
+                let count = end(master, worker, &serials).await?;
+                if count > 0 {
+                    with_some.push((worker, count));
+                }
             }
-            if left == 0 {
+            left = with_some;
+            if left.is_empty() {
                 return anyhow::Ok(());
             }
             tokio::time::sleep(PAUSE).await;
         }
     };
-    match tokio::time::timeout(LIMIT, ended).await {
-        Ok(ended) => ended,
-        Err(_) => bail!(
-            "{left} are open after {} s; `show sess` on HAProxy's socket names them, and `systemctl restart haproxy` ends all connections",
-            LIMIT.as_secs()
-        ),
+    if let Ok(ended) = tokio::time::timeout(LIMIT, ended).await {
+        return ended;
     }
+    if left.is_empty() {
+        bail!("HAProxy does not name them within {} s", LIMIT.as_secs());
+    }
+    for (worker, count) in left {
+        let ended = master.end(worker).await;
+        ended.with_context(|| {
+            format!(
+                "{count} are open after {} s; `systemctl restart haproxy` ends all connections",
+                LIMIT.as_secs()
+            )
+        })?;
+        tracing::warn!(
+            "HAProxy could not end {count} connections of revoked certificates, so its worker {} was ended; other hosts had connections there, too, and connect again",
+            worker.pid
+        );
+    }
+    Ok(())
 }
 
 /// Tells a worker the serial numbers. Returns whether there was one that it did not refuse yet.
@@ -161,7 +179,8 @@ pub async fn rotate_ticket_keys(master: &Master, files: &Files) -> Result<()> {
     Ok(())
 }
 
-/// Ends the connections of these certificates, and returns how many there were.
+/// Ends the connections of these certificates, and returns how many there were. One that has lost its service does not count: what the service has sent before may still be on
+/// its way to the host, which may have gone.
 async fn end(master: &Master, worker: Worker, serials: &BTreeSet<&str>) -> Result<usize> {
     let table = master.ask(worker, "show table tls").await?;
     let (revoked, others): (Vec<_>, Vec<_>) =
@@ -178,7 +197,7 @@ async fn end(master: &Master, worker: Worker, serials: &BTreeSet<&str>) -> Resul
     let sessions = master.ask(worker, "show sess").await?;
     let sessions = sessions_by_peer(&sessions);
     let mut ended = hidden.len();
-    for (peer, session) in &sessions {
+    for (peer, (session, has_service)) in &sessions {
         if peers.contains(peer) {
             let answer = master
                 .ask(worker, &format!("shutdown session {session}"))
@@ -187,7 +206,7 @@ async fn end(master: &Master, worker: Worker, serials: &BTreeSet<&str>) -> Resul
             if !answer.trim().is_empty() && !answer.contains("No such session") {
                 bail!("HAProxy answers to `shutdown session`: {}", answer.trim());
             }
-            ended += 1;
+            ended += usize::from(*has_service);
         }
     }
     Ok(ended)
@@ -206,8 +225,8 @@ fn tracked(table: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Sessions by the address of their client.
-fn sessions_by_peer(sessions: &str) -> BTreeMap<&str, &str> {
+/// Sessions by the address of their client, and whether they may reach their service: it is connected, or was not yet.
+fn sessions_by_peer(sessions: &str) -> BTreeMap<&str, (&str, bool)> {
     sessions
         .lines()
         .filter_map(|line| {
@@ -215,10 +234,14 @@ fn sessions_by_peer(sessions: &str) -> BTreeMap<&str, &str> {
             if !session.starts_with("0x") {
                 return None;
             }
-            let peer = rest
-                .split_whitespace()
-                .find_map(|word| word.strip_prefix("src="))?;
-            Some((peer, session))
+            let word = |name| {
+                rest.split_whitespace()
+                    .find_map(|word| word.strip_prefix(name))
+            };
+            // The state of the side of the service, flags, and its socket.
+            let has_lost_it = |side: &str| !side.starts_with("0,") && side.contains(",fd=-");
+            let has_service = !word("scb=[").is_some_and(has_lost_it);
+            Some((word("src=")?, (session, has_service)))
         })
         .collect()
 }
@@ -237,10 +260,15 @@ mod tests {
             0x57: key=43AB@::1:4002 use=0 exp=1000 shard=0\n";
         let found: Vec<_> = tracked(table).collect();
         assert_eq!(found, [("41AB", "127.0.0.1:4000"), ("42AB", "::1:4001")]);
-        let sessions = "0x7f1: proto=tcpv4 src=127.0.0.1:4000 fe=tls be=amqp srv=amqp ts=00 age=1s\n\
-            0x7f2: proto=unix_stream src=unix:1 fe=GLOBAL be=<NONE>\n";
+        let sessions = "0x7f1: proto=tcpv4 src=127.0.0.1:4000 fe=tls be=amqp srv=amqp ts=00 age=1s scf=[8,0h,fd=20] scb=[8,200h,fd=21] exp=1s\n\
+            0x7f2: proto=unix_stream src=unix:1 fe=GLOBAL be=<NONE>\n\
+            0x7f3: proto=tcpv6 src=::1:4001 fe=tls be=amqp scf=[8,0h,fd=20] scb=[10,200h,fd=-1] exp=1s\n\
+            0x7f4: proto=tcpv6 src=::1:4002 fe=tls be=tls scf=[8,0h,fd=22] scb=[0,0h,fd=-1] exp=1s\n";
         let found = sessions_by_peer(sessions);
-        assert_eq!(found.get("127.0.0.1:4000"), Some(&"0x7f1"));
+        assert_eq!(found.get("127.0.0.1:4000"), Some(&("0x7f1", true)));
+        assert_eq!(found.get("unix:1"), Some(&("0x7f2", true)));
+        assert_eq!(found.get("::1:4001"), Some(&("0x7f3", false)));
+        assert_eq!(found.get("::1:4002"), Some(&("0x7f4", true)));
         assert!(sessions_by_peer("").is_empty());
     }
 

@@ -1,7 +1,11 @@
 //! A revoked host loses what it has open, and gets nothing new.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
 use crate::client::{ECHO, Host, Stranger, answer, carries, is_resumed};
-use crate::running::{Plane, until};
+use crate::running::{LIMIT, Plane, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_certificate_loses_its_connections_and_no_other_does() {
@@ -95,4 +99,55 @@ async fn what_was_revoked_while_haproxy_was_down_is_refused_when_it_is_up() {
     })
     .await;
     assert!(revoking.wait().expect("it ended").success());
+}
+
+/// A connection to a service that sends without an end. Of this, the host reads a byte.
+async fn unread(plane: &Plane, host: &Host) -> TlsStream<TcpStream> {
+    let client = Stranger::new(plane, Some(host));
+    let stream = client.connect("source.plane.test").await;
+    let mut stream = stream.expect("it is let in");
+    stream.write_all(b"x").await.expect("it is written");
+    stream.flush().await.expect("it is written");
+    stream.read_u8().await.expect("the service sends");
+    stream
+}
+
+/// Reads what comes until the connection ends.
+async fn read_on(mut stream: TlsStream<TcpStream>) {
+    let mut nowhere = tokio::io::sink();
+    let read = tokio::io::copy(&mut stream, &mut nowhere);
+    // An error is an end, too.
+    let _ = tokio::time::timeout(LIMIT, read).await.expect("an end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_host_that_does_not_read_loses_its_service() {
+    let plane = Plane::start().await;
+    let fingerprint = plane.fingerprint();
+    let mut hosts = Vec::new();
+    for name in ["host-1", "host-2", "host-3"] {
+        let host = Host::new(&plane, name).await;
+        host.enrol(&plane.token(&["--host", name]), &fingerprint)
+            .await
+            .expect("it is enrolled");
+        hosts.push(host);
+    }
+    let _comms = hosts[2].start().await;
+    let mut kept = hosts[2].connect(ECHO).await;
+    assert!(carries(&mut kept).await);
+    let stalled = unread(&plane, &hosts[0]).await;
+    let said = plane.said(&["host", "revoke", "host-1"]);
+    assert!(said.contains("Every ingress refuses them"), "{said}");
+    assert!(carries(&mut kept).await, "another host's goes on");
+    read_on(stalled).await;
+    // HAProxy has no means against one whose host has ended its own direction.
+    let mut half_closed = unread(&plane, &hosts[1]).await;
+    half_closed.shutdown().await.expect("its direction ends");
+    let said = plane.said(&["host", "revoke", "host-2"]);
+    assert!(said.contains("Every ingress refuses them"), "{said}");
+    read_on(half_closed).await;
+    until("another worker accepts", async || {
+        hosts[2].reaches_echo().await
+    })
+    .await;
 }

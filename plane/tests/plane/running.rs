@@ -88,6 +88,7 @@ impl Plane {
         let directory = tempfile::tempdir().expect("a directory");
         let ip = own_address();
         let (echo, rest) = (service(echo).await, service(rest).await);
+        let source = service(source).await;
         let state = directory.path().to_owned();
         let text = format!(
             "host: plane.test\nstate: {}\nlisten: {ip}:9443\n{}\
@@ -95,7 +96,8 @@ impl Plane {
              \x20 connections_per_host: {MOST_OF_HOST}\n\
              \x20 master_socket: {}\n  services:\n\
              \x20 - {{name: echo, backend: '{echo}'}}\n  - {{name: rest, mode: http, backend: '{rest}'}}\n\
-             \x20 - {{name: images, mode: http, read_only: true, backend: '{rest}'}}\n",
+             \x20 - {{name: images, mode: http, read_only: true, backend: '{rest}'}}\n\
+             \x20 - {{name: source, backend: '{source}'}}\n",
             state.display(),
             database(state.clone()),
             state.join("master.sock").display(),
@@ -229,6 +231,14 @@ async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
     let (mut from, mut to) = stream.split();
     tokio::io::copy(&mut from, &mut to).await?;
     to.shutdown().await
+}
+
+/// Sends without an end.
+async fn source(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.read_u8().await?;
+    loop {
+        stream.write_all(&[0; 16 * 1024]).await?;
+    }
 }
 
 /// Answers each request with its head.
