@@ -76,9 +76,9 @@ pub struct Ingress {
     pub connections: u32,
     /// Most connections of one host at a time.
     pub connections_per_host: u32,
-    /// The user and the group of HAProxy's workers; `null` if HAProxy is not started by root.
+    /// The user and the group of HAProxy's workers, also if HAProxy is started by root; `null` if it is started by another user.
     pub user: Option<String>,
-    /// The directory that the workers are confined to.
+    /// The directory that the workers are confined to, if HAProxy is started by root.
     pub chroot: Option<PathBuf>,
     /// The socket of HAProxy's master process (`haproxy -S`).
     pub master_socket: PathBuf,
@@ -102,8 +102,8 @@ impl Default for Ingress {
             connections: 8000,
             connections_per_host: 2000,
             user: Some("haproxy".to_owned()),
-            chroot: Some("/var/lib/haproxy".into()),
-            master_socket: "/run/haproxy-master.sock".into(),
+            chroot: None,
+            master_socket: "/run/pf9-haproxy/master.sock".into(),
             services: vec![
                 service("amqp", Mode::Tcp, 5672),
                 Service {

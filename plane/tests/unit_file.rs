@@ -1,6 +1,7 @@
 //! What the unit of the plane promises, and what its program must not need.
 
 const UNIT: &str = include_str!("../pf9-plane.service");
+const HAPROXY: &str = include_str!("../haproxy.conf");
 
 /// A setting that is gone would show on a loaded or attacked host only.
 #[test]
@@ -21,6 +22,30 @@ fn each_setting_has_a_reason() {
         let count = UNIT.lines().filter(|its| *its == line).count();
         assert_eq!(count, 1, "{line}: {reason}");
     }
+}
+
+/// planectl writes the configuration of HAProxy: with an HAProxy of root, its user could become root.
+#[test]
+fn haproxy_has_no_right_but_its_port() {
+    for line in [
+        "User=haproxy",
+        "Group=haproxy",
+        "AmbientCapabilities=CAP_NET_BIND_SERVICE",
+        "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
+        "NoNewPrivileges=yes",
+        "TemporaryFileSystem=/var/lib/pf9-plane:ro",
+        "BindReadOnlyPaths=/var/lib/pf9-plane/ingress",
+        "ProtectSystem=strict",
+    ] {
+        assert_eq!(
+            HAPROXY.lines().filter(|its| *its == line).count(),
+            1,
+            "{line}"
+        );
+    }
+    let socket = plane::config::Ingress::default().master_socket;
+    let option = format!("-S {},group,pf9-plane,mode,660\"", socket.display());
+    assert!(HAPROXY.contains(&option), "{option}");
 }
 
 /// systemd kills what has not ended by itself.

@@ -1,5 +1,6 @@
 //! What HAProxy reads: its certificate, the roots, revoked certificates, and the keys of session tickets.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -17,6 +18,9 @@ use crate::config::Configuration;
 pub const TICKET_KEYS: usize = 3;
 /// Bytes of one: of AES-256, its HMAC, and a name.
 const TICKET_KEY: usize = 80;
+/// The modes of the directory and of secrets in it: HAProxy has the group.
+const DIRECTORY: u32 = 0o750;
+const SECRET: u32 = 0o640;
 /// Largest file that is read, in bytes.
 const LIMIT: u64 = 64 * 1024;
 
@@ -70,6 +74,13 @@ impl Files {
             let keys: Vec<String> = (0..TICKET_KEYS).map(|_| ticket_key()).collect();
             self.write_ticket_keys(&keys)?;
         }
+        // Those of an earlier version were for their owner.
+        for path in [&self.server, &self.ticket_keys] {
+            set_mode(path, SECRET)?;
+        }
+        if let Some(directory) = self.configuration.parent() {
+            set_mode(directory, DIRECTORY)?;
+        }
         let text = configuration::text(configuration, self)?;
         // Beside it: it has to be what HAProxy checks.
         let tried = self.configuration.with_extension("cfg.new");
@@ -104,7 +115,7 @@ impl Files {
             return Ok(());
         }
         let server = authority.server(host, now)?;
-        daemon::files::replace(&self.server, server.as_bytes(), 0o600)
+        daemon::files::replace(&self.server, server.as_bytes(), SECRET)
     }
 
     /// Writes the two files with revoked certificates: the list that the root has signed, and the serial numbers.
@@ -150,8 +161,13 @@ impl Files {
     /// They cannot be written.
     pub fn write_ticket_keys(&self, keys: &[String]) -> Result<()> {
         let text: String = keys.iter().map(|key| format!("{key}\n")).collect();
-        daemon::files::replace(&self.ticket_keys, text.as_bytes(), 0o600)
+        daemon::files::replace(&self.ticket_keys, text.as_bytes(), SECRET)
     }
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("set the mode of {}", path.display()))
 }
 
 /// Writes a file if it has another content: the time of one that stays is kept.

@@ -1,5 +1,7 @@
 //! What the ingress passes on to a service, and what it refuses.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use crate::client::{Host, Stranger, answer, carries};
 use crate::running::{MOST_OF_HOST, Plane, until};
 
@@ -37,6 +39,22 @@ async fn hosts_change_nothing_behind_a_service_that_is_read_only() {
         // The URLs in the answers of a registry are made of it and of the header `Host`.
         let is_told = said.to_lowercase().contains("x-forwarded-proto");
         assert_eq!(is_told, name == "rest", "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_ingress_reads_is_for_its_group_and_nothing_else_is() {
+    let plane = Plane::start().await;
+    for (place, wanted) in [
+        ("ingress", 0o750),
+        ("ingress/server.pem", 0o640),
+        ("ingress/ticket.keys", 0o640),
+        ("authority", 0o700),
+        ("authority/root.key", 0o600),
+        ("plane.db", 0o600),
+    ] {
+        let metadata = plane.place(place).metadata().expect("it is there");
+        assert_eq!(metadata.mode() & 0o777, wanted, "{place}");
     }
 }
 
