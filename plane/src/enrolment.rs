@@ -82,7 +82,14 @@ impl Enrolment {
         let message_queue = match &self.message_queue {
             None => None,
             Some(queue) => {
-                let still = host::has_certificate(&self.database, &host_id, now);
+                let still = async {
+                    if !host::has_certificate(&self.database, &host_id, now).await? {
+                        return Ok(None);
+                    }
+                    // Who had the password before a revocation has not the one after it.
+                    let generation = host::revoked_last(&self.database, &host_id).await?;
+                    Ok(Some(generation))
+                };
                 Some(queue.user_of(&host_id, still).await?)
             }
         };

@@ -4,14 +4,18 @@
 //! others in the header fields `CC` and `BCC`, which RabbitMQ does not check. A host declares nothing: a queue or an exchange of its own could pass messages on
 //! (dead letters, an alternate exchange, a binding). So the plane declares both.
 //!
+//! The password of a host is made from a secret of the plane: a host that is enrolled again, or whose enrolment fails after this, has the same one and goes on with it.
+//!
 //! RabbitMQ's management plugin makes them (`/api/users`, `/api/permissions`, `/api/topic-permissions`; its documentation: rabbitmq.com/docs/management).
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -19,8 +23,8 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rand::RngCore as _;
 use serde_json::{Value, json};
+use sha2::Sha256;
 use tokio::sync::Mutex;
 use wire::enrolment::{self, Secret};
 
@@ -30,6 +34,8 @@ use crate::config;
 const LIMIT: Duration = Duration::from_secs(5);
 /// Largest answer that is read, in bytes.
 const LARGEST: usize = 64 * 1024;
+/// What passwords are made from, below the directory of the plane's state.
+pub const SECRET: &str = "authority/message-queue.secret";
 
 /// The queue that a host reads.
 #[must_use]
@@ -50,6 +56,7 @@ pub struct MessageQueue {
     authorization: String,
     administrator: String,
     virtual_host: String,
+    secret: String,
     /// Held while the user of a host is made or deleted: one after the other.
     users: Mutex<()>,
 }
@@ -61,11 +68,11 @@ impl fmt::Debug for MessageQueue {
 }
 
 impl MessageQueue {
-    /// Reads the password. No call is made.
+    /// Reads the password, and the secret below the directory of the plane's state. No call is made.
     ///
     /// # Errors
-    /// Its file cannot be read, or others may read it.
-    pub fn new(configured: &config::MessageQueue) -> Result<Self> {
+    /// A file cannot be read, or others may read it.
+    pub fn new(configured: &config::MessageQueue, state: &Path) -> Result<Self> {
         let password = crate::secret::read(&configured.password_file)?;
         let word = STANDARD.encode(format!("{}:{password}", configured.user));
         Ok(Self {
@@ -74,6 +81,7 @@ impl MessageQueue {
             authorization: format!("Basic {word}"),
             administrator: configured.user.clone(),
             virtual_host: configured.virtual_host.clone(),
+            secret: crate::secret::read_or_make(&state.join(SECRET))?,
             users: Mutex::default(),
         })
     }
@@ -92,23 +100,22 @@ impl MessageQueue {
             .await
     }
 
-    /// Makes the queue, the exchange and the user of a host, or gives the user a new password, if `still` says so. Open connections go on.
+    /// Makes the queue, the exchange and the user of a host. The password is another one for each result of `still`, which is none if the host may have no user.
+    /// Open connections go on.
     ///
     /// # Errors
-    /// RabbitMQ does not answer, or refuses; or `still` fails or says no.
+    /// RabbitMQ does not answer, or refuses; or `still` fails or has no result.
     pub async fn user_of(
         &self,
         host_id: &str,
-        still: impl Future<Output = Result<bool>>,
+        still: impl Future<Output = Result<Option<i64>>>,
     ) -> Result<enrolment::MessageQueue> {
         let _one = self.users.lock().await;
-        if !still.await? {
+        let Some(generation) = still.await? else {
             bail!("make the user of {host_id}: the host was revoked in the meantime");
-        }
+        };
         let user = format!("host.{host_id}");
-        let mut bytes = [0; 32];
-        rand::rng().fill_bytes(&mut bytes);
-        let password = URL_SAFE_NO_PAD.encode(bytes);
+        let password = password(&self.secret, host_id, generation)?;
         let its = word(&self.virtual_host);
         let (queue, exchange) = (queue(host_id), exchange(host_id));
         let quorum = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
@@ -192,6 +199,14 @@ impl MessageQueue {
     }
 }
 
+/// The password of a host.
+fn password(secret: &str, host_id: &str, generation: i64) -> Result<String> {
+    let mut code = Hmac::<Sha256>::new_from_slice(secret.as_bytes())
+        .map_err(|error| anyhow::anyhow!("use the secret {SECRET}: {error}"))?;
+    code.update(format!("{host_id} {generation}").as_bytes());
+    Ok(URL_SAFE_NO_PAD.encode(code.finalize().into_bytes()))
+}
+
 /// What the user of a host may do. Names are regular expressions there; an id has no sign with a meaning but the hyphen.
 fn permissions(host_id: &str) -> [(&'static str, Value); 2] {
     let plain = |name: String| name.replace('.', "\\.");
@@ -233,6 +248,22 @@ mod tests {
         assert_eq!(all["write"], r"^host\.11-22\.out$");
         assert_eq!(topics["exchange"], "host.11-22.out");
         assert_eq!(topics["write"], r"^host\.11-22\.");
+    }
+
+    #[test]
+    fn a_password_is_of_one_plane_and_one_host_until_it_is_revoked() {
+        let its =
+            |secret, host, generation| password(secret, host, generation).expect("a password");
+        let first = its("a", "11-22", 0);
+        assert_eq!(first.len(), 43, "256 bits");
+        assert_eq!(first, its("a", "11-22", 0));
+        for other in [
+            its("b", "11-22", 0),
+            its("a", "11-23", 0),
+            its("a", "11-22", 1),
+        ] {
+            assert_ne!(first, other);
+        }
     }
 
     #[test]

@@ -47,8 +47,9 @@ pub async fn run(path: &Path) -> Result<()> {
     let authority = Arc::new(Authority::read(&configuration.state)?);
     let database = database::open(&configuration.database_url()?).await?;
     database::check_root(&database, &authority.fingerprint()?).await?;
-    let queue = configuration.message_queue.as_ref().map(MessageQueue::new);
+    let queue = configuration.message_queue.as_ref();
     let queue = queue
+        .map(|its| MessageQueue::new(its, &configuration.state))
         .transpose()
         .context("use `message_queue`")?
         .map(Arc::new);

@@ -6,6 +6,7 @@ mod expired;
 mod hello;
 mod hosts;
 mod ingress;
+mod message_queue;
 mod revoked;
 mod running;
 mod tokens;

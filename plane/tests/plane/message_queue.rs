@@ -1,0 +1,88 @@
+//! The users of a message queue that is none: it keeps what the plane tells the API of its management.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri};
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::client::Host;
+use crate::running::{Plane, until};
+
+/// The things that are there, by their path.
+type Kept = Arc<Mutex<BTreeMap<String, Value>>>;
+
+async fn keep(State(kept): State<Kept>, method: Method, uri: Uri, body: String) -> StatusCode {
+    let mut kept = kept.lock().expect("no panic");
+    let place = uri.path().to_owned();
+    if method == Method::PUT {
+        let what = serde_json::from_str(&body).expect("JSON");
+        kept.insert(place, what);
+        return StatusCode::NO_CONTENT;
+    }
+    let found = match method {
+        Method::DELETE => kept.remove(&place).is_some(),
+        _ => kept.contains_key(&place),
+    };
+    match found {
+        true => StatusCode::NO_CONTENT,
+        false => StatusCode::NOT_FOUND,
+    }
+}
+
+/// Starts it.
+async fn management(kept: Kept) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let router = Router::new().fallback(keep).with_state(kept);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_keeps_its_password_until_it_is_revoked() {
+    let kept = Kept::default();
+    let address = management(Arc::clone(&kept)).await;
+    let plane = Plane::start_with(|state| {
+        let file = state.join("queue.password");
+        std::fs::write(&file, "secret").expect("it is written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+        format!(
+            "database: sqlite://{}\nmessage_queue: {{management: '{address}', user: plane, password_file: {}}}\n",
+            state.join("plane.db").display(),
+            file.display()
+        )
+    })
+    .await;
+    let host = Host::new(&plane, "host-1").await;
+    let fingerprint = plane.fingerprint();
+    let mut passwords = Vec::new();
+    for revoked_before in [false, false, true] {
+        if revoked_before {
+            let said = plane.said(&["host", "revoke", "host-1"]);
+            assert!(said.contains("Every ingress refuses them"), "{said}");
+            until("its user is deleted", async || {
+                let kept = kept.lock().expect("no panic");
+                !kept.keys().any(|place| place.starts_with("/api/users/"))
+            })
+            .await;
+        }
+        host.enrol(&plane.token(&["--host", "host-1"]), &fingerprint)
+            .await
+            .expect("it is enrolled");
+        let told: Value = serde_json::from_str(&host.identity("message-queue.json")).expect("JSON");
+        let user = told["user"].as_str().expect("a user").to_owned();
+        let known = kept.lock().expect("no panic")[&format!("/api/users/{user}")].clone();
+        assert_eq!(known["password"], told["password"]);
+        passwords.push(told["password"].clone());
+    }
+    // Its agents go on with the first one if an enrolment fails after the plane has told the message queue.
+    assert_eq!(passwords[0], passwords[1]);
+    assert_ne!(passwords[1], passwords[2]);
+}
