@@ -20,7 +20,7 @@ const MOST_SERVICES: usize = 64;
 /// Names that take no client certificate. [`crate::ingress`] lets them reach their own service only.
 pub const WITHOUT_CERTIFICATE: [&str; 2] = [enrolment::NAME, "console"];
 
-/// What the file may contain. All but `host` and the database has a default.
+/// What the file may contain. All but `host` has a default.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Configuration {
@@ -28,7 +28,7 @@ pub struct Configuration {
     pub log: Log,
     /// The DNS name of the plane, as hosts know it.
     pub host: String,
-    /// The database: `sqlite://PATH` or `postgres://…`.
+    /// The database: `sqlite://PATH` or `postgres://…`. Without this and `database_file`, it is `plane.db` in the directory of the state.
     pub database: Option<String>,
     /// A file with the URL of the database, if that has a password. Only its owner may read it.
     pub database_file: Option<PathBuf>,
@@ -186,8 +186,8 @@ impl Configuration {
                 self.host
             );
         }
-        if self.database.is_some() == self.database_file.is_some() {
-            bail!("`database`, `database_file`: one of both is needed");
+        if self.database.is_some() && self.database_file.is_some() {
+            bail!("`database`, `database_file`: both are there; remove one");
         }
         if !(SHORTEST_LIFE..=LONGEST_LIFE).contains(&self.certificate_life) {
             bail!("`certificate_life`: it is not between one minute and five years");
@@ -234,7 +234,10 @@ impl Configuration {
                 Ok(url.clone())
             }
             (None, Some(path)) => crate::secret::read(path),
-            (None, None) => bail!("`database`: it is missing"),
+            (None, None) => {
+                let path = self.state.join("plane.db");
+                Ok(format!("sqlite://{}", path.display()))
+            }
         }
     }
 }
@@ -314,8 +317,10 @@ mod tests {
     const LEAST: &str = "host: plane.test\ndatabase: sqlite:///var/lib/pf9-plane/plane.db\n";
 
     #[test]
-    fn two_lines_are_enough() {
-        let found = read(LEAST).expect("it is right");
+    fn one_line_is_enough() {
+        let found = read("host: plane.test\nstate: /srv/plane\n").expect("it is right");
+        let url = found.database_url().expect("a default");
+        assert_eq!(url, "sqlite:///srv/plane/plane.db");
         let names: Vec<&str> = found
             .ingress
             .services
@@ -341,7 +346,7 @@ mod tests {
                 "certificate_life: 10s\n",
                 "`certificate_life`: it is not between",
             ),
-            ("database_file: /x\n", "one of both is needed"),
+            ("database_file: /x\n", "both are there; remove one"),
             ("state: /var/lib/a b\n", "`state`: `/var/lib/a b` needs"),
             ("state: var\n", "`state`: `var` needs"),
             (

@@ -77,10 +77,7 @@ pub(crate) fn stop(program: &mut Child) {
 impl Plane {
     /// A plane that is ready to enrol hosts.
     pub(crate) async fn start() -> Self {
-        Self::start_with(|state| {
-            format!("database: sqlite://{}\n", state.join("plane.db").display())
-        })
-        .await
+        Self::start_with(|_| String::new()).await
     }
 
     /// With these lines about its database.
