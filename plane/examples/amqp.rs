@@ -1,7 +1,7 @@
 //! A client of the message queue as agents are: with the credentials of a host, through pf9-comms. For the suites on lab hosts.
 //!
-//! `amqp CREDENTIALS PORT echo COUNT EXCHANGE KEY QUEUE` publishes numbered messages and reads them back; `publish EXCHANGE KEY`, `consume QUEUE` and
-//! `declare QUEUE` try one thing each. The exit code is 1 if RabbitMQ refuses.
+//! `amqp CREDENTIALS PORT echo COUNT EXCHANGE KEY QUEUE` publishes numbered messages and reads them back; `publish EXCHANGE KEY`, `consume QUEUE`,
+//! `declare QUEUE`, `bind QUEUE EXCHANGE` and `purge QUEUE` try one thing each. The exit code is 1 if RabbitMQ refuses.
 //!
 //! `outlast FILE EXCHANGE KEY` publishes numbered messages until the file is there, also over outages, and says how many were confirmed; `read-back COUNT QUEUE` empties the
 //! queue, and fails if one of so many numbers is missing.
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures::StreamExt as _;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, QueueDeclareOptions,
+    ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
 };
 use lapin::types::FieldTable;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
@@ -98,6 +98,19 @@ async fn run(arguments: &[&str]) -> Result<String, Box<dyn Error>> {
                 .queue_declare((*queue).into(), options, FieldTable::default())
                 .await?;
             Ok("declared".to_owned())
+        }
+        ["bind", queue, exchange] => {
+            let options = QueueBindOptions::default();
+            let (queue, exchange) = ((*queue).into(), (*exchange).into());
+            channel
+                .queue_bind(queue, exchange, "#".into(), options, FieldTable::default())
+                .await?;
+            Ok("bound".to_owned())
+        }
+        ["purge", queue] => {
+            let options = QueuePurgeOptions::default();
+            channel.queue_purge((*queue).into(), options).await?;
+            Ok("purged".to_owned())
         }
         _ => Err("see the comment at its beginning".into()),
     }

@@ -112,6 +112,17 @@ async fn a_client_without_a_certificate_reaches_enrolment_only() {
         resumed > 0,
         "a session of enrolment was shown for a service"
     );
+    // The other name without a certificate reaches its own service and gives no identity; `Host` changes nothing.
+    let console = "GET /page HTTP/1.1\r\nHost: enroll.plane.test\r\nX-PF9-Host-Id: other\r\nConnection: close\r\n\r\n";
+    let stream = stranger.connect("console.plane.test").await;
+    let said = answer(stream.expect("it is let in"), console).await;
+    assert!(said.contains("GET /page"), "{said}");
+    assert!(!said.to_lowercase().contains("x-pf9-host"), "{said}");
+    for _ in 0..3 {
+        if let Ok(stream) = stranger.connect("rest.plane.test").await {
+            assert_eq!(answer(stream, request).await, "", "with its session");
+        }
+    }
     // A host reaches the same name with its certificate.
     let host = Host::new(&plane, "host-1").await;
     host.enrol(&plane.token(&["--host", "host-1"]), &plane.fingerprint())

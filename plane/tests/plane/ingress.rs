@@ -1,12 +1,16 @@
 //! What the ingress passes on to a service, and what it refuses.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::Ordering;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::client::{Host, Stranger, answer, carries};
-use crate::running::{MOST_OF_HOST, Plane, until};
+use crate::running::{LIMIT, MOST_OF_HOST, Plane, until};
 
 /// An enrolled host.
 async fn enrolled(plane: &Plane, name: &str) -> Host {
+    plane.settled().await;
     let host = Host::new(plane, name).await;
     host.enrol(&plane.token(&["--host", name]), &plane.fingerprint())
         .await
@@ -86,4 +90,81 @@ async fn a_host_takes_no_place_of_other_hosts() {
     assert!(carries(&mut open[0]).await, "what is open goes on");
     drop(open);
     until("its connections have ended", one_more).await;
+}
+
+/// What the service with HTTP answers on a connection that stays open: its own head and that of the request. An end counts as no answer.
+async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> String {
+    let said = async {
+        stream.write_all(request.as_bytes()).await?;
+        stream.flush().await?;
+        let mut all = String::new();
+        while all.matches("\r\n\r\n").count() < 2 {
+            all.push(stream.read_u8().await?.into());
+        }
+        std::io::Result::Ok(all)
+    };
+    let said = tokio::time::timeout(LIMIT, said).await;
+    said.expect("an answer or an end").unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_request_of_a_connection_has_the_name_in_the_certificate() {
+    const FORGED: &str =
+        "GET / HTTP/1.1\r\nHost: x\r\nX-PF9-Host-Id: other\r\nx_pf9-host_id: other\r\n\r\n";
+    let plane = Plane::start().await;
+    let host = enrolled(&plane, "host-1").await;
+    let client = Stranger::new(&plane, Some(&host));
+    let stream = client.connect("rest.plane.test").await;
+    let mut stream = stream.expect("it is let in");
+    let first = ask(&mut stream, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let first = first.to_lowercase();
+    let id = first.split_once("x-pf9-host-id: ").expect("its id").1;
+    let id = id.lines().next().expect("its id");
+    let second = ask(&mut stream, FORGED).await.to_lowercase();
+    assert_eq!(second.matches("pf9").count(), 1, "{second}");
+    assert!(second.contains(&format!("x-pf9-host-id: {id}")), "{second}");
+    // Nothing is asked on it at this moment, so HAProxy has nothing to end: it refuses what comes.
+    let said = plane.said(&["host", "revoke", "host-1"]);
+    assert!(said.contains("Every ingress refuses them"), "{said}");
+    assert_eq!(ask(&mut stream, FORGED).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_connected_with_the_first_byte() {
+    let plane = Plane::start().await;
+    let host = enrolled(&plane, "host-1").await;
+    let client = Stranger::new(&plane, Some(&host));
+    let connect = async || {
+        let stream = client.connect("echo.plane.test").await;
+        stream.expect("it is let in")
+    };
+    let mut silent = connect().await;
+    // What comes later has its service.
+    assert!(carries(&mut connect().await).await);
+    assert_eq!(plane.echoes.load(Ordering::Relaxed), 1);
+    assert!(carries(&mut silent).await);
+    assert_eq!(plane.echoes.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_haproxy_refuses_takes_no_place() {
+    let plane = Plane::start().await;
+    let (file, place) = (
+        plane.place("plane.yaml"),
+        plane.place("ingress/haproxy.cfg"),
+    );
+    plane.settled().await;
+    let before = std::fs::read_to_string(&place).expect("it is there");
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    let text = text.replace("user: null", "user: no-such-user");
+    std::fs::write(&file, text).expect("it is written");
+    let made = plane.ctl(&["init"]);
+    let said = String::from_utf8_lossy(&made.stderr).into_owned();
+    assert!(
+        !made.status.success() && said.contains("no-such-user"),
+        "{said}"
+    );
+    let after = std::fs::read_to_string(&place).expect("it is there");
+    assert_eq!(before, after);
+    assert!(!place.with_extension("cfg.new").exists());
 }

@@ -43,8 +43,19 @@ async fn a_revoked_certificate_loses_its_connections_and_no_other_does() {
         carries(&mut again).await && is_resumed(&again),
         "before, it resumes sessions"
     );
+    let of_other = Stranger::new(&plane, Some(&other));
+    for resumed in [false, true] {
+        let stream = of_other.connect("echo.plane.test").await;
+        let mut stream = stream.expect("it is let in");
+        assert!(carries(&mut stream).await);
+        assert_eq!(is_resumed(&stream), resumed);
+    }
     let said = plane.said(&["host", "revoke", "host-1"]);
     assert!(said.contains("Every ingress refuses them"), "{said}");
+    // The keys of session tickets are new: also another host's session from before is not resumed.
+    let stream = of_other.connect("echo.plane.test").await;
+    let mut stream = stream.expect("it is let in");
+    assert!(carries(&mut stream).await && !is_resumed(&stream));
     for open in lost.iter_mut().chain([&mut newer]) {
         assert!(!carries(open).await, "its connections have ended");
     }

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -44,6 +45,8 @@ pub(crate) struct Plane {
     serve: Option<Child>,
     /// Where the ingress listens.
     pub(crate) address: SocketAddr,
+    /// How many connections the echo service has had.
+    pub(crate) echoes: Arc<AtomicUsize>,
 }
 
 impl Drop for Plane {
@@ -84,8 +87,9 @@ impl Plane {
     pub(crate) async fn start_with(database: impl FnOnce(PathBuf) -> String) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let ip = own_address();
-        let (echo, rest) = (service(echo).await, service(rest).await);
-        let source = service(source).await;
+        let echoes = Arc::default();
+        let echo = counted(echo, Arc::clone(&echoes)).await;
+        let (rest, source) = (service(rest).await, service(source).await);
         let state = directory.path().to_owned();
         let text = format!(
             "host: plane.test\nstate: {}\nlisten: {ip}:9443\n{}\
@@ -94,7 +98,8 @@ impl Plane {
              \x20 master_socket: {}\n  services:\n\
              \x20 - {{name: echo, backend: '{echo}'}}\n  - {{name: rest, mode: http, backend: '{rest}'}}\n\
              \x20 - {{name: images, mode: http, read_only: true, backend: '{rest}'}}\n\
-             \x20 - {{name: source, backend: '{source}'}}\n",
+             \x20 - {{name: source, backend: '{source}'}}\n\
+             \x20 - {{name: console, mode: http, backend: '{rest}'}}\n",
             state.display(),
             database(state.clone()),
             state.join("master.sock").display(),
@@ -105,6 +110,7 @@ impl Plane {
             haproxy: None,
             serve: None,
             address: SocketAddr::new(ip, PORT),
+            echoes,
         };
         let made = plane.ctl(&["init"]);
         assert!(
@@ -155,6 +161,15 @@ impl Plane {
         // The plane may do the same at this moment.
         until("there is a new worker", async || {
             master.reload().await.is_ok()
+        })
+        .await;
+    }
+
+    /// Waits until `planectl serve` has looked at what HAProxy reads, which may need a reload: a new worker has counted no connections.
+    pub(crate) async fn settled(&self) {
+        until("`planectl serve` has looked at its files", async || {
+            let said = self.said(&["ingress", "list"]);
+            said.trim_end().ends_with("  all are refused")
         })
         .await;
     }
@@ -212,12 +227,21 @@ async fn service<F>(answer: fn(TcpStream) -> F) -> SocketAddr
 where
     F: Future<Output = std::io::Result<()>> + Send + 'static,
 {
+    counted(answer, Arc::default()).await
+}
+
+/// The same, and its connections are counted.
+async fn counted<F>(answer: fn(TcpStream) -> F, count: Arc<AtomicUsize>) -> SocketAddr
+where
+    F: Future<Output = std::io::Result<()>> + Send + 'static,
+{
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .expect("a port");
     let address = listener.local_addr().expect("its address");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(answer(stream));
         }
     });

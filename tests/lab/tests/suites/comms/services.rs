@@ -84,6 +84,11 @@ pub(super) fn messages_come_back(planes: &Planes, host: &Host, [own, other]: &[S
         format!("publish host.{own}.out host.{other}.x"),
         format!("declare host.{own}.more"),
         format!("declare host.{other}.more"),
+        // The default exchange reaches each queue by its name.
+        format!("publish '' host.{other}.in"),
+        format!("bind host.{own}.in host.{other}.out"),
+        format!("bind host.{other}.in host.{own}.out"),
+        format!("purge host.{other}.in"),
     ] {
         let said = fails(host, &amqp(&what));
         assert!(
