@@ -87,7 +87,7 @@ impl Enrolment {
                         return Ok(None);
                     }
                     // Who had the password before a revocation has not the one after it.
-                    let generation = host::revoked_last(&self.database, &host_id).await?;
+                    let generation = host::revocations(&self.database, &host_id).await?;
                     Ok(Some(generation))
                 };
                 Some(queue.user_of(&host_id, still).await?)

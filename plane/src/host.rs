@@ -168,14 +168,16 @@ pub async fn has_certificate(database: &AnyPool, host_id: &str, now: SystemTime)
     Ok(count > 0)
 }
 
-/// When a certificate of a host was revoked last, in seconds since 1970; 0 if none was.
+/// How many certificates of a host were revoked.
 ///
 /// # Errors
 /// The database does not answer.
-pub async fn revoked_last(database: &AnyPool, host_id: &str) -> Result<i64> {
-    sqlx::query_scalar("SELECT COALESCE(MAX(revoked_at), 0) FROM certificates WHERE host_id = $1")
-        .bind(host_id)
-        .fetch_one(database)
-        .await
-        .context("read the revoked certificates of the host in the database")
+pub async fn revocations(database: &AnyPool, host_id: &str) -> Result<i64> {
+    sqlx::query_scalar(
+        "SELECT COUNT(*) FROM certificates WHERE host_id = $1 AND revoked_at IS NOT NULL",
+    )
+    .bind(host_id)
+    .fetch_one(database)
+    .await
+    .context("read the revoked certificates of the host in the database")
 }
