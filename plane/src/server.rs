@@ -87,6 +87,12 @@ pub async fn run(path: &Path) -> Result<()> {
         },
         free: Semaphore::new(AT_A_TIME),
     };
+    let mut services = configuration.ingress.services.iter();
+    if services.any(|its| its.name == "registry" && !its.read_only) {
+        tracing::warn!(
+            "hosts can write to the registry, and other hosts start what is there: set `mode: http, read_only: true` for this service"
+        );
+    }
     let line = format!(
         "enrols hosts of {} on {}",
         configuration.host, configuration.listen
