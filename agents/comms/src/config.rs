@@ -24,7 +24,7 @@ const MOST_LISTENERS: usize = 64;
 const CONNECTIONS: usize = 1000;
 const ALL_CONNECTIONS: usize = 5000;
 /// Most of one user on a listener that every local user may use, so that one user does not take all of them.
-const CONNECTIONS_PER_USER: usize = 50;
+const CONNECTIONS_PER_USER: usize = 200;
 /// Most that the configuration may say: each connection has two file descriptors.
 const MOST_CONNECTIONS: usize = 9000;
 
