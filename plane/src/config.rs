@@ -74,11 +74,11 @@ pub struct Ingress {
     pub bind: Vec<SocketAddr>,
     /// Most connections at a time.
     pub connections: u32,
-    /// Most connections of one host at a time.
-    pub connections_per_host: u32,
-    /// The user and the group of HAProxy's workers, also if HAProxy is started by root; `null` if it is started by another user.
+    /// Most connections of one host at a time; by default half of all.
+    pub connections_per_host: Option<u32>,
+    /// The user and the group of HAProxy's workers; `null` if HAProxy is started by a user other than this one and not by root.
     pub user: Option<String>,
-    /// The directory that the workers are confined to, if HAProxy is started by root.
+    /// No longer used: HAProxy is not root, so it cannot confine itself. Its unit does.
     pub chroot: Option<PathBuf>,
     /// The socket of HAProxy's master process (`haproxy -S`).
     pub master_socket: PathBuf,
@@ -100,7 +100,7 @@ impl Default for Ingress {
                 SocketAddr::from(([0; 8], 443)),
             ],
             connections: 8000,
-            connections_per_host: 2000,
+            connections_per_host: None,
             user: Some("haproxy".to_owned()),
             chroot: None,
             master_socket: "/run/pf9-haproxy/master.sock".into(),
@@ -243,6 +243,12 @@ impl Configuration {
 }
 
 impl Ingress {
+    /// Most connections of one host at a time.
+    #[must_use]
+    pub fn most_of_a_host(&self) -> u32 {
+        self.connections_per_host.unwrap_or(self.connections / 2)
+    }
+
     fn check(&self) -> Result<()> {
         if self.bind.is_empty() {
             bail!("`bind`: it is empty");
@@ -250,7 +256,7 @@ impl Ingress {
         if !(10..=1_000_000).contains(&self.connections) {
             bail!("`connections`: it is not between 10 and 1000000");
         }
-        if !(1..=1_000_000).contains(&self.connections_per_host) {
+        if !(1..=1_000_000).contains(&self.most_of_a_host()) {
             bail!("`connections_per_host`: it is not between 1 and 1000000");
         }
         let is_user = |name: &String| {
@@ -262,8 +268,8 @@ impl Ingress {
         if !self.user.as_ref().is_none_or(is_user) {
             bail!("`user`: it is no name of a user");
         }
-        if let Some(chroot) = &self.chroot {
-            plain_path("`chroot`", chroot)?;
+        if self.chroot.is_some() {
+            bail!("`chroot`: remove it; HAProxy does not run as root (docs/plane.md)");
         }
         if self.services.is_empty() || self.services.len() > MOST_SERVICES {
             bail!("`services`: there are none, or more than {MOST_SERVICES}");

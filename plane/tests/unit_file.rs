@@ -28,8 +28,12 @@ fn each_setting_has_a_reason() {
 #[test]
 fn haproxy_has_no_right_but_its_port() {
     for line in [
+        "StartLimitIntervalSec=0",
         "User=haproxy",
         "Group=haproxy",
+        "SupplementaryGroups=pf9-plane",
+        "RuntimeDirectory=pf9-haproxy",
+        "Environment=PIDFILE=/run/pf9-haproxy/haproxy.pid",
         "AmbientCapabilities=CAP_NET_BIND_SERVICE",
         "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
         "NoNewPrivileges=yes",

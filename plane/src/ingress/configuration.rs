@@ -27,7 +27,6 @@ struct Shown<'a> {
     connections: u32,
     connections_per_host: u32,
     user: Option<&'a str>,
-    chroot: Option<&'a Path>,
     bind: Vec<String>,
     files: &'a Files,
     services: Vec<ShownService>,
@@ -83,9 +82,8 @@ pub fn text(configuration: &Configuration, files: &Files) -> Result<String> {
             Serde(Shown {
                 host: &configuration.host,
                 connections: ingress.connections,
-                connections_per_host: ingress.connections_per_host,
+                connections_per_host: ingress.most_of_a_host(),
                 user: ingress.user.as_deref(),
-                chroot: ingress.chroot.as_deref(),
                 bind,
                 files,
                 services,

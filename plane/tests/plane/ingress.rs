@@ -69,6 +69,7 @@ async fn a_host_takes_no_place_of_other_hosts() {
         enrolled(&plane, "host-1").await,
         enrolled(&plane, "host-2").await,
     );
+    plane.settled().await;
     let client = Stranger::new(&plane, Some(&greedy));
     let mut open = Vec::new();
     for _ in 0..MOST_OF_HOST {

@@ -93,7 +93,7 @@ impl Plane {
         let state = directory.path().to_owned();
         let text = format!(
             "host: plane.test\nstate: {}\nlisten: {ip}:9443\n{}\
-             ingress:\n  bind: ['{ip}:{PORT}']\n  user: null\n  chroot: null\n  connections: 2000\n\
+             ingress:\n  bind: ['{ip}:{PORT}']\n  user: null\n  connections: 2000\n\
              \x20 connections_per_host: {MOST_OF_HOST}\n\
              \x20 master_socket: {}\n  services:\n\
              \x20 - {{name: echo, backend: '{echo}'}}\n  - {{name: rest, mode: http, backend: '{rest}'}}\n\
