@@ -260,6 +260,14 @@ fn comes_from_the_router(planes: &Planes, host: &Host, router: &Host) {
             host.address()
         )
     };
+    until(
+        host,
+        "it has a connection to the plane",
+        &format!(
+            "ss -H -t -n state established dst {} dport = :443 | grep -q .",
+            plane.address()
+        ),
+    );
     until(&plane, "it is connected", &is_peer(router));
     fails(&plane, &is_peer(host));
     sh(host, "systemctl stop open");
@@ -277,7 +285,7 @@ fn changes_of_the_network_end_pauses(host: &Host, plane: &Host) {
             "ip route add blackhole {address}/32
              exec 3<> /dev/tcp/127.0.0.1/5672
              printf 'AMQP\\0\\0\\11\\1' >&3
-             for _ in $(seq 30); do ip address add 198.51.100.1/32 dev eth0; ip address del 198.51.100.1/32 dev eth0; done
+             for _ in $(seq 10); do ip address add 198.51.100.1/32 dev eth0; ip address del 198.51.100.1/32 dev eth0; done
              ip route del blackhole {address}/32
              test $(timeout 20 head -c 1 <&3 | wc -c) = 1"
         ),
