@@ -245,6 +245,14 @@ impl Clean<'_, '_> {
             if self.cancel.is_cancelled() {
                 return;
             }
+            // docker would wait for what it could not end, and take the containers of others down with it.
+            if self.executor.containers_left
+                && container_runtime::restarts(&live.undo)
+                && let Some(error) = container_runtime::still_needed(self.host).await
+            {
+                self.fail(None, &live.undo.key(), &error);
+                continue;
+            }
             self.undo(None, &live).await;
         }
     }

@@ -182,6 +182,11 @@ pub(crate) fn ends(undo: &Undo) -> bool {
     }
 }
 
+/// Whether an undo would restart the runtime.
+pub(crate) fn restarts(undo: &Undo) -> bool {
+    matches!(undo, Undo::RestartUnit { name } if is_unit(name))
+}
+
 /// Whether an undo would reset a kernel setting that container networks need.
 pub(crate) fn needs(undo: &Undo) -> bool {
     matches!(undo, Undo::SetSysctl { key, .. } if key == "net.ipv4.ip_forward" || key.starts_with("net.bridge."))
