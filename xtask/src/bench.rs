@@ -350,8 +350,10 @@ keepalived of kubeadm's masters is installed and runs with the intervals of ours
 nodeletd runs on our masters, because it signs the certificates of nodes. A join begins when the machine is at rest, or after 90 s: then what nodeletd does
 first on the master before, such as the first backup of etcd, is over.
 
-Ready is taken on the host, from the start of `nodelet apply` or `kubeadm join`: the API server at the virtual IP says that the node is Ready. On a master, its own API
-server must also answer `/readyz`, and its own member of etcd `/health`, which a learner does not. Both are asked each tenth of a second with the same words.
+Ready is taken on the host, from the start of `nodelet apply` or `kubeadm join`: the API server at the virtual IP says that the node is Ready. It says so in a request that
+stays open and gets each change of the node (`?watch=true`); a request that ends, after ten seconds at most, is made again a tenth of a second later. On a master, its own API
+server must then answer `/readyz`, and its own member of etcd `/health`, which a learner does not. They are asked each tenth of a second. The words are the same for both
+programs. Processor time is that of the host without the questions.
 ";
 
 const PLANS: &str = "\

@@ -308,11 +308,10 @@ pub(super) fn timed(host: &Host, command: &str) -> Result<CommandTime> {
 pub(super) fn bring_up(host: &Host, command: &str, master: &Master) -> Result<CommandTime> {
     let command_time = watched(host, command, &watch(master))?;
     if !command_time.in_order() {
-        let said = host.get("/run/bench.watch").unwrap_or_default();
         bail!(
             "the watch on the host `{}` ended early, or its moments are not in order ({command_time:?}): {}",
             host.name(),
-            String::from_utf8_lossy(&said).trim()
+            watch_said(host)
         );
     }
     Ok(command_time)
@@ -338,6 +337,12 @@ pub(super) fn watched(host: &Host, command: &str, watch: &str) -> Result<Command
         format!("`{command}` on the host `{host}` failed ({status})")
     })?;
     CommandTime::parse(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// What the last watch said.
+pub(super) fn watch_said(host: &Host) -> String {
+    let said = host.get("/run/bench.watch").unwrap_or_default();
+    String::from_utf8_lossy(&said).trim().to_owned()
 }
 
 /// Asks this API server as its administrator: the same words for all.
