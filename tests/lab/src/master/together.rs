@@ -119,14 +119,22 @@ pub fn all_know_one_another(masters: &[&Node]) {
     }
 }
 
-/// Does something to all these hosts at the same time.
-pub fn at_once(masters: &[Node], what: impl Fn(&Host) + Sync) {
+/// Does something with all of these at the same time, and gives the results in their order.
+///
+/// # Panics
+/// It panics for one of them.
+pub fn at_once<T: Sync, R: Send>(all: &[T], what: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let what = &what;
     thread::scope(|scope| {
-        for master in masters {
-            scope.spawn(move || what(master.host()));
-        }
-    });
+        let running: Vec<_> = all
+            .iter()
+            .map(|one| scope.spawn(move || what(one)))
+            .collect();
+        running
+            .into_iter()
+            .map(|its| its.join().expect("it succeeds for each of them"))
+            .collect()
+    })
 }
 
 /// Asserts that etcd has these members and no others, each with a vote, and waits until their nodes are Ready.
@@ -193,4 +201,15 @@ pub fn holder<'a>(masters: &'a [Node], vip: &str) -> (&'a Node, Vec<&'a Node>) {
 pub fn is_known(masters: &[Node]) {
     let names: BTreeSet<String> = masters.iter().map(|its| its.name().to_owned()).collect();
     wait_for_masters(masters[0].host(), &names).expect("the first master knows them");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::at_once;
+
+    #[test]
+    fn results_are_in_the_order_of_what_is_done_at_once() {
+        assert_eq!(at_once(&[3, 1, 2], |one| one * 10), [30, 10, 20]);
+        assert!(at_once(&[0; 0], |one| *one).is_empty());
+    }
 }

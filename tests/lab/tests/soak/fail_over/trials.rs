@@ -202,9 +202,11 @@ fn all_are_rebooted(cluster: &Cluster<'_>, _: usize) -> Option<Duration> {
 /// Nothing helps them but their boot.
 fn all_are_killed(cluster: &Cluster<'_>, _: usize) -> Option<Duration> {
     let since = Instant::now();
-    at_once(cluster.masters, |host| host.kill().expect("it is killed"));
-    at_once(cluster.masters, |host| {
-        host.start().expect("it starts again");
+    at_once(cluster.masters, |master| {
+        master.host().kill().expect("it is killed");
+    });
+    at_once(cluster.masters, |master| {
+        master.host().start().expect("it starts again");
     });
     Some(cluster.load.probe.back_after(since, WHOLE))
 }

@@ -74,20 +74,21 @@ fn vm_power_of_three_members_of_etcd_is_cut_three_times() {
     tell(began, "the machines are the only members");
 
     // docker does not flush an image that it loads.
-    at_once(&machines, |host| {
-        let flushed = host.exec_within(&["sync"], None, BACK).expect("it answers");
+    at_once(&machines, |machine| {
+        let flushed = machine.host().exec_within(&["sync"], None, BACK);
+        let flushed = flushed.expect("it answers");
         assert!(flushed.status.success(), "{flushed:?}");
     });
     let (members, made) = (etcd.members(), etcd.made());
     let writer = KeyWriter::start(&client_of_etcd, urls(&machines));
     for cut in 1..=CUTS {
         writer.acknowledges(KEYS, BACK);
-        at_once(&machines, |host| {
-            host.kill().expect("the emulator is killed");
+        at_once(&machines, |machine| {
+            machine.host().kill().expect("the emulator is killed");
         });
         let acknowledged = writer.acknowledged();
         let dark = Instant::now();
-        at_once(&machines, boot);
+        at_once(&machines, |machine| boot(machine.host()));
         let leader = etcd.leader();
         writer.acknowledges(1, BACK);
         tell(

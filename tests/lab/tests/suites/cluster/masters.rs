@@ -220,8 +220,12 @@ fn the_host_of_the_holder_is_killed(masters: &[Node], vip: &str) {
 /// Nothing helps them but their boot.
 fn all_hosts_are_killed_at_once(masters: &[Node], vip: &str) {
     write(&masters[0], "before-all");
-    at_once(masters, |host| host.kill().expect("it is killed"));
-    at_once(masters, |host| host.start().expect("it starts again"));
+    at_once(masters, |master| {
+        master.host().kill().expect("it is killed");
+    });
+    at_once(masters, |master| {
+        master.host().start().expect("it starts again");
+    });
     for master in masters {
         master.wait_for("nodeletd finds its host whole", "nodelet check", BACK);
     }
@@ -263,18 +267,24 @@ fn they_leave(masters: &[Node], slates: &[Slate], vip: &str) {
     first.sh("systemctl disable --quiet --now pf9-nodeletd");
     // It is cleaned as what it was, also if its settings say something else by now.
     second.configure(AS_WORKER);
-    for (master, before) in masters.iter().zip(slates).rev() {
-        let _ = master.nodelet(&["clean", "--purge"]).exits(0);
-        // nodeletd's own files belong to its package and not to the role.
-        // kubectl's cache is of this suite.
-        master.sh("rm -rf /run/pf9 /run/pf9-nodeletd.lock /var/opt/pf9/kube_status /root/.kube");
-        before.assert_same_host_but(
-            master.host(),
-            After::Purge,
-            "purge of a master",
-            differs_after_a_boot,
-        );
-    }
+    let cleaned: Vec<(&Node, &Slate)> = masters.iter().zip(slates).collect();
+    let (last, removed) = cleaned.split_first().expect("there are masters");
+    at_once(removed, |(master, before)| leaves_nothing(master, before));
+    leaves_nothing(last.0, last.1);
+}
+
+/// Cleans a host, which is then as it was before.
+fn leaves_nothing(master: &Node, before: &Slate) {
+    let _ = master.nodelet(&["clean", "--purge"]).exits(0);
+    // nodeletd's own files belong to its package and not to the role.
+    // kubectl's cache is of this suite.
+    master.sh("rm -rf /run/pf9 /run/pf9-nodeletd.lock /var/opt/pf9/kube_status /root/.kube");
+    before.assert_same_host_but(
+        master.host(),
+        After::Purge,
+        "purge of a master",
+        differs_after_a_boot,
+    );
 }
 
 /// Without its data, a removed master looks like a new host.

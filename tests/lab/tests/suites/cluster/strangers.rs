@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
-use lab_suites::{After, Node, SCALED, Slate, holder, poll};
+use lab_suites::{After, Node, SCALED, Slate, at_once, holder, poll};
 
 /// Messages that are sent to each master: more than an election takes at ten messages a second.
 const MESSAGES: u64 = 50;
@@ -45,11 +45,11 @@ pub(super) fn a_cluster_that_begins_is_alone(first: &Node, second: &Node, vip: &
         ("MASTER_VIP_VROUTER_ID", "52"),
         ("ETCD_INITIAL_CLUSTER_STATE", "new"),
     ];
-    let before = [first, second].map(|node| {
-        let slate = Slate::of_host(node.host());
+    let both = [first, second];
+    let before = at_once(&both, |node| Slate::of_host(node.host()));
+    for node in both {
         node.configure(&[SCALED, &own].concat());
-        slate
-    });
+    }
     thread::scope(|scope| {
         let begins = scope.spawn(|| first.apply(&[]));
         // Its claim has succeeded twice, and the run still holds it. Before the second time, a host that only asks would have it refused, too.
@@ -66,9 +66,10 @@ pub(super) fn a_cluster_that_begins_is_alone(first: &Node, second: &Node, vip: &
         first.sh(&format!("iptables --wait --delete {OWN_API}"));
     });
     let _ = first.nodelet(&["clean", "--purge"]).exits(0);
-    for (node, before) in [first, second].iter().zip(before) {
+    let compared: Vec<(&Node, Slate)> = both.into_iter().zip(before).collect();
+    at_once(&compared, |(node, before)| {
         before.assert_same_host(node.host(), After::Purge, "a cluster that was not begun");
-    }
+    });
 }
 
 /// Messages of a stranger with the highest priority reach each master, which drops them: none gives the address up.
@@ -80,13 +81,13 @@ pub(super) fn vrrp_of_a_stranger_changes_nothing(stranger: &Node, masters: &[Nod
         .iter()
         .map(|master| (dropped(master), journal_mark(master)))
         .collect();
-    for master in masters {
+    let id = id.trim();
+    at_once(masters, |master| {
         let target = address(master);
-        let id = id.trim();
         stranger.sh(&format!(
             "perl - {own} {target} {id} {vip} {MESSAGES} <<'SENDER'\n{SENDER}\nSENDER"
         ));
-    }
+    });
     for (master, (drops, mark)) in masters.iter().zip(marks) {
         let name = master.name();
         let now = dropped(master);
@@ -136,7 +137,7 @@ pub(super) fn a_silent_holder_is_reported(stranger: &Node, masters: &[Node], vip
     stranger.sh(&format!(
         "ip address add {vip}/32 dev eth0 valid_lft 300 preferred_lft 300"
     ));
-    for master in masters {
+    at_once(masters, |master| {
         let mut last = String::new();
         let is_reported = poll(WELL, || {
             last = master.nodelet(&["cluster", "status"]).text();
@@ -144,11 +145,11 @@ pub(super) fn a_silent_holder_is_reported(stranger: &Node, masters: &[Node], vip
             wanted.iter().all(|text| last.contains(text)).then_some(())
         });
         assert!(is_reported.is_some(), "{}: {last}", master.name());
-    }
+    });
     stranger.sh(&format!("ip address del {vip}/32 dev eth0"));
-    for master in masters {
+    at_once(masters, |master| {
         master.wait_for("all is well again", "nodelet cluster status", WELL);
-    }
+    });
 }
 
 /// The packets that the rule for strangers has dropped.
