@@ -35,7 +35,7 @@ pub use leaf_certificates::LeafCertificates;
 pub use load::{Answer, Asker, Credentials, HttpsClient, Load, LoadResults};
 pub use master::{
     CLIENT, KUBECONFIG, KUBECTL, Master, Node, Pods, all_are_members, all_know_one_another,
-    another_master, at_once, first_of_several, holder, is_known, nodes_are_ready,
+    another_master, at_once, first_of_several, holder, is_known, masters_beside, nodes_are_ready,
     page_from_outside, ready_with_vip, second_apply_changes_nothing, shared, three_masters,
 };
 pub use planes::{Planes, fails, paths, sh, until};

@@ -20,7 +20,7 @@ pub use node::Node;
 pub use pods::{Pods, page_from_outside};
 pub use together::{
     KUBECTL, all_are_members, all_know_one_another, another_master, at_once, first_of_several,
-    holder, is_known, nodes_are_ready, second_apply_changes_nothing, three_masters,
+    holder, is_known, masters_beside, nodes_are_ready, second_apply_changes_nothing, three_masters,
 };
 
 const MASTER: &str = "master-1";

@@ -82,6 +82,22 @@ pub fn another_master(
     master
 }
 
+/// New hosts beside the first master, as [`Node::master_beside`] makes one. They get ready at the same time.
+///
+/// # Panics
+/// One does not come up.
+#[must_use]
+pub fn masters_beside<const N: usize>(first: &mut Master, names: [&str; N]) -> [Node; N] {
+    let specs = super::specs(&names, Image::Bare);
+    let hosts = first.lab.add(&specs).expect("the hosts start");
+    let first = &*first;
+    let nodes = at_once(&hosts, |host| {
+        host.wait_until_running().expect("its services start");
+        Node::another_master_on(host.clone(), first)
+    });
+    nodes.try_into().expect("each name has a host")
+}
+
 /// Asserts that another apply on each of these masters changes nothing. It is made while nodeletd does not run: only one nodelet works on
 /// a host.
 #[track_caller]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab_suites::{Image, KUBECTL, Master, Node, Run, SCALED, is_known};
+use lab_suites::{Image, KUBECTL, Master, Node, Run, SCALED, is_known, masters_beside};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
 
@@ -107,9 +107,7 @@ fn load_balancer_of_three_masters_that_are_started_at_once_with_a_worker() {
     let _ = first.apply(&[]).exits(0);
     let mut masters = vec![first.as_one()];
     masters[0].keep();
-    let joining: Vec<Node> = ["master-2", "master-3"]
-        .map(|name| Node::master_beside(&mut first, name))
-        .into();
+    let joining: Vec<Node> = masters_beside(&mut first, ["master-2", "master-3"]).into();
     let worker = Node::worker_beside(&mut first, WORKER);
     let hosts: Vec<&Node> = joining.iter().chain([&worker]).collect();
     for host in &hosts {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use lab::Host;
 use lab_suites::{
     After, KUBECTL, Master, Node, SCALED, Slate, all_are_members, another_master, at_once,
-    first_of_several, holder, is_known, nodes_are_ready, poll, second_apply_changes_nothing,
+    first_of_several, holder, is_known, masters_beside, nodes_are_ready, poll,
+    second_apply_changes_nothing,
 };
 use serde_json::Value;
 
@@ -102,9 +103,8 @@ fn certificates_of_the_others_are_known(masters: &[Node]) {
 
 /// A host on the network that is no master of the cluster.
 fn strangers_change_nothing(first: &mut Master, masters: &[Node], vip: &str) {
-    let stranger = Node::master_beside(first, "stranger");
+    let [stranger, twin] = masters_beside(first, ["stranger", "twin"]);
     another_cluster_is_refused(&stranger);
-    let twin = Node::master_beside(first, "twin");
     a_cluster_that_begins_is_alone(&twin, &stranger, vip);
     twin.remove(first);
     vrrp_of_a_stranger_changes_nothing(&stranger, masters, vip);
