@@ -146,6 +146,19 @@ pub struct PlannedStep {
     pub policy: StepPolicy,
 }
 
+impl PlannedStep {
+    /// A step of this phase that is carried out as usual: tests begin with one.
+    #[must_use]
+    pub fn bare(phase: &PhaseName, spec: Spec) -> Self {
+        Self {
+            id: StepId::new(phase, spec.kind(), &spec.label()),
+            span: Span::file(format!("phases/{phase}.rhai")),
+            spec,
+            policy: StepPolicy::default(),
+        }
+    }
+}
+
 /// How a step is carried out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepPolicy {
@@ -236,6 +249,22 @@ impl PlannedCheck {
     pub const TIMEOUT: Duration = Duration::from_secs(60);
     /// [`PlannedCheck::failures`] where the script says nothing.
     pub const FAILURES: u32 = 1;
+
+    /// A check of this phase whose script says nothing more about it: tests begin with one.
+    #[must_use]
+    pub fn bare(phase: &PhaseName, name: &str, probe: Probe) -> Self {
+        Self {
+            name: name.to_owned(),
+            span: Span::file(format!("phases/{phase}.rhai")),
+            probe,
+            every: Self::EVERY,
+            timeout: Self::TIMEOUT,
+            failures: Self::FAILURES,
+            advisory: false,
+            needs_api: None,
+            needs_quorum: false,
+        }
+    }
 }
 
 /// The single observation a check makes.

@@ -85,22 +85,16 @@ mod tests {
     use crate::facts::Facts;
     use crate::host::fake::FakeHost;
     use crate::host::{Clock as _, Containers as _};
-    use crate::model::Outcome;
-    use crate::model::Span;
+    use crate::model::{Outcome, PhaseName};
     use crate::plan::{Plan, PlannedCheck};
     use crate::resource::NoSecrets;
 
     fn check(name: &str, probe: Probe, timeout: Duration) -> PlannedCheck {
+        let phase: PhaseName = "api-ready".parse().expect("a name");
         PlannedCheck {
-            name: name.to_owned(),
-            span: Span::file("phases/api-ready.rhai"),
-            probe,
             every: Duration::from_secs(1),
             timeout,
-            failures: 1,
-            advisory: false,
-            needs_api: None,
-            needs_quorum: false,
+            ..PlannedCheck::bare(&phase, name, probe)
         }
     }
 

@@ -165,22 +165,15 @@ mod tests {
     use crate::facts::Facts;
     use crate::host::Containers as _;
     use crate::host::fake::{FakeHost, FaultPlan};
-    use crate::model::Outcome;
-    use crate::model::{PhaseName, Span, StepId};
-    use crate::plan::{Plan, PlannedCheck, StepPolicy};
+    use crate::model::{Outcome, PhaseName};
+    use crate::plan::{Plan, PlannedCheck};
     use crate::resource::{NoSecrets, ServiceSpec};
 
     fn check(probe: Probe) -> PlannedCheck {
+        let phase: PhaseName = "api-ready".parse().expect("a name");
         PlannedCheck {
-            name: "it answers".to_owned(),
-            span: Span::file("phases/api-ready.rhai"),
-            probe,
             every: Duration::from_secs(1),
-            timeout: Duration::from_secs(60),
-            failures: 1,
-            advisory: false,
-            needs_api: None,
-            needs_quorum: false,
+            ..PlannedCheck::bare(&phase, "it answers", probe)
         }
     }
 
@@ -278,22 +271,9 @@ mod tests {
                 });
             }
             let name: PhaseName = "docker".parse().expect("a name");
-            let step = PlannedStep {
-                id: StepId::new(&name, "service", "docker"),
-                span: Span::file("phases/docker.rhai"),
-                spec: Spec::Service(ServiceSpec {
-                    unit: container_runtime::UNIT.to_owned(),
-                    started: true,
-                    enabled: None,
-                    restart_inputs: Vec::new(),
-                    reload_inputs: Vec::new(),
-                    runs: Vec::new(),
-                    checksums: None,
-                }),
-                policy: StepPolicy::default(),
-            };
+            let docker = Spec::Service(ServiceSpec::bare(container_runtime::UNIT));
             let plan = Plan::bare(vec![PlannedPhase {
-                steps: vec![step],
+                steps: vec![PlannedStep::bare(&name, docker)],
                 ..PlannedPhase::bare(name.clone())
             }]);
             let (facts, heard) = (Facts::nothing_about("cp-1"), Recording::default());

@@ -208,6 +208,20 @@ impl Resource for ServiceSpec {
 }
 
 impl ServiceSpec {
+    /// A unit that should run, with nothing else about it: tests begin with one.
+    #[must_use]
+    pub fn bare(unit: &str) -> Self {
+        Self {
+            unit: unit.to_owned(),
+            started: true,
+            enabled: None,
+            restart_inputs: Vec::new(),
+            reload_inputs: Vec::new(),
+            runs: Vec::new(),
+            checksums: None,
+        }
+    }
+
     /// Checks that the programs of the unit are those of the package. Cancel safe.
     ///
     /// # Errors

@@ -13,40 +13,21 @@ use crate::resource::{Checksums, NoSecrets, NodeRoutesSpec, ServiceSpec};
 
 fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
     let names = |list: &[&str]| list.iter().map(|n| n.parse().expect("a name")).collect();
+    let phase: PhaseName = name.parse().expect("a name");
     PlannedPhase {
         requires: names(requires),
         checks: vec![PlannedCheck {
-            name: "it answers".to_owned(),
-            span: Span::file(format!("phases/{name}.rhai")),
-            probe,
             every: Duration::from_secs(1),
-            timeout: Duration::from_secs(60),
-            failures: 1,
-            advisory: false,
-            needs_api: None,
-            needs_quorum: false,
+            ..PlannedCheck::bare(&phase, "it answers", probe)
         }],
-        ..PlannedPhase::bare(name.parse().expect("a name"))
+        ..PlannedPhase::bare(phase)
     }
 }
 
 /// A step that makes a unit run.
 fn service(unit: &str) -> PlannedStep {
     let phase: PhaseName = "docker".parse().expect("a name");
-    PlannedStep {
-        id: StepId::new(&phase, "service", unit),
-        span: Span::file("phases/docker.rhai"),
-        spec: Spec::Service(ServiceSpec {
-            unit: unit.to_owned(),
-            started: true,
-            enabled: None,
-            restart_inputs: Vec::new(),
-            reload_inputs: Vec::new(),
-            runs: Vec::new(),
-            checksums: None,
-        }),
-        policy: StepPolicy::default(),
-    }
+    PlannedStep::bare(&phase, Spec::Service(ServiceSpec::bare(unit)))
 }
 
 /// The containers of a runtime that hangs are not known. That the runtime hangs is known, so it is restarted.

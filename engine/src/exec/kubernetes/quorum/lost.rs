@@ -102,7 +102,6 @@ mod tests {
     use crate::exec::{PhaseHealth, Recording, Status, failed_phases};
     use crate::facts::Facts;
     use crate::host::fake::{FakeHost, FaultPlan};
-    use crate::model::Span;
     use crate::plan::{Plan, PlannedCheck, PlannedPhase, Probe};
     use crate::resource::NoSecrets;
 
@@ -110,15 +109,12 @@ mod tests {
     fn failing(phase: PlannedPhase, needs_quorum: bool) -> PlannedPhase {
         PlannedPhase {
             checks: vec![PlannedCheck {
-                name: "it works".to_owned(),
-                span: Span::file("phases/etcd.rhai"),
-                probe: Probe::FileExists("/nowhere".into()),
-                every: PlannedCheck::EVERY,
-                timeout: PlannedCheck::TIMEOUT,
-                failures: PlannedCheck::FAILURES,
-                advisory: false,
-                needs_api: None,
                 needs_quorum,
+                ..PlannedCheck::bare(
+                    &phase.name,
+                    "it works",
+                    Probe::FileExists("/nowhere".into()),
+                )
             }],
             ..phase
         }

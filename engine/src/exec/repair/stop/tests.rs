@@ -7,8 +7,7 @@ use crate::exec::{EventSink, Recording};
 use crate::facts::Facts;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{EtcdLock, Services as _};
-use crate::model::{Span, StepId};
-use crate::plan::{Plan, StepPolicy};
+use crate::plan::Plan;
 use crate::resource::{NoSecrets, ServiceSpec};
 
 const UNIT: &str = "kubelet.service";
@@ -33,23 +32,9 @@ impl EventSink for FailsMeanwhile<'_> {
 
 fn plan() -> Plan {
     let name: PhaseName = "kubelet".parse().expect("a name");
-    let service = Spec::Service(ServiceSpec {
-        unit: UNIT.to_owned(),
-        started: true,
-        enabled: None,
-        restart_inputs: Vec::new(),
-        reload_inputs: Vec::new(),
-        runs: Vec::new(),
-        checksums: None,
-    });
-    let step = PlannedStep {
-        id: StepId::new(&name, "service", "kubelet"),
-        span: Span::file("phases/kubelet.rhai"),
-        spec: service,
-        policy: StepPolicy::default(),
-    };
+    let service = Spec::Service(ServiceSpec::bare(UNIT));
     let kubelet = PlannedPhase {
-        steps: vec![step],
+        steps: vec![PlannedStep::bare(&name, service)],
         ..PlannedPhase::bare(name)
     };
     Plan::bare(vec![quorum::phase(), kubelet])
