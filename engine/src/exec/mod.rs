@@ -51,8 +51,8 @@ pub use kubernetes::sign::{
     node_certificate_spec, reserved_for_api_servers, sign_requests,
 };
 pub use recovery::recovered::{Recovered, RecoveredFrom};
-pub use repair::containerd::StoppedContainerd;
 pub use repair::restart::{failed_phases, phases_with_orphans, restart_set};
+pub use repair::wake::StoppedRuntime;
 pub use runner::{Mode, Runner};
 pub use selection::{Renewals, Selection, SelectionError};
 pub use undo::another_role::AnotherRole;

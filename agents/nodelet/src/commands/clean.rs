@@ -377,7 +377,7 @@ async fn stop(
     let mut runner = inputs.runner(host, sink);
     runner.cancel = cancel.clone();
     runner.accepts_quorum_loss = accepts_quorum_loss;
-    if let Err(error) = runner.wake_stopped_containerd().await {
+    if let Err(error) = runner.wake_stopped_runtime().await {
         tracing::warn!("{}", engine::model::chain(&error).join(": "));
     }
     match runner.stop_for_clean().await {

@@ -45,7 +45,7 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     let (inputs, _lock) = prepare("repair", &args.role, &named, &host).await?;
     let sink = output::sink(args.role.json);
     // Before the checks: what failed may hold again. And before their limits, which a unit that it restarts must not inherit.
-    let cancel = wake_containerd(&inputs, &host, sink.as_ref()).await?;
+    let cancel = wake_runtime(&inputs, &host, sink.as_ref()).await?;
     if cancel.as_ref().is_some_and(CancellationToken::is_cancelled) {
         return Ok(exit(Outcome::Interrupted));
     }
@@ -111,19 +111,19 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     Ok(exit(outcome))
 }
 
-/// Lets a containerd work again that a signal has stopped. Returns what a signal cancels from then on; `None` if there was nothing to do.
-async fn wake_containerd(
+/// Lets a docker or a containerd work again that a signal has stopped. Returns what a signal cancels from then on; `None` if there was nothing to do.
+async fn wake_runtime(
     inputs: &Inputs,
     host: &dyn Host,
     sink: &dyn EventSink,
 ) -> Result<Option<CancellationToken>> {
     let mut runner = inputs.runner(host, sink);
-    let Some(stopped) = runner.stopped_containerd().await else {
+    let Some(stopped) = runner.stopped_runtime().await else {
         return Ok(None);
     };
     let cancel = signals::cancel_on_signal()?;
     runner.cancel = cancel.clone();
-    runner.wake_containerd(&stopped).await?;
+    runner.wake_runtime(&stopped).await?;
     Ok(Some(cancel))
 }
 

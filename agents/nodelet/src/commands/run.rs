@@ -104,7 +104,7 @@ pub(crate) async fn stop(args: &StopArgs) -> Result<Exit> {
     runner.selection = selection;
     runner.accepts_quorum_loss = args.accept_quorum_loss;
     runner.cancel = signals::cancel_on_signal()?;
-    runner.wake_stopped_containerd().await?;
+    runner.wake_stopped_runtime().await?;
     Ok(exit(runner.stop().await?))
 }
 

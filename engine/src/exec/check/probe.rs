@@ -13,7 +13,6 @@ use crate::exec::kubernetes::{backups, probes};
 use crate::exec::{Mode, Runner};
 use crate::host::{CommandSpec, Host, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
-use crate::resource::docker::container_runtime::CONTAINERD_UNIT;
 use crate::resource::kernel::firewall;
 use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, pki};
 
@@ -321,15 +320,13 @@ impl Runner<'_> {
         None
     }
 
-    /// What is wrong with the container runtime. While containerd is stopped, docker answers for a minute more.
+    /// What is wrong with the container runtime. While containerd is stopped, docker answers for a minute more; a docker that is stopped is not
+    /// asked.
     pub(in crate::exec) async fn runtime_problem(
         &self,
         timeout: Duration,
     ) -> ResourceResult<Option<String>> {
-        if self.is_containerd_stopped().await {
-            let reason = format!(
-                "{CONTAINERD_UNIT} is active, but a signal has stopped its process (SIGSTOP), and docker needs it"
-            );
+        if let Some(reason) = self.stopped_runtime_reason().await {
             return Ok(Some(reason));
         }
         self.runtime_answers(timeout).await

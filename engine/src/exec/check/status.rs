@@ -388,8 +388,7 @@ impl Runner<'_> {
         if condition.status != Status::False || !check.probe.asks() {
             return condition;
         }
-        if self.is_stopped(phase).await {
-            condition.reason += "; its process was stopped by a signal";
+        if self.note_stopped(phase, &mut condition).await {
             return condition;
         }
         self.host.pause(AGAIN).await;

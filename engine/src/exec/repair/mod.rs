@@ -4,9 +4,8 @@
 //! not complete. When to repair is decided by the agent.
 //!
 //! Start with `restart`, then `stop`. `write_trial` is the trial; `needs` is a part of it, and `restartable` says what a repair can
-//! restart all the same. `containerd` wakes what docker needs, before anything else is done.
+//! restart all the same. `wake` wakes docker and containerd, before anything else is done.
 
-pub(in crate::exec) mod containerd;
 mod needs;
 pub(in crate::exec) mod rebuild;
 pub(in crate::exec) mod restart;
@@ -14,4 +13,5 @@ mod restartable;
 pub(in crate::exec) mod start_again;
 pub(in crate::exec) mod stop;
 pub(in crate::exec) mod stopped;
+pub(in crate::exec) mod wake;
 pub(in crate::exec) mod write_trial;

@@ -2,9 +2,9 @@
 //!
 //! A slow process may answer the second time; a stopped process never answers. So a stopped process confirms a failure.
 //! A stopped container of a pod is ended when its phase starts: kubelet then starts another at once, while its own
-//! probes would take most of a minute. A stopped container runtime is restarted before anything in it is ended.
+//! probes would take most of a minute. A container runtime that is stopped although it was woken is restarted before anything in it is ended.
 //!
-//! Not here: a containerd that is stopped (`containerd`).
+//! Not here: how a stopped docker or containerd is woken (`wake`).
 
 use std::time::Duration;
 

@@ -95,8 +95,8 @@ fn a_stopped_containerd_is_named_and_woken_alone() {
     host.clear_journal();
     let events = Recording::default();
     let runner = runner(&bringup, &host, &events);
-    let stopped = block_on(runner.stopped_containerd()).expect("it is stopped");
-    block_on(runner.wake_containerd(&stopped)).expect("it goes on");
+    let stopped = block_on(runner.stopped_runtime()).expect("it is stopped");
+    block_on(runner.wake_runtime(&stopped)).expect("it goes on");
     let calls = host.mutating_calls().into_iter();
     let calls: Vec<String> = calls
         .map(|call| format!("{} {}", call.name, call.argument))
@@ -105,6 +105,35 @@ fn a_stopped_containerd_is_named_and_woken_alone() {
     let reported = text(&events.events());
     assert!(
         reported.contains("containerd.service continued"),
+        "{reported}"
+    );
+    assert_eq!(names(failed(&bringup, &host)), [""; 0]);
+}
+
+/// docker answers nothing then, and does again once it goes on, so etcd and kubelet need not end for it.
+#[test]
+fn a_stopped_docker_is_named_and_woken_alone() {
+    const DOCKER: &str = "docker.service";
+    let (bringup, host) = applied_host();
+    host.with_world_mut(|world| world.stop_main_process(DOCKER, "dockerd"));
+    assert_eq!(names(failed(&bringup, &host)), ["docker"]);
+    let health = bringup.check(&host);
+    let mut conditions = health.iter().flat_map(|phase| &phase.conditions);
+    let named = conditions.any(|its| its.status == Status::False && its.reason.contains(DOCKER));
+    assert!(named, "{health:?}");
+    host.clear_journal();
+    let events = Recording::default();
+    let runner = runner(&bringup, &host, &events);
+    let stopped = block_on(runner.stopped_runtime()).expect("it is stopped");
+    block_on(runner.wake_runtime(&stopped)).expect("it goes on");
+    let calls = host.mutating_calls().into_iter();
+    let calls: Vec<String> = calls
+        .map(|call| format!("{} {}", call.name, call.argument))
+        .collect();
+    assert_eq!(calls, ["continue_unit docker.service"]);
+    let reported = text(&events.events());
+    assert!(
+        reported.contains("docker.service continued: a signal had stopped its process (SIGSTOP)"),
         "{reported}"
     );
     assert_eq!(names(failed(&bringup, &host)), [""; 0]);

@@ -201,20 +201,20 @@ async fn predict_repair(
 ) -> Result<(Vec<Event>, Vec<PhaseHealth>)> {
     let ignored_events = Recording::default();
     let checker = inputs.runner(host, &ignored_events);
-    let containerd = checker.stopped_containerd().await;
+    let runtime = checker.stopped_runtime().await;
     // The same checks as in a repair.
     let health = checker.check_until_failed(SETTLE).await;
     let mut failed = failed_phases(&health);
     let mut events = Vec::new();
-    if let Some(stopped) = &containerd {
-        // A repair makes its checks when containerd works again, and these phases may be well then.
+    if let Some(stopped) = &runtime {
+        // A repair makes its checks when docker works again, and these phases may be well then.
         failed.retain(|phase| !stopped.phases.contains(phase));
-        events.push(stopped.woken(false));
+        events.extend(stopped.woken());
     }
     let set = restart_set(&inputs.plan, &failed);
     let with_orphans = phases_with_orphans(&health);
     if set.is_empty() && with_orphans.is_empty() {
-        if containerd.is_some() {
+        if runtime.is_some() {
             let [started, finished] = nothing_predicted(&inputs.plan);
             events.insert(0, started);
             events.push(finished);
@@ -313,10 +313,11 @@ mod tests {
     use super::*;
     use crate::commands::repair::tests::inputs;
 
-    /// A repair wakes it before its checks. What needs docker fails only because of it; other phases are restarted all the same.
+    /// A repair wakes what is stopped before its checks. What needs docker fails only because of it; other phases are restarted all the same.
     #[tokio::test(start_paused = true)]
-    async fn a_stopped_containerd_is_predicted_to_be_woken() {
+    async fn a_stopped_containerd_or_docker_is_predicted_to_be_woken() {
         const CONTAINERD: &str = "containerd.service";
+        const DOCKER: &str = "docker.service";
         let mut inputs = inputs();
         let docker = &mut inputs.plan.phases[0];
         docker.checks[0].probe = Probe::ContainerRuntime;
@@ -324,7 +325,7 @@ mod tests {
             id: StepId::new(&docker.name, "service", "docker"),
             span: Span::file("phases/docker.rhai"),
             spec: Spec::Service(ServiceSpec {
-                unit: "docker.service".to_owned(),
+                unit: DOCKER.to_owned(),
                 started: true,
                 enabled: None,
                 restart_inputs: Vec::new(),
@@ -337,18 +338,29 @@ mod tests {
         let docker = docker.name.clone();
         // Its file is missing.
         inputs.plan.phases[1].requires = vec![docker];
-        for kubelet_fails in [false, true] {
+        let units: [&[&str]; 3] = [&[CONTAINERD], &[DOCKER], &[CONTAINERD, DOCKER]];
+        let cases = units.map(|units| [(units, false), (units, true)]);
+        for (units, kubelet_fails) in cases.into_iter().flatten() {
             let mut host = FakeHost::new()
                 .with_docker()
                 .with_active_unit(CONTAINERD, "[Service]\n");
             if !kubelet_fails {
                 host = host.with_file("/run/kubelet", "x");
             }
-            host.with_world_mut(|world| world.stop_main_process(CONTAINERD, "containerd"));
+            for unit in units {
+                host.with_world_mut(|world| world.stop_main_process(unit, "stopped"));
+            }
             let predicted = predict_repair(&inputs, &host).await;
             let (events, _) = predicted.expect("it can be predicted");
-            let is_woken = |event: &Event| matches!(event, Event::ResourceWoken { resource, restarted: false, .. } if resource == CONTAINERD);
-            assert!(events.iter().any(is_woken), "{events:?}");
+            let woken = events.iter().filter_map(|event| match event {
+                Event::ResourceWoken {
+                    resource,
+                    restarted: false,
+                    ..
+                } => Some(resource.as_str()),
+                _ => None,
+            });
+            assert_eq!(woken.collect::<Vec<_>>(), units, "{events:?}");
             let restarted = events.iter().filter_map(|event| match event {
                 Event::RunStarted { verb, phases, .. } if *verb == Verb::DryRun => Some(phases),
                 _ => None,
@@ -359,7 +371,9 @@ mod tests {
             let review = Review::of_repair(&events);
             assert!(review.complete(), "{events:?}");
             let text = review.diff();
-            assert!(text.contains("containerd.service continued"), "{text}");
+            for unit in units {
+                assert!(text.contains(&format!("{unit} continued")), "{text}");
+            }
             assert_eq!(host.mutations(), 0);
         }
     }

@@ -8,9 +8,9 @@ use lab_suites::{
 
 /// Time limit of a repair.
 const MENDED: Duration = Duration::from_secs(300);
-/// Faults after which the first look may find a healthy host: docker's client waits at the socket until docker is back, and
+/// Faults after which the first look may find a healthy host: docker's client waits at the socket until docker is back or goes on, and
 /// keepalived sets its address again within moments.
-const WAITED_OUT: &[&str] = &["docker-killed", "virtual-ip-deleted"];
+const WAITED_OUT: &[&str] = &["docker-killed", "docker-hung", "virtual-ip-deleted"];
 
 /// What a repair restarts after each fault, in order; empty if the host recovers by itself or a pass repairs it.
 const RESTARTS: &[(&str, &str)] = &[
@@ -20,11 +20,8 @@ const RESTARTS: &[(&str, &str)] = &[
         "docker-stopped",
         "configure-docker docker etcd-image images controller-images etcd etcd-vote control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
     ),
-    (
-        "docker-hung",
-        "configure-docker docker etcd-image images controller-images etcd etcd-vote control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
-    ),
-    // It is woken before the checks of the repair, which then find nothing to restart.
+    // They are woken before the checks of the repair, which then find nothing to restart.
+    ("docker-hung", ""),
     ("containerd-hung", ""),
     (
         "daemon-json-edited",
