@@ -479,6 +479,7 @@ impl Runner<'_> {
             Ok(answer) => judged(check, answer),
             Err(_) => unknown(check, format!("no answer within {} s", BOUND.as_secs())),
         };
+        self.note_shims(host, phase, check, &mut condition).await;
         if condition.status == Status::True {
             condition.reason = notes.texts.join("; ");
             if notes.unknown {

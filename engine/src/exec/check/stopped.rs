@@ -3,8 +3,12 @@
 //! Not here: which processes are stopped, and what a repair does about it (`repair::stopped`, `repair::wake`).
 
 use crate::exec::Runner;
-use crate::exec::check::condition::Condition;
-use crate::plan::PlannedPhase;
+use crate::exec::check::condition::{Condition, Status};
+use crate::host::Host;
+use crate::model::chain;
+use crate::plan::{PlannedCheck, PlannedPhase, Probe};
+use crate::resource::Spec;
+use crate::resource::docker::{container_runtime, ending};
 
 /// The signal, in the reason of a check whose process it has stopped.
 const SIGNAL: &str = "SIGSTOP";
@@ -21,5 +25,39 @@ impl Runner<'_> {
             condition.reason += &format!("; a signal has stopped one of its processes ({SIGNAL})");
         }
         is_stopped
+    }
+
+    /// Adds what a stopped shim prevents: docker ends a container only through the container's shim. A docker that answers is reported with the
+    /// containers that it cannot end. A check that got no answer about a container of its phase has the shim as its reason, because docker
+    /// answers nothing about a container that it has tried to end.
+    pub(in crate::exec::check) async fn note_shims(
+        &self,
+        host: &dyn Host,
+        phase: &PlannedPhase,
+        check: &PlannedCheck,
+        condition: &mut Condition,
+    ) {
+        match (&check.probe, condition.status) {
+            (Probe::ContainerRuntime, Status::True) => {
+                if let Some(problem) = container_runtime::cannot_end(host).await {
+                    condition.status = Status::False;
+                    // A repair could not end these containers either.
+                    condition.advisory = true;
+                    condition.reason = problem;
+                }
+            }
+            (Probe::ContainerRunning(_) | Probe::AsPlanned, Status::Unknown) => {
+                let containers = phase.steps.iter().filter_map(|step| match &step.spec {
+                    Spec::Container(container) => Some(container.name.as_str()),
+                    _ => None,
+                });
+                for name in containers {
+                    if let Some(error) = ending::because_of_shim(host, name).await {
+                        condition.reason = chain(&error).join(": ");
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::host::{Host, HostError, LIVE_RESTORE_DIR, ListedContainer};
+use crate::host::{Host, HostError, LIVE_RESTORE_DIR, ListedContainer, StoppedShim};
 use crate::resource::docker::ending;
 use crate::resource::{ResourceError, ResourceResult, Undo};
 
@@ -212,10 +212,32 @@ pub(crate) async fn foreign_containers(host: &dyn Host) -> ResourceResult<Vec<St
         return Ok(Vec::new());
     }
     let all = host.containers(&BTreeMap::new()).await?;
-    let foreign =
-        |one: &ListedContainer| !one.labels.contains_key(OWNER) && !one.labels.contains_key(POD);
-    let foreign_containers = all.into_iter().filter(foreign);
+    let foreign_containers = all.into_iter().filter(|one| !is_of_role(one));
     Ok(foreign_containers.map(|one| one.name).collect())
+}
+
+/// Whether a container is ours or of a pod.
+fn is_of_role(container: &ListedContainer) -> bool {
+    let labels = &container.labels;
+    labels.contains_key(OWNER) || labels.contains_key(POD)
+}
+
+/// The containers, ours or of pods, that docker cannot end because a signal has stopped their shims, with what to do; `None` if there are none,
+/// or that is not known.
+pub(crate) async fn cannot_end(host: &dyn Host) -> Option<String> {
+    let shims = ending::stopped_shims(host).await;
+    if shims.is_empty() {
+        return None;
+    }
+    let all = host.containers(&BTreeMap::new()).await.ok()?;
+    let stuck = all.iter().filter_map(|one| {
+        let its = |shim: &&StoppedShim| shim.container == one.id;
+        let shim = shims.iter().find(its).filter(|_| is_of_role(one))?;
+        let why = ending::why_it_stays(shim.pid);
+        Some(format!("docker cannot end container {}: {why}", one.name))
+    });
+    let stuck: Vec<String> = stuck.collect();
+    (!stuck.is_empty()).then(|| stuck.join("; "))
 }
 
 /// Why the runtime must not be ended after an end of its containers has failed: containers that are ours or of pods still run. `None` if none
@@ -223,9 +245,7 @@ pub(crate) async fn foreign_containers(host: &dyn Host) -> ResourceResult<Vec<St
 pub(crate) async fn still_needed(host: &dyn Host) -> Option<ResourceError> {
     host.container_runtime().await.ok()?;
     let all = host.containers(&BTreeMap::new()).await.ok()?;
-    let of_role =
-        |one: &ListedContainer| one.labels.contains_key(OWNER) || one.labels.contains_key(POD);
-    let running = all.into_iter().filter(|one| one.running && of_role(one));
+    let running = all.into_iter().filter(|one| one.running && is_of_role(one));
     let names: Vec<String> = running.map(|one| one.name).collect();
     (!names.is_empty()).then(|| ResourceError::Unmet {
         what: format!(

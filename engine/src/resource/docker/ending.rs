@@ -42,7 +42,7 @@ pub(crate) async fn explained<T>(
 }
 
 /// The error that names the stopped shim of a container; `None` if its shim is not stopped, or that is not known.
-async fn because_of_shim(host: &dyn Host, name: &str) -> Option<HostError> {
+pub(crate) async fn because_of_shim(host: &dyn Host, name: &str) -> Option<HostError> {
     let shims = stopped_shims(host).await;
     if shims.is_empty() {
         return None;
@@ -53,14 +53,18 @@ async fn because_of_shim(host: &dyn Host, name: &str) -> Option<HostError> {
     let all = all.ok()?.ok()?;
     let its = all.iter().find(|one| one.name == name)?;
     let shim = shims.iter().find(|shim| shim.container == its.id)?;
-    let pid = shim.pid;
     Some(HostError::refused(
         format!("end container {name}"),
-        format!(
-            "its containerd-shim (process {pid}) is stopped (SIGSTOP or a debugger), and docker ends a container only through its shim; continue it with `{}`, then try again",
-            continue_command(pid)
-        ),
+        format!("{}, then try again", why_it_stays(shim.pid)),
     ))
+}
+
+/// Why docker cannot end a container whose shim is stopped, and what to do.
+pub(super) fn why_it_stays(shim: u32) -> String {
+    format!(
+        "its containerd-shim (process {shim}) is stopped (SIGSTOP or a debugger), and docker ends a container only through its shim; continue it with `{}`",
+        continue_command(shim)
+    )
 }
 
 /// The command that continues a stopped process.

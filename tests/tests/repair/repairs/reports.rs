@@ -1,8 +1,9 @@
 //! Conditions that are reported, and because of which nothing is restarted.
 
-use behaviour::block_on;
+use behaviour::{block_on, foreign_container};
 use engine::exec::{Recording, Status};
 use engine::host::Services as _;
+use engine::host::fake::FaultPlan;
 
 use super::{applied_host, failed, names, runner, text};
 
@@ -137,4 +138,45 @@ fn a_stopped_docker_is_named_and_woken_alone() {
         "{reported}"
     );
     assert_eq!(names(failed(&bringup, &host)), [""; 0]);
+}
+
+/// docker ends a container only through its shim, so a repair could not end it either. The shims of other programs' containers are theirs.
+#[test]
+fn a_stopped_shim_is_named_and_restarts_nothing() {
+    const RUNS: &str = "member runs";
+    let (bringup, host) = applied_host();
+    let unwell = || -> Vec<_> {
+        let health = bringup.check(&host);
+        let conditions = health.into_iter().flat_map(|phase| phase.conditions);
+        conditions
+            .filter(|its| its.status != Status::True)
+            .collect()
+    };
+    host.with_world_mut(|world| {
+        world.container(foreign_container("theirs"));
+        world.stop_shim(17, "theirs");
+    });
+    assert_eq!(unwell(), []);
+    host.with_world_mut(|world| world.stop_shim(4711, "etcd"));
+    let reported = unwell();
+    let [reported] = reported.as_slice() else {
+        panic!("{reported:?}")
+    };
+    assert!(reported.advisory, "{reported:?}");
+    let wanted = "docker cannot end container etcd: its containerd-shim (process 4711) is stopped";
+    assert!(reported.reason.starts_with(wanted), "{reported:?}");
+    assert!(
+        reported.reason.ends_with("`kill -CONT 4711`"),
+        "{reported:?}"
+    );
+    assert!(failed(&bringup, &host).is_empty());
+
+    // docker has tried to end it, and answers nothing about it since.
+    host.set_faults(FaultPlan::none().hang("container", "etcd"));
+    let reported = unwell();
+    let unknown = reported.iter().find(|its| its.check == RUNS);
+    let unknown = unknown.expect("docker does not answer");
+    assert_eq!(unknown.status, Status::Unknown);
+    assert!(unknown.reason.contains("`kill -CONT 4711`"), "{unknown:?}");
+    assert!(!unknown.reason.contains('?'), "{unknown:?}");
 }
