@@ -93,10 +93,13 @@ impl DockerClient {
         if lost {
             *self.kept() = None;
         }
-        Ok(answer?.map_err(|error| match status(&error) {
-            Some(_) => (action, error),
-            None => (format!("{action} (does docker.service run?)"), error),
-        }))
+        match answer? {
+            Ok(found) => Ok(Ok(found)),
+            // It runs, and has taken the request. The deadline of the client may come first.
+            Err(Error::RequestTimeoutError) => Err(HostError::Deadline { action, after }),
+            Err(error) if status(&error).is_some() => Ok(Err((action, error))),
+            Err(error) => Ok(Err((format!("{action} (does docker.service run?)"), error))),
+        }
     }
 
     async fn client(&self) -> HostResult<Docker> {
@@ -196,6 +199,21 @@ mod tests {
                 "{took:?}"
             );
         }
+    }
+
+    /// Its silence may have another cause, such as a container that it cannot end.
+    #[tokio::test(start_paused = true)]
+    async fn the_error_of_a_late_answer_does_not_ask_whether_the_runtime_runs() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (_listener, runtime) = hung(&directory);
+        let client =
+            Docker::connect_with_unix(&runtime.socket, USUAL.as_secs(), API_DEFAULT_VERSION);
+        *runtime.kept() = client.ok();
+        let late = |_| async { Err::<(), Error>(Error::RequestTimeoutError) };
+        let answer = runtime.call("ask", USUAL, late).await;
+        let error = answer.expect_err("it does not answer").to_string();
+        assert!(error.starts_with("ask: no answer within"), "{error}");
+        assert!(!error.contains('?'), "{error}");
     }
 
     #[tokio::test]
