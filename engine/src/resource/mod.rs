@@ -64,7 +64,7 @@ pub use kubernetes::manifest::ManifestSpec;
 pub use kubernetes::node::{DrainSpec, NodeSpec};
 pub use kubernetes::node_routes::NodeRoutesSpec;
 pub use kubernetes::pod_container::PodContainerSpec;
-pub use kubernetes::pods::{PodsSpec, all_pods_have_ended};
+pub use kubernetes::pods::{PodsSpec, all_containers_have_ended};
 pub use pki::{
     AuthoritySpec, CertificateSpec, EncryptionKeysSpec, JoinFileSpec, JoinMasterSpec,
     KubeconfigSpec, ServiceAccountKeySpec,

@@ -12,7 +12,7 @@ use engine::host::{
 use engine::model::Outcome;
 use engine::plan::{PlannedCheck, Probe};
 use engine::report::{Detail, render};
-use engine::resource::{NoSecrets, all_pods_have_ended};
+use engine::resource::{NoSecrets, all_containers_have_ended};
 use tokio_util::sync::CancellationToken;
 
 /// Asks the run to end when a step of this kind begins to change something.
@@ -199,7 +199,7 @@ fn a_container_whose_shim_is_stopped_is_left_with_docker_and_the_shim_is_named()
         }
         let docker = || block_on(host.unit("docker.service")).expect("it can be asked");
         assert!(docker().is_active(), "{}", vain.text());
-        let pods = || block_on(all_pods_have_ended(&host));
+        let pods = || block_on(all_containers_have_ended(&host));
         let error = pods().expect_err("it runs").to_string();
         assert!(error.contains(STUCK), "{error}");
 

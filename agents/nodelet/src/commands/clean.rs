@@ -9,7 +9,7 @@ use engine::ledger::{Ledger, RECOVER, Record};
 use engine::model::{Outcome, Problem};
 use engine::plan::Plan;
 use engine::resource::pki::kept_node;
-use engine::resource::{DrainSpec, Spec, all_pods_have_ended};
+use engine::resource::{DrainSpec, Spec, all_containers_have_ended};
 use tokio_util::sync::CancellationToken;
 
 use super::drain::drain_steps;
@@ -144,7 +144,7 @@ pub(super) async fn remove_role(
         CleanPurpose::Leave | CleanPurpose::Purge | CleanPurpose::Rebuild => None,
     };
     if let Some(leaving) = &mut leaving {
-        leaving.may_have_pods = runs || has_pods_to_end(&records);
+        leaving.may_have_containers = runs || has_pods_to_end(&records);
     }
     // Without a plan nothing was stopped, so the mark has to wait for the clean, except if that removes the identity.
     let marks_first = !runs || plan.is_some() || purpose == CleanPurpose::Purge;
@@ -212,9 +212,9 @@ async fn installed(inputs: &Inputs, host: &LiveHost, files: bool) -> Vec<String>
 }
 
 /// Takes the role off, and marks the node before it, after it, or both. An interrupted stop leaves programs running, so the node is not
-/// marked then: masters would delete the node of a working worker. Nor is it marked while a container of a pod runs: the cluster may start what
-/// it runs on another node. The clean tries to end such a container, also a purge, which first takes back all but what is kept: without the
-/// kept identity the node cannot be marked later.
+/// marked then: masters would delete the node of a working worker. Nor is it marked while a container of the role or of a pod runs: the worker
+/// still works, and the cluster may start what the pod runs on another node. The clean tries to end such a container, also a purge, which first
+/// takes back all but what is kept: without the kept identity the node cannot be marked later.
 async fn clean_and_mark(
     host: &dyn Host,
     sink: &dyn EventSink,
@@ -224,7 +224,7 @@ async fn clean_and_mark(
     marks_first: bool,
 ) -> Result<Outcome> {
     let mark = async || match leaving {
-        Some(leaving) if !cancel.is_cancelled() => leaving.mark_without_pods(host).await,
+        Some(leaving) if !cancel.is_cancelled() => leaving.mark_without_containers(host).await,
         Some(_) | None => Ok(None),
     };
     let mut warning = None;
@@ -271,8 +271,8 @@ struct Leaving {
     node: String,
     /// `None` if this host has no access to the cluster.
     access: Option<ClusterAccess>,
-    /// Whether pods of the role may be on this host. After a clean, pods are those of another program.
-    may_have_pods: bool,
+    /// Whether containers of the role and its pods may be on this host. After a clean, they are those of another program.
+    may_have_containers: bool,
 }
 
 impl Leaving {
@@ -284,14 +284,14 @@ impl Leaving {
             return Some(Self {
                 node: drain.node.clone(),
                 access: is_there.then(|| ClusterAccess::with(&drain.kubeconfig)),
-                may_have_pods: true,
+                may_have_containers: true,
             });
         }
         match kept_node(host).await {
             Ok(kept) => kept.map(|kept| Self {
                 node: kept.name,
                 access: kept.kubeconfig.as_deref().map(ClusterAccess::with),
-                may_have_pods: true,
+                may_have_containers: true,
             }),
             Err(error) => {
                 tracing::warn!(
@@ -303,10 +303,10 @@ impl Leaving {
         }
     }
 
-    /// Marks the node as [`Leaving::mark`] does. Fails if a container of a pod still runs on this host.
-    async fn mark_without_pods(&self, host: &dyn Host) -> Result<Option<String>> {
-        if self.may_have_pods {
-            all_pods_have_ended(host).await.map_err(|error| {
+    /// Marks the node as [`Leaving::mark`] does. Fails if a container of the role or of a pod still runs on this host.
+    async fn mark_without_containers(&self, host: &dyn Host) -> Result<Option<String>> {
+        if self.may_have_containers {
+            all_containers_have_ended(host).await.map_err(|error| {
                 let node = &self.node;
                 anyhow::Error::from(error).context(format!(
                     "leave the cluster: node {node} is not marked as left, so the masters keep it"
@@ -406,8 +406,10 @@ async fn stop(
 
 #[cfg(test)]
 mod tests {
-    use engine::host::Containers as _;
+    use std::collections::BTreeMap;
+
     use engine::host::fake::FakeHost;
+    use engine::host::{ContainerConfig, Containers as _};
 
     use super::*;
 
@@ -422,7 +424,7 @@ mod tests {
             let leaving = Leaving {
                 node: "w-1".to_owned(),
                 access,
-                may_have_pods: true,
+                may_have_containers: true,
             };
             let warning = leaving.mark(&host).await.expect("no master knows of it");
             assert!(warning.contains("nodelet cluster remove w-1"), "{warning}");
@@ -505,7 +507,7 @@ mod tests {
                     // An earlier clean has taken the role off, so this is another program's pod.
                     let (host, cancel) = (host.fork(), CancellationToken::new());
                     let repeated = Leaving {
-                        may_have_pods: false,
+                        may_have_containers: false,
                         ..Leaving::of_node("w-1")
                     };
                     let leaving = Some(&repeated);
@@ -528,12 +530,52 @@ mod tests {
         }
     }
 
+    /// docker could not end it either. What another program runs does not keep the worker.
+    #[tokio::test]
+    async fn a_worker_is_not_marked_while_a_container_of_the_role_runs() {
+        let host = FakeHost::new()
+            .with_docker()
+            .with_file("/etc/kubeconfig", "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        let owner = ("pf9.io/owner".to_owned(), "nodelet".to_owned());
+        let proxy = ContainerConfig {
+            labels: BTreeMap::from([owner]),
+            ..ContainerConfig::bare("proxy", "proxy:1")
+        };
+        host.with_world_mut(|world| {
+            world.node("w-1", engine::host::ClusterNode::default());
+            world.container(ContainerConfig::bare("theirs", "app:1"));
+            world.container(proxy);
+            world.stop_shim(4711, "proxy");
+        });
+        let leaving = Leaving::of_node("w-1");
+        let (sink, cancel) = (Recording::default(), CancellationToken::new());
+        let clean = async || {
+            let leaving = Some(&leaving);
+            clean_and_mark(&host, &sink, &cancel, CleanPurpose::Leave, leaving, true).await
+        };
+        let is_marked = || {
+            let calls = host.mutating_calls();
+            calls.iter().any(|call| call.name == "patch_node")
+        };
+        let error = clean().await.expect_err("a container runs");
+        let said = engine::model::chain(error.as_ref()).join(": ");
+        assert!(said.contains("node w-1 is not marked"), "{said}");
+        assert!(said.contains("container proxy still runs"), "{said}");
+        assert!(!is_marked());
+
+        let ended = host.stop_container("proxy", std::time::Duration::ZERO);
+        ended.await.expect("docker ends it");
+        clean().await.expect("the leave is repeated");
+        assert!(is_marked());
+    }
+
     impl Leaving {
         fn of_node(name: &str) -> Self {
             Self {
                 node: name.to_owned(),
                 access: Some(access()),
-                may_have_pods: true,
+                may_have_containers: true,
             }
         }
     }

@@ -217,7 +217,7 @@ pub(crate) async fn foreign_containers(host: &dyn Host) -> ResourceResult<Vec<St
 }
 
 /// Whether a container is ours or of a pod.
-fn is_of_role(container: &ListedContainer) -> bool {
+pub(in crate::resource) fn is_of_role(container: &ListedContainer) -> bool {
     let labels = &container.labels;
     labels.contains_key(OWNER) || labels.contains_key(POD)
 }

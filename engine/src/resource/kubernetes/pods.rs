@@ -118,11 +118,11 @@ fn pod_of(container: &ListedContainer) -> Option<&str> {
     pod.map(String::as_str)
 }
 
-/// Makes sure that no container of a pod runs on this host.
+/// Makes sure that no container of the role or of a pod runs on this host. While docker does not answer, only those of pods are known.
 ///
 /// # Errors
 /// [`ResourceError::Unmet`] with the names of containers that run, and another error if the kernel does not tell.
-pub async fn all_pods_have_ended(host: &dyn Host) -> ResourceResult<()> {
+pub async fn all_containers_have_ended(host: &dyn Host) -> ResourceResult<()> {
     let running = running(host).await?;
     if running.is_empty() {
         return Ok(());
@@ -144,19 +144,21 @@ pub async fn all_pods_have_ended(host: &dyn Host) -> ResourceResult<()> {
     let names: Vec<String> = running.into_values().collect();
     Err(ResourceError::Unmet {
         what: format!(
-            "end the pods of this host: container {} still runs",
+            "end the containers of the role and of pods: container {} still runs",
             names.join(", ")
         ),
         next: format!("{next}; then run `nodelet clean` again"),
     })
 }
 
-/// The containers of pods that run, by id, each as a message names it. If docker does not answer, the control groups with processes tell.
+/// The containers of the role and of pods that run, by id, each as a message names it. If docker does not answer, the control groups with
+/// processes tell of pods.
 async fn running(host: &dyn Host) -> ResourceResult<BTreeMap<String, String>> {
     if matches!(container_runtime::runs(host).await, Ok(true))
-        && let Ok(all) = host.containers(&pod_container::of_pods()).await
+        && let Ok(all) = host.containers(&BTreeMap::new()).await
     {
-        let running = all.into_iter().filter(|one| one.running);
+        let of_role = container_runtime::is_of_role;
+        let running = all.into_iter().filter(|one| one.running && of_role(one));
         return Ok(running.map(|one| (one.id, one.name)).collect());
     }
     let mut running = BTreeMap::new();
@@ -175,8 +177,8 @@ async fn running(host: &dyn Host) -> ResourceResult<BTreeMap<String, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::Services as _;
     use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::host::{ContainerConfig, Services as _};
     use crate::resource::tests::context;
 
     const STUCK: &str = "k8s_app_web_tenant";
@@ -213,7 +215,9 @@ mod tests {
         let left: Vec<&str> = left.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(left, ["k8s_POD_web_tenant", STUCK]);
 
-        let error = all_pods_have_ended(&host).await.expect_err("one runs");
+        let error = all_containers_have_ended(&host)
+            .await
+            .expect_err("one runs");
         let ResourceError::Unmet { what, next } = &error else {
             panic!("{error:?}")
         };
@@ -222,7 +226,9 @@ mod tests {
 
         host.set_faults(FaultPlan::none());
         ended(&host).await.expect("it was continued");
-        all_pods_have_ended(&host).await.expect("none is left");
+        all_containers_have_ended(&host)
+            .await
+            .expect("none is left");
     }
 
     #[tokio::test(start_paused = true)]
@@ -231,11 +237,41 @@ mod tests {
         let host = host().with_file(PROCESSES, "17\n");
         host.set_faults(FaultPlan::none());
         host.stop_unit("docker.service").await.expect("it stops");
-        let error = all_pods_have_ended(&host).await.expect_err("one runs");
+        let error = all_containers_have_ended(&host)
+            .await
+            .expect_err("one runs");
         assert!(error.to_string().contains("0123abcd"), "{error}");
         host.with_world_mut(|world| world.file(PROCESSES, ""));
-        all_pods_have_ended(&host)
+        all_containers_have_ended(&host)
             .await
             .expect("no process is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_of_the_role_counts_and_one_of_another_program_does_not() {
+        let host = FakeHost::new().with_docker();
+        host.with_world_mut(|world| world.container(ContainerConfig::bare("theirs", "app:1")));
+        all_containers_have_ended(&host)
+            .await
+            .expect("none is ours");
+        let owner = (
+            container_runtime::OWNER.to_owned(),
+            container_runtime::OURS.to_owned(),
+        );
+        let ours = ContainerConfig {
+            labels: BTreeMap::from([owner]),
+            ..ContainerConfig::bare("proxy", "proxy:1")
+        };
+        host.with_world_mut(|world| {
+            world.container(ours);
+            world.stop_shim(4711, "proxy");
+        });
+        let error = all_containers_have_ended(&host).await;
+        let error = error.expect_err("one runs");
+        let ResourceError::Unmet { what, next } = &error else {
+            panic!("{error:?}")
+        };
+        assert!(what.contains("container proxy still runs"), "{what}");
+        assert!(next.contains("`kill -CONT 4711`"), "{next}");
     }
 }
