@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use behaviour::{Bringup, Case, block_on};
+use behaviour::{Bringup, Case, block_on, foreign_container};
 use engine::exec::{Event, EventSink, Recording, Runner, simulated_host};
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{
@@ -215,6 +215,34 @@ fn a_container_whose_shim_is_stopped_is_left_with_docker_and_the_shim_is_named()
         assert_eq!(docker().is_active(), was_there, "{}", again.text());
         pods().expect("none runs");
     }
+}
+
+/// docker does not come up with its file from before the role. It is down at the next clean, and does not tell then what ran.
+#[test]
+fn containers_of_others_run_again_after_a_clean_that_could_not_restart_docker() {
+    const FILE: &str = "/etc/docker/daemon.json";
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    host.with_world_mut(|world| world.file(FILE, "no JSON"));
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    host.with_world_mut(|world| world.container(foreign_container("theirs")));
+    let vain = Bringup::clean(&host, false);
+    assert_eq!(vain.outcome, Outcome::Failed, "{}", vain.text());
+    assert!(
+        vain.text().contains("`docker start theirs`"),
+        "{}",
+        vain.text()
+    );
+    // Without live-restore docker ends it.
+    host.with_world_mut(|world| {
+        world.kill_container("theirs");
+        world.file(FILE, "{}");
+    });
+    let again = Bringup::clean(&host, false);
+    assert_eq!(again.outcome, Outcome::Cleaned, "{}", again.text());
+    let runs = host.with_world(|world| world.container_runs("theirs"));
+    assert!(runs, "{}", again.text());
 }
 
 #[test]

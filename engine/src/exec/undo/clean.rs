@@ -255,6 +255,9 @@ impl Clean<'_, '_> {
             }
             self.undo(None, &live).await;
         }
+        if let Err(error) = container_runtime::start_interrupted(self.host).await {
+            self.fail(None, "containers of other programs", &error);
+        }
     }
 
     /// Finds the containers that are not the role's, in the runtime that the role installed. A runtime that cannot be

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::host::{Host, HostError, LIVE_RESTORE_DIR, ListedContainer, StoppedShim};
-use crate::resource::docker::ending;
+use crate::model::chain;
+use crate::resource::docker::interrupted::Interrupted;
+use crate::resource::docker::{ending, interrupted};
 use crate::resource::{ResourceError, ResourceResult, Undo};
 
 /// The unit that runs the runtime.
@@ -35,30 +37,73 @@ const PAUSE: Duration = Duration::from_millis(200);
 const RELOAD: Duration = Duration::from_secs(3);
 
 /// Restarts a unit. If the unit is the container runtime, its containers outlive the restart if its file says so. Otherwise also starts the
-/// containers that ran before.
+/// containers that ran before, and those of other programs that an earlier restart has ended.
 pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
-    let ran = if unit == UNIT && host.container_runtime().await.is_ok() {
-        running(host).await?
-    } else {
-        BTreeSet::new()
+    if unit != UNIT {
+        host.reset_failed_unit(unit).await?;
+        return Ok(host.restart_unit(unit).await?);
+    }
+    let ran = match host.container_runtime().await {
+        Ok(()) => running(host).await?,
+        Err(_) => Vec::new(),
     };
     if !ran.is_empty() {
         read_live_restore(host).await;
     }
+    let foreign = ran.iter().filter(|one| !is_of_role(one));
+    let foreign: Vec<Interrupted> = foreign.map(Interrupted::of).collect();
+    let foreign = interrupted::remember(host, foreign).await?;
     host.reset_failed_unit(unit).await?;
     host.restart_unit(unit).await?;
-    if ran.is_empty() {
+    if ran.is_empty() && foreign.is_empty() {
         return Ok(());
     }
     answers(host).await?;
-    let runs = running(host).await?;
-    for name in ran.difference(&runs) {
-        // A container with `--rm` was removed when it ended.
-        if host.container(name).await?.is_some() {
-            host.start_container(name).await?;
+    let started = interrupted::start(host).await;
+    let names = |all: Vec<ListedContainer>| -> BTreeSet<String> {
+        all.into_iter().map(|one| one.name).collect()
+    };
+    let mut others = names(ran);
+    others.retain(|name| !foreign.contains(name));
+    if !others.is_empty() {
+        let runs = names(running(host).await?);
+        for name in others.difference(&runs) {
+            // A container with `--rm` was removed when it ended.
+            if host.container(name).await?.is_some() {
+                host.start_container(name).await?;
+            }
         }
     }
-    Ok(())
+    started
+}
+
+/// After a start of a unit. If the unit is the container runtime, starts the containers of other programs that an earlier restart has ended. A
+/// failure is no failure of the start, and is logged.
+pub(crate) async fn after_start(host: &dyn Host, unit: &str) {
+    if unit == UNIT
+        && let Err(error) = start_when_it_answers(host).await
+    {
+        tracing::warn!("could not {}", chain(&error).join(": "));
+    }
+}
+
+async fn start_when_it_answers(host: &dyn Host) -> ResourceResult<()> {
+    if interrupted::are_there(host).await? {
+        answers(host).await?;
+    }
+    interrupted::start(host).await
+}
+
+/// At the end of a clean: starts the containers of other programs that a restart of the runtime has ended. None is left if the runtime is not
+/// installed any more.
+///
+/// # Errors
+/// A container cannot be started, or the runtime does not answer. The error names the containers.
+pub(crate) async fn start_interrupted(host: &dyn Host) -> ResourceResult<()> {
+    if interrupted::are_there(host).await? && !is_installed(host).await? {
+        return interrupted::forget(host).await;
+    }
+    interrupted::start(host).await
 }
 
 /// Lets docker read whether its containers outlive it, if they do not as it runs now: its file may have been written since it was started. So
@@ -269,14 +314,9 @@ async fn answers(host: &dyn Host) -> ResourceResult<()> {
     }
 }
 
-async fn running(host: &dyn Host) -> ResourceResult<BTreeSet<String>> {
-    Ok(host
-        .containers(&BTreeMap::new())
-        .await?
-        .into_iter()
-        .filter(|container| container.running)
-        .map(|container| container.name)
-        .collect())
+async fn running(host: &dyn Host) -> ResourceResult<Vec<ListedContainer>> {
+    let all = host.containers(&BTreeMap::new()).await?.into_iter();
+    Ok(all.filter(|container| container.running).collect())
 }
 
 #[cfg(test)]
@@ -284,6 +324,7 @@ mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
     use crate::host::{Clock as _, ContainerConfig, Containers as _, Services as _};
+    use crate::model::STATE;
 
     /// Its file was changed and changed back, as an operator or a repair does.
     #[tokio::test(start_paused = true)]
@@ -307,6 +348,45 @@ mod tests {
             let after = since().await.expect("it is there");
             assert!(after.running);
             assert_eq!(before.started_at == after.started_at, outlive, "{file}");
+        }
+    }
+
+    /// docker is down at the next restart or start, which knows of no container then, or is started by hand before a clean.
+    #[tokio::test(start_paused = true)]
+    async fn containers_of_others_run_again_after_a_restart_that_has_failed() {
+        const FILE: &str = "/etc/docker/daemon.json";
+        const LIST: &str = "/var/opt/pf9/nodelet/containers-to-start.json";
+        for next in ["restart", "start", "clean"] {
+            let host = FakeHost::new().with_docker().with_directory(STATE);
+            host.with_world_mut(|world| {
+                for name in ["theirs", "ended"] {
+                    world.container(ContainerConfig::bare(name, "app:1"));
+                }
+                world.kill_container("ended");
+                world.file(FILE, "no JSON");
+            });
+            let failed = restart(&host, UNIT).await;
+            failed.expect_err("docker cannot read its file");
+            let runs = |name: &str| host.with_world(|world| world.container_runs(name));
+            assert!(!runs("theirs"));
+            let error = start_interrupted(&host).await;
+            let error = error.expect_err("docker is down").to_string();
+            assert!(error.contains("docker start theirs"), "{error}");
+
+            host.with_world_mut(|world| world.file(FILE, "{}"));
+            if next == "restart" {
+                restart(&host, UNIT).await.expect("it restarts");
+            } else {
+                host.start_unit(UNIT).await.expect("it starts");
+            }
+            match next {
+                "start" => after_start(&host, UNIT).await,
+                "clean" => start_interrupted(&host).await.expect("docker answers"),
+                _ => {}
+            }
+            assert!(runs("theirs") && !runs("ended"), "{next}");
+            let list = host.with_world(|world| world.text(LIST));
+            assert_eq!(list, None, "{next}");
         }
     }
 

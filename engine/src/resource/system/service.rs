@@ -156,6 +156,7 @@ impl Resource for ServiceSpec {
                 // A unit that has reached its start limit refuses every start until `systemctl reset-failed`.
                 cx.host.reset_failed_unit(&self.unit).await?;
                 cx.host.start_unit(&self.unit).await?;
+                container_runtime::after_start(cx.host, &self.unit).await;
             }
             Action::Restart => {
                 self.verify_programs(cx.host).await?;
