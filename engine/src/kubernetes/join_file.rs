@@ -148,12 +148,18 @@ impl JoinFile {
             true => "master",
             false => "node",
         };
-        let node = match self.addresses.iter().find(|(its, _)| is_same(its)) {
-            Some((_, name)) => format!("{kind} `{name}`"),
+        let found = self.addresses.iter().find(|(its, _)| is_same(its));
+        let name = found.map(|(_, name)| name.clone());
+        let node = match &name {
+            Some(name) => format!("{kind} `{name}`"),
             None if kind == "master" => "a master".to_owned(),
             None => return Ok(()),
         };
-        Err(JoinFileError::TakenAddress { node, address })
+        Err(JoinFileError::TakenAddress {
+            node,
+            name,
+            address,
+        })
     }
 }
 

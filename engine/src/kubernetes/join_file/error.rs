@@ -62,6 +62,8 @@ pub enum JoinFileError {
     TakenAddress {
         /// Which node it is, as a text.
         node: String,
+        /// The name of the node, if the file has it.
+        name: Option<String>,
         /// The address.
         address: std::net::IpAddr,
     },

@@ -134,10 +134,19 @@ impl MasterJoinFile {
     /// It is for another node, or expired, or another node has the address.
     pub fn check(&self, node: &str, address: IpAddr, now: SystemTime) -> Result<(), JoinFileError> {
         is_for(&self.node, self.expires, node, now)?;
-        let taken = |node: String| JoinFileError::TakenAddress { node, address };
+        let taken = |node: String, name: Option<String>| JoinFileError::TakenAddress {
+            node,
+            name,
+            address,
+        };
         match self.masters.iter().find(|its| its.address == address) {
-            Some(other) => Err(taken(format!("master `{}`", other.name))),
-            None if self.addresses.contains(&address) => Err(taken("another node".to_owned())),
+            Some(other) => {
+                let node = format!("master `{}`", other.name);
+                Err(taken(node, Some(other.name.clone())))
+            }
+            None if self.addresses.contains(&address) => {
+                Err(taken("another node".to_owned(), None))
+            }
             None => Ok(()),
         }
     }

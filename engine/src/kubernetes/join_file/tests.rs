@@ -180,14 +180,15 @@ fn a_file_names_the_node_that_has_an_address() {
     let sealed = file.seal(&public).expect("it is sealed");
     let file = JoinFile::open(&sealed, &secret).expect("it is read");
     for (last, taken_by) in [
-        (1, Some("master `cp-1`")),
-        (2, Some("node `w-2`")),
-        (3, Some("a master")),
+        (1, Some(("master `cp-1`", Some("cp-1")))),
+        (2, Some(("node `w-2`", Some("w-2")))),
+        (3, Some(("a master", None))),
         (4, None),
     ] {
         let expected = match taken_by {
-            Some(node) => Err(JoinFileError::TakenAddress {
+            Some((node, name)) => Err(JoinFileError::TakenAddress {
                 node: node.to_owned(),
+                name: name.map(str::to_owned),
                 address: of(last),
             }),
             None => Ok(()),

@@ -147,14 +147,14 @@ fn a_worker_without_a_usable_join_file_stays_bare() {
             &|host| taken_by(host, "cp-1", true),
             [
                 "master `cp-1` has the address of this host, 172.30.0.21",
-                "nodelet cluster remove NAME",
+                "nodelet cluster remove cp-1",
             ],
         ),
         (
             &|host| taken_by(host, "w-2", false),
             [
                 "node `w-2` has the address of this host, 172.30.0.21",
-                "nodelet cluster remove NAME",
+                "nodelet cluster remove w-2",
             ],
         ),
     ];

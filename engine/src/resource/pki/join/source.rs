@@ -176,8 +176,9 @@ impl Problem {
                 "put the file on host `{meant}`; for this host: {}",
                 made_for(joining)
             ),
-            JoinFileError::TakenAddress { .. } => format!(
-                "give this host another address; if that node is gone, run `nodelet cluster remove NAME` on a master; when no node has the address any more, {}",
+            JoinFileError::TakenAddress { name, .. } => format!(
+                "give this host another address; if that node is gone, run `nodelet cluster remove {}` on a master; when no node has the address any more, {}",
+                name.as_deref().unwrap_or("NAME"),
                 made_for(joining)
             ),
             JoinFileError::Version(_) => {

@@ -296,7 +296,7 @@ async fn the_address_of_another_node_is_refused_until_the_worker_has_joined() {
     let ResourceError::Unmet { next, .. } = &error else {
         panic!("{error}")
     };
-    assert!(next.contains("nodelet cluster remove NAME"), "{next}");
+    assert!(next.contains("`nodelet cluster remove worker-2`"), "{next}");
     assert!(host.snapshot() == before, "nothing is changed");
     let (_, joined) = worker_with_identity().await;
     place_for(&joined, &its);
