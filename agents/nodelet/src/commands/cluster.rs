@@ -22,7 +22,7 @@ use engine::model::chain;
 
 use super::run::only_root;
 use crate::cli::{ClusterCommand, ClusterRemoveArgs, ClusterTaintArgs, LOCAL_ADMIN, WorkersArgs};
-use crate::output::exit::Exit;
+use crate::output::exit::{Exit, WrongArguments};
 use crate::output::{error_report, say};
 pub(crate) use masters::{apply_with_list, joining_address, masters, phases_without_list};
 pub(crate) use other_settings::warn_of_other_settings;
@@ -41,12 +41,13 @@ pub(crate) async fn cluster(command: &ClusterCommand) -> Result<Exit> {
 
 async fn remove(args: &ClusterRemoveArgs) -> Result<Exit> {
     let name = args.node.as_str();
-    only_root("remove a host from the cluster")?;
     if !may_be_named(name) {
-        bail!(
+        let text = format!(
             "remove a host from the cluster: {name:?} is neither a name that a node can have nor an address"
         );
+        return Err(WrongArguments(text).into());
     }
+    only_root("remove a host from the cluster")?;
     let kubeconfig = Path::new(LOCAL_ADMIN);
     if !kubeconfig.exists() {
         bail!("remove {name}: run this on a master; this host has no {LOCAL_ADMIN}");
@@ -69,13 +70,15 @@ async fn remove(args: &ClusterRemoveArgs) -> Result<Exit> {
 
 async fn taint(args: &ClusterTaintArgs) -> Result<Exit> {
     let name = args.node.as_str();
-    only_root("taint a worker")?;
+    // Before the question who runs it, as the parser does.
     if !is_node_name(name) {
-        bail!("taint a worker: {name:?} is no name that a node can have");
+        let text = format!("taint a worker: {name:?} is no name that a node can have");
+        return Err(WrongArguments(text).into());
     }
     if let Err(why) = check_taints(&args.taints) {
-        bail!("taint worker {name}: {why}");
+        return Err(WrongArguments(format!("taint worker {name}: {why}")).into());
     }
+    only_root("taint a worker")?;
     let kubeconfig = Path::new(LOCAL_ADMIN);
     if !kubeconfig.exists() {
         bail!("taint worker {name}: run this on a master; this host has no {LOCAL_ADMIN}");
@@ -198,7 +201,11 @@ pub(crate) async fn workers(args: &WorkersArgs) -> Result<Exit> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::output::exit;
 
     #[test]
     fn nodes_and_members_can_be_named() {
@@ -207,6 +214,33 @@ mod tests {
         }
         for name in ["", "M 1", "fd00::13/64", "../m-1"] {
             assert!(!may_be_named(name), "{name}");
+        }
+    }
+
+    /// The parser looks at each argument alone.
+    #[tokio::test]
+    async fn arguments_that_are_wrong_end_with_64() {
+        let tainted = |node: &str, taints: &[&str]| {
+            let words = [&["nodelet", "cluster", "taint", node][..], taints].concat();
+            Cli::try_parse_from(words).expect("the parser takes them")
+        };
+        let many: Vec<String> = (0..17).map(|key| format!("k-{key}:NoSchedule")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        for (cli, says) in [
+            (tainted("W_1", &["a:NoSchedule"]), "no name that a node"),
+            (tainted("w-1", &["a:NoSchedule", "a:NoSchedule"]), "twice"),
+            (tainted("w-1", &many), "too many"),
+            (
+                Cli::parse_from(["nodelet", "cluster", "remove", "W_1"]),
+                "neither a name",
+            ),
+        ] {
+            let Command::Cluster(command) = &cli.command else {
+                panic!("it is another command");
+            };
+            let error = cluster(command).await.expect_err("it is refused");
+            assert!(error.to_string().contains(says), "{error}");
+            assert_eq!(exit::of(&error), Exit::Usage, "{error}");
         }
     }
 

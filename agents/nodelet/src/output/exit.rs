@@ -35,9 +35,14 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Arguments that the parser takes one by one, and that are wrong together or for this command. The text says what is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WrongArguments(pub(crate) String);
+
 /// The code for an error.
 pub(crate) fn of(error: &anyhow::Error) -> Exit {
-    if error.is::<engine::exec::SelectionError>() {
+    if error.is::<engine::exec::SelectionError>() || error.is::<WrongArguments>() {
         Exit::Usage
     } else if error.is::<crate::process::lock::Busy>() {
         Exit::Busy

@@ -27,7 +27,7 @@ use super::made_file::{
 use crate::cli::{LOCAL_ADMIN, PkiIssueArgs};
 use crate::inputs;
 use crate::output::error_report;
-use crate::output::exit::Exit;
+use crate::output::exit::{Exit, WrongArguments};
 
 /// What the command does, for messages.
 const ADMIT: &str = "admit";
@@ -35,7 +35,7 @@ const ADMIT: &str = "admit";
 pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     is_name(ADMIT, &args.node)?;
     if let Err(why) = check_taints(&args.taint) {
-        bail!("admit `{}`: {why}", args.node);
+        return Err(WrongArguments(format!("admit `{}`: {why}", args.node)).into());
     }
     let host = LiveHost::new();
     let inputs = inputs::read(&args.file.role, &host).await?;

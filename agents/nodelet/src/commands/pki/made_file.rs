@@ -16,6 +16,7 @@ use engine::resource::Spec;
 use engine::resource::pki::kubeconfig_path;
 use serde_json::Value;
 
+use crate::output::exit::WrongArguments;
 use crate::output::say;
 
 /// The kubeconfig of people, which names the API server that other hosts reach.
@@ -107,9 +108,10 @@ pub(super) fn is_name(action: &str, node: &str) -> Result<()> {
     if is_node_name(node) && node.len() <= LONGEST_NODE_NAME {
         return Ok(());
     }
-    bail!(
+    let text = format!(
         "{action} `{node}`: it is not the name of a node; use lower-case letters, digits, `-` and `.`, at most {LONGEST_NODE_NAME} of them"
-    )
+    );
+    Err(WrongArguments(text).into())
 }
 
 /// The URL at which other hosts reach the API server, as the plan of this master has it. `action` is for the message.
@@ -219,7 +221,9 @@ mod tests {
     fn a_name_that_no_node_can_have_is_refused() {
         is_name("admit", "w-1").expect("a name");
         for name in ["W_1", "", &"a".repeat(LONGEST_NODE_NAME + 1)] {
-            let refused = is_name("admit", name).expect_err("no name").to_string();
+            let refused = is_name("admit", name).expect_err("no name");
+            assert!(refused.is::<WrongArguments>(), "{refused}");
+            let refused = refused.to_string();
             assert!(
                 refused.starts_with(&format!("admit `{name}`: ")),
                 "{refused}"
