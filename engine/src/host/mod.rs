@@ -112,4 +112,8 @@ pub trait Clock {
 
     /// Waits for `duration`. Cancel safe. A fake clock advances at once.
     async fn pause(&self, duration: Duration);
+
+    /// Waits for `duration` before another host is asked again, also in a dry run: its pauses end at once, and the other host would have had no
+    /// time. Cancel safe. A fake clock advances at once.
+    async fn pause_for_others(&self, duration: Duration);
 }

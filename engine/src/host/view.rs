@@ -279,6 +279,10 @@ impl Clock for View<'_> {
     async fn pause(&self, duration: Duration) {
         self.host.pause(duration).await;
     }
+
+    async fn pause_for_others(&self, duration: Duration) {
+        self.host.pause_for_others(duration).await;
+    }
 }
 
 #[cfg(test)]

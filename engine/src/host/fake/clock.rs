@@ -24,4 +24,8 @@ impl Clock for FakeHost {
         // Other tasks of the same test get their turn, as they would during a real wait.
         tokio::task::yield_now().await;
     }
+
+    async fn pause_for_others(&self, duration: Duration) {
+        self.pause(duration).await;
+    }
 }

@@ -23,4 +23,8 @@ impl Clock for LiveHost {
     async fn pause(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
     }
+
+    async fn pause_for_others(&self, duration: Duration) {
+        self.pause(duration).await;
+    }
 }

@@ -1,4 +1,4 @@
-//! Time: it starts at the time of the host below, and a pause ends at once.
+//! Time: it starts at the time of the host below, and a pause ends at once, unless another host is asked again after it.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +20,11 @@ impl Clock for OverlayHost<'_> {
     }
 
     async fn pause(&self, duration: Duration) {
+        self.upper.pause(duration).await;
+    }
+
+    async fn pause_for_others(&self, duration: Duration) {
+        self.lower.pause_for_others(duration).await;
         self.upper.pause(duration).await;
     }
 }

@@ -366,3 +366,17 @@ async fn requests_for_certificates_are_read_through_and_decided_above() {
     })
     .await;
 }
+
+/// A question to another host has to be asked later, not only later on a clock that stands still below.
+#[tokio::test]
+async fn a_pause_for_other_hosts_is_one_below_too() {
+    let lower = FakeHost::new();
+    let host = OverlayHost::new(&lower);
+    let second = Duration::from_secs(1);
+    let (above, below) = (host.elapsed(), lower.elapsed());
+    host.pause(second).await;
+    assert_eq!(lower.elapsed(), below);
+    host.pause_for_others(second).await;
+    assert_eq!(lower.elapsed(), below + second);
+    assert_eq!(host.elapsed(), above + second * 2);
+}

@@ -28,7 +28,7 @@ impl JoinFileSpec {
         let (answers, pause) = REFUSALS;
         for number in 0..answers {
             if number > 0 {
-                cx.host.pause(pause).await;
+                cx.host.pause_for_others(pause).await;
             }
             let accepted = cx.host.accepts_identity(kubeconfig, DEADLINE).await;
             if !matches!(accepted, Ok(false)) {

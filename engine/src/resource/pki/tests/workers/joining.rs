@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::signing::worker_with_identity;
+use crate::host::Host;
+use crate::host::overlay::OverlayHost;
 use crate::kubernetes::join_file::{IDENTITY, JoinContent as _, JoinFile, Token, new_identity};
 use crate::resource::pki::tests::*;
 use crate::resource::pki::{JoinFileSpec, key_problem};
@@ -304,7 +306,7 @@ async fn the_address_of_another_node_is_refused_until_the_worker_has_joined() {
 }
 
 /// Asks as an apply does before it touches anything.
-async fn ask_ahead(host: &FakeHost) -> ResourceResult<()> {
+async fn ask_ahead(host: &dyn Host) -> ResourceResult<()> {
     let outputs = Outputs::default();
     let cx = Context {
         host,
@@ -358,6 +360,34 @@ async fn a_token_is_refused_ahead_only_if_the_api_server_lastingly_refuses_it() 
     joined.with_world_mut(|world| world.refuse_user(TOKEN, true));
     ask_ahead(&joined).await.expect("it has an identity");
     assert_eq!(asked(&joined), 0);
+}
+
+/// A dry run has no other pauses, and an API server that starts needs this time, too.
+#[tokio::test]
+async fn a_dry_run_gives_a_starting_api_server_as_much_time_as_an_apply() {
+    const TOKEN: &str = "system:bootstrap:abcdef";
+    let (_, host, _) = worker_to_be().await;
+    host.with_world_mut(|world| world.refuse_user(TOKEN, true));
+    let begun = host.with_world(|world| world.elapsed());
+    let passed = || host.with_world(|world| world.elapsed()) - begun;
+    let overlay = OverlayHost::new(&host);
+    ask_ahead(&overlay).await.expect_err("it was used");
+    assert!(passed() >= Duration::from_secs(5), "{:?}", passed());
+    let asked = ask_ahead(&overlay);
+    tokio::pin!(asked);
+    let begun = passed();
+    let answer = loop {
+        tokio::select! {
+            biased;
+            answer = &mut asked => break answer,
+            () = tokio::task::yield_now() => {
+                if passed() - begun > Duration::from_secs(3) {
+                    host.with_world_mut(|world| world.refuse_user(TOKEN, false));
+                }
+            }
+        }
+    };
+    answer.expect("the API server has read its tokens");
 }
 
 #[tokio::test]
