@@ -389,11 +389,23 @@ impl<'a> Signer<'a> {
         }
     }
 
+    /// Approves a request. Of two masters that do so at the same moment, the API server refuses one (409), or its answer is lost: if the request is
+    /// approved then, this goes on as if this master had approved it.
     async fn approve(&self, request: &mut CertificateRequest) -> HostResult<()> {
         let reason = "it is from an admitted node";
-        self.host
+        let approved = self
+            .host
             .approve_certificate_request(self.access, request, reason)
-            .await?;
+            .await;
+        if let Err(error) = approved {
+            let looked = self.host.certificate_request(self.access, &request.name);
+            let present = looked.await.ok().flatten();
+            let is_approved = present
+                .is_some_and(|its| its.uid == request.uid && its.state == RequestState::Approved);
+            if !is_approved {
+                return Err(error);
+            }
+        }
         request.state = RequestState::Approved;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
 use super::*;
-use crate::host::fake::{FakeHost, FaultPlan};
+use crate::host::fake::{FakeHost, Fault, FaultKind, FaultPlan, Trigger};
 use crate::host::{CertificateRequests as _, Clock as _, NewCertificateRequest};
 use crate::kubernetes::admission::JOINING;
 use crate::kubernetes::admission::tests::admit_once as admitted;
@@ -462,6 +462,38 @@ async fn a_request_that_another_master_has_signed_is_settled() {
     let request = request_a(&host, &access).await;
     host.with_world_mut(|world| world.sign_request("a", b"PEM"));
     assert_eq!(signer.handle(&request, 0).await, RequestOutcome::Settled);
+}
+
+/// The API server takes the approval of one of two masters, and refuses that of the other one, which has read the same version.
+#[tokio::test]
+async fn an_approval_that_another_master_was_faster_with_is_no_failure() {
+    let (host, access) = master().await;
+    let token = admitted(&host, &access).await;
+    let faults = |fault_kind| {
+        FaultPlan::none().with(Fault {
+            trigger: Trigger::Call {
+                name: "decide_certificate_request".to_owned(),
+                argument: "*".to_owned(),
+            },
+            fault_kind,
+            remaining: None,
+        })
+    };
+    ask(&host, &token, "a", KUBELET, false);
+    // It is not approved: the failure counts.
+    host.set_faults(faults(FaultKind::Fail));
+    let report = signed(&host, &access).await;
+    let outcome = &report.requests[0].outcome;
+    assert!(matches!(outcome, RequestOutcome::Failed(_)), "{outcome:?}");
+    // The one for a new address is approved at another place.
+    ask(&host, &token, "b", KUBELET, true);
+    host.set_faults(faults(FaultKind::FailAfter));
+    let report = signed(&host, &access).await;
+    assert_eq!(report.requests.len(), 2);
+    for one in report.requests {
+        let outcome = one.outcome;
+        assert!(matches!(outcome, RequestOutcome::Signed(_)), "{outcome:?}");
+    }
 }
 
 /// It was deleted and made again under its name meanwhile: what was decided is not about the new one.
