@@ -1,7 +1,7 @@
 //! The virtual IP of several masters: a change of the masters reloads keepalived, and a firewall rule lets only masters take the address.
 
 use behaviour::{Bringup, Case, Run, block_on, fixtures, text};
-use engine::exec::{Recording, Runner, failed_phases, restart_set};
+use engine::exec::{Event, Recording, Runner, failed_phases, restart_set};
 use engine::facts::{AddressUser, FactQuery, MasterEntry, Requirement, gather_with};
 use engine::host::VrrpSender;
 use engine::host::fake::FakeHost;
@@ -175,6 +175,24 @@ fn no_two_masters_have_the_same_priority() {
             assert!(config.contains(&line), "{setting}, {place}: {config}");
         }
     }
+}
+
+/// Reports hide the old lines of a file that other users cannot read. This one has no secret.
+#[test]
+fn a_change_of_keepalived_shows_the_old_line_beside_the_new_one() {
+    let host = Bringup::brought_up("cp-1-vip").1;
+    let settings = text(fixtures("settings/cp-1-vip.yaml"));
+    let settings = format!("{settings}\nMASTER_VIP_PRIORITY: 90\n");
+    let run = follow(&Bringup::from_case(Case::of("cp-1", &settings)), &host);
+    let mut changes = run.events.iter().filter_map(|event| match event {
+        Event::StepChanging { step, change, .. } if step.as_str().ends_with(CONFIG) => {
+            change.text.as_ref()
+        }
+        _ => None,
+    });
+    let shown = changes.next().expect("the file changes");
+    assert!(shown.before.contains("priority 100\n"), "{}", shown.before);
+    assert!(shown.after.contains("priority 90\n"), "{}", shown.after);
 }
 
 /// A boot, a firewall script or an operator changes the rules. A repair that restarted keepalived would move the address.
