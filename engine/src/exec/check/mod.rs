@@ -3,8 +3,8 @@
 //! Contains the evaluation of checks, how often they failed in a row, and the check of the role's package. What follows a failed check
 //! is decided in `repair` and by the agent.
 //!
-//! Start with `status`; `condition` has the results, and `probe` makes the single observations. `stopped` adds to the results what a signal
-//! has stopped.
+//! Start with `status`; `condition` has the results, `probe` makes the single observations, and `wait` waits in an apply until a check holds.
+//! `stopped` adds to the results what a signal has stopped.
 
 pub(in crate::exec) mod checks_in_progress;
 pub(in crate::exec) mod condition;
@@ -13,3 +13,4 @@ pub(in crate::exec) mod failure_counts;
 pub(in crate::exec) mod probe;
 pub(in crate::exec) mod status;
 mod stopped;
+mod wait;
