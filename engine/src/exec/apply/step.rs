@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::exec::apply::permanent::PermanentErrors;
 use crate::exec::apply::phase::Progress;
+use crate::exec::check::missing_node::MissingNode;
 use crate::exec::event::{Event, EventSink, millis};
 use crate::exec::session::Session;
 use crate::exec::{Mode, Runner};
@@ -54,6 +55,7 @@ impl Runner<'_> {
         let mut attempt = 1;
         let mut last = String::new();
         let mut permanent_errors = PermanentErrors::default();
+        let mut missing = MissingNode::default();
         loop {
             let one = self
                 .bounded(phase, step, session, receipt, &mut reported)
@@ -75,7 +77,9 @@ impl Runner<'_> {
                     self.outputs.set(&step.id, outputs);
                     break;
                 }
-                Err(error) => error,
+                // A dry run tries once.
+                Err(error) if session.mode == Mode::DryRun => error,
+                Err(error) => self.error_of_step(&step.spec, &mut missing, error).await,
             };
             let reason = crate::model::chain(&error).join(": ");
             if session.mode == Mode::DryRun {

@@ -8,6 +8,7 @@ use crate::exec::Runner;
 use crate::exec::apply::permanent::PermanentErrors;
 use crate::exec::apply::phase::Progress;
 use crate::exec::apply::step::backoff;
+use crate::exec::check::missing_node::MissingNode;
 use crate::exec::event::{Event, millis};
 use crate::model::chain;
 use crate::plan::{PlannedCheck, PlannedPhase};
@@ -28,6 +29,7 @@ impl Runner<'_> {
         let mut last_reason = String::new();
         let mut attempt = 1;
         let mut permanent_errors = PermanentErrors::default();
+        let mut missing = MissingNode::after_registration();
         loop {
             let mut permanent = false;
             let asked = self.host.elapsed();
@@ -40,7 +42,13 @@ impl Runner<'_> {
                     });
                     return Ok(());
                 }
-                Ok(Some(reason)) => reason,
+                Ok(Some(reason)) => {
+                    let deleted = self.error_of_check(&check.probe, &reason, &mut missing);
+                    if let Some(error) = deleted.await {
+                        return Err(error);
+                    }
+                    reason
+                }
                 Err(error) => {
                     permanent = error.is_permanent();
                     chain(&error).join(": ")

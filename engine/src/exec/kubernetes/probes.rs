@@ -74,7 +74,7 @@ impl Runner<'_> {
 }
 
 /// A kubelet that was not cleaned after the removal of its host registers again, and masters delete its node each time.
-fn no_node(node: &str) -> String {
+pub(in crate::exec) fn no_node(node: &str) -> String {
     format!(
         "there is no node {node}: it was deleted, and `nodelet repair kubelet` registers it again; if this host was removed from the cluster, masters delete its node each time: run `nodelet clean --purge` on it"
     )

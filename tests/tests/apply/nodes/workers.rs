@@ -4,6 +4,7 @@ mod authority;
 mod joining;
 
 use std::path::Path;
+use std::time::Duration;
 
 use behaviour::{Bringup, block_on};
 use engine::exec::{
@@ -96,6 +97,31 @@ fn nothing_is_restarted_while_the_masters_refuse_the_worker() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(failed, ["kube-proxy"]);
+}
+
+/// A master has removed it. Its kubelet runs on and registers nothing, and the API server answers as before the first registration.
+#[test]
+fn an_apply_on_a_worker_whose_node_was_deleted_ends_early() {
+    let (bringup, host) = Bringup::brought_up("wk-1");
+    host.with_world_mut(|world| {
+        world.advance(Duration::from_secs(120));
+        world.remove_node("w-1");
+    });
+    let elapsed = || host.with_world(|world| world.elapsed());
+    let begun = elapsed();
+    let run = bringup.apply(&host);
+    let took = elapsed() - begun;
+    let text = run.text();
+    assert_eq!(run.outcome, Outcome::Failed, "{text}");
+    assert!(took < Duration::from_secs(60), "{took:?}: {text}");
+    for says in [
+        "it was deleted after its registration",
+        "`nodelet clean --purge`",
+        "`nodelet pki issue w-1 --to KEY --replace`",
+        "`nodelet repair kubelet`",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
 }
 
 /// Restarts these phases. Gives what happened, too.

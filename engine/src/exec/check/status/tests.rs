@@ -8,7 +8,7 @@ use crate::exec::{Recording, failed_phases, restart_set};
 use crate::facts::Facts;
 use crate::host::fake::{FakeHost, FaultPlan, World};
 use crate::model::StepId;
-use crate::plan::{Plan, PlannedStep, StepPolicy};
+use crate::plan::{NeededApi, Plan, PlannedStep, StepPolicy};
 use crate::resource::{Checksums, NoSecrets, NodeRoutesSpec, ServiceSpec};
 
 fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
@@ -105,6 +105,49 @@ async fn routes_are_unknown_to_a_pass_while_the_api_server_does_not_answer() {
             .wait_for(phase, check, &Progress::default())
             .await
             .expect("an apply goes on");
+    }
+}
+
+/// Masters delete the node of a worker that was removed. kubelet does not register it again, so a longer wait would be in vain.
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_the_deleted_node_of_a_worker_ends_early() {
+    let needed = NeededApi {
+        node: "w-1".to_owned(),
+        kubeconfig: "/etc/kubeconfig".into(),
+    };
+    let (facts, ignored_events) = (Facts::nothing_about("w-1"), Recording::default());
+    for needs_api in [Some(needed), None] {
+        let probe = Probe::NodeReady {
+            node: "w-1".to_owned(),
+            kubelet: "pf9-kubelet.service".to_owned(),
+            kubeconfig: "/etc/kubeconfig".into(),
+        };
+        let is_worker = needs_api.is_some();
+        let mut planned = phase("kubernetes-ready", &[], probe);
+        planned.checks[0].needs_api = needs_api;
+        let plan = Plan::bare(vec![planned]);
+        let host = FakeHost::new()
+            .with_unit("pf9-kubelet.service", "[Service]\n")
+            .with_file("/etc/kubeconfig", "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        host.with_world_mut(|world| world.start_unit("pf9-kubelet.service"))
+            .expect("kubelet starts");
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
+        let begun = host.with_world(World::elapsed);
+        let (phase, check) = (&plan.phases[0], &plan.phases[0].checks[0]);
+        let waited = runner.wait_for(phase, check, &Progress::default()).await;
+        let error = waited.expect_err("there is no such node");
+        let took = host.with_world(World::elapsed) - begun;
+        assert_eq!(took < Duration::from_secs(30), is_worker, "{took:?}");
+        let next = match &error {
+            ResourceError::Unmet { next, .. } => next.as_str(),
+            _ => "",
+        };
+        assert_eq!(
+            next.contains("`nodelet pki issue w-1 --to KEY --replace`"),
+            is_worker,
+            "{error}"
+        );
     }
 }
 

@@ -1,0 +1,192 @@
+//! The wait of an apply for a worker's node: it ends early if the node was deleted after its registration, because kubelet does not register it again.
+//!
+//! The API server gives a worker the same answer before the first registration and after `nodelet cluster remove`: there is no such node. A node may
+//! read neither the record of its admission nor its tombstone. But kubelet registers its node at its start, and tries again within seconds until
+//! the API server takes it. So a node that is missing for a while was deleted if it was there before, or if kubelet has run for long.
+//!
+//! Not here: a pass, which restarts nothing for a worker without a node (`status`).
+
+use std::time::Duration;
+
+use crate::exec::Runner;
+use crate::exec::kubernetes::probes::{api_answers, no_node};
+use crate::host::Host;
+use crate::plan::{NeededApi, Probe};
+use crate::resource::{ResourceError, Spec};
+
+/// How long a node has to be missing until it counts as deleted. kubelet pauses for at most 7 s between two tries to register it.
+/// Source: `registerWithAPIServer` in `pkg/kubelet/kubelet_node_status.go`, Kubernetes 1.20.
+const MISSING: Duration = Duration::from_secs(15);
+/// How long kubelet may take from its start to its first try, on a busy host.
+const STARTING: Duration = Duration::from_secs(60);
+
+/// What a wait has seen of this host's node.
+#[derive(Debug, Default)]
+pub(in crate::exec) struct MissingNode {
+    /// Whether the cluster has had it.
+    was_there: bool,
+    /// Since when it has been missing, on the host's clock ([`crate::host::Clock::elapsed`]).
+    since: Option<Duration>,
+}
+
+impl MissingNode {
+    /// For the wait of a check. The step that waits for the registration of the node came before it.
+    pub(in crate::exec) fn after_registration() -> Self {
+        Self {
+            was_there: true,
+            since: None,
+        }
+    }
+
+    /// Takes what the API server says at `now`; `None` if it does not answer. Returns whether the node was deleted, given for how long kubelet
+    /// has run.
+    fn is_deleted(
+        &mut self,
+        is_there: Option<bool>,
+        now: Duration,
+        running: Option<Duration>,
+    ) -> bool {
+        if is_there != Some(false) {
+            self.was_there |= is_there == Some(true);
+            self.since = None;
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        let has_registered = self.was_there || running.is_some_and(|its| its >= STARTING);
+        // A kubelet that does not run registers nothing: another check says so.
+        running.is_some() && has_registered && now.saturating_sub(since) >= MISSING
+    }
+}
+
+impl Runner<'_> {
+    /// The error of a step: the same, or a permanent one if the step waits for the node of a worker that was deleted. Cancel safe.
+    pub(in crate::exec) async fn error_of_step(
+        &self,
+        spec: &Spec,
+        missing: &mut MissingNode,
+        error: ResourceError,
+    ) -> ResourceError {
+        let Spec::Node(node) = spec else {
+            return error;
+        };
+        let deleted = self.deleted_node(&node.name, missing).await;
+        deleted.unwrap_or(error)
+    }
+
+    /// The permanent error of a check that does not hold for this reason, if it waits for the node of a worker that was deleted. Cancel safe.
+    pub(in crate::exec) async fn error_of_check(
+        &self,
+        probe: &Probe,
+        reason: &str,
+        missing: &mut MissingNode,
+    ) -> Option<ResourceError> {
+        let Probe::NodeReady { node, .. } = probe else {
+            return None;
+        };
+        if reason != no_node(node) {
+            // The API server need not be asked once more.
+            *missing = MissingNode::after_registration();
+            return None;
+        }
+        self.deleted_node(node, missing).await
+    }
+
+    async fn deleted_node(&self, node: &str, missing: &mut MissingNode) -> Option<ResourceError> {
+        let (kubelet, needed) = self.kubelet_of_worker(node)?;
+        let is_there = api_answers(self.host, needed).await.ok();
+        let running = match is_there {
+            Some(false) => running_for(self.host, kubelet).await,
+            Some(true) | None => None,
+        };
+        let is_deleted = missing.is_deleted(is_there, self.host.elapsed(), running);
+        is_deleted.then(|| ResourceError::Unmet {
+            what: format!(
+                "find node {node}: the cluster does not have it, and {kubelet}, which registers it only at its start, runs: it was deleted after its registration"
+            ),
+            next: format!(
+                "if this worker was removed from the cluster (`nodelet cluster remove {node}`), run `nodelet clean --purge` here; to join again, run `nodelet pki key` here and `nodelet pki issue {node} --to KEY --replace` with that key on a master, and apply with this new join file; if only the node was deleted, `nodelet repair kubelet` registers it again"
+            ),
+        })
+    }
+
+    /// The unit of kubelet and the access to the API server, if this is the node of a worker. A master restarts kubelet by itself.
+    fn kubelet_of_worker(&self, name: &str) -> Option<(&str, &NeededApi)> {
+        let mut checks = self.plan.phases.iter().flat_map(|phase| &phase.checks);
+        checks.find_map(|check| match &check.probe {
+            Probe::NodeReady { node, kubelet, .. } if node == name => {
+                Some((kubelet.as_str(), check.needs_api.as_ref()?))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// For how long a unit has run; `None` if it does not, or is not known to.
+async fn running_for(host: &dyn Host, unit: &str) -> Option<Duration> {
+    let unit = host.unit(unit).await.ok()?;
+    // systemd keeps the time of the last start of a unit that has ended.
+    let since = unit.active_since.filter(|_| unit.is_active())?;
+    host.now().duration_since(since).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_deleted_only_if_kubelet_has_registered_it() {
+        /// What the API server says, the time, and for how long kubelet has run.
+        type Look = (Option<bool>, u64, Option<u64>);
+        let seconds = Duration::from_secs;
+        let gone = |at, running| (Some(false), at, Some(running));
+        let cases: [(&[Look], bool, &str); 8] = [
+            (&[gone(0, 90), gone(14, 104)], false, "not for long enough"),
+            (
+                &[gone(0, 90), gone(15, 105)],
+                true,
+                "kubelet has run for long",
+            ),
+            (
+                &[gone(0, 5), gone(15, 20)],
+                false,
+                "kubelet has just started",
+            ),
+            (
+                &[(Some(true), 0, None), gone(1, 5), gone(16, 20)],
+                true,
+                "it was there",
+            ),
+            (
+                &[gone(0, 90), (None, 8, None), gone(16, 106)],
+                false,
+                "the API server was away in between",
+            ),
+            (
+                &[gone(0, 90), (Some(true), 8, None), gone(16, 106)],
+                false,
+                "it came back in between",
+            ),
+            (
+                &[(Some(false), 0, None), (Some(false), 99, None)],
+                false,
+                "kubelet does not run",
+            ),
+            (
+                &[gone(0, 50), gone(10, 60), gone(15, 65)],
+                true,
+                "kubelet has run for long by then",
+            ),
+        ];
+        for (looks, expected, why) in cases {
+            let mut missing = MissingNode::default();
+            let mut is_deleted = false;
+            for (is_there, at, running) in looks {
+                is_deleted = missing.is_deleted(*is_there, seconds(*at), running.map(seconds));
+            }
+            assert_eq!(is_deleted, expected, "{why}");
+        }
+        let mut missing = MissingNode::after_registration();
+        assert!(!missing.is_deleted(Some(false), seconds(0), Some(seconds(5))));
+        assert!(missing.is_deleted(Some(false), seconds(15), Some(seconds(20))));
+    }
+}
