@@ -212,7 +212,7 @@ pass_on!(Cluster {
     to_change delete_object(access: &ClusterAccess, object: &Value) -> ();
     to_change rewrite_secrets(access: &ClusterAccess) -> u64;
     to_read accepts_token_of(access: &ClusterAccess, namespace: &str, account: &str) -> Option<bool>;
-    to_change evict_pods(access: &ClusterAccess, node: &str, timeout: Duration) -> Vec<RemainingPod>;
+    to_change evict_pods(access: &ClusterAccess, node: &str, running: Option<&BTreeSet<String>>, timeout: Duration) -> Vec<RemainingPod>;
 } {});
 
 pass_on!(PodSubnets {

@@ -20,7 +20,8 @@ pub async fn empty_node(
         let cordon = json!({ "spec": { "unschedulable": true } });
         host.patch_node(access, name, &cordon).await?;
     }
-    host.evict_pods(access, name, timeout).await
+    // What runs on another host is not known here.
+    host.evict_pods(access, name, None, timeout).await
 }
 
 /// Whether the pods that are left hold up the deletion of their node. Pods on a node that is not Ready cannot end, so they hold up nothing;

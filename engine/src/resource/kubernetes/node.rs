@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use super::pods::running_pods;
 use crate::host::{ClusterAccess, ClusterNode, FIELD_MANAGER, RemainingPod, Taint};
 use crate::kubernetes::{PodSubnetError, SHARED_SETTINGS, SubnetPool, allocate};
 use crate::resource::change::Differences;
@@ -25,6 +26,8 @@ use crate::resource::{
 const USER_CORDON: &str = "UserNodeCordon";
 /// Annotation on a node that we cordoned. It is set in the same patch as the cordon.
 const SHUT_DOWN: &str = "KubeStackShutDown";
+/// How long the container runtime may take to list what runs, before a drain.
+const RUNTIME: Duration = Duration::from_secs(5);
 /// Maximum number of remaining pods that the error of a drain names.
 const NAMED: usize = 10;
 
@@ -376,9 +379,12 @@ impl Resource for DrainSpec {
             });
             cx.host.patch_node(&access, &self.node, &cordon).await?;
         }
+        let running = tokio::time::timeout(RUNTIME, running_pods(cx.host)).await;
+        let running = running.ok().flatten();
+        let within = Duration::from_secs(self.seconds);
         let left = cx
             .host
-            .evict_pods(&access, &self.node, Duration::from_secs(self.seconds))
+            .evict_pods(&access, &self.node, running.as_ref(), within)
             .await?;
         if !left.is_empty() {
             return Err(ResourceError::NotConverged {

@@ -151,6 +151,18 @@ pub async fn all_containers_have_ended(host: &dyn Host) -> ResourceResult<()> {
     })
 }
 
+/// The uids of the pods of which a container runs on this host; `None` if that is not known. Cancel safe.
+pub(in crate::resource) async fn running_pods(host: &dyn Host) -> Option<BTreeSet<String>> {
+    if matches!(container_runtime::runs(host).await, Ok(true)) {
+        let all = host.containers(&pod_container::of_pods()).await.ok()?;
+        let running = all.iter().filter(|one| one.running);
+        return running.map(|one| pod_of(one).map(str::to_owned)).collect();
+    }
+    // What the runtime has left names the container, and not its pod.
+    let left = running(host).await.ok()?;
+    left.is_empty().then(BTreeSet::new)
+}
+
 /// The containers of the role and of pods that run, by id, each as a message names it. If docker does not answer, the control groups with
 /// processes tell of pods.
 async fn running(host: &dyn Host) -> ResourceResult<BTreeMap<String, String>> {

@@ -1,6 +1,6 @@
 //! The API server of a fake host: calls are refused while it is down, patches merge, objects are kept as applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -195,6 +195,7 @@ impl Cluster for FakeHost {
         &self,
         access: &ClusterAccess,
         node: &str,
+        running: Option<&BTreeSet<String>>,
         timeout: Duration,
     ) -> HostResult<Vec<RemainingPod>> {
         self.mutate("evict_pods", node, timeout, |world| {
@@ -207,7 +208,15 @@ impl Cluster for FakeHost {
             {
                 node.ready = Some(true);
             }
-            Ok(world.kubernetes.unevictable.clone())
+            let mut left = world.kubernetes.unevictable.clone();
+            let deleted = world.kubernetes.deleted_pods.iter();
+            let counts = |uid: &String| running.is_none_or(|running| running.contains(uid));
+            left.extend(
+                deleted
+                    .filter(|(uid, _)| counts(uid))
+                    .map(|(_, pod)| pod.clone()),
+            );
+            Ok(left)
         })
         .await
     }

@@ -35,6 +35,8 @@ pub struct KubernetesRules {
     pub cordoned: bool,
     /// Pods that an eviction does not remove.
     pub unevictable: Vec<RemainingPod>,
+    /// Pods that are being deleted and whose end no kubelet reports, by uid.
+    pub deleted_pods: BTreeMap<String, RemainingPod>,
     /// A node that becomes Ready while its pods are evicted.
     pub ready_after_eviction: Option<String>,
     /// Name under which kubelet registers; the host name if `None`.
@@ -64,6 +66,7 @@ impl Default for KubernetesRules {
             pod_cidr: "10.20.0.0/24".to_owned(),
             cordoned: false,
             unevictable: Vec::new(),
+            deleted_pods: BTreeMap::new(),
             ready_after_eviction: None,
             node_name: None,
             remote_api: false,

@@ -1,6 +1,6 @@
 //! The API server, as the machine's kubeconfig files reach it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -247,9 +247,10 @@ impl Cluster for LiveHost {
         &self,
         access: &ClusterAccess,
         node: &str,
+        running: Option<&BTreeSet<String>>,
         timeout: Duration,
     ) -> HostResult<Vec<RemainingPod>> {
-        self.drain(access, node, timeout).await
+        self.drain(access, node, running, timeout).await
     }
 }
 

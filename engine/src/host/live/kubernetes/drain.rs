@@ -4,7 +4,7 @@
 //! evicted keeps no other pod from being asked. Rounds follow each other with growing pauses until no evictable pod is left or the time is
 //! up.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
@@ -48,7 +48,8 @@ type Refusals = HashMap<String, String>;
 
 impl LiveHost {
     /// Evicts the pods of a node and waits for them to go; returns those that are still there when `timeout` passes. If kubelet kills all
-    /// pods that are left at that moment, waits [`AFTER_GRACE`] longer, once.
+    /// pods that are left at that moment, waits [`AFTER_GRACE`] longer, once. Of the pods that are being deleted, those count of which a
+    /// container runs, if `running` has the uids of these.
     ///
     /// An eviction that is refused or that fails is asked for again in each round. A list that cannot be read is read
     /// again, too; it is an error if that lasts to the end, because nothing is known of the pods then.
@@ -56,6 +57,7 @@ impl LiveHost {
         &self,
         access: &ClusterAccess,
         node: &str,
+        running: Option<&BTreeSet<String>>,
         timeout: Duration,
     ) -> HostResult<Vec<RemainingPod>> {
         let mut backoff = Backoff::new(timeout);
@@ -64,7 +66,10 @@ impl LiveHost {
         let mut refusals = Refusals::new();
         let mut forbidden = 0;
         loop {
-            let listed = self.evictable(access, node).await;
+            let mut listed = self.evictable(access, node).await;
+            if let (Ok(pods), Some(running)) = (&mut listed, running) {
+                pods.retain(|pod| !has_ended(pod, running));
+            }
             match &listed {
                 Ok(pods) if pods.is_empty() => return Ok(Vec::new()),
                 Ok(pods) => {
@@ -212,6 +217,16 @@ fn is_evictable(pod: &Meta) -> bool {
         .iter()
         .any(|owner| owner.kind == "DaemonSet" && owner.controller == Some(true));
     !of_daemon_set && !pod.annotations().contains_key(MIRROR)
+}
+
+/// Whether a pod is being deleted, so that kubelet starts it no more, and no container of it runs.
+fn has_ended(pod: &Meta, running: &BTreeSet<String>) -> bool {
+    let runs = pod
+        .metadata
+        .uid
+        .as_ref()
+        .is_none_or(|uid| running.contains(uid));
+    pod.metadata.deletion_timestamp.is_some() && !runs
 }
 
 /// Whether a pod is being deleted, and nothing keeps it beyond a grace period of at most `timeout`.

@@ -3,7 +3,7 @@
 //! Its answers after changes above follow the rules of the upper world: it is up when kubelet, its manifest and etcd are; a node registers
 //! with kubelet; a cluster without data begins empty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -118,11 +118,12 @@ impl Cluster for OverlayHost<'_> {
         &self,
         access: &ClusterAccess,
         node: &str,
+        running: Option<&BTreeSet<String>>,
         timeout: Duration,
     ) -> HostResult<Vec<RemainingPod>> {
         self.changes();
         self.fetch_node(access, node).await?;
-        self.upper.evict_pods(access, node, timeout).await
+        self.upper.evict_pods(access, node, running, timeout).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The Kubernetes API, as far as bringing up one node needs it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -213,10 +213,14 @@ pub trait Cluster {
     /// Evicts the pods of a node and waits for them to go. Returns the pods that are still there when `timeout` passes,
     /// or a little later if their grace period ends then. So an empty list means that no evictable pod is left. Static
     /// pods, pods of daemon sets and finished pods are not evicted and do not count.
+    ///
+    /// `running` has the uids of the pods of which a container runs, if the node is this host and that is known. A pod that is being deleted and is
+    /// not among them has ended: only the report of its kubelet is missing, which may be stopped. It does not count either.
     async fn evict_pods(
         &self,
         access: &ClusterAccess,
         node: &str,
+        running: Option<&BTreeSet<String>>,
         timeout: Duration,
     ) -> HostResult<Vec<RemainingPod>>;
 }

@@ -1,8 +1,8 @@
 //! Cordons and their owners, taints, nodes that are not registered, and drains.
 
 use super::*;
-use crate::host::Cluster as _;
 use crate::host::fake::{FakeHost, FaultPlan};
+use crate::host::{Cluster as _, Containers as _};
 use crate::resource::tests::context;
 
 const KUBECONFIG: &str = "/etc/kubeconfig";
@@ -234,6 +234,33 @@ async fn a_drain_that_cannot_ask_for_the_node_has_failed() {
     let error = drain(&host).await.expect_err("it was not asked");
     assert!(matches!(error, ResourceError::Host(_)), "{error}");
     drain(&host).await.expect("it is asked for again");
+}
+
+/// Of a repeated clean: kubelet is stopped, and the containers have ended.
+#[tokio::test]
+async fn a_drain_does_not_wait_for_a_deleted_pod_without_a_running_container() {
+    let host = worker().with_docker().with_image("app:1");
+    host.with_world_mut(|world| world.tenants_pod("web", "app", "app:1"));
+    let uids = running_pods(&host).await.expect("docker answers");
+    assert_eq!(uids.len(), 1, "{uids:?}");
+    let pod = |uid: String| {
+        let name = format!("shop/{uid}");
+        let reason = "it is being deleted".to_owned();
+        (uid, RemainingPod { name, reason })
+    };
+    let ended = "has-ended".to_owned();
+    let all: BTreeMap<_, _> = uids.iter().cloned().chain([ended]).map(pod).collect();
+    host.with_world_mut(|world| world.kubernetes.deleted_pods = all);
+    let error = drain(&host).await.expect_err("one runs").to_string();
+    assert!(!error.contains("has-ended"), "{error}");
+    for uid in &uids {
+        assert!(error.contains(uid), "{error}");
+    }
+    for name in ["k8s_app_web_tenant", "k8s_POD_web_tenant"] {
+        let ended = host.stop_container(name, Duration::ZERO).await;
+        ended.expect("docker ends it");
+    }
+    drain(&host).await.expect("both have ended");
 }
 
 #[tokio::test]
