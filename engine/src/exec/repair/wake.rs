@@ -232,37 +232,13 @@ mod tests {
     use crate::facts::Facts;
     use crate::host::Services as _;
     use crate::host::fake::{FakeHost, FaultPlan};
-    use crate::model::{Span, StepId};
-    use crate::plan::{Plan, PlannedCheck, Probe, StepPolicy};
+    use crate::plan::{Plan, PlannedCheck, Probe};
     use crate::resource::{NoSecrets, ServiceSpec};
 
     fn plan(unit: &str) -> Plan {
         let name: PhaseName = "docker".parse().expect("a name");
-        let step = PlannedStep {
-            id: StepId::new(&name, "service", unit),
-            span: Span::file("phases/docker.rhai"),
-            spec: Spec::Service(ServiceSpec {
-                unit: unit.to_owned(),
-                started: true,
-                enabled: None,
-                restart_inputs: Vec::new(),
-                reload_inputs: Vec::new(),
-                runs: Vec::new(),
-                checksums: None,
-            }),
-            policy: StepPolicy::default(),
-        };
-        let check = PlannedCheck {
-            name: "docker answers".to_owned(),
-            span: Span::file("phases/docker.rhai"),
-            probe: Probe::ContainerRuntime,
-            every: PlannedCheck::EVERY,
-            timeout: PlannedCheck::TIMEOUT,
-            failures: 1,
-            advisory: false,
-            needs_api: None,
-            needs_quorum: false,
-        };
+        let step = PlannedStep::bare(&name, Spec::Service(ServiceSpec::bare(unit)));
+        let check = PlannedCheck::bare(&name, "docker answers", Probe::ContainerRuntime);
         let docker = PlannedPhase {
             steps: vec![step],
             checks: vec![check],

@@ -306,8 +306,8 @@ fn chosen(inputs: &Inputs, phases: &PhaseArgs) -> Plan {
 #[cfg(test)]
 mod tests {
     use engine::host::fake::FakeHost;
-    use engine::model::{PhaseName, Span, StepId};
-    use engine::plan::{PlannedStep, Probe, StepPolicy};
+    use engine::model::PhaseName;
+    use engine::plan::{PlannedStep, Probe};
     use engine::resource::{ServiceSpec, Spec};
 
     use super::*;
@@ -321,20 +321,8 @@ mod tests {
         let mut inputs = inputs();
         let docker = &mut inputs.plan.phases[0];
         docker.checks[0].probe = Probe::ContainerRuntime;
-        docker.steps.push(PlannedStep {
-            id: StepId::new(&docker.name, "service", "docker"),
-            span: Span::file("phases/docker.rhai"),
-            spec: Spec::Service(ServiceSpec {
-                unit: DOCKER.to_owned(),
-                started: true,
-                enabled: None,
-                restart_inputs: Vec::new(),
-                reload_inputs: Vec::new(),
-                runs: Vec::new(),
-                checksums: None,
-            }),
-            policy: StepPolicy::default(),
-        });
+        let service = Spec::Service(ServiceSpec::bare(DOCKER));
+        docker.steps.push(PlannedStep::bare(&docker.name, service));
         let docker = docker.name.clone();
         // Its file is missing.
         inputs.plan.phases[1].requires = vec![docker];
