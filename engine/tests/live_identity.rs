@@ -78,7 +78,11 @@ async fn only_an_unauthorized_answer_refuses_an_identity() {
     ] {
         let kubeconfig = kubeconfig(server(code));
         let answer = host.accepts_identity(&kubeconfig, LONG).await;
-        assert_eq!(answer.ok(), accepted, "{code}");
+        assert_eq!(
+            answer.as_ref().ok(),
+            accepted.as_ref(),
+            "{code}: {answer:?}"
+        );
     }
 }
 
