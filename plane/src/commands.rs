@@ -12,8 +12,8 @@ use crate::database::{self, seconds};
 use crate::host;
 use crate::ingress::files::Files;
 use crate::ingress::reconcile;
+use crate::message_queue;
 use crate::token::{self, BoundTo};
-use crate::{message_queue, secret};
 
 /// Time for all ingresses to end the connections of a revoked certificate.
 const APPLIED: Duration = Duration::from_secs(60);
@@ -55,7 +55,7 @@ pub(crate) async fn init(path: &Path) -> Result<()> {
         }
     };
     database::note_root(&database, &authority.fingerprint()?).await?;
-    secret::read_or_make(&state.join(message_queue::SECRET))?;
+    message_queue::shared_secret(state, &database).await?;
     let revoked = host::revoked(&database, now).await?;
     let files = Files::below(state);
     files

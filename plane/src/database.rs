@@ -10,6 +10,10 @@ use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::Migrator;
 
+/// What the table `plane` has: the fingerprint of the root, and a check value of the secret that passwords of the message queue are made from.
+const ROOT: &str = "root";
+const QUEUE_SECRET: &str = "message-queue-secret";
+
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// Time to get a connection: after that a request is refused.
@@ -62,13 +66,7 @@ pub async fn create(url: &str) -> Result<AnyPool> {
 /// # Errors
 /// Another one does, or the database does not answer.
 pub async fn note_root(database: &AnyPool, fingerprint: &str) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO plane (name, value) VALUES ('root', $1) ON CONFLICT (name) DO NOTHING",
-    )
-    .bind(fingerprint)
-    .execute(database)
-    .await
-    .context("write the fingerprint of the root to the database")?;
+    note(database, ROOT, fingerprint).await?;
     check_root(database, fingerprint).await
 }
 
@@ -77,7 +75,7 @@ pub async fn note_root(database: &AnyPool, fingerprint: &str) -> Result<()> {
 /// # Errors
 /// The database does not answer.
 pub async fn has_root(database: &AnyPool) -> Result<bool> {
-    Ok(root(database).await?.is_some())
+    Ok(noted(database, ROOT).await?.is_some())
 }
 
 /// Checks that the root belongs to this database: its hosts have certificates of that one.
@@ -85,7 +83,7 @@ pub async fn has_root(database: &AnyPool) -> Result<bool> {
 /// # Errors
 /// Another one does, none does, or the database does not answer.
 pub async fn check_root(database: &AnyPool, fingerprint: &str) -> Result<()> {
-    match root(database).await? {
+    match noted(database, ROOT).await? {
         Some(noted) if noted == fingerprint => Ok(()),
         Some(noted) => bail!(
             "use the authority with the root {fingerprint}: the database belongs to the root {noted}; bring back that one, or name the database of this one"
@@ -94,11 +92,45 @@ pub async fn check_root(database: &AnyPool, fingerprint: &str) -> Result<()> {
     }
 }
 
-async fn root(database: &AnyPool) -> Result<Option<String>> {
-    sqlx::query_scalar("SELECT value FROM plane WHERE name = 'root'")
+/// Notes which secret of the message queue belongs to this database, if none does, by its check value (`message_queue::check_value`).
+///
+/// # Errors
+/// Another one does, or the database does not answer.
+pub async fn note_queue_secret(database: &AnyPool, check_value: &str) -> Result<()> {
+    note(database, QUEUE_SECRET, check_value).await?;
+    if noted(database, QUEUE_SECRET).await?.as_deref() != Some(check_value) {
+        bail!(
+            "the passwords of hosts in this database are made from another secret; bring that one back, or copy it from another plane with this database"
+        );
+    }
+    Ok(())
+}
+
+/// Whether a secret of the message queue belongs to this database.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn has_queue_secret(database: &AnyPool) -> Result<bool> {
+    Ok(noted(database, QUEUE_SECRET).await?.is_some())
+}
+
+/// Writes a value to the table `plane`, if it has none with this name.
+async fn note(database: &AnyPool, name: &str, value: &str) -> Result<()> {
+    sqlx::query("INSERT INTO plane (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+        .bind(name)
+        .bind(value)
+        .execute(database)
+        .await
+        .with_context(|| format!("write `{name}` of the plane to the database"))?;
+    Ok(())
+}
+
+async fn noted(database: &AnyPool, name: &str) -> Result<Option<String>> {
+    sqlx::query_scalar("SELECT value FROM plane WHERE name = $1")
+        .bind(name)
         .fetch_optional(database)
         .await
-        .context("read the fingerprint of the root in the database")
+        .with_context(|| format!("read `{name}` of the plane in the database"))
 }
 
 async fn connect(url: &str) -> Result<AnyPool> {

@@ -25,10 +25,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use sha2::Sha256;
+use sqlx::AnyPool;
 use tokio::sync::Mutex;
 use wire::enrolment::{self, Secret};
 
-use crate::config;
+use crate::{config, database};
 
 /// Time for a call.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -68,11 +69,11 @@ impl fmt::Debug for MessageQueue {
 }
 
 impl MessageQueue {
-    /// Reads the password, and the secret below the directory of the plane's state. No call is made.
+    /// Reads the password. No call is made. Passwords of hosts are made from `secret` ([`shared_secret`]).
     ///
     /// # Errors
-    /// A file cannot be read, or others may read it.
-    pub fn new(configured: &config::MessageQueue, state: &Path) -> Result<Self> {
+    /// The file cannot be read, or others may read it.
+    pub fn new(configured: &config::MessageQueue, secret: String) -> Result<Self> {
         let password = crate::secret::read(&configured.password_file)?;
         let word = STANDARD.encode(format!("{}:{password}", configured.user));
         Ok(Self {
@@ -81,7 +82,7 @@ impl MessageQueue {
             authorization: format!("Basic {word}"),
             administrator: configured.user.clone(),
             virtual_host: configured.virtual_host.clone(),
-            secret: crate::secret::read_or_make(&state.join(SECRET))?,
+            secret,
             users: Mutex::default(),
         })
     }
@@ -199,11 +200,39 @@ impl MessageQueue {
     }
 }
 
+/// What passwords of hosts are made from: the secret below the directory of the plane's state. It is made if the database belongs to none yet. Planes with
+/// another secret would give hosts other passwords.
+///
+/// # Errors
+/// The file cannot be read, or others may read it; the database belongs to another secret, or does not answer.
+pub async fn shared_secret(state: &Path, database: &AnyPool) -> Result<String> {
+    let path = state.join(SECRET);
+    let secret = match database::has_queue_secret(database).await? {
+        true => crate::secret::read(&path).context(
+            "read what the passwords of hosts in this database are made from; bring the file back, or copy it from another plane with this database",
+        )?,
+        false => crate::secret::read_or_make(&path)?,
+    };
+    database::note_queue_secret(database, &check_value(&secret)?)
+        .await
+        .with_context(|| format!("use the secret {}", path.display()))?;
+    Ok(secret)
+}
+
 /// The password of a host.
 fn password(secret: &str, host_id: &str, generation: i64) -> Result<String> {
+    code(secret, &format!("{host_id} {generation}"))
+}
+
+/// Tells a secret from others, and does not reveal it. It is the password of no host.
+fn check_value(secret: &str) -> Result<String> {
+    code(secret, "check value")
+}
+
+fn code(secret: &str, text: &str) -> Result<String> {
     let mut code = Hmac::<Sha256>::new_from_slice(secret.as_bytes())
         .map_err(|error| anyhow::anyhow!("use the secret {SECRET}: {error}"))?;
-    code.update(format!("{host_id} {generation}").as_bytes());
+    code.update(text.as_bytes());
     Ok(URL_SAFE_NO_PAD.encode(code.finalize().into_bytes()))
 }
 
@@ -264,6 +293,10 @@ mod tests {
         ] {
             assert_ne!(first, other);
         }
+        let value = |secret| check_value(secret).expect("a value");
+        assert_eq!(value("a"), value("a"));
+        assert_ne!(value("a"), value("b"));
+        assert!(value("a") != "a" && value("a") != first);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::enrolment::{Enrolment, Failure};
 use crate::ingress::files::Files;
 use crate::ingress::master::Master;
 use crate::ingress::reconcile::Reconciler;
-use crate::message_queue::MessageQueue;
+use crate::message_queue::{self, MessageQueue};
 
 /// Hosts that are enrolled at a time. More are asked to come again.
 const AT_A_TIME: usize = 32;
@@ -47,12 +47,14 @@ pub async fn run(path: &Path) -> Result<()> {
     let authority = Arc::new(Authority::read(&configuration.state)?);
     let database = database::open(&configuration.database_url()?).await?;
     database::check_root(&database, &authority.fingerprint()?).await?;
-    let queue = configuration.message_queue.as_ref();
-    let queue = queue
-        .map(|its| MessageQueue::new(its, &configuration.state))
-        .transpose()
-        .context("use `message_queue`")?
-        .map(Arc::new);
+    let queue = match &configuration.message_queue {
+        Some(its) => {
+            let secret = message_queue::shared_secret(&configuration.state, &database).await;
+            let queue = secret.and_then(|secret| MessageQueue::new(its, secret));
+            Some(Arc::new(queue.context("use `message_queue`")?))
+        }
+        None => None,
+    };
     let listener = TcpListener::bind(configuration.listen)
         .await
         .with_context(|| format!("listen on {}", configuration.listen))?;

@@ -86,3 +86,42 @@ async fn a_host_keeps_its_password_until_it_is_revoked() {
     assert_eq!(passwords[0], passwords[1]);
     assert_ne!(passwords[1], passwords[2]);
 }
+
+/// A plane with another secret would give hosts passwords that the other planes with this database do not give.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_secret_than_that_of_the_database_is_refused() {
+    let plane = Plane::start().await;
+    let configuration = plane.place("plane.yaml");
+    let text = std::fs::read_to_string(&configuration).expect("it is there");
+    let password = plane.place("queue.password");
+    std::fs::write(&password, "secret").expect("it is written");
+    std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+    let queue = format!(
+        "message_queue: {{management: '127.0.0.1:1', user: plane, password_file: {}}}\n",
+        password.display()
+    );
+    std::fs::write(&configuration, text + &queue).expect("it is written");
+    let file = plane.place("authority/message-queue.secret");
+    let secret = std::fs::read_to_string(&file).expect("it is there");
+    let refused = |wanted: &str| {
+        for command in ["init", "serve"] {
+            let output = plane.ctl(&[command]);
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said).into_owned();
+            assert!(!output.status.success(), "{command}: {said}");
+            assert!(said.contains(wanted), "{command}: {said}");
+            assert!(said.contains("message-queue.secret"), "{command}: {said}");
+            let hint = "copy it from another plane with this database";
+            assert!(said.contains(hint), "{command}: {said}");
+            assert!(!said.contains(secret.trim()), "{command}: {said}");
+        }
+    };
+    std::fs::write(&file, "another one\n").expect("it is written");
+    refused("are made from another secret");
+    std::fs::remove_file(&file).expect("it is removed");
+    refused("there is no such file");
+    assert!(!file.exists(), "no other one is made");
+    std::fs::write(&file, secret).expect("it is written");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+    plane.said(&["init"]);
+}
