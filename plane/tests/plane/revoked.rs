@@ -1,5 +1,9 @@
 //! A revoked host loses what it has open, and gets nothing new.
 
+use std::time::{Duration, SystemTime};
+
+use plane::database;
+use plane::ingress::master::Master;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -161,4 +165,70 @@ async fn a_revoked_host_that_does_not_read_loses_its_service() {
         hosts[2].reaches_echo().await
     })
     .await;
+}
+
+/// Certificates that were revoked before. Their list is longer than what HAProxy reads of a command (16 KiB).
+const MANY: usize = 1000;
+
+/// Gives a host so many certificates more, which are revoked.
+async fn revoke_many(plane: &Plane, name: &str) {
+    let url = format!("sqlite://{}", plane.place("plane.db").display());
+    let database = database::open(&url).await.expect("it is there");
+    let now = SystemTime::now();
+    let mut all = database.begin().await.expect("a transaction");
+    for number in 0..MANY {
+        sqlx::query(
+            "INSERT INTO certificates (serial, host_id, issued_at, expires_at, revoked_at) \
+             SELECT $1, id, $2, $3, $2 FROM hosts WHERE name = $4",
+        )
+        .bind(format!("7A{number:030X}"))
+        .bind(database::seconds(now))
+        .bind(database::seconds(now + Duration::from_secs(3600)))
+        .bind(name)
+        .execute(&mut *all)
+        .await
+        .expect("it is written");
+    }
+    all.commit().await.expect("it is written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_certificate_of_a_long_list_is_refused_at_once_and_by_a_new_haproxy() {
+    let mut plane = Plane::start().await;
+    let fingerprint = plane.fingerprint();
+    let revoked = Host::new(&plane, "host-1").await;
+    let other = Host::new(&plane, "host-2").await;
+    for (host, name) in [(&revoked, "host-1"), (&other, "host-2")] {
+        host.enrol(&plane.token(&["--host", name]), &fingerprint)
+            .await
+            .expect("it is enrolled");
+    }
+    let (_first, _second) = (revoked.start().await, other.start().await);
+    let (mut lost, mut kept) = (revoked.connect(ECHO).await, other.connect(ECHO).await);
+    assert!(carries(&mut lost).await && carries(&mut kept).await);
+    revoke_many(&plane, "host-1").await;
+    let said = plane.said(&["host", "revoke", "host-1"]);
+    assert!(said.contains("Every ingress refuses them"), "{said}");
+    let list = plane.place("ingress/revoked.crl");
+    assert!(list.metadata().expect("it is there").len() > 16 * 1024);
+    assert!(!carries(&mut lost).await, "its connection has ended");
+    assert!(carries(&mut kept).await, "another host's goes on");
+    for is_new in [false, true] {
+        if is_new {
+            plane.stop_haproxy().await;
+            plane.start_haproxy().await;
+        }
+        let master = Master(plane.place("master.sock"));
+        // A new one answers a moment after it listens.
+        until("it answers", async || master.workers().await.is_ok()).await;
+        let workers = master.workers().await.expect("it runs");
+        let serials = plane.place("ingress/revoked.serials");
+        let show = format!("show acl {}", serials.display());
+        let known = master.ask(workers[0], &show).await;
+        let known = known.expect("it answers");
+        let known = known.lines().filter(|line| line.starts_with("0x"));
+        assert_eq!(known.count(), MANY + 1, "new: {is_new}");
+        assert!(!revoked.reaches_echo().await, "new: {is_new}");
+        assert!(other.reaches_echo().await, "new: {is_new}");
+    }
 }
