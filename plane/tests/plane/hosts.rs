@@ -1,6 +1,9 @@
 //! Hosts are enrolled, reach services, and cannot take the name of another one.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::time::SystemTime;
+
+use plane::authority::Authority;
 
 use crate::client::{ECHO, Host, REST, Stranger, answer, carries, is_resumed};
 use crate::running::Plane;
@@ -169,4 +172,45 @@ async fn a_host_of_another_authority_is_refused() {
     let wrong = wrong.expect_err("another plane");
     assert!(wrong.contains("no root with the fingerprint"), "{wrong}");
     assert!(!host.place("comms/current").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingress_with_a_certificate_of_another_authority_is_refused() {
+    let plane = Plane::start().await;
+    let host = Host::new(&plane, "host-1").await;
+    host.enrol(&plane.token(&["--host", "host-1"]), &plane.fingerprint())
+        .await
+        .expect("it is enrolled");
+    let (elsewhere, now) = (tempfile::tempdir().expect("a directory"), SystemTime::now());
+    std::fs::create_dir(elsewhere.path().join("authority")).expect("it is made");
+    let other = Authority::create(elsewhere.path(), "plane.test", now).expect("it is made");
+    let certificate = other.server("plane.test", now).expect("it is signed");
+    // The plane does not look at it before the next day.
+    plane.settled().await;
+    let place = plane.place("ingress/server.pem");
+    std::fs::write(&place, certificate).expect("it is written");
+    plane.reload().await;
+    // Started afterwards, it has no session that it could resume: the keys of tickets are those of its plane.
+    let comms = host.start().await;
+    assert!(!host.reaches_echo().await);
+    let status = comms.status();
+    let errors = &status.listeners[0].errors;
+    // Its root has the same name, and another key.
+    let named = |its: &wire::comms::ErrorCount| {
+        its.last.contains("invalid peer certificate: BadSignature") && its.next.contains("roots")
+    };
+    assert!(errors.iter().any(named), "{errors:#?}");
+    // Nor is a host enrolled there: it would tell its token.
+    let new = Host::new(&plane, "host-2").await;
+    let token = plane.token(&["--host", "host-2"]);
+    let said = new.enrol(&token, &plane.fingerprint()).await;
+    let said = said.expect_err("another root");
+    assert!(said.contains("no root with the fingerprint"), "{said}");
+    // `planectl init` mends it, and the token was not used.
+    plane.said(&["init"]);
+    plane.reload().await;
+    assert!(host.reaches_echo().await);
+    new.enrol(&token, &plane.fingerprint())
+        .await
+        .expect("it is enrolled");
 }
