@@ -1,7 +1,7 @@
 //! The system calls of a test's own code, in order: for tests of what is on the disk at which time. It needs `strace`.
 //!
-//! Not here: traces of other programs. Tests of `crates/daemon` (`files`), of the engine (`host::live::files::durable`) and of nodelet
-//! (`etcd::store`) use it. Start with [`calls`].
+//! Not here: traces of other programs. Tests of `crates/daemon` (`files`), of the engine (`host::live::files::durable`), of nodelet
+//! (`etcd::store`) and of comms (`enroll::install`) use it. Start with [`calls`].
 
 #![forbid(unsafe_code)]
 

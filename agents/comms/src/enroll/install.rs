@@ -248,17 +248,142 @@ fn check(response: &Response, root: Fingerprint, now: SystemTime) -> Result<()> 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    };
+    use sha2::{Digest as _, Sha256};
+    use traced::{RENAMES, is, position};
+    use wire::enrolment::Secret;
 
     use super::*;
+
+    fn place_in(directory: &Path) -> Place {
+        let user = User::from_uid(nix::unistd::geteuid());
+        let user = user.expect("users").expect("this one");
+        Place::new(directory, user).expect("it is made")
+    }
+
+    /// A certificate of a new authority for this key, and the fingerprint of its root.
+    fn answer(key: &KeyPair) -> (Response, Fingerprint) {
+        let mut root = CertificateParams::default();
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        root.distinguished_name
+            .push(DnType::CommonName, "the plane");
+        let root_key = KeyPair::generate().expect("a key");
+        let roots = root.self_signed(&root_key).expect("a root");
+        let digest = Sha256::digest(roots.der());
+        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut own = CertificateParams::default();
+        own.distinguished_name.push(DnType::CommonName, "id");
+        own.not_after = rcgen::date_time_ymd(2100, 1, 1);
+        own.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let issuer = Issuer::from_params(&root, &root_key);
+        let certificate = own.signed_by(key, &issuer).expect("a certificate");
+        let response = Response {
+            version: wire::enrolment::VERSION,
+            host_id: "id".to_owned(),
+            certificate: certificate.pem(),
+            roots: roots.pem(),
+            message_queue: Some(MessageQueue {
+                user: "host.id".to_owned(),
+                password: Secret("secret".to_owned()),
+                virtual_host: "pf9".to_owned(),
+            }),
+        };
+        (response, digits.parse().expect("a fingerprint"))
+    }
+
+    /// Gets as far as [`Place::install`]. Returns the certificate that is in place then.
+    fn installed(place: &Place) -> String {
+        let key = place.pending_key().expect("a key");
+        let (response, root) = answer(&key);
+        let installed = place.install(&key, &response, root, SystemTime::now());
+        installed.expect("it is installed");
+        response.certificate
+    }
+
+    /// After a power cut at any time, the link names an identity that is whole, and a key that has got a certificate is there.
+    #[test]
+    fn an_identity_is_on_the_disk_before_the_link_names_it_and_the_one_before_goes_later() {
+        let test = "enroll::install::tests::an_identity_is_on_the_disk_before_the_link_names_it_and_the_one_before_goes_later";
+        let Some(calls) = traced::calls(test) else {
+            for _ in 0..2 {
+                let place = place_in(&traced::directory());
+                installed(&place);
+                place.finish().expect("it ends");
+            }
+            return;
+        };
+        let mut rest = &calls[..];
+        for _ in 0..2 {
+            let switch = position(rest, |call| is(call, RENAMES, CURRENT), "switch");
+            let (before, after) = rest.split_at(switch);
+            for name in ["host.key", "host.crt", "roots.crt", MESSAGE_QUEUE] {
+                let end = format!("/{name}");
+                let is_put = |call: &str| {
+                    let name = call.split(' ').next().unwrap_or_default();
+                    RENAMES.contains(&name) && call.ends_with(&end)
+                };
+                let put = position(before, is_put, name);
+                let path = before[put].rsplit(' ').next().expect("its path");
+                let directory = path.strip_suffix(&end).expect("its directory");
+                let is_synced = |call: &str| is(call, &["fsync"], directory);
+                position(&before[put..], is_synced, "fsync of the identity");
+            }
+            let removes = |call: &str| {
+                let removed = call.strip_prefix("unlink").or(call.strip_prefix("rmdir"));
+                removed.is_some_and(|its| its.contains(PREFIX) || its.contains(PENDING))
+            };
+            let kept = position(after, |call| is(call, &["fsync"], "."), "fsync of the link");
+            let removed = position(after, removes, "removal");
+            assert!(kept < removed, "{calls:#?}");
+            rest = &after[1..];
+        }
+    }
+
+    #[test]
+    fn what_a_crash_has_left_is_in_no_use_and_the_next_enrolment_removes_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let directory = directory.path();
+        let current = directory.join(CURRENT);
+        let in_use = || {
+            let files = IdentityFiles::below(&current);
+            Identity::read(&files, SystemTime::now()).expect("it is whole");
+            fs::read_to_string(files.certificate).expect("it is there")
+        };
+        let place = place_in(directory);
+        let first = installed(&place);
+        place.finish().expect("it ends");
+        // Before the switch: a part of the files, and the link beside.
+        let half = directory.join("identity-half");
+        fs::create_dir(&half).expect("it is made");
+        let key = KeyPair::generate().expect("a key");
+        fs::write(half.join("host.key"), key.serialize_pem()).expect("it is written");
+        let link = directory.join(format!("{CURRENT}.new"));
+        std::os::unix::fs::symlink("identity-half", link).expect("it is made");
+        assert_eq!(in_use(), first);
+        // After the switch, and before the end.
+        let place = place_in(directory);
+        let second = installed(&place);
+        assert_eq!(in_use(), second);
+        drop(place);
+        let place = place_in(directory);
+        let third = installed(&place);
+        place.finish().expect("it ends");
+        assert_eq!(in_use(), third);
+        let used = fs::read_link(&current).expect("a link");
+        let left = fs::read_dir(directory).expect("a directory").flatten();
+        let mut left: Vec<_> = left.map(|its| its.file_name()).collect();
+        left.sort();
+        assert_eq!(left, [LOCK.as_ref(), CURRENT.as_ref(), used.as_os_str()]);
+    }
 
     /// An answer of a plane whose texts are not what they should be.
     #[test]
     fn a_wrong_answer_changes_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
-        let user = User::from_uid(nix::unistd::geteuid());
-        let user = user.expect("users").expect("this one");
-        let place = Place::new(directory.path(), user.clone()).expect("it is made");
-        let second = Place::new(directory.path(), user).expect_err("one at a time");
+        let place = place_in(directory.path());
+        let second = Place::new(directory.path(), place.user.clone()).expect_err("one at a time");
         assert!(
             second
                 .to_string()
