@@ -313,7 +313,6 @@ mod tests {
             host.set_faults(FaultPlan::none().fail(fault, "*"));
             let (facts, heard) = (Facts::nothing_about("cp-1"), Recording::default());
             let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
-            let stopped = runner.stopped_runtime().await.expect("it is stopped");
             let done = runner.wake_stopped_runtime().await;
             done.expect("it goes on");
             let changes = changes(&host);
