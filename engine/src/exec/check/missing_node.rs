@@ -38,6 +38,11 @@ impl MissingNode {
         }
     }
 
+    /// The API server did not say whether it has the node: the node may have been there in this time.
+    pub(in crate::exec) fn is_not_known(&mut self) {
+        self.since = None;
+    }
+
     /// Takes what the API server says at `now`; `None` if it does not answer. Returns whether the node was deleted, given for how long kubelet
     /// has run.
     fn is_deleted(

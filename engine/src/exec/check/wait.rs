@@ -50,6 +50,7 @@ impl Runner<'_> {
                     reason
                 }
                 Err(error) => {
+                    missing.is_not_known();
                     permanent = error.is_permanent();
                     chain(&error).join(": ")
                 }

@@ -108,30 +108,38 @@ async fn routes_are_unknown_to_a_pass_while_the_api_server_does_not_answer() {
     }
 }
 
+/// A phase that waits for node `w-1`, of a worker if `is_worker`.
+fn plan_of_node(is_worker: bool) -> Plan {
+    let probe = Probe::NodeReady {
+        node: "w-1".to_owned(),
+        kubelet: "pf9-kubelet.service".to_owned(),
+        kubeconfig: "/etc/kubeconfig".into(),
+    };
+    let mut planned = phase("kubernetes-ready", &[], probe);
+    planned.checks[0].needs_api = is_worker.then(|| NeededApi {
+        node: "w-1".to_owned(),
+        kubeconfig: "/etc/kubeconfig".into(),
+    });
+    Plan::bare(vec![planned])
+}
+
+/// A host with a kubelet that has just started, and an API server elsewhere that has no node `w-1`.
+fn host_without_node() -> FakeHost {
+    let host = FakeHost::new()
+        .with_unit("pf9-kubelet.service", "[Service]\n")
+        .with_file("/etc/kubeconfig", "")
+        .with_kubernetes(|rules| rules.remote_api = true);
+    host.with_world_mut(|world| world.start_unit("pf9-kubelet.service"))
+        .expect("kubelet starts");
+    host
+}
+
 /// Masters delete the node of a worker that was removed. kubelet does not register it again, so a longer wait would be in vain.
 #[tokio::test(start_paused = true)]
 async fn the_wait_for_the_deleted_node_of_a_worker_ends_early() {
-    let needed = NeededApi {
-        node: "w-1".to_owned(),
-        kubeconfig: "/etc/kubeconfig".into(),
-    };
     let (facts, ignored_events) = (Facts::nothing_about("w-1"), Recording::default());
-    for needs_api in [Some(needed), None] {
-        let probe = Probe::NodeReady {
-            node: "w-1".to_owned(),
-            kubelet: "pf9-kubelet.service".to_owned(),
-            kubeconfig: "/etc/kubeconfig".into(),
-        };
-        let is_worker = needs_api.is_some();
-        let mut planned = phase("kubernetes-ready", &[], probe);
-        planned.checks[0].needs_api = needs_api;
-        let plan = Plan::bare(vec![planned]);
-        let host = FakeHost::new()
-            .with_unit("pf9-kubelet.service", "[Service]\n")
-            .with_file("/etc/kubeconfig", "")
-            .with_kubernetes(|rules| rules.remote_api = true);
-        host.with_world_mut(|world| world.start_unit("pf9-kubelet.service"))
-            .expect("kubelet starts");
+    for is_worker in [true, false] {
+        let (plan, host) = (plan_of_node(is_worker), host_without_node());
         let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
         let begun = host.with_world(World::elapsed);
         let (phase, check) = (&plan.phases[0], &plan.phases[0].checks[0]);
@@ -149,6 +157,34 @@ async fn the_wait_for_the_deleted_node_of_a_worker_ends_early() {
             "{error}"
         );
     }
+}
+
+/// The node may have been there meanwhile.
+#[tokio::test(start_paused = true)]
+async fn the_time_in_which_the_api_server_is_away_does_not_count_for_a_missing_node() {
+    let (facts, ignored_events) = (Facts::nothing_about("w-1"), Recording::default());
+    let (plan, host) = (plan_of_node(true), host_without_node());
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
+    let begun = host.with_world(World::elapsed);
+    let masters = async {
+        for (at, answers) in [(5, false), (20, true)] {
+            while host.with_world(World::elapsed) < begun + Duration::from_secs(at) {
+                tokio::task::yield_now().await;
+            }
+            host.with_world_mut(|world| world.kubernetes.remote_api = answers);
+        }
+        std::future::pending::<()>().await;
+    };
+    let (phase, check) = (&plan.phases[0], &plan.phases[0].checks[0]);
+    let progress = Progress::default();
+    let waited = tokio::select! {
+        waited = runner.wait_for(phase, check, &progress) => waited,
+        () = masters => unreachable!("they never end"),
+    };
+    let error = waited.expect_err("there is no such node");
+    let took = host.with_world(World::elapsed) - begun;
+    assert!(took >= Duration::from_secs(20 + 15), "{took:?}: {error}");
+    assert!(matches!(error, ResourceError::Unmet { .. }), "{error}");
 }
 
 /// Only an operator can end it, so nothing is restarted, and the host does not look healthy either.
