@@ -2,7 +2,7 @@
 //!
 //! The API server gives a worker the same answer before the first registration and after `nodelet cluster remove`: there is no such node. A node may
 //! read neither the record of its admission nor its tombstone. But kubelet registers its node at its start, and tries again within seconds until
-//! the API server takes it. So a node that is missing for a while was deleted if it was there before, or if kubelet has run for long.
+//! the API server takes it. So a node that is missing for a while was deleted if it was there while this kubelet ran, or if kubelet has run for long.
 //!
 //! Not here: a pass, which restarts nothing for a worker without a node (`status`).
 
@@ -20,20 +20,20 @@ const MISSING: Duration = Duration::from_secs(15);
 /// How long kubelet may take from its start to its first try, on a busy host.
 const STARTING: Duration = Duration::from_secs(60);
 
-/// What a wait has seen of this host's node.
+/// What a wait has seen of this host's node. Times are on the host's clock ([`crate::host::Clock::elapsed`]).
 #[derive(Debug, Default)]
 pub(in crate::exec) struct MissingNode {
-    /// Whether the cluster has had it.
-    was_there: bool,
-    /// Since when it has been missing, on the host's clock ([`crate::host::Clock::elapsed`]).
+    /// When the cluster last had it, if it is known to have had it.
+    seen: Option<Duration>,
+    /// Since when it has been missing.
     since: Option<Duration>,
 }
 
 impl MissingNode {
-    /// For the wait of a check. The step that waits for the registration of the node came before it.
-    pub(in crate::exec) fn after_registration() -> Self {
+    /// For the wait of a check that begins at `now`. The step that waits for the registration of the node came before it.
+    pub(in crate::exec) fn after_registration(now: Duration) -> Self {
         Self {
-            was_there: true,
+            seen: Some(now),
             since: None,
         }
     }
@@ -51,15 +51,26 @@ impl MissingNode {
         now: Duration,
         running: Option<Duration>,
     ) -> bool {
-        if is_there != Some(false) {
-            self.was_there |= is_there == Some(true);
-            self.since = None;
-            return false;
+        match is_there {
+            Some(true) => {
+                *self = Self::after_registration(now);
+                return false;
+            }
+            None => {
+                self.is_not_known();
+                return false;
+            }
+            Some(false) => {}
         }
         let since = *self.since.get_or_insert(now);
-        let has_registered = self.was_there || running.is_some_and(|its| its >= STARTING);
         // A kubelet that does not run registers nothing: another check says so.
-        running.is_some() && has_registered && now.saturating_sub(since) >= MISSING
+        let Some(running) = running else {
+            return false;
+        };
+        // A kubelet that started later may be about to register the node.
+        let ran_then = |seen: Duration| running >= now.saturating_sub(seen);
+        let has_registered = self.seen.is_some_and(ran_then) || running >= STARTING;
+        has_registered && now.saturating_sub(since) >= MISSING
     }
 }
 
@@ -90,7 +101,7 @@ impl Runner<'_> {
         };
         if reason != no_node(node) {
             // The API server need not be asked once more.
-            *missing = MissingNode::after_registration();
+            *missing = MissingNode::after_registration(self.host.elapsed());
             return None;
         }
         self.deleted_node(node, missing).await
@@ -144,7 +155,7 @@ mod tests {
         type Look = (Option<bool>, u64, Option<u64>);
         let seconds = Duration::from_secs;
         let gone = |at, running| (Some(false), at, Some(running));
-        let cases: [(&[Look], bool, &str); 8] = [
+        let cases: [(&[Look], bool, &str); 10] = [
             (&[gone(0, 90), gone(14, 104)], false, "not for long enough"),
             (
                 &[gone(0, 90), gone(15, 105)],
@@ -160,6 +171,16 @@ mod tests {
                 &[(Some(true), 0, None), gone(1, 5), gone(16, 20)],
                 true,
                 "it was there",
+            ),
+            (
+                &[(Some(true), 0, None), gone(1, 30), gone(16, 2)],
+                false,
+                "kubelet has started since",
+            ),
+            (
+                &[(Some(true), 0, None), gone(1, 30), gone(75, 61)],
+                true,
+                "kubelet has started since, and has run for long",
             ),
             (
                 &[gone(0, 90), (None, 8, None), gone(16, 106)],
@@ -190,7 +211,7 @@ mod tests {
             }
             assert_eq!(is_deleted, expected, "{why}");
         }
-        let mut missing = MissingNode::after_registration();
+        let mut missing = MissingNode::after_registration(seconds(0));
         assert!(!missing.is_deleted(Some(false), seconds(0), Some(seconds(5))));
         assert!(missing.is_deleted(Some(false), seconds(15), Some(seconds(20))));
     }

@@ -29,7 +29,7 @@ impl Runner<'_> {
         let mut last_reason = String::new();
         let mut attempt = 1;
         let mut permanent_errors = PermanentErrors::default();
-        let mut missing = MissingNode::after_registration();
+        let mut missing = MissingNode::after_registration(started);
         loop {
             let mut permanent = false;
             let asked = self.host.elapsed();
