@@ -43,34 +43,29 @@ impl MissingNode {
         self.since = None;
     }
 
-    /// Takes what the API server says at `now`; `None` if it does not answer. Returns whether the node was deleted, given for how long kubelet
-    /// has run.
-    fn is_deleted(
-        &mut self,
-        is_there: Option<bool>,
-        now: Duration,
-        running: Option<Duration>,
-    ) -> bool {
+    /// Takes what the API server says at `now`; `None` if it does not answer. Returns whether the node has been missing for long enough.
+    fn is_missing(&mut self, is_there: Option<bool>, now: Duration) -> bool {
         match is_there {
             Some(true) => {
                 *self = Self::after_registration(now);
-                return false;
+                false
             }
             None => {
                 self.is_not_known();
-                return false;
+                false
             }
-            Some(false) => {}
+            Some(false) => {
+                let since = *self.since.get_or_insert(now);
+                now.saturating_sub(since) >= MISSING
+            }
         }
-        let since = *self.since.get_or_insert(now);
-        // A kubelet that does not run registers nothing: another check says so.
-        let Some(running) = running else {
-            return false;
-        };
+    }
+
+    /// Whether a kubelet that has run for `running` at `now` has registered the node.
+    fn was_registered(&self, now: Duration, running: Duration) -> bool {
         // A kubelet that started later may be about to register the node.
         let ran_then = |seen: Duration| running >= now.saturating_sub(seen);
-        let has_registered = self.seen.is_some_and(ran_then) || running >= STARTING;
-        has_registered && now.saturating_sub(since) >= MISSING
+        self.seen.is_some_and(ran_then) || running >= STARTING
     }
 }
 
@@ -110,12 +105,14 @@ impl Runner<'_> {
     async fn deleted_node(&self, node: &str, missing: &mut MissingNode) -> Option<ResourceError> {
         let (kubelet, needed) = self.kubelet_of_worker(node)?;
         let is_there = api_answers(self.host, needed).await.ok();
-        let running = match is_there {
-            Some(false) => running_for(self.host, kubelet).await,
-            Some(true) | None => None,
-        };
-        let is_deleted = missing.is_deleted(is_there, self.host.elapsed(), running);
-        is_deleted.then(|| ResourceError::Unmet {
+        // A step is tried several times a second: systemd is asked only when its answer counts.
+        if !missing.is_missing(is_there, self.host.elapsed()) {
+            return None;
+        }
+        // A kubelet that does not run registers nothing: another check says so.
+        let running = running_for(self.host, kubelet).await?;
+        let was_registered = missing.was_registered(self.host.elapsed(), running);
+        was_registered.then(|| ResourceError::Unmet {
             what: format!(
                 "find node {node}: the cluster does not have it, and {kubelet}, which registers it only at its start, runs: it was deleted after its registration"
             ),
@@ -207,12 +204,15 @@ mod tests {
             let mut missing = MissingNode::default();
             let mut is_deleted = false;
             for (is_there, at, running) in looks {
-                is_deleted = missing.is_deleted(*is_there, seconds(*at), running.map(seconds));
+                let now = seconds(*at);
+                is_deleted = missing.is_missing(*is_there, now)
+                    && running.is_some_and(|its| missing.was_registered(now, seconds(its)));
             }
             assert_eq!(is_deleted, expected, "{why}");
         }
         let mut missing = MissingNode::after_registration(seconds(0));
-        assert!(!missing.is_deleted(Some(false), seconds(0), Some(seconds(5))));
-        assert!(missing.is_deleted(Some(false), seconds(15), Some(seconds(20))));
+        assert!(!missing.is_missing(Some(false), seconds(0)));
+        assert!(missing.is_missing(Some(false), seconds(15)));
+        assert!(missing.was_registered(seconds(15), seconds(20)));
     }
 }

@@ -156,6 +156,10 @@ async fn the_wait_for_the_deleted_node_of_a_worker_ends_early() {
             is_worker,
             "{error}"
         );
+        let calls = host.journal();
+        let asked = calls.iter().filter(|call| call.name == "unit").count();
+        let once = usize::from(is_worker);
+        assert_eq!(asked, once, "systemd is asked when its answer counts");
     }
 }
 
