@@ -16,6 +16,7 @@ use engine::exec::{Event, EventSink, Recording, Runner, failed_phases, restart_s
 use engine::host::fake::FakeHost;
 use engine::host::{
     Attributes, Cluster as _, ClusterAccess, Containers as _, EntryKind, Files as _, Services as _,
+    UnitState,
 };
 use engine::model::{Outcome, PhaseName};
 use engine::report::{Detail, render};
@@ -76,6 +77,15 @@ fn names(phases: impl IntoIterator<Item = PhaseName>) -> Vec<String> {
 
 fn runs(host: &FakeHost, unit: &str) -> bool {
     block_on(host.unit(unit)).is_ok_and(|unit| unit.is_active())
+}
+
+/// What systemd says of kubelet, but for how long it runs: it goes on running.
+fn kubelet_state(host: &FakeHost) -> UnitState {
+    let state = block_on(host.unit(KUBELET)).expect("systemd answers");
+    UnitState {
+        active_for: None,
+        ..state
+    }
 }
 
 /// The id of a container that runs.

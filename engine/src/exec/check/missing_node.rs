@@ -137,14 +137,13 @@ impl Runner<'_> {
 /// For how long a unit has run; `None` if it does not, or is not known to.
 async fn running_for(host: &dyn Host, unit: &str) -> Option<Duration> {
     let unit = host.unit(unit).await.ok()?;
-    // systemd keeps the time of the last start of a unit that has ended.
-    let since = unit.active_since.filter(|_| unit.is_active())?;
-    host.now().duration_since(since).ok()
+    unit.active_for.filter(|_| unit.is_active())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fake::FakeHost;
 
     #[test]
     fn a_node_is_deleted_only_if_kubelet_has_registered_it() {
@@ -214,5 +213,21 @@ mod tests {
         assert!(!missing.is_missing(Some(false), seconds(0)));
         assert!(missing.is_missing(Some(false), seconds(15)));
         assert!(missing.was_registered(seconds(15), seconds(20)));
+    }
+
+    /// As chrony does a moment after kubelet's start, on a host that has begun with a wrong clock.
+    #[tokio::test(start_paused = true)]
+    async fn kubelet_does_not_look_old_after_the_clock_was_set() {
+        let unit = "kubelet.service";
+        let host = FakeHost::new().with_unit(unit, "[Service]\n");
+        assert_eq!(running_for(&host, unit).await, None, "it does not run");
+        host.with_world_mut(|world| world.start_unit(unit))
+            .expect("it starts");
+        let ran = Duration::from_secs(5);
+        host.with_world_mut(|world| {
+            world.advance(ran);
+            world.begin_at(world.now() + Duration::from_secs(7200));
+        });
+        assert_eq!(running_for(&host, unit).await, Some(ran));
     }
 }

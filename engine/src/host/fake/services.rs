@@ -180,6 +180,9 @@ impl World {
             enabled: unit.enabled,
             invocation: unit.invocation,
             active_since: unit.active_since,
+            active_for: unit
+                .active_for
+                .map(|(at, age)| age + self.elapsed().saturating_sub(at)),
             job: unit.job,
         }
     }
@@ -212,7 +215,7 @@ impl World {
             return Err(HostError::service(format!("start {name}"), reason));
         }
         let invocation = self.next_id();
-        let now = self.now();
+        let (now, elapsed) = (self.now(), self.elapsed());
         let unit = self
             .units
             .entry(name.to_owned())
@@ -221,11 +224,13 @@ impl World {
         unit.job = false;
         let ends = setting(&text, "Type").as_deref() == Some("oneshot")
             && setting(&text, "RemainAfterExit").as_deref() != Some("yes");
-        (unit.active, unit.sub, unit.active_since) = if ends {
-            ("inactive".to_owned(), "dead".to_owned(), None)
+        (unit.active, unit.sub) = if ends {
+            ("inactive".to_owned(), "dead".to_owned())
         } else {
-            ("active".to_owned(), "running".to_owned(), Some(now))
+            ("active".to_owned(), "running".to_owned())
         };
+        unit.active_since = (!ends).then_some(now);
+        unit.active_for = (!ends).then_some((elapsed, Duration::ZERO));
         self.unit_started(name);
         Ok(())
     }
@@ -240,6 +245,7 @@ impl World {
         unit.active = "inactive".to_owned();
         unit.sub = "dead".to_owned();
         unit.active_since = None;
+        unit.active_for = None;
         unit.job = false;
         if unit.text.is_none() {
             self.units.remove(name);

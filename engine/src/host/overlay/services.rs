@@ -106,6 +106,7 @@ impl OverlayHost<'_> {
                 enabled: state.enabled,
                 invocation: state.invocation,
                 active_since: state.active_since,
+                active_for: state.active_for.map(|age| (world.elapsed(), age)),
                 job: state.job,
             };
             world.units.insert(name.to_owned(), unit);

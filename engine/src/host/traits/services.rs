@@ -1,6 +1,6 @@
 //! Units of the service manager (systemd).
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::host::HostResult;
 
@@ -17,8 +17,10 @@ pub struct UnitState {
     pub enabled: bool,
     /// Identity of the present run; a new one at every start.
     pub invocation: String,
-    /// When it became active.
+    /// When it became active, by the wall clock: compare it with other recorded times only.
     pub active_since: Option<SystemTime>,
+    /// How long it has been active, by a clock that cannot be set.
+    pub active_for: Option<Duration>,
     /// Whether the unit file on disk is newer than what the manager loaded (`NeedDaemonReload`).
     pub stale: bool,
     /// Whether the manager has not ended a job for it yet (`Job`): it is being started or stopped, or waits for that.

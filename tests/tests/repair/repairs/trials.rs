@@ -16,8 +16,8 @@ use engine::resource::Spec;
 use tokio::time::Instant;
 
 use super::{
-    ETCD_CONFIG, KUBELET, KUBELET_CONFIG, applied_host, brought_up, edit, failed, names, repair,
-    runner, running, text,
+    ETCD_CONFIG, KUBELET_CONFIG, applied_host, brought_up, edit, failed, kubelet_state, names,
+    repair, runner, running, text,
 };
 
 #[test]
@@ -71,7 +71,7 @@ fn an_unwritable_path_prevents_the_stop() {
     for (what, spoil, next) in ways {
         let host = host.fork();
         spoil(&host);
-        let before = (host.snapshot(), block_on(host.unit(KUBELET)));
+        let before = (host.snapshot(), kubelet_state(&host));
         host.clear_journal();
         let (outcome, reported) = repair(&bringup, &host);
         assert_eq!(outcome, Outcome::Refused, "{what}: {reported}");
@@ -80,7 +80,7 @@ fn an_unwritable_path_prevents_the_stop() {
             difference(&before.0, &host.snapshot()),
             Vec::<String>::new()
         );
-        assert_eq!(block_on(host.unit(KUBELET)).ok(), before.1.ok());
+        assert_eq!(kubelet_state(&host), before.1);
         for wanted in [KUBELET_CONFIG, "phases/kubelet.rhai:", next] {
             assert!(reported.contains(wanted), "{what}: `{wanted}`: {reported}");
         }
@@ -143,8 +143,7 @@ fn an_unwritable_path_does_not_block_other_repairs() {
         world.protect(KUBELET_CONFIG);
         world.remove_container("proxy");
     });
-    let kubelet = || block_on(host.unit(KUBELET)).expect("systemd answers");
-    let before = kubelet();
+    let before = kubelet_state(&host);
     let failed = failed(&bringup, &host);
     assert_eq!(names(failed.clone()), ["kube-proxy", "kubelet"]);
     let events = Recording::default();
@@ -153,7 +152,7 @@ fn an_unwritable_path_does_not_block_other_repairs() {
     assert_eq!(problems.len(), 1, "{problems:?}");
     let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
     assert_eq!(outcome.expect("it is written down"), Outcome::Converged);
-    assert_eq!(kubelet(), before);
+    assert_eq!(kubelet_state(&host), before);
     assert!(
         block_on(host.container("proxy"))
             .expect("docker answers")

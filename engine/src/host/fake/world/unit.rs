@@ -1,6 +1,6 @@
 //! A unit of a fake host.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// A unit the manager knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub(crate) struct Unit {
     pub(crate) enabled: bool,
     pub(crate) invocation: String,
     pub(crate) active_since: Option<SystemTime>,
+    /// A time since the world began, and how long the unit had been active then.
+    pub(crate) active_for: Option<(Duration, Duration)>,
     /// The manager has a job for it.
     pub(crate) job: bool,
 }

@@ -14,10 +14,13 @@ pub(in crate::host::live) fn began(said: SystemTime, pid: i64) -> SystemTime {
 
 /// The same for something that began this long after boot, by the clock that stops while the host sleeps (`CLOCK_MONOTONIC`).
 pub(in crate::host::live) fn began_after_boot(said: SystemTime, monotonic: Duration) -> SystemTime {
-    or_ago(said, || {
-        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?);
-        now.checked_sub(monotonic)
-    })
+    or_ago(said, || passed_since(monotonic))
+}
+
+/// How much time has passed since this long after boot, by the same clock (`CLOCK_MONOTONIC`).
+pub(in crate::host::live) fn passed_since(monotonic: Duration) -> Option<Duration> {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?);
+    now.checked_sub(monotonic)
 }
 
 fn or_ago(said: SystemTime, age: impl FnOnce() -> Option<Duration>) -> SystemTime {
@@ -81,6 +84,9 @@ mod tests {
         let told = began_after_boot(later, up.saturating_sub(ago));
         assert!(told <= now && told > now - ago * 30, "{told:?}");
         assert_eq!(began_after_boot(now - ago, Duration::ZERO), now - ago);
+        let passed = passed_since(up.saturating_sub(ago)).expect("a clock");
+        assert!(passed >= ago.min(up) && passed < ago * 30, "{passed:?}");
+        assert_eq!(passed_since(Duration::MAX), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use zbus::OwnedObjectPath;
 use super::bus::{Properties, is_unknown_unit};
 use super::jobs::JobResult;
 use crate::host::live::LiveHost;
-use crate::host::live::process::age::began_after_boot;
+use crate::host::live::process::age::{began_after_boot, passed_since};
 use crate::host::{CommandSpec, HostError, HostResult, Processes, Services, UnitState};
 use crate::model::hex;
 
@@ -18,20 +18,23 @@ impl Services for LiveHost {
         let action = format!("ask systemd about {name}");
         let properties = self.unit_properties(&action, name, "Unit").await?;
         let active = text(&properties, "ActiveState");
+        let is_active = active == "active" || active == "reloading";
+        let since_boot = number(&properties, "ActiveEnterTimestampMonotonic")
+            .filter(|_| is_active)
+            .map(Duration::from_micros);
         Ok(UnitState {
             loaded: text(&properties, "LoadState") == "loaded",
             enabled: self.is_enabled(&action, name).await?,
             sub: text(&properties, "SubState"),
             invocation: hex(&bytes(&properties, "InvocationID")),
             active_since: number(&properties, "ActiveEnterTimestamp")
-                .filter(|_| active == "active" || active == "reloading")
+                .filter(|_| is_active)
                 .map(|micros| SystemTime::UNIX_EPOCH + Duration::from_micros(micros))
-                .map(
-                    |said| match number(&properties, "ActiveEnterTimestampMonotonic") {
-                        Some(micros) => began_after_boot(said, Duration::from_micros(micros)),
-                        None => said,
-                    },
-                ),
+                .map(|said| match since_boot {
+                    Some(since_boot) => began_after_boot(said, since_boot),
+                    None => said,
+                }),
+            active_for: since_boot.and_then(passed_since),
             stale: flag(&properties, "NeedDaemonReload"),
             job: has_job(&properties),
             active,

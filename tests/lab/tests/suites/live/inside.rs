@@ -74,6 +74,8 @@ async fn a_unit_goes_through_its_life() {
     );
     let age = SystemTime::now().duration_since(first.active_since.expect("a time"));
     assert!(age.expect("past") < Duration::from_secs(60));
+    let ran = first.active_for.expect("it runs");
+    assert!(ran < Duration::from_secs(60), "{ran:?}");
     host.restart_unit(unit).await.expect("restart");
     host.reload_unit(unit).await.expect("reload");
     assert_ne!(
