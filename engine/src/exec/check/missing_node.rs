@@ -2,7 +2,8 @@
 //!
 //! The API server gives a worker the same answer before the first registration and after `nodelet cluster remove`: there is no such node. A node may
 //! read neither the record of its admission nor its tombstone. But kubelet registers its node at its start, and tries again within seconds until
-//! the API server takes it. So a node that is missing for a while was deleted if it was there while this kubelet ran, or if kubelet has run for long.
+//! the API server takes it. So a node that is missing for a while was deleted if it was there while this kubelet ran, or if kubelet has run for long. Only
+//! kubelet's log tells this from an API server that refuses the registration, so the error names both.
 //!
 //! Not here: a pass, which restarts nothing for a worker without a node (`status`).
 
@@ -114,10 +115,11 @@ impl Runner<'_> {
         let was_registered = missing.was_registered(self.host.elapsed(), running);
         was_registered.then(|| ResourceError::Unmet {
             what: format!(
-                "find node {node}: the cluster does not have it, and {kubelet}, which registers it only at its start, runs: it was deleted after its registration"
+                "find node {node}: the cluster does not have it, and {kubelet} has run for at least {} s without registering it: it was deleted after its registration, or the API server refuses to register it",
+                MISSING.as_secs()
             ),
             next: format!(
-                "if this worker was removed from the cluster (`nodelet cluster remove {node}`), run `nodelet clean --purge` here; to join again, run `nodelet pki key` here and `nodelet pki issue {node} --to KEY --replace` with that key on a master, and apply with this new join file; if only the node was deleted, `nodelet repair kubelet` registers it again"
+                "see `journalctl -u {kubelet}`; if this worker was removed from the cluster (`nodelet cluster remove {node}`), run `nodelet clean --purge` here; to join again, run `nodelet pki key` here and `nodelet pki issue {node} --to KEY --replace` with that key on a master, and apply with this new join file; if only the node was deleted, `nodelet repair kubelet` registers it again"
             ),
         })
     }

@@ -115,7 +115,8 @@ fn an_apply_on_a_worker_whose_node_was_deleted_ends_early() {
     assert_eq!(run.outcome, Outcome::Failed, "{text}");
     assert!(took < Duration::from_secs(60), "{took:?}: {text}");
     for says in [
-        "it was deleted after its registration",
+        "it was deleted after its registration, or the API server refuses to register it",
+        "see `journalctl -u pf9-kubelet.service`",
         "`nodelet clean --purge`",
         "`nodelet pki issue w-1 --to KEY --replace`",
         "`nodelet repair kubelet`",
