@@ -333,6 +333,21 @@ async fn a_pod_that_is_deleted_and_does_not_run_is_not_awaited() {
     assert_eq!(left.len(), 2, "it is not known which of them run");
 }
 
+/// One round takes as many pods, and the others come behind them.
+#[tokio::test]
+async fn pods_behind_two_thousand_that_have_ended_are_evicted() {
+    let ended = (0..2000).map(|number| {
+        let mut job = pod(&format!("job-{number:04}"), Fate::Lingers);
+        job.metadata["deletionTimestamp"] = json!("2026-03-04T05:06:07Z");
+        job
+    });
+    let server = Server::with(ended.chain([pod("web", Fate::Goes)]));
+    let none = BTreeSet::new();
+    let left = server.drain_of(Some(&none), LONG).await;
+    assert_eq!(left.expect("the pods are known"), []);
+    assert_eq!(server.api().asked, ["web"]);
+}
+
 #[tokio::test]
 async fn one_eviction_that_fails_keeps_no_other_pod_from_being_evicted() {
     let others = (0..20).map(|number| pod(&format!("web-{number}"), Fate::Goes));

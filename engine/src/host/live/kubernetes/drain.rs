@@ -66,10 +66,7 @@ impl LiveHost {
         let mut refusals = Refusals::new();
         let mut forbidden = 0;
         loop {
-            let mut listed = self.evictable(access, node).await;
-            if let (Ok(pods), Some(running)) = (&mut listed, running) {
-                pods.retain(|pod| !has_ended(pod, running));
-            }
+            let listed = self.evictable(access, node, running).await;
             match &listed {
                 Ok(pods) if pods.is_empty() => return Ok(Vec::new()),
                 Ok(pods) => {
@@ -106,8 +103,17 @@ impl LiveHost {
         }
     }
 
-    /// The pods of a node that are to be evicted or are being deleted.
-    async fn evictable(&self, access: &ClusterAccess, node: &str) -> HostResult<Vec<Meta>> {
+    /// The pods of a node that are to be evicted or are being deleted, at most [`ROUND`] and one page; without those that have ended, if
+    /// `running` has the uids of the pods of which a container runs. A list without any pod is the whole list.
+    async fn evictable(
+        &self,
+        access: &ClusterAccess,
+        node: &str,
+        running: Option<&BTreeSet<String>>,
+    ) -> HostResult<Vec<Meta>> {
+        let counts = |pod: &Meta| {
+            is_evictable(pod) && running.is_none_or(|running| !has_ended(pod, running))
+        };
         let action = || format!("list the pods of node {node}");
         // The API server leaves out finished pods: there may be thousands of them.
         let fields = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
@@ -122,7 +128,7 @@ impl LiveHost {
                         async move { Api::<Pod>::all(client).list_metadata(&params).await }
                     })
                     .await?;
-                pods.extend(page.items.into_iter().filter(is_evictable));
+                pods.extend(page.items.into_iter().filter(counts));
                 let next = page.metadata.continue_.unwrap_or_default();
                 if next.is_empty() || pods.len() >= ROUND {
                     return Ok(pods);
