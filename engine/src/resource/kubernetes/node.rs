@@ -6,7 +6,7 @@
 //! already cordoned, so our cordon stays ours; the annotation `UserNodeCordon=true` gives it to the operator. A node that an
 //! operator uncordons during a drain is not cordoned again, and the drain fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::pods::running_pods;
-use crate::host::{ClusterAccess, ClusterNode, FIELD_MANAGER, RemainingPod, Taint};
+use crate::host::{ClusterAccess, ClusterNode, FIELD_MANAGER, Host, RemainingPod, Taint};
 use crate::kubernetes::{PodSubnetError, SHARED_SETTINGS, SubnetPool, allocate};
 use crate::resource::change::Differences;
 use crate::resource::{
@@ -26,7 +26,7 @@ use crate::resource::{
 const USER_CORDON: &str = "UserNodeCordon";
 /// Annotation on a node that we cordoned. It is set in the same patch as the cordon.
 const SHUT_DOWN: &str = "KubeStackShutDown";
-/// How long the container runtime may take to list what runs, before a drain.
+/// How long systemd and the container runtime may take to say what runs, before a drain.
 const RUNTIME: Duration = Duration::from_secs(5);
 /// Maximum number of remaining pods that the error of a drain names.
 const NAMED: usize = 10;
@@ -334,6 +334,9 @@ pub struct DrainSpec {
     pub node: String,
     /// Kubeconfig for the requests.
     pub kubeconfig: PathBuf,
+    /// The unit of this host's kubelet. If `None`, the drain waits for all pods, as while this unit runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubelet: Option<String>,
     /// How long the eviction of all pods may take, in seconds.
     pub seconds: u64,
 }
@@ -379,7 +382,7 @@ impl Resource for DrainSpec {
             });
             cx.host.patch_node(&access, &self.node, &cordon).await?;
         }
-        let running = tokio::time::timeout(RUNTIME, running_pods(cx.host)).await;
+        let running = tokio::time::timeout(RUNTIME, self.running_without_kubelet(cx.host)).await;
         let running = running.ok().flatten();
         let within = Duration::from_secs(self.seconds);
         let left = cx
@@ -401,6 +404,19 @@ impl Resource for DrainSpec {
             });
         }
         Ok(())
+    }
+}
+
+impl DrainSpec {
+    /// The uids of the pods of which a container runs on this host, if kubelet does not run; `None` if it does, or if that is not known. A kubelet that
+    /// runs may start a pod a moment later, or still unmount the volumes of one whose containers have ended. Cancel safe.
+    async fn running_without_kubelet(&self, host: &dyn Host) -> Option<BTreeSet<String>> {
+        let unit = host.unit(self.kubelet.as_ref()?).await.ok()?;
+        let has_ended = matches!(unit.active.as_str(), "inactive" | "failed") && !unit.job;
+        if !has_ended {
+            return None;
+        }
+        running_pods(host).await
     }
 }
 

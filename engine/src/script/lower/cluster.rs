@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::files::template;
-use super::system::only_absent;
+use super::system::{only_absent, unit_name};
 use crate::host::Taint;
 use crate::kubernetes::SubnetPool;
 use crate::model::{Diagnostic, Value, closest};
@@ -34,11 +34,17 @@ pub(super) fn lower(
             name: options.text_argument(0)?,
             kubeconfig: kubeconfig(options),
         })),
-        ClusterWord::Drain => Some(Spec::Drain(DrainSpec {
-            node: options.text_argument(0)?,
-            kubeconfig: kubeconfig(options),
-            seconds: options.seconds("within", 30, findings),
-        })),
+        ClusterWord::Drain => {
+            let kubelet = options
+                .text("kubelet")
+                .and_then(|unit| unit_name(unit, options.span("kubelet"), findings));
+            Some(Spec::Drain(DrainSpec {
+                node: options.text_argument(0)?,
+                kubeconfig: kubeconfig(options),
+                kubelet,
+                seconds: options.seconds("within", 30, findings),
+            }))
+        }
         ClusterWord::Pods => {
             only_absent(call, options, findings)?;
             Some(Spec::Pods(PodsSpec {

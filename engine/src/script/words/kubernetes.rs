@@ -38,6 +38,7 @@ words! {
         example: r#"on_stop(|| { drain(host.name).within("20s"); });"#;
         rollback: "Nothing; the next bring-up lifts the cordon.";
         KUBECONFIG;
+        kubelet(unit: Text) => "kubelet's unit on this host. While it does not run, a pod that is being deleted and of which no container runs here counts as gone: kubelet does not report its end.";
         within(duration: Duration) => "How long pods may take to go. Default 30s.";
     }
 

@@ -214,8 +214,8 @@ pub trait Cluster {
     /// or a little later if their grace period ends then. So an empty list means that no evictable pod is left. Static
     /// pods, pods of daemon sets and finished pods are not evicted and do not count.
     ///
-    /// `running` has the uids of the pods of which a container runs, if the node is this host and that is known. A pod that is being deleted and is
-    /// not among them has ended: only the report of its kubelet is missing, which may be stopped. It does not count either.
+    /// `running` has the uids of the pods of which a container runs, if the node is this host, its kubelet does not run, and that is known. A pod that is
+    /// being deleted and is not among them has ended: only the report of its kubelet is missing. It does not count either.
     async fn evict_pods(
         &self,
         access: &ClusterAccess,

@@ -6,13 +6,14 @@ use crate::host::{Cluster as _, Containers as _};
 use crate::resource::tests::context;
 
 const KUBECONFIG: &str = "/etc/kubeconfig";
+const KUBELET: &str = "pf9-kubelet.service";
 
 fn worker() -> FakeHost {
     let host = FakeHost::new()
-        .with_unit("pf9-kubelet.service", "[Service]\n")
+        .with_unit(KUBELET, "[Service]\n")
         .with_file(KUBECONFIG, "")
         .with_kubernetes(|rules| rules.remote_api = true);
-    host.with_world_mut(|world| world.start_unit("pf9-kubelet.service"))
+    host.with_world_mut(|world| world.start_unit(KUBELET))
         .unwrap();
     host
 }
@@ -50,6 +51,7 @@ async fn drain(host: &FakeHost) -> ResourceResult<()> {
     let drain = DrainSpec {
         node: "cp-1".to_owned(),
         kubeconfig: KUBECONFIG.into(),
+        kubelet: Some(KUBELET.to_owned()),
         seconds: 1,
     };
     apply(&drain, host).await.map(drop)
@@ -251,6 +253,13 @@ async fn a_drain_does_not_wait_for_a_deleted_pod_without_a_running_container() {
     let ended = "has-ended".to_owned();
     let all: BTreeMap<_, _> = uids.iter().cloned().chain([ended]).map(pod).collect();
     host.with_world_mut(|world| world.kubernetes.deleted_pods = all);
+    // A kubelet that runs may still unmount the volumes of the pod, and reports its end.
+    let error = drain(&host).await.expect_err("kubelet runs").to_string();
+    assert!(error.contains("has-ended"), "{error}");
+    host.with_world_mut(|world| world.stop_unit(KUBELET));
+    host.set_faults(FaultPlan::none().fail("unit", KUBELET).times(1));
+    let error = drain(&host).await.expect_err("kubelet may run").to_string();
+    assert!(error.contains("has-ended"), "{error}");
     let error = drain(&host).await.expect_err("one runs").to_string();
     assert!(!error.contains("has-ended"), "{error}");
     for uid in &uids {
