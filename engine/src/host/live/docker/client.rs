@@ -208,7 +208,7 @@ mod tests {
         let (_listener, runtime) = hung(&directory);
         let client =
             Docker::connect_with_unix(&runtime.socket, USUAL.as_secs(), API_DEFAULT_VERSION);
-        *runtime.kept() = client.ok();
+        *runtime.kept() = Some(client.expect("the socket is there"));
         let late = |_| async { Err::<(), Error>(Error::RequestTimeoutError) };
         let answer = runtime.call("ask", USUAL, late).await;
         let error = answer.expect_err("it does not answer").to_string();
