@@ -216,12 +216,13 @@ impl Runner<'_> {
         }
     }
 
-    /// Whether docker's unit is active, and no signal has stopped its process.
+    /// Whether docker's unit is active, and no signal has stopped its main process. Without another process of the unit, such as a docker-proxy,
+    /// docker still answers.
     async fn can_docker_answer(&self) -> bool {
         let state = self.host.unit(container_runtime::UNIT);
         let state = tokio::time::timeout(TIMEOUT, state).await;
         matches!(state, Ok(Ok(state)) if state.is_active())
-            && !is_unit(&self.stopped_processes().await, container_runtime::UNIT)
+            && !self.is_main_process_stopped(container_runtime::UNIT).await
     }
 }
 
@@ -230,8 +231,8 @@ mod tests {
     use super::*;
     use crate::exec::Recording;
     use crate::facts::Facts;
-    use crate::host::Services as _;
     use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::host::{Containers as _, Services as _};
     use crate::plan::{Plan, PlannedCheck, Probe};
     use crate::resource::{NoSecrets, ServiceSpec};
 
@@ -389,6 +390,26 @@ mod tests {
         assert_eq!(heard.events(), stopped.woken());
         assert_eq!(runner.stopped_runtime().await, None);
         assert!(!runner.check().await[0].fails());
+    }
+
+    /// docker itself goes on, and answers a little later.
+    #[tokio::test(start_paused = true)]
+    async fn docker_is_waited_for_beside_a_stopped_docker_proxy() {
+        let (host, plan) = (host(), plan(container_runtime::UNIT));
+        stop(&host);
+        host.with_world_mut(|world| {
+            world.stop_program("docker-proxy", "0::/system.slice/docker.service\n");
+        });
+        host.set_faults(FaultPlan::none().fail("container_runtime", "*").times(3));
+        let (facts, heard) = (Facts::nothing_about("cp-1"), Recording::default());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
+        let stopped = runner.stopped_runtime().await.expect("it is stopped");
+        assert_eq!(stopped.units, [CONTAINERD_UNIT]);
+        let woken = runner.wake_runtime(&stopped).await;
+        woken.expect("it goes on");
+        let answers = host.container_runtime().await;
+        answers.expect("docker was waited for");
+        assert_eq!(changes(&host), ["continue_unit containerd.service"]);
     }
 
     /// A docker that cannot be restarted either is left to its phase, which may repair its configuration.
