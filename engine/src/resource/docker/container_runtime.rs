@@ -274,7 +274,7 @@ pub(crate) async fn cannot_end(host: &dyn Host) -> Option<String> {
     if shims.is_empty() {
         return None;
     }
-    let all = host.containers(&BTreeMap::new()).await.ok()?;
+    let all = ending::listed_in_time(host).await?;
     let stuck = all.iter().filter_map(|one| {
         let its = |shim: &&StoppedShim| shim.container == one.id;
         let shim = shims.iter().find(its).filter(|_| is_of_role(one))?;
@@ -322,7 +322,7 @@ async fn running(host: &dyn Host) -> ResourceResult<Vec<ListedContainer>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::fake::FakeHost;
+    use crate::host::fake::{FakeHost, FaultPlan};
     use crate::host::{Clock as _, ContainerConfig, Containers as _, Services as _};
     use crate::model::STATE;
 
@@ -349,6 +349,24 @@ mod tests {
             assert!(after.running);
             assert_eq!(before.started_at == after.started_at, outlive, "{file}");
         }
+    }
+
+    /// It is a part of one check, and a status pass makes many.
+    #[tokio::test(start_paused = true)]
+    async fn a_docker_that_does_not_list_its_containers_is_not_waited_for() {
+        let host = FakeHost::new().with_docker();
+        let config = ContainerConfig {
+            labels: BTreeMap::from([(OWNER.to_owned(), OURS.to_owned())]),
+            ..ContainerConfig::bare("etcd", "etcd:3.4")
+        };
+        host.with_world_mut(|world| {
+            world.container(config);
+            world.stop_shim(4711, "etcd");
+        });
+        assert!(cannot_end(&host).await.is_some());
+        host.set_faults(FaultPlan::none().stall("containers", "*"));
+        let answer = tokio::time::timeout(Duration::from_secs(10), cannot_end(&host)).await;
+        assert_eq!(answer, Ok(None));
     }
 
     /// docker is down at the next restart or start, which knows of no container then, or is started by hand before a clean.

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::host::{Host, HostError, HostResult, StoppedShim};
+use crate::host::{Host, HostError, HostResult, ListedContainer, StoppedShim};
 
-/// How long the search for a stopped shim may take.
+/// How long the search for a stopped shim may take, and docker for the list of its containers.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Stops a container, and removes it.
@@ -48,9 +48,7 @@ pub(crate) async fn because_of_shim(host: &dyn Host, name: &str) -> Option<HostE
         return None;
     }
     // The list, because docker answers no question about a container that it tries to end.
-    let labels = BTreeMap::new();
-    let all = tokio::time::timeout(TIMEOUT, host.containers(&labels)).await;
-    let all = all.ok()?.ok()?;
+    let all = listed_in_time(host).await?;
     let its = all.iter().find(|one| one.name == name)?;
     let shim = shims.iter().find(|shim| shim.container == its.id)?;
     Some(HostError::refused(
@@ -79,6 +77,13 @@ pub(in crate::resource) async fn stopped_shims(host: &dyn Host) -> Vec<StoppedSh
         Ok(Ok(shims)) => shims,
         Ok(Err(_)) | Err(_) => Vec::new(),
     }
+}
+
+/// All containers; `None` if docker does not list them in time, which a stopped shim may cause, too.
+pub(super) async fn listed_in_time(host: &dyn Host) -> Option<Vec<ListedContainer>> {
+    let labels = BTreeMap::new();
+    let all = tokio::time::timeout(TIMEOUT, host.containers(&labels)).await;
+    all.ok()?.ok()
 }
 
 #[cfg(test)]
