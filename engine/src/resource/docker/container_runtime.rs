@@ -63,8 +63,9 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
     let names = |all: Vec<ListedContainer>| -> BTreeSet<String> {
         all.into_iter().map(|one| one.name).collect()
     };
-    let mut others = names(ran);
-    others.retain(|name| !foreign.contains(name));
+    // Not by name: another container may have the name of one that is on the list.
+    let others = ran.into_iter().filter(|one| !foreign.contains(&one.id));
+    let others = names(others.collect());
     if !others.is_empty() {
         let runs = names(running(host).await?);
         for name in others.difference(&runs) {
@@ -326,6 +327,16 @@ mod tests {
     use crate::host::{Clock as _, ContainerConfig, Containers as _, Services as _};
     use crate::model::STATE;
 
+    /// docker's file.
+    const FILE: &str = "/etc/docker/daemon.json";
+
+    fn of_role(name: &str) -> ContainerConfig {
+        ContainerConfig {
+            labels: BTreeMap::from([(OWNER.to_owned(), OURS.to_owned())]),
+            ..ContainerConfig::bare(name, "role:1")
+        }
+    }
+
     /// Its file was changed and changed back, as an operator or a repair does.
     #[tokio::test(start_paused = true)]
     async fn containers_outlive_a_restart_if_dockers_file_says_so_now() {
@@ -351,16 +362,32 @@ mod tests {
         }
     }
 
+    /// A container of another program had its name before.
+    #[tokio::test(start_paused = true)]
+    async fn a_container_of_the_role_runs_again_although_its_name_is_on_the_list() {
+        let host = FakeHost::new().with_docker().with_directory(STATE);
+        host.with_world_mut(|world| {
+            world.container(ContainerConfig::bare("etcd", "app:1"));
+            world.file(FILE, "no JSON");
+        });
+        let failed = restart(&host, UNIT).await;
+        failed.expect_err("docker cannot read its file");
+        host.with_world_mut(|world| {
+            world.remove_container("etcd");
+            world.file(FILE, "{}");
+        });
+        host.start_unit(UNIT).await.expect("it starts");
+        host.with_world_mut(|world| world.container(of_role("etcd")));
+        restart(&host, UNIT).await.expect("it restarts");
+        assert!(host.with_world(|world| world.container_runs("etcd")));
+    }
+
     /// It is a part of one check, and a status pass makes many.
     #[tokio::test(start_paused = true)]
     async fn a_docker_that_does_not_list_its_containers_is_not_waited_for() {
         let host = FakeHost::new().with_docker();
-        let config = ContainerConfig {
-            labels: BTreeMap::from([(OWNER.to_owned(), OURS.to_owned())]),
-            ..ContainerConfig::bare("etcd", "etcd:3.4")
-        };
         host.with_world_mut(|world| {
-            world.container(config);
+            world.container(of_role("etcd"));
             world.stop_shim(4711, "etcd");
         });
         assert!(cannot_end(&host).await.is_some());
@@ -372,7 +399,6 @@ mod tests {
     /// docker is down at the next restart or start, which knows of no container then, or is started by hand before a clean.
     #[tokio::test(start_paused = true)]
     async fn containers_of_others_run_again_after_a_restart_that_has_failed() {
-        const FILE: &str = "/etc/docker/daemon.json";
         const LIST: &str = "/var/opt/pf9/nodelet/containers-to-start.json";
         for next in ["restart", "start", "clean"] {
             let host = FakeHost::new().with_docker().with_directory(STATE);

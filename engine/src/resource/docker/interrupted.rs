@@ -34,7 +34,7 @@ fn path() -> PathBuf {
     Path::new(STATE).join("containers-to-start.json")
 }
 
-/// Adds the containers that run now, and returns the names of all that are to be started. Only a dry run restarts docker on a host without the
+/// Adds the containers that run now, and returns the ids of all that are to be started. Only a dry run restarts docker on a host without the
 /// engine's state; nothing is written down there.
 pub(super) async fn remember(
     host: &dyn Host,
@@ -52,7 +52,7 @@ pub(super) async fn remember(
         })?;
         host.write(&path(), &json, Attributes::root(0o600)).await?;
     }
-    Ok(all.into_iter().map(|one| one.name).collect())
+    Ok(all.into_iter().map(|one| one.id).collect())
 }
 
 /// Whether there are such containers.
