@@ -89,12 +89,16 @@ impl Runner<'_> {
             return false;
         }
         match self.host.restart_unit(container_runtime::UNIT).await {
-            Ok(()) => self.events.emit(Event::ResourceRestarted {
-                phase: phase.name.clone(),
-                resource: container_runtime::UNIT.to_owned(),
-                reason: "its process was stopped by a signal, and what runs in it is to be ended"
-                    .to_owned(),
-            }),
+            Ok(()) => {
+                self.events.emit(Event::ResourceRestarted {
+                    phase: phase.name.clone(),
+                    resource: container_runtime::UNIT.to_owned(),
+                    reason:
+                        "its process was stopped by a signal, and what runs in it is to be ended"
+                            .to_owned(),
+                });
+                container_runtime::after_start(self.host, container_runtime::UNIT).await;
+            }
             // Its containers cannot be ended then; the stop reports that.
             Err(error) => {
                 tracing::warn!("could not {}", chain(&error).join(": "));
@@ -163,10 +167,11 @@ mod tests {
     use super::*;
     use crate::exec::{Recording, Status};
     use crate::facts::Facts;
-    use crate::host::Containers as _;
     use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::host::{Containers as _, Services as _};
     use crate::model::{Outcome, PhaseName};
     use crate::plan::{Plan, PlannedCheck};
+    use crate::resource::docker::container_runtime::tests::interrupted_host;
     use crate::resource::{NoSecrets, ServiceSpec};
 
     fn check(probe: Probe) -> PlannedCheck {
@@ -261,6 +266,15 @@ mod tests {
         }
     }
 
+    fn plan_of_docker() -> Plan {
+        let name: PhaseName = "docker".parse().expect("a name");
+        let docker = Spec::Service(ServiceSpec::bare(container_runtime::UNIT));
+        Plan::bare(vec![PlannedPhase {
+            steps: vec![PlannedStep::bare(&name, docker)],
+            ..PlannedPhase::bare(name.clone())
+        }])
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_stopped_runtime_is_restarted_before_anything_is_ended() {
         for stopped in [true, false] {
@@ -270,12 +284,8 @@ mod tests {
                     world.stop_process("4:cpu:/system.slice/docker.service\n")
                 });
             }
-            let name: PhaseName = "docker".parse().expect("a name");
-            let docker = Spec::Service(ServiceSpec::bare(container_runtime::UNIT));
-            let plan = Plan::bare(vec![PlannedPhase {
-                steps: vec![PlannedStep::bare(&name, docker)],
-                ..PlannedPhase::bare(name.clone())
-            }]);
+            let plan = plan_of_docker();
+            let name = plan.phases[0].name.clone();
             let (facts, heard) = (Facts::nothing_about("cp-1"), Recording::default());
             let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
             let outcome = runner.restart(&[name], &[]).await;
@@ -290,6 +300,20 @@ mod tests {
             });
             assert_eq!(is_reported, stopped);
         }
+    }
+
+    /// An earlier restart has ended them, and docker has come up without nodelet since.
+    #[tokio::test(start_paused = true)]
+    async fn containers_of_others_run_again_after_a_restart_of_a_stopped_runtime() {
+        let host = interrupted_host().await;
+        let started = host.start_unit(container_runtime::UNIT).await;
+        started.expect("it starts");
+        host.with_world_mut(|world| world.stop_process("0::/system.slice/docker.service\n"));
+        let plan = plan_of_docker();
+        let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
+        assert!(runner.restart_stopped_runtime().await);
+        assert!(host.with_world(|world| world.container_runs("theirs")));
     }
 
     #[test]

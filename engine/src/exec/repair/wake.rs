@@ -134,7 +134,9 @@ impl Runner<'_> {
             return Ok(());
         }
         self.events.emit(woken(unit, true));
-        if !self.unit_works(unit).await {
+        if self.unit_works(unit).await {
+            container_runtime::after_start(self.host, unit).await;
+        } else {
             tracing::warn!("{unit} was restarted, and docker does not answer yet");
         }
         Ok(())
@@ -234,6 +236,7 @@ mod tests {
     use crate::host::fake::{FakeHost, FaultPlan};
     use crate::host::{Containers as _, Services as _};
     use crate::plan::{Plan, PlannedCheck, Probe};
+    use crate::resource::docker::container_runtime::tests::interrupted_host;
     use crate::resource::{NoSecrets, ServiceSpec};
 
     fn plan(unit: &str) -> Plan {
@@ -434,6 +437,21 @@ mod tests {
             assert_eq!(heard.events(), Vec::from_iter(restarted));
             assert_eq!(runner.stopped_runtime().await.is_none(), restarts);
         }
+    }
+
+    /// An earlier restart has ended them, and docker has come up without nodelet since.
+    #[tokio::test(start_paused = true)]
+    async fn containers_of_others_run_again_after_a_restart_that_wakes_docker() {
+        let (host, plan) = (interrupted_host().await, plan(container_runtime::UNIT));
+        let started = host.start_unit(container_runtime::UNIT).await;
+        started.expect("it starts");
+        stop_docker(&host);
+        host.set_faults(FaultPlan::none().fail("continue_unit", "*"));
+        let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
+        let woken = runner.wake_stopped_runtime().await;
+        woken.expect("it is restarted");
+        assert!(host.with_world(|world| world.container_runs("theirs")));
     }
 
     #[tokio::test(start_paused = true)]

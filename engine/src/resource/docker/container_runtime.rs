@@ -321,7 +321,7 @@ async fn running(host: &dyn Host) -> ResourceResult<Vec<ListedContainer>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::host::fake::{FakeHost, FaultPlan};
     use crate::host::{Clock as _, ContainerConfig, Containers as _, Services as _};
@@ -335,6 +335,23 @@ mod tests {
             labels: BTreeMap::from([(OWNER.to_owned(), OURS.to_owned())]),
             ..ContainerConfig::bare(name, "role:1")
         }
+    }
+
+    /// A host on which docker has not come up after a restart, because of its file, which is in order by now. Container `theirs`, of another
+    /// program, ran until then.
+    pub(crate) async fn interrupted_host() -> FakeHost {
+        let host = FakeHost::new().with_docker().with_directory(STATE);
+        host.with_world_mut(|world| {
+            for name in ["theirs", "ended"] {
+                world.container(ContainerConfig::bare(name, "app:1"));
+            }
+            world.kill_container("ended");
+            world.file(FILE, "no JSON");
+        });
+        let failed = restart(&host, UNIT).await;
+        failed.expect_err("docker cannot read its file");
+        host.with_world_mut(|world| world.file(FILE, "{}"));
+        host
     }
 
     /// Its file was changed and changed back, as an operator or a repair does.
@@ -401,23 +418,13 @@ mod tests {
     async fn containers_of_others_run_again_after_a_restart_that_has_failed() {
         const LIST: &str = "/var/opt/pf9/nodelet/containers-to-start.json";
         for next in ["restart", "start", "clean"] {
-            let host = FakeHost::new().with_docker().with_directory(STATE);
-            host.with_world_mut(|world| {
-                for name in ["theirs", "ended"] {
-                    world.container(ContainerConfig::bare(name, "app:1"));
-                }
-                world.kill_container("ended");
-                world.file(FILE, "no JSON");
-            });
-            let failed = restart(&host, UNIT).await;
-            failed.expect_err("docker cannot read its file");
+            let host = interrupted_host().await;
             let runs = |name: &str| host.with_world(|world| world.container_runs(name));
             assert!(!runs("theirs"));
             let error = start_interrupted(&host).await;
             let error = error.expect_err("docker is down").to_string();
             assert!(error.contains("docker start theirs"), "{error}");
 
-            host.with_world_mut(|world| world.file(FILE, "{}"));
             if next == "restart" {
                 restart(&host, UNIT).await.expect("it restarts");
             } else {
