@@ -388,7 +388,10 @@ impl Runner<'_> {
         }
         self.host.pause(AGAIN).await;
         if matches!(check.probe, Probe::ContainerRuntime) {
-            return judged(check, self.runtime_problem(RUNTIME).await);
+            let mut condition = judged(check, self.runtime_problem(RUNTIME).await);
+            self.note_shims(self.host, phase, check, &mut condition)
+                .await;
+            return condition;
         }
         let mut condition = self.condition(self.host, phase, check).await;
         // At boot everything starts by itself and at once. It gets as much time as after a start by an apply.

@@ -61,6 +61,26 @@ async fn a_runtime_that_hangs_has_failed_and_what_it_runs_is_unknown() {
     assert_eq!(health[0].status(), Status::True, "{health:?}");
 }
 
+/// docker is slow at first. Its second answer does not hide that it cannot end a container.
+#[tokio::test(start_paused = true)]
+async fn the_second_answer_of_a_runtime_comes_with_its_warning() {
+    let plan = Plan::bare(vec![phase("docker", &[], Probe::ContainerRuntime)]);
+    let slow = FaultPlan::none().stall("container_runtime", "*").times(1);
+    let host = FakeHost::new().with_docker().with_faults(slow);
+    host.with_world_mut(|world| {
+        world.static_pod("k8s-master-cp-1", "kube-apiserver", "image:1");
+        world.stop_shim(4711, "k8s_kube-apiserver_k8s-master-cp-1");
+    });
+    let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
+    let health = runner.check_until_failed(Duration::from_millis(250)).await;
+    assert_eq!(health[0].status(), Status::True, "{health:?}");
+    let warnings: Vec<&Condition> = health[0].warnings().collect();
+    assert_eq!(warnings.len(), 1, "{health:?}");
+    let reason = &warnings[0].reason;
+    assert!(reason.contains("`kill -CONT 4711`"), "{reason}");
+}
+
 /// A phase with routes to the nodes of a cluster.
 fn plan_of_routes() -> Plan {
     let name: PhaseName = "node-routes".parse().expect("a name");
