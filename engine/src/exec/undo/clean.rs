@@ -47,7 +47,8 @@ struct Clean<'a, 'h> {
 
 /// Takes back everything in the ledger, in reverse order, except what is kept; with `purge` also what is kept, the join
 /// file with the key that opens it, and the list of masters. On a host without a ledger, or with nothing left to take
-/// back, it changes nothing else.
+/// back, it changes nothing else, except if the last clean has failed: then it does what that one lacks. Containers of other programs that a
+/// restart of docker has ended are started in any case.
 ///
 /// # Errors
 /// The ledger cannot be read or written.
@@ -62,7 +63,8 @@ pub async fn clean(
     purge: bool,
 ) -> ResourceResult<Outcome> {
     let started = host.elapsed();
-    let work = Work::of(&Ledger::read(host).await?, purge);
+    let records = Ledger::read(host).await?;
+    let work = Work::of(&records, purge);
     let hostname = host.sysctl("kernel.hostname").await;
     events.emit(Event::RunStarted {
         verb: Verb::Clean,
@@ -85,7 +87,8 @@ pub async fn clean(
     };
     let mut outcome = Outcome::Cleaned;
     let counts = |clean: &Clean<'_, '_>| (clean.undone, work.kept.len() + clean.left);
-    if !work.phases.is_empty() {
+    // A clean that has failed may have taken everything back. What follows on the last undo is missing then, and so is the record of a clean.
+    if !work.phases.is_empty() || Ledger::is_clean_unfinished_in(&records) {
         ledger = Ledger::open(host).await?;
         let run = ledger.begin(Verb::Clean, &work.role, None).await?;
         clean.recorded_in = Some((&ledger, run));
@@ -119,6 +122,11 @@ pub async fn clean(
         if outcome == Outcome::Cleaned {
             // The previous files are restored, so the saved copies, which may hold secrets, are no longer needed.
             ledger.compact().await?;
+        }
+    } else {
+        clean.start_interrupted().await;
+        if clean.executor.failed > 0 {
+            outcome = Outcome::Failed;
         }
     }
     if purge && outcome == Outcome::Cleaned {
@@ -255,6 +263,11 @@ impl Clean<'_, '_> {
             }
             self.undo(None, &live).await;
         }
+        self.start_interrupted().await;
+    }
+
+    /// Starts the containers of other programs that a restart of docker has ended. A failure is reported.
+    async fn start_interrupted(&mut self) {
         if let Err(error) = container_runtime::start_interrupted(self.host).await {
             self.fail(None, "containers of other programs", &error);
         }
@@ -485,5 +498,50 @@ impl Clean<'_, '_> {
                 _ => chain(error).join(": "),
             },
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Recording;
+    use crate::host::Services as _;
+    use crate::host::fake::FakeHost;
+    use crate::resource::docker::container_runtime::UNIT;
+    use crate::resource::docker::container_runtime::tests::interrupted_host;
+
+    async fn clean_of(host: &FakeHost) -> (Outcome, Vec<Event>) {
+        let (events, cancel) = (Recording::default(), CancellationToken::new());
+        let outcome = clean(host, &events, &cancel, false).await;
+        (outcome.expect("the ledger is good"), events.events())
+    }
+
+    /// The last clean has taken everything back, and docker was down at its end. Or there was no clean since docker was restarted.
+    #[tokio::test(start_paused = true)]
+    async fn a_clean_with_nothing_to_take_back_starts_containers_of_others() {
+        for last in [Verb::Clean, Verb::Apply] {
+            let host = interrupted_host().await;
+            let ledger = Ledger::open(&host).await.expect("it is opened");
+            let run = ledger.begin(last, "role", None).await.expect("it begins");
+            let ended = ledger.end(run, Outcome::Failed, (0, 0), Vec::new()).await;
+            ended.expect("it ends");
+            let (outcome, events) = clean_of(&host).await;
+            assert_eq!(outcome, Outcome::Failed, "{last:?}");
+            let names_it = |event: &Event| matches!(event, Event::CleanFailed { error, .. } if error.contains("`docker start theirs`"));
+            assert!(events.iter().any(names_it), "{last:?}: {events:?}");
+
+            host.start_unit(UNIT).await.expect("it starts");
+            let (outcome, events) = clean_of(&host).await;
+            assert_eq!(outcome, Outcome::Cleaned, "{last:?}: {events:?}");
+            assert!(host.with_world(|world| world.container_runs("theirs")));
+            let records = Ledger::read(&host).await.expect("it is read");
+            let is_clean = |record: &Record| matches!(record, Record::Cleaned { .. });
+            let is_recorded = records.iter().any(is_clean);
+            assert_eq!(is_recorded, last == Verb::Clean);
+
+            host.clear_journal();
+            assert_eq!(clean_of(&host).await.0, Outcome::Cleaned, "{last:?}");
+            assert_eq!(host.mutating_calls(), [], "{last:?}");
+        }
     }
 }

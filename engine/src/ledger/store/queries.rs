@@ -11,7 +11,7 @@ use crate::ledger::live_resource::{
     left_by_rollback, live, noted_by, resources,
 };
 use crate::ledger::record::{Record, RunId};
-use crate::model::{PhaseName, StepId};
+use crate::model::{Outcome, PhaseName, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::Undo;
 
@@ -108,6 +108,25 @@ impl Ledger<'_> {
     pub fn installed_role_in(records: &[Record]) -> Option<String> {
         let has_live = live(records).iter().any(|live| !live.keep);
         has_live.then(|| Self::role_in(records)).flatten()
+    }
+
+    /// Whether the last clean has not ended well, according to these records. Its end may be missing although nothing is left to take back.
+    #[must_use]
+    pub fn is_clean_unfinished_in(records: &[Record]) -> bool {
+        let last = records.iter().rev().find_map(|record| match record {
+            Record::Run {
+                run,
+                verb: Verb::Clean,
+                ..
+            } => Some(*run),
+            _ => None,
+        });
+        last.is_some_and(|last| {
+            let is_its_end = |record: &Record| {
+                matches!(record, Record::End { run, outcome: Outcome::Cleaned, .. } if *run == last)
+            };
+            !records.iter().any(is_its_end)
+        })
     }
 
     /// The cleanup steps of a phase, if one of these runs has recorded them.
