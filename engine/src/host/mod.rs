@@ -27,8 +27,8 @@ pub(crate) use ownership::{Ownership, OwnershipError};
 pub(crate) use retried::retried;
 pub(crate) use traits::containers::LIVE_RESTORE_DIR;
 pub use traits::containers::{
-    ArchivedImage, ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount,
-    PRESENCE, RestartPolicy,
+    ArchivedImage, ContainerConfig, ContainerState, Containers, EndedRun, ImageState,
+    ListedContainer, Mount, PRESENCE, RestartPolicy,
 };
 pub use traits::etcd::{EtcdKey, EtcdLock, EtcdMember, EtcdMembers, EtcdStatus};
 pub use traits::files::{Attributes, Entry, EntryKind, Files, Space, partial_file};

@@ -99,6 +99,8 @@ pub struct ContainerState {
     pub exit_code: i64,
     /// When the present run started.
     pub started_at: Option<SystemTime>,
+    /// The last run, if none is under way and the runtime knows it.
+    pub ended: Option<EndedRun>,
     /// How often the runtime restarted it.
     pub restarts: u64,
     /// Image reference it was made from.
@@ -107,6 +109,15 @@ pub struct ContainerState {
     pub host_network: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// The last run of a container that does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedRun {
+    /// When it started.
+    pub started_at: SystemTime,
+    /// When it ended.
+    pub ended_at: SystemTime,
 }
 
 /// A container as the runtime's list reports it. One request lists all containers, however many there are. Details that need a request for

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::host::{Host, HostError, LIVE_RESTORE_DIR, ListedContainer, StoppedShim};
 use crate::model::chain;
@@ -43,23 +43,28 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
         host.reset_failed_unit(unit).await?;
         return Ok(host.restart_unit(unit).await?);
     }
-    let ran = match host.container_runtime().await {
-        Ok(()) => running(host).await?,
+    let listed = match host.container_runtime().await {
+        Ok(()) => host.containers(&BTreeMap::new()).await?,
         Err(_) => Vec::new(),
     };
+    let ran = listed.iter().filter(|one| one.running);
+    let ran: Vec<ListedContainer> = ran.cloned().collect();
     if !ran.is_empty() {
         read_live_restore(host).await;
     }
     let foreign = ran.iter().filter(|one| !is_of_role(one));
-    let foreign: Vec<Interrupted> = foreign.map(Interrupted::of).collect();
-    let foreign = interrupted::remember(host, foreign).await?;
+    let foreign: Vec<Interrupted> = foreign
+        .map(|one| Interrupted::of(one, host.now()))
+        .collect();
+    let up = up_since(host).await;
+    let foreign = interrupted::remember(host, &listed, foreign, up).await?;
     host.reset_failed_unit(unit).await?;
     host.restart_unit(unit).await?;
     if ran.is_empty() && foreign.is_empty() {
         return Ok(());
     }
     answers(host).await?;
-    let started = interrupted::start(host).await;
+    let started = interrupted::start(host, up_since(host).await).await;
     let names = |all: Vec<ListedContainer>| -> BTreeSet<String> {
         all.into_iter().map(|one| one.name).collect()
     };
@@ -92,7 +97,33 @@ async fn start_when_it_answers(host: &dyn Host) -> ResourceResult<()> {
     if interrupted::are_there(host).await? {
         answers(host).await?;
     }
-    interrupted::start(host).await
+    interrupted::start(host, up_since(host).await).await
+}
+
+/// Before a stop of a unit. If the unit is the container runtime, takes the containers of other programs off the list that have ended since an
+/// earlier restart for another reason: after the next start, docker does not tell that any more. A failure does not prevent the stop, and is
+/// logged.
+pub(crate) async fn before_stop(host: &dyn Host, unit: &str) {
+    if unit == UNIT
+        && let Err(error) = renew_list(host).await
+    {
+        tracing::warn!("could not {}", chain(&error).join(": "));
+    }
+}
+
+async fn renew_list(host: &dyn Host) -> ResourceResult<()> {
+    if !interrupted::are_there(host).await? || host.container_runtime().await.is_err() {
+        return Ok(());
+    }
+    let listed = host.containers(&BTreeMap::new()).await?;
+    let up = up_since(host).await;
+    interrupted::remember(host, &listed, Vec::new(), up).await?;
+    Ok(())
+}
+
+/// Since when the runtime has been up; `None` if that is not known.
+async fn up_since(host: &dyn Host) -> Option<SystemTime> {
+    host.unit(UNIT).await.ok()?.active_since
 }
 
 /// At the end of a clean: starts the containers of other programs that a restart of the runtime has ended. None is left if the runtime is not
@@ -104,7 +135,7 @@ pub(crate) async fn start_interrupted(host: &dyn Host) -> ResourceResult<()> {
     if interrupted::are_there(host).await? && !is_installed(host).await? {
         return interrupted::forget(host).await;
     }
-    interrupted::start(host).await
+    interrupted::start(host, up_since(host).await).await
 }
 
 /// Lets docker read whether its containers outlive it, if they do not as it runs now: its file may have been written since it was started. So
@@ -329,6 +360,8 @@ pub(crate) mod tests {
 
     /// docker's file.
     const FILE: &str = "/etc/docker/daemon.json";
+    /// The list of containers of others.
+    const LIST: &str = "/var/opt/pf9/nodelet/containers-to-start.json";
 
     fn of_role(name: &str) -> ContainerConfig {
         ContainerConfig {
@@ -340,17 +373,25 @@ pub(crate) mod tests {
     /// A host on which docker has not come up after a restart, because of its file, which is in order by now. Container `theirs`, of another
     /// program, ran until then.
     pub(crate) async fn interrupted_host() -> FakeHost {
+        interrupted_host_of(&["theirs"], false).await
+    }
+
+    /// The same with these containers, which go on without docker if it has `live-restore`.
+    async fn interrupted_host_of(names: &[&str], live_restore: bool) -> FakeHost {
         let host = FakeHost::new().with_docker().with_directory(STATE);
+        let file = format!(r#"{{"live-restore": {live_restore}}}"#);
         host.with_world_mut(|world| {
-            for name in ["theirs", "ended"] {
-                world.container(ContainerConfig::bare(name, "app:1"));
+            for name in names.iter().chain(&["ended"]) {
+                world.container(ContainerConfig::bare(*name, "app:1"));
             }
             world.kill_container("ended");
-            world.file(FILE, "no JSON");
+            world.file(FILE, &file);
         });
+        host.reload_unit(UNIT).await.expect("it is reloaded");
+        host.with_world_mut(|world| world.file(FILE, "no JSON"));
         let failed = restart(&host, UNIT).await;
         failed.expect_err("docker cannot read its file");
-        host.with_world_mut(|world| world.file(FILE, "{}"));
+        host.with_world_mut(|world| world.file(FILE, &file));
         host
     }
 
@@ -416,7 +457,6 @@ pub(crate) mod tests {
     /// docker is down at the next restart or start, which knows of no container then, or is started by hand before a clean.
     #[tokio::test(start_paused = true)]
     async fn containers_of_others_run_again_after_a_restart_that_has_failed() {
-        const LIST: &str = "/var/opt/pf9/nodelet/containers-to-start.json";
         for next in ["restart", "start", "clean"] {
             let host = interrupted_host().await;
             let runs = |name: &str| host.with_world(|world| world.container_runs(name));
@@ -438,6 +478,43 @@ pub(crate) mod tests {
             assert!(runs("theirs") && !runs("ended"), "{next}");
             let list = host.with_world(|world| world.text(LIST));
             assert_eq!(list, None, "{next}");
+        }
+    }
+
+    /// docker has come up without nodelet after a restart that has failed, so the list is still there weeks later.
+    #[tokio::test(start_paused = true)]
+    async fn a_container_on_the_list_that_its_owner_has_ended_is_not_started() {
+        let week = Duration::from_secs(7 * 24 * 3600);
+        for live_restore in [false, true] {
+            for next in ["restart", "stop", "clean"] {
+                let names = ["theirs", "stopped", "running"];
+                let host = interrupted_host_of(&names, live_restore).await;
+                host.start_unit(UNIT).await.expect("it starts");
+                // Nothing has started `theirs` again, unless it has gone on without docker.
+                for name in ["stopped", "running"] {
+                    host.start_container(name).await.expect("it starts");
+                }
+                host.pause(week).await;
+                let stopped = host.stop_container("stopped", Duration::ZERO).await;
+                stopped.expect("it ends");
+                host.pause(week).await;
+                match next {
+                    "restart" => restart(&host, UNIT).await.expect("it restarts"),
+                    "stop" => {
+                        before_stop(&host, UNIT).await;
+                        host.stop_unit(UNIT).await.expect("it ends");
+                        host.start_unit(UNIT).await.expect("it starts");
+                        after_start(&host, UNIT).await;
+                    }
+                    _ => start_interrupted(&host).await.expect("docker answers"),
+                }
+                let case = format!("{next}, live-restore: {live_restore}");
+                let runs = |name: &str| host.with_world(|world| world.container_runs(name));
+                assert!(runs("theirs") && runs("running"), "{case}");
+                assert!(!runs("stopped"), "{case}");
+                let list = host.with_world(|world| world.text(LIST));
+                assert_eq!(list, None, "{case}");
+            }
         }
     }
 

@@ -2,13 +2,17 @@
 //!
 //! They are written down before the restart. So they are started again even if docker does not come up then, or nodelet is ended: by the next
 //! restart or start of docker by nodelet, or at the end of a clean. The role's own containers are brought back by its phases.
+//!
+//! docker may come up without nodelet, and the list stays then. So a container is not started if it has ended for another reason since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use humantime::{format_rfc3339_nanos, parse_rfc3339};
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Attributes, Host, HostError, ListedContainer};
+use crate::host::{Attributes, EndedRun, Host, HostError, ListedContainer};
 use crate::model::{STATE, chain};
 use crate::resource::{READ_LIMIT, ResourceError, ResourceResult};
 
@@ -18,35 +22,55 @@ pub(super) struct Interrupted {
     name: String,
     /// Another container that has the name by now is not started.
     id: String,
+    /// When it was seen running, before the restart; RFC 3339, UTC.
+    seen: String,
 }
 
 impl Interrupted {
-    pub(super) fn of(container: &ListedContainer) -> Self {
+    /// A container that runs now.
+    pub(super) fn of(container: &ListedContainer, now: SystemTime) -> Self {
         Self {
             name: container.name.clone(),
             id: container.id.clone(),
+            seen: format_rfc3339_nanos(now).to_string(),
         }
+    }
+
+    /// Whether its last run has ended for another reason than the restart: it has been started since, or has ended although docker was up, which
+    /// it has been since `up_since`. docker may end a container only when it comes up: one that has gone on without it (`live-restore`).
+    fn has_ended_otherwise(&self, last: EndedRun, up_since: Option<SystemTime>) -> bool {
+        parse_rfc3339(&self.seen).is_ok_and(|seen| last.started_at > seen)
+            || up_since.is_some_and(|up| last.ended_at > up)
     }
 }
 
-/// The file with these containers. It is there from a restart of docker until they have been started.
+/// The file with these containers. It is there from a restart of docker until they have been started, or have ended otherwise.
 fn path() -> PathBuf {
     Path::new(STATE).join("containers-to-start.json")
 }
 
-/// Adds the containers that run now, and returns the ids of all that are to be started. Only a dry run restarts docker on a host without the
-/// engine's state; nothing is written down there.
+/// Adds these containers, which run now, and returns the ids of all that are to be started. `listed` are all containers, or none if docker does
+/// not answer; those that have ended otherwise are taken off the list. Only a dry run restarts docker on a host without the engine's state;
+/// nothing is written down there.
 pub(super) async fn remember(
     host: &dyn Host,
+    listed: &[ListedContainer],
     running: Vec<Interrupted>,
+    up_since: Option<SystemTime>,
 ) -> ResourceResult<BTreeSet<String>> {
     if host.entry(Path::new(STATE)).await?.is_none() {
         return Ok(BTreeSet::new());
     }
     let before = read(host).await?;
-    let mut all = before.clone();
-    all.extend(running.into_iter().filter(|one| !before.contains(one)));
-    if all != before {
+    let mut all = still_to_start(host, before.clone(), listed, up_since).await;
+    for one in running {
+        if all.iter().all(|its| its.id != one.id) {
+            all.push(one);
+        }
+    }
+    if all.is_empty() && !before.is_empty() {
+        forget(host).await?;
+    } else if all != before {
         let json = serde_json::to_vec(&all).map_err(|source| ResourceError::NotConverged {
             what: format!("record which containers run: {source}"),
         })?;
@@ -55,16 +79,52 @@ pub(super) async fn remember(
     Ok(all.into_iter().map(|one| one.id).collect())
 }
 
+/// Those of these that are still to be started, also those that are not listed. One that runs has been seen now. Those that have ended otherwise
+/// are named in a warning.
+async fn still_to_start(
+    host: &dyn Host,
+    all: Vec<Interrupted>,
+    listed: &[ListedContainer],
+    up_since: Option<SystemTime>,
+) -> Vec<Interrupted> {
+    let mut kept = Vec::new();
+    let mut left = Vec::new();
+    for one in all {
+        let Some(its) = listed.iter().find(|its| its.id == one.id) else {
+            kept.push(one);
+            continue;
+        };
+        if its.running {
+            kept.push(Interrupted::of(its, host.now()));
+            continue;
+        }
+        // If docker does not tell, the container is started.
+        let state = host.container(&its.name).await.ok().flatten();
+        match state.and_then(|state| state.ended) {
+            Some(last) if one.has_ended_otherwise(last, up_since) => left.push(its.name.as_str()),
+            _ => kept.push(one),
+        }
+    }
+    if !left.is_empty() {
+        tracing::warn!(
+            "container {} ran before a restart of docker that has failed, and is not started again: it has ended since, for another reason",
+            left.join(", ")
+        );
+    }
+    kept
+}
+
 /// Whether there are such containers.
 pub(super) async fn are_there(host: &dyn Host) -> ResourceResult<bool> {
     Ok(!read(host).await?.is_empty())
 }
 
-/// Starts the containers that do not run. One that docker cannot start is reported by this error only: its owner has to look at it.
+/// Starts the containers that do not run, except those that have ended otherwise. docker has been up since `up_since`. One that docker cannot
+/// start is reported by this error only: its owner has to look at it.
 ///
 /// # Errors
 /// A container cannot be started. If the cause is that docker does not answer, all of them are tried again later.
-pub(super) async fn start(host: &dyn Host) -> ResourceResult<()> {
+pub(super) async fn start(host: &dyn Host, up_since: Option<SystemTime>) -> ResourceResult<()> {
     let all = read(host).await?;
     if all.is_empty() {
         return Ok(());
@@ -76,6 +136,7 @@ pub(super) async fn start(host: &dyn Host) -> ResourceResult<()> {
             return Err(not_started(&names, error));
         }
     };
+    let all = still_to_start(host, all, &listed, up_since).await;
     // A container with `--rm` was removed when it ended, and is not among them.
     let ended = listed.iter().filter(|one| !one.running);
     let ended: BTreeMap<&str, &str> = ended
@@ -124,4 +185,34 @@ async fn read(host: &dyn Host) -> ResourceResult<Vec<Interrupted>> {
         tracing::warn!("{} counts as lost: {error}", path().display());
         Vec::new()
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_restart_ends_what_ran_before_it_until_docker_is_up() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let one = Interrupted {
+            name: "theirs".to_owned(),
+            id: "1".to_owned(),
+            seen: format_rfc3339_nanos(at(100)).to_string(),
+        };
+        for (started, ended, otherwise) in [
+            (50, 101, false),
+            (50, 199, false),
+            (50, 201, true),
+            (120, 150, true),
+        ] {
+            let last = EndedRun {
+                started_at: at(started),
+                ended_at: at(ended),
+            };
+            let said = one.has_ended_otherwise(last, Some(at(200)));
+            assert_eq!(said, otherwise, "{started} to {ended}");
+        }
+    }
 }

@@ -202,6 +202,7 @@ impl Resource for ServiceSpec {
                     name: self.unit.clone(),
                 })
                 .await?;
+            container_runtime::before_stop(cx.host, &self.unit).await;
             cx.host.stop_unit(&self.unit).await?;
         }
         Ok(runs)

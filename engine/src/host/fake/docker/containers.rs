@@ -203,6 +203,7 @@ impl Containers for FakeHost {
                 running: false,
                 exit_code: 0,
                 started_at: None,
+                ended: None,
                 restarts: 0,
                 stopped: true,
             };
@@ -240,9 +241,9 @@ impl Containers for FakeHost {
     async fn stop_container(&self, name: &str, _grace: Duration) -> HostResult<()> {
         self.mutate("stop_container", name, DEADLINE, |world| {
             world.runtime(&format!("stop container {name}"))?;
+            let now = world.now();
             if let Some(container) = world.containers.get_mut(name) {
-                container.running = false;
-                container.started_at = None;
+                container.end(now);
                 container.stopped = true;
             }
             Ok(())

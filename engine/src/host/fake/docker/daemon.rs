@@ -98,10 +98,10 @@ impl World {
 
     /// Ends a container's process; the runtime starts it again if its policy says so.
     pub fn kill_container(&mut self, name: &str) {
+        let now = self.now();
         if let Some(container) = self.containers.get_mut(name) {
-            container.running = false;
+            container.end(now);
             container.exit_code = 137;
-            container.started_at = None;
             if container.config.restart != RestartPolicy::No && !container.stopped {
                 container.restarts += 1;
                 self.run_container(name);
@@ -116,6 +116,7 @@ impl World {
             running: true,
             exit_code: 0,
             started_at: Some(self.now()),
+            ended: None,
             restarts: 0,
             stopped: false,
             config,
@@ -242,9 +243,9 @@ impl World {
         if unit != UNIT || self.containers_outlive_runtime() {
             return;
         }
+        let now = self.now();
         for container in self.containers.values_mut() {
-            container.running = false;
-            container.started_at = None;
+            container.end(now);
         }
     }
 }

@@ -83,6 +83,7 @@ impl World {
             running: false,
             exit_code: 0,
             started_at: None,
+            ended: None,
             restarts: 0,
             stopped: false,
         };

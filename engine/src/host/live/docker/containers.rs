@@ -31,7 +31,7 @@ use crate::host::live::docker::client::{USUAL, status};
 use crate::host::live::docker::pending_loads;
 use crate::host::live::process::age;
 use crate::host::{
-    ArchivedImage, CommandOutput, ContainerConfig, ContainerState, Containers, HostError,
+    ArchivedImage, CommandOutput, ContainerConfig, ContainerState, Containers, EndedRun, HostError,
     HostResult, ImageState, ListedContainer, PRESENCE,
 };
 
@@ -428,6 +428,11 @@ fn state(reported: ContainerInspectResponse) -> ContainerState {
     let config = reported.config.unwrap_or_default();
     // Between two attempts the runtime says both running and restarting, while nothing runs.
     let running = run.running.unwrap_or(false) && !run.restarting.unwrap_or(false);
+    let times = (run.started_at.as_deref(), run.finished_at.as_deref());
+    let ended = match times {
+        (Some(started), Some(ended)) if !running => ended_run(started, ended),
+        _ => None,
+    };
     ContainerState {
         id: reported.id.unwrap_or_default(),
         name: reported
@@ -444,6 +449,7 @@ fn state(reported: ContainerInspectResponse) -> ContainerState {
             .filter(|_| running)
             .and_then(instant)
             .map(|said| age::began(said, run.pid.unwrap_or(-1))),
+        ended,
         restarts: reported
             .restart_count
             .and_then(|count| u64::try_from(count).ok())
@@ -455,6 +461,14 @@ fn state(reported: ContainerInspectResponse) -> ContainerState {
             .is_some_and(|mode| mode == "host"),
         labels: container_config::labels(config.labels.as_ref()),
     }
+}
+
+/// A run with these times; `None` if there was none.
+fn ended_run(started: &str, ended: &str) -> Option<EndedRun> {
+    Some(EndedRun {
+        started_at: instant(started)?,
+        ended_at: instant(ended)?,
+    })
 }
 
 /// A time as the runtime writes it; year 1 means never.
@@ -532,7 +546,9 @@ mod tests {
     #[test]
     fn never_is_no_time() {
         assert_eq!(instant("0001-01-01T00:00:00Z"), None);
-        let some = instant("2026-03-04T05:06:07.123456789Z").expect("a time");
+        let text = "2026-03-04T05:06:07.123456789Z";
+        assert_eq!(ended_run("0001-01-01T00:00:00Z", text), None);
+        let some = instant(text).expect("a time");
         let since = some
             .duration_since(SystemTime::UNIX_EPOCH)
             .expect("after 1970");

@@ -264,6 +264,7 @@ impl OverlayHost<'_> {
                     running: runs(state),
                     exit_code: state.exit_code,
                     started_at: state.started_at,
+                    ended: state.ended,
                     restarts: state.restarts,
                     stopped: !state.running,
                 };
@@ -393,6 +394,7 @@ fn outlined(listed: &ListedContainer) -> FakeContainer {
         running: listed.running && !listed.paused,
         exit_code: 0,
         started_at: None,
+        ended: None,
         restarts: 0,
         stopped: !listed.running,
     }
@@ -423,6 +425,7 @@ mod tests {
                 paused: false,
                 exit_code: 0,
                 started_at: None,
+                ended: None,
                 restarts: 0,
                 image: "pause:1".to_owned(),
                 host_network,

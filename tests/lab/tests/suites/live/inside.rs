@@ -184,6 +184,7 @@ async fn a_container_goes_through_its_life() {
         (created.id.as_str(), created.running, created.started_at),
         (id.as_str(), false, None)
     );
+    assert_eq!(created.ended, None);
     assert_eq!(created.labels, config.labels);
     assert_eq!(
         host.container_config(name).await.expect("config").as_ref(),
@@ -219,13 +220,11 @@ async fn a_container_goes_through_its_life() {
     host.stop_container(name, Duration::from_secs(1))
         .await
         .expect("stop again");
+    let stopped = host.container(name).await.expect("inspect").expect("there");
+    let ended = stopped.ended.expect("docker knows the run");
     assert!(
-        !host
-            .container(name)
-            .await
-            .expect("inspect")
-            .expect("there")
-            .running
+        !stopped.running && running.started_at.is_some_and(|at| at < ended.ended_at),
+        "{ended:?}"
     );
     host.remove_container(name).await.expect("remove");
 
