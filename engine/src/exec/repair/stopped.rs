@@ -76,8 +76,9 @@ impl Runner<'_> {
         }
     }
 
-    /// Restarts a container runtime of the selected phases whose process is stopped: its containers have to be ended
-    /// next, and only the runtime can do that. Returns whether it was restarted.
+    /// Restarts a container runtime of the selected phases whose main process is stopped: its containers have to be ended
+    /// next, and only the runtime can do that. With another stopped process of its unit, such as a docker-proxy, it still answers. Returns whether it
+    /// was restarted.
     pub(in crate::exec) async fn restart_stopped_runtime(&self) -> bool {
         let is_its = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if service.unit == container_runtime::UNIT);
         let phases = self.selection.phases(self.plan);
@@ -85,7 +86,7 @@ impl Runner<'_> {
         let Some(phase) = phases.find(|phase| phase.steps.iter().any(is_its)) else {
             return false;
         };
-        if !is_unit(&self.stopped_processes().await, container_runtime::UNIT) {
+        if !self.is_main_process_stopped(container_runtime::UNIT).await {
             return false;
         }
         match self.host.restart_unit(container_runtime::UNIT).await {
@@ -167,7 +168,7 @@ mod tests {
     use super::*;
     use crate::exec::{Recording, Status};
     use crate::facts::Facts;
-    use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::host::fake::{FakeHost, FaultPlan, World};
     use crate::host::{Containers as _, Services as _};
     use crate::model::{Outcome, PhaseName};
     use crate::plan::{Plan, PlannedCheck};
@@ -266,6 +267,10 @@ mod tests {
         }
     }
 
+    fn stop_docker(world: &mut World) {
+        world.stop_main_process(container_runtime::UNIT, "dockerd");
+    }
+
     fn plan_of_docker() -> Plan {
         let name: PhaseName = "docker".parse().expect("a name");
         let docker = Spec::Service(ServiceSpec::bare(container_runtime::UNIT));
@@ -279,11 +284,10 @@ mod tests {
     async fn a_stopped_runtime_is_restarted_before_anything_is_ended() {
         for stopped in [true, false] {
             let host = FakeHost::new().with_docker();
-            if stopped {
-                host.with_world_mut(|world| {
-                    world.stop_process("4:cpu:/system.slice/docker.service\n")
-                });
-            }
+            host.with_world_mut(|world| match stopped {
+                true => stop_docker(world),
+                false => world.stop_program("docker-proxy", "0::/system.slice/docker.service\n"),
+            });
             let plan = plan_of_docker();
             let name = plan.phases[0].name.clone();
             let (facts, heard) = (Facts::nothing_about("cp-1"), Recording::default());
@@ -308,7 +312,7 @@ mod tests {
         let host = interrupted_host().await;
         let started = host.start_unit(container_runtime::UNIT).await;
         started.expect("it starts");
-        host.with_world_mut(|world| world.stop_process("0::/system.slice/docker.service\n"));
+        host.with_world_mut(stop_docker);
         let plan = plan_of_docker();
         let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
         let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);

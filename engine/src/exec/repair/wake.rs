@@ -177,7 +177,7 @@ impl Runner<'_> {
     }
 
     /// Whether a signal has stopped the main process of a unit. No, if that cannot be determined.
-    async fn is_main_process_stopped(&self, unit: &str) -> bool {
+    pub(super) async fn is_main_process_stopped(&self, unit: &str) -> bool {
         let stopped = self.stopped_processes().await;
         self.is_main_process_among(&stopped, unit).await
     }

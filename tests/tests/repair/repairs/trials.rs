@@ -404,7 +404,7 @@ fn a_container_that_could_not_be_made_again_is_not_removed() {
         // A docker whose process was stopped reports this when it is started again. One that only hangs does not, and its container stays.
         for stopped in [true, false] {
             if stopped {
-                host.with_world_mut(|world| world.stop_process("/system.slice/docker.service"));
+                host.with_world_mut(|world| world.stop_main_process("docker.service", "dockerd"));
             }
             host.set_faults(FaultPlan::none().hang("container_runtime", "*").times(2));
             let docker: Vec<PhaseName> = ["configure-docker", "docker", "etcd"]
