@@ -103,6 +103,9 @@ impl<'a> Executor<'a> {
             Undo::RestartUnit { name }.carry_out(self.host).await?;
         } else {
             undo.carry_out(self.host).await?;
+            if self.purpose == UndoPurpose::Clean {
+                container_runtime::after_undo(self.host, undo).await?;
+            }
         }
         // Together with the file, and not at the end: a run that is interrupted in between would leave a unit running
         // whose file is gone.

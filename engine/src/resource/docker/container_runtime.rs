@@ -52,10 +52,7 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
     if !ran.is_empty() {
         read_live_restore(host).await;
     }
-    let foreign = ran.iter().filter(|one| !is_of_role(one));
-    let foreign: Vec<Interrupted> = foreign
-        .map(|one| Interrupted::of(one, host.now()))
-        .collect();
+    let foreign = foreign_running(host, &listed);
     let up = up_since(host).await;
     let foreign = interrupted::remember(host, &listed, foreign, up).await?;
     host.reset_failed_unit(unit).await?;
@@ -100,9 +97,9 @@ async fn start_when_it_answers(host: &dyn Host) -> ResourceResult<()> {
     interrupted::start(host, up_since(host).await).await
 }
 
-/// Before a stop of a unit. If the unit is the container runtime, takes the containers of other programs off the list that have ended since an
-/// earlier restart for another reason: after the next start, docker does not tell that any more. A failure does not prevent the stop, and is
-/// logged.
+/// Before a stop of a unit that a later apply starts again. If the unit is the container runtime, writes down the containers of other programs that
+/// run, and takes those off the list that have ended since an earlier restart for another reason: after the next start, docker does not tell that
+/// any more. A failure does not prevent the stop, and is logged.
 pub(crate) async fn before_stop(host: &dyn Host, unit: &str) {
     if unit == UNIT
         && let Err(error) = renew_list(host).await
@@ -112,13 +109,31 @@ pub(crate) async fn before_stop(host: &dyn Host, unit: &str) {
 }
 
 async fn renew_list(host: &dyn Host) -> ResourceResult<()> {
-    if !interrupted::are_there(host).await? || host.container_runtime().await.is_err() {
+    if host.container_runtime().await.is_err() {
         return Ok(());
     }
     let listed = host.containers(&BTreeMap::new()).await?;
+    let foreign = foreign_running(host, &listed);
     let up = up_since(host).await;
-    interrupted::remember(host, &listed, Vec::new(), up).await?;
+    interrupted::remember(host, &listed, foreign, up).await?;
     Ok(())
+}
+
+/// The containers of other programs that run now.
+fn foreign_running(host: &dyn Host, listed: &[ListedContainer]) -> Vec<Interrupted> {
+    let foreign = listed.iter().filter(|one| one.running && !is_of_role(one));
+    foreign
+        .map(|one| Interrupted::of(one, host.now()))
+        .collect()
+}
+
+/// After an undo in a clean. If it has stopped the container runtime, which was down before the role, no container of another program is to be
+/// started.
+pub(crate) async fn after_undo(host: &dyn Host, undo: &Undo) -> ResourceResult<()> {
+    match undo {
+        Undo::StopUnit { name } if name == UNIT => interrupted::forget(host).await,
+        _ => Ok(()),
+    }
 }
 
 /// Since when the runtime has been up; `None` if that is not known.

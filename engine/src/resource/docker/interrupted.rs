@@ -1,7 +1,8 @@
 //! Containers of other programs that a restart of docker may end.
 //!
-//! They are written down before the restart. So they are started again even if docker does not come up then, or nodelet is ended: by the next
-//! restart or start of docker by nodelet, or at the end of a clean. The role's own containers are brought back by its phases.
+//! They are written down before the restart, or before a stop of docker by a stop or a repair. So they are started again even if docker does not
+//! come up then, or nodelet is ended: by the next restart or start of docker by nodelet, or at the end of a clean. The role's own containers are
+//! brought back by its phases.
 //!
 //! docker may come up without nodelet, and the list stays then. So a container is not started if it has ended for another reason since.
 
@@ -44,7 +45,7 @@ impl Interrupted {
     }
 }
 
-/// The file with these containers. It is there from a restart of docker until they have been started, or have ended otherwise.
+/// The file with these containers. It is there from a stop or a restart of docker until they have been started, or have ended otherwise.
 fn path() -> PathBuf {
     Path::new(STATE).join("containers-to-start.json")
 }
@@ -159,9 +160,12 @@ pub(super) async fn start(host: &dyn Host, up_since: Option<SystemTime>) -> Reso
     }
 }
 
-/// Removes the list.
+/// Removes the list if there is one.
 pub(super) async fn forget(host: &dyn Host) -> ResourceResult<()> {
-    Ok(host.remove(&path()).await?)
+    if host.entry(&path()).await?.is_some() {
+        host.remove(&path()).await?;
+    }
+    Ok(())
 }
 
 fn not_started(names: &[&str], error: HostError) -> ResourceError {

@@ -155,6 +155,7 @@ impl Undo {
                 if unit.loaded && !unit.is_active() {
                     host.reset_failed_unit(name).await?;
                     host.start_unit(name).await?;
+                    container_runtime::after_start(host, name).await;
                 }
             }
             Self::RestartUnit { name } => {
