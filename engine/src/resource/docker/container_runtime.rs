@@ -33,6 +33,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Pause between two requests to the runtime.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How long it may take to see which containers run before a stop, which has no more than the time of its step.
+const LOOK: Duration = Duration::from_secs(10);
 /// How long docker may take to read its file again after the signal to do so.
 const RELOAD: Duration = Duration::from_secs(3);
 
@@ -101,21 +103,34 @@ async fn start_when_it_answers(host: &dyn Host) -> ResourceResult<()> {
 /// run, and takes those off the list that have ended since an earlier restart for another reason: after the next start, docker does not tell that
 /// any more. A failure does not prevent the stop, and is logged.
 pub(crate) async fn before_stop(host: &dyn Host, unit: &str) {
-    if unit == UNIT
-        && let Err(error) = renew_list(host).await
-    {
-        tracing::warn!("could not {}", chain(&error).join(": "));
+    if unit != UNIT {
+        return;
+    }
+    match tokio::time::timeout(LOOK, renew_list(host)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("could not {}", chain(&error).join(": ")),
+        Err(_) => warn_of_silence(),
     }
 }
 
+fn warn_of_silence() {
+    tracing::warn!(
+        "docker does not tell before its stop which containers run: after the next start, see with `docker ps -a` whether one that is not the role's has to be started"
+    );
+}
+
 async fn renew_list(host: &dyn Host) -> ResourceResult<()> {
-    if host.container_runtime().await.is_err() {
+    let state = host.unit(UNIT).await?;
+    // A question could start a docker that is down: its socket is a unit, too.
+    if !state.is_active() {
         return Ok(());
     }
-    let listed = host.containers(&BTreeMap::new()).await?;
+    let Some(listed) = ending::listed_in_time(host).await else {
+        warn_of_silence();
+        return Ok(());
+    };
     let foreign = foreign_running(host, &listed);
-    let up = up_since(host).await;
-    interrupted::remember(host, &listed, foreign, up).await?;
+    interrupted::remember(host, &listed, foreign, state.active_since).await?;
     Ok(())
 }
 
@@ -493,6 +508,21 @@ pub(crate) mod tests {
             assert!(runs("theirs") && !runs("ended"), "{next}");
             let list = host.with_world(|world| world.text(LIST));
             assert_eq!(list, None, "{next}");
+        }
+    }
+
+    /// It is a part of the step that stops docker.
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_does_not_wait_for_a_docker_that_does_not_tell_what_runs() {
+        for silent in ["containers", "container"] {
+            let host = interrupted_host().await;
+            host.start_unit(UNIT).await.expect("it starts");
+            host.set_faults(FaultPlan::none().stall(silent, "*"));
+            let bound = LOOK + Duration::from_secs(1);
+            let looked = tokio::time::timeout(bound, before_stop(&host, UNIT)).await;
+            looked.expect(silent);
+            let list = host.with_world(|world| world.text(LIST));
+            assert!(list.is_some(), "{silent}");
         }
     }
 
