@@ -89,6 +89,7 @@ impl Runner<'_> {
         if !self.is_main_process_stopped(container_runtime::UNIT).await {
             return false;
         }
+        let began = self.host.now();
         match self.host.restart_unit(container_runtime::UNIT).await {
             Ok(()) => {
                 self.events.emit(Event::ResourceRestarted {
@@ -98,7 +99,7 @@ impl Runner<'_> {
                         "its process was stopped by a signal, and what runs in it is to be ended"
                             .to_owned(),
                 });
-                container_runtime::after_start(self.host, container_runtime::UNIT).await;
+                container_runtime::after_start(self.host, container_runtime::UNIT, began).await;
             }
             // Its containers cannot be ended then; the stop reports that.
             Err(error) => {

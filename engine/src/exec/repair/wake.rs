@@ -116,6 +116,7 @@ impl Runner<'_> {
     /// Restarts a unit that does not go on.
     async fn restart_to_wake(&self, unit: &str) -> ResourceResult<()> {
         let is_containerd = unit == CONTAINERD_UNIT;
+        let began = self.host.now();
         if let Err(error) = self.host.restart_unit(unit).await {
             let needs = match is_containerd {
                 true => " and without which docker can start and end nothing",
@@ -135,7 +136,7 @@ impl Runner<'_> {
         }
         self.events.emit(woken(unit, true));
         if self.unit_works(unit).await {
-            container_runtime::after_start(self.host, unit).await;
+            container_runtime::after_start(self.host, unit, began).await;
         } else {
             tracing::warn!("{unit} was restarted, and docker does not answer yet");
         }

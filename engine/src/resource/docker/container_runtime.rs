@@ -45,6 +45,7 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
         host.reset_failed_unit(unit).await?;
         return Ok(host.restart_unit(unit).await?);
     }
+    let began = host.now();
     let listed = match host.container_runtime().await {
         Ok(()) => host.containers(&BTreeMap::new()).await?,
         Err(_) => Vec::new(),
@@ -63,7 +64,7 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
         return Ok(());
     }
     answers(host).await?;
-    let started = interrupted::start(host, up_since(host).await).await;
+    let started = interrupted::start(host, up_since(host).await, began).await;
     let names = |all: Vec<ListedContainer>| -> BTreeSet<String> {
         all.into_iter().map(|one| one.name).collect()
     };
@@ -82,21 +83,21 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
     started
 }
 
-/// After a start of a unit. If the unit is the container runtime, starts the containers of other programs that an earlier restart has ended. A
-/// failure is no failure of the start, and is logged.
-pub(crate) async fn after_start(host: &dyn Host, unit: &str) {
+/// After a start or restart of a unit, which began at `began`. If the unit is the container runtime, starts the containers of other programs that
+/// this restart or an earlier one has ended. A failure is no failure of the start, and is logged.
+pub(crate) async fn after_start(host: &dyn Host, unit: &str, began: SystemTime) {
     if unit == UNIT
-        && let Err(error) = start_when_it_answers(host).await
+        && let Err(error) = start_when_it_answers(host, began).await
     {
         tracing::warn!("could not {}", chain(&error).join(": "));
     }
 }
 
-async fn start_when_it_answers(host: &dyn Host) -> ResourceResult<()> {
+async fn start_when_it_answers(host: &dyn Host, began: SystemTime) -> ResourceResult<()> {
     if interrupted::are_there(host).await? {
         answers(host).await?;
     }
-    interrupted::start(host, up_since(host).await).await
+    interrupted::start(host, up_since(host).await, began).await
 }
 
 /// Before a stop of a unit that a later apply starts again. If the unit is the container runtime, writes down the containers of other programs that
@@ -165,7 +166,7 @@ pub(crate) async fn start_interrupted(host: &dyn Host) -> ResourceResult<()> {
     if interrupted::are_there(host).await? && !is_installed(host).await? {
         return interrupted::forget(host).await;
     }
-    interrupted::start(host, up_since(host).await).await
+    interrupted::start(host, up_since(host).await, host.now()).await
 }
 
 /// Lets docker read whether its containers outlive it, if they do not as it runs now: its file may have been written since it was started. So
@@ -501,7 +502,7 @@ pub(crate) mod tests {
                 host.start_unit(UNIT).await.expect("it starts");
             }
             match next {
-                "start" => after_start(&host, UNIT).await,
+                "start" => after_start(&host, UNIT, host.now()).await,
                 "clean" => start_interrupted(&host).await.expect("docker answers"),
                 _ => {}
             }
@@ -549,7 +550,7 @@ pub(crate) mod tests {
                         before_stop(&host, UNIT).await;
                         host.stop_unit(UNIT).await.expect("it ends");
                         host.start_unit(UNIT).await.expect("it starts");
-                        after_start(&host, UNIT).await;
+                        after_start(&host, UNIT, host.now()).await;
                     }
                     _ => start_interrupted(&host).await.expect("docker answers"),
                 }

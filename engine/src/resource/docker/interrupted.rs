@@ -38,10 +38,17 @@ impl Interrupted {
     }
 
     /// Whether its last run has ended for another reason than the restart: it has been started since, or has ended although docker was up, which
-    /// it has been since `up_since`. docker may end a container only when it comes up: one that has gone on without it (`live-restore`).
-    fn has_ended_otherwise(&self, last: EndedRun, up_since: Option<SystemTime>) -> bool {
-        parse_rfc3339(&self.seen).is_ok_and(|seen| last.started_at > seen)
-            || up_since.is_some_and(|up| last.ended_at > up)
+    /// it has been since `up_since`. docker may end a container only when it comes up: one that has gone on without it (`live-restore`). What has
+    /// ended after `before`, when nodelet began to restart docker or now, was ended by that restart, or at a time that the clock had wrong.
+    fn has_ended_otherwise(
+        &self,
+        last: EndedRun,
+        up_since: Option<SystemTime>,
+        before: SystemTime,
+    ) -> bool {
+        last.ended_at < before
+            && (parse_rfc3339(&self.seen).is_ok_and(|seen| last.started_at > seen)
+                || up_since.is_some_and(|up| last.ended_at > up))
     }
 }
 
@@ -63,7 +70,7 @@ pub(super) async fn remember(
         return Ok(BTreeSet::new());
     }
     let before = read(host).await?;
-    let mut all = still_to_start(host, before.clone(), listed, up_since).await;
+    let mut all = still_to_start(host, before.clone(), listed, up_since, host.now()).await;
     for one in running {
         if all.iter().all(|its| its.id != one.id) {
             all.push(one);
@@ -87,6 +94,7 @@ async fn still_to_start(
     all: Vec<Interrupted>,
     listed: &[ListedContainer],
     up_since: Option<SystemTime>,
+    before: SystemTime,
 ) -> Vec<Interrupted> {
     let mut kept = Vec::new();
     let mut left = Vec::new();
@@ -102,7 +110,9 @@ async fn still_to_start(
         // If docker does not tell, the container is started.
         let state = host.container(&its.name).await.ok().flatten();
         match state.and_then(|state| state.ended) {
-            Some(last) if one.has_ended_otherwise(last, up_since) => left.push(its.name.as_str()),
+            Some(last) if one.has_ended_otherwise(last, up_since, before) => {
+                left.push(its.name.as_str())
+            }
             _ => kept.push(one),
         }
     }
@@ -120,12 +130,17 @@ pub(super) async fn are_there(host: &dyn Host) -> ResourceResult<bool> {
     Ok(!read(host).await?.is_empty())
 }
 
-/// Starts the containers that do not run, except those that have ended otherwise. docker has been up since `up_since`. One that docker cannot
+/// Starts the containers that do not run, except those that have ended otherwise. docker has been up since `up_since`, and was restarted or started
+/// at `before`, or this is now. One that docker cannot
 /// start is reported by this error only: its owner has to look at it.
 ///
 /// # Errors
 /// A container cannot be started. If the cause is that docker does not answer, all of them are tried again later.
-pub(super) async fn start(host: &dyn Host, up_since: Option<SystemTime>) -> ResourceResult<()> {
+pub(super) async fn start(
+    host: &dyn Host,
+    up_since: Option<SystemTime>,
+    before: SystemTime,
+) -> ResourceResult<()> {
     let all = read(host).await?;
     if all.is_empty() {
         return Ok(());
@@ -137,7 +152,7 @@ pub(super) async fn start(host: &dyn Host, up_since: Option<SystemTime>) -> Reso
             return Err(not_started(&names, error));
         }
     };
-    let all = still_to_start(host, all, &listed, up_since).await;
+    let all = still_to_start(host, all, &listed, up_since, before).await;
     // A container with `--rm` was removed when it ended, and is not among them.
     let ended = listed.iter().filter(|one| !one.running);
     let ended: BTreeMap<&str, &str> = ended
@@ -196,6 +211,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::host::fake::FaultPlan;
+    use crate::host::{Clock as _, Containers as _, Services as _};
+    use crate::resource::docker::container_runtime::tests::interrupted_host;
+    use crate::resource::docker::container_runtime::{self, UNIT};
 
     #[test]
     fn a_restart_ends_what_ran_before_it_until_docker_is_up() {
@@ -210,13 +229,32 @@ mod tests {
             (50, 199, false),
             (50, 201, true),
             (120, 150, true),
+            // It is 300 now, so the clock was wrong, or the restart that began then has ended it.
+            (50, 301, false),
+            (120, 301, false),
         ] {
             let last = EndedRun {
                 started_at: at(started),
                 ended_at: at(ended),
             };
-            let said = one.has_ended_otherwise(last, Some(at(200)));
+            let said = one.has_ended_otherwise(last, Some(at(200)), at(300));
             assert_eq!(said, otherwise, "{started} to {ended}");
         }
+    }
+
+    /// It is on the list of an earlier restart, and its owner has started it again since.
+    #[tokio::test(start_paused = true)]
+    async fn a_container_runs_again_after_a_restart_of_a_docker_that_does_not_answer() {
+        let host = interrupted_host().await;
+        host.start_unit(UNIT).await.expect("it starts");
+        host.pause(Duration::from_secs(3600)).await;
+        let started = host.start_container("theirs").await;
+        started.expect("it starts");
+        host.pause(Duration::from_secs(3600)).await;
+        let silent = FaultPlan::none().fail("container_runtime", "*");
+        host.set_faults(silent.times(1));
+        let restarted = container_runtime::restart(&host, UNIT).await;
+        restarted.expect("it answers after its restart");
+        assert!(host.with_world(|world| world.container_runs("theirs")));
     }
 }

@@ -155,8 +155,9 @@ impl Resource for ServiceSpec {
                 receipt.push(Undo::StopUnit { name: name() }).await?;
                 // A unit that has reached its start limit refuses every start until `systemctl reset-failed`.
                 cx.host.reset_failed_unit(&self.unit).await?;
+                let began = cx.host.now();
                 cx.host.start_unit(&self.unit).await?;
-                container_runtime::after_start(cx.host, &self.unit).await;
+                container_runtime::after_start(cx.host, &self.unit, began).await;
             }
             Action::Restart => {
                 self.verify_programs(cx.host).await?;

@@ -154,8 +154,9 @@ impl Undo {
                 let unit = host.unit(name).await?;
                 if unit.loaded && !unit.is_active() {
                     host.reset_failed_unit(name).await?;
+                    let began = host.now();
                     host.start_unit(name).await?;
-                    container_runtime::after_start(host, name).await;
+                    container_runtime::after_start(host, name, began).await;
                 }
             }
             Self::RestartUnit { name } => {
