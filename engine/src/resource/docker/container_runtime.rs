@@ -104,10 +104,20 @@ async fn start_when_it_answers(host: &dyn Host, began: SystemTime) -> ResourceRe
 /// run, and takes those off the list that have ended since an earlier restart for another reason: after the next start, docker does not tell that
 /// any more. A failure does not prevent the stop, and is logged.
 pub(crate) async fn before_stop(host: &dyn Host, unit: &str) {
-    if unit != UNIT {
-        return;
+    if unit == UNIT {
+        renew_list_in_time(host, true).await;
     }
-    match tokio::time::timeout(LOOK, renew_list(host)).await {
+}
+
+/// Before a stop of a unit that nothing starts again. The same, but what runs then is ended on purpose and not written down.
+pub(crate) async fn before_last_stop(host: &dyn Host, unit: &str) {
+    if unit == UNIT && !matches!(interrupted::are_there(host).await, Ok(false)) {
+        renew_list_in_time(host, false).await;
+    }
+}
+
+async fn renew_list_in_time(host: &dyn Host, is_started_again: bool) {
+    match tokio::time::timeout(LOOK, renew_list(host, is_started_again)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!("could not {}", chain(&error).join(": ")),
         Err(_) => warn_of_silence(),
@@ -120,7 +130,7 @@ fn warn_of_silence() {
     );
 }
 
-async fn renew_list(host: &dyn Host) -> ResourceResult<()> {
+async fn renew_list(host: &dyn Host, is_started_again: bool) -> ResourceResult<()> {
     let state = host.unit(UNIT).await?;
     // A question could start a docker that is down: its socket is a unit, too.
     if !state.is_active() {
@@ -130,7 +140,10 @@ async fn renew_list(host: &dyn Host) -> ResourceResult<()> {
         warn_of_silence();
         return Ok(());
     };
-    let foreign = foreign_running(host, &listed);
+    let foreign = match is_started_again {
+        true => foreign_running(host, &listed),
+        false => Vec::new(),
+    };
     interrupted::remember(host, &listed, foreign, state.active_since).await?;
     Ok(())
 }
@@ -408,7 +421,7 @@ pub(crate) mod tests {
     }
 
     /// The same with these containers, which go on without docker if it has `live-restore`.
-    async fn interrupted_host_of(names: &[&str], live_restore: bool) -> FakeHost {
+    pub(crate) async fn interrupted_host_of(names: &[&str], live_restore: bool) -> FakeHost {
         let host = FakeHost::new().with_docker().with_directory(STATE);
         let file = format!(r#"{{"live-restore": {live_restore}}}"#);
         host.with_world_mut(|world| {
@@ -524,43 +537,6 @@ pub(crate) mod tests {
             looked.expect(silent);
             let list = host.with_world(|world| world.text(LIST));
             assert!(list.is_some(), "{silent}");
-        }
-    }
-
-    /// docker has come up without nodelet after a restart that has failed, so the list is still there weeks later.
-    #[tokio::test(start_paused = true)]
-    async fn a_container_on_the_list_that_its_owner_has_ended_is_not_started() {
-        let week = Duration::from_secs(7 * 24 * 3600);
-        for live_restore in [false, true] {
-            for next in ["restart", "stop", "clean"] {
-                let names = ["theirs", "stopped", "running"];
-                let host = interrupted_host_of(&names, live_restore).await;
-                host.start_unit(UNIT).await.expect("it starts");
-                // Nothing has started `theirs` again, unless it has gone on without docker.
-                for name in ["stopped", "running"] {
-                    host.start_container(name).await.expect("it starts");
-                }
-                host.pause(week).await;
-                let stopped = host.stop_container("stopped", Duration::ZERO).await;
-                stopped.expect("it ends");
-                host.pause(week).await;
-                match next {
-                    "restart" => restart(&host, UNIT).await.expect("it restarts"),
-                    "stop" => {
-                        before_stop(&host, UNIT).await;
-                        host.stop_unit(UNIT).await.expect("it ends");
-                        host.start_unit(UNIT).await.expect("it starts");
-                        after_start(&host, UNIT, host.now()).await;
-                    }
-                    _ => start_interrupted(&host).await.expect("docker answers"),
-                }
-                let case = format!("{next}, live-restore: {live_restore}");
-                let runs = |name: &str| host.with_world(|world| world.container_runs(name));
-                assert!(runs("theirs") && runs("running"), "{case}");
-                assert!(!runs("stopped"), "{case}");
-                let list = host.with_world(|world| world.text(LIST));
-                assert_eq!(list, None, "{case}");
-            }
         }
     }
 

@@ -211,10 +211,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::host::fake::FaultPlan;
+    use crate::host::fake::{FakeHost, FaultPlan};
     use crate::host::{Clock as _, Containers as _, Services as _};
-    use crate::resource::docker::container_runtime::tests::interrupted_host;
+    use crate::resource::docker::container_runtime::tests::{
+        interrupted_host, interrupted_host_of,
+    };
     use crate::resource::docker::container_runtime::{self, UNIT};
+    use crate::resource::tests::{apply_in, context};
+    use crate::resource::{Receipt, Resource as _, ServiceSpec, Undo};
 
     #[test]
     fn a_restart_ends_what_ran_before_it_until_docker_is_up() {
@@ -256,5 +260,60 @@ mod tests {
         let restarted = container_runtime::restart(&host, UNIT).await;
         restarted.expect("it answers after its restart");
         assert!(host.with_world(|world| world.container_runs("theirs")));
+    }
+
+    /// docker has come up without nodelet after a restart that has failed, so the list is still there weeks later.
+    #[tokio::test(start_paused = true)]
+    async fn a_container_on_the_list_that_its_owner_has_ended_is_not_started() {
+        let week = Duration::from_secs(7 * 24 * 3600);
+        for live_restore in [false, true] {
+            for next in ["restart", "stop", "absent", "undo", "clean"] {
+                let names = ["theirs", "stopped", "running"];
+                let host = interrupted_host_of(&names, live_restore).await;
+                host.start_unit(UNIT).await.expect("it starts");
+                // Nothing has started `theirs` again, unless it has gone on without docker.
+                for name in ["stopped", "running"] {
+                    host.start_container(name).await.expect("it starts");
+                }
+                host.pause(week).await;
+                let stopped = host.stop_container("stopped", Duration::ZERO).await;
+                stopped.expect("it ends");
+                host.pause(week).await;
+                match next {
+                    "restart" => container_runtime::restart(&host, UNIT)
+                        .await
+                        .expect("it restarts"),
+                    "stop" | "absent" | "undo" => {
+                        stop(&host, next).await;
+                        assert!(!host.with_world(|world| world.unit_active(UNIT)));
+                        host.start_unit(UNIT).await.expect("it starts");
+                        container_runtime::after_start(&host, UNIT, host.now()).await;
+                    }
+                    _ => container_runtime::start_interrupted(&host)
+                        .await
+                        .expect("docker answers"),
+                }
+                let case = format!("{next}, live-restore: {live_restore}");
+                let runs = |name: &str| host.with_world(|world| world.container_runs(name));
+                assert!(runs("theirs") && runs("running"), "{case}");
+                assert!(!runs("stopped"), "{case}");
+                let list = host.with_world(|world| world.text(path()));
+                assert_eq!(list, None, "{case}");
+            }
+        }
+    }
+
+    /// Stops docker in this way.
+    async fn stop(host: &FakeHost, how: &str) {
+        let (cx, mut ignored) = (context(host), Receipt::default());
+        let mut docker = ServiceSpec::bare(UNIT);
+        docker.started = how != "absent";
+        let name = UNIT.to_owned();
+        let stopped = match how {
+            "stop" => docker.quiesce(&cx, &mut ignored).await.map(drop),
+            "absent" => apply_in(&cx, &docker, &mut ignored).await.map(drop),
+            _ => Undo::StopUnit { name }.carry_out(host).await,
+        };
+        stopped.expect("it ends");
     }
 }

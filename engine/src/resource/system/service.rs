@@ -147,6 +147,7 @@ impl Resource for ServiceSpec {
                 if observed.unit.is_active() {
                     receipt.push(Undo::StartUnit { name: name() }).await?;
                 }
+                container_runtime::before_last_stop(cx.host, &self.unit).await;
                 cx.host.stop_unit(&self.unit).await?;
                 return Ok(());
             }

@@ -149,7 +149,10 @@ impl Undo {
                 }
                 host.tag_image(id, reference).await?;
             }
-            Self::StopUnit { name } => host.stop_unit(name).await?,
+            Self::StopUnit { name } => {
+                container_runtime::before_last_stop(host, name).await;
+                host.stop_unit(name).await?;
+            }
             Self::StartUnit { name } => {
                 let unit = host.unit(name).await?;
                 if unit.loaded && !unit.is_active() {
