@@ -99,7 +99,7 @@ pub struct ContainerState {
     pub exit_code: i64,
     /// When the present run started.
     pub started_at: Option<SystemTime>,
-    /// The last run, if none is under way and the runtime knows it.
+    /// The last run, if none is under way, the runtime does not start it again by itself, and the runtime knows it.
     pub ended: Option<EndedRun>,
     /// How often the runtime restarted it.
     pub restarts: u64,

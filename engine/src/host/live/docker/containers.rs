@@ -427,10 +427,11 @@ fn state(reported: ContainerInspectResponse) -> ContainerState {
     let run = reported.state.unwrap_or_default();
     let config = reported.config.unwrap_or_default();
     // Between two attempts the runtime says both running and restarting, while nothing runs.
-    let running = run.running.unwrap_or(false) && !run.restarting.unwrap_or(false);
+    let restarting = run.restarting.unwrap_or(false);
+    let running = run.running.unwrap_or(false) && !restarting;
     let times = (run.started_at.as_deref(), run.finished_at.as_deref());
     let ended = match times {
-        (Some(started), Some(ended)) if !running => ended_run(started, ended),
+        (Some(started), Some(ended)) if !running && !restarting => ended_run(started, ended),
         _ => None,
     };
     ContainerState {
@@ -515,6 +516,26 @@ mod tests {
     fn framed(line: &str) -> Vec<u8> {
         let length = u32::try_from(line.len()).expect("it is short");
         [&[1, 0, 0, 0][..], &length.to_be_bytes(), line.as_bytes()].concat()
+    }
+
+    /// The runtime starts it again by itself, so no run of it is the last.
+    #[test]
+    fn a_container_between_two_attempts_has_not_ended() {
+        for restarting in [true, false] {
+            let run = bollard::models::ContainerState {
+                running: Some(restarting),
+                restarting: Some(restarting),
+                started_at: Some("2024-01-01T00:00:00Z".to_owned()),
+                finished_at: Some("2024-01-01T00:00:01Z".to_owned()),
+                ..Default::default()
+            };
+            let state = state(ContainerInspectResponse {
+                state: Some(run),
+                ..Default::default()
+            });
+            assert!(!state.running);
+            assert_eq!(state.ended.is_none(), restarting);
+        }
     }
 
     /// docker keeps a log of any size, and an error shows the end of it.
