@@ -405,7 +405,7 @@ pub(crate) mod tests {
     /// docker's file.
     const FILE: &str = "/etc/docker/daemon.json";
     /// The list of containers of others.
-    const LIST: &str = "/var/opt/pf9/nodelet/containers-to-start.json";
+    pub(crate) const LIST: &str = "/var/opt/pf9/nodelet/containers-to-start.json";
 
     fn of_role(name: &str) -> ContainerConfig {
         ContainerConfig {

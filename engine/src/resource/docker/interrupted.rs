@@ -149,7 +149,7 @@ pub(super) async fn start(
         Ok(listed) => listed,
         Err(error) => {
             let names: Vec<&str> = all.iter().map(|one| one.name.as_str()).collect();
-            return Err(not_started(&names, error));
+            return Err(not_started(&names, error, true));
         }
     };
     let all = still_to_start(host, all, &listed, up_since, before).await;
@@ -166,12 +166,13 @@ pub(super) async fn start(
             first.get_or_insert(error);
         }
     }
-    if first.is_none() || host.container_runtime().await.is_ok() {
+    let stays = first.is_some() && host.container_runtime().await.is_err();
+    if !stays {
         host.remove(&path()).await?;
     }
     match first {
         None => Ok(()),
-        Some(error) => Err(not_started(&names, error)),
+        Some(error) => Err(not_started(&names, error, stays)),
     }
 }
 
@@ -183,12 +184,21 @@ pub(super) async fn forget(host: &dyn Host) -> ResourceResult<()> {
     Ok(())
 }
 
-fn not_started(names: &[&str], error: HostError) -> ResourceError {
+/// The error for containers of which docker could start none or not all. While the list `stays`, each clean tries again, and the error says how
+/// that ends.
+fn not_started(names: &[&str], error: HostError, stays: bool) -> ResourceError {
     let names = names.join(", ");
+    let command = format!("`docker start {}`", names.replace(", ", " "));
+    let next = match stays {
+        true => format!(
+            "start docker first, then {command} or `nodelet clean`; or remove {} if these containers are not needed",
+            path().display()
+        ),
+        false => command,
+    };
     ResourceError::Host(HostError::service(
         format!(
-            "start container {names} again, which is not the role's and ran before a restart of docker (next: `docker start {}`)",
-            names.replace(", ", " ")
+            "start container {names} again, which is not the role's and ran before a restart of docker (next: {next})"
         ),
         error,
     ))
