@@ -534,6 +534,8 @@ mod tests {
             let says_it = |event: &Event| matches!(event, Event::CleanFailed { error, .. } if error.contains(&way_out));
             assert!(events.iter().any(says_it), "{last:?}: {events:?}");
 
+            let saved = Path::new(STATE).join("content").join("of-a-secret");
+            host.with_world_mut(|world| world.file(&saved, "before the role"));
             host.start_unit(UNIT).await.expect("it starts");
             let (outcome, events) = clean_of(&host).await;
             assert_eq!(outcome, Outcome::Cleaned, "{last:?}: {events:?}");
@@ -542,6 +544,8 @@ mod tests {
             let is_clean = |record: &Record| matches!(record, Record::Cleaned { .. });
             let is_recorded = records.iter().any(is_clean);
             assert_eq!(is_recorded, last == Verb::Clean);
+            let is_saved = host.with_world(|world| world.text(&saved).is_some());
+            assert_eq!(is_saved, last != Verb::Clean, "{last:?}");
 
             host.clear_journal();
             assert_eq!(clean_of(&host).await.0, Outcome::Cleaned, "{last:?}");
