@@ -55,7 +55,7 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
     if !ran.is_empty() {
         read_live_restore(host).await;
     }
-    let foreign = foreign_running(host, &listed);
+    let foreign = foreign_running(host, &listed).await;
     let up = up_since(host).await;
     let foreign = interrupted::remember(host, &listed, foreign, up).await?;
     host.reset_failed_unit(unit).await?;
@@ -141,7 +141,7 @@ async fn renew_list(host: &dyn Host, is_started_again: bool) -> ResourceResult<(
         return Ok(());
     };
     let foreign = match is_started_again {
-        true => foreign_running(host, &listed),
+        true => foreign_running(host, &listed).await,
         false => Vec::new(),
     };
     interrupted::remember(host, &listed, foreign, state.active_since).await?;
@@ -149,11 +149,14 @@ async fn renew_list(host: &dyn Host, is_started_again: bool) -> ResourceResult<(
 }
 
 /// The containers of other programs that run now.
-fn foreign_running(host: &dyn Host, listed: &[ListedContainer]) -> Vec<Interrupted> {
-    let foreign = listed.iter().filter(|one| one.running && !is_of_role(one));
+async fn foreign_running(host: &dyn Host, listed: &[ListedContainer]) -> Vec<Interrupted> {
+    let mut foreign = Vec::new();
+    for one in listed {
+        if one.running && !is_of_role(one) {
+            foreign.push(Interrupted::of(host, one).await);
+        }
+    }
     foreign
-        .map(|one| Interrupted::of(one, host.now()))
-        .collect()
 }
 
 /// After an undo in a clean. If it has stopped the container runtime, which was down before the role, no container of another program is to be

@@ -8,14 +8,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use humantime::{format_rfc3339_nanos, parse_rfc3339};
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Attributes, EndedRun, Host, HostError, ListedContainer};
+use crate::host::{Attributes, ContainerState, EndedRun, Host, HostError, ListedContainer};
 use crate::model::{STATE, chain};
 use crate::resource::{READ_LIMIT, ResourceError, ResourceResult};
+
+/// How long docker may take to tell of one container.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// A container that ran before a restart of docker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,17 +26,20 @@ pub(super) struct Interrupted {
     name: String,
     /// Another container that has the name by now is not started.
     id: String,
-    /// When it was seen running, before the restart; RFC 3339, UTC.
-    seen: String,
+    /// When docker started the run that was seen, as docker says; RFC 3339, UTC. Empty if docker did not say.
+    #[serde(default)]
+    started: String,
 }
 
 impl Interrupted {
     /// A container that runs now.
-    pub(super) fn of(container: &ListedContainer, now: SystemTime) -> Self {
+    pub(super) async fn of(host: &dyn Host, container: &ListedContainer) -> Self {
+        let state = state_of(host, &container.name).await;
+        let began = state.and_then(|state| state.run_began);
         Self {
             name: container.name.clone(),
             id: container.id.clone(),
-            seen: format_rfc3339_nanos(now).to_string(),
+            started: began.map_or_else(String::new, |at| format_rfc3339_nanos(at).to_string()),
         }
     }
 
@@ -47,7 +53,7 @@ impl Interrupted {
         before: SystemTime,
     ) -> bool {
         last.ended_at < before
-            && (parse_rfc3339(&self.seen).is_ok_and(|seen| last.started_at > seen)
+            && (parse_rfc3339(&self.started).is_ok_and(|started| last.started_at != started)
                 || up_since.is_some_and(|up| last.ended_at > up))
     }
 }
@@ -104,11 +110,11 @@ async fn still_to_start(
             continue;
         };
         if its.running {
-            kept.push(Interrupted::of(its, host.now()));
+            kept.push(Interrupted::of(host, its).await);
             continue;
         }
         // If docker does not tell, the container is started.
-        let state = host.container(&its.name).await.ok().flatten();
+        let state = state_of(host, &its.name).await;
         match state.and_then(|state| state.ended) {
             Some(last) if one.has_ended_otherwise(last, up_since, before) => {
                 left.push(its.name.as_str())
@@ -123,6 +129,12 @@ async fn still_to_start(
         );
     }
     kept
+}
+
+/// What docker says of a container; `None` if it does not tell in time.
+async fn state_of(host: &dyn Host, name: &str) -> Option<ContainerState> {
+    let state = tokio::time::timeout(ANSWER, host.container(name)).await;
+    state.ok()?.ok()?
 }
 
 /// Whether there are such containers.
@@ -218,8 +230,6 @@ async fn read(host: &dyn Host) -> ResourceResult<Vec<Interrupted>> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::host::fake::{FakeHost, FaultPlan};
     use crate::host::{Clock as _, Containers as _, Services as _};
@@ -236,13 +246,15 @@ mod tests {
         let one = Interrupted {
             name: "theirs".to_owned(),
             id: "1".to_owned(),
-            seen: format_rfc3339_nanos(at(100)).to_string(),
+            started: format_rfc3339_nanos(at(50)).to_string(),
         };
         for (started, ended, otherwise) in [
             (50, 101, false),
             (50, 199, false),
             (50, 201, true),
             (120, 150, true),
+            // The clock was set back.
+            (20, 150, true),
             // It is 300 now, so the clock was wrong, or the restart that began then has ended it.
             (50, 301, false),
             (120, 301, false),
@@ -254,6 +266,30 @@ mod tests {
             let said = one.has_ended_otherwise(last, Some(at(200)), at(300));
             assert_eq!(said, otherwise, "{started} to {ended}");
         }
+        let one: Interrupted =
+            serde_json::from_str(r#"{"name": "theirs", "id": "1"}"#).expect("docker did not say");
+        let last = EndedRun {
+            started_at: at(120),
+            ended_at: at(150),
+        };
+        assert!(!one.has_ended_otherwise(last, Some(at(200)), at(300)));
+    }
+
+    /// Its owner has started it again, and docker was restarted then without nodelet.
+    #[tokio::test(start_paused = true)]
+    async fn another_run_than_the_one_that_was_seen_is_not_started_again() {
+        let host = interrupted_host().await;
+        host.start_unit(UNIT).await.expect("it starts");
+        host.pause(Duration::from_secs(3600)).await;
+        let started = host.start_container("theirs").await;
+        started.expect("it starts");
+        host.pause(Duration::from_secs(3600)).await;
+        host.restart_unit(UNIT).await.expect("it restarts");
+        host.pause(Duration::from_secs(3600)).await;
+        let done = container_runtime::start_interrupted(&host).await;
+        done.expect("docker answers");
+        assert!(!host.with_world(|world| world.container_runs("theirs")));
+        assert_eq!(host.with_world(|world| world.text(path())), None);
     }
 
     /// It is on the list of an earlier restart, and its owner has started it again since.
