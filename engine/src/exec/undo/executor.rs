@@ -291,6 +291,22 @@ fn is_shared_or_external(undo: &Undo, error: &ResourceError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resource::docker::container_runtime::tests::{LIST, interrupted_host};
+
+    /// It was down before the role. Without this a clean after a stop would ask for containers that docker cannot start.
+    #[tokio::test(start_paused = true)]
+    async fn a_clean_that_stops_docker_forgets_the_containers_of_others() {
+        for (purpose, forgets) in [(UndoPurpose::Clean, true), (UndoPurpose::Rollback, false)] {
+            let host = interrupted_host().await;
+            let stop = Undo::StopUnit {
+                name: container_runtime::UNIT.to_owned(),
+            };
+            let undone = Executor::new(&host, purpose).undo(&stop).await;
+            assert!(matches!(undone, Undone::Done), "forgets: {forgets}");
+            let list = host.with_world(|world| world.text(LIST));
+            assert_eq!(list.is_none(), forgets);
+        }
+    }
 
     #[test]
     fn resources_in_use_by_others_are_reported_as_left() {
