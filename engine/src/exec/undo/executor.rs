@@ -103,7 +103,8 @@ impl<'a> Executor<'a> {
             Undo::RestartUnit { name }.carry_out(self.host).await?;
         } else {
             undo.carry_out(self.host).await?;
-            if self.purpose == UndoPurpose::Clean {
+            // After a rollback, docker is started again.
+            if self.purpose != UndoPurpose::Rollback {
                 container_runtime::after_undo(self.host, undo).await?;
             }
         }
@@ -296,7 +297,11 @@ mod tests {
     /// It was down before the role. Without this a clean after a stop would ask for containers that docker cannot start.
     #[tokio::test(start_paused = true)]
     async fn a_clean_that_stops_docker_forgets_the_containers_of_others() {
-        for (purpose, forgets) in [(UndoPurpose::Clean, true), (UndoPurpose::Rollback, false)] {
+        for (purpose, forgets) in [
+            (UndoPurpose::Clean, true),
+            (UndoPurpose::Prune, true),
+            (UndoPurpose::Rollback, false),
+        ] {
             let host = interrupted_host().await;
             let stop = Undo::StopUnit {
                 name: container_runtime::UNIT.to_owned(),

@@ -100,9 +100,9 @@ async fn start_when_it_answers(host: &dyn Host, began: SystemTime) -> ResourceRe
     interrupted::start(host, up_since(host).await, began).await
 }
 
-/// Before a stop of a unit that a later apply starts again. If the unit is the container runtime, writes down the containers of other programs that
-/// run, and takes those off the list that have ended since an earlier restart for another reason: after the next start, docker does not tell that
-/// any more. A failure does not prevent the stop, and is logged.
+/// Before a stop of a unit that a later apply starts again. If the unit is the container runtime, writes down the containers of other programs
+/// that the stop ends, and takes those off the list that have ended since an earlier restart for another reason: after the next start, docker
+/// does not tell that any more. A failure does not prevent the stop, and is logged.
 pub(crate) async fn before_stop(host: &dyn Host, unit: &str) {
     if unit == UNIT {
         renew_list_in_time(host, true).await;
@@ -140,7 +140,9 @@ async fn renew_list(host: &dyn Host, is_started_again: bool) -> ResourceResult<(
         warn_of_silence();
         return Ok(());
     };
-    let foreign = match is_started_again {
+    // What goes on without docker may end by itself until docker is up again.
+    let ends = is_started_again && !matches!(host.containers_outlive_runtime().await, Ok(true));
+    let foreign = match ends {
         true => foreign_running(host, &listed).await,
         false => Vec::new(),
     };
@@ -159,8 +161,8 @@ async fn foreign_running(host: &dyn Host, listed: &[ListedContainer]) -> Vec<Int
     foreign
 }
 
-/// After an undo in a clean. If it has stopped the container runtime, which was down before the role, no container of another program is to be
-/// started.
+/// After an undo in a clean, or of a step that the plan no longer has. If it has stopped the container runtime, which was down before the role,
+/// no container of another program is to be started.
 pub(crate) async fn after_undo(host: &dyn Host, undo: &Undo) -> ResourceResult<()> {
     match undo {
         Undo::StopUnit { name } if name == UNIT => interrupted::forget(host).await,
@@ -525,6 +527,30 @@ pub(crate) mod tests {
             assert!(runs("theirs") && !runs("ended"), "{next}");
             let list = host.with_world(|world| world.text(LIST));
             assert_eq!(list, None, "{next}");
+        }
+    }
+
+    /// A repair stops docker and starts it again. What goes on without docker is not started: it may have ended by itself.
+    #[tokio::test(start_paused = true)]
+    async fn containers_of_others_that_a_stop_has_ended_run_again_after_the_next_start() {
+        for live_restore in [false, true] {
+            let host = FakeHost::new().with_docker().with_directory(STATE);
+            let file = format!(r#"{{"live-restore": {live_restore}}}"#);
+            host.with_world_mut(|world| {
+                world.container(ContainerConfig::bare("theirs", "app:1"));
+                world.file(FILE, &file);
+            });
+            host.reload_unit(UNIT).await.expect("it is reloaded");
+            before_stop(&host, UNIT).await;
+            host.stop_unit(UNIT).await.expect("it ends");
+            let runs = || host.with_world(|world| world.container_runs("theirs"));
+            assert_eq!(runs(), live_restore);
+            let list = host.with_world(|world| world.text(LIST));
+            assert_eq!(list.is_some(), !live_restore);
+            host.start_unit(UNIT).await.expect("it starts");
+            after_start(&host, UNIT, host.now()).await;
+            assert!(runs());
+            assert_eq!(host.with_world(|world| world.text(LIST)), None);
         }
     }
 

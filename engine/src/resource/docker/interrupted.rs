@@ -143,8 +143,7 @@ pub(super) async fn are_there(host: &dyn Host) -> ResourceResult<bool> {
 }
 
 /// Starts the containers that do not run, except those that have ended otherwise. docker has been up since `up_since`, and was restarted or started
-/// at `before`, or this is now. One that docker cannot
-/// start is reported by this error only: its owner has to look at it.
+/// at `before`, or this is now. One that docker cannot start is reported by this error only: its owner has to look at it.
 ///
 /// # Errors
 /// A container cannot be started. If the cause is that docker does not answer, all of them are tried again later.
@@ -216,16 +215,23 @@ fn not_started(names: &[&str], error: HostError, stays: bool) -> ResourceError {
     ))
 }
 
-/// The containers that were written down. A list that cannot be read counts as lost.
+/// The containers that were written down. A list that cannot be read counts as lost, and is removed.
 async fn read(host: &dyn Host) -> ResourceResult<Vec<Interrupted>> {
     let Some(json) = host.read(&path(), READ_LIMIT).await? else {
         return Ok(Vec::new());
     };
-    Ok(serde_json::from_slice(&json).unwrap_or_else(|error| {
-        let error = chain(&error).join(": ");
-        tracing::warn!("{} counts as lost: {error}", path().display());
-        Vec::new()
-    }))
+    match serde_json::from_slice(&json) {
+        Ok(all) => Ok(all),
+        Err(error) => {
+            let error = chain(&error).join(": ");
+            tracing::warn!(
+                "{} counts as lost, and is removed: {error}",
+                path().display()
+            );
+            host.remove(&path()).await?;
+            Ok(Vec::new())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -273,6 +279,15 @@ mod tests {
             ended_at: at(150),
         };
         assert!(!one.has_ended_otherwise(last, Some(at(200)), at(300)));
+    }
+
+    #[tokio::test]
+    async fn a_list_that_cannot_be_read_is_removed() {
+        let host = interrupted_host().await;
+        host.with_world_mut(|world| world.file(path(), "no JSON"));
+        let left = are_there(&host).await;
+        assert!(!left.expect("the disk is in order"));
+        assert_eq!(host.with_world(|world| world.text(path())), None);
     }
 
     /// Its owner has started it again, and docker was restarted then without nodelet.
