@@ -59,9 +59,12 @@ pub(in crate::exec) async fn nearby_findings(
     for check in &phase.checks {
         // Another phase starts a static pod. The phase that waits for the pod reports why it does not run.
         if let Probe::PodRunning { pod, containers } = &check.probe {
-            found.extend(pod_containers(host, pod, containers).await);
+            let ended = pod_containers(host, pod, containers).await;
             if is_of_connection(error) {
-                found.extend(logs_of_running(host, pod, containers).await);
+                let running = logs_of_running(host, pod, containers, &ended).await;
+                found.extend(ended.into_iter().chain(running));
+            } else {
+                found.extend(ended);
             }
         }
     }
@@ -163,9 +166,14 @@ fn is_of_connection(error: &ResourceError) -> bool {
     all.contains("connection refused")
 }
 
-/// What the containers of a pod complain of while they run. Docker or kubelet may be what does not work, so a container that cannot be asked is left
-/// out: [`pod_containers`] names that.
-async fn logs_of_running(host: &dyn Host, pod: &str, names: &[String]) -> Vec<String> {
+/// What the containers of a pod complain of while they run, or why one has ended that is not in what was `said` before: it ran then. Docker or
+/// kubelet may be what does not work, so a container that cannot be asked is left out: [`pod_containers`] names that.
+async fn logs_of_running(
+    host: &dyn Host,
+    pod: &str,
+    names: &[String],
+    said: &[String],
+) -> Vec<String> {
     let Ok(all) = host.containers(&of_pods()).await else {
         return Vec::new();
     };
@@ -176,6 +184,12 @@ async fn logs_of_running(host: &dyn Host, pod: &str, names: &[String]) -> Vec<St
             .iter()
             .find(|one| one.running && pods.has(one, pod, name));
         let Some(its) = its else {
+            let start = format!("container {name} ");
+            if !said.iter().any(|line| line.starts_with(&start))
+                && let Ok(Some(lines)) = pod_container(host, pod, name).await
+            {
+                found.extend(lines);
+            }
             continue;
         };
         let Ok(log) = host.container_log(&its.name, LOG_READ).await else {
@@ -303,9 +317,22 @@ mod tests {
             world.broken_containers.insert(NAME.to_owned());
         });
         let names = ["kube-apiserver".to_owned(), "kube-scheduler".to_owned()];
-        let found = logs_of_running(&host, "k8s-master", &names).await;
+        let found =
+            async |said: &[String]| logs_of_running(&host, "k8s-master", &names, said).await;
         let its = format!("  kube-apiserver: {NAME}: fatal: told to end");
-        assert_eq!(found, ["container kube-apiserver runs, and says", &its]);
+        assert_eq!(
+            found(&[]).await,
+            ["container kube-apiserver runs, and says", &its]
+        );
+        // It ran when it was looked at first, and has ended since.
+        host.with_world_mut(|world| world.kill_container(NAME));
+        let ended = found(&[]).await;
+        assert!(
+            ended.len() == 2 && ended[0].starts_with("container kube-apiserver exited with "),
+            "{ended:?}"
+        );
+        assert_eq!(ended[1], its);
+        assert_eq!(found(&ended).await, Vec::<String>::new());
 
         let refused = std::io::Error::other("Connection refused (os error 111)");
         let refused = ResourceError::Host(HostError::service("compare", refused));
