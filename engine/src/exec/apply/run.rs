@@ -9,8 +9,9 @@ use crate::exec::session::Session;
 use crate::exec::undo::orphans::{PhaseOrphans, orphans};
 use crate::exec::{Mode, Runner};
 use crate::ledger::LedgerError;
-use crate::model::{Outcome, PhaseName, Verb};
+use crate::model::{Outcome, PhaseName, Verb, chain};
 use crate::plan::{Graph, PlannedPhase};
+use crate::resource::docker::container_runtime;
 use crate::resource::{ResourceError, ResourceResult};
 
 impl Runner<'_> {
@@ -68,9 +69,12 @@ impl Runner<'_> {
                 (Outcome::Converged, Mode::Apply) if !all_gone => Outcome::Failed,
                 (outcome, _) => outcome,
             };
+            if mode == Mode::Apply {
+                self.start_interrupted().await;
+            }
             if let Err(error) = session.end(outcome, totals, names).await {
                 // All changes are recorded. Only the end of the run is not, so the next run treats this one as interrupted.
-                tracing::warn!("could not {}", crate::model::chain(&error).join(": "));
+                tracing::warn!("could not {}", chain(&error).join(": "));
             }
             outcome
         } else {
@@ -84,6 +88,14 @@ impl Runner<'_> {
             milliseconds: millis(self.host.elapsed().saturating_sub(started)),
         });
         Ok(outcome)
+    }
+
+    /// Starts the containers of other programs that an earlier run has left down. They are not the role's, so a failure is logged only.
+    async fn start_interrupted(&self) {
+        let start = container_runtime::start_interrupted_if_up(self.host);
+        if let Some(Err(error)) = self.cancel.run_until_cancelled(start).await {
+            tracing::warn!("could not {}", chain(&error).join(": "));
+        }
     }
 
     /// What is on the host but not in the plan. A dry run without permission to read the ledger continues without it;

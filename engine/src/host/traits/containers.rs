@@ -99,9 +99,6 @@ pub struct ContainerState {
     pub exit_code: i64,
     /// When the present run started.
     pub started_at: Option<SystemTime>,
-    /// When the present run, or else the last one, started, as the runtime wrote it down then: it tells runs apart, also if the clock was set
-    /// since. `None` if there was no run.
-    pub run_began: Option<SystemTime>,
     /// The last run, if none is under way, the runtime does not start it again by itself, and the runtime knows it.
     pub ended: Option<EndedRun>,
     /// How often the runtime restarted it.

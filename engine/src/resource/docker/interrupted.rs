@@ -1,8 +1,8 @@
 //! Containers of other programs that a restart of docker may end.
 //!
 //! They are written down before the restart, or before a stop of docker by a stop or a repair. So they are started again even if docker does not
-//! come up then, or nodelet is ended: by the next restart or start of docker by nodelet, or at the end of a clean. The role's own containers are
-//! brought back by its phases.
+//! come up then, or nodelet is ended: by the next restart or start of docker by nodelet, or at the end of an apply or a clean. The role's own
+//! containers are brought back by its phases.
 //!
 //! docker may come up without nodelet, and the list stays then. So a container is not started if it has ended for another reason since.
 
@@ -22,30 +22,29 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// A container that ran before a restart of docker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Interrupted {
+struct Interrupted {
     name: String,
     /// Another container that has the name by now is not started.
     id: String,
-    /// When docker started the run that was seen, as docker says; RFC 3339, UTC. Empty if docker did not say.
+    /// When it was last seen running; RFC 3339, UTC. Its start is not asked for: that is a request for each container.
     #[serde(default)]
-    started: String,
+    seen: String,
 }
 
 impl Interrupted {
     /// A container that runs now.
-    pub(super) async fn of(host: &dyn Host, container: &ListedContainer) -> Self {
-        let state = state_of(host, &container.name).await;
-        let began = state.and_then(|state| state.run_began);
+    fn of(container: &ListedContainer, now: SystemTime) -> Self {
         Self {
             name: container.name.clone(),
             id: container.id.clone(),
-            started: began.map_or_else(String::new, |at| format_rfc3339_nanos(at).to_string()),
+            seen: format_rfc3339_nanos(now).to_string(),
         }
     }
 
     /// Whether its last run has ended for another reason than the restart: it has been started since, or has ended although docker was up, which
     /// it has been since `up_since`. docker may end a container only when it comes up: one that has gone on without it (`live-restore`). What has
-    /// ended after `before`, when nodelet began to restart docker or now, was ended by that restart, or at a time that the clock had wrong.
+    /// ended after `before`, when nodelet began to restart docker or now, was ended by that restart, or at a time that the clock had wrong. So was a
+    /// run that ended before its start.
     fn has_ended_otherwise(
         &self,
         last: EndedRun,
@@ -53,7 +52,8 @@ impl Interrupted {
         before: SystemTime,
     ) -> bool {
         last.ended_at < before
-            && (parse_rfc3339(&self.started).is_ok_and(|started| last.started_at != started)
+            && (parse_rfc3339(&self.seen).is_ok_and(|seen| last.started_at > seen)
+                && last.started_at <= last.ended_at
                 || up_since.is_some_and(|up| last.ended_at > up))
     }
 }
@@ -69,7 +69,7 @@ fn path() -> PathBuf {
 pub(super) async fn remember(
     host: &dyn Host,
     listed: &[ListedContainer],
-    running: Vec<Interrupted>,
+    running: Vec<&ListedContainer>,
     up_since: Option<SystemTime>,
 ) -> ResourceResult<BTreeSet<String>> {
     if host.entry(Path::new(STATE)).await?.is_none() {
@@ -79,7 +79,7 @@ pub(super) async fn remember(
     let mut all = still_to_start(host, before.clone(), listed, up_since, host.now()).await;
     for one in running {
         if all.iter().all(|its| its.id != one.id) {
-            all.push(one);
+            all.push(Interrupted::of(one, host.now()));
         }
     }
     if all.is_empty() && !before.is_empty() {
@@ -110,7 +110,7 @@ async fn still_to_start(
             continue;
         };
         if its.running {
-            kept.push(Interrupted::of(host, its).await);
+            kept.push(Interrupted::of(its, host.now()));
             continue;
         }
         // If docker does not tell, the container is started.
@@ -169,22 +169,53 @@ pub(super) async fn start(
     let ended: BTreeMap<&str, &str> = ended
         .map(|one| (one.id.as_str(), one.name.as_str()))
         .collect();
-    let mut names = Vec::new();
-    let mut first = None;
-    for name in all.iter().filter_map(|one| ended.get(one.id.as_str())) {
-        if let Err(error) = host.start_container(name).await {
-            names.push(*name);
-            first.get_or_insert(error);
-        }
-    }
-    let stays = first.is_some() && host.container_runtime().await.is_err();
+    let ended = all.iter().filter_map(|one| ended.get(one.id.as_str()));
+    let Err((names, error)) = start_each(host, ended.copied().collect()).await else {
+        return Ok(host.remove(&path()).await?);
+    };
+    let stays = !works(host).await;
     if !stays {
         host.remove(&path()).await?;
     }
-    match first {
-        None => Ok(()),
-        Some(error) => Err(not_started(&names, error, stays)),
+    Err(not_started(&names, error, stays))
+}
+
+/// Starts these containers, each that fails once more while others start: it may use the network of one of them. Returns those that do not start,
+/// and why the first of them does not. They are not tried any more once docker does not work.
+async fn start_each<'a>(
+    host: &dyn Host,
+    mut names: Vec<&'a str>,
+) -> Result<(), (Vec<&'a str>, HostError)> {
+    loop {
+        let mut failed = Vec::new();
+        let mut first = None;
+        let mut works_on = true;
+        for &name in &names {
+            if !works_on {
+                failed.push(name);
+                continue;
+            }
+            let Err(error) = host.start_container(name).await else {
+                continue;
+            };
+            failed.push(name);
+            works_on = !matches!(error, HostError::Deadline { .. }) || works(host).await;
+            first.get_or_insert(error);
+        }
+        let Some(error) = first else {
+            return Ok(());
+        };
+        if !works_on || failed.len() == names.len() {
+            return Err((failed, error));
+        }
+        names = failed;
     }
+}
+
+/// Whether docker can start containers. Pings are answered for a while without containerd, and the version is not.
+async fn works(host: &dyn Host) -> bool {
+    let version = tokio::time::timeout(ANSWER, host.container_runtime_version()).await;
+    matches!(version, Ok(Ok(_)))
 }
 
 /// Removes the list if there is one.
@@ -238,9 +269,9 @@ async fn read(host: &dyn Host) -> ResourceResult<Vec<Interrupted>> {
 mod tests {
     use super::*;
     use crate::host::fake::{FakeHost, FaultPlan};
-    use crate::host::{Clock as _, Containers as _, Services as _};
+    use crate::host::{Clock as _, ContainerConfig, Containers as _, Services as _};
     use crate::resource::docker::container_runtime::tests::{
-        interrupted_host, interrupted_host_of,
+        FILE, interrupted_host, interrupted_host_of,
     };
     use crate::resource::docker::container_runtime::{self, UNIT};
     use crate::resource::tests::{apply_in, context};
@@ -252,15 +283,15 @@ mod tests {
         let one = Interrupted {
             name: "theirs".to_owned(),
             id: "1".to_owned(),
-            started: format_rfc3339_nanos(at(50)).to_string(),
+            seen: format_rfc3339_nanos(at(100)).to_string(),
         };
         for (started, ended, otherwise) in [
             (50, 101, false),
             (50, 199, false),
             (50, 201, true),
             (120, 150, true),
-            // The clock was set back.
-            (20, 150, true),
+            // The clock was set back while it ran.
+            (160, 150, false),
             // It is 300 now, so the clock was wrong, or the restart that began then has ended it.
             (50, 301, false),
             (120, 301, false),
@@ -272,8 +303,9 @@ mod tests {
             let said = one.has_ended_otherwise(last, Some(at(200)), at(300));
             assert_eq!(said, otherwise, "{started} to {ended}");
         }
-        let one: Interrupted =
-            serde_json::from_str(r#"{"name": "theirs", "id": "1"}"#).expect("docker did not say");
+        // Of a version that wrote another time down.
+        let one = r#"{"name": "theirs", "id": "1", "started": "1970-01-01T00:00:50Z"}"#;
+        let one: Interrupted = serde_json::from_str(one).expect("it is read");
         let last = EndedRun {
             started_at: at(120),
             ended_at: at(150),
@@ -290,15 +322,21 @@ mod tests {
         assert_eq!(host.with_world(|world| world.text(path())), None);
     }
 
-    /// Its owner has started it again, and docker was restarted then without nodelet.
-    #[tokio::test(start_paused = true)]
-    async fn another_run_than_the_one_that_was_seen_is_not_started_again() {
+    /// A host on whose list is a container that its owner has started again.
+    async fn started_again() -> FakeHost {
         let host = interrupted_host().await;
         host.start_unit(UNIT).await.expect("it starts");
         host.pause(Duration::from_secs(3600)).await;
         let started = host.start_container("theirs").await;
         started.expect("it starts");
         host.pause(Duration::from_secs(3600)).await;
+        host
+    }
+
+    /// docker was restarted then without nodelet.
+    #[tokio::test(start_paused = true)]
+    async fn another_run_than_the_one_that_was_seen_is_not_started_again() {
+        let host = started_again().await;
         host.restart_unit(UNIT).await.expect("it restarts");
         host.pause(Duration::from_secs(3600)).await;
         let done = container_runtime::start_interrupted(&host).await;
@@ -307,15 +345,9 @@ mod tests {
         assert_eq!(host.with_world(|world| world.text(path())), None);
     }
 
-    /// It is on the list of an earlier restart, and its owner has started it again since.
     #[tokio::test(start_paused = true)]
     async fn a_container_runs_again_after_a_restart_of_a_docker_that_does_not_answer() {
-        let host = interrupted_host().await;
-        host.start_unit(UNIT).await.expect("it starts");
-        host.pause(Duration::from_secs(3600)).await;
-        let started = host.start_container("theirs").await;
-        started.expect("it starts");
-        host.pause(Duration::from_secs(3600)).await;
+        let host = started_again().await;
         let silent = FaultPlan::none().fail("container_runtime", "*");
         host.set_faults(silent.times(1));
         let restarted = container_runtime::restart(&host, UNIT).await;
@@ -362,6 +394,93 @@ mod tests {
                 assert_eq!(list, None, "{case}");
             }
         }
+    }
+
+    /// A repair stops docker and starts it again. What goes on without docker is not started: it may have ended by itself.
+    #[tokio::test(start_paused = true)]
+    async fn containers_of_others_that_a_stop_has_ended_run_again_after_the_next_start() {
+        for live_restore in [false, true] {
+            let host = FakeHost::new().with_docker().with_directory(STATE);
+            let file = format!(r#"{{"live-restore": {live_restore}}}"#);
+            host.with_world_mut(|world| {
+                world.container(ContainerConfig::bare("theirs", "app:1"));
+                world.file(FILE, &file);
+            });
+            host.reload_unit(UNIT).await.expect("it is reloaded");
+            container_runtime::before_stop(&host, UNIT).await;
+            host.stop_unit(UNIT).await.expect("it ends");
+            let runs = || host.with_world(|world| world.container_runs("theirs"));
+            assert_eq!(runs(), live_restore);
+            let list = host.with_world(|world| world.text(path()));
+            assert_eq!(list.is_some(), !live_restore);
+            host.start_unit(UNIT).await.expect("it starts");
+            container_runtime::after_start(&host, UNIT, host.now()).await;
+            assert!(runs());
+            assert_eq!(host.with_world(|world| world.text(path())), None);
+        }
+    }
+
+    /// It is a part of the step that stops docker.
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_does_not_wait_for_a_docker_that_does_not_tell_what_runs() {
+        for silent in ["containers", "container"] {
+            let host = interrupted_host().await;
+            host.start_unit(UNIT).await.expect("it starts");
+            host.with_world_mut(|world| world.container(ContainerConfig::bare("new", "app:1")));
+            host.set_faults(FaultPlan::none().stall(silent, "*"));
+            let bound = container_runtime::LOOK + Duration::from_secs(1);
+            let looked =
+                tokio::time::timeout(bound, container_runtime::before_stop(&host, UNIT)).await;
+            looked.expect(silent);
+            let list = host.with_world(|world| world.text(path()));
+            let list = list.expect("it stays");
+            // What is on the list already is asked for, and what runs is only listed.
+            assert_eq!(list.contains("\"new\""), silent == "container", "{silent}");
+        }
+    }
+
+    /// nodelet was ended between the start of docker and of `theirs`.
+    #[tokio::test(start_paused = true)]
+    async fn the_next_apply_starts_what_an_ended_run_has_left() {
+        let host = interrupted_host().await;
+        let runs = || host.with_world(|world| world.container_runs("theirs"));
+        let started = container_runtime::start_interrupted_if_up(&host).await;
+        started.expect("docker is down, and stays so");
+        assert!(host.with_world(|world| world.text(path())).is_some());
+        host.start_unit(UNIT).await.expect("it starts");
+        assert!(!runs());
+        let started = container_runtime::start_interrupted_if_up(&host).await;
+        started.expect("it starts");
+        assert!(runs());
+        assert_eq!(host.with_world(|world| world.text(path())), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_list_stays_while_docker_cannot_start_containers() {
+        let host = interrupted_host().await;
+        host.start_unit(UNIT).await.expect("it starts");
+        let faults = FaultPlan::none().fail("start_container", "*");
+        host.set_faults(faults.fail("container_runtime", "*"));
+        let error = container_runtime::start_interrupted(&host).await;
+        let error = error.expect_err("nothing starts").to_string();
+        assert!(error.contains("start docker first"), "{error}");
+        assert!(host.with_world(|world| world.text(path())).is_some());
+        host.set_faults(FaultPlan::none());
+        let started = container_runtime::start_interrupted(&host).await;
+        started.expect("it starts");
+        assert!(host.with_world(|world| world.container_runs("theirs")));
+    }
+
+    /// The first one, in the order of the names, uses the network of the second.
+    #[tokio::test(start_paused = true)]
+    async fn a_container_that_needs_another_one_is_tried_after_it() {
+        let host = interrupted_host_of(&["app", "db"], false).await;
+        host.start_unit(UNIT).await.expect("it starts");
+        host.set_faults(FaultPlan::none().fail("start_container", "app").times(1));
+        let started = container_runtime::start_interrupted(&host).await;
+        started.expect("both start");
+        let runs = |name: &str| host.with_world(|world| world.container_runs(name));
+        assert!(runs("app") && runs("db"));
     }
 
     /// Stops docker in this way.

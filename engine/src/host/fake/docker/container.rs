@@ -51,7 +51,6 @@ impl FakeContainer {
             paused: false,
             exit_code: self.exit_code,
             started_at: self.started_at,
-            run_began: self.started_at.or(self.ended.map(|run| run.started_at)),
             ended: self.ended.filter(|_| !self.running),
             restarts: self.restarts,
             image: self.config.image.clone(),

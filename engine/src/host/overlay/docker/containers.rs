@@ -425,7 +425,6 @@ mod tests {
                 paused: false,
                 exit_code: 0,
                 started_at: None,
-                run_began: None,
                 ended: None,
                 restarts: 0,
                 image: "pause:1".to_owned(),
