@@ -29,7 +29,9 @@ impl Runner<'_> {
         }
         for step in phase.steps.iter().filter(|step| !step.policy.absent) {
             match &step.spec {
-                Spec::Service(service) if is_unit(&stopped, &service.unit) => return true,
+                Spec::Service(service) if self.is_unit_among(&stopped, &service.unit).await => {
+                    return true;
+                }
                 Spec::Container(container) => {
                     let state = self.host.container(&container.name);
                     let state = tokio::time::timeout(TIMEOUT, state).await;
@@ -43,6 +45,15 @@ impl Runner<'_> {
             }
         }
         !self.stopped_pods(phase, &stopped).await.is_empty()
+    }
+
+    /// Whether a process of this unit is one of these. Of a container runtime only the main process counts: docker answers beside a stopped
+    /// docker-proxy, and a container may have a unit of the same name.
+    async fn is_unit_among(&self, stopped: &[StoppedProcess], unit: &str) -> bool {
+        match container_runtime::is_unit(unit) {
+            true => self.is_main_process_among(stopped, unit).await,
+            false => is_unit(stopped, unit),
+        }
     }
 
     /// Whether a process of this unit is stopped. No, if that cannot be determined, and of a container runtime: what runs in its containers may be

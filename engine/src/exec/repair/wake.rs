@@ -184,7 +184,11 @@ impl Runner<'_> {
     }
 
     /// Whether the main process of a unit is one of these. No, if that cannot be determined.
-    async fn is_main_process_among(&self, stopped: &[StoppedProcess], unit: &str) -> bool {
+    pub(super) async fn is_main_process_among(
+        &self,
+        stopped: &[StoppedProcess],
+        unit: &str,
+    ) -> bool {
         if !is_unit(stopped, unit) {
             return false;
         }
@@ -294,16 +298,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stopped_containerd_goes_on_and_nothing_is_restarted() {
-        let (host, plan) = (host(), plan(container_runtime::UNIT));
+        let host = host();
         stop(&host);
+        assert_goes_on_alone(&host, CONTAINERD_UNIT).await;
+    }
+
+    async fn assert_goes_on_alone(host: &FakeHost, unit: &str) {
+        let plan = plan(container_runtime::UNIT);
         let (facts, heard) = (Facts::nothing_about("cp-1"), Recording::default());
-        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
+        let runner = Runner::new(&plan, host, &facts, &NoSecrets, &heard);
         let stopped = runner.stopped_runtime().await.expect("it is stopped");
         let phases: Vec<&str> = stopped.phases.iter().map(PhaseName::as_str).collect();
         assert_eq!(phases, ["docker", "etcd"]);
         let woken = runner.wake_runtime(&stopped).await;
         woken.expect("it goes on");
-        assert_eq!(changes(&host), ["continue_unit containerd.service"]);
+        assert_eq!(changes(host), [format!("continue_unit {unit}")]);
         assert_eq!(heard.events(), stopped.woken());
         assert_eq!(runner.stopped_runtime().await, None);
         assert!(!runner.check().await[0].fails());
@@ -377,23 +386,15 @@ mod tests {
     async fn a_stopped_docker_is_named_and_goes_on_and_nothing_is_restarted() {
         let (host, plan) = (host(), plan(container_runtime::UNIT));
         stop_docker(&host);
-        let (facts, heard) = (Facts::nothing_about("cp-1"), Recording::default());
-        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
+        let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
         let health = runner.check_until_failed(Duration::ZERO).await;
         assert!(health[0].fails(), "{health:?}");
         assert_eq!(
             health[0].conditions[0].reason,
             "docker.service is active, but a signal has stopped its process (SIGSTOP)"
         );
-        let stopped = runner.stopped_runtime().await.expect("it is stopped");
-        let phases: Vec<&str> = stopped.phases.iter().map(PhaseName::as_str).collect();
-        assert_eq!(phases, ["docker", "etcd"]);
-        let woken = runner.wake_runtime(&stopped).await;
-        woken.expect("it goes on");
-        assert_eq!(changes(&host), ["continue_unit docker.service"]);
-        assert_eq!(heard.events(), stopped.woken());
-        assert_eq!(runner.stopped_runtime().await, None);
-        assert!(!runner.check().await[0].fails());
+        assert_goes_on_alone(&host, container_runtime::UNIT).await;
     }
 
     /// docker itself goes on, and answers a little later.
@@ -467,6 +468,20 @@ mod tests {
             health[0].conditions[0].reason,
             "containerd.service and docker.service are active, but a signal has stopped their processes (SIGSTOP)"
         );
+    }
+
+    /// docker answers beside it, so a docker that is only slow is not taken for a stopped one.
+    #[tokio::test(start_paused = true)]
+    async fn a_stopped_docker_proxy_does_not_confirm_a_failure() {
+        let (host, plan) = (host(), plan(container_runtime::UNIT));
+        host.with_world_mut(|world| {
+            world.stop_program("docker-proxy", "0::/system.slice/docker.service\n");
+        });
+        let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
+        assert!(!runner.is_stopped(&plan.phases[0]).await);
+        stop_docker(&host);
+        assert!(runner.is_stopped(&plan.phases[0]).await);
     }
 
     #[tokio::test(start_paused = true)]
