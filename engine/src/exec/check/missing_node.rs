@@ -20,6 +20,8 @@ use crate::resource::{ResourceError, Spec};
 const MISSING: Duration = Duration::from_secs(15);
 /// How long kubelet may take from its start to its first try, on a busy host.
 const STARTING: Duration = Duration::from_secs(60);
+/// Pause between two questions to the API server: a step is tried several times a second.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What a wait has seen of this host's node. Times are on the host's clock ([`crate::host::Clock::elapsed`]).
 #[derive(Debug, Default)]
@@ -28,6 +30,8 @@ pub(in crate::exec) struct MissingNode {
     seen: Option<Duration>,
     /// Since when it has been missing.
     since: Option<Duration>,
+    /// When the API server was last asked because of a step.
+    asked: Option<Duration>,
 }
 
 impl MissingNode {
@@ -35,7 +39,7 @@ impl MissingNode {
     pub(in crate::exec) fn after_registration(now: Duration) -> Self {
         Self {
             seen: Some(now),
-            since: None,
+            ..Self::default()
         }
     }
 
@@ -81,7 +85,15 @@ impl Runner<'_> {
         let Spec::Node(node) = spec else {
             return error;
         };
+        let now = self.host.elapsed();
+        if missing
+            .asked
+            .is_some_and(|at| now.saturating_sub(at) < PAUSE)
+        {
+            return error;
+        }
         let deleted = self.deleted_node(&node.name, missing).await;
+        missing.asked = Some(now);
         deleted.unwrap_or(error)
     }
 
