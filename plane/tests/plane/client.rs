@@ -71,6 +71,16 @@ impl Host {
         self.place("comms.yaml")
     }
 
+    /// A host that is enrolled by its name.
+    pub(crate) async fn enrolled(plane: &Plane, name: &str) -> Self {
+        let host = Self::new(plane, name).await;
+        let token = plane.token(&["--host", name]);
+        host.enrol(&token, &plane.fingerprint())
+            .await
+            .expect("it is enrolled");
+        host
+    }
+
     /// Enrols it, and returns what it is told.
     pub(crate) async fn enrol(&self, token: &str, fingerprint: &str) -> Result<String, String> {
         let file = self.place("token");

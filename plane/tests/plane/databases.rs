@@ -157,10 +157,7 @@ async fn one_of_many_gets_a_token(plane: &Plane) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_lost_is_not_made_anew_in_silence() {
     let plane = Plane::start().await;
-    let host = Host::new(&plane, "host-1").await;
-    host.enrol(&plane.token(&["--host", "host-1"]), &plane.fingerprint())
-        .await
-        .expect("it is enrolled");
+    let _host = Host::enrolled(&plane, "host-1").await;
     let lost = |name: &str| -> PathBuf {
         let beside = plane.place("beside");
         std::fs::rename(plane.place(name), &beside).expect("it is moved");

@@ -29,10 +29,7 @@ fn shorten(plane: &Plane, host: &Host) {
 #[tokio::test(flavor = "multi_thread")]
 async fn open_connections_go_on_and_new_ones_are_refused_by_name() {
     let plane = Plane::start().await;
-    let host = Host::new(&plane, "host-1").await;
-    host.enrol(&plane.token(&["--host", "host-1"]), &plane.fingerprint())
-        .await
-        .expect("it is enrolled");
+    let host = Host::enrolled(&plane, "host-1").await;
     shorten(&plane, &host);
     let comms = host.start().await;
     let mut open = host.connect(ECHO).await;

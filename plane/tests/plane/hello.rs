@@ -48,10 +48,7 @@ impl AsyncRead for Bytewise {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_routed_in_many_segments_and_in_several_records() {
     let plane = Plane::start().await;
-    let host = Host::new(&plane, "host-1").await;
-    host.enrol(&plane.token(&["--host", "host-1"]), &plane.fingerprint())
-        .await
-        .expect("it is enrolled");
+    let host = Host::enrolled(&plane, "host-1").await;
     // A record has at most 16 KiB: protocols that the plane does not know fill more than one.
     for protocols in [0, 100] {
         for (certificate, name, wanted) in [

@@ -127,10 +127,7 @@ async fn a_client_without_a_certificate_reaches_enrolment_only() {
         }
     }
     // A host reaches the same name with its certificate.
-    let host = Host::new(&plane, "host-1").await;
-    host.enrol(&plane.token(&["--host", "host-1"]), &plane.fingerprint())
-        .await
-        .expect("it is enrolled");
+    let host = Host::enrolled(&plane, "host-1").await;
     let known = Stranger::new(&plane, Some(&host));
     let said = answer(
         known
@@ -156,10 +153,7 @@ async fn a_client_without_a_certificate_reaches_enrolment_only() {
 async fn a_host_of_another_authority_is_refused() {
     let plane = Plane::start().await;
     let other = Plane::start().await;
-    let host = Host::new(&other, "host-1").await;
-    host.enrol(&other.token(&["--host", "host-1"]), &other.fingerprint())
-        .await
-        .expect("it is enrolled");
+    let host = Host::enrolled(&other, "host-1").await;
     let stranger = Stranger::new(&plane, Some(&host));
     if let Ok(stream) = stranger.connect("echo.plane.test").await {
         assert_eq!(answer(stream, "ping").await, "");
@@ -177,10 +171,7 @@ async fn a_host_of_another_authority_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ingress_with_a_certificate_of_another_authority_is_refused() {
     let plane = Plane::start().await;
-    let host = Host::new(&plane, "host-1").await;
-    host.enrol(&plane.token(&["--host", "host-1"]), &plane.fingerprint())
-        .await
-        .expect("it is enrolled");
+    let host = Host::enrolled(&plane, "host-1").await;
     let (elsewhere, now) = (tempfile::tempdir().expect("a directory"), SystemTime::now());
     std::fs::create_dir(elsewhere.path().join("authority")).expect("it is made");
     let other = Authority::create(elsewhere.path(), "plane.test", now).expect("it is made");

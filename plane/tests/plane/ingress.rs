@@ -8,14 +8,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use crate::client::{Host, Stranger, answer, carries};
 use crate::running::{LIMIT, MOST_OF_HOST, Plane, until};
 
-/// An enrolled host.
+/// A host that is enrolled, once HAProxy has all that the plane has written.
 async fn enrolled(plane: &Plane, name: &str) -> Host {
     plane.settled().await;
-    let host = Host::new(plane, name).await;
-    host.enrol(&plane.token(&["--host", name]), &plane.fingerprint())
-        .await
-        .expect("it is enrolled");
-    host
+    Host::enrolled(plane, name).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

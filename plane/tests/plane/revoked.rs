@@ -14,14 +14,8 @@ use crate::running::{LIMIT, Plane, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_certificate_loses_its_connections_and_no_other_does() {
     let plane = Plane::start().await;
-    let fingerprint = plane.fingerprint();
-    let revoked = Host::new(&plane, "host-1").await;
-    let other = Host::new(&plane, "host-2").await;
-    for (host, name) in [(&revoked, "host-1"), (&other, "host-2")] {
-        host.enrol(&plane.token(&["--host", name]), &fingerprint)
-            .await
-            .expect("it is enrolled");
-    }
+    let revoked = Host::enrolled(&plane, "host-1").await;
+    let other = Host::enrolled(&plane, "host-2").await;
     let (mut first, _second) = (revoked.start().await, other.start().await);
     let mut lost = [revoked.connect(ECHO).await, revoked.connect(ECHO).await];
     let mut kept = other.connect(ECHO).await;
@@ -75,7 +69,7 @@ async fn a_revoked_certificate_loses_its_connections_and_no_other_does() {
     assert!(other.reaches_echo().await);
     // Enrolled anew, it is let in again.
     revoked
-        .enrol(&plane.token(&["--host", "host-1"]), &fingerprint)
+        .enrol(&plane.token(&["--host", "host-1"]), &plane.fingerprint())
         .await
         .expect("it is enrolled");
     first
@@ -88,10 +82,7 @@ async fn a_revoked_certificate_loses_its_connections_and_no_other_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_revoked_while_haproxy_was_down_is_refused_when_it_is_up() {
     let mut plane = Plane::start().await;
-    let host = Host::new(&plane, "host-1").await;
-    host.enrol(&plane.token(&["--host", "host-1"]), &plane.fingerprint())
-        .await
-        .expect("it is enrolled");
+    let host = Host::enrolled(&plane, "host-1").await;
     let _comms = host.start().await;
     assert!(host.reaches_echo().await);
     plane.stop_haproxy().await;
@@ -138,14 +129,9 @@ async fn read_on(mut stream: TlsStream<TcpStream>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_host_that_does_not_read_loses_its_service() {
     let plane = Plane::start().await;
-    let fingerprint = plane.fingerprint();
     let mut hosts = Vec::new();
     for name in ["host-1", "host-2", "host-3"] {
-        let host = Host::new(&plane, name).await;
-        host.enrol(&plane.token(&["--host", name]), &fingerprint)
-            .await
-            .expect("it is enrolled");
-        hosts.push(host);
+        hosts.push(Host::enrolled(&plane, name).await);
     }
     let _comms = hosts[2].start().await;
     let mut kept = hosts[2].connect(ECHO).await;
@@ -195,14 +181,8 @@ async fn revoke_many(plane: &Plane, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_certificate_of_a_long_list_is_refused_at_once_and_by_a_new_haproxy() {
     let mut plane = Plane::start().await;
-    let fingerprint = plane.fingerprint();
-    let revoked = Host::new(&plane, "host-1").await;
-    let other = Host::new(&plane, "host-2").await;
-    for (host, name) in [(&revoked, "host-1"), (&other, "host-2")] {
-        host.enrol(&plane.token(&["--host", name]), &fingerprint)
-            .await
-            .expect("it is enrolled");
-    }
+    let revoked = Host::enrolled(&plane, "host-1").await;
+    let other = Host::enrolled(&plane, "host-2").await;
     let (_first, _second) = (revoked.start().await, other.start().await);
     let (mut lost, mut kept) = (revoked.connect(ECHO).await, other.connect(ECHO).await);
     assert!(carries(&mut lost).await && carries(&mut kept).await);

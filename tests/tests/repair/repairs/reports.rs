@@ -1,9 +1,9 @@
 //! Conditions that are reported, and because of which nothing is restarted.
 
-use behaviour::{block_on, foreign_container};
+use behaviour::{Bringup, block_on, foreign_container};
 use engine::exec::{Recording, Status};
 use engine::host::Services as _;
-use engine::host::fake::FaultPlan;
+use engine::host::fake::{FakeHost, FaultPlan};
 
 use super::{applied_host, failed, names, runner, text};
 
@@ -81,63 +81,41 @@ fn docker_that_does_not_start_at_boot_is_reported() {
 /// docker still answers pings. Once containerd goes on, the host is well, so nothing else may end for it.
 #[test]
 fn a_stopped_containerd_is_named_and_woken_alone() {
-    const CONTAINERD: &str = "containerd.service";
     let (bringup, host) = applied_host();
-    host.with_world_mut(|world| world.unit(CONTAINERD, "[Service]\n"));
-    block_on(host.start_unit(CONTAINERD)).expect("it starts");
-    assert_eq!(names(failed(&bringup, &host)), [""; 0]);
-    host.with_world_mut(|world| world.stop_main_process(CONTAINERD, "containerd"));
-    assert_eq!(names(failed(&bringup, &host)), ["docker"]);
-    let health = bringup.check(&host);
-    let mut conditions = health.iter().flat_map(|phase| &phase.conditions);
-    let named =
-        conditions.any(|its| its.status == Status::False && its.reason.contains(CONTAINERD));
-    assert!(named, "{health:?}");
-    host.clear_journal();
-    let events = Recording::default();
-    let runner = runner(&bringup, &host, &events);
-    let stopped = block_on(runner.stopped_runtime()).expect("it is stopped");
-    block_on(runner.wake_runtime(&stopped)).expect("it goes on");
-    let calls = host.mutating_calls().into_iter();
-    let calls: Vec<String> = calls
-        .map(|call| format!("{} {}", call.name, call.argument))
-        .collect();
-    assert_eq!(calls, ["continue_unit containerd.service"]);
-    let reported = text(&events.events());
-    assert!(
-        reported.contains("containerd.service continued"),
-        "{reported}"
-    );
-    assert_eq!(names(failed(&bringup, &host)), [""; 0]);
+    host.with_world_mut(|world| world.unit("containerd.service", "[Service]\n"));
+    block_on(host.start_unit("containerd.service")).expect("it starts");
+    assert_named_and_woken_alone(&bringup, &host, "containerd.service", "containerd");
 }
 
 /// docker answers nothing then, and does again once it goes on, so etcd and kubelet need not end for it.
 #[test]
 fn a_stopped_docker_is_named_and_woken_alone() {
-    const DOCKER: &str = "docker.service";
     let (bringup, host) = applied_host();
-    host.with_world_mut(|world| world.stop_main_process(DOCKER, "dockerd"));
-    assert_eq!(names(failed(&bringup, &host)), ["docker"]);
-    let health = bringup.check(&host);
+    assert_named_and_woken_alone(&bringup, &host, "docker.service", "dockerd");
+}
+
+fn assert_named_and_woken_alone(bringup: &Bringup, host: &FakeHost, unit: &str, program: &str) {
+    assert_eq!(names(failed(bringup, host)), [""; 0]);
+    host.with_world_mut(|world| world.stop_main_process(unit, program));
+    assert_eq!(names(failed(bringup, host)), ["docker"]);
+    let health = bringup.check(host);
     let mut conditions = health.iter().flat_map(|phase| &phase.conditions);
-    let named = conditions.any(|its| its.status == Status::False && its.reason.contains(DOCKER));
+    let named = conditions.any(|its| its.status == Status::False && its.reason.contains(unit));
     assert!(named, "{health:?}");
     host.clear_journal();
     let events = Recording::default();
-    let runner = runner(&bringup, &host, &events);
+    let runner = runner(bringup, host, &events);
     let stopped = block_on(runner.stopped_runtime()).expect("it is stopped");
     block_on(runner.wake_runtime(&stopped)).expect("it goes on");
     let calls = host.mutating_calls().into_iter();
     let calls: Vec<String> = calls
         .map(|call| format!("{} {}", call.name, call.argument))
         .collect();
-    assert_eq!(calls, ["continue_unit docker.service"]);
+    assert_eq!(calls, [format!("continue_unit {unit}")]);
     let reported = text(&events.events());
-    assert!(
-        reported.contains("docker.service continued: a signal had stopped its process (SIGSTOP)"),
-        "{reported}"
-    );
-    assert_eq!(names(failed(&bringup, &host)), [""; 0]);
+    let wanted = format!("{unit} continued: a signal had stopped its process (SIGSTOP)");
+    assert!(reported.contains(&wanted), "{reported}");
+    assert_eq!(names(failed(bringup, host)), [""; 0]);
 }
 
 /// docker ends a container only through its shim, so a repair could not end it either. The shims of other programs' containers are theirs.
