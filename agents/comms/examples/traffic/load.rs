@@ -1,6 +1,7 @@
 //! What many tunnels, and bad ones, do to each other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -10,6 +11,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{OPENING, all_opened, connect, exchange, opened, opened_on, say};
+
+/// Tunnels that have taken nothing for so long are full.
+const QUIET: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// Time limit until they are full.
+const FILLED: Duration = Duration::from_secs(180);
 
 /// Exchanges messages until the time is over. Returns how long each took.
 async fn busy(mut stream: TcpStream, until: Instant) -> Result<Vec<Duration>> {
@@ -41,20 +49,47 @@ pub(super) async fn hold(port: u16, idle: usize, active: usize, time: Duration) 
     say("all idle tunnels answer")
 }
 
-/// A tunnel beside others whose clients read nothing.
+/// A tunnel beside others whose clients read nothing: while they fill all buffers on their way, and then for this time.
 pub(super) async fn slow(port: u16, stalled: usize, time: Duration) -> Result<()> {
-    let other = opened(port).await?;
+    let mut other = opened(port).await?;
     let all = all_opened(stalled, || opened_on(with_small_buffers(port))).await;
+    let taken = Arc::new(AtomicU64::new(0));
     let mut stuck = JoinSet::new();
     for mut stream in all.context("open stalled tunnels")? {
+        let taken = Arc::clone(&taken);
         stuck.spawn(async move {
             // The echo comes back and is never read: soon nothing more is taken. A write fails when the tunnel ends.
-            while stream.write_all(&[1; 65_536]).await.is_ok() {}
+            while let Ok(length) = stream.write(&[1; 65_536]).await {
+                taken.fetch_add(length as u64, Ordering::Relaxed);
+            }
         });
     }
+    let full = tokio::spawn(until_full(taken));
+    let mut filling = Vec::new();
+    while !full.is_finished() {
+        filling.push(exchange(&mut other).await?);
+    }
+    full.await??;
+    report(&mut filling)?;
     report(&mut busy(other, Instant::now() + time).await?)?;
     while stuck.try_join_next().is_some() {}
     say(&format!("{} stalled tunnels are open", stuck.len()))
+}
+
+/// Waits until tunnels take nothing more. `taken` counts the bytes that they took.
+async fn until_full(taken: Arc<AtomicU64>) -> Result<()> {
+    let quiet = async {
+        let (mut seen, mut since) = (0, Instant::now());
+        while since.elapsed() < QUIET {
+            tokio::time::sleep(LOOK).await;
+            let now = taken.load(Ordering::Relaxed);
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+        }
+    };
+    let quiet = tokio::time::timeout(FILLED, quiet).await;
+    quiet.context("the stalled tunnels still take bytes")
 }
 
 /// A connection for which the kernel keeps little: there may be thousands that are stuck.

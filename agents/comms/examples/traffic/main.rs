@@ -13,7 +13,8 @@
 //!
 //! - `traffic hold PORT IDLE ACTIVE SECONDS` opens tunnels, says `open` when all have carried a message, lets the active ones exchange messages for that time, and says how
 //!   often and how fast; then it asks each idle one again;
-//! - `traffic slow PORT STALLED SECONDS` does the same with one tunnel beside others whose client reads nothing, and says how many of these are open at the end;
+//! - `traffic slow PORT STALLED SECONDS` lets one tunnel exchange messages beside others whose client reads nothing: until these take nothing more, and then for that time. It says how often
+//!   and how fast for each of the two, and how many of the others are open at the end;
 //! - `traffic cycles PORT COUNT` opens and closes tunnels.
 
 mod load;
