@@ -247,15 +247,18 @@ fn check(response: &Response, root: Fingerprint, now: SystemTime) -> Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use proptest::prelude::*;
     use rcgen::{
         BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     };
     use sha2::{Digest as _, Sha256};
     use traced::{RENAMES, is, position};
-    use wire::enrolment::Secret;
+    use wire::enrolment::{LARGEST_RESPONSE, Secret};
 
     use super::*;
+    use crate::bounds::{content, quickly};
 
     fn place_in(directory: &Path) -> Place {
         let user = User::from_uid(nix::unistd::geteuid());
@@ -436,8 +439,45 @@ mod tests {
                     roots: its.clone(),
                     message_queue: None,
                 };
-                check(&response, root, SystemTime::now()).expect_err("it is refused");
+                let checked = quickly(|| check(&response, root, SystemTime::now()));
+                checked.expect_err("it is refused");
             }
+        }
+    }
+
+    /// Each of them has the name of the one that has signed, and another key: a signature is verified with many of them.
+    #[test]
+    fn many_roots_that_have_not_signed_are_refused_quickly() {
+        let key = KeyPair::generate().expect("a key");
+        let (mut response, _) = answer(&key);
+        let (other, root) = answer(&key);
+        let count = LARGEST_RESPONSE / other.roots.len();
+        response.roots = other.roots.repeat(count);
+        let checked = quickly(|| check(&response, root, SystemTime::now()));
+        checked.expect_err("it is refused");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn no_answer_of_any_size_takes_long(
+            text in content(LARGEST_RESPONSE, &[
+                "-----BEGIN CERTIFICATE-----\n", "-----END CERTIFICATE-----\n", "-----", "MIIB", "AAAA\n", "=", "\n", "\r\n", " ",
+            ]),
+            is_roots in any::<bool>(),
+        ) {
+            static SOUND: OnceLock<(Response, Fingerprint)> = OnceLock::new();
+            let (sound, root) = SOUND.get_or_init(|| answer(&KeyPair::generate().expect("a key")));
+            let mut response = sound.clone();
+            let text = String::from_utf8_lossy(&text);
+            // Roots after the right one may be anything, and the certificate may not.
+            match is_roots {
+                true => response.roots.push_str(&text),
+                false => response.certificate = text.into_owned(),
+            }
+            let checked = quickly(|| check(&response, *root, SystemTime::now()));
+            prop_assert!(is_roots || checked.is_err());
         }
     }
 }

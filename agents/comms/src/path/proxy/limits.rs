@@ -1,4 +1,4 @@
-//! Files with a proxy or its password, of any content and of each size that is read.
+//! Files with a proxy or its password, URLs of proxies and lists of hosts, of any content and of each size that is read.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -64,5 +64,33 @@ proptest! {
     ) {
         let (_directory, path) = private(&content);
         is_sound(&quickly(|| credentials_in(&path)), content.len(), &path);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// The configuration has both, and is not larger than such a file; the environment may have more.
+    #[test]
+    fn any_url_and_any_list_of_hosts_without_a_proxy_is_used_or_refused(
+        text in content(LIMIT as usize, &[
+            "http://", "me:", SECRET, "@", "[", "]", ":", "3128", "proxy.example", "%41", "%", "/", "*.", ".", "10.0.0.0/8", "::1", ",", ",a",
+        ]),
+    ) {
+        let text = String::from_utf8_lossy(&text);
+        // Not even an error has what may be a password.
+        for url in [text.to_string(), format!("http://{text}"), format!("http://{text}@proxy:1")] {
+            if let Err(error) = quickly(|| parsed(&url)) {
+                let said = format!("{error:#}");
+                prop_assert!(!said.contains(SECRET), "{}", said);
+            }
+        }
+        // A list, and one entry.
+        let list = quickly(|| entries(text.split(',')));
+        let one = quickly(|| entries(std::iter::once(&*text)));
+        for no_proxy in [list, one].into_iter().flatten() {
+            let proxies = Proxies { proxy: parsed("proxy:1").ok(), no_proxy };
+            let _ = quickly(|| proxies.to("a.plane.example", 443).is_some());
+        }
     }
 }
