@@ -29,8 +29,8 @@ const LENGTH: usize = 72;
 const CONNECTED: [u8; 6] = [1, 4, 5, 8, 9, 11];
 /// Longest wait for the kernel, in seconds.
 const WAIT: i64 = 1;
-/// Most processes of a user that are named.
-const MOST_NAMED: usize = 8;
+/// Most processes of a user that are named: with more, the list would hardly help.
+const MOST_NAMED: usize = 3;
 
 /// The id of the user whose socket is connected from `client` to `server` on this host; `None` if there is no such connection any more.
 ///
@@ -119,8 +119,8 @@ fn user_in(answer: &[u8]) -> io::Result<Option<u32>> {
     }
 }
 
-/// Who listens on a local address: the program with its process id, or the processes of its user if the caller may not see which of them it is. `None` if
-/// that is not known.
+/// Who listens on a local address: the program with its process id. If the caller may not see which one it is: its user, the processes of that user if they are few, and how root finds it.
+/// `None` if nothing is known.
 #[must_use]
 pub fn of_address(address: SocketAddr) -> Option<String> {
     let (inode, uid) = ["/proc/net/tcp", "/proc/net/tcp6"]
@@ -156,15 +156,22 @@ pub fn of_address(address: SocketAddr) -> Option<String> {
                 process.file_name().to_string_lossy()
             )
         }
-        None => match processes_of(uid, Path::new("/proc")) {
-            Some(processes) => format!("one of the processes of {} ({processes})", name(uid)),
-            None => format!("a program of {}", name(uid)),
-        },
+        None => unseen(uid, address.port(), Path::new("/proc")),
     })
 }
 
+/// A program of this user that listens on a port, if it cannot be seen which one it is. The directory has the processes (proc(5)).
+fn unseen(uid: u32, port: u16, directory: &Path) -> String {
+    let user = name(uid);
+    let program = match processes_of(uid, directory) {
+        Some(processes) => format!("one of the processes of {user} ({processes})"),
+        None => format!("a program of {user}"),
+    };
+    format!("{program}, which root sees with `ss -ltnp 'sport = :{port}'`,")
+}
+
 /// The processes of a user with their ids, in the directory of processes (proc(5)): only the user itself and root may see which descriptors a process has, but
-/// every user may see its name. `None` if there is none.
+/// every user may see its name. `None` if there is none, or more than [`MOST_NAMED`].
 fn processes_of(uid: u32, directory: &Path) -> Option<String> {
     let entries = fs::read_dir(directory).ok()?.flatten();
     let mut found: Vec<(u32, String)> = entries
@@ -175,16 +182,12 @@ fn processes_of(uid: u32, directory: &Path) -> Option<String> {
             (user == uid).then(|| (id, printable(program)))
         })
         .collect();
+    if found.is_empty() || found.len() > MOST_NAMED {
+        return None;
+    }
     found.sort_unstable();
-    let named = found.iter().take(MOST_NAMED);
-    let named: Vec<String> = named
-        .map(|(id, program)| format!("{program} {id}"))
-        .collect();
-    let more = match found.len() - named.len() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    (!named.is_empty()).then(|| named.join(", ") + &more)
+    let named = found.iter().map(|(id, program)| format!("{program} {id}"));
+    Some(named.collect::<Vec<_>>().join(", "))
 }
 
 /// Name and effective user in the file `status` of a process (proc(5)); `None` for a thread of the kernel, which has no memory.
@@ -329,18 +332,23 @@ mod tests {
         process("3", "");
         assert_eq!(named(112).as_deref(), Some("epmd 90, beam.smp 812"));
         assert_eq!(named(0), None);
-        for id in 1000..1020 {
-            process(&id.to_string(), &program("many"));
-        }
-        let many = named(112).expect("they are there");
-        assert!(
-            many.starts_with("epmd 90, beam.smp 812, many 1000, "),
-            "{many}"
+        let user = name(112);
+        let said = || unseen(112, 5672, directory.path());
+        let root = "which root sees with `ss -ltnp 'sport = :5672'`,";
+        process("1000", &program("erl_child_setup"));
+        assert_eq!(
+            said(),
+            format!(
+                "one of the processes of {user} (epmd 90, beam.smp 812, erl_child_setup 1000), {root}"
+            )
         );
-        assert!(many.ends_with("many 1005 and 14 more"), "{many}");
-        // This process is there, too.
-        let own = processes_of(nix::unistd::geteuid().as_raw(), Path::new("/proc"));
-        assert!(own.is_some());
+        // None of so many is more likely than another.
+        process("1001", &program("inet_gethost"));
+        assert_eq!(said(), format!("a program of {user}, {root}"));
+        // This process has such a file, too.
+        let own = fs::read_to_string("/proc/self/status").expect("it is there");
+        let (_, user) = process_in(&own).expect("it is read");
+        assert_eq!(user, nix::unistd::geteuid().as_raw());
     }
 
     #[test]

@@ -12,6 +12,9 @@ const UNIT: &str = "/lib/systemd/system/pf9-comms.service";
 /// Time limit until a connection was refused, or a reload has ended.
 const SEEN: Duration = Duration::from_secs(20);
 
+/// A port that another program has.
+const HELD: u16 = 7001;
+
 /// Nothing listens at the place of the plane.
 const CONFIGURATION: &str = "plane: {host: localhost, port: 1}
 proxy: {url: none}
@@ -41,9 +44,12 @@ fn its_unit_lets_it_do_what_it_has_to_and_no_more() {
     let says = format!("{PROGRAM} status | grep -q 'reload .*host.key: its mode is 0644'");
     host.wait_for("the reload is refused", &says, SEEN);
     host.sh("chmod 600 /etc/pf9/comms/current/host.key; systemctl reload pf9-comms");
-    let says = format!("! {PROGRAM} status | grep -q reload");
-    host.wait_for("the reload succeeds", &says, SEEN);
+    let succeeds = format!("! {PROGRAM} status | grep -q reload");
+    host.wait_for("the reload succeeds", &succeeds, SEEN);
     listens_on_loopback_only(&host);
+
+    a_port_of_another_user_is_refused(&host);
+    host.wait_for("the reload succeeds", &succeeds, SEEN);
 
     let restarts = host.sh("systemctl show --value --property NRestarts pf9-comms");
     assert_eq!(restarts, "0");
@@ -73,6 +79,24 @@ fn install(host: &Master) {
          cp host.crt roots.crt; chmod 600 host.key; chown pf9: host.key
          systemctl daemon-reload",
     );
+}
+
+/// systemd itself has the port. The user of pf9-comms does not see its descriptors, and the message says how root finds the program.
+fn a_port_of_another_user_is_refused(host: &Master) {
+    host.sh(&format!(
+        "systemd-run --quiet --unit=holder --socket-property=ListenStream=127.0.0.1:{HELD} true
+         cp -p /etc/pf9/comms.yaml /run/comms.yaml
+         printf '%s\\n' 'listeners: [{{name: held, port: {HELD}, users: all}}]' >> /etc/pf9/comms.yaml
+         systemctl reload pf9-comms"
+    ));
+    let way = format!("ss -ltnp 'sport = :{HELD}'");
+    let says = format!(
+        "{PROGRAM} status | grep reload | grep -F 'a program of root, which root sees with' | grep -qF \"{way}\""
+    );
+    host.wait_for("the reload is refused", &says, SEEN);
+    let found = host.sh(&way);
+    assert!(found.contains("systemd"), "{found}");
+    host.sh("systemctl stop holder.socket; cp -p /run/comms.yaml /etc/pf9/comms.yaml; systemctl reload pf9-comms");
 }
 
 fn listens_on_loopback_only(host: &Master) {
