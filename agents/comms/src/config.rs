@@ -28,8 +28,9 @@ const CONNECTIONS: usize = 1000;
 const ALL_CONNECTIONS: usize = 5000;
 /// Most of one user on a listener that every local user may use, so that one user does not take all of them.
 const CONNECTIONS_PER_USER: usize = 200;
-/// Most that the configuration may say: each connection has two file descriptors.
-const MOST_CONNECTIONS: usize = 9000;
+/// Most that the configuration may say. With so many at their worst, the daemon stays a tenth below the memory that its unit allows, and far below its file
+/// descriptors: each connection has two.
+pub const MOST_CONNECTIONS: usize = 6400;
 
 /// What the file may contain. All but `plane` has a default.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -448,7 +449,7 @@ mod tests {
         for (rest, most, of_one) in [
             ("users: all", CONNECTIONS, CONNECTIONS_PER_USER),
             ("users: [root]", CONNECTIONS, CONNECTIONS),
-            ("users: all, connections: 9000", 9000, 9000),
+            ("users: all, connections: 6400", 6400, 6400),
             ("users: all, connections: 20", 20, 20),
             ("users: all, connections_per_user: 7", CONNECTIONS, 7),
             (
@@ -503,6 +504,10 @@ mod tests {
             (
                 one("port: 1, connections: 0"),
                 "`connections`: 0 is not between",
+            ),
+            (
+                one("port: 1, connections: 6401"),
+                "`connections`: 6401 is not between 1 and 6400",
             ),
             (
                 one("port: 1, connections_per_user: 0"),

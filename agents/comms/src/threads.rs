@@ -19,6 +19,8 @@ const NAMES: [&str; 2] = [
     "the first thread of tunnels",
     "the second thread of tunnels",
 ];
+/// How many there are at most.
+pub(crate) const MOST_THREADS: usize = NAMES.len();
 /// How often each thread reports that it makes progress. It hangs if it does not for three times as long.
 const BEAT: Duration = Duration::from_secs(20);
 

@@ -27,6 +27,7 @@ use crate::path::connect::{ANSWER, authority, reach};
 use crate::path::dial::{Dial, Kernel};
 use crate::path::proxy::Proxies;
 
+pub use buffer::most_memory;
 pub use read_ahead::ReadAhead;
 
 /// A TLS connection to the plane.

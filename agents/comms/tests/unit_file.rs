@@ -1,5 +1,7 @@
 //! What the unit of pf9-comms promises. Whether each supported systemd knows its settings is a test of nodelet's.
 
+use comms::config::MOST_CONNECTIONS;
+
 const UNIT: &str = include_str!("../pf9-comms.service");
 
 /// A setting that is gone would show on a loaded or attacked host only.
@@ -27,6 +29,19 @@ fn each_setting_has_a_reason() {
         let count = UNIT.lines().filter(|its| *its == line).count();
         assert_eq!(count, 1, "{line}: {reason}");
     }
+}
+
+/// The kernel kills a daemon that needs more, with all its connections.
+#[test]
+fn the_most_connections_have_memory_and_descriptors() {
+    let value = |name: &str| UNIT.lines().find_map(|line| line.strip_prefix(name));
+    let gibibytes = value("MemoryMax=").and_then(|limit| limit.strip_suffix('G'));
+    let gibibytes: usize = gibibytes.expect("a limit").parse().expect("GiB");
+    let most = comms::tunnel::most_memory(MOST_CONNECTIONS);
+    // A tenth is left.
+    assert!(most < (gibibytes << 30) / 10 * 9, "{most} bytes");
+    let files = value("LimitNOFILE=").expect("a limit").parse::<usize>();
+    assert!(MOST_CONNECTIONS * 2 < files.expect("a number") / 10 * 9);
 }
 
 /// systemd kills what has not ended by itself.

@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
+use crate::threads::MOST_THREADS;
+
 /// Bytes that are read at a time in one direction. They are written before more is read. Four records of TLS have as many: a call of the kernel costs as much as the
 /// encryption of a quarter of a record.
 const SIZE: usize = 64 * 1024;
@@ -18,6 +20,26 @@ const LARGE: usize = 512;
 const SMALL: usize = 16 * 1024;
 /// Free buffers that a thread keeps.
 const KEPT: usize = 32;
+/// What an idle tunnel has, in bytes, as the soak `tunnels` has seen it.
+const IDLE: usize = 25 * 1024;
+/// A record that arrives, or its plain text, with what TLS adds to it.
+const RECORD: usize = 18 * 1024;
+/// The program, and what its allocator does not give back.
+const PROGRAM: usize = 64 * 1024 * 1024;
+
+/// Most memory of the daemon with so many tunnels, in bytes. It follows from the sizes of buffers, all full at the same time:
+///
+/// - large buffers, as many bytes that TLS has encrypted of them, and those that each thread keeps;
+/// - for each tunnel what an idle one has, three small buffers (one for each direction, one with what was read ahead), as many bytes as one of them that TLS has encrypted, and a
+///   record that arrives and its plain text.
+///
+/// What the kernel has for connections is not in it.
+#[must_use]
+pub const fn most_memory(tunnels: usize) -> usize {
+    let large = (2 * LARGE + MOST_THREADS * KEPT) * SIZE;
+    let each = IDLE + 3 * SMALL + SMALL + 2 * RECORD;
+    PROGRAM + large + tunnels * each
+}
 
 /// Buffers of [`SIZE`] that are in use.
 static IN_USE: AtomicUsize = AtomicUsize::new(0);

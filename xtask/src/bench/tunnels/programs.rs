@@ -271,8 +271,8 @@ impl Programs {
         format!(
             "plane: {{host: 127.0.0.1, port: {port}}}\n\
              identity: {{certificate: {}, key: {}, roots: {}}}\n\
-             proxy: {{url: none}}\nsocket: {}\nconnections: 9000\n\
-             listeners:\n- {{name: echo, port: {LOCAL}, sni: {NAME}, users: all, addresses: [127.0.0.1], connections: 9000}}\n",
+             proxy: {{url: none}}\nsocket: {}\nconnections: 6400\n\
+             listeners:\n- {{name: echo, port: {LOCAL}, sni: {NAME}, users: all, addresses: [127.0.0.1], connections: 6400}}\n",
             self.place("host.crt"),
             self.place("host.key"),
             self.place("ca.crt"),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use comms::config::MOST_CONNECTIONS;
+use comms::tunnel::most_memory;
 use lab::Host;
 use lab::package::{COMMS, enrol};
 use lab_suites::{Image, Planes, poll, sh, until};
@@ -23,14 +25,8 @@ const MEDIAN: u64 = 1_000_000;
 const LATE: u64 = 1_000_000;
 /// Most tunnels at a time: the stalled ones, and the one beside them.
 const MOST: u64 = STALLED[1] + 1;
-/// Most memory of pf9-comms with them, in KiB. It follows from the sizes of buffers (`agents/comms/src/tunnel/buffer.rs`), all full at the same time:
-///
-/// - 512 large buffers of 64 and as much that TLS has encrypted of them, and 32 large buffers that each of two threads keeps;
-/// - for each tunnel 25 as an idle one has, three small buffers of 16 (one for each direction, one with what was read ahead), 16 that TLS has encrypted, and a record that
-///   arrives and its plain text, 18 each;
-/// - 64 MiB for the program, and for what its allocator does not give back.
-const MOST_MEMORY: u64 =
-    2 * 512 * 64 + 2 * 32 * 64 + MOST * (25 + 3 * 16 + 16 + 2 * 18) + 64 * 1024;
+/// Most memory of pf9-comms with them, in KiB.
+const MOST_MEMORY: u64 = most_memory(MOST as usize) as u64 / 1024;
 const CYCLES: u64 = 10_000;
 /// Most growth of pf9-comms from the end of a first round of cycles to the end of the second, in KiB.
 const GROWTH: i64 = 2048;
@@ -58,8 +54,8 @@ fn thousands_of_tunnels_are_carried_and_leave_nothing() {
     sh(
         &host,
         &format!(
-            "mkdir -p /etc/pf9; printf '%s\\n' 'plane: {{host: plane.lab}}' 'connections: 9000' 'listeners:' \
-             '- {{name: echo, port: {PORT}, users: all, connections: 9000}}' > /etc/pf9/comms.yaml"
+            "mkdir -p /etc/pf9; printf '%s\\n' 'plane: {{host: plane.lab}}' 'connections: {MOST_CONNECTIONS}' 'listeners:' \
+             '- {{name: echo, port: {PORT}, users: all, connections: {MOST_CONNECTIONS}}}' > /etc/pf9/comms.yaml"
         ),
     );
     enrol(&host, &server).expect("it is enrolled");
