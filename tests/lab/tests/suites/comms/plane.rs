@@ -145,7 +145,7 @@ fn outages(planes: &Planes, (first, id): (&Host, &str), second: &Host) {
         "! systemctl is-active --quiet download",
     );
     assert_eq!(sh(first, "cat /run/sum"), sh(&plane, "cat /tmp/sum"));
-    // Everything of the plane is started again: a program waits a moment. A download fails or is whole, and no confirmed message is lost.
+    // The ingress and planectl are started again, and RabbitMQ runs on: a program waits a moment. A download fails or is whole, and no confirmed message is lost.
     begin_download(first, "10M");
     until(first, "it has begun", &is_open);
     services::confirmed_messages_outlast(first, id, || {
