@@ -89,6 +89,41 @@ async fn a_host_takes_no_place_of_other_hosts() {
     until("its connections have ended", one_more).await;
 }
 
+/// Sends so many requests on one connection, and returns how many are answered with 200, and how many with 429.
+async fn statuses(client: &Stranger, name: &str, count: usize) -> (usize, usize) {
+    let one = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let last = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let stream = client.connect(name).await.expect("it is let in");
+    let said = answer(stream, &(one.repeat(count - 1) + last)).await;
+    let with = |status: &str| said.matches(&format!("HTTP/1.1 {status} ")).count();
+    (with("200"), with("429"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_for_enrolment_are_limited_with_a_certificate_and_without() {
+    const ENROL: &str = "enroll.plane.test";
+    /// The limit, and two more.
+    const TOO_MANY: usize = 62;
+    let plane = Plane::start().await;
+    let (greedy, other) = (
+        enrolled(&plane, "host-1").await,
+        enrolled(&plane, "host-2").await,
+    );
+    let client = Stranger::new(&plane, Some(&greedy));
+    // Requests to other services do not count.
+    let of_service = statuses(&client, "rest.plane.test", TOO_MANY).await;
+    assert_eq!(of_service, (TOO_MANY, 0));
+    assert_eq!(statuses(&client, ENROL, TOO_MANY).await, (60, 2));
+    assert_eq!(statuses(&client, ENROL, 1).await, (0, 1), "not on another");
+    let of_other = Stranger::new(&plane, Some(&other));
+    assert_eq!(statuses(&of_other, ENROL, 1).await, (1, 0), "another host");
+    let without = Stranger::new(&plane, None);
+    let (answered, refused) = statuses(&without, ENROL, TOO_MANY).await;
+    assert_eq!(answered + refused, TOO_MANY);
+    // Both hosts were enrolled from the same address: their requests count, too.
+    assert!((2..10).contains(&refused), "{refused} are refused");
+}
+
 /// What the service with HTTP answers on a connection that stays open: its own head and that of the request. An end counts as no answer.
 async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> String {
     let said = async {
