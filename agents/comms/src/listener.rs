@@ -27,7 +27,7 @@ const DESCRIPTORS: &str = "check the file descriptors of pf9-comms (`LimitNOFILE
 /// What to try when a connection to the plane breaks.
 const BROKEN: &str = "check the network, and whether the service of the plane was restarted";
 /// What to try when the plane does not answer at all.
-const UNANSWERED: &str = "check `sni`, whether the service of the plane runs, and whether this host has more connections than the plane allows one host";
+const UNANSWERED: &str = "check `sni`, whether the service of the plane runs, whether this host was revoked (`planectl host list` on the plane; if it has no valid certificate, enrol the host again), and whether this host has more connections than the plane allows one host";
 /// Pause after a connection that could not be accepted: file descriptors may be used up.
 const PAUSE: Duration = Duration::from_millis(200);
 

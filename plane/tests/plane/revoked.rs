@@ -183,7 +183,7 @@ async fn one_certificate_of_a_long_list_is_refused_at_once_and_by_a_new_haproxy(
     let mut plane = Plane::start().await;
     let revoked = Host::enrolled(&plane, "host-1").await;
     let other = Host::enrolled(&plane, "host-2").await;
-    let (_first, _second) = (revoked.start().await, other.start().await);
+    let (comms, _second) = (revoked.start().await, other.start().await);
     let (mut lost, mut kept) = (revoked.connect(ECHO).await, other.connect(ECHO).await);
     assert!(carries(&mut lost).await && carries(&mut kept).await);
     revoke_many(&plane, "host-1").await;
@@ -209,6 +209,18 @@ async fn one_certificate_of_a_long_list_is_refused_at_once_and_by_a_new_haproxy(
         let known = known.lines().filter(|line| line.starts_with("0x"));
         assert_eq!(known.count(), MANY + 1, "new: {is_new}");
         assert!(!revoked.reaches_echo().await, "new: {is_new}");
+        if !is_new {
+            // The running one does not know the list, so it sends no alert.
+            until("the host is told that it may be revoked", async || {
+                let status = comms.status();
+                let mut errors = status.listeners.iter().flat_map(|its| &its.errors);
+                errors.any(|its| {
+                    its.cause == "no-answer"
+                        && its.next.contains("was revoked (`planectl host list`")
+                })
+            })
+            .await;
+        }
         assert!(other.reaches_echo().await, "new: {is_new}");
     }
 }
