@@ -2,12 +2,14 @@
 //!
 //! The database has what was revoked; each ingress looks every few seconds. So an operator's command reaches any number of them.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
+use daemon::health::Beat;
 use rand::Rng as _;
 use sha2::{Digest as _, Sha256};
 use sqlx::AnyPool;
@@ -24,12 +26,15 @@ use crate::message_queue::MessageQueue;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Users that are deleted at a time.
+/// Users that are deleted in one look, and the time after which no other one is begun: a certificate that is revoked meanwhile waits for the next look.
 const AT_A_TIME: usize = 100;
+const USERS: Duration = Duration::from_secs(5);
 /// HAProxy says for how many whole seconds a worker has run, and reads its files before that.
 const MARGIN: Duration = Duration::from_secs(1);
 /// Longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// A look makes progress within this time. A user may wait for a host that is being enrolled.
+const PROGRESS: Duration = LONGEST_PAUSE.saturating_mul(6);
 /// The certificate of the ingress and the list of revoked ones are looked at this often.
 const DAILY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -58,22 +63,24 @@ struct Done {
     files_at: Option<Instant>,
     /// Hosts whose user of the message queue was deleted, and the revocation after which it was.
     without_user: BTreeMap<String, i64>,
+    /// Whether there are others.
+    has_users_left: bool,
     /// What the running HAProxy has still to be told.
     owed: Owed,
 }
 
 impl Reconciler {
     /// Runs until `end` is cancelled. Failures are logged, and tried again.
-    pub async fn run(self, end: CancellationToken, beat: daemon::health::Beat) {
+    pub async fn run(self, end: CancellationToken, beat: Beat) {
         let mut done = Done::default();
         let mut failures = 0_u32;
         let mut said = String::new();
         loop {
-            beat.within(LONGEST_PAUSE * 6);
+            beat.within(PROGRESS);
             // Cut off, it is done again at the next start.
             let looked = tokio::select! {
                 () = end.cancelled() => break,
-                looked = self.once(&mut done, SystemTime::now()) => looked,
+                looked = self.once(&mut done, SystemTime::now(), &beat) => looked,
             };
             let pause = match looked {
                 Ok(()) => {
@@ -82,7 +89,10 @@ impl Reconciler {
                     }
                     failures = 0;
                     said.clear();
-                    PAUSE
+                    match done.has_users_left {
+                        true => Duration::ZERO,
+                        false => PAUSE,
+                    }
                 }
                 Err(error) => {
                     let message = format!("{error:#}");
@@ -103,32 +113,34 @@ impl Reconciler {
         beat.finish();
     }
 
-    async fn once(&self, done: &mut Done, now: SystemTime) -> Result<()> {
+    async fn once(&self, done: &mut Done, now: SystemTime, beat: &Beat) -> Result<()> {
         let name = name()?;
         // Also if it fails below: then `planectl host revoke` says that this ingress is behind.
         let refuses = done.refuses.clone().unwrap_or_default();
         record(&self.database, &name, &refuses, now).await?;
         let revoked = host::revoked(&self.database, now).await?;
         let wanted = digest(&revoked);
-        // One does not wait for the other: a disk that is full keeps no revoked certificate in use.
-        let refused = match done.refuses.as_ref() == Some(&wanted) {
+        let is_as_wanted = done.refuses.as_ref() == Some(&wanted);
+        // One does not wait for the other: a disk that is full, or a message queue that does not answer, keeps no revoked certificate in use.
+        let refused = match is_as_wanted {
             true => Ok(()),
             false => self.refuse(done, &revoked, now).await,
+        };
+        let removed = match is_as_wanted && !done.has_users_left {
+            true => Ok(()),
+            false => self.remove_users(done, now, beat).await,
         };
         let kept = match done.files_at.is_some_and(|at| at.elapsed() < DAILY) {
             true => Ok(()),
             false => self.keep_files(done, &revoked, now).await,
         };
-        if refused.is_ok() && done.refuses.as_ref() != Some(&wanted) {
+        if refused.is_ok() && removed.is_ok() && !is_as_wanted {
             tracing::info!("the ingress refuses {} certificates", revoked.len());
             done.refuses = Some(wanted.clone());
             record(&self.database, &name, &wanted, now).await?;
         }
-        match (refused, kept) {
-            (Ok(()), kept) => kept,
-            (Err(error), Ok(())) => Err(error),
-            (Err(first), Err(second)) => bail!("{first:#}; and could not {second:#}"),
-        }
+        let errors = [refused, removed, kept].into_iter().filter_map(Result::err);
+        revocation::together(&errors.collect::<Vec<_>>())
     }
 
     /// Ends what these certificates have.
@@ -143,24 +155,29 @@ impl Reconciler {
             );
         }
         let told = revocation::apply(&self.master, &self.files, &list, revoked, &mut done.owed);
-        // A message queue that does not answer keeps no tunnel open, and the other way round.
-        let (told, users) = (told.await, self.remove_users(done, now).await);
+        let told = told.await;
         written.context("write the list of revoked certificates")?;
-        told?;
-        users
+        told
     }
 
-    /// Deletes the users of hosts that have no certificate any more. Some of many: the others have their turn at the next look.
-    async fn remove_users(&self, done: &mut Done, now: SystemTime) -> Result<()> {
+    /// Deletes the users of hosts that have no certificate any more. Some of many: the others have their turn at the next look, which is no failure. After a start, those of
+    /// all revoked hosts are deleted once more, so the host that was revoked last is the first one.
+    async fn remove_users(&self, done: &mut Done, now: SystemTime, beat: &Beat) -> Result<()> {
         let Some(queue) = &self.message_queue else {
             return Ok(());
         };
         let hosts = host::revoked_hosts(&self.database, now).await?;
-        let todo: Vec<(String, i64)> = hosts
+        let mut todo: Vec<(String, i64)> = hosts
             .into_iter()
             .filter(|(id, at)| done.without_user.get(id) != Some(at))
             .collect();
-        for (id, at) in todo.iter().take(AT_A_TIME) {
+        todo.sort_by_key(|(_, at)| Reverse(*at));
+        let (began, mut count) = (Instant::now(), 0);
+        for (id, at) in &todo {
+            if count == AT_A_TIME || began.elapsed() > USERS {
+                break;
+            }
+            beat.within(PROGRESS);
             let still = async {
                 let has_one = host::has_certificate(&self.database, id, now).await?;
                 Ok(!has_one)
@@ -170,13 +187,9 @@ impl Reconciler {
                 .await
                 .context("delete the user of a revoked host")?;
             done.without_user.insert(id.clone(), *at);
+            count += 1;
         }
-        if todo.len() > AT_A_TIME {
-            bail!(
-                "delete the users of all revoked hosts: {} are left for the next time",
-                todo.len() - AT_A_TIME
-            );
-        }
+        done.has_users_left = count < todo.len();
         Ok(())
     }
 

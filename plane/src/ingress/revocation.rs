@@ -65,6 +65,14 @@ pub async fn apply(
     if let Err(error) = end_all(master, revoked).await {
         errors.push(error.context("end connections of revoked certificates"));
     }
+    together(&errors)
+}
+
+/// All that has failed as one error.
+///
+/// # Errors
+/// There is at least one.
+pub(super) fn together(errors: &[anyhow::Error]) -> Result<()> {
     if errors.is_empty() {
         return Ok(());
     }

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
+use plane::database;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::client::Host;
+use crate::revoked::{MANY, add_revoked, database_of};
 use crate::running::{Plane, until};
 
 /// The things that are there, by their path.
@@ -45,11 +48,10 @@ async fn management(kept: Kept) -> SocketAddr {
     address
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_keeps_its_password_until_it_is_revoked() {
-    let kept = Kept::default();
-    let address = management(Arc::clone(&kept)).await;
-    let plane = Plane::start_with(|state| {
+/// A plane with this message queue.
+async fn plane_with(kept: &Kept) -> Plane {
+    let address = management(Arc::clone(kept)).await;
+    Plane::start_with(|state| {
         let file = state.join("queue.password");
         std::fs::write(&file, "secret").expect("it is written");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its mode");
@@ -59,7 +61,19 @@ async fn a_host_keeps_its_password_until_it_is_revoked() {
             file.display()
         )
     })
-    .await;
+    .await
+}
+
+/// The name of a host's user.
+fn user_of(host: &Host) -> String {
+    let told: Value = serde_json::from_str(&host.identity("message-queue.json")).expect("JSON");
+    told["user"].as_str().expect("a user").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_keeps_its_password_until_it_is_revoked() {
+    let kept = Kept::default();
+    let plane = plane_with(&kept).await;
     let host = Host::new(&plane, "host-1").await;
     let fingerprint = plane.fingerprint();
     let mut passwords = Vec::new();
@@ -77,14 +91,54 @@ async fn a_host_keeps_its_password_until_it_is_revoked() {
             .await
             .expect("it is enrolled");
         let told: Value = serde_json::from_str(&host.identity("message-queue.json")).expect("JSON");
-        let user = told["user"].as_str().expect("a user").to_owned();
-        let known = kept.lock().expect("no panic")[&format!("/api/users/{user}")].clone();
+        let user = format!("/api/users/{}", user_of(&host));
+        let known = kept.lock().expect("no panic")[&user].clone();
         assert_eq!(known["password"], told["password"]);
         passwords.push(told["password"].clone());
     }
     // Its agents go on with the first one if an enrolment fails after the plane has told the message queue.
     assert_eq!(passwords[0], passwords[1]);
     assert_ne!(passwords[1], passwords[2]);
+}
+
+/// Hosts that were revoked an hour ago, with their users: a plane that has just started does not know which ones it has deleted.
+async fn add_revoked_hosts(plane: &Plane, kept: &Kept) {
+    let before = SystemTime::now() - Duration::from_secs(3600);
+    let database = database_of(plane).await;
+    let mut all = database.begin().await.expect("a transaction");
+    for number in 0..MANY {
+        let name = format!("old-{number}");
+        sqlx::query("INSERT INTO hosts (id, name, enrolled_at) VALUES ($1, $1, $2)")
+            .bind(&name)
+            .bind(database::seconds(before))
+            .execute(&mut *all)
+            .await
+            .expect("it is written");
+        add_revoked(&mut all, number, &name, before).await;
+        let user = format!("/api/users/host.{name}");
+        kept.lock().expect("no panic").insert(user, Value::Null);
+    }
+    all.commit().await.expect("it is written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_waits_for_no_users_of_hosts_that_were_revoked_before() {
+    let kept = Kept::default();
+    let plane = plane_with(&kept).await;
+    let host = Host::enrolled(&plane, "host-1").await;
+    let user = format!("/api/users/{}", user_of(&host));
+    let has = |user: &String| kept.lock().expect("no panic").contains_key(user);
+    assert!(has(&user));
+    add_revoked_hosts(&plane, &kept).await;
+    // Fails if it takes longer than a minute.
+    let said = plane.said(&["host", "revoke", "host-1"]);
+    assert!(said.contains("Every ingress refuses them"), "{said}");
+    assert!(!has(&user), "its user is the first one that is deleted");
+    until("the users of all others are deleted, too", async || {
+        let kept = kept.lock().expect("no panic");
+        !kept.keys().any(|place| place.starts_with("/api/users/"))
+    })
+    .await;
 }
 
 /// A plane with another secret would give hosts passwords that the other planes with this database do not give.

@@ -154,26 +154,41 @@ async fn a_revoked_host_that_does_not_read_loses_its_service() {
 }
 
 /// Certificates that were revoked before. Their list is longer than what HAProxy reads of a command (16 KiB).
-const MANY: usize = 1000;
+pub(crate) const MANY: usize = 1000;
+
+/// The database of a plane.
+pub(crate) async fn database_of(plane: &Plane) -> sqlx::AnyPool {
+    let url = format!("sqlite://{}", plane.place("plane.db").display());
+    database::open(&url).await.expect("it is there")
+}
+
+/// Gives a host a certificate with this number that was revoked at this time and has not ended.
+pub(crate) async fn add_revoked(
+    database: &mut sqlx::AnyConnection,
+    number: usize,
+    name: &str,
+    at: SystemTime,
+) {
+    sqlx::query(
+        "INSERT INTO certificates (serial, host_id, issued_at, expires_at, revoked_at) \
+         SELECT $1, id, $2, $3, $2 FROM hosts WHERE name = $4",
+    )
+    .bind(format!("7A{number:030X}"))
+    .bind(database::seconds(at))
+    .bind(database::seconds(at + Duration::from_secs(24 * 3600)))
+    .bind(name)
+    .execute(&mut *database)
+    .await
+    .expect("it is written");
+}
 
 /// Gives a host so many certificates more, which are revoked.
 async fn revoke_many(plane: &Plane, name: &str) {
-    let url = format!("sqlite://{}", plane.place("plane.db").display());
-    let database = database::open(&url).await.expect("it is there");
+    let database = database_of(plane).await;
     let now = SystemTime::now();
     let mut all = database.begin().await.expect("a transaction");
     for number in 0..MANY {
-        sqlx::query(
-            "INSERT INTO certificates (serial, host_id, issued_at, expires_at, revoked_at) \
-             SELECT $1, id, $2, $3, $2 FROM hosts WHERE name = $4",
-        )
-        .bind(format!("7A{number:030X}"))
-        .bind(database::seconds(now))
-        .bind(database::seconds(now + Duration::from_secs(3600)))
-        .bind(name)
-        .execute(&mut *all)
-        .await
-        .expect("it is written");
+        add_revoked(&mut all, number, name, now).await;
     }
     all.commit().await.expect("it is written");
 }
