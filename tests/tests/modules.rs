@@ -43,7 +43,7 @@ const SOURCES: [&str; 18] = [
 
 /// Sources of one crate each. In `engine/tests`, `agents/nodelet/tests` and `lab/tests` each file is a crate. So is each file directly in
 /// `tests/tests`, `agents/comms/tests` and `plane/tests`: such a crate has one file and no cycle.
-const CRATES: [&str; 26] = [
+const CRATES: [&str; 27] = [
     "engine/src",
     "engine/tests",
     "agents/comms/src",
@@ -51,6 +51,7 @@ const CRATES: [&str; 26] = [
     "agents/nodelet/src",
     "agents/nodelet/tests",
     "crates/atomic-files/src",
+    "crates/bounds/src",
     "crates/child-process/src",
     "crates/daemon/src",
     "crates/traced/src",

@@ -195,12 +195,12 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
 
+    use bounds::{content, quickly};
     use proptest::prelude::*;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use tempfile::TempDir;
 
     use super::*;
-    use crate::bounds::{content, quickly};
 
     /// A directory with the files of an identity. The root is valid from 2020 to 2040, the certificate from 2021 to 2030.
     fn made() -> (TempDir, IdentityFiles) {

@@ -257,10 +257,10 @@ fn name(uid: u32) -> String {
 mod tests {
     use std::net::Ipv6Addr;
 
+    use bounds::{content, quickly};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bounds::{content, quickly};
 
     #[test]
     fn a_connection_has_the_user_who_made_it() {

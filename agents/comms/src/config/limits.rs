@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::bounds::{content, quickly};
+use bounds::{content, quickly};
 
 /// Largest file that is read, in bytes (`crates/daemon/src/config.rs`).
 const LARGEST: usize = 64 * 1024;

@@ -258,7 +258,7 @@ mod tests {
     use wire::enrolment::{LARGEST_RESPONSE, Secret};
 
     use super::*;
-    use crate::bounds::{content, quickly};
+    use bounds::{content, quickly};
 
     fn place_in(directory: &Path) -> Place {
         let user = User::from_uid(nix::unistd::geteuid());

@@ -234,11 +234,11 @@ fn certificate_request(key: &KeyPair) -> Result<String> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use bounds::{content, quickly};
     use proptest::prelude::*;
     use wire::enrolment::{LARGEST_REQUEST, LARGEST_RESPONSE, Refusal, Response};
 
     use super::*;
-    use crate::bounds::{content, quickly};
 
     #[test]
     fn a_plane_has_a_dns_name() {

@@ -258,11 +258,11 @@ mod tests {
 
         #[test]
         fn an_answer_of_any_length_is_read_quickly(
-            head in crate::bounds::content(LONGEST_HEAD, &[
+            head in bounds::content(LONGEST_HEAD, &[
                 "HTTP/1.1 200 OK\r\n", "A: b\r\n", "A", ":", " ", "\r\n", "\n", "\t",
             ]),
         ) {
-            let status = crate::bounds::quickly(|| answer(&head));
+            let status = bounds::quickly(|| answer(&head));
             prop_assert!(status != Ok(None) || head.len() < LONGEST_HEAD);
         }
     }

@@ -3,11 +3,11 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
+use bounds::{content, quickly};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::bounds::{content, quickly};
 
 /// What no message may have.
 const SECRET: &str = "hidden-word";
