@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 /// Time for a command. HAProxy takes part of a second for a list of some thousand sessions.
@@ -19,7 +19,7 @@ const HEARD: Duration = Duration::from_secs(5);
 const ENDED: Duration = Duration::from_secs(10);
 /// Between two looks at it.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Largest answer that is read: a session has about 300 bytes there.
+/// Largest answer that is read, in bytes: a session has about 300 bytes there, and an ingress may have hundreds of thousands.
 const LARGEST: u64 = 256 * 1024 * 1024;
 
 /// The socket.
@@ -62,7 +62,7 @@ impl Master {
     /// Sends a command to the master process, and returns its answer.
     ///
     /// # Errors
-    /// HAProxy does not run, or gives no answer in time.
+    /// HAProxy does not run, gives no answer in time, or a longer one than is read.
     pub async fn command(&self, command: &str) -> Result<String> {
         let place = self.0.display();
         // A command may have a secret: only its first word is shown.
@@ -74,9 +74,7 @@ impl Master {
             stream.write_all(b"\n").await?;
             // Otherwise it waits for more commands after its answer.
             stream.shutdown().await?;
-            let mut answer = Vec::new();
-            stream.take(LARGEST).read_to_end(&mut answer).await?;
-            std::io::Result::Ok(String::from_utf8_lossy(&answer).into_owned())
+            whole(stream, LARGEST).await
         };
         let answer = tokio::time::timeout(LIMIT, asked).await;
         let answer = answer
@@ -192,6 +190,18 @@ impl Master {
     }
 }
 
+/// Reads an answer to its end. The sessions that are missing in one that is cut off would stay open, and count as ended.
+async fn whole(stream: impl AsyncRead + Unpin, largest: u64) -> std::io::Result<String> {
+    let mut answer = Vec::new();
+    stream.take(largest + 1).read_to_end(&mut answer).await?;
+    if answer.len() as u64 > largest {
+        return Err(std::io::Error::other(format!(
+            "its answer has more than {largest} bytes; lower `connections` of the ingress"
+        )));
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
 /// The workers in the answer to `show proc`: lines of columns (process, type, reloads, uptime) below headings that are comments.
 fn workers(answer: &str) -> Vec<Worker> {
     let mut is_present = true;
@@ -256,6 +266,14 @@ mod tests {
         );
         assert!(workers("").is_empty());
         assert!(workers("x y z\n# workers\nworker 1\n").is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_would_be_cut_off_is_an_error() {
+        assert_eq!(whole(&b"0x1"[..], 3).await.expect("it is read"), "0x1");
+        let error = whole(&b"0x12"[..], 3).await.expect_err("it is longer");
+        let said = error.to_string();
+        assert!(said.contains("more than 3 bytes; lower"), "{said}");
     }
 
     proptest! {
