@@ -338,7 +338,13 @@ fn der(text: &str) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use bounds::{content, quickly};
     use proptest::prelude::*;
+    use wire::enrolment::LARGEST_REQUEST;
 
     use super::*;
 
@@ -350,8 +356,13 @@ mod tests {
     }
 
     fn request(algorithm: &'static rcgen::SignatureAlgorithm) -> String {
+        request_for(algorithm, vec!["other.test".to_owned()])
+    }
+
+    /// A request for these names.
+    fn request_for(algorithm: &'static rcgen::SignatureAlgorithm, names: Vec<String>) -> String {
         let key = KeyPair::generate_for(algorithm).expect("a key");
-        let mut params = CertificateParams::new(vec!["other.test".to_owned()]).expect("names");
+        let mut params = CertificateParams::new(names).expect("names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let request = params.serialize_request(&key).expect("a request");
         request.pem().expect("PEM")
@@ -499,6 +510,63 @@ mod tests {
             }
             // It may still be right: not all signs count.
             let _ = RequestedKey::read(&String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    /// A request with this content.
+    fn armored(der: &[u8]) -> String {
+        let text = STANDARD.encode(der);
+        format!("-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n")
+    }
+
+    /// The content of a request that is about as large as one may be.
+    fn largest() -> &'static [u8] {
+        static LARGEST: OnceLock<Vec<u8>> = OnceLock::new();
+        LARGEST.get_or_init(|| {
+            let names = (0..140).map(|number| format!("{number:03}.{}.test", "a".repeat(50)));
+            let request = request_for(&rcgen::PKCS_ECDSA_P256_SHA256, names.collect());
+            der(&request).expect("PEM")
+        })
+    }
+
+    #[test]
+    fn the_largest_request_is_read_quickly() {
+        let text = armored(largest());
+        let size = LARGEST_REQUEST * 9 / 10..LARGEST_REQUEST;
+        assert!(size.contains(&text.len()), "{} bytes", text.len());
+        quickly(|| RequestedKey::read(&text)).expect("it is right");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn any_text_that_a_host_may_send_is_refused_quickly(
+            text in content(LARGEST_REQUEST, &[
+                "-----BEGIN CERTIFICATE REQUEST-----\n", "-----END CERTIFICATE REQUEST-----\n",
+                "-----BEGIN ", "-----", "MIIB", "AAAA\n", "MIAwgDCA", "=", "\n", "\r\n", "A: b\n", " ",
+            ]),
+            der in content(LARGEST_REQUEST / 2, &["0", "\0", "\u{1}", "\u{2}", "\u{3}", "1", "U", "\u{7f}"]),
+        ) {
+            for text in [String::from_utf8_lossy(&text).into_owned(), armored(&der)] {
+                quickly(|| RequestedKey::read(&text)).expect_err("it is none");
+            }
+        }
+
+        #[test]
+        fn the_largest_request_is_refused_quickly_if_it_is_damaged(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            length in any::<prop::sample::Index>(),
+        ) {
+            let mut damaged = largest().to_vec();
+            for (at, byte) in changes {
+                let at = at.index(damaged.len());
+                damaged[at] = byte;
+            }
+            // It may still be right: a byte may be what it was.
+            let _ = quickly(|| RequestedKey::read(&armored(&damaged)));
+            let cut = armored(&largest()[..length.index(largest().len())]);
+            quickly(|| RequestedKey::read(&cut)).expect_err("it is cut off");
         }
     }
 }

@@ -309,11 +309,12 @@ fn plain_path(place: &str, path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use bounds::{content, quickly};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn read(text: &str) -> Result<Configuration> {
+    fn read(text: impl AsRef<[u8]>) -> Result<Configuration> {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("plane.yaml");
         std::fs::write(&path, text).expect("it is written");
@@ -383,7 +384,7 @@ mod tests {
                 "`read_only` needs `mode: http`",
             ),
         ] {
-            let error = read(&format!("{LEAST}{more}")).expect_err(wanted);
+            let error = read(format!("{LEAST}{more}")).expect_err(wanted);
             let said = format!("{error:#}");
             assert!(said.contains(wanted), "{said} should have {wanted}");
         }
@@ -397,7 +398,7 @@ mod tests {
             "postgres://plane:secret@db/plane",
             "postgres://db/plane?password=secret",
         ] {
-            let found = read(&format!("host: plane.test\ndatabase: {url}\n")).expect("it is right");
+            let found = read(format!("host: plane.test\ndatabase: {url}\n")).expect("it is right");
             let error = format!("{:#}", found.database_url().expect_err("it has a password"));
             assert!(
                 error.contains("has a password") && !error.contains("secret"),
@@ -409,12 +410,47 @@ mod tests {
         found.database_url().expect("it has none");
     }
 
+    /// The largest file that is read, in bytes (`daemon::config`).
+    const LARGEST: usize = 64 * 1024;
+
+    #[test]
+    fn the_largest_configuration_is_read_quickly() {
+        let service = |number: usize| {
+            format!("  - {{name: service-{number}, mode: http, backend: '127.0.0.1:1'}}\n")
+        };
+        let services: String = (0..MOST_SERVICES).map(service).collect();
+        let text = format!("{LEAST}ingress:\n  services:\n{services}");
+        let line = format!("# {}\n", "-".repeat(77));
+        let comment = line.chars().cycle().take(LARGEST - text.len());
+        let text = text + &comment.collect::<String>();
+        let found = quickly(|| read(&text)).expect("it is right");
+        assert_eq!(found.ingress.services.len(), MOST_SERVICES);
+        let error = quickly(|| read(text + "#")).expect_err("it is too large");
+        let said = format!("{error:#}");
+        assert!(said.contains("larger than"), "{said}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Brackets are closed: the parser takes longer with the square of their depth. Only an operator writes this file.
+        #[test]
+        fn a_configuration_of_any_size_is_read_or_refused(
+            text in content(LARGEST, &[
+                "host: plane.test\n", "ingress:\n", "  services:\n", "  - ", "{name: a, mode: http}", "[]",
+                "'", "\"", "&a ", "*a ", "? ", ": ", "- ", "#", "|\n", "!!binary ", "---\n", "\n", " ", "\t", "é",
+            ]),
+        ) {
+            let _ = quickly(|| read(&text));
+        }
+    }
+
     proptest! {
         #[test]
         fn no_configuration_is_too_strange(text in "(?s).{0,200}", word in "[a-z_:{}' ,0-9\\[\\]]{0,80}") {
             let _ = read(&text);
-            let _ = read(&format!("{LEAST}{word}\n"));
-            let _ = read(&format!("{LEAST}ingress: {{{word}}}\n"));
+            let _ = read(format!("{LEAST}{word}\n"));
+            let _ = read(format!("{LEAST}ingress: {{{word}}}\n"));
         }
     }
 }

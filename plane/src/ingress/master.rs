@@ -241,6 +241,7 @@ fn seconds(uptime: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use bounds::{content, quickly};
     use proptest::prelude::*;
 
     use super::*;
@@ -281,6 +282,22 @@ mod tests {
         fn no_answer_is_too_strange(answer in "(?s).{0,400}", line in "[0-9a-z ]{0,60}") {
             workers(&answer);
             workers(&format!("12 worker {line}"));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        /// As long as one about some thousand workers.
+        #[test]
+        fn a_long_answer_is_read_quickly(
+            answer in content(256 * 1024, &[
+                "12 ", "worker ", "master ", "0 ", "1d02h03m04s ", "9", "d", "h", "m", "s", "\n",
+                "# old workers\n", "#", "\t",
+            ]),
+        ) {
+            let answer = String::from_utf8_lossy(&answer);
+            quickly(|| workers(&answer));
         }
     }
 }

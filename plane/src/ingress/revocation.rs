@@ -261,6 +261,7 @@ fn sessions_by_peer(sessions: &str) -> BTreeMap<&str, (&str, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use bounds::{content, quickly};
     use proptest::prelude::*;
 
     use super::*;
@@ -292,6 +293,23 @@ mod tests {
                 tracked(text).count();
                 sessions_by_peer(text);
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        /// As long as one about a thousand sessions.
+        #[test]
+        fn a_long_answer_is_read_quickly(
+            answer in content(256 * 1024, &[
+                "0x7f1:", "0x", " key=41AB@127.0.0.1:4000", " key=", " use=1", " src=::1:4001",
+                " scb=[8,200h,fd=-1]", " scb=[", "@", ":", " ", "\n", "\t",
+            ]),
+        ) {
+            let answer = String::from_utf8_lossy(&answer);
+            quickly(|| tracked(&answer).count());
+            quickly(|| sessions_by_peer(&answer).len());
         }
     }
 }
