@@ -1,35 +1,14 @@
 //! Checks of all YAML from outside (settings, facts, `role.yaml`) before the parser reads it.
 //!
-//! It finds nesting that is too deep, a byte order mark, a second document, a key that a map has twice, and positions of keys and values.
-//! Not here: parsing, and what the documents mean; that is in `env::source`, `facts::fixture` and `role::manifest`. Start with `too_deep`.
+//! It finds nesting that is too deep (`yaml_limits`), a byte order mark, a second document, a key that a map has twice, and positions of keys
+//! and values. Not here: parsing, and what the documents mean; that is in `env::source`, `facts::fixture` and `role::manifest`. Start with `too_deep`.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// Deepest nesting of brackets that is passed to the parser: the parser's work grows with the square of the depth.
-pub(crate) const MAX_BRACKETS: usize = 32;
-
-/// The line in which brackets are nested deeper than [`MAX_BRACKETS`], counted from 1.
-///
-/// Every bracket counts, also in quotes and comments: no real file comes near the limit.
-pub(crate) fn too_deep(text: &str) -> Option<usize> {
-    let mut depth = 0_usize;
-    for (line, content) in text.lines().enumerate() {
-        for byte in content.bytes() {
-            match byte {
-                b'[' | b'{' => depth += 1,
-                b']' | b'}' => depth = depth.saturating_sub(1),
-                _ => continue,
-            }
-            if depth > MAX_BRACKETS {
-                return Some(line + 1);
-            }
-        }
-    }
-    None
-}
+pub(crate) use yaml_limits::{MAX_BRACKETS, too_deep};
 
 /// The text without the byte order mark that some editors put at its start. The parser would read the mark as a document.
 pub(crate) fn without_mark(text: &str) -> &str {
@@ -319,13 +298,6 @@ mod tests {
         ] {
             assert_eq!(told(other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn excessive_depth_is_reported_with_its_line() {
-        assert_eq!(too_deep(&format!("a: 1\nb: {}", "[".repeat(32))), None);
-        assert_eq!(too_deep(&format!("a: 1\nb: {}", "{".repeat(33))), Some(2));
-        assert_eq!(too_deep(&"[]".repeat(1000)), None);
     }
 
     #[test]

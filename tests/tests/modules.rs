@@ -43,7 +43,7 @@ const SOURCES: [&str; 18] = [
 
 /// Sources of one crate each. In `engine/tests`, `agents/nodelet/tests` and `lab/tests` each file is a crate. So is each file directly in
 /// `tests/tests`, `agents/comms/tests` and `plane/tests`: such a crate has one file and no cycle.
-const CRATES: [&str; 27] = [
+const CRATES: [&str; 28] = [
     "engine/src",
     "engine/tests",
     "agents/comms/src",
@@ -56,6 +56,7 @@ const CRATES: [&str; 27] = [
     "crates/daemon/src",
     "crates/traced/src",
     "crates/wire/src",
+    "crates/yaml-limits/src",
     "lab/src",
     "lab/tests",
     "plane/src",

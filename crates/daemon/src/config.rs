@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::de::DeserializeOwned;
+use yaml_limits::{MAX_BRACKETS, too_deep};
 
 use crate::files;
 
@@ -13,12 +14,18 @@ const LIMIT: u64 = 64 * 1024;
 /// Reads a daemon's configuration. Defaults apply where the file says nothing, or if there is none.
 ///
 /// # Errors
-/// The file cannot be read, or has an unknown field or an invalid value. The message begins with `FILE:LINE:COLUMN` if it is about a
+/// The file cannot be read, has brackets that are nested too deep, or has an unknown field or an invalid value. The message begins with `FILE:LINE:COLUMN` if it is about a
 /// place in the file.
 pub fn read<T: DeserializeOwned + Default>(path: &Path) -> Result<T> {
     let Some(content) = files::read(path, LIMIT)? else {
         return Ok(T::default());
     };
+    if let Some(line) = too_deep(&content) {
+        anyhow::bail!(
+            "{}:{line}:1: brackets nested more than {MAX_BRACKETS} deep",
+            path.display()
+        );
+    }
     // An empty file, or one of comments, says nothing.
     let parsed = serde_yaml::from_slice::<Option<T>>(&content);
     parsed
@@ -75,10 +82,12 @@ mod tests {
 
     #[test]
     fn problems_are_reported_with_their_position() {
+        let deep = format!("\n{}", "[".repeat(60_000));
         for (text, place) in [
             ("color: red\nwheel: 4\n", "2:1: unknown field `wheel`"),
             ("color: red\nwheels: many\n", "2:9: wheels: invalid type"),
             ("color: [\n", "1:8: color: invalid type: sequence"),
+            (&deep, "2:1: brackets nested more than 32 deep"),
         ] {
             let (path, wrong) = said(text);
             let message = wrong.expect_err("it is wrong").to_string();

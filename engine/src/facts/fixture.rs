@@ -68,7 +68,7 @@ impl Facts {
     /// The text is not facts, or of another version, or has a value that no host can have.
     pub fn from_yaml(text: &str) -> Result<Self, FactsError> {
         let text = yaml::without_mark(text);
-        if let Some(line) = yaml::too_deep(text) {
+        if let Some(line) = yaml::too_deep(text.as_bytes()) {
             return Err(FactsError::TooDeep {
                 line,
                 limit: yaml::MAX_BRACKETS,

@@ -168,7 +168,7 @@ impl RolePackage {
         let text = read_text(files, &directory.join("role.yaml")).await?;
         let (text, manifest): (String, RoleManifest) = match text.and_then(|text| {
             let text = yaml::without_mark(&text).to_owned();
-            if let Some(line) = yaml::too_deep(&text) {
+            if let Some(line) = yaml::too_deep(text.as_bytes()) {
                 let message = format!("brackets nested more than {} deep", yaml::MAX_BRACKETS);
                 let span = Span::new("role.yaml", line, 0);
                 return Err(Diagnostic::new("P0613", span, message)

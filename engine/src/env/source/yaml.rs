@@ -117,7 +117,7 @@ fn refuse_controls(path: &Path, text: &str) -> Result<(), EnvError> {
 }
 
 fn refuse_depth(path: &Path, text: &str) -> Result<(), EnvError> {
-    match yaml::too_deep(text) {
+    match yaml::too_deep(text.as_bytes()) {
         None => Ok(()),
         Some(line) => Err(EnvError::TooDeep {
             place: Place::line(path, line),
