@@ -71,6 +71,14 @@ impl Host {
         self.place("comms.yaml")
     }
 
+    /// Writes a file that only its owner may read.
+    pub(crate) fn write_private(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.place(name);
+        std::fs::write(&path, text).expect("it is written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+        path
+    }
+
     /// A host that is enrolled by its name.
     pub(crate) async fn enrolled(plane: &Plane, name: &str) -> Self {
         let host = Self::new(plane, name).await;
@@ -83,9 +91,7 @@ impl Host {
 
     /// Enrols it, and returns what it is told.
     pub(crate) async fn enrol(&self, token: &str, fingerprint: &str) -> Result<String, String> {
-        let file = self.place("token");
-        std::fs::write(&file, token).expect("it is written");
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+        let file = self.write_private("token", token);
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid())
             .expect("users")
             .expect("this one");

@@ -99,7 +99,7 @@ async fn a_host_that_got_no_answer_asks_again_with_the_same_token() {
     let key = host.identity("host.key");
     std::fs::remove_dir_all(host.place("comms")).expect("it is removed");
     std::fs::create_dir(host.place("comms")).expect("it is made");
-    std::fs::write(host.place("comms/pending.key"), &key).expect("it is written");
+    host.write_private("comms/pending.key", &key);
     host.enrol(&token, &fingerprint)
         .await
         .expect("it is enrolled with the same key");
@@ -115,7 +115,7 @@ async fn a_host_that_got_no_answer_asks_again_with_the_same_token() {
     );
     // After a revocation, not even the same key.
     assert!(plane.ctl(&["host", "revoke", "host-1"]).status.success());
-    std::fs::write(host.place("comms/pending.key"), &key).expect("it is written");
+    host.write_private("comms/pending.key", &key);
     let error = host
         .enrol(&token, &fingerprint)
         .await

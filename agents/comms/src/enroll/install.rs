@@ -94,10 +94,17 @@ impl Place {
     /// The key for which a certificate is to be asked for: the one of an attempt before that got no answer, or a new one.
     ///
     /// # Errors
-    /// It cannot be read or written.
+    /// It cannot be read or written, or other users may read the one that is there.
     pub fn pending_key(&self) -> Result<KeyPair> {
         let path = self.directory.join(PENDING);
-        if let Some(found) = daemon::files::read(&path, LIMIT)? {
+        // Not replaced without a word: the plane may know the key already, and an operator has to learn that others may have it.
+        let found = daemon::files::read_private(&path, LIMIT).with_context(|| {
+            format!(
+                "use the key of an earlier attempt (to replace it, remove {} and enrol again)",
+                path.display()
+            )
+        })?;
+        if let Some(found) = found {
             // A damaged one is replaced: nothing has used it.
             if let Some(key) = String::from_utf8(found)
                 .ok()
@@ -424,6 +431,28 @@ mod tests {
         let mut left = left;
         left.sort();
         assert_eq!(left, [LOCK, PENDING]);
+    }
+
+    #[test]
+    fn a_pending_key_that_others_may_read_is_not_used() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = place_in(directory.path());
+        let key = place.pending_key().expect("a key");
+        let path = directory.path().join(PENDING);
+        for mode in [0o640, 0o604] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("its mode is set");
+            let error = place.pending_key().expect_err("others may read it");
+            let found = format!("{error:#}");
+            assert!(
+                found.contains(&format!("its mode is {mode:04o}")),
+                "{found}"
+            );
+            let next = format!("remove {}", path.display());
+            assert!(found.contains(&next), "{found}");
+        }
+        fs::remove_file(&path).expect("it is removed");
+        let other = place.pending_key().expect("a new one");
+        assert_ne!(key.serialize_pem(), other.serialize_pem());
     }
 
     proptest! {
