@@ -1,7 +1,7 @@
 //! The way to the management plane: a TCP connection, direct or through a proxy.
 //!
 //! [`proxy`] chooses the proxy and has its credentials, [`mod@connect`] makes TCP connections with what [`dial`] gives, and asks a proxy for one. [`retry`] makes further
-//! attempts, the next one at once if [`network`] tells of a change.
+//! attempts, the next one soon if [`network`] tells of a change.
 
 pub mod connect;
 pub mod dial;

@@ -16,6 +16,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// The first pause, and the longest.
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A change of the network is waited for so long at most before an attempt: the next ones often follow at once, as when a link comes up, and hosts of the same
+/// network should not come back all at once.
+const SETTLES: Duration = Duration::from_millis(100);
 
 /// The part of a pause that is waited: at random, from a half to the whole.
 #[must_use]
@@ -23,8 +26,8 @@ pub fn random_part() -> f64 {
     rand::rng().random_range(0.5..1.0)
 }
 
-/// Makes attempts until one succeeds, one fails for good, or it takes too long. A pause ends when one of the two values changes. `again` is called before each further attempt, and `part`
-/// tells which part of each pause is waited ([`random_part`]).
+/// Makes attempts until one succeeds, one fails for good, or it takes too long. A pause ends when the configuration changes, and 50 to 100 ms after the first change of the network in it.
+/// `again` is called before each further attempt, and `part` tells which part of each of these times is waited ([`random_part`]).
 /// Cancel safe if `attempt` is.
 ///
 /// # Errors
@@ -52,7 +55,13 @@ pub async fn retried<T, F: Future<Output = Result<T, PathError>>, A, B>(
         tokio::select! {
             () = tokio::time::sleep(jittered) => {}
             () = changed(&mut configuration) => pause = PAUSE,
-            () = changed(&mut network) => pause = PAUSE,
+            () = changed(&mut network) => {
+                pause = PAUSE;
+                let left = LONGEST.saturating_sub(began.elapsed());
+                tokio::time::sleep(SETTLES.mul_f64(part()).min(left)).await;
+                // The next attempt begins after these changes.
+                network.mark_unchanged();
+            }
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
         again();
@@ -115,7 +124,7 @@ mod tests {
         failed.expect_err("it needs a password");
     }
 
-    async fn ends_the_pause(of_configuration: bool) {
+    async fn ends_the_pause(of_configuration: bool, after: Duration) {
         let (_kept, still) = watch::channel(());
         let (sender, value) = watch::channel(());
         let began = Instant::now();
@@ -136,14 +145,39 @@ mod tests {
             false => retried(attempt, still, value, || {}, || 0.9).await,
         };
         made.expect("the second one");
-        assert_eq!(began.elapsed(), Duration::from_millis(10));
+        assert_eq!(began.elapsed(), after);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_change_ends_the_pause() {
-        for of_configuration in [true, false] {
-            ends_the_pause(of_configuration).await;
-        }
+        ends_the_pause(true, Duration::from_millis(10)).await;
+        ends_the_pause(false, Duration::from_millis(10 + 90)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_of_the_network_that_follow_at_once_are_one() {
+        let (_kept, still) = watch::channel(());
+        let (sender, network) = watch::channel(());
+        tokio::spawn(async move {
+            for _ in 0..1000 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                sender.send_replace(());
+            }
+        });
+        let began = Instant::now();
+        let attempts = std::cell::RefCell::new(Vec::new());
+        let attempt = || {
+            attempts.borrow_mut().push(began.elapsed());
+            ready(Err::<(), _>(unreachable()))
+        };
+        let failed = retried(attempt, still, network, || {}, || 0.5).await;
+        failed.expect_err("it does not come");
+        assert!(began.elapsed() <= LONGEST);
+        let all = attempts.into_inner();
+        // Without changes, there are eight.
+        assert!(all.len() > 50, "{all:?}");
+        let is_late = |two: &[Duration]| two[1] - two[0] >= Duration::from_millis(50);
+        assert!(all.windows(2).all(is_late), "{all:?}");
     }
 
     #[tokio::test(start_paused = true)]

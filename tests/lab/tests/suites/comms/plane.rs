@@ -273,8 +273,9 @@ fn comes_from_the_router(planes: &Planes, host: &Host, router: &Host) {
     sh(host, "systemctl stop open");
 }
 
-/// While there is no way to the plane, pf9-comms pauses between its attempts, and each change of the network ends a pause. So changes cause more attempts than a connection
-/// has time for without them. No connection of this listener may be in reserve. On a busy machine one attempt may answer several changes.
+/// While there is no way to the plane, pf9-comms pauses between its attempts, and a change of the network ends a pause. So changes cause more attempts than a connection
+/// has time for without them. No connection of this listener may be in reserve. One attempt answers the changes of 50 to 100 ms, and on a busy machine those of a longer
+/// time. So the network changes for two to three seconds, and the way is back before the attempts end, after five.
 fn changes_of_the_network_end_pauses(host: &Host, plane: &Host) {
     let retries = || listener(host, "amqp")["retries"].as_u64().expect("a count");
     let before = retries();
@@ -285,7 +286,8 @@ fn changes_of_the_network_end_pauses(host: &Host, plane: &Host) {
             "ip route add blackhole {address}/32
              exec 3<> /dev/tcp/127.0.0.1/5672
              printf 'AMQP\\0\\0\\11\\1' >&3
-             for _ in $(seq 40); do ip address add 198.51.100.1/32 dev eth0; ip address del 198.51.100.1/32 dev eth0; done
+             end=$((SECONDS + 3))
+             while [ $SECONDS -lt $end ]; do ip address add 198.51.100.1/32 dev eth0; ip address del 198.51.100.1/32 dev eth0; done
              ip route del blackhole {address}/32
              test $(timeout 20 head -c 1 <&3 | wc -c) = 1"
         ),
