@@ -4,7 +4,7 @@
 //! after a power cut.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,6 +21,7 @@ use wire::enrolment::{MessageQueue, Response};
 use super::pinned::Fingerprint;
 use crate::config::IdentityFiles;
 use crate::identity::{self, Identity};
+use crate::path::proxy::Credentials;
 
 /// The link to the identity in use.
 pub const CURRENT: &str = "current";
@@ -30,6 +31,8 @@ pub const MESSAGE_QUEUE: &str = "message-queue.json";
 const PREFIX: &str = "identity-";
 /// A key for which there is no certificate yet.
 const PENDING: &str = "pending.key";
+/// The user of a proxy and its password.
+const CREDENTIALS: &str = "proxy.credentials";
 /// Locked by the process that enrols this host.
 const LOCK: &str = ".lock";
 /// Largest key that is read, in bytes.
@@ -147,13 +150,7 @@ impl Place {
 
     fn write(&self, to: &Path, key: &KeyPair, response: &Response) -> Result<()> {
         let its = IdentityFiles::below(to);
-        let key_place = &its.key;
-        daemon::files::replace(key_place, key.serialize_pem().as_bytes(), 0o600)?;
-        // Only root may give a file away, and a user who has it already needs no more.
-        if self.user.uid != nix::unistd::geteuid() {
-            chown(key_place, Some(self.user.uid), Some(self.user.gid))
-                .with_context(|| format!("give {} to {}", key_place.display(), self.user.name))?;
-        }
+        self.write_private(&its.key, key.serialize_pem().as_bytes())?;
         daemon::files::replace(&its.certificate, response.certificate.as_bytes(), 0o644)?;
         daemon::files::replace(&its.roots, response.roots.as_bytes(), 0o644)?;
         if let Some(queue) = &response.message_queue {
@@ -161,6 +158,42 @@ impl Place {
             daemon::files::replace(&to.join(MESSAGE_QUEUE), text.as_bytes(), 0o600)?;
         }
         Ok(())
+    }
+
+    /// Writes a file that only the user of pf9-comms may read.
+    fn write_private(&self, path: &Path, content: &[u8]) -> Result<()> {
+        daemon::files::replace(path, content, 0o600)?;
+        // Only root may give a file away, and a user who has it already needs no more.
+        if self.user.uid != nix::unistd::geteuid() {
+            chown(path, Some(self.user.uid), Some(self.user.gid))
+                .with_context(|| format!("give {} to {}", path.display(), self.user.name))?;
+        }
+        Ok(())
+    }
+
+    /// Writes `USER:PASSWORD` of a proxy for pf9-comms, and returns the file.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_credentials(&self, credentials: &Credentials) -> Result<PathBuf> {
+        let path = self.directory.join(CREDENTIALS);
+        self.write_private(&path, format!("{}\n", credentials.basic()).as_bytes())?;
+        Ok(path)
+    }
+
+    /// Whether the user of pf9-comms may read a file, by its owner, its group and its mode.
+    #[must_use]
+    pub fn user_may_read(&self, path: &Path) -> bool {
+        path.metadata().is_ok_and(|its| {
+            let bit = if its.uid() == self.user.uid.as_raw() {
+                0o400
+            } else if its.gid() == self.user.gid.as_raw() {
+                0o040
+            } else {
+                0o004
+            };
+            its.mode() & bit != 0
+        })
     }
 
     /// Makes a link to this directory beside [`CURRENT`].

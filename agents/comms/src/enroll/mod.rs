@@ -103,14 +103,11 @@ pub async fn run(arguments: &Arguments, configuration: &Path) -> Result<String> 
         SystemTime::now(),
     )?;
     // The pending key last: after a crash before, the command can be repeated.
-    let wrote = write_configuration(configuration, arguments, &proxies)?;
+    let wrote = write_configuration(configuration, arguments, &place, &proxies)?;
     place.finish()?;
     let next = match wrote {
-        true => format!(
-            "Wrote {}. Start it: systemctl enable --now pf9-comms",
-            configuration.display()
-        ),
-        false => {
+        Some(wrote) => format!("{wrote} Start it: systemctl enable --now pf9-comms"),
+        None => {
             "A pf9-comms that runs takes the new certificate by itself; open connections go on."
                 .to_owned()
         }
@@ -155,39 +152,55 @@ fn present(path: &Path, plane: &Plane, directory: &Path) -> Result<Option<ProxyS
     Ok(Some(configuration.proxy))
 }
 
-/// Writes a configuration if there is none, and returns whether it did.
-fn write_configuration(path: &Path, arguments: &Arguments, proxies: &Proxies) -> Result<bool> {
+/// Writes a configuration if there is none, and returns what it wrote for the operator to read; `None` if there is one.
+fn write_configuration(
+    path: &Path,
+    arguments: &Arguments,
+    place: &Place,
+    proxies: &Proxies,
+) -> Result<Option<String>> {
     if path
         .try_exists()
         .with_context(|| format!("look for {}", path.display()))?
     {
-        return Ok(false);
+        return Ok(None);
     }
+    let mut wrote = format!("Wrote {}.", path.display());
     let Plane { host, port } = &arguments.plane;
     let mut text = format!(
         "# Written by `pf9-comms enroll`. What may be here: docs/comms.md.\nplane: {{host: {host}, port: {port}}}\n"
     );
+    // JSON is YAML, with all signs that need it escaped.
     if arguments.directory != Path::new("/etc/pf9/comms") {
         let its = IdentityFiles::below(&arguments.directory.join(install::CURRENT));
-        // JSON is YAML, with all signs that need it escaped.
         let files = serde_json::json!({
             "certificate": its.certificate, "key": its.key, "roots": its.roots,
         });
         text += &format!("identity: {files}\n");
     }
-    // It may come from the environment of this command, which the daemon does not have.
-    if let Some(proxy) = proxies.to(host, *port) {
-        text += &format!("proxy: {{url: 'http://{proxy}'}}\n");
-        if proxy.credentials.is_some() {
-            text += "# The proxy wants a password: `credentials` names the file with it.\n";
+    // The daemon reads the file of earlier versions itself, with the password in it. It has not the environment of this command.
+    let is_read = proxies
+        .earlier_file()
+        .is_some_and(|file| place.user_may_read(file));
+    if let Some(proxy) = proxies.to(host, *port).filter(|_| !is_read) {
+        let mut settings = serde_json::json!({ "url": format!("http://{proxy}") });
+        if let Some(credentials) = &proxy.credentials {
+            // Other users may read the configuration.
+            let file = place.write_credentials(credentials)?;
+            wrote += &format!(
+                " Wrote {} with the user and the password of the proxy {proxy}.",
+                file.display()
+            );
+            settings["credentials"] = serde_json::json!(file);
         }
+        text += &format!("proxy: {settings}\n");
     }
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("make the directory {}", directory.display()))?;
     }
     daemon::files::replace(path, text.as_bytes(), 0o644)?;
-    Ok(true)
+    Ok(Some(wrote))
 }
 
 fn host_name(named: Option<&str>) -> Result<String> {
@@ -311,6 +324,70 @@ mod tests {
             elsewhere.to_string().contains("has other files"),
             "{elsewhere:#}"
         );
+    }
+
+    /// The daemon reaches the plane as the command did, without the environment of the command.
+    #[test]
+    fn a_configuration_that_is_written_has_the_way_to_the_plane_of_the_command() {
+        const SECRET: &str = "hidden-word";
+        let with_password = format!("http://me:{SECRET}@[2001:db8::1]:3128");
+        let file = format!(
+            r#"{{"http_proxy": {{"host": "earlier", "port": 3128, "user": "me", "pass": "{SECRET}"}}}}"#
+        );
+        // The variable, the mode of the file of earlier versions, and whether a proxy and its credentials are written.
+        for (variable, mode, has_proxy, has_credentials) in [
+            (None, None, false, false),
+            (Some("http://environment:1"), None, true, false),
+            (Some(with_password.as_str()), None, true, true),
+            (Some("http://environment:1"), Some(0o600), false, false),
+            // The user of pf9-comms may not read it.
+            (None, Some(0o000), true, true),
+        ] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let at = |name: &str| directory.path().join(name);
+            let (path, earlier) = (at("comms.yaml"), at("earlier.json"));
+            let variables = |names: &[&str]| {
+                let its = variable.filter(|_| names[0] == "HTTPS_PROXY");
+                its.map(str::to_owned)
+            };
+            if mode.is_some() {
+                daemon::files::replace(&earlier, file.as_bytes(), 0o600).expect("it is written");
+            }
+            let before = Proxies::from(&ProxySettings::default(), &earlier, variables);
+            let before = before.expect("they are right");
+            if let Some(mode) = mode {
+                let mode = std::fs::Permissions::from_mode(mode);
+                std::fs::set_permissions(&earlier, mode).expect("its mode");
+            }
+            let arguments = Arguments {
+                plane: plane("plane.test").expect("it is right"),
+                token_file: PathBuf::new(),
+                root_fingerprint: "00".repeat(32).parse().expect("a fingerprint"),
+                host_name: None,
+                directory: at("comms"),
+                user: String::new(),
+            };
+            let user = User::from_uid(nix::unistd::geteuid());
+            let user = user.expect("users").expect("this one");
+            let place = Place::new(&arguments.directory, user).expect("it is made");
+            let write = || {
+                let wrote = write_configuration(&path, &arguments, &place, &before);
+                wrote.expect("it can be written")
+            };
+            let wrote = write().expect("there was none");
+            let text = std::fs::read_to_string(&path).expect("it is there");
+            assert_eq!(text.contains("proxy:"), has_proxy, "{text}");
+            assert!(!text.contains(SECRET) && !wrote.contains(SECRET), "{wrote}");
+            let credentials = at("comms/proxy.credentials");
+            assert_eq!(credentials.exists(), has_credentials, "{text}");
+            let named = wrote.contains(&credentials.display().to_string());
+            assert_eq!(named, has_credentials, "{wrote}");
+            let written: Configuration = daemon::config::read(&path).expect("it is right");
+            assert_eq!(written.identity, IdentityFiles::below(&at("comms/current")));
+            let after = Proxies::from(&written.proxy, &earlier, |_| None).expect("they are right");
+            assert_eq!(after.to("plane.test", 443), before.to("plane.test", 443));
+            assert_eq!(write(), None, "one that is there stays");
+        }
     }
 
     const JSON: &[&str] = &[

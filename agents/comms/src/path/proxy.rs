@@ -70,8 +70,18 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// `USER:PASSWORD`, as Basic authentication encodes it (RFC 7617).
-    pub(super) fn basic(&self) -> String {
+    /// A user with its password. A control character is refused: neither Basic authentication (RFC 7617, section 2) nor the line of a file can have each of
+    /// them.
+    fn new(user: String, password: String) -> Result<Self> {
+        let has_control = |text: &str| text.chars().any(|c| c.is_ascii_control());
+        if has_control(&user) || has_control(&password) {
+            bail!("its user or password has a control character");
+        }
+        Ok(Self { user, password })
+    }
+
+    /// `USER:PASSWORD`, as Basic authentication encodes it (RFC 7617), and as a file with credentials has it in its first line.
+    pub(crate) fn basic(&self) -> String {
         format!("{}:{}", self.user, self.password)
     }
 }
@@ -87,6 +97,8 @@ impl fmt::Debug for Credentials {
 pub struct Proxies {
     proxy: Option<Proxy>,
     no_proxy: Vec<NoProxyEntry>,
+    /// The file of earlier versions, if the proxy is from there.
+    earlier: Option<PathBuf>,
 }
 
 /// An entry of `no_proxy`.
@@ -179,7 +191,11 @@ impl Proxies {
         Self::from(settings, Path::new(EARLIER_FILE), variable)
     }
 
-    fn from(
+    /// The same with another file of earlier versions and another environment, of which `variable` gives the first of some variables that is set.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) fn from(
         settings: &ProxySettings,
         earlier: &Path,
         variable: impl Fn(&[&str]) -> Option<String>,
@@ -191,6 +207,7 @@ impl Proxies {
             .map(credentials_in)
             .transpose();
         let from_file = from_file.context("`credentials`")?;
+        let mut from_earlier = None;
         let mut proxy = match settings.url.as_deref() {
             Some("none") => None,
             Some(url) => {
@@ -203,7 +220,10 @@ impl Proxies {
                 Some(proxy)
             }
             None => match earlier_file(earlier)? {
-                Some(proxy) => Some(proxy),
+                Some(proxy) => {
+                    from_earlier = Some(earlier.to_owned());
+                    Some(proxy)
+                }
                 None => {
                     let from =
                         variable(&["HTTPS_PROXY", "https_proxy"]).filter(|url| !url.is_empty());
@@ -221,7 +241,17 @@ impl Proxies {
         if let (Some(proxy), Some(credentials)) = (&mut proxy, from_file) {
             proxy.credentials = Some(credentials);
         }
-        Ok(Self { proxy, no_proxy })
+        Ok(Self {
+            proxy,
+            no_proxy,
+            earlier: from_earlier,
+        })
+    }
+
+    /// The file of earlier versions, if the proxy is from there.
+    #[must_use]
+    pub fn earlier_file(&self) -> Option<&Path> {
+        self.earlier.as_deref()
     }
 
     /// The proxy on the way to this port of a host; `None` if it is reached without one.
@@ -287,10 +317,7 @@ fn parsed(url: &str) -> Result<Proxy> {
 /// `USER:PASSWORD` with percent-encoded bytes (RFC 3986, section 2.1).
 fn user_of_url(text: &str) -> Result<Credentials> {
     let (user, password) = text.split_once(':').unwrap_or((text, ""));
-    Ok(Credentials {
-        user: decoded(user)?,
-        password: decoded(password)?,
-    })
+    Credentials::new(decoded(user)?, decoded(password)?)
 }
 
 fn decoded(text: &str) -> Result<String> {
@@ -384,6 +411,7 @@ mod tests {
             ("http://proxy:65536", "no number"),
             ("http://[proxy]:1", "no IPv6 address"),
             ("http://me:%zz@proxy:1", "`%` without two digits"),
+            ("http://me:secret%0a@proxy:1", "a control character"),
             ("", "no host"),
             ("http://me:secret@proxy:1", "into `credentials`"),
         ] {

@@ -65,10 +65,8 @@ pub(super) fn earlier_file(path: &Path) -> Result<Option<Proxy>> {
     if let Some(user) = earlier.user.filter(|user| !user.is_empty()) {
         // Refuses a file that others may read.
         daemon::files::read_private(path, LIMIT)?;
-        proxy.credentials = Some(Credentials {
-            user,
-            password: earlier.pass.unwrap_or_default(),
-        });
+        let password = earlier.pass.unwrap_or_default();
+        proxy.credentials = Some(Credentials::new(user, password).with_context(place)?);
     }
     Ok(Some(proxy))
 }

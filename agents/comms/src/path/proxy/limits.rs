@@ -89,7 +89,7 @@ proptest! {
         let list = quickly(|| entries(text.split(',')));
         let one = quickly(|| entries(std::iter::once(&*text)));
         for no_proxy in [list, one].into_iter().flatten() {
-            let proxies = Proxies { proxy: parsed("proxy:1").ok(), no_proxy };
+            let proxies = Proxies { proxy: parsed("proxy:1").ok(), no_proxy, earlier: None };
             let _ = quickly(|| proxies.to("a.plane.example", 443).is_some());
         }
     }
