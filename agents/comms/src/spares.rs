@@ -1,6 +1,7 @@
 //! Connections to the plane that are made before they are needed, so that a local program does not wait for a handshake.
 //!
-//! Only a listener in use has some, and only young ones: the ingress of the plane opens its backend at the first byte, and waits for that byte for a limited time.
+//! Only a listener in use has some, and only young ones: the ingress of the plane opens its backend at the first byte, and waits for that byte for a limited time. After a change of the network
+//! they are replaced: of a connection whose address or route is gone, the kernel says for a long time that it is open.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::activity::Activity;
@@ -24,7 +26,7 @@ pub const MOST: usize = 2;
 pub const OLDEST: Duration = Duration::from_secs(20);
 /// A listener is in use if it has had so many connections in this time.
 const IN_USE: (usize, Duration) = (2, Duration::from_secs(30));
-/// How often old ones are replaced.
+/// How often old ones, and those from before a change of the network, are replaced.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Parts in which the tickets of TLS may arrive.
@@ -36,7 +38,9 @@ pub struct Spares {
     route: Arc<PlaneRoute>,
     sni: ServerName<'static>,
     activity: Arc<Activity>,
-    ready: Mutex<VecDeque<(Instant, PlaneStream)>>,
+    /// Changes with the network of this host.
+    network: watch::Receiver<u64>,
+    ready: Mutex<VecDeque<Spare>>,
     /// The last connections of the listener, at most as many as make it one in use.
     uses: Mutex<VecDeque<Instant>>,
     is_kept: AtomicBool,
@@ -44,18 +48,29 @@ pub struct Spares {
     is_retired: AtomicBool,
 }
 
+/// A connection that is ready.
+#[derive(Debug)]
+struct Spare {
+    made: Instant,
+    /// [`Spares::network`] before it was made.
+    network: u64,
+    stream: PlaneStream,
+}
+
 impl Spares {
-    /// None yet. Their handshakes are counted in `activity`.
+    /// None yet. Their handshakes are counted in `activity`. `network` changes with the network of this host.
     #[must_use]
     pub fn new(
         route: Arc<PlaneRoute>,
         sni: ServerName<'static>,
         activity: Arc<Activity>,
+        network: watch::Receiver<u64>,
     ) -> Arc<Self> {
         Arc::new(Self {
             route,
             sni,
             activity,
+            network,
             ready: Mutex::default(),
             uses: Mutex::default(),
             is_kept: AtomicBool::new(false),
@@ -63,7 +78,7 @@ impl Spares {
         })
     }
 
-    /// A connection that is ready and still open; `None` if there is none. The listener counts as used. Cancel safe.
+    /// A connection that is ready, was made since the last change of the network, and is still open; `None` if there is none. The listener counts as used. Cancel safe.
     pub async fn take(self: &Arc<Self>) -> Option<PlaneStream> {
         let now = Instant::now();
         {
@@ -78,11 +93,13 @@ impl Spares {
         }
         loop {
             let next = self.ready().pop_front();
-            let (made, mut stream) = next?;
-            let is_young = now.duration_since(made) < OLDEST;
+            let mut spare = next?;
             // It may have been made on another thread.
-            if is_young && stream.get_mut().0.take_over().is_ok() && is_open(&mut stream).await {
-                return Some(stream);
+            if self.may_work(&spare)
+                && spare.stream.get_mut().0.take_over().is_ok()
+                && is_open(&mut spare.stream).await
+            {
+                return Some(spare.stream);
             }
         }
     }
@@ -99,7 +116,12 @@ impl Spares {
         self.ready().len()
     }
 
-    fn ready(&self) -> std::sync::MutexGuard<'_, VecDeque<(Instant, PlaneStream)>> {
+    /// Whether a spare connection is young, and its path is the one of now.
+    fn may_work(&self, spare: &Spare) -> bool {
+        spare.made.elapsed() < OLDEST && spare.network == *self.network.borrow()
+    }
+
+    fn ready(&self) -> std::sync::MutexGuard<'_, VecDeque<Spare>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -120,13 +142,19 @@ async fn keep(spares: Weak<Spares>) {
         let Some(its) = spares.upgrade() else {
             return;
         };
-        its.ready().retain(|(made, _)| made.elapsed() < OLDEST);
+        its.ready().retain(|spare| its.may_work(spare));
         let mut goes_on = its.is_in_use();
         while goes_on && its.count() < MOST {
+            // Before: a change that comes meanwhile may be one of its path.
+            let network = *its.network.borrow();
             match its.route.open(&its.sni).await {
                 Ok(stream) => {
                     its.activity.handshake(stream.get_ref().1.handshake_kind());
-                    its.ready().push_back((Instant::now(), stream));
+                    its.ready().push_back(Spare {
+                        made: Instant::now(),
+                        network,
+                        stream,
+                    });
                     goes_on = its.is_in_use();
                 }
                 Err(_) => goes_on = false,

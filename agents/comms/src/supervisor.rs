@@ -235,7 +235,8 @@ impl Comms {
                 route: Arc::clone(&route),
                 spares: Arc::clone(spares.entry(listener.name.clone()).or_insert_with(|| {
                     let (route, activity) = (Arc::clone(&route), Arc::clone(activity));
-                    Spares::new(route, listener.sni.clone(), activity)
+                    let network = self.shared.network.clone();
+                    Spares::new(route, listener.sni.clone(), activity, network)
                 })),
                 activity: Arc::clone(activity),
                 all_connections: settings.connections,

@@ -4,13 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use comms::config::{IdentityFiles, Plane};
-use comms::identity::Identity;
-use comms::path::proxy::Proxies;
 use comms::supervisor::Comms;
-use comms::tunnel::PlaneRoute;
 use rustls::{HandshakeKind, ProtocolVersion};
 use rustls_pki_types::ServerName;
 use tempfile::TempDir;
@@ -154,16 +150,7 @@ async fn handshake(
     ingress: &Ingress,
     host: &Host,
 ) -> (Option<HandshakeKind>, Option<ProtocolVersion>) {
-    let files = IdentityFiles::below(&host.place(""));
-    let identity = Identity::read(&files, SystemTime::now()).expect("it is right");
-    let route = PlaneRoute {
-        plane: Plane {
-            host: ingress.address.ip().to_string(),
-            port: ingress.address.port(),
-        },
-        proxies: Proxies::default(),
-        tls: identity.tls,
-    };
+    let route = host.route(ingress.address);
     let sni = ServerName::try_from("echo.plane.test").expect("a name");
     let stream = route.open(&sni).await.expect("it is reached");
     let tls = &stream.get_ref().1;
