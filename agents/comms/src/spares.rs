@@ -14,10 +14,12 @@ use std::time::Duration;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::activity::Activity;
+use crate::path::PathError;
+use crate::path::retry::random_part;
 use crate::tunnel::{PlaneRoute, PlaneStream};
 
 /// Most spare connections of a listener.
@@ -28,6 +30,9 @@ pub const OLDEST: Duration = Duration::from_secs(20);
 const IN_USE: (usize, Duration) = (2, Duration::from_secs(30));
 /// How often old ones, and those from before a change of the network, are replaced.
 const LOOK: Duration = Duration::from_secs(1);
+/// The longest first pause after one that could not be made. Each further pause may be twice as long, up to the longest.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// Parts in which the tickets of TLS may arrive.
 const MOST_PARTS: usize = 8;
@@ -41,6 +46,8 @@ pub struct Spares {
     /// Changes with the network of this host.
     network: watch::Receiver<u64>,
     ready: Mutex<VecDeque<Spare>>,
+    /// Notified when one was taken: it is to be replaced.
+    taken: Arc<Notify>,
     /// The last connections of the listener, at most as many as make it one in use.
     uses: Mutex<VecDeque<Instant>>,
     is_kept: AtomicBool,
@@ -72,6 +79,7 @@ impl Spares {
             activity,
             network,
             ready: Mutex::default(),
+            taken: Arc::default(),
             uses: Mutex::default(),
             is_kept: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
@@ -91,6 +99,15 @@ impl Spares {
         if self.is_in_use() && !self.is_kept.swap(true, Ordering::AcqRel) {
             tokio::spawn(keep(Arc::downgrade(self)));
         }
+        let first = self.first_open().await;
+        // A plane that ends them at once is not asked for more before the next look.
+        if first.is_some() {
+            self.taken.notify_one();
+        }
+        first
+    }
+
+    async fn first_open(&self) -> Option<PlaneStream> {
         loop {
             let next = self.ready().pop_front();
             let mut spare = next?;
@@ -116,6 +133,24 @@ impl Spares {
         self.ready().len()
     }
 
+    /// Ends those that are not to be used any more, and makes others while the listener is in use.
+    async fn fill(&self) -> Result<(), PathError> {
+        self.ready().retain(|spare| self.may_work(spare));
+        while self.is_in_use() && self.count() < MOST {
+            // Before: a change that comes meanwhile may be one of its path.
+            let network = *self.network.borrow();
+            let stream = self.route.open(&self.sni).await?;
+            let kind = stream.get_ref().1.handshake_kind();
+            self.activity.handshake(kind);
+            self.ready().push_back(Spare {
+                made: Instant::now(),
+                network,
+                stream,
+            });
+        }
+        Ok(())
+    }
+
     /// Whether a spare connection is young, and its path is the one of now.
     fn may_work(&self, spare: &Spare) -> bool {
         spare.made.elapsed() < OLDEST && spare.network == *self.network.borrow()
@@ -135,38 +170,35 @@ impl Spares {
     }
 }
 
-/// Keeps the number of spare connections while the listener is in use. Ends if the plane cannot be reached: the next connection reports that, and begins
-/// again.
+/// Keeps the number of spare connections while the listener is in use. If the plane cannot be reached, the next connection reports that, and the next attempt
+/// to make a spare one comes after a pause.
 async fn keep(spares: Weak<Spares>) {
+    let mut pause = PAUSE;
     loop {
         let Some(its) = spares.upgrade() else {
             return;
         };
-        its.ready().retain(|spare| its.may_work(spare));
-        let mut goes_on = its.is_in_use();
-        while goes_on && its.count() < MOST {
-            // Before: a change that comes meanwhile may be one of its path.
-            let network = *its.network.borrow();
-            match its.route.open(&its.sni).await {
-                Ok(stream) => {
-                    its.activity.handshake(stream.get_ref().1.handshake_kind());
-                    its.ready().push_back(Spare {
-                        made: Instant::now(),
-                        network,
-                        stream,
-                    });
-                    goes_on = its.is_in_use();
-                }
-                Err(_) => goes_on = false,
-            }
-        }
-        if !goes_on {
+        let is_reached = its.fill().await.is_ok();
+        if !its.is_in_use() {
             its.is_kept.store(false, Ordering::Release);
             its.ready().clear();
             return;
         }
-        drop(its);
-        tokio::time::sleep(LOOK).await;
+        if is_reached {
+            pause = PAUSE;
+            let taken = Arc::clone(&its.taken);
+            drop(its);
+            tokio::select! {
+                () = taken.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        } else {
+            its.ready().clear();
+            drop(its);
+            // Connections do not end this pause: each of them makes attempts of its own.
+            tokio::time::sleep(pause.mul_f64(random_part())).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
 }
 

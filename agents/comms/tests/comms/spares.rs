@@ -1,12 +1,14 @@
 //! The spare connections of a listener alone. The test says when the network has changed, and the clock stands still until the test moves it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use comms::activity::Activity;
 use comms::spares::{MOST, Spares};
 use rustls_pki_types::ServerName;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::advance;
 
@@ -104,4 +106,53 @@ async fn spare_connections_are_replaced_after_a_change_of_the_network() {
     let are_replaced = || kept.made() == before + MOST as u64 && plane.open.len() == MOST;
     until(are_replaced, "others are there, and these have ended").await;
     assert!(kept.spares.take().await.is_some(), "it is a new one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spare_connection_that_is_taken_is_replaced_at_once() {
+    let _still = clock_stands_still();
+    let authority = Authority::new();
+    let plane = Plane::start(&authority).await;
+    let kept = Kept::new(&authority, plane.address).await;
+    for _ in 0..5 {
+        kept.are_ready().await;
+        assert!(kept.spares.take().await.is_some(), "they are ready");
+    }
+    kept.are_ready().await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        assert_eq!(kept.spares.count(), MOST, "there are no more");
+    }
+    assert_eq!(kept.made(), 5 + MOST as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plane_that_breaks_off_is_asked_for_spare_connections_with_growing_pauses() {
+    let _still = clock_stands_still();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::SeqCst);
+            drop(stream);
+        }
+    });
+    let kept = Kept::new(&Authority::new(), address).await;
+    until(|| asked.load(Ordering::SeqCst) == 1, "it is asked").await;
+    for (times, pause) in [(2, 500), (3, 1000), (4, 2000)] {
+        let (began, limit) = (tokio::time::Instant::now(), Instant::now());
+        while asked.load(Ordering::SeqCst) < times {
+            assert!(limit.elapsed() < LIMIT, "it is asked again");
+            assert!(kept.spares.take().await.is_none(), "there is none");
+            advance(Duration::from_millis(10)).await;
+        }
+        let waited = began.elapsed();
+        assert!(
+            waited >= Duration::from_millis(pause),
+            "{times}: {waited:?}"
+        );
+    }
 }
