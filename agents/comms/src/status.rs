@@ -102,14 +102,25 @@ pub fn text(status: &Status, now: u64) -> String {
         );
     }
     for listener in &status.listeners {
+        let (place, limit) = match listener.addresses.is_empty() {
+            true => (
+                " is not in the configuration any more".to_owned(),
+                String::new(),
+            ),
+            false => (
+                format!(
+                    " on {} as {}",
+                    listener.addresses.join(" and "),
+                    listener.sni
+                ),
+                format!(" of {}", listener.limit),
+            ),
+        };
         let _ = writeln!(
             text,
-            "\n{} on {} as {}\n  open {} of {}, accepted {}; bytes up {}, down {}; handshakes {}, resumed {}; spare connections {}, used {}; retries {}",
+            "\n{}{place}\n  open {}{limit}, accepted {}; bytes up {}, down {}; handshakes {}, resumed {}; spare connections {}, used {}; retries {}",
             listener.name,
-            listener.addresses.join(" and "),
-            listener.sni,
             listener.open,
-            listener.limit,
             listener.accepted,
             listener.bytes_up,
             listener.bytes_down,
@@ -270,6 +281,13 @@ amqp on 127.0.0.1:5672 and [::1]:5672 as amqp.plane.example
     next: check the network
 ";
         assert_eq!(text(&status(), 86_400), expected);
+        let mut removed = status();
+        removed.listeners[0].addresses.clear();
+        let removed = text(&removed, 86_400);
+        assert!(
+            removed.contains("\namqp is not in the configuration any more\n  open 2, accepted 7;"),
+            "{removed}"
+        );
         let expired = text(&status(), 11 * 86_400);
         assert!(expired.contains("has expired"), "{expired}");
     }

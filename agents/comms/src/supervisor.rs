@@ -351,6 +351,16 @@ impl Comms {
                     });
             listener.addresses.push(address.to_string());
         }
+        // A reload may have removed a listener whose tunnels go on.
+        for (name, activity) in &self.activities {
+            if activity.open.count() > 0 && !listeners.contains_key(name) {
+                let removed = wire::comms::Listener {
+                    name: name.clone(),
+                    ..activity.report()
+                };
+                listeners.insert(name.clone(), removed);
+            }
+        }
         status.listeners = listeners.into_values().collect();
         status
     }

@@ -22,7 +22,7 @@ pub struct Status {
     pub certificate_ends: u64,
     /// Why the last reload changed nothing; `None` if it succeeded.
     pub reload_problem: Option<String>,
-    /// The listeners by name.
+    /// The listeners by name, also those that a reload has removed, as long as they have open tunnels.
     pub listeners: Vec<Listener>,
 }
 
@@ -31,7 +31,7 @@ pub struct Status {
 pub struct Listener {
     /// The name of the service.
     pub name: String,
-    /// Its local addresses, `ADDRESS:PORT`.
+    /// Its local addresses, `ADDRESS:PORT`. Without any, a reload has removed it, and its tunnels go on; then it has neither a server name nor a limit.
     pub addresses: Vec<String>,
     /// The server name that the plane routes by.
     pub sni: String,

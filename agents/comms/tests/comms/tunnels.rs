@@ -283,6 +283,36 @@ async fn a_reload_keeps_connections_and_a_wrong_one_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_a_reload_removes_is_shown_as_long_as_it_has_tunnels() {
+    let (plane, host) = enrolled().await;
+    let mut comms = host.start(&plane).await;
+    let mut open = host.connect().await;
+    ping(&mut open).await;
+    let path = host.configure(plane.address, "all", NO_PROXY);
+    let text = std::fs::read_to_string(&path).expect("a file");
+    let text = text.replace("name: echo", "name: other");
+    host.write("comms.yaml", &text, 0o644);
+    comms.reload(&path).await.expect("it is right");
+    ping(&mut open).await;
+    let shown = comms.status().listeners;
+    let [removed, other] = &shown[..] else {
+        panic!("there are two: {shown:?}")
+    };
+    assert_eq!((removed.name.as_str(), removed.open), ("echo", 1));
+    assert!(removed.addresses.is_empty(), "{removed:?}");
+    assert_eq!((other.name.as_str(), other.open), ("other", 0));
+    assert_eq!(other.addresses.len(), 1, "{other:?}");
+    drop(open);
+    let ended = async {
+        while comms.status().listeners.len() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let ended = tokio::time::timeout(LIMIT, ended).await;
+    ended.expect("the one that is removed is shown no more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_connections_and_takes_no_more() {
     let (plane, host) = enrolled().await;
     let comms = host.start(&plane).await;
