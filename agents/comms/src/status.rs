@@ -165,6 +165,12 @@ pub fn metrics(status: &Status) -> String {
         &mut std::iter::once((String::new(), expires)),
     );
     family(
+        "pf9_comms_tasks",
+        "gauge",
+        "Tasks that have not ended: of tunnels, and a few of the daemon.",
+        &mut std::iter::once((String::new(), status.tasks)),
+    );
+    family(
         "pf9_comms_open_tunnels",
         "gauge",
         "Open tunnels.",
@@ -243,6 +249,7 @@ mod tests {
             subject: "CN=host-1".to_owned(),
             certificate_ends: 10 * 86_400,
             reload_problem: None,
+            tasks: 9,
             listeners: vec![Listener {
                 name: "amqp".to_owned(),
                 addresses: vec!["127.0.0.1:5672".to_owned(), "[::1]:5672".to_owned()],
@@ -297,6 +304,7 @@ amqp on 127.0.0.1:5672 and [::1]:5672 as amqp.plane.example
         let text = metrics(&status());
         for line in [
             "pf9_comms_certificate_expiry_seconds 864000",
+            "pf9_comms_tasks 9",
             "pf9_comms_open_tunnels{listener=\"amqp\"} 2",
             "pf9_comms_errors_total{listener=\"amqp\",cause=\"connect\"} 5",
             "# TYPE pf9_comms_sent_bytes_total counter",

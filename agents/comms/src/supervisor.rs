@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use daemon::health::Health;
 use daemon::{shutdown, systemd};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -224,6 +225,7 @@ impl Comms {
             subject: identity.subject,
             certificate_ends: seconds(identity.ends),
             reload_problem: None,
+            tasks: 0,
             listeners: Vec::new(),
         };
         self.socket = settings.socket;
@@ -331,7 +333,7 @@ impl Comms {
         )
     }
 
-    /// What is carried at the moment.
+    /// What is carried at the moment. Runs on the runtime of the listeners.
     #[must_use]
     pub fn status(&self) -> Status {
         let mut status = self.status.clone();
@@ -362,6 +364,8 @@ impl Comms {
             }
         }
         status.listeners = listeners.into_values().collect();
+        let own = Handle::current().metrics().num_alive_tasks();
+        status.tasks = (own + self.shared.threads.tasks()) as u64;
         status
     }
 

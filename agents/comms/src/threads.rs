@@ -90,6 +90,14 @@ impl Threads {
             task.await;
         });
     }
+
+    /// How many tasks on these threads have not ended, also those that other tasks have begun.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        let each = self.all.iter();
+        each.map(|its| its.runtime.metrics().num_alive_tasks())
+            .sum()
+    }
 }
 
 impl Thread {
@@ -169,6 +177,21 @@ mod tests {
             running.push(begin(&threads).await);
             assert_eq!(running.last().map(|its| its.0), Some(free));
         }
+    }
+
+    #[tokio::test]
+    async fn tasks_count_until_they_end_also_those_of_other_tasks() {
+        let threads = Threads::start(&Health::default()).expect("threads");
+        let (end, ended) = oneshot::channel::<()>();
+        threads.spawn(async move {
+            tokio::spawn(async move {
+                let _ = ended.await;
+            });
+        });
+        let running = begin(&threads).await;
+        until(|| threads.tasks() == 2, "two of three have not ended").await;
+        drop((end, running));
+        until(|| threads.tasks() == 0, "all have ended").await;
     }
 
     #[tokio::test]

@@ -22,6 +22,9 @@ pub struct Status {
     pub certificate_ends: u64,
     /// Why the last reload changed nothing; `None` if it succeeded.
     pub reload_problem: Option<String>,
+    /// Tasks of the daemon that have not ended: of its tunnels, and a few of its own. 0 from a daemon that does not tell.
+    #[serde(default)]
+    pub tasks: u64,
     /// The listeners by name, also those that a reload has removed, as long as they have open tunnels.
     pub listeners: Vec<Listener>,
 }
@@ -132,6 +135,7 @@ mod tests {
             subject: "CN=host-1".to_owned(),
             certificate_ends: 2,
             reload_problem: None,
+            tasks: 4,
             listeners: vec![listener],
         }
     }
@@ -144,6 +148,21 @@ mod tests {
             let read: Status = serde_json::from_str(&text).expect("a status");
             assert_eq!(read.known(), Ok(status()));
         }
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_tell_its_tasks_is_understood() {
+        let text = serde_json::to_string(&status()).expect("JSON");
+        let earlier = text.replacen("\"tasks\":4,", "", 1);
+        assert!(earlier.len() < text.len(), "{text}");
+        let read: Status = serde_json::from_str(&earlier).expect("a status");
+        assert_eq!(
+            read,
+            Status {
+                tasks: 0,
+                ..status()
+            }
+        );
     }
 
     #[test]

@@ -146,6 +146,7 @@ async fn it_starts_reloads_and_ends() {
     // A reload reads the identity anew, and sessions belong to one. Spare connections may have been made, too.
     assert!(full >= 2 && resumed >= 1, "{full} {resumed}");
     assert_eq!(shown.reload_problem, None);
+    assert!(shown.tasks > 0, "it listens: {shown:?}");
     let metrics = status(&host, &["--metrics"]).await;
     assert!(
         metrics.contains("pf9_comms_accepted_connections_total{listener=\"echo\"} 3"),
