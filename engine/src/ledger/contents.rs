@@ -52,7 +52,8 @@ pub(super) struct Parsed {
 
 /// The ledger of a host; empty on a host that never had one.
 pub(super) async fn read(host: &dyn Host) -> Result<LedgerContents, LedgerError> {
-    // The tip is read first: a run that ends in the meantime writes its end before the tip.
+    // The ledger is read last: a run that ends in the meantime writes its end there before the tip and the copy.
+    let copy = in_time(host.read(&copy_path(), LIMIT)).await;
     let tip = in_time(host.read(&tip_path(), LIMIT)).await;
     let bytes = in_time(host.read(&path(), LIMIT)).await;
     let bytes = bytes.map_err(unusable)?.unwrap_or_default();
@@ -78,7 +79,6 @@ pub(super) async fn read(host: &dyn Host) -> Result<LedgerContents, LedgerError>
     if let Some(problem) = tip.as_ref().and_then(|tip| tip.problem(&contents.records)) {
         return Err(corrupt(&path(), contents.records.len() + 1, problem));
     }
-    let copy = in_time(host.read(&copy_path(), LIMIT)).await;
     // A copy that cannot be read is written again.
     let copy = copy.ok().flatten();
     if copy.as_deref() != ended_part(&bytes, &contents.records) {

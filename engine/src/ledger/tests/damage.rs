@@ -2,11 +2,13 @@
 //! of an older version, which is refused.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::{file, live, note, removal};
 use crate::exec::scratch;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{ContainerConfig, Containers as _, Files as _};
+use crate::ledger::contents::{copy_path, tip_path};
 use crate::ledger::hash_chain::Chain;
 use crate::ledger::store::disk::LIMIT;
 use crate::ledger::{Ledger, LedgerError, RECOVER, Record, VERSION};
@@ -51,6 +53,29 @@ async fn refused(host: &FakeHost, lines: &[String]) -> Option<(usize, String)> {
         LedgerError::Corrupt { line, problem, .. } => Some((line, problem)),
         other => panic!("{other}"),
     }
+}
+
+/// A pass reads beside a run. One that ends between the two reads would be in the copy and not in the ledger, as if an older ledger were there.
+#[tokio::test]
+async fn the_ledger_is_read_after_what_it_is_compared_with() {
+    let (host, _) = written().await;
+    host.clear_journal();
+    Ledger::read(&host).await.unwrap();
+    let reads = host
+        .journal()
+        .into_iter()
+        .filter(|call| call.name == "read");
+    let reads: Vec<String> = reads.map(|call| call.argument).collect();
+    let at = |path: &Path| reads.iter().position(|read| Path::new(read) == path);
+    let ledger = at(&file());
+    assert!(
+        ledger.is_some() && at(&copy_path()) < ledger && at(&tip_path()) < ledger,
+        "{reads:?}"
+    );
+    assert!(
+        at(&copy_path()).is_some() && at(&tip_path()).is_some(),
+        "{reads:?}"
+    );
 }
 
 /// Also if it is larger than any ledger.
