@@ -78,13 +78,19 @@ impl Kept {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_spare_connection_from_before_a_change_of_the_network_is_not_used() {
-    let _still = clock_stands_still();
+/// A plane and a listener in use, with all its spare connections. The clock has to stand still.
+async fn with_spares_ready() -> (Plane, Kept) {
     let authority = Authority::new();
     let plane = Plane::start(&authority).await;
     let kept = Kept::new(&authority, plane.address).await;
     kept.are_ready().await;
+    (plane, kept)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spare_connection_from_before_a_change_of_the_network_is_not_used() {
+    let _still = clock_stands_still();
+    let (_plane, kept) = with_spares_ready().await;
     assert!(kept.spares.take().await.is_some(), "nothing has changed");
     kept.change_the_network();
     assert!(kept.spares.take().await.is_none(), "its path may be gone");
@@ -96,10 +102,7 @@ async fn a_spare_connection_from_before_a_change_of_the_network_is_not_used() {
 #[tokio::test(start_paused = true)]
 async fn spare_connections_are_replaced_after_a_change_of_the_network() {
     let _still = clock_stands_still();
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let kept = Kept::new(&authority, plane.address).await;
-    kept.are_ready().await;
+    let (plane, kept) = with_spares_ready().await;
     let before = kept.made();
     kept.change_the_network();
     advance(LOOKS).await;
@@ -111,9 +114,7 @@ async fn spare_connections_are_replaced_after_a_change_of_the_network() {
 #[tokio::test(start_paused = true)]
 async fn a_spare_connection_that_is_taken_is_replaced_at_once() {
     let _still = clock_stands_still();
-    let authority = Authority::new();
-    let plane = Plane::start(&authority).await;
-    let kept = Kept::new(&authority, plane.address).await;
+    let (_plane, kept) = with_spares_ready().await;
     for _ in 0..5 {
         kept.are_ready().await;
         assert!(kept.spares.take().await.is_some(), "they are ready");
