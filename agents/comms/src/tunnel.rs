@@ -2,6 +2,7 @@
 
 mod buffer;
 mod read_ahead;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ use crate::path::proxy::Proxies;
 
 pub use buffer::most_memory;
 pub use read_ahead::ReadAhead;
+use source::Source;
 
 /// A TLS connection to the plane.
 pub type PlaneStream<S = TcpStream> = TlsStream<ReadAhead<S>>;
@@ -199,14 +201,8 @@ fn is_end(error: &io::Error) -> bool {
 
 /// Carries both directions.
 async fn carry(
-    (from_local, to_local): (
-        &mut (impl AsyncRead + Unpin),
-        &mut (impl AsyncWrite + Unpin),
-    ),
-    (from_plane, to_plane): (
-        &mut (impl AsyncRead + Unpin),
-        &mut (impl AsyncWrite + Unpin),
-    ),
+    (from_local, to_local): (&mut impl Source, &mut (impl AsyncWrite + Unpin)),
+    (from_plane, to_plane): (&mut impl Source, &mut (impl AsyncWrite + Unpin)),
     up: &Meter<'_>,
     down: &Meter<'_>,
 ) -> Result<End, RelayError> {
@@ -349,9 +345,9 @@ enum PumpError {
     Write(io::Error),
 }
 
-/// Passes on what is read, and the end of it, and counts the bytes.
+/// Passes on what is read, and the end of it, and counts the bytes. While the other side takes nothing, nothing is read: then only [`Source::reset`] tells that a program has gone.
 async fn pump(
-    from: &mut (impl AsyncRead + Unpin),
+    from: &mut impl Source,
     to: &mut (impl AsyncWrite + Unpin),
     meter: &Meter<'_>,
 ) -> Result<(), PumpError> {
@@ -366,8 +362,12 @@ async fn pump(
             to.write_all(bytes).await?;
             // What TLS has encrypted may still wait in memory.
             to.flush().await
-        }
-        .await;
+        };
+        let written = tokio::select! {
+            biased;
+            written = written => written,
+            error = from.reset() => return Err(PumpError::Read(error)),
+        };
         if let Some(error) = read.error {
             return Err(PumpError::Read(error));
         }

@@ -3,6 +3,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncReadExt as _, ReadBuf, duplex, split};
+use tokio::net::TcpListener;
 
 use super::*;
 
@@ -37,6 +38,10 @@ impl AsyncRead for Broken {
     }
 }
 
+impl Source for Broken {}
+
+impl Source for &[u8] {}
+
 /// Gives bytes, breaks once, and then has nothing more: as the kernel does with a connection that was reset.
 struct BreaksOnce(Vec<io::Result<&'static [u8]>>);
 
@@ -50,6 +55,8 @@ impl AsyncRead for BreaksOnce {
         Poll::Ready(next.unwrap_or(Ok(&[])).map(|bytes| into.put_slice(bytes)))
     }
 }
+
+impl Source for BreaksOnce {}
 
 #[tokio::test]
 async fn what_was_broken_off_after_some_bytes_is_not_ended() {
@@ -204,6 +211,35 @@ async fn a_side_that_breaks_ends_both_directions() {
     let plane = (&mut from_plane, &mut to_plane);
     let carried = carry((&mut Broken, &mut Vec::new()), plane, &up, &down).await;
     assert!(matches!(carried, Err(RelayError::Local(_))), "{carried:?}");
+}
+
+/// The plane takes nothing and says nothing, so neither direction touches the local connection.
+#[tokio::test]
+async fn a_program_that_has_gone_ends_a_tunnel_that_waits_for_the_plane() {
+    let all = AtomicU64::new(0);
+    let (up, down) = (Meter::new(&all), Meter::new(&all));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its port");
+    let mut program = TcpStream::connect(address).await.expect("it connects");
+    let (mut local, _) = listener.accept().await.expect("it is accepted");
+    let (mut from_local, mut to_local) = local.split();
+    let (mut service, plane) = duplex(1000);
+    let (mut from_plane, mut to_plane) = split(plane);
+    let carried = async {
+        let local = (&mut from_local, &mut to_local);
+        carry(local, (&mut from_plane, &mut to_plane), &up, &down).await
+    };
+    let goes = async {
+        program.write_all(&[b'r'; 3000]).await.expect("it is taken");
+        // Then the tunnel has read it, and waits for the plane.
+        let mut first = [0; 1];
+        service.read_exact(&mut first).await.expect("it arrives");
+        drop(ResetOnDrop::new(program));
+    };
+    let both = async { tokio::join!(carried, goes) };
+    let (carried, ()) = timeout(ANSWER, both).await.expect("it is noticed");
+    assert!(matches!(carried, Err(RelayError::Local(_))), "{carried:?}");
+    assert_eq!(up.count(), 0);
 }
 
 #[tokio::test(start_paused = true)]
