@@ -1,7 +1,7 @@
 //! Small files that are replaced atomically: after a crash a file has its old content or the new one.
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
+use std::fs::{File, Permissions};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 pub use atomic_files::{removed, sync_directory};
+use tempfile::TempPath;
 
 /// What the mode of a secret may not allow: anything to the group and to others.
 const OTHERS: u32 = 0o077;
@@ -22,6 +23,21 @@ pub const ABANDONED: Duration = Duration::from_secs(600);
 /// The directory is not there, is not writable, or has no room; `path` is as before.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     atomic_files::replace(path, content, mode).with_context(|| format!("write {}", path.display()))
+}
+
+/// A file beside `path` with this content and these permissions, and a name that no other process uses. It is removed when it is dropped; after a power cut, [`sweep`] does it.
+///
+/// # Errors
+/// As [`replace`].
+pub fn beside(path: &Path, content: &[u8], mode: u32) -> Result<TempPath> {
+    let written = || -> std::io::Result<TempPath> {
+        let mut file = atomic_files::beside(path)?;
+        file.write_all(content)?;
+        file.as_file()
+            .set_permissions(Permissions::from_mode(mode))?;
+        Ok(file.into_temp_path())
+    };
+    written().with_context(|| format!("write a file beside {}", path.display()))
 }
 
 /// Checks that [`replace`] can begin: `path` is no directory, and a file can be made beside it. Leaves nothing there.

@@ -80,15 +80,12 @@ impl Files {
         }
         if let Some(directory) = self.configuration.parent() {
             set_mode(directory, DIRECTORY)?;
+            daemon::files::sweep(directory, daemon::files::ABANDONED)?;
         }
         let text = configuration::text(configuration, self)?;
-        // Beside it: it has to be what HAProxy checks.
-        let tried = self.configuration.with_extension("cfg.new");
-        daemon::files::replace(&tried, text.as_bytes(), 0o644)?;
-        let checked = configuration::validate(&tried).await;
-        daemon::files::removed(std::fs::remove_file(&tried))
-            .with_context(|| format!("remove {}", tried.display()))?;
-        checked?;
+        // `planectl init` and `planectl serve` may do this at the same time.
+        let tried = daemon::files::beside(&self.configuration, text.as_bytes(), 0o644)?;
+        configuration::validate(&tried).await?;
         replaced(&self.configuration, &text, 0o644)
     }
 

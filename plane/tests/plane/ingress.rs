@@ -198,5 +198,20 @@ async fn a_configuration_that_haproxy_refuses_takes_no_place() {
     );
     let after = std::fs::read_to_string(&place).expect("it is there");
     assert_eq!(before, after);
-    assert!(!place.with_extension("cfg.new").exists());
+    let directory = std::fs::read_dir(plane.place("ingress")).expect("it is there");
+    let left = directory
+        .map(|entry| entry.expect("it can be read").file_name())
+        .filter(|name| name.to_string_lossy().starts_with('.'));
+    assert_eq!(left.count(), 0, "a temporary file is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_write_the_configuration_at_the_same_time() {
+    let plane = Plane::start().await;
+    for _ in 0..3 {
+        let started: Vec<_> = (0..4).map(|_| plane.start_ctl(&["init"])).collect();
+        for mut one in started {
+            assert!(one.wait().expect("it ends").success());
+        }
+    }
 }
