@@ -10,13 +10,21 @@ use comms::supervisor::Comms;
 use rustls::{HandshakeKind, ProtocolVersion};
 use rustls_pki_types::ServerName;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::plane::Authority;
 use crate::tunnels::{Host, NO_PROXY, bytes, own_address};
 
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// What HAProxy reads of a connection to the service.
+#[derive(Debug, Clone, Copy)]
+enum Mode {
+    Tcp,
+    Http,
+}
 
 /// A running HAProxy with a service behind it. Both end with the test.
 struct Ingress {
@@ -39,12 +47,28 @@ impl Ingress {
 
     /// With these options of TLS.
     async fn start_with(authority: &Authority, backend: SocketAddr, options: &str) -> Self {
+        Self::start_as(authority, backend, options, Mode::Tcp).await
+    }
+
+    async fn start_as(
+        authority: &Authority,
+        backend: SocketAddr,
+        options: &str,
+        mode: Mode,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let place = |name: &str| directory.path().join(name).display().to_string();
         let (certificate, key) = authority.issue("plane", &["*.plane.test"]);
         std::fs::write(place("plane.pem"), certificate + &key).expect("it is written");
         std::fs::write(place("roots.crt"), authority.root()).expect("it is written");
         let address = SocketAddr::new(own_address(), 8443);
+        let (switch, mode) = match mode {
+            Mode::Tcp => ("", "tcp"),
+            Mode::Http => (
+                "    tcp-request content switch-mode http if { req.len gt 0 }\n",
+                "http",
+            ),
+        };
         // As the plane has it: the connection to the service begins with the first byte, so that a connection in reserve costs it nothing.
         let configuration = format!(
             "global\n    maxconn 2000\n\
@@ -53,9 +77,10 @@ impl Ingress {
              \x20   bind {address} ssl crt {} ca-file {} verify required {options}\n\
              \x20   tcp-request inspect-delay 30s\n\
              \x20   tcp-request content reject unless {{ ssl_fc_sni -i echo.plane.test }}\n\
+             {switch}\
              \x20   tcp-request content accept if {{ req.len gt 0 }}\n\
              \x20   default_backend echo\n\
-             backend echo\n    server echo {backend}\n",
+             backend echo\n    mode {mode}\n    server echo {backend}\n",
             place("plane.pem"),
             place("roots.crt"),
         );
@@ -125,6 +150,92 @@ async fn bytes_and_ends_go_through_haproxy_in_both_directions() {
         assert!(back == wanted, "{length}: {} bytes came back", back.len());
     }
     assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+/// A service of HTTP that answers every request with this body, and how many answers it has written to their ends.
+async fn http_service(body: &[u8]) -> (SocketAddr, watch::Receiver<usize>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    let answer = [head.as_bytes(), body].concat();
+    let (sender, written) = watch::channel(0);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                if !matches!(stream.read_buf(&mut asked).await, Ok(1..)) {
+                    break;
+                }
+            }
+            if stream.write_all(&answer).await.is_ok() {
+                let _ = stream.shutdown().await;
+                sender.send_modify(|count| *count += 1);
+            }
+        }
+    });
+    (address, written)
+}
+
+/// Waits until this is so.
+async fn until(is_so: impl AsyncFn() -> bool) {
+    let waits = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, waits)
+        .await
+        .expect("it is so in time");
+}
+
+/// HAProxy may drop a request whose program has ended its direction. It also may end such a connection before it has read that end: then its kernel
+/// resets the connection, and what is on its way is lost. The program must not take a part for everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_http_after_the_end_of_the_program_is_never_cut_without_an_error() {
+    let authority = Authority::new();
+    let body = bytes(4 * 1024 * 1024);
+    let (backend, written) = http_service(&body).await;
+    let options = "ssl-min-ver TLSv1.2";
+    let ingress = Ingress::start_as(&authority, backend, options, Mode::Http).await;
+    let host = Host::new(&authority, &authority).await;
+    let path = host.configure(ingress.address, "all", NO_PROXY);
+    let comms = Comms::start(&path).await.expect("it starts");
+    let unanswered = || {
+        let errors = comms.status().listeners[0].errors.clone();
+        let its = errors.iter().find(|error| error.cause == "no-answer");
+        its.map_or(0, |error| error.count)
+    };
+    for _ in 0..8 {
+        let before = (*written.borrow(), unanswered());
+        let mut program = TcpStream::connect(host.address).await.expect("it listens");
+        let request = b"GET / HTTP/1.1\r\nHost: echo\r\n\r\n";
+        program.write_all(request).await.expect("it is open");
+        program.shutdown().await.expect("it is open");
+        // The program reads late: buffers have the whole answer by then, unless the connection has ended.
+        until(async || {
+            let state = program.ready(Interest::READABLE | Interest::WRITABLE).await;
+            state.expect("it tells").is_read_closed() || *written.borrow() > before.0
+        })
+        .await;
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(LIMIT, program.read_to_end(&mut answer)).await;
+        let head = answer.windows(4).position(|its| its == b"\r\n\r\n");
+        let arrived = head.map_or(&[][..], |at| &answer[at + 4..]);
+        match read.expect("it ends in time") {
+            // No program takes that for an answer, and it is reported.
+            Ok(0) => until(async || unanswered() > before.1).await,
+            Ok(_) => assert!(arrived == body, "{} bytes, and an end", arrived.len()),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+                assert!(body.starts_with(arrived), "{} others", arrived.len());
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
