@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::plane::{Authority, Plane, proxy};
+use crate::plane::{Authority, NAMES, Plane, acceptor, proxy};
 use comms::config::IdentityFiles;
 use comms::identity::Identity;
 use comms::path::network;
 use comms::path::proxy::Proxies;
 use comms::supervisor::Comms;
 use comms::tunnel::PlaneRoute;
+use socket2::SockRef;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -182,6 +183,37 @@ async fn a_connection_that_is_cut_is_reset_and_not_ended() {
     let host = Host::new(&authority, &authority).await;
     let _comms = host.start(&plane).await;
     let error = host.echoed(&bytes(100_000)).await.expect_err("it is reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+}
+
+/// The service must not take what has arrived for the whole request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_resets_its_connection_resets_that_of_the_service() {
+    let authority = Authority::new();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let acceptor = acceptor(&authority, authority.issue("plane", NAMES));
+    let host = Host::new(&authority, &authority).await;
+    let path = host.configure(address, "all", NO_PROXY);
+    let _comms = Comms::start(&path).await.expect("it starts");
+    let mut program = host.connect().await;
+    program.write_all(b"half").await.expect("it is open");
+    let serves = async {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let mut service = acceptor.accept(stream).await.expect("a handshake");
+        let mut half = [0; 4];
+        service.read_exact(&mut half).await.expect("it arrives");
+        service
+    };
+    let serves = tokio::time::timeout(LIMIT, serves).await;
+    let mut service = serves.expect("the service is asked");
+    let linger = SockRef::from(&program).set_linger(Some(Duration::ZERO));
+    linger.expect("it is set");
+    drop(program);
+    let mut rest = [0; 1];
+    let read = tokio::time::timeout(LIMIT, service.read(&mut rest)).await;
+    let error = read.expect("it is told").expect_err("that is no end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
 }
 
