@@ -403,15 +403,8 @@ async fn bind(listener: &Listener, address: SocketAddr) -> Result<Option<TcpList
         Ok(socket) => return Ok(Some(socket)),
         Err(error) => error,
     };
-    let lacks_it = matches!(
-        error.kind(),
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
-    ) || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT);
-    if address.is_ipv6() && lacks_it && !listener.names_addresses {
-        tracing::info!(
-            "{}: this host has no IPv6, so it does not listen on {address}",
-            listener.name
-        );
+    if let Some(what) = lacks_ipv6(listener, address, &error) {
+        tracing::info!("{what}");
         return Ok(None);
     }
     if error.kind() == io::ErrorKind::AddrInUse {
@@ -422,4 +415,69 @@ async fn bind(listener: &Listener, address: SocketAddr) -> Result<Option<TcpList
         );
     }
     Err(error).with_context(|| format!("listen on {address} for `{}`", listener.name))
+}
+
+/// What the log says if the kernel's answer means that this host has no IPv6; `None` if it means something else, or if the configuration names the address.
+fn lacks_ipv6(listener: &Listener, address: SocketAddr, answer: &io::Error) -> Option<String> {
+    let lacks_it = matches!(
+        answer.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
+    ) || answer.raw_os_error() == Some(nix::libc::EAFNOSUPPORT);
+    (address.is_ipv6() && lacks_it && !listener.names_addresses).then(|| {
+        format!(
+            "{}: this host has no IPv6, so it does not listen on {address}",
+            listener.name
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::libc::{EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT};
+    use rustls_pki_types::ServerName;
+
+    use super::*;
+    use crate::config::Users;
+
+    fn listener(names_addresses: bool) -> Listener {
+        Listener {
+            name: "echo".to_owned(),
+            port: 5001,
+            addresses: Vec::new(),
+            names_addresses,
+            sni: ServerName::try_from("echo.plane.test").expect("a name"),
+            users: Users::All,
+            connections: 1,
+            connections_per_user: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_without_ipv6_is_told_from_other_errors() {
+        let (any, named) = (listener(false), listener(true));
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let (v4, v6) = (address("127.0.0.1:5001"), address("[::1]:5001"));
+        // A kernel with IPv6 that no link may have, and one without it.
+        for code in [EADDRNOTAVAIL, EAFNOSUPPORT] {
+            let answer = io::Error::from_raw_os_error(code);
+            let said = "echo: this host has no IPv6, so it does not listen on [::1]:5001";
+            assert_eq!(lacks_ipv6(&any, v6, &answer).as_deref(), Some(said));
+            assert_eq!(lacks_ipv6(&named, v6, &answer), None);
+            assert_eq!(lacks_ipv6(&any, v4, &answer), None);
+        }
+        for code in [EADDRINUSE, EACCES] {
+            let answer = io::Error::from_raw_os_error(code);
+            assert_eq!(lacks_ipv6(&any, v6, &answer), None);
+        }
+        // No host has an address of documentation: the kernel answers as without IPv6.
+        let foreign = address("[2001:db8::1]:5001");
+        let skipped = bind(&any, foreign).await.expect("it goes on without");
+        assert!(skipped.is_none(), "{skipped:?}");
+        let error = bind(&named, foreign).await.expect_err("it is named");
+        assert_eq!(
+            error.to_string(),
+            "listen on [2001:db8::1]:5001 for `echo`",
+            "{error:#}"
+        );
+    }
 }
