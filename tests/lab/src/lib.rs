@@ -38,7 +38,7 @@ pub use master::{
     another_master, at_once, first_of_several, holder, is_known, masters_beside, nodes_are_ready,
     page_from_outside, ready_with_vip, second_apply_changes_nothing, shared, three_masters,
 };
-pub use planes::{Planes, fails, paths, sh, until};
+pub use planes::{Planes, fails, paths, refusals, services, sh, status, until};
 pub use prediction::{no_repair, predicted_repair, prediction};
 pub use record::record;
 pub use run::Run;

@@ -1,6 +1,10 @@
-//! A lab with a management plane, and hosts with pf9-comms. `paths` is how these reach the plane.
+//! A lab with a management plane, and hosts with pf9-comms. `paths` is how these reach the plane, `services` what they do there, `refusals` what they cannot do, and
+//! `status` what pf9-comms says about it.
 
 pub mod paths;
+pub mod refusals;
+pub mod services;
+pub mod status;
 
 use std::path::{Path, PathBuf};
 use std::thread;

@@ -1,9 +1,14 @@
 //! How a host reaches the plane: through a proxy, through a router that translates addresses, or over IPv6.
 
 use lab::Host;
-use lab::package::PLANE;
+use lab::package::{COMMS, PLANE};
 
-use super::sh;
+use super::{sh, until};
+
+/// The port of a proxy.
+const PORT: u16 = 8888;
+/// The password of a proxy's user.
+const PROXY_PASSWORD: &str = "of-the-proxy";
 
 /// Takes the routes of a host away, but the one to this address.
 fn cut_off(host: &Host, other: &Host) {
@@ -20,8 +25,23 @@ fn cut_off(host: &Host, other: &Host) {
     assert_eq!(routes.lines().count(), 1, "{routes}");
 }
 
+/// Makes a host a proxy that knows the plane, and wants a password.
+pub fn start_proxy(proxy: &Host, plane: &Host) {
+    sh(
+        proxy,
+        &format!(
+            "systemctl disable --quiet --now haproxy rabbitmq-server docker-registry nginx 2> /dev/null || true
+             echo '{} {PLANE}' >> /etc/hosts
+             printf '%s\\n' 'Port {PORT}' 'Timeout 600' 'ConnectPort 443' 'BasicAuth plane {PROXY_PASSWORD}' 'LogFile \"/var/log/tinyproxy/tinyproxy.log\"' \
+                 'User tinyproxy' 'Group tinyproxy' > /etc/tinyproxy/tinyproxy.conf
+             systemctl restart tinyproxy",
+            plane.address()
+        ),
+    );
+}
+
 /// Leaves a host no route but the one to a proxy, and tells pf9-comms of it.
-pub fn only_through(host: &Host, proxy: &Host, port: u16) {
+pub fn only_through(host: &Host, proxy: &Host) {
     cut_off(host, proxy);
     let address = proxy.address();
     sh(
@@ -29,7 +49,18 @@ pub fn only_through(host: &Host, proxy: &Host, port: u16) {
         &format!(
             "sed -i '/{PLANE}/d' /etc/hosts
              mkdir -p /etc/pf9
-             printf '%s\\n' 'plane: {{host: {PLANE}}}' \"proxy: {{url: 'http://{address}:{port}'}}\" > /etc/pf9/comms.yaml"
+             printf '%s\\n' 'plane: {{host: {PLANE}}}' \"proxy: {{url: 'http://{address}:{PORT}'}}\" > /etc/pf9/comms.yaml"
+        ),
+    );
+}
+
+/// Gives pf9-comms of a host the password of its proxy, before it is started.
+pub fn with_password(host: &Host) {
+    sh(
+        host,
+        &format!(
+            "umask 077; printf 'plane:{PROXY_PASSWORD}' > /etc/pf9/proxy.password; chown pf9: /etc/pf9/proxy.password
+             sed -i \"s|'}}|', credentials: /etc/pf9/proxy.password}}|\" /etc/pf9/comms.yaml"
         ),
     );
 }
@@ -52,7 +83,7 @@ pub fn behind_nat(host: &Host, router: &Host) {
 }
 
 /// Gives hosts an IPv6 address each, in a network of their own: `fd21::1` to the first one.
-pub fn with_ipv6(hosts: &[&Host]) {
+fn with_ipv6(hosts: &[&Host]) {
     for (number, host) in (1..).zip(hosts) {
         sh(
             host,
@@ -65,7 +96,7 @@ pub fn with_ipv6(hosts: &[&Host]) {
 }
 
 /// Leaves a host IPv6 only, and tells it the plane's address there.
-pub fn only_ipv6(host: &Host) {
+fn only_ipv6(host: &Host) {
     sh(
         host,
         &format!(
@@ -73,4 +104,37 @@ pub fn only_ipv6(host: &Host) {
              sed '/ {PLANE}$/d' /etc/hosts > /run/hosts; echo 'fd21::1 {PLANE}' >> /run/hosts; cat /run/hosts > /etc/hosts"
         ),
     );
+}
+
+/// Leaves two hosts with pf9-comms IPv6 only: the first one reaches the plane through the proxy, which wants no password from now on, the second one directly. Waits until
+/// pf9-comms listens on IPv6, too.
+pub fn change_to_ipv6(plane: &Host, proxy: &Host, [first, second]: [&Host; 2]) {
+    with_ipv6(&[plane, proxy, first, second]);
+    sh(
+        proxy,
+        &format!(
+            "sed '/ {PLANE}$/d' /etc/hosts > /run/hosts; echo 'fd21::1 {PLANE}' >> /run/hosts; cat /run/hosts > /etc/hosts
+             sed -i '/^BasicAuth/d' /etc/tinyproxy/tinyproxy.conf; echo 'Listen fd21::2' >> /etc/tinyproxy/tinyproxy.conf
+             systemctl restart tinyproxy"
+        ),
+    );
+    for host in [first, second] {
+        only_ipv6(host);
+    }
+    sh(
+        first,
+        &format!(
+            "sed -i '/ {PLANE}$/d' /etc/hosts; sed -i \"s|^proxy:.*|proxy: {{url: 'http://[fd21::2]:{PORT}'}}|\" /etc/pf9/comms.yaml; systemctl reload pf9-comms"
+        ),
+    );
+    let through = format!("{COMMS} status --json | grep -qF 'fd21::2'");
+    until(first, "it knows the proxy", &through);
+    sh(second, "systemctl reload pf9-comms");
+    for host in [first, second] {
+        until(
+            host,
+            "it listens on IPv6, too",
+            "for port in 5672 5001 8158 9080; do ss -Hltn sport = :$port | grep -qF '[::1]:' || exit 1; done",
+        );
+    }
 }

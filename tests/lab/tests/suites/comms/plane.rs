@@ -1,18 +1,13 @@
 //! Hosts with pf9-comms, and a management plane: HAProxy, RabbitMQ, a registry, Keystone and nginx. One host reaches it through a proxy only, the other one
 //! through a router that translates addresses, and in the end both over IPv6.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lab::Host;
-use lab::package::{COMMS, PLANE, enrol};
-use lab_suites::{Image, Planes, fails, paths, poll, sh, until};
-use serde_json::Value;
+use lab::package::{COMMS, enrol};
+use lab_suites::status::{errors, listener};
+use lab_suites::{Image, Planes, fails, paths, poll, refusals, services, sh, until};
 
-use super::services;
-
-/// The password of a proxy's user.
-const PROXY_PASSWORD: &str = "of-the-proxy";
 /// A connection that finds no way to the plane is tried again at most so often if nothing changes, and then given up (`agents/comms/src/path/retry.rs`).
 const WITHOUT_CHANGES: u64 = 7;
 /// Until the cause of an error is in the status.
@@ -27,18 +22,12 @@ fn a_host_behind_a_proxy_uses_every_service_and_no_other_host_does() {
     let plane = planes.server();
     let (first, second) = (planes.host("host-1"), planes.host("host-2"));
     let router = planes.host("proxy");
-    start_proxy(&router, &plane);
-    paths::only_through(&first, &router, 8888);
+    paths::start_proxy(&router, &plane);
+    paths::only_through(&first, &router);
     paths::behind_nat(&second, &router);
     let refused = enrol(&first, &plane).expect_err("the proxy wants a password");
     assert!(format!("{refused:#}").contains("407"), "{refused:#}");
-    sh(
-        &first,
-        &format!(
-            "umask 077; printf 'plane:{PROXY_PASSWORD}' > /etc/pf9/proxy.password; chown pf9: /etc/pf9/proxy.password
-             sed -i \"s|'}}|', credentials: /etc/pf9/proxy.password}}|\" /etc/pf9/comms.yaml"
-        ),
-    );
+    paths::with_password(&first);
     for host in [&first, &second] {
         enrol(host, &plane).expect("it is enrolled");
     }
@@ -54,76 +43,11 @@ fn a_host_behind_a_proxy_uses_every_service_and_no_other_host_does() {
     services::all_answer(&planes, &second, &ids[1]);
     for host in [&first, &second] {
         services::a_token_of_keystone(host, &plane);
-        only_allowed_users(host);
-        listens_on_loopback_only(host);
+        refusals::only_allowed_users(host);
+        refusals::listens_on_loopback_only(host);
     }
     outages(&planes, (&first, &ids[0]), &second);
     over_ipv6(&planes, &ids);
-}
-
-/// A proxy that knows the plane, and wants a password.
-fn start_proxy(proxy: &Host, plane: &Host) {
-    sh(
-        proxy,
-        &format!(
-            "systemctl disable --quiet --now haproxy rabbitmq-server docker-registry nginx 2> /dev/null || true
-             echo '{} {PLANE}' >> /etc/hosts
-             printf '%s\\n' 'Port 8888' 'Timeout 600' 'ConnectPort 443' 'BasicAuth plane {PROXY_PASSWORD}' 'LogFile \"/var/log/tinyproxy/tinyproxy.log\"' \
-                 'User tinyproxy' 'Group tinyproxy' > /etc/tinyproxy/tinyproxy.conf
-             systemctl restart tinyproxy",
-            plane.address()
-        ),
-    );
-}
-
-/// Users that a listener does not name reach nothing.
-fn only_allowed_users(host: &Host) {
-    for (listener, port) in [("rest", 9080), ("registry", 5001), ("amqp", 5672)] {
-        let before = errors(host, listener);
-        fails(
-            host,
-            &format!("runuser -u daemon -- curl --silent --max-time 10 http://localhost:{port}/"),
-        );
-        let after = errors(host, listener);
-        assert!(
-            after.get("user") > before.get("user"),
-            "{listener}: {before:?} {after:?}"
-        );
-    }
-    sh(host, "curl --silent --fail http://localhost:9080/whoami");
-}
-
-/// The status of a listener.
-fn listener(host: &Host, name: &str) -> Value {
-    let status = sh(host, &format!("{COMMS} status --json"));
-    let status: Value = serde_json::from_str(&status).expect("JSON");
-    let listeners = status["listeners"].as_array().expect("listeners");
-    let its = listeners.iter().find(|its| its["name"] == name);
-    its.expect("it is there").clone()
-}
-
-/// How many errors of each cause a listener had. Each cause has a next step.
-fn errors(host: &Host, name: &str) -> BTreeMap<String, u64> {
-    let listener = listener(host, name);
-    let errors = listener["errors"].as_array().expect("errors").iter();
-    errors
-        .map(|its| {
-            let next = its["next"].as_str();
-            assert!(next.is_some_and(|next| !next.is_empty()), "{its}");
-            let cause = its["cause"].as_str().expect("a cause");
-            (cause.to_owned(), its["count"].as_u64().expect("a count"))
-        })
-        .collect()
-}
-
-fn listens_on_loopback_only(host: &Host) {
-    let listening = sh(
-        host,
-        "ss -H -l -t -n -p | grep pf9-comms | awk '{print $4}'",
-    );
-    assert!(listening.lines().count() >= 4, "{listening}");
-    let is_loopback = |its: &str| its.starts_with("127.0.0.1:") || its.starts_with("[::1]:");
-    assert!(listening.lines().all(is_loopback), "{listening}");
 }
 
 /// What goes on when parts of the plane are replaced, are down, or refuse.
@@ -300,37 +224,12 @@ fn changes_of_the_network_end_pauses(host: &Host, plane: &Host) {
 fn over_ipv6(planes: &Planes, ids: &[String; 2]) {
     let (plane, proxy) = (planes.server(), planes.host("proxy"));
     let (first, second) = (planes.host("host-1"), planes.host("host-2"));
-    paths::with_ipv6(&[&plane, &proxy, &first, &second]);
-    sh(
-        &proxy,
-        &format!(
-            "sed '/ {PLANE}$/d' /etc/hosts > /run/hosts; echo 'fd21::1 {PLANE}' >> /run/hosts; cat /run/hosts > /etc/hosts
-             sed -i '/^BasicAuth/d' /etc/tinyproxy/tinyproxy.conf; echo 'Listen fd21::2' >> /etc/tinyproxy/tinyproxy.conf
-             systemctl restart tinyproxy"
-        ),
-    );
-    for host in [&first, &second] {
-        paths::only_ipv6(host);
-    }
-    sh(
-        &first,
-        &format!(
-            "sed -i '/ {PLANE}$/d' /etc/hosts; sed -i \"s|^proxy:.*|proxy: {{url: 'http://[fd21::2]:8888'}}|\" /etc/pf9/comms.yaml; systemctl reload pf9-comms"
-        ),
-    );
-    let through = format!("{COMMS} status --json | grep -qF 'fd21::2'");
-    until(&first, "it knows the proxy", &through);
-    sh(&second, "systemctl reload pf9-comms");
+    paths::change_to_ipv6(&plane, &proxy, [&first, &second]);
     for (host, id) in [&first, &second].into_iter().zip(ids) {
-        until(
-            host,
-            "it listens on IPv6, too",
-            "for port in 5672 5001 8158 9080; do ss -Hltn sport = :$port | grep -qF '[::1]:' || exit 1; done",
-        );
-        listens_on_loopback_only(host);
+        refusals::listens_on_loopback_only(host);
         services::image_is_pulled(host, &plane);
         services::a_token_of_keystone(host, &plane);
-        only_allowed_users(host);
+        refusals::only_allowed_users(host);
         services::all_answer(planes, host, id);
         enrol(host, &plane).expect("it is enrolled again");
         services::all_answer(planes, host, id);

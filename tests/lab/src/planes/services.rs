@@ -4,7 +4,8 @@ use std::path::Path;
 
 use lab::Host;
 use lab::package::push_image;
-use lab_suites::{Planes, fails, sh, until};
+
+use super::{Planes, fails, sh, until};
 
 /// The credentials of a host for the message queue.
 const CREDENTIALS: &str = "/etc/pf9/comms/current/message-queue.json";
@@ -15,7 +16,7 @@ const IMAGE: &str = "localhost:5001/toolbox:1";
 const OTHER: &str = "localhost:5001/other:1";
 
 /// An image of the registry comes to a host with the digest that the registry has, and a host cannot change what is there.
-pub(super) fn images_are_the_same(host: &Host, plane: &Host, toolbox: &Path) {
+pub fn images_are_the_same(host: &Host, plane: &Host, toolbox: &Path) {
     let pushed = push_image(plane, toolbox, "toolbox:1").expect("the registry takes it");
     assert_eq!(pushed, image_is_pulled(host, plane));
     sh(host, &format!("docker tag {IMAGE} {OTHER}"));
@@ -36,7 +37,7 @@ pub(super) fn images_are_the_same(host: &Host, plane: &Host, toolbox: &Path) {
 }
 
 /// The image comes with the digest that the registry itself has. Returns the digest.
-pub(super) fn image_is_pulled(host: &Host, plane: &Host) -> String {
+pub fn image_is_pulled(host: &Host, plane: &Host) -> String {
     let pulled = sh(
         host,
         &format!(
@@ -75,7 +76,7 @@ fn echoed(planes: &Planes, host: &Host, own: &str, count: u32) {
 }
 
 /// A client publishes and reads 10,000 messages; with the same credentials, it reaches nothing of another host.
-pub(super) fn messages_come_back(planes: &Planes, host: &Host, [own, other]: &[String; 2]) {
+pub fn messages_come_back(planes: &Planes, host: &Host, [own, other]: &[String; 2]) {
     echoed(planes, host, own, 10_000);
     let amqp = |what: &str| format!("amqp {CREDENTIALS} 5672 {what}");
     for what in [
@@ -104,7 +105,7 @@ pub(super) fn messages_come_back(planes: &Planes, host: &Host, [own, other]: &[S
 }
 
 /// A client publishes during an outage, which ends its connection. What was confirmed is in the queue afterwards, in order. [`messages_come_back`] has prepared the queue.
-pub(super) fn confirmed_messages_outlast(host: &Host, own: &str, outage: impl FnOnce()) {
+pub fn confirmed_messages_outlast(host: &Host, own: &str, outage: impl FnOnce()) {
     sh(
         host,
         &format!(
@@ -134,7 +135,8 @@ pub(super) fn confirmed_messages_outlast(host: &Host, own: &str, outage: impl Fn
     assert_eq!(read, format!("{count} in order"), "{said}");
 }
 
-pub(super) fn a_token_of_keystone(host: &Host, plane: &Host) {
+/// Keystone gives a token to a user that pf9-comms lets in.
+pub fn a_token_of_keystone(host: &Host, plane: &Host) {
     let password = sh(plane, "cat /etc/pf9/plane/keystone.password");
     let body = format!(
         r#"{{"auth": {{"identity": {{"methods": ["password"], "password": {{"user": {{"name": "admin", "domain": {{"id": "default"}}, "password": "{password}"}}}}}}}}}}"#
@@ -153,7 +155,7 @@ pub(super) fn a_token_of_keystone(host: &Host, plane: &Host) {
 }
 
 /// The plane knows the host by its certificate, and a GiB is the same after it went there and came back.
-pub(super) fn files_and_names(host: &Host, id: &str) {
+pub fn files_and_names(host: &Host, id: &str) {
     let who = sh(
         host,
         "curl --silent --header 'X-PF9-Host-Id: other' --header 'x-pf9-host-name: other' http://localhost:9080/whoami",
@@ -178,7 +180,7 @@ fn file_is_the_same(host: &Host, length: u64) {
 }
 
 /// Each service answers, and knows the host.
-pub(super) fn all_answer(planes: &Planes, host: &Host, id: &str) {
+pub fn all_answer(planes: &Planes, host: &Host, id: &str) {
     let who = sh(host, "curl --silent --fail http://localhost:9080/whoami");
     assert_eq!(who, id);
     for url in ["http://localhost:5001/v2/", "http://localhost:8158/v3"] {
