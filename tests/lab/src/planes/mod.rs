@@ -98,10 +98,15 @@ impl Planes {
         id.expect("it is enrolled").to_owned()
     }
 
-    /// Puts an example of a crate on a host.
+    /// Puts an example of a crate on a host, if it is not there.
     pub fn put_example(&self, host: &Host, name: &str) {
+        let place = format!("/usr/local/bin/{name}");
+        let is_there = commands::try_sh(host, &format!("test -x {place}"));
+        if is_there.status.success() {
+            return;
+        }
         let program = self.programs().join("examples").join(name);
-        let put = host.put_file(&program, &format!("/usr/local/bin/{name}"), 0o755);
+        let put = host.put_file(&program, &place, 0o755);
         put.expect("it is written");
     }
 }

@@ -8,7 +8,7 @@ use lab::package::push_image;
 use super::{Planes, fails, sh, until};
 
 /// The credentials of a host for the message queue.
-const CREDENTIALS: &str = "/etc/pf9/comms/current/message-queue.json";
+pub(super) const CREDENTIALS: &str = "/etc/pf9/comms/current/message-queue.json";
 const MIB: u64 = 1024 * 1024;
 /// The name of the workload image in the registry, as hosts see it.
 const IMAGE: &str = "localhost:5001/toolbox:1";
@@ -75,36 +75,7 @@ fn echoed(planes: &Planes, host: &Host, own: &str, count: u32) {
     assert_eq!(echoed, format!("{count} there and back"));
 }
 
-/// A client publishes and reads 10,000 messages; with the same credentials, it reaches nothing of another host.
-pub fn messages_come_back(planes: &Planes, host: &Host, [own, other]: &[String; 2]) {
-    echoed(planes, host, own, 10_000);
-    let amqp = |what: &str| format!("amqp {CREDENTIALS} 5672 {what}");
-    for what in [
-        format!("consume host.{other}.in"),
-        format!("publish host.{other}.out host.{other}.x"),
-        format!("publish host.{own}.out host.{other}.x"),
-        format!("declare host.{own}.more"),
-        format!("declare host.{other}.more"),
-        // The default exchange reaches each queue by its name.
-        format!("publish '' host.{other}.in"),
-        format!("bind host.{own}.in host.{other}.out"),
-        format!("bind host.{other}.in host.{own}.out"),
-        format!("purge host.{other}.in"),
-    ] {
-        let said = fails(host, &amqp(&what));
-        assert!(
-            said.contains("ACCESS") || said.contains("access"),
-            "{what}: {said}"
-        );
-    }
-    let mode = sh(
-        host,
-        "stat -L -c '%U %a' /etc/pf9/comms/current/message-queue.json",
-    );
-    assert_eq!(mode, "root 600");
-}
-
-/// A client publishes during an outage, which ends its connection. What was confirmed is in the queue afterwards, in order. [`messages_come_back`] has prepared the queue.
+/// A client publishes during an outage, which ends its connection. What was confirmed is in the queue afterwards, in order. [`all_answer`] has prepared the queue.
 pub fn confirmed_messages_outlast(host: &Host, own: &str, outage: impl FnOnce()) {
     sh(
         host,
@@ -154,16 +125,6 @@ pub fn a_token_of_keystone(host: &Host, plane: &Host) {
     );
 }
 
-/// The plane knows the host by its certificate, and a GiB is the same after it went there and came back.
-pub fn files_and_names(host: &Host, id: &str) {
-    let who = sh(
-        host,
-        "curl --silent --header 'X-PF9-Host-Id: other' --header 'x-pf9-host-name: other' http://localhost:9080/whoami",
-    );
-    assert_eq!(who, id);
-    file_is_the_same(host, 1024 * MIB);
-}
-
 /// So many bytes are the same after they went there and came back.
 fn file_is_the_same(host: &Host, length: u64) {
     let sums = sh(
@@ -179,13 +140,35 @@ fn file_is_the_same(host: &Host, length: u64) {
     assert_eq!((sums.len(), sums[0]), (2, sums[1]), "{sums:?}");
 }
 
-/// Each service answers, and knows the host.
-pub fn all_answer(planes: &Planes, host: &Host, id: &str) {
+/// How much goes through.
+#[derive(Clone, Copy, Debug)]
+pub struct Amounts {
+    /// Messages there and back.
+    messages: u32,
+    /// The length of a file that goes there and comes back, in bytes.
+    file: u64,
+}
+
+impl Amounts {
+    /// What has to go through on each path.
+    pub const FULL: Self = Self {
+        messages: 10_000,
+        file: 1024 * MIB,
+    };
+    /// What goes through in a moment.
+    pub const SMALL: Self = Self {
+        messages: 200,
+        file: 16 * MIB,
+    };
+}
+
+/// Each service answers, and knows the host; so much goes through.
+pub fn all_answer(planes: &Planes, host: &Host, id: &str, amounts: Amounts) {
     let who = sh(host, "curl --silent --fail http://localhost:9080/whoami");
     assert_eq!(who, id);
     for url in ["http://localhost:5001/v2/", "http://localhost:8158/v3"] {
         sh(host, &format!("curl --silent --fail {url}"));
     }
-    echoed(planes, host, id, 200);
-    file_is_the_same(host, 16 * MIB);
+    echoed(planes, host, id, amounts.messages);
+    file_is_the_same(host, amounts.file);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lab::Host;
 use lab::package::{COMMS, enrol};
+use lab_suites::services::Amounts;
 use lab_suites::status::{errors, listener};
 use lab_suites::{Image, Planes, fails, paths, poll, refusals, services, sh, until};
 
@@ -35,16 +36,15 @@ fn a_host_behind_a_proxy_uses_every_service_and_no_other_host_does() {
     until(&first, "it listens", "ss -Hltn sport = :9080 | grep -q .");
 
     services::images_are_the_same(&first, &plane, planes.toolbox());
-    services::messages_come_back(&planes, &first, &ids);
-    services::files_and_names(&first, &ids[0]);
+    services::all_answer(&planes, &first, &ids[0], Amounts::FULL);
     comes_from_the_router(&planes, &second, &router);
     changes_of_the_network_end_pauses(&second, &plane);
     services::image_is_pulled(&second, &plane);
-    services::all_answer(&planes, &second, &ids[1]);
-    for host in [&first, &second] {
+    services::all_answer(&planes, &second, &ids[1], Amounts::SMALL);
+    let [one, other] = ids.each_ref().map(String::as_str);
+    for (host, ids) in [(&first, [one, other]), (&second, [other, one])] {
         services::a_token_of_keystone(host, &plane);
-        refusals::only_allowed_users(host);
-        refusals::listens_on_loopback_only(host);
+        refusals::all(&planes, host, ids);
     }
     outages(&planes, (&first, &ids[0]), &second);
     over_ipv6(&planes, &ids);
@@ -225,13 +225,13 @@ fn over_ipv6(planes: &Planes, ids: &[String; 2]) {
     let (plane, proxy) = (planes.server(), planes.host("proxy"));
     let (first, second) = (planes.host("host-1"), planes.host("host-2"));
     paths::change_to_ipv6(&plane, &proxy, [&first, &second]);
-    for (host, id) in [&first, &second].into_iter().zip(ids) {
-        refusals::listens_on_loopback_only(host);
+    let [one, other] = ids.each_ref().map(String::as_str);
+    for (host, ids) in [(&first, [one, other]), (&second, [other, one])] {
         services::image_is_pulled(host, &plane);
         services::a_token_of_keystone(host, &plane);
-        refusals::only_allowed_users(host);
-        services::all_answer(planes, host, id);
+        services::all_answer(planes, host, ids[0], Amounts::SMALL);
+        refusals::all(planes, host, ids);
         enrol(host, &plane).expect("it is enrolled again");
-        services::all_answer(planes, host, id);
+        services::all_answer(planes, host, ids[0], Amounts::SMALL);
     }
 }
