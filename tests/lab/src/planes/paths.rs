@@ -65,6 +65,19 @@ pub fn with_password(host: &Host) {
     );
 }
 
+/// From now on the proxy wants no password, and pf9-comms of this host, which runs, has none.
+pub fn without_password(host: &Host, proxy: &Host) {
+    sh(
+        proxy,
+        "sed -i '/^BasicAuth/d' /etc/tinyproxy/tinyproxy.conf; systemctl restart tinyproxy",
+    );
+    sh(
+        host,
+        "sed -i 's|, credentials: [^}]*||' /etc/pf9/comms.yaml; rm /etc/pf9/proxy.password; systemctl restart pf9-comms
+         ! grep credentials /etc/pf9/comms.yaml",
+    );
+}
+
 /// Leaves a host no route but the one through a router, which gives its own address to what comes from it.
 pub fn behind_nat(host: &Host, router: &Host) {
     cut_off(host, router);

@@ -1,4 +1,6 @@
-//! Thousands of tunnels of one host, through the real ingress to an echo server behind it.
+//! Thousands of tunnels of one host, through the real ingress to an echo server behind it. `full_amounts` has all services and all paths.
+
+mod full_amounts;
 
 use std::time::Duration;
 
