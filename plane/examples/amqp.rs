@@ -4,12 +4,12 @@
 //! `declare QUEUE`, `bind QUEUE EXCHANGE` and `purge QUEUE` try one thing each. The exit code is 1 if RabbitMQ refuses.
 //!
 //! `outlast FILE EXCHANGE KEY` publishes numbered messages until the file is there, also over outages, and says how many were confirmed; `read-back COUNT QUEUE` empties the
-//! queue, and fails if one of so many numbers is missing.
+//! queue, and fails if one of so many numbers is missing. `wait QUEUE` waits for the message of `publish`, also over outages, and says when a connection has ended.
 
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt as _;
 use lapin::options::{
@@ -18,24 +18,37 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 use tokio::time::timeout;
 use wire::enrolment::MessageQueue;
 
 /// Time for everything.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Time for a client that goes on through an outage, each part of which has its own limit.
+const LIMIT_OF_OUTAGE: Duration = Duration::from_secs(600);
 /// Time for one answer. Without it, the connection counts as broken.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Pause after a message that outlasts: otherwise there are too many to read back.
-const PAUSE: Duration = Duration::from_millis(5);
-/// Pause after a connection that broke.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Pause after a connection that broke, and the longest one: each is twice as long as the one before.
 const PAUSE_BROKEN: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// For how long a queue is asked again after a connection that broke.
+const AGAIN: Duration = Duration::from_secs(60);
+/// Delivery mode of a message that is kept on the disk.
+const PERSISTENT: u8 = 2;
+/// The message of `publish`.
+const ONE: &[u8] = b"x";
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match timeout(LIMIT, run(&arguments)).await {
+    let limit = match arguments.get(2) {
+        Some(&("outlast" | "wait")) => LIMIT_OF_OUTAGE,
+        _ => LIMIT,
+    };
+    match timeout(limit, run(&arguments)).await {
         Ok(Ok(said)) => {
             println!("{said}");
             ExitCode::SUCCESS
@@ -45,7 +58,7 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(_) => {
-            eprintln!("no end within {} s", LIMIT.as_secs());
+            eprintln!("no end within {} s", limit.as_secs());
             ExitCode::from(2)
         }
     }
@@ -69,8 +82,13 @@ async fn run(arguments: &[&str]) -> Result<String, Box<dyn Error>> {
         vhost: credentials.virtual_host,
         query: AMQPQueryString::default(),
     };
-    if let ["outlast", file, exchange, key] = action {
-        return outlast(&uri, Path::new(file), (exchange, key)).await;
+    match action {
+        ["outlast", file, exchange, key] => {
+            return outlast(&uri, Path::new(file), (exchange, key)).await;
+        }
+        ["read-back", count, queue] => return read_back(&uri, count.parse()?, queue).await,
+        ["wait", queue] => return wait(&uri, queue).await,
+        _ => {}
     }
     let (_connection, channel) = opened(uri).await?;
     match action {
@@ -81,10 +99,9 @@ async fn run(arguments: &[&str]) -> Result<String, Box<dyn Error>> {
             channel
                 .confirm_select(ConfirmSelectOptions::default())
                 .await?;
-            publish(&channel, (exchange, key), b"x").await?;
+            publish(&channel, (exchange, key), ONE).await?;
             Ok("published".to_owned())
         }
-        ["read-back", count, queue] => read_back(&channel, count.parse()?, queue).await,
         ["consume", queue] => {
             let options = BasicConsumeOptions::default();
             channel
@@ -123,14 +140,20 @@ async fn opened(uri: AMQPUri) -> Result<(Connection, Channel), Box<dyn Error>> {
     Ok((connection, channel))
 }
 
-/// Publishes a message and waits until it is confirmed.
+/// Sleeps so long, and returns the length of the next pause.
+async fn paused(length: Duration) -> Duration {
+    tokio::time::sleep(length).await;
+    (length * 2).min(LONGEST_PAUSE)
+}
+
+/// Publishes a message that is kept on the disk, and waits until it is confirmed.
 async fn publish(
     channel: &Channel,
     (exchange, key): (&str, &str),
     text: &[u8],
 ) -> Result<(), Box<dyn Error>> {
     let options = BasicPublishOptions::default();
-    let properties = BasicProperties::default();
+    let properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
     let sent = channel.basic_publish(exchange.into(), key.into(), options, text, properties);
     match sent.await?.await? {
         Confirmation::Ack(_) => Ok(()),
@@ -198,8 +221,7 @@ async fn echo(
     let (sent, received) = tokio::join!(sending, receiving);
     sent?;
     received?;
-    // The answer to a question comes after the broker has read all receipts: those that are still on their way would be lost with the connection.
-    channel.basic_qos(1, BasicQosOptions::default()).await?;
+    all_received(channel).await?;
     Ok(format!("{count} there and back"))
 }
 
@@ -213,10 +235,11 @@ struct Published {
 /// Publishes numbered messages, one after the other, until the file `end` is there. A message that is not confirmed is published again on the next connection.
 async fn outlast(uri: &AMQPUri, end: &Path, place: (&str, &str)) -> Result<String, Box<dyn Error>> {
     let mut published = Published::default();
+    let mut pause = PAUSE_BROKEN;
     while !end.exists() {
         if let Err(error) = publish_numbers(uri.clone(), end, place, &mut published).await {
             eprintln!("after {} messages: {error}", published.confirmed);
-            tokio::time::sleep(PAUSE_BROKEN).await;
+            pause = paused(pause).await;
         }
     }
     let Published {
@@ -253,17 +276,55 @@ async fn publish_numbers(
     Ok(())
 }
 
-/// Empties a queue. All numbers below `count` have to be there, in order. One that was published again may be there again.
-async fn read_back(channel: &Channel, count: u32, queue: &str) -> Result<String, Box<dyn Error>> {
-    let mut next = 0;
-    let options = BasicGetOptions { no_ack: true };
-    while let Some(message) = channel.basic_get(queue.into(), options).await? {
-        let message = message.delivery;
-        // Of an earlier client, whose receipt was lost.
-        if message.redelivered {
-            continue;
+/// A message that was read: its text, and whether it was delivered before.
+type Read = (String, bool);
+
+/// Empties a queue, also over outages, for [`AGAIN`] at most. All numbers below `count` have to be there, in order. One that was published again may be there again.
+async fn read_back(uri: &AMQPUri, count: u32, queue: &str) -> Result<String, Box<dyn Error>> {
+    let mut messages = Vec::new();
+    let end = Instant::now() + AGAIN;
+    let mut pause = PAUSE_BROKEN;
+    loop {
+        let emptied = empty(uri.clone(), queue, &mut messages).await;
+        let Err(error) = emptied else { break };
+        if Instant::now() >= end {
+            let limit = AGAIN.as_secs();
+            return Err(format!("{queue} is not empty within {limit} s: {error}").into());
         }
-        let number: u32 = String::from_utf8_lossy(&message.data).parse()?;
+        eprintln!("after {} messages: {error}", messages.len());
+        pause = paused(pause).await;
+    }
+    are_in_order(&messages, count)
+}
+
+/// Empties a queue on one connection. A message whose receipt is lost comes again on the next one.
+async fn empty(uri: AMQPUri, queue: &str, messages: &mut Vec<Read>) -> Result<(), Box<dyn Error>> {
+    let (_connection, channel) = timeout(ANSWER, opened(uri)).await??;
+    let options = BasicGetOptions::default();
+    while let Some(message) = timeout(ANSWER, channel.basic_get(queue.into(), options)).await?? {
+        let message = message.delivery;
+        let text = String::from_utf8_lossy(&message.data).into_owned();
+        messages.push((text, message.redelivered));
+        message.ack(BasicAckOptions::default()).await?;
+    }
+    timeout(ANSWER, all_received(&channel)).await?
+}
+
+/// Returns when the broker has read all receipts: those that are still on their way would be lost with the connection. Its answer to a question comes after that.
+async fn all_received(channel: &Channel) -> Result<(), Box<dyn Error>> {
+    channel.basic_qos(1, BasicQosOptions::default()).await?;
+    Ok(())
+}
+
+fn are_in_order(messages: &[Read], count: u32) -> Result<String, Box<dyn Error>> {
+    let mut next = 0;
+    for (text, is_again) in messages {
+        let number: u32 = match text.parse() {
+            Ok(number) => number,
+            // Of an earlier client, whose receipt was lost.
+            Err(_) if *is_again => continue,
+            Err(error) => return Err(format!("{text}: {error}").into()),
+        };
         if number > next {
             return Err(format!("message {number} comes, and {next} is missing").into());
         }
@@ -274,4 +335,49 @@ async fn read_back(channel: &Channel, count: u32, queue: &str) -> Result<String,
         return Err(format!("the queue ends before message {next} of {count}").into());
     }
     Ok(format!("{count} in order"))
+}
+
+/// Waits for [`ONE`] as a daemon does: a connection that has ended is made again.
+async fn wait(uri: &AMQPUri, queue: &str) -> Result<String, Box<dyn Error>> {
+    let mut connections = 0;
+    let mut pause = PAUSE_BROKEN;
+    loop {
+        match consumer(uri.clone(), queue).await {
+            Ok((_connection, channel, mut messages)) => {
+                connections += 1;
+                println!("connection {connections} waits");
+                match one(&channel, &mut messages).await {
+                    Ok(()) => {
+                        return Ok(format!("the message is there on connection {connections}"));
+                    }
+                    Err(error) => println!("connection {connections} ended: {error}"),
+                }
+            }
+            Err(error) => eprintln!("after {connections} connections: {error}"),
+        }
+        pause = paused(pause).await;
+    }
+}
+
+/// A connection with a channel, on which the messages of a queue come.
+async fn consumer(
+    uri: AMQPUri,
+    queue: &str,
+) -> Result<(Connection, Channel, Consumer), Box<dyn Error>> {
+    let (connection, channel) = timeout(ANSWER, opened(uri)).await??;
+    let options = BasicConsumeOptions::default();
+    let consuming = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+    let messages = timeout(ANSWER, consuming).await??;
+    Ok((connection, channel, messages))
+}
+
+/// Returns when [`ONE`] has come. Messages of earlier clients are passed over.
+async fn one(channel: &Channel, messages: &mut Consumer) -> Result<(), Box<dyn Error>> {
+    loop {
+        let message = messages.next().await.ok_or("the queue has ended")??;
+        message.ack(BasicAckOptions::default()).await?;
+        if message.data == ONE {
+            return all_received(channel).await;
+        }
+    }
 }

@@ -76,11 +76,12 @@ fn echoed(planes: &Planes, host: &Host, own: &str, count: u32) {
 }
 
 /// A client publishes during an outage, which ends its connection. What was confirmed is in the queue afterwards, in order. [`all_answer`] has prepared the queue.
-pub fn confirmed_messages_outlast(host: &Host, own: &str, outage: impl FnOnce()) {
+/// Returns what the client was told, a line for each connection.
+pub fn confirmed_messages_outlast(host: &Host, own: &str, outage: impl FnOnce()) -> String {
     sh(
         host,
         &format!(
-            "rm -f /run/published; systemd-run --quiet --unit=publish --property=Type=exec --property=StandardOutput=file:/run/publish.out \
+            "rm -f /run/published /run/publish.out /run/publish.err; systemd-run --quiet --unit=publish --property=Type=exec --property=StandardOutput=file:/run/publish.out \
              --property=StandardError=file:/run/publish.err amqp {CREDENTIALS} 5672 outlast /run/published host.{own}.out host.{own}.echo"
         ),
     );
@@ -104,6 +105,38 @@ pub fn confirmed_messages_outlast(host: &Host, own: &str, outage: impl FnOnce())
         &format!("amqp {CREDENTIALS} 5672 read-back {count} host.{own}.in"),
     );
     assert_eq!(read, format!("{count} in order"), "{said}");
+    sh(host, "cat /run/publish.err")
+}
+
+/// A client waits for a message while the message queue is stopped and started. It is told that its connection has ended while the queue is stopped, connects again, and
+/// gets a message that is published then. [`all_answer`] has prepared the queue.
+pub fn waiting_client_outlasts(host: &Host, own: &str, stop: impl FnOnce(), start: impl FnOnce()) {
+    sh(
+        host,
+        &format!(
+            "rm -f /run/wait.out /run/wait.err; systemd-run --quiet --unit=wait --property=Type=exec --property=StandardOutput=file:/run/wait.out \
+             --property=StandardError=file:/run/wait.err amqp {CREDENTIALS} 5672 wait host.{own}.in"
+        ),
+    );
+    let says = |words: &str| format!("grep -q '^connection {words}' /run/wait.out");
+    until(host, "the client waits", &says("1 waits"));
+    stop();
+    until(host, "the client is told", &says("1 ended: "));
+    start();
+    until(host, "the client waits again", &says("[2-9] waits"));
+    sh(
+        host,
+        &format!("amqp {CREDENTIALS} 5672 publish host.{own}.out host.{own}.echo"),
+    );
+    until(
+        host,
+        "the client has ended",
+        "! systemctl is-active --quiet wait",
+    );
+    sh(
+        host,
+        "cat /run/wait.out /run/wait.err >&2; grep '^the message is there' /run/wait.out",
+    );
 }
 
 /// Keystone gives a token to a user that pf9-comms lets in.

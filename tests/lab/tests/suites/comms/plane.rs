@@ -46,12 +46,12 @@ fn a_host_behind_a_proxy_uses_every_service_and_no_other_host_does() {
         services::a_token_of_keystone(host, &plane);
         refusals::all(&planes, host, ids);
     }
-    outages(&planes, (&first, &ids[0]), &second);
+    outages(&planes, (&first, &ids[0]), (&second, &ids[1]));
     over_ipv6(&planes, &ids);
 }
 
 /// What goes on when parts of the plane are replaced, are down, or refuse.
-fn outages(planes: &Planes, (first, id): (&Host, &str), second: &Host) {
+fn outages(planes: &Planes, (first, id): (&Host, &str), (second, other): (&Host, &str)) {
     let plane = planes.server();
     let is_open = format!("{COMMS} status --json | grep -q '\"open\": 1,'");
     // A long download, which a reload leaves alone.
@@ -91,6 +91,7 @@ fn outages(planes: &Planes, (first, id): (&Host, &str), second: &Host) {
         sum == "failed" || sum == sh(&plane, "cat /tmp/sum"),
         "{sum}"
     );
+    message_queue_is_restarted(&plane, (first, id), (second, other));
     // One service is down: it is an error of that one. The ingress says so in HTTP, or pf9-comms reports the cause.
     let before = errors(first, "registry");
     sh(&plane, "systemctl stop docker-registry");
@@ -151,6 +152,45 @@ fn outages(planes: &Planes, (first, id): (&Host, &str), second: &Host) {
         second,
         "it is let in",
         "curl --silent --fail --max-time 10 http://localhost:9080/whoami",
+    );
+}
+
+/// RabbitMQ is restarted while one host publishes and another one waits for a message. Both are told that their connection has ended, and no confirmed message is lost.
+fn message_queue_is_restarted(
+    plane: &Host,
+    (publisher, id): (&Host, &str),
+    (consumer, other): (&Host, &str),
+) {
+    let process = || {
+        sh(
+            plane,
+            "systemctl show --value --property MainPID rabbitmq-server",
+        )
+    };
+    let before = process();
+    let stop = || {
+        sh(
+            plane,
+            "systemctl stop rabbitmq-server; test -z \"$(ss -Hltn sport = :5672)\"",
+        );
+    };
+    let start = || {
+        sh(plane, "systemctl start rabbitmq-server");
+    };
+    let told = services::confirmed_messages_outlast(publisher, id, || {
+        services::waiting_client_outlasts(consumer, other, stop, start);
+    });
+    let after = process();
+    assert!(
+        before != "0" && after != "0" && before != after,
+        "it was not restarted: process {before}, then {after}"
+    );
+    // The client did not find out only by its own time limit. Its first connection may have needed more than one attempt.
+    let broken = |line: &&str| !line.starts_with("after 0 messages");
+    let first = told.lines().find(broken).unwrap_or_default();
+    assert!(
+        first.starts_with("after ") && !first.contains("deadline"),
+        "{told}"
     );
 }
 
