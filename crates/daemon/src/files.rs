@@ -67,13 +67,17 @@ pub fn sweep(directory: &Path, abandoned: Duration) -> Result<()> {
             continue;
         }
         // A file from the future was written before the clock was set back.
-        let written = entry.metadata().and_then(|said| said.modified());
+        let written = match entry.metadata().and_then(|said| said.modified()) {
+            // Renamed by its writer, or removed by another sweep.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            written => written,
+        };
         let age = written.map(|written| written.elapsed());
         if !matches!(age, Ok(Ok(age)) if age < abandoned) {
             let path = entry.path();
-            let removed = std::fs::remove_file(&path);
+            let swept = removed(std::fs::remove_file(&path));
             // If a file cannot be removed, the others are removed all the same.
-            failed = failed.or(removed
+            failed = failed.or(swept
                 .with_context(|| format!("remove {}", path.display()))
                 .err());
         }
@@ -193,6 +197,22 @@ mod tests {
             written < synced && synced < renamed && renamed < named,
             "{calls:#?}"
         );
+    }
+
+    #[test]
+    fn sweeps_at_the_same_time_do_not_fail() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        for number in 0..1000 {
+            std::fs::write(path.join(format!(".new-{number:06}")), "").expect("it is written");
+        }
+        std::thread::scope(|threads| {
+            let sweeps = [0, 1].map(|_| threads.spawn(|| sweep(path, Duration::ZERO)));
+            for one in sweeps {
+                one.join().expect("no panic").expect("it is swept");
+            }
+        });
+        assert_eq!(std::fs::read_dir(path).expect("it is there").count(), 0);
     }
 
     #[test]
