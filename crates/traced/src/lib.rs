@@ -2,7 +2,7 @@
 //! crash leaves. It needs `strace`.
 //!
 //! Not here: traces of other programs. Tests of `crates/daemon` (`files`), of the engine (`host::live::files::durable`), of nodelet
-//! (`etcd::store`) and of comms (`enroll::install`) use it. Start with [`calls`].
+//! (`etcd::store`) and of comms (`enroll::install`, `enroll::crashes`) use it. Start with [`calls`].
 
 #![forbid(unsafe_code)]
 

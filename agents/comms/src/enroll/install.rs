@@ -214,11 +214,12 @@ impl Place {
             .with_context(|| format!("make {} name the new identity", current.display()))
     }
 
-    /// Removes the identities of before and the pending key: the end of an enrolment.
+    /// Removes the identities of before, what a crash has left, and the pending key: the end of an enrolment. Temporary files younger than `abandoned` stay, for other programs that write
+    /// there.
     ///
     /// # Errors
     /// One cannot be removed.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(self, abandoned: Duration) -> Result<()> {
         let current = self.directory.join(CURRENT);
         let used =
             fs::read_link(&current).with_context(|| format!("read {}", current.display()))?;
@@ -236,6 +237,8 @@ impl Place {
                 fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
             }
         }
+        // A key or a password may be in them.
+        daemon::files::sweep(&self.directory, abandoned)?;
         daemon::files::removed(fs::remove_file(self.directory.join(PENDING)))
             .context("remove the pending key")
     }
@@ -286,8 +289,9 @@ fn check(response: &Response, root: Fingerprint, now: SystemTime) -> Result<()> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::OnceLock;
+    use std::time::Instant;
 
     use proptest::prelude::*;
     use rcgen::{
@@ -300,14 +304,24 @@ mod tests {
     use super::*;
     use bounds::{content, quickly};
 
-    fn place_in(directory: &Path) -> Place {
+    /// Time for a program that another test starts: until it runs, it has the descriptors of this process, also one of a lock that was given back.
+    const STARTS: Duration = Duration::from_secs(10);
+
+    pub(in crate::enroll) fn place_in(directory: &Path) -> Place {
         let user = User::from_uid(nix::unistd::geteuid());
         let user = user.expect("users").expect("this one");
-        Place::new(directory, user).expect("it is made")
+        let began = Instant::now();
+        loop {
+            match Place::new(directory, user.clone()) {
+                Ok(place) => return place,
+                Err(error) => assert!(began.elapsed() < STARTS, "{error:#}"),
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// A certificate of a new authority for this key, and the fingerprint of its root.
-    fn answer(key: &KeyPair) -> (Response, Fingerprint) {
+    pub(in crate::enroll) fn answer(key: &KeyPair) -> (Response, Fingerprint) {
         let mut root = CertificateParams::default();
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         root.distinguished_name
@@ -353,7 +367,7 @@ mod tests {
             for _ in 0..2 {
                 let place = place_in(&traced::directory());
                 installed(&place);
-                place.finish().expect("it ends");
+                place.finish(Duration::ZERO).expect("it ends");
             }
             return;
         };
@@ -396,7 +410,7 @@ mod tests {
         };
         let place = place_in(directory);
         let first = installed(&place);
-        place.finish().expect("it ends");
+        place.finish(Duration::ZERO).expect("it ends");
         // Before the switch: a part of the files, and the link beside.
         let half = directory.join("identity-half");
         fs::create_dir(&half).expect("it is made");
@@ -404,6 +418,8 @@ mod tests {
         fs::write(half.join("host.key"), key.serialize_pem()).expect("it is written");
         let link = directory.join(format!("{CURRENT}.new"));
         std::os::unix::fs::symlink("identity-half", link).expect("it is made");
+        // A key that was being written, too.
+        fs::write(directory.join(".new-half00"), key.serialize_pem()).expect("it is written");
         assert_eq!(in_use(), first);
         // After the switch, and before the end.
         let place = place_in(directory);
@@ -412,7 +428,7 @@ mod tests {
         drop(place);
         let place = place_in(directory);
         let third = installed(&place);
-        place.finish().expect("it ends");
+        place.finish(Duration::ZERO).expect("it ends");
         assert_eq!(in_use(), third);
         let used = fs::read_link(&current).expect("a link");
         let left = fs::read_dir(directory).expect("a directory").flatten();

@@ -3,20 +3,25 @@
 //! [`pinned`] knows the plane by the fingerprint of its root, [`ask`] sends the request, and [`install`] checks the answer and puts it in place.
 //! The key is made here and stays here.
 //!
-//! A request can be repeated: a key that got no answer is kept for the next one, and the plane takes the token again for the same key.
+//! A request can be repeated: a key that got no answer is kept for the next one, and the plane takes the token again for the same key. After a crash at any
+//! time, the identity in use is whole, and the next enrolment removes what the crash has left.
 
 pub mod ask;
 pub mod install;
 pub mod pinned;
 
+#[cfg(test)]
+mod crashes;
+
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
+use daemon::files::ABANDONED;
 use nix::unistd::User;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::DnsName;
-use wire::enrolment::{Request, Secret, VERSION, is_host_name};
+use wire::enrolment::{Request, Response, Secret, VERSION, is_host_name};
 
 use crate::config::{Configuration, IdentityFiles, Plane};
 use crate::path::proxy::{Proxies, ProxySettings};
@@ -96,15 +101,11 @@ pub async fn run(arguments: &Arguments, configuration: &Path) -> Result<String> 
         &request,
     )
     .await?;
-    place.install(
-        &key,
-        &response,
-        arguments.root_fingerprint,
-        SystemTime::now(),
-    )?;
-    // The pending key last: after a crash before, the command can be repeated.
-    let wrote = write_configuration(configuration, arguments, &place, &proxies)?;
-    place.finish()?;
+    let (wrote, swept) = complete(place, &key, &response, arguments, configuration, &proxies)?;
+    let warning = match swept {
+        Ok(()) => String::new(),
+        Err(error) => format!("Warning: could not {error:#}.\n"),
+    };
     let next = match wrote {
         Some(wrote) => format!("{wrote} Start it: systemctl enable --now pf9-comms"),
         None => {
@@ -113,9 +114,33 @@ pub async fn run(arguments: &Arguments, configuration: &Path) -> Result<String> 
         }
     };
     Ok(format!(
-        "Enrolled {host_name} as {} at {}.\n{next}\n",
+        "Enrolled {host_name} as {} at {}.\n{warning}{next}\n",
         response.host_id, arguments.plane.host
     ))
+}
+
+/// Puts the answer of the plane in place. Returns what [`write_configuration`] returns, and why temporary files beside the configuration could not be removed: they have no secrets, and
+/// the host is enrolled.
+fn complete(
+    place: Place,
+    key: &KeyPair,
+    response: &Response,
+    arguments: &Arguments,
+    configuration: &Path,
+    proxies: &Proxies,
+) -> Result<(Option<String>, Result<()>)> {
+    place.install(key, response, arguments.root_fingerprint, SystemTime::now())?;
+    let wrote = write_configuration(configuration, arguments, &place, proxies)?;
+    let beside = configuration.parent().filter(|its| its.is_dir());
+    // The directory is locked, so no other enrolment writes there. Other programs may be writing beside the configuration.
+    let abandoned = match beside == Some(arguments.directory.as_path()) {
+        true => ABANDONED,
+        false => Duration::ZERO,
+    };
+    // The pending key last: after a crash before, the command can be repeated.
+    place.finish(abandoned)?;
+    let swept = beside.map_or(Ok(()), |its| daemon::files::sweep(its, ABANDONED));
+    Ok((wrote, swept))
 }
 
 /// The settings of the proxy in the configuration that is there; `None` without one.
@@ -249,7 +274,7 @@ mod tests {
 
     use bounds::{content, quickly};
     use proptest::prelude::*;
-    use wire::enrolment::{LARGEST_REQUEST, LARGEST_RESPONSE, Refusal, Response};
+    use wire::enrolment::{LARGEST_REQUEST, LARGEST_RESPONSE, Refusal};
 
     use super::*;
 
