@@ -168,7 +168,10 @@ impl Place {
             chown(path, Some(self.user.uid), Some(self.user.gid))
                 .with_context(|| format!("give {} to {}", path.display(), self.user.name))?;
         }
-        Ok(())
+        // Its owner has to be on the disk, too, before anything names the file.
+        File::open(path)
+            .and_then(|its| its.sync_all())
+            .with_context(|| format!("write {} to the disk", path.display()))
     }
 
     /// Writes `USER:PASSWORD` of a proxy for pf9-comms, and returns the file.
@@ -298,7 +301,7 @@ pub(super) mod tests {
         BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     };
     use sha2::{Digest as _, Sha256};
-    use traced::{RENAMES, is, position};
+    use traced::{RENAMES, SYNCS, is, position};
     use wire::enrolment::{LARGEST_RESPONSE, Secret};
 
     use super::*;
@@ -386,6 +389,10 @@ pub(super) mod tests {
                 let directory = path.strip_suffix(&end).expect("its directory");
                 let is_synced = |call: &str| is(call, &["fsync"], directory);
                 position(&before[put..], is_synced, "fsync of the identity");
+                if name == "host.key" {
+                    let is_synced = |call: &str| is(call, SYNCS, path);
+                    position(&before[put..], is_synced, "fsync of the owner");
+                }
             }
             let removes = |call: &str| {
                 let removed = call.strip_prefix("unlink").or(call.strip_prefix("rmdir"));
