@@ -338,7 +338,9 @@ impl Listener {
             }
             None => format!("{name}.{}", plane.host),
         };
-        let sni = match ServerName::try_from(text.to_ascii_lowercase()) {
+        // TLS leaves out the dot at the end of a name (RFC 6066, section 3).
+        let sent = text.strip_suffix('.').unwrap_or(&text).to_ascii_lowercase();
+        let sni = match ServerName::try_from(sent) {
             Ok(name @ ServerName::DnsName(_)) => name,
             Ok(_) | Err(_) => bail!("`sni`: `{text}` is no DNS name"),
         };
@@ -521,6 +523,11 @@ mod tests {
                 two("name: b, port: 2, sni: A.plane.example"),
                 "`a` has the same sni",
             ),
+            (
+                two("name: b, port: 2, sni: a.plane.example."),
+                "`a` has the same sni",
+            ),
+            (one("port: 1, sni: '.'"), "`sni`: `.` is no DNS name"),
             (two("name: a, port: 2"), "`a` has the same name"),
             (with("- {name: 'a b', port: 1, users: all}"), "`name`"),
             (
