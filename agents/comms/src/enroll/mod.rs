@@ -156,7 +156,10 @@ fn present(path: &Path, plane: &Plane, directory: &Path) -> Result<Option<ProxyS
     }
     let configuration: Configuration =
         daemon::config::read(path).context("use the configuration that is there")?;
-    if configuration.plane.as_ref() != Some(plane) {
+    // The argument is in lower case, the configuration need not be, and DNS ignores the case (RFC 4343).
+    let is_same =
+        |its: &Plane| its.port == plane.port && its.host.eq_ignore_ascii_case(&plane.host);
+    if !configuration.plane.as_ref().is_some_and(is_same) {
         bail!(
             "enrol this host at {}: {} has another plane; change it first",
             plane.host,
@@ -343,6 +346,9 @@ mod tests {
             .expect("the same")
             .expect("it is there");
         assert_eq!(found.url.as_deref(), Some("none"));
+        std::fs::write(&path, "plane: {host: Plane.Test}\n").expect("it is written");
+        let found = present(&path, &wanted, place).expect("the same, with capital letters");
+        assert!(found.is_some());
         let elsewhere =
             present(&path, &wanted, Path::new("/elsewhere")).expect_err("another place");
         assert!(
