@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
@@ -206,16 +206,37 @@ fn printable(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// Inode and user of a line of `/proc/net/tcp` or `/proc/net/tcp6` (proc(5)) if it is a listener that has this address.
+/// Inode and user of a line of `/proc/net/tcp` or `/proc/net/tcp6` (proc(5)) if it is a listener that has this address, or all of its kind.
 fn listening(line: &str, wanted: SocketAddr) -> Option<(u64, u32)> {
     let mut fields = line.split_whitespace();
     let (address, port) = fields.nth(1)?.rsplit_once(':')?;
-    let is_wildcard = address.bytes().all(|digit| digit == b'0');
-    let has_address = is_wildcard || address == in_table(wanted.ip());
     let has_port = u16::from_str_radix(port, 16) == Ok(wanted.port());
     let is_listener = fields.nth(1)? == "0A";
     let (uid, inode) = (fields.nth(3)?, fields.nth(1)?);
-    (has_address && has_port && is_listener).then_some((inode.parse().ok()?, uid.parse().ok()?))
+    let has_address = || {
+        holders(wanted.ip())
+            .iter()
+            .any(|its| in_table(*its) == address)
+    };
+    let found = has_port && is_listener && has_address();
+    found.then_some((inode.parse().ok()?, uid.parse().ok()?))
+}
+
+/// The addresses whose listener has this address, too.
+fn holders(address: IpAddr) -> Vec<IpAddr> {
+    let all = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    match address {
+        // A socket of IPv6 may have an address of IPv4 (RFC 4291, section 2.5.5.2), as those of Java do.
+        IpAddr::V4(its) => vec![
+            address,
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(its.to_ipv6_mapped()),
+            IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()),
+            all,
+        ],
+        // 0.0.0.0 is no address of IPv6.
+        IpAddr::V6(_) => vec![address, all],
+    }
 }
 
 /// An address as these tables have it: words of four bytes in the order of this machine.
@@ -255,8 +276,6 @@ fn name(uid: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv6Addr;
-
     use bounds::{content, quickly};
     use proptest::prelude::*;
 
@@ -312,6 +331,44 @@ mod tests {
             assert_eq!(of_address(other), None);
         }
         check().expect("the kernel tells");
+    }
+
+    #[test]
+    fn a_listener_has_its_address_and_those_that_it_stands_for() {
+        let named = |address: &str| -> SocketAddr { address.parse().expect("an address") };
+        // As a machine with the low byte first writes them.
+        let all = "0".repeat(32);
+        let mapped = |address: &str| format!("0000000000000000FFFF0000{address}");
+        let (mapped_one, mapped_all) = (mapped("0100007F"), mapped("00000000"));
+        for (table, wanted, has_it) in [
+            ("0100007F", "127.0.0.1:5672", true),
+            ("0100007F", "127.0.0.2:5672", false),
+            ("0100007F", "127.0.0.1:5673", false),
+            ("00000000", "127.0.0.1:5672", true),
+            // Both may listen at the same time.
+            ("00000000", "[::1]:5672", false),
+            (&all, "127.0.0.1:5672", true),
+            (&all, "[::1]:5672", true),
+            (&mapped_one, "127.0.0.1:5672", true),
+            (&mapped_all, "127.0.0.1:5672", true),
+            (&mapped_one, "[::1]:5672", false),
+        ] {
+            let line = format!("0: {table}:1628 0:0 0A 0:0 00:0 0 112 0 4711 1");
+            let found = listening(&line, named(wanted));
+            assert_eq!(found, has_it.then_some((4711, 112)), "{table} {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_listener_of_ipv6_with_an_address_of_ipv4_is_found() {
+        // An address of this test alone. A host without IPv6 has no such listener.
+        let Ok(listener) = TcpListener::bind("[::ffff:127.77.1.3]:0") else {
+            return;
+        };
+        let port = listener.local_addr().expect("its address").port();
+        let found = of_address(SocketAddr::new([127, 77, 1, 3].into(), port));
+        let process = format!("(process {})", std::process::id());
+        assert!(found.expect("it is known").contains(&process));
     }
 
     #[test]
