@@ -28,8 +28,8 @@ impl Runner<'_> {
     }
 
     /// Adds what a stopped shim prevents: docker ends a container only through the container's shim. A docker that answers is reported with the
-    /// containers that it cannot end. A check that got no answer about a container of its phase has the shim as its reason, because docker
-    /// answers nothing about a container that it has tried to end.
+    /// containers that it cannot end. A check whose result is not known gets the shims of its containers added to its reason: docker answers nothing
+    /// about a container that it has tried to end. It keeps its own reason, because the result may be unknown for another cause.
     pub(in crate::exec::check) async fn note_shims(
         &self,
         host: &dyn Host,
@@ -47,13 +47,16 @@ impl Runner<'_> {
                 }
             }
             (Probe::ContainerRunning(_) | Probe::AsPlanned, Status::Unknown) => {
+                let of_another = |its: &str| matches!(&check.probe, Probe::ContainerRunning(name) if name != its);
                 let containers = phase.steps.iter().filter_map(|step| match &step.spec {
-                    Spec::Container(container) => Some(container.name.as_str()),
+                    Spec::Container(container) if !of_another(&container.name) => {
+                        Some(container.name.as_str())
+                    }
                     _ => None,
                 });
                 for name in containers {
                     if let Some(error) = ending::because_of_shim(host, name).await {
-                        condition.reason = chain(&error).join(": ");
+                        condition.reason += &format!("; {}", chain(&error).join(": "));
                     }
                 }
             }
