@@ -72,10 +72,7 @@ impl<H: HostOps> Supervisor<H> {
             self.precondition_error = clean_precondition_error.unwrap_or_default();
         }
         let ChangeResult {
-            change,
-            begun,
-            failure,
-            ..
+            change, begun, why, ..
         } = carried;
         // Events of our own change are dropped. A refused attempt changes nothing, so events during it come from other processes.
         let heard = self.triggers.forget_our_own();
@@ -94,7 +91,7 @@ impl<H: HostOps> Supervisor<H> {
             Change::Done | Change::Failed => {
                 self.counters.failed_attempts += u64::from(change == Change::Failed);
                 self.state.attempts.end(unix_now(), Instant::now());
-                self.state.attempts.failed_because(&failure);
+                self.state.attempts.failed_because(&why);
                 if cleaned {
                     self.state.attempts.has_cleaned();
                 }
@@ -208,12 +205,7 @@ impl<H: HostOps> Supervisor<H> {
         tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
         self.publish(pass, "stopping", pass.desired.loop_interval, None);
         let last_good = pass.uses_last_good();
-        let ChangeResult {
-            change,
-            said,
-            failure,
-            ..
-        } = self.carry_out(&["stop"], last_good).await;
+        let ChangeResult { change, why, .. } = self.carry_out(&["stop"], last_good).await;
         self.triggers.forget_our_own();
         self.status.pf9_kube_start_attempt = 0;
         match change {
@@ -227,7 +219,6 @@ impl<H: HostOps> Supervisor<H> {
             // The role still runs, although it is to be down.
             Change::Failed | Change::Refused => {
                 self.status.pf9_kube_node_state = NodeState::Converging;
-                let why = if failure.is_empty() { said } else { failure };
                 tracing::warn!("the role does not stop: {why}");
                 self.stop_error = why;
             }
@@ -256,10 +247,7 @@ impl<H: HostOps> Supervisor<H> {
         let (status, file) = (&mut self.status, &self.state_files.status);
         let writes = &mut self.unwritten.status;
         let (tell, mut followed) = mpsc::unbounded_channel::<KubeStatus>();
-        let (mut begun, mut cleaned, mut refused, mut was_accepted) = (false, false, None, true);
-        let mut ran_in_vain = false;
-        let mut unended = None;
-        let mut failure = String::new();
+        let mut heard = Heard::default();
         let changing = self.host_ops.change(words, last_good, |line| {
             beat.within(CHANGING);
             if let Ok(event) = serde_json::from_str::<Event>(&line) {
@@ -267,46 +255,7 @@ impl<H: HostOps> Supervisor<H> {
                     // `beside` reads it below while the change runs.
                     let _ = tell.send(status.clone());
                 }
-                if let Event::PhaseFailed {
-                    phase,
-                    failure: its,
-                } = &event
-                {
-                    let text = format!(
-                        "{phase} failed at {}: could not {}; next: {}",
-                        its.span,
-                        its.chain.join(": "),
-                        its.next
-                    );
-                    tracing::warn!("{text}");
-                    failure = text;
-                }
-                if let Event::StopFailed { phase, error, .. } = &event {
-                    unended = Some(format!("{phase}: {error}"));
-                }
-                if let Event::ResourceWoken {
-                    resource,
-                    reason,
-                    restarted,
-                } = &event
-                {
-                    let how = if *restarted { "restarted" } else { "continued" };
-                    tracing::info!("{resource} was {how}: {reason}");
-                }
-                if let Event::StepStartedAgain { step, .. } = &event {
-                    tracing::info!("{step} was started again as it was");
-                }
-                if let Event::StartFailed { step, error, .. } = &event {
-                    tracing::warn!("{step} was stopped and not started again: {error}");
-                }
-                refused = event.refusal().or(refused.take());
-                if let Event::RunFinished { outcome, .. } = &event {
-                    ran_in_vain = *outcome == Outcome::Failed;
-                }
-                if let Event::RunStarted { verb, .. } = event {
-                    begun = true;
-                    cleaned |= verb == Verb::Clean;
-                }
+                heard.hear(&event);
             }
             // It is no error if no client listens.
             let _ = events.send(line.into());
@@ -319,8 +268,8 @@ impl<H: HostOps> Supervisor<H> {
         let changed = writes.beside(changing, &mut followed, write).await;
         self.status.current_task.clear();
         self.write_status();
-        self.counters.full_cleans += u64::from(cleaned);
-        let (mut change, mut said) =
+        self.counters.full_cleans += u64::from(heard.cleaned);
+        let (mut change, said) =
             changed.unwrap_or_else(|error| (Change::Failed, format!("{error:#}")));
         if change == Change::Failed && self.shutdown.is_cancelled() {
             // At shutdown nodeletd has asked it to end, and services that it needs may be stopping as well: this says nothing about the
@@ -334,40 +283,31 @@ impl<H: HostOps> Supervisor<H> {
             // It succeeded, but printed warnings.
             tracing::warn!("{}: {said}", words.join(" "));
         }
+        let mut was_accepted = true;
         if change == Change::Failed {
-            match refused {
-                None if begun => {
+            match &heard.refused {
+                None if heard.begun => {
                     if !said.is_empty() {
                         tracing::warn!("{}: {said}", words.join(" "));
                     }
-                    said = unended.unwrap_or(said);
                 }
-                // A part was refused and the rest failed: this counts as an attempt.
-                Some(why) if ran_in_vain && !cleaned => {
-                    self.precondition_error = why;
+                refused => {
+                    self.precondition_error = refused.as_ref().unwrap_or(&said).clone();
                     was_accepted = false;
-                }
-                why => {
-                    self.precondition_error = why.unwrap_or_else(|| said.clone());
-                    was_accepted = false;
-                    // A run that was refused after an earlier run of the same change (an apply after a clean) counts as a failure.
-                    if !cleaned {
+                    // A part was refused and the rest failed: this counts as an attempt. A run that was refused after an earlier run of the
+                    // same change (an apply after a clean) counts as a failure.
+                    let counts = heard.cleaned || refused.is_some() && heard.ran_in_vain;
+                    if !counts {
                         change = Change::Refused;
                     }
                 }
             }
         }
-        if change != Change::Failed {
-            failure.clear();
-        } else if failure.is_empty() {
-            failure.clone_from(&said);
-        }
         ChangeResult {
             change,
-            begun,
+            begun: heard.begun,
             was_accepted,
-            said,
-            failure,
+            why: heard.why(change, said),
         }
     }
 }
@@ -379,10 +319,8 @@ struct ChangeResult {
     begun: bool,
     /// Whether nothing was refused.
     was_accepted: bool,
-    /// Its error text, for people; empty if there is none.
-    said: String,
-    /// The phase that failed last with its reason and what to do about it, or the error text; empty if nothing failed.
-    failure: String,
+    /// Why it has failed or was refused, for people; empty if it did neither.
+    why: String,
 }
 
 impl ChangeResult {
@@ -390,9 +328,80 @@ impl ChangeResult {
         change: Change::Refused,
         begun: false,
         was_accepted: false,
-        said: String::new(),
-        failure: String::new(),
+        why: String::new(),
     };
+}
+
+/// What the events of a change have told so far.
+#[derive(Debug, Default)]
+struct Heard {
+    /// A run has begun.
+    begun: bool,
+    /// One of its runs was a clean.
+    cleaned: bool,
+    /// Its last run has failed.
+    ran_in_vain: bool,
+    /// Why a run was refused.
+    refused: Option<String>,
+    /// The phase that failed last, with its reason and what to do about it.
+    failed: Option<String>,
+    /// What the last failed step of a stop could not end.
+    not_ended: Option<String>,
+}
+
+impl Heard {
+    /// Takes the next event, and logs what an operator has to know of it.
+    fn hear(&mut self, event: &Event) {
+        match event {
+            Event::PhaseFailed { phase, failure } => {
+                let text = format!(
+                    "{phase} failed at {}: could not {}; next: {}",
+                    failure.span,
+                    failure.chain.join(": "),
+                    failure.next
+                );
+                tracing::warn!("{text}");
+                self.failed = Some(text);
+            }
+            Event::StopFailed { phase, error, .. } => {
+                self.not_ended = Some(format!("{phase}: {error}"));
+            }
+            Event::ResourceWoken {
+                resource,
+                reason,
+                restarted,
+            } => {
+                let how = if *restarted { "restarted" } else { "continued" };
+                tracing::info!("{resource} was {how}: {reason}");
+            }
+            Event::StepStartedAgain { step, .. } => {
+                tracing::info!("{step} was started again as it was");
+            }
+            Event::StartFailed { step, error, .. } => {
+                tracing::warn!("{step} was stopped and not started again: {error}");
+            }
+            Event::RunFinished { outcome, .. } => {
+                self.ran_in_vain = *outcome == Outcome::Failed;
+            }
+            Event::RunStarted { verb, .. } => {
+                self.begun = true;
+                self.cleaned |= *verb == Verb::Clean;
+            }
+            _ => {}
+        }
+        self.refused = event.refusal().or(self.refused.take());
+    }
+
+    /// Why the change has failed or was refused. Of its texts the most specific one is taken: the failed phase says what to do, a failed step
+    /// of a stop names what still runs, and `said` is what `nodelet` has printed at its end. After a refusal, `said` is about the refusal.
+    fn why(self, change: Change, said: String) -> String {
+        let not_ended = self.not_ended.filter(|_| self.refused.is_none());
+        match change {
+            Change::Failed => self.failed.or(not_ended).unwrap_or(said),
+            Change::Refused => said,
+            Change::Done | Change::Interrupted | Change::Busy => String::new(),
+        }
+    }
 }
 
 /// Pause after a refused attempt; `in_a_row` attempts were refused while events arrived. The first events are followed up soon, and a source
@@ -429,5 +438,34 @@ fn follow(status: &mut KubeStatus, event: &Event) -> bool {
             false
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_specific_text_of_a_failed_change_is_reported() {
+        let heard = |refused: bool, failed: bool, not_ended: bool| Heard {
+            refused: refused.then(|| "no memory".to_owned()),
+            failed: failed.then(|| "etcd failed".to_owned()),
+            not_ended: not_ended.then(|| "docker: it runs".to_owned()),
+            ..Heard::default()
+        };
+        for (heard, change, why) in [
+            (heard(false, true, true), Change::Failed, "etcd failed"),
+            (heard(true, true, true), Change::Failed, "etcd failed"),
+            (heard(false, false, true), Change::Failed, "docker: it runs"),
+            (heard(true, false, true), Change::Failed, "exit status 1"),
+            (heard(false, false, false), Change::Failed, "exit status 1"),
+            (heard(true, true, true), Change::Refused, "exit status 1"),
+            (heard(false, true, true), Change::Done, ""),
+            (heard(false, true, true), Change::Interrupted, ""),
+            (heard(false, true, true), Change::Busy, ""),
+        ] {
+            let case = format!("{heard:?}, {change:?}");
+            assert_eq!(heard.why(change, "exit status 1".to_owned()), why, "{case}");
+        }
     }
 }
