@@ -55,7 +55,7 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
         }
     };
     let ran = listed.iter().filter(|one| one.running);
-    let ran: Vec<ListedContainer> = ran.cloned().collect();
+    let ran: Vec<&str> = ran.map(|one| one.id.as_str()).collect();
     if !ran.is_empty() {
         read_live_restore(host).await;
     }
@@ -70,22 +70,28 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
     }
     answers(host).await?;
     let started = interrupted::start(host, up_since(host).await, began).await;
-    let names = |all: Vec<ListedContainer>| -> BTreeSet<String> {
-        all.into_iter().map(|one| one.name).collect()
-    };
-    // Not by name: another container may have the name of one that is on the list.
-    let others = ran.into_iter().filter(|one| !foreign.contains(&one.id));
-    let others = names(others.collect());
+    let others = ran.into_iter().filter(|id| !foreign.contains(*id));
+    let others: BTreeSet<&str> = others.collect();
     if !others.is_empty() {
-        let runs = names(running(host).await?);
-        for name in others.difference(&runs) {
-            // A container with `--rm` was removed when it ended.
-            if host.container(name).await?.is_some() {
-                host.start_container(name).await?;
-            }
+        let listed = host.containers(&BTreeMap::new()).await?;
+        let restarted = interrupted::start_ended(host, &listed, &others).await;
+        if let Err((names, error)) = restarted
+            && one_is_down(host, &names).await
+        {
+            return Err(error.into());
         }
     }
     started
+}
+
+/// Whether docker still has one of these containers, and it does not run: kubelet may have removed or started it meanwhile. If docker does not
+/// list its containers, one counts as down.
+pub(super) async fn one_is_down(host: &dyn Host, names: &[&str]) -> bool {
+    let Ok(listed) = host.containers(&BTreeMap::new()).await else {
+        return true;
+    };
+    let mut down = listed.iter().filter(|one| !one.running);
+    down.any(|one| names.contains(&one.name.as_str()))
 }
 
 /// After a start or restart of a unit, which began at `began`. If the unit is the container runtime, starts the containers of other programs that
@@ -413,11 +419,6 @@ async fn answers(host: &dyn Host) -> ResourceResult<()> {
     }
 }
 
-async fn running(host: &dyn Host) -> ResourceResult<Vec<ListedContainer>> {
-    let all = host.containers(&BTreeMap::new()).await?.into_iter();
-    Ok(all.filter(|container| container.running).collect())
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -430,7 +431,7 @@ pub(crate) mod tests {
     /// The list of containers of others.
     pub(crate) const LIST: &str = "/var/opt/pf9/nodelet/containers-to-start.json";
 
-    fn of_role(name: &str) -> ContainerConfig {
+    pub(crate) fn of_role(name: &str) -> ContainerConfig {
         ContainerConfig {
             labels: BTreeMap::from([(OWNER.to_owned(), OURS.to_owned())]),
             ..ContainerConfig::bare(name, "role:1")

@@ -164,13 +164,8 @@ pub(super) async fn start(
         }
     };
     let all = still_to_start(host, all, &listed, up_since, before).await;
-    // A container with `--rm` was removed when it ended, and is not among them.
-    let ended = listed.iter().filter(|one| !one.running);
-    let ended: BTreeMap<&str, &str> = ended
-        .map(|one| (one.id.as_str(), one.name.as_str()))
-        .collect();
-    let ended = all.iter().filter_map(|one| ended.get(one.id.as_str()));
-    let Err((names, error)) = start_each(host, ended.copied().collect()).await else {
+    let ids: BTreeSet<&str> = all.iter().map(|one| one.id.as_str()).collect();
+    let Err((names, error)) = start_ended(host, &listed, &ids).await else {
         return Ok(host.remove(&path()).await?);
     };
     let stays = !works(host).await;
@@ -178,6 +173,21 @@ pub(super) async fn start(
         host.remove(&path()).await?;
     }
     Err(not_started(&names, error, stays))
+}
+
+/// Starts the containers with these ids that do not run, those of the role and those of others. They are not known by name: another container may
+/// have the name by now. A container with `--rm` was removed when it ended, and is not `listed`.
+///
+/// # Errors
+/// The names of those that do not start, and why the first of them does not.
+pub(super) async fn start_ended<'a>(
+    host: &dyn Host,
+    listed: &'a [ListedContainer],
+    ids: &BTreeSet<&str>,
+) -> Result<(), (Vec<&'a str>, HostError)> {
+    let ended = listed.iter();
+    let ended = ended.filter(|one| !one.running && ids.contains(one.id.as_str()));
+    start_each(host, ended.map(|one| one.name.as_str()).collect()).await
 }
 
 /// Starts these containers, each that fails once more while others start: it may use the network of one of them. Returns those that do not start,

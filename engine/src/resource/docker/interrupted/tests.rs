@@ -1,10 +1,10 @@
 //! Containers of other programs around stops and restarts of docker, on a fake host.
 
 use super::*;
-use crate::host::fake::{FakeHost, FaultPlan};
+use crate::host::fake::{FakeHost, Fault, FaultKind, FaultPlan, Trigger};
 use crate::host::{Clock as _, ContainerConfig, Containers as _, Services as _};
 use crate::resource::docker::container_runtime::tests::{
-    FILE, interrupted_host, interrupted_host_of,
+    FILE, interrupted_host, interrupted_host_of, of_role,
 };
 use crate::resource::docker::container_runtime::{self, UNIT};
 use crate::resource::tests::{apply_in, context};
@@ -213,6 +213,53 @@ async fn a_container_that_needs_another_one_is_tried_after_it() {
     started.expect("both start");
     let runs = |name: &str| host.with_world(|world| world.container_runs(name));
     assert!(runs("app") && runs("db"));
+}
+
+/// The first one, in the order of the names, uses the network of the second.
+#[tokio::test(start_paused = true)]
+async fn a_container_of_the_role_that_needs_another_one_is_tried_after_it() {
+    let host = FakeHost::new().with_docker().with_directory(STATE);
+    host.with_world_mut(|world| {
+        for name in ["app", "db"] {
+            world.container(of_role(name));
+        }
+    });
+    host.set_faults(FaultPlan::none().fail("start_container", "app").times(1));
+    let restarted = container_runtime::restart(&host, UNIT).await;
+    restarted.expect("both start");
+    let runs = |name: &str| host.with_world(|world| world.container_runs(name));
+    assert!(runs("app") && runs("db"));
+}
+
+/// In the first case docker's answer is lost. In the second one it does not start the container.
+#[tokio::test(start_paused = true)]
+async fn a_container_of_the_role_that_is_not_down_any_more_fails_no_restart() {
+    for (fault_kind, fails) in [(FaultKind::FailAfter, false), (FaultKind::Fail, true)] {
+        let host = FakeHost::new().with_docker().with_directory(STATE);
+        host.with_world_mut(|world| world.container(of_role("app")));
+        host.set_faults(FaultPlan::none().with(Fault {
+            trigger: Trigger::Call {
+                name: "start_container".to_owned(),
+                argument: "app".to_owned(),
+            },
+            fault_kind,
+            remaining: None,
+        }));
+        let restarted = container_runtime::restart(&host, UNIT).await;
+        assert_eq!(restarted.is_err(), fails, "{fault_kind:?}");
+    }
+}
+
+/// kubelet has removed the second one, whose start then fails.
+#[tokio::test(start_paused = true)]
+async fn a_container_that_is_gone_is_not_down() {
+    let host = FakeHost::new().with_docker().with_directory(STATE);
+    host.with_world_mut(|world| {
+        world.container(of_role("app"));
+        world.kill_container("app");
+    });
+    assert!(container_runtime::one_is_down(&host, &["app"]).await);
+    assert!(!container_runtime::one_is_down(&host, &["gone"]).await);
 }
 
 /// Stops docker in this way.
