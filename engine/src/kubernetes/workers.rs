@@ -414,7 +414,8 @@ pub enum Removal {
 }
 
 /// Removes a worker: it gets no certificates any more, its pods are evicted within `timeout`, and its node is deleted. `force` deletes the
-/// node also if it is Ready and pods are left on it. Pods on a node that is not Ready cannot end, so they hold up nothing.
+/// node also if it is Ready and pods are left on it. Pods on a node that is not Ready cannot end, so they hold up nothing. They are
+/// waited for about half a minute only if kubelet does not report ([`empty_node`]).
 ///
 /// If this is interrupted, the next call goes on.
 ///

@@ -58,7 +58,7 @@ pub(crate) struct ClusterRemoveArgs {
     /// The name of the node; or the address or the id of a member of etcd, as `nodelet etcd members` prints it.
     pub(crate) node: String,
 
-    /// Time in which its pods have to end, for example 5m; at most 1 hour.
+    /// Time in which its pods have to end, for example 5m; at most 1 hour. Less if its kubelet does not report: about half a minute after that is seen.
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = eviction)]
     pub(crate) within: Duration,
 
