@@ -161,6 +161,42 @@ async fn each_request_of_a_connection_has_the_name_in_the_certificate() {
     assert_eq!(ask(&mut stream, FORGED).await, "");
 }
 
+/// After both, HAProxy would pass on bytes as they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_opens_a_way_around_the_ingress() {
+    const CONNECT: &str = "CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\nConnection: close\r\n\r\n";
+    const FORGED: &str = "GET / HTTP/1.1\r\nHost: x\r\nX-PF9-Host-Id: other\r\n\r\n";
+    let plane = Plane::start().await;
+    let host = enrolled(&plane, "host-1").await;
+    let known = Stranger::new(&plane, Some(&host));
+    let without = Stranger::new(&plane, None);
+    for (client, name) in [(&known, "rest"), (&known, "images"), (&without, "console")] {
+        let stream = client.connect(&format!("{name}.plane.test")).await;
+        let said = answer(stream.expect("it is let in"), &[CONNECT, FORGED].concat()).await;
+        assert!(said.starts_with("HTTP/1.1 405 "), "{name}: {said}");
+        assert!(!said.contains("other"), "{name}: {said}");
+    }
+    let websocket = "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    for (service, upgrade, is_passed_on) in [
+        ("rest", websocket, true),
+        // Hosts only read there.
+        ("images", websocket, false),
+        ("rest", "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk", false),
+        ("rest", "Upgrade: TLS/1.0", false),
+        ("rest", "Upgrade: websocket\r\nUpgrade: h2c", false),
+    ] {
+        let stream = known.connect(&format!("{service}.plane.test")).await;
+        let mut stream = stream.expect("it is let in");
+        let request =
+            format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n{upgrade}\r\n\r\n");
+        let said = ask(&mut stream, &request).await.to_lowercase();
+        assert!(said.contains("x-pf9-host-id"), "{upgrade}: {said}");
+        let has_it = said.lines().any(|line| line.starts_with("upgrade:"));
+        assert_eq!(has_it, is_passed_on, "{service}, {upgrade}: {said}");
+        assert!(!said.contains("http2-settings"), "{upgrade}: {said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_is_connected_with_the_first_byte() {
     let plane = Plane::start().await;
