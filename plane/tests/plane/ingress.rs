@@ -161,6 +161,26 @@ async fn each_request_of_a_connection_has_the_name_in_the_certificate() {
     assert_eq!(ask(&mut stream, FORGED).await, "");
 }
 
+/// A service may be a proxy, which removes the headers that `Connection` names.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_host_has_its_name_removed_behind_the_ingress() {
+    let plane = Plane::start().await;
+    let host = enrolled(&plane, "host-1").await;
+    let client = Stranger::new(&plane, Some(&host));
+    for (named, wanted) in [
+        ("x-other", "HTTP/1.1 200 "),
+        ("X-PF9-Host-Id", "HTTP/1.1 400 "),
+        ("x-other, x-pf9-host-id", "HTTP/1.1 400 "),
+        ("X-Forwarded-For", "HTTP/1.1 400 "),
+        ("\"a, X-PF9-Host-Id", "HTTP/1.1 400 "),
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: close, {named}\r\n\r\n");
+        let stream = client.connect("rest.plane.test").await;
+        let said = answer(stream.expect("it is let in"), &request).await;
+        assert!(said.starts_with(wanted), "{named}: {said}");
+    }
+}
+
 /// After both, HAProxy would pass on bytes as they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_opens_a_way_around_the_ingress() {
