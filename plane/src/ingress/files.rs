@@ -21,8 +21,8 @@ const TICKET_KEY: usize = 80;
 /// The modes of the directory and of secrets in it: HAProxy has the group.
 const DIRECTORY: u32 = 0o750;
 const SECRET: u32 = 0o640;
-/// Largest file that is read, in bytes.
-const LIMIT: u64 = 64 * 1024;
+/// Largest file that is read, in bytes. A configuration with the most services has about 200 KiB if their names are long.
+const LIMIT: u64 = 1024 * 1024;
 
 /// Their places.
 #[derive(Debug, Clone, Serialize)]

@@ -271,3 +271,25 @@ async fn commands_write_the_configuration_at_the_same_time() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_takes_a_table_with_the_most_services() {
+    let plane = Plane::start().await;
+    // Otherwise `planectl serve` may write the configuration of before at the same time.
+    plane.settled().await;
+    let configuration = plane.place("plane.yaml");
+    let text = std::fs::read_to_string(&configuration).expect("it is there");
+    let present = text.matches("{name: ").count();
+    let more = (present..64).map(|number| {
+        let name = format!("{}-{number}", "long".repeat(10));
+        format!("  - {{name: {name}, mode: http, backend: '127.0.0.1:1'}}\n")
+    });
+    let text = text + &more.collect::<String>();
+    std::fs::write(&configuration, text).expect("it is written");
+    plane.said(&["init"]);
+    let written = plane.place("ingress/haproxy.cfg");
+    let written = written.metadata().expect("it is there");
+    assert!(written.len() > 64 * 1024, "{} bytes", written.len());
+    // What is there is read, and compared.
+    plane.said(&["init"]);
+}
