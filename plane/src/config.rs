@@ -289,6 +289,12 @@ impl Ingress {
             if service.read_only && service.mode != Mode::Http {
                 bail!("{place}: `read_only` needs `mode: http`");
             }
+            // Its clients have no certificate, and a service may answer hosts at the same port.
+            if WITHOUT_CERTIFICATE.contains(&service.name.as_str()) && service.mode != Mode::Http {
+                bail!(
+                    "{place}: it takes no client certificate, so it needs `mode: http`, which removes the headers with the name of a host"
+                );
+            }
         }
         Ok(())
     }
@@ -382,6 +388,10 @@ mod tests {
             (
                 "ingress: {services: [{name: a, read_only: true, backend: '127.0.0.1:1'}]}\n",
                 "`read_only` needs `mode: http`",
+            ),
+            (
+                "ingress: {services: [{name: console, backend: '127.0.0.1:1'}]}\n",
+                "`services[0]` (console): it takes no client certificate, so it needs `mode: http`",
             ),
         ] {
             let error = read(format!("{LEAST}{more}")).expect_err(wanted);
