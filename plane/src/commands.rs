@@ -1,5 +1,6 @@
 //! What an operator does: `planectl init`, `token`, `host` and `ingress`.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,8 @@ use crate::token::{self, BoundTo};
 /// Time for all ingresses to end the connections of a revoked certificate.
 const APPLIED: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
+/// Time for another `planectl init` to end: HAProxy may take 30 s to check a configuration.
+const LOCKED: Duration = Duration::from_secs(60);
 
 /// Makes the authority, the database and what HAProxy reads. What is there stays.
 pub(crate) async fn init(path: &Path) -> Result<()> {
@@ -29,6 +32,7 @@ pub(crate) async fn init(path: &Path) -> Result<()> {
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("make {}", directory.display()))?;
     }
+    let _one = lock(state).await?;
     let database = database::create(&configuration.database_url()?).await?;
     let root = state.join("authority/root.crt");
     let has_root = root
@@ -67,6 +71,26 @@ pub(crate) async fn init(path: &Path) -> Result<()> {
         files.configuration.display(),
         authority.fingerprint()?
     ))
+}
+
+/// Waits until no other process holds the lock of this directory. Two that begin one plane would make two authorities, and two secrets of the message queue. (The lock has no file of
+/// its own: one of root would keep another user from it.)
+async fn lock(path: &Path) -> Result<File> {
+    let doing = || format!("lock {}", path.display());
+    let file = File::open(path).with_context(doing)?;
+    let began = tokio::time::Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(doing),
+            Err(TryLockError::WouldBlock) if began.elapsed() > LOCKED => bail!(
+                "{}: another `planectl init` has held it for {} s; wait for its end, or end it",
+                doing(),
+                LOCKED.as_secs()
+            ),
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(PAUSE).await,
+        }
+    }
 }
 
 /// Prints the fingerprint of the root.

@@ -190,3 +190,44 @@ async fn what_is_lost_is_not_made_anew_in_silence() {
     let again = plane.said(&["init"]);
     assert!(again.contains(&plane.fingerprint()), "{again}");
 }
+
+/// The database, the authority and the secret of the message queue are made by one of several commands, and the others use them.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_begin_a_plane_at_the_same_time_begin_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for round in 0..6 {
+        let state = directory.path().join(format!("state-{round}"));
+        let configuration = directory.path().join("plane.yaml");
+        let text = format!(
+            "host: plane.test\nstate: {}\ningress: {{user: null, connections: 2000}}\n",
+            state.display()
+        );
+        std::fs::write(&configuration, text).expect("it is written");
+        let started: Vec<Child> = (0..4)
+            .map(|_| {
+                Command::new(env!("CARGO_BIN_EXE_planectl"))
+                    .arg("--config")
+                    .arg(&configuration)
+                    .arg("init")
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .expect("it starts")
+            })
+            .collect();
+        let mut said = Vec::new();
+        for one in started {
+            let output = one.wait_with_output().expect("it ends");
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{error}");
+            said.push(output.stdout);
+        }
+        said.dedup();
+        assert_eq!(said.len(), 1, "they have the same root");
+        // One of root would keep the user of `planectl serve` from it.
+        let left = std::fs::read_dir(&state).expect("it is there").flatten();
+        let mut locks = left.filter(|its| its.file_name().to_string_lossy().contains("lock"));
+        assert!(locks.next().is_none(), "a file of the lock is left");
+    }
+}
