@@ -22,6 +22,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Time for another `planectl init` to end: HAProxy may take 30 s to check a configuration.
 const LOCKED: Duration = Duration::from_secs(60);
 
+/// The list of revoked certificates is written so often at most if it grows meanwhile.
+const ROUNDS: u32 = 10;
+
 /// Makes the authority, the database and what HAProxy reads. What is there stays.
 pub(crate) async fn init(path: &Path) -> Result<()> {
     let configuration = Configuration::read(path)?;
@@ -60,17 +63,39 @@ pub(crate) async fn init(path: &Path) -> Result<()> {
     };
     database::note_root(&database, &authority.fingerprint()?).await?;
     message_queue::shared_secret(state, &database).await?;
-    let revoked = host::revoked(&database, now).await?;
     let files = Files::below(state);
-    files
-        .write(&configuration, &authority, &revoked, now)
-        .await?;
+    write_revoked(&database, &authority, &files, now).await?;
+    files.write_others(&configuration, &authority, now).await?;
+    // HAProxy may have taken half a minute to check its configuration, and may be started now.
+    write_revoked(&database, &authority, &files, now).await?;
     print(&format!(
         "The plane {} is ready for `planectl serve`.\nHAProxy's configuration: {}\nFingerprint of the root: {}\n",
         configuration.host,
         files.configuration.display(),
         authority.fingerprint()?
     ))
+}
+
+/// Writes what is revoked. `planectl serve` may write meanwhile what was revoked since, and does so once: so it is written until the database has no more. Otherwise an HAProxy
+/// that starts later would not know it.
+async fn write_revoked(
+    database: &sqlx::AnyPool,
+    authority: &Authority,
+    files: &Files,
+    now: SystemTime,
+) -> Result<()> {
+    let mut revoked = host::revoked(database, now).await?;
+    for _ in 0..ROUNDS {
+        files.write_revoked(&authority.revocation_list(&revoked, now)?, &revoked)?;
+        let since = host::revoked(database, now).await?;
+        if since == revoked {
+            return Ok(());
+        }
+        revoked = since;
+    }
+    bail!(
+        "write the list of revoked certificates: others were revoked {ROUNDS} times meanwhile; run `planectl init` again"
+    )
 }
 
 /// Waits until no other process holds the lock of this directory. Two that begin one plane would make two authorities, and two secrets of the message queue. (The lock has no file of

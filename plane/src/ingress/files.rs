@@ -68,6 +68,19 @@ impl Files {
         now: SystemTime,
     ) -> Result<()> {
         self.write_revoked(&authority.revocation_list(revoked, now)?, revoked)?;
+        self.write_others(configuration, authority, now).await
+    }
+
+    /// The same without the revoked certificates.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn write_others(
+        &self,
+        configuration: &Configuration,
+        authority: &Authority,
+        now: SystemTime,
+    ) -> Result<()> {
         self.write_server(&configuration.host, authority, now)?;
         replaced(&self.roots, authority.certificate(), 0o644)?;
         if self.ticket_keys().is_err() {

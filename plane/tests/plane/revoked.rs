@@ -1,5 +1,6 @@
 //! A revoked host loses what it has open, and gets nothing new.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use plane::database;
@@ -105,6 +106,47 @@ async fn what_was_revoked_while_haproxy_was_down_is_refused_when_it_is_up() {
     })
     .await;
     assert!(revoking.wait().expect("it ended").success());
+}
+
+/// `planectl serve` does not write it again, and an HAProxy that starts then would let the host in.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_revoked_during_an_init_is_in_the_files_of_haproxy_afterwards() {
+    let mut plane = Plane::start().await;
+    let _host = Host::enrolled(&plane, "host-1").await;
+    plane.settled().await;
+    plane.stop_serve();
+    // An HAProxy that checks the configuration when it is let.
+    let path = std::env::var("PATH").expect("it is set");
+    let (started, go) = (plane.place("started"), plane.place("go"));
+    let text = format!(
+        "#!/bin/sh\nPATH={path}\n: > {}\nuntil [ -e {} ]; do sleep 0.05; done\nexec haproxy \"$@\"\n",
+        started.display(),
+        go.display()
+    );
+    std::fs::create_dir(plane.place("bin")).expect("it is made");
+    let program = plane.place("bin/haproxy");
+    std::fs::write(&program, text).expect("it is written");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+    let mut init = plane
+        .command(&["init"])
+        .env("PATH", format!("{}:{path}", plane.place("bin").display()))
+        .spawn()
+        .expect("it starts");
+    until("it has written what was revoked before", async || {
+        started.exists()
+    })
+    .await;
+    let database = database_of(&plane).await;
+    let revoked = plane::host::revoke(&database, "host-1", SystemTime::now()).await;
+    assert_eq!(revoked.expect("it is revoked"), 1);
+    std::fs::write(&go, "").expect("it is written");
+    until("it ends", async || {
+        init.try_wait().expect("it runs").is_some()
+    })
+    .await;
+    assert!(init.wait().expect("it ended").success());
+    let serials = std::fs::read_to_string(plane.place("ingress/revoked.serials"));
+    assert_eq!(serials.expect("it is there").lines().count(), 1);
 }
 
 /// A connection to a service that sends without an end. Of this, the host reads a byte.

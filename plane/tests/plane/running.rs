@@ -155,6 +155,11 @@ impl Plane {
         stop(&mut self.haproxy.take().expect("it runs"));
     }
 
+    /// Ends `planectl serve`.
+    pub(crate) fn stop_serve(&mut self) {
+        stop(&mut self.serve.take().expect("it runs"));
+    }
+
     /// Makes HAProxy read its configuration again, as `systemctl reload` does, and waits for the new worker.
     pub(crate) async fn reload(&self) {
         let master = plane::ingress::master::Master(self.place("master.sock"));
@@ -187,7 +192,8 @@ impl Plane {
         self.directory.path().join(name)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// `planectl` with this configuration.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_planectl"));
         command
             .arg("--config")
