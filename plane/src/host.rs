@@ -135,13 +135,25 @@ pub async fn revoked(database: &AnyPool, now: SystemTime) -> Result<Vec<Revoked>
     Ok(all)
 }
 
-/// Hosts that have revoked certificates and none that may be used: their ids, and when the last one was revoked.
+/// A host that has revoked certificates and none that may be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevokedHost {
+    /// Its id.
+    pub id: String,
+    /// When the last one was revoked, in seconds since 1970.
+    pub at: i64,
+    /// As [`revocations`]: it grows with each revocation, also if the clock was set back in between.
+    pub revocations: i64,
+}
+
+/// Hosts that have revoked certificates and none that may be used.
 ///
 /// # Errors
 /// The database does not answer.
-pub async fn revoked_hosts(database: &AnyPool, now: SystemTime) -> Result<Vec<(String, i64)>> {
-    sqlx::query_as(
-        "SELECT host_id, MAX(revoked_at) FROM certificates WHERE revoked_at IS NOT NULL AND expires_at > $1 \
+pub async fn revoked_hosts(database: &AnyPool, now: SystemTime) -> Result<Vec<RevokedHost>> {
+    let rows: Vec<(String, i64, i64)> = sqlx::query_as(
+        "SELECT host_id, MAX(revoked_at), COUNT(*) FROM certificates WHERE revoked_at IS NOT NULL \
+         AND host_id IN (SELECT host_id FROM certificates WHERE revoked_at IS NOT NULL AND expires_at > $1) \
          AND host_id NOT IN (SELECT host_id FROM certificates WHERE revoked_at IS NULL AND expires_at > $2) \
          GROUP BY host_id ORDER BY host_id",
     )
@@ -149,7 +161,13 @@ pub async fn revoked_hosts(database: &AnyPool, now: SystemTime) -> Result<Vec<(S
     .bind(seconds(now))
     .fetch_all(database)
     .await
-    .context("read the revoked hosts in the database")
+    .context("read the revoked hosts in the database")?;
+    let hosts = rows.into_iter().map(|(id, at, revocations)| RevokedHost {
+        id,
+        at,
+        revocations,
+    });
+    Ok(hosts.collect())
 }
 
 /// Whether a host has a certificate that may be used.

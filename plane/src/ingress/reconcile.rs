@@ -21,7 +21,7 @@ use super::revocation::{self, Owed};
 use crate::authority::{Authority, Revoked};
 use crate::config::Configuration;
 use crate::database::seconds;
-use crate::host;
+use crate::host::{self, RevokedHost};
 use crate::message_queue::MessageQueue;
 
 /// Between two looks.
@@ -61,7 +61,7 @@ struct Done {
     refuses: Option<String>,
     /// When the files were looked at.
     files_at: Option<Instant>,
-    /// Hosts whose user of the message queue was deleted, and the revocation after which it was.
+    /// Hosts whose user of the message queue was deleted, and how many certificates of the host were revoked before.
     without_user: BTreeMap<String, i64>,
     /// Whether there are others.
     has_users_left: bool,
@@ -167,26 +167,26 @@ impl Reconciler {
             return Ok(());
         };
         let hosts = host::revoked_hosts(&self.database, now).await?;
-        let mut todo: Vec<(String, i64)> = hosts
+        let mut todo: Vec<RevokedHost> = hosts
             .into_iter()
-            .filter(|(id, at)| done.without_user.get(id) != Some(at))
+            .filter(|its| done.without_user.get(&its.id) != Some(&its.revocations))
             .collect();
-        todo.sort_by_key(|(_, at)| Reverse(*at));
+        todo.sort_by_key(|its| Reverse(its.at));
         let (began, mut count) = (Instant::now(), 0);
-        for (id, at) in &todo {
+        for its in &todo {
             if count == AT_A_TIME || began.elapsed() > USERS {
                 break;
             }
             beat.within(PROGRESS);
             let still = async {
-                let has_one = host::has_certificate(&self.database, id, now).await?;
+                let has_one = host::has_certificate(&self.database, &its.id, now).await?;
                 Ok(!has_one)
             };
             queue
-                .remove(id, still)
+                .remove(&its.id, still)
                 .await
                 .context("delete the user of a revoked host")?;
-            done.without_user.insert(id.clone(), *at);
+            done.without_user.insert(its.id.clone(), its.revocations);
             count += 1;
         }
         done.has_users_left = count < todo.len();

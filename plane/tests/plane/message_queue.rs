@@ -141,6 +141,31 @@ async fn a_revocation_waits_for_no_users_of_hosts_that_were_revoked_before() {
     .await;
 }
 
+/// The time of a revocation says nothing about which one was the last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_deleted_after_each_revocation_also_if_the_clock_was_set_back() {
+    let kept = Kept::default();
+    let plane = plane_with(&kept).await;
+    let host = Host::new(&plane, "host-1").await;
+    let fingerprint = plane.fingerprint();
+    for round in 0..2 {
+        host.enrol(&plane.token(&["--host", "host-1"]), &fingerprint)
+            .await
+            .expect("it is enrolled");
+        let user = format!("/api/users/{}", user_of(&host));
+        let has = || kept.lock().expect("no panic").contains_key(&user);
+        assert!(has());
+        if round == 0 {
+            let ahead = SystemTime::now() + Duration::from_secs(3600);
+            let mut database = database_of(&plane).await.acquire().await.expect("one");
+            add_revoked(&mut database, 0, "host-1", ahead).await;
+        }
+        let said = plane.said(&["host", "revoke", "host-1"]);
+        assert!(said.contains("Every ingress refuses them"), "{said}");
+        assert!(!has(), "round {round}");
+    }
+}
+
 /// A plane with another secret would give hosts passwords that the other planes with this database do not give.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_secret_than_that_of_the_database_is_refused() {
