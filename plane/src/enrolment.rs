@@ -14,6 +14,9 @@ use crate::host;
 use crate::message_queue::MessageQueue;
 use crate::token;
 
+/// With so many certificates that may be used, a host gets no other one with a token that it has used before: each certificate is one more to tell HAProxy in a revocation.
+pub const MOST_CERTIFICATES: i64 = 100;
+
 /// Why a host is not enrolled.
 #[derive(Debug)]
 pub enum Failure {
@@ -168,6 +171,14 @@ impl Enrolment {
                 id
             }
         };
+        let certificates = host::certificates(database, &host_id, now).await?;
+        // Each new token is made by an operator.
+        if repeated && certificates >= MOST_CERTIFICATES {
+            return Err(refused(
+                format!("{name} has {certificates} certificates, and this token was used"),
+                "make another token (`planectl token create --host NAME`)",
+            ));
+        }
         let issued = self.authority.host(key, &host_id, name, self.life, now)?;
         sqlx::query(
             "INSERT INTO certificates (serial, host_id, issued_at, expires_at) VALUES ($1, $2, $3, $4)",

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
-use sqlx::{AnyPool, Row as _};
+use sqlx::{AnyConnection, AnyPool, Row as _};
 
 use crate::authority::Revoked;
 use crate::database::seconds;
@@ -175,15 +175,30 @@ pub async fn revoked_hosts(database: &AnyPool, now: SystemTime) -> Result<Vec<Re
 /// # Errors
 /// The database does not answer.
 pub async fn has_certificate(database: &AnyPool, host_id: &str, now: SystemTime) -> Result<bool> {
-    let count: i64 = sqlx::query_scalar(
+    let mut connection = database
+        .acquire()
+        .await
+        .context("get a connection of the database")?;
+    Ok(certificates(&mut connection, host_id, now).await? > 0)
+}
+
+/// How many certificates a host has that may be used.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn certificates(
+    database: &mut AnyConnection,
+    host_id: &str,
+    now: SystemTime,
+) -> Result<i64> {
+    sqlx::query_scalar(
         "SELECT COUNT(*) FROM certificates WHERE host_id = $1 AND revoked_at IS NULL AND expires_at > $2",
     )
     .bind(host_id)
     .bind(seconds(now))
     .fetch_one(database)
     .await
-    .context("read the certificates of the host in the database")?;
-    Ok(count > 0)
+    .context("read the certificates of the host in the database")
 }
 
 /// How many certificates of a host were revoked.

@@ -1,6 +1,9 @@
 //! What a token is good for.
 
+use plane::enrolment::MOST_CERTIFICATES;
+
 use crate::client::Host;
+use crate::revoked::database_of;
 use crate::running::{Plane, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,4 +124,49 @@ async fn a_host_that_got_no_answer_asks_again_with_the_same_token() {
         .await
         .expect_err("it was revoked");
     assert!(error.contains("the token was used"), "{error}");
+}
+
+/// With a token that it may use again, a host could otherwise get so many that their revocation takes longer than it may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_gets_no_more_certificates_than_can_be_revoked_quickly() {
+    let plane = Plane::start().await;
+    let fingerprint = plane.fingerprint();
+    let host = Host::enrolled(&plane, "host-1").await;
+    let database = database_of(&plane).await;
+    let mut all = database.begin().await.expect("a transaction");
+    for number in 1..MOST_CERTIFICATES {
+        sqlx::query(
+            "INSERT INTO certificates (serial, host_id, issued_at, expires_at) \
+             SELECT $1, host_id, issued_at, expires_at FROM certificates WHERE serial NOT LIKE 'more-%'",
+        )
+        .bind(format!("more-{number}"))
+        .execute(&mut *all)
+        .await
+        .expect("it is written");
+    }
+    all.commit().await.expect("it is written");
+    // An operator has made this one.
+    let token = plane.token(&["--host", "host-1"]);
+    host.enrol(&token, &fingerprint)
+        .await
+        .expect("it is enrolled again");
+    // As if the answer had been lost.
+    let key = host.identity("host.key");
+    host.write_private("comms/pending.key", &key);
+    let error = host
+        .enrol(&token, &fingerprint)
+        .await
+        .expect_err("it has the most");
+    assert!(
+        error.contains("has 101 certificates, and this token was used"),
+        "{error}"
+    );
+    sqlx::query("DELETE FROM certificates WHERE serial IN ('more-1', 'more-2')")
+        .execute(&database)
+        .await
+        .expect("they are deleted");
+    host.write_private("comms/pending.key", &key);
+    host.enrol(&token, &fingerprint)
+        .await
+        .expect("it has fewer");
 }
