@@ -23,6 +23,8 @@ const DIRECTORY: u32 = 0o750;
 const SECRET: u32 = 0o640;
 /// Largest file that is read, in bytes. A configuration with the most services has about 200 KiB if their names are long.
 const LIMIT: u64 = 1024 * 1024;
+/// The same of the serial numbers: a line of about 40 bytes for each.
+const SERIALS: u64 = 64 * LIMIT;
 
 /// Their places.
 #[derive(Debug, Clone, Serialize)]
@@ -139,6 +141,17 @@ impl Files {
             .map(|its| format!("{}\n", its.serial))
             .collect();
         daemon::files::replace(&self.revoked_serials, serials.as_bytes(), 0o644)
+    }
+
+    /// The serial numbers that are in their file. Without the file, there are none.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn serials(&self) -> Result<Vec<String>> {
+        let path = &self.revoked_serials;
+        let found = daemon::files::read(path, SERIALS)?.unwrap_or_default();
+        let text = String::from_utf8(found).with_context(|| format!("read {}", path.display()))?;
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     /// The keys of session tickets, the oldest first.

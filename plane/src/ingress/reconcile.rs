@@ -3,7 +3,7 @@
 //! The database has what was revoked; each ingress looks every few seconds. So an operator's command reaches any number of them.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -117,11 +117,14 @@ impl Reconciler {
         let name = name()?;
         // Also if it fails below: then `planectl host revoke` says that this ingress is behind.
         let refuses = done.refuses.clone().unwrap_or_default();
-        record(&self.database, &name, &refuses, now).await?;
-        let revoked = host::revoked(&self.database, now).await?;
+        let mut recorded = record(&self.database, &name, &refuses, now).await;
+        let mut revoked = host::revoked(&self.database, now).await?;
+        if recorded.is_err() {
+            self.keep_refused(&mut revoked, now)?;
+        }
         let wanted = digest(&revoked);
         let is_as_wanted = done.refuses.as_ref() == Some(&wanted);
-        // One does not wait for the other: a disk that is full, or a message queue that does not answer, keeps no revoked certificate in use.
+        // One does not wait for the other: a disk that is full, a database that is read-only, or a message queue that does not answer, keeps no revoked certificate in use.
         let refused = match is_as_wanted {
             true => Ok(()),
             false => self.refuse(done, &revoked, now).await,
@@ -137,10 +140,22 @@ impl Reconciler {
         if refused.is_ok() && removed.is_ok() && !is_as_wanted {
             tracing::info!("the ingress refuses {} certificates", revoked.len());
             done.refuses = Some(wanted.clone());
-            record(&self.database, &name, &wanted, now).await?;
+            recorded = record(&self.database, &name, &wanted, now).await;
         }
-        let errors = [refused, removed, kept].into_iter().filter_map(Result::err);
+        let errors = [recorded, refused, removed, kept]
+            .into_iter()
+            .filter_map(Result::err);
         revocation::together(&errors.collect::<Vec<_>>())
+    }
+
+    /// Adds what the files have. A database that cannot be written may be a copy which is behind: what is missing there was not taken back.
+    fn keep_refused(&self, revoked: &mut Vec<Revoked>, now: SystemTime) -> Result<()> {
+        let known: BTreeSet<String> = revoked.iter().map(|its| its.serial.clone()).collect();
+        let serials = self.files.serials()?;
+        let missing = serials.into_iter().filter(|its| !known.contains(its));
+        revoked.extend(missing.map(|serial| Revoked { serial, at: now }));
+        revoked.sort();
+        Ok(())
     }
 
     /// Ends what these certificates have.

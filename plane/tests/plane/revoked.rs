@@ -108,6 +108,69 @@ async fn what_was_revoked_while_haproxy_was_down_is_refused_when_it_is_up() {
     assert!(revoking.wait().expect("it ended").success());
 }
 
+/// As one is that has no room, or that has become read-only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_written_keeps_no_revoked_certificate_in_use() {
+    let plane = Plane::start().await;
+    let host = Host::enrolled(&plane, "host-1").await;
+    let _comms = host.start().await;
+    let mut open = host.connect(ECHO).await;
+    assert!(carries(&mut open).await);
+    plane.settled().await;
+    let database = database_of(&plane).await;
+    let run = async |statement: &'static str| {
+        let done = sqlx::query(statement).execute(&database).await;
+        done.expect("it is done");
+    };
+    run("CREATE TRIGGER no_room BEFORE INSERT ON ingresses BEGIN SELECT RAISE(FAIL, 'no room'); END")
+        .await;
+    let revoked = plane::host::revoke(&database, "host-1", SystemTime::now()).await;
+    assert_eq!(revoked.expect("it is revoked"), 1);
+    let ended = open.read_u8();
+    let ended = tokio::time::timeout(LIMIT, ended).await;
+    ended.expect("an end").expect_err("no byte comes");
+    let said = plane.said(&["ingress", "list"]);
+    assert!(said.contains("not all are refused yet"), "{said}");
+    run("DROP TRIGGER no_room").await;
+    plane.settled().await;
+}
+
+/// As a copy of a database is that only answers questions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_behind_and_cannot_be_written_takes_back_no_revocation() {
+    let mut plane = Plane::start().await;
+    let _hosts = [
+        Host::enrolled(&plane, "host-1").await,
+        Host::enrolled(&plane, "host-2").await,
+    ];
+    plane.said(&["host", "revoke", "host-1"]);
+    plane.stop_serve();
+    let file = plane.place("ingress/revoked.serials");
+    let serials = || std::fs::read_to_string(&file).expect("it is there");
+    let before = serials();
+    assert_eq!(before.lines().count(), 1);
+    let database = database_of(&plane).await;
+    for statement in [
+        "CREATE TRIGGER no_room BEFORE INSERT ON ingresses BEGIN SELECT RAISE(FAIL, 'no room'); END",
+        "UPDATE certificates SET revoked_at = NULL",
+    ] {
+        let done = sqlx::query(statement).execute(&database).await;
+        done.expect("it is done");
+    }
+    let now = SystemTime::now();
+    let revoked = plane::host::revoke(&database, "host-2", now).await;
+    assert_eq!(revoked.expect("it is revoked"), 1);
+    let revoked = plane::host::revoked(&database, now).await;
+    let second = revoked.expect("it is there").remove(0).serial;
+    plane.start_serve().await;
+    until("it refuses the second one", async || {
+        serials().lines().any(|its| its == second)
+    })
+    .await;
+    let after = serials();
+    assert!(after.contains(before.trim()), "{after}");
+}
+
 /// `planectl serve` does not write it again, and an HAProxy that starts then would let the host in.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_revoked_during_an_init_is_in_the_files_of_haproxy_afterwards() {

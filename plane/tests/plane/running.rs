@@ -119,14 +119,19 @@ impl Plane {
             String::from_utf8_lossy(&made.stderr)
         );
         plane.start_haproxy().await;
-        let serve = plane.command(&["serve"]).stdin(Stdio::null()).spawn();
-        plane.serve = Some(serve.expect("it starts"));
-        let enrolment = SocketAddr::new(ip, 9443);
+        plane.start_serve().await;
+        plane
+    }
+
+    /// Starts `planectl serve`, and waits until it listens.
+    pub(crate) async fn start_serve(&mut self) {
+        let serve = self.command(&["serve"]).stdin(Stdio::null()).spawn();
+        self.serve = Some(serve.expect("it starts"));
+        let enrolment = SocketAddr::new(self.address.ip(), 9443);
         until("it listens", async || {
             TcpStream::connect(enrolment).await.is_ok()
         })
         .await;
-        plane
     }
 
     /// Starts HAProxy, and waits until it listens.
