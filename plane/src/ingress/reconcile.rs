@@ -37,6 +37,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const PROGRESS: Duration = LONGEST_PAUSE.saturating_mul(6);
 /// The certificate of the ingress and the list of revoked ones are looked at this often.
 const DAILY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A clock that has gone on by so much more or less than the time that has passed was set. Certificates begin a day before they are made.
+const CLOCK_SET: Duration = Duration::from_secs(60 * 60);
 
 /// An ingress and what it needs.
 #[derive(Debug)]
@@ -59,8 +61,8 @@ pub struct Reconciler {
 #[derive(Debug, Default)]
 struct Done {
     refuses: Option<String>,
-    /// When the files were looked at.
-    files_at: Option<Instant>,
+    /// When the files were looked at, also by the clock.
+    files_at: Option<(Instant, SystemTime)>,
     /// Hosts whose user of the message queue was deleted, and how many certificates of the host were revoked before.
     without_user: BTreeMap<String, i64>,
     /// Whether there are others.
@@ -133,9 +135,13 @@ impl Reconciler {
             true => Ok(()),
             false => self.remove_users(done, now, beat).await,
         };
-        let kept = match done.files_at.is_some_and(|at| at.elapsed() < DAILY) {
+        let was_set = done
+            .files_at
+            .is_some_and(|at| was_set(at, (Instant::now(), now)));
+        let are_recent = done.files_at.is_some_and(|(at, _)| at.elapsed() < DAILY);
+        let kept = match are_recent && !was_set {
             true => Ok(()),
-            false => self.keep_files(done, &revoked, now).await,
+            false => self.keep_files(done, &revoked, now, was_set).await,
         };
         if refused.is_ok() && removed.is_ok() && !is_as_wanted {
             tracing::info!("the ingress refuses {} certificates", revoked.len());
@@ -208,12 +214,14 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Writes what HAProxy reads, and makes the running one read it if it has not.
+    /// Writes what HAProxy reads, and makes the running one read it if it has not. If the clock was set, it reads all of it: the list of revoked certificates that it has may have
+    /// ended, or not have begun.
     async fn keep_files(
         &self,
         done: &mut Done,
         revoked: &[Revoked],
         now: SystemTime,
+        was_set: bool,
     ) -> Result<()> {
         let written = self
             .files
@@ -224,7 +232,7 @@ impl Reconciler {
             return Ok(());
         }
         let read_at = self.master.present_since(now).await? - MARGIN;
-        if self.files.changed_at()? >= read_at {
+        if was_set || self.files.changed_at()? >= read_at {
             self.master.reload().await?;
             tracing::info!("HAProxy has read its configuration again");
         }
@@ -232,9 +240,19 @@ impl Reconciler {
         if is_older_than(&self.files.ticket_keys, DAILY)? {
             revocation::rotate_ticket_keys(&self.master, &self.files).await?;
         }
-        done.files_at = Some(Instant::now());
+        done.files_at = Some((Instant::now(), now));
         Ok(())
     }
+}
+
+/// Whether the clock was set between these times: certificates and lists that were made before may be of no use.
+fn was_set(before: (Instant, SystemTime), now: (Instant, SystemTime)) -> bool {
+    let passed = now.0.duration_since(before.0);
+    let difference = match now.1.duration_since(before.1) {
+        Ok(by_clock) => by_clock.abs_diff(passed),
+        Err(back) => back.duration() + passed,
+    };
+    difference > CLOCK_SET
 }
 
 /// Whether a file was written longer ago than this, or in the future.
@@ -320,4 +338,84 @@ pub async fn forget(database: &AnyPool, name: &str) -> Result<bool> {
         .await
         .context("forget the ingress in the database")?;
     Ok(done.rows_affected() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use daemon::health::Health;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::database;
+
+    /// The socket of an HAProxy that has nothing to do, and counts how often it has read its files again.
+    fn listen(socket: &Path, reloads: Arc<AtomicU32>) {
+        let listener = UnixListener::bind(socket).expect("a socket");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut command = String::new();
+                // Who only looks whether it is there says nothing.
+                let _ = stream.read_to_string(&mut command).await;
+                if command.starts_with("reload") {
+                    reloads.fetch_add(1, Ordering::Relaxed);
+                }
+                let worker = 100 + reloads.load(Ordering::Relaxed);
+                let answer = match command.starts_with("show proc") {
+                    true => format!("# workers\n{worker} worker 0 0d01h00m00s 2.6\n"),
+                    false => String::new(),
+                };
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn haproxy_reads_new_files_if_the_clock_was_set() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = directory.path();
+        for name in ["authority", "ingress"] {
+            std::fs::create_dir(state.join(name)).expect("it is made");
+        }
+        let path = state.join("plane.yaml");
+        let text = format!(
+            "host: plane.test\nstate: {}\ningress: {{user: null, connections: 2000}}\n",
+            state.display()
+        );
+        std::fs::write(&path, text).expect("it is written");
+        let configuration = Configuration::read(&path).expect("it is right");
+        let now = SystemTime::now();
+        let authority = Authority::create(state, "plane.test", now).expect("it is made");
+        let url = configuration.database_url().expect("a default");
+        let (files, socket) = (Files::below(state), state.join("master.sock"));
+        let reloads = Arc::<AtomicU32>::default();
+        listen(&socket, Arc::clone(&reloads));
+        let reconciler = Reconciler {
+            configuration,
+            authority: Arc::new(authority),
+            database: database::create(&url).await.expect("it is made"),
+            message_queue: None,
+            files: files.clone(),
+            master: Master(socket),
+        };
+        let beat = Health::default().part("ingress", DAILY);
+        let mut done = Done::default();
+        let mut before = String::new();
+        for (at, wanted, is_new) in [
+            (now, 1, true),
+            (now + PAUSE, 1, false),
+            (now + DAILY * 2, 2, true),
+            (now + DAILY * 2 + PAUSE, 2, false),
+            (now, 3, true),
+        ] {
+            let looked = reconciler.once(&mut done, at, &beat).await;
+            looked.expect("it is as wanted");
+            assert_eq!(reloads.load(Ordering::Relaxed), wanted, "{at:?}");
+            let list = std::fs::read_to_string(&files.revoked).expect("it is there");
+            assert_eq!(list != before, is_new, "{at:?}");
+            before = list;
+        }
+    }
 }
