@@ -67,8 +67,9 @@ struct Done {
     without_user: BTreeMap<String, i64>,
     /// Whether there are others.
     has_users_left: bool,
-    /// What the running HAProxy has still to be told.
+    /// What the running HAProxy has still to be told, if this process has begun to tell it.
     owed: Owed,
+    has_begun: bool,
 }
 
 impl Reconciler {
@@ -174,6 +175,11 @@ impl Reconciler {
                 "find HAProxy: nothing listens on {}; start it, and no host reaches the plane before",
                 self.master.0.display()
             );
+        }
+        // Once: a later look may owe more.
+        if !done.has_begun {
+            done.has_begun = true;
+            done.owed = Owed::at_start(revoked, now);
         }
         let told = revocation::apply(&self.master, &self.files, &list, revoked, &mut done.owed);
         let told = told.await;
@@ -363,9 +369,13 @@ mod tests {
                     reloads.fetch_add(1, Ordering::Relaxed);
                 }
                 let worker = 100 + reloads.load(Ordering::Relaxed);
-                let answer = match command.starts_with("show proc") {
-                    true => format!("# workers\n{worker} worker 0 0d01h00m00s 2.6\n"),
-                    false => String::new(),
+                let answer = match &command {
+                    its if its.starts_with("show proc") => {
+                        format!("# workers\n{worker} worker 0 0d01h00m00s 2.6\n")
+                    }
+                    its if its.contains(" set ssl crl-file ") => "transaction created".to_owned(),
+                    its if its.contains(" commit ssl crl-file ") => "Success!".to_owned(),
+                    _ => String::new(),
                 };
                 let _ = stream.write_all(answer.as_bytes()).await;
             }

@@ -1,7 +1,7 @@
 //! A revoked certificate loses what it has: the connections that are open, and the sessions that could be resumed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -13,6 +13,8 @@ use crate::authority::Revoked;
 const LIMIT: Duration = Duration::from_secs(10);
 /// Longest list that is sent with a command, in bytes: HAProxy reads one into a buffer of 16 KiB.
 const LONGEST_LIST: usize = 12_000;
+/// After this time, the keys of session tickets have been replaced in any case: that is done each day.
+const RECENT: Duration = Duration::from_secs(25 * 60 * 60);
 /// Between two looks at them.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -23,6 +25,19 @@ pub struct Owed {
     list: bool,
     /// New keys of session tickets.
     ticket_keys: bool,
+}
+
+impl Owed {
+    /// What a process before this one may have left: it may have ended after HAProxy knew the serial numbers, which is how a new one is told from others.
+    #[must_use]
+    pub fn at_start(revoked: &[Revoked], now: SystemTime) -> Self {
+        // The time of the file says nothing: HAProxy is told after it is written. A time in the future is that of a clock which was set back.
+        let is_recent = |its: &Revoked| now.duration_since(its.at).map_or(true, |ago| ago < RECENT);
+        Self {
+            list: true,
+            ticket_keys: revoked.iter().any(is_recent),
+        }
+    }
 }
 
 /// Makes the running HAProxy refuse these certificates, and ends their connections. One failure keeps nothing else from being done.
@@ -265,6 +280,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_new_process_replaces_keys_after_a_recent_revocation() {
+        let hour = Duration::from_secs(60 * 60);
+        let now = SystemTime::now();
+        let owed = Owed::at_start(&[], now);
+        assert!(owed.list && !owed.ticket_keys);
+        for (at, wanted) in [
+            (now - hour * 26, false),
+            (now - hour * 24, true),
+            (now, true),
+            (now + hour, true),
+        ] {
+            let revoked = |at| Revoked {
+                serial: "41AB".to_owned(),
+                at,
+            };
+            let owed = Owed::at_start(&[revoked(now - hour * 100), revoked(at)], now);
+            assert!(owed.list);
+            assert_eq!(owed.ticket_keys, wanted, "{at:?}");
+        }
+    }
 
     #[test]
     fn connections_are_found_by_their_certificate() {

@@ -171,6 +171,47 @@ async fn a_database_that_is_behind_and_cannot_be_written_takes_back_no_revocatio
     assert!(after.contains(before.trim()), "{after}");
 }
 
+/// It tells HAProxy the serial numbers first, and may be ended after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_was_cut_off_is_completed_at_the_next_start() {
+    let mut plane = Plane::start().await;
+    let _host = Host::enrolled(&plane, "host-1").await;
+    plane.settled().await;
+    plane.stop_serve();
+    let database = database_of(&plane).await;
+    let now = SystemTime::now();
+    let revoked = plane::host::revoke(&database, "host-1", now).await;
+    assert_eq!(revoked.expect("it is revoked"), 1);
+    let revoked = plane::host::revoked(&database, now).await;
+    let serial = revoked.expect("it is there").remove(0).serial;
+    let master = Master(plane.place("master.sock"));
+    let worker = master.workers().await.expect("it runs")[0];
+    let place = plane.place("ingress/revoked.serials");
+    let add = format!("add acl {} {serial}", place.display());
+    master.tell(worker, &add, &[]).await.expect("it is told");
+    let keys = plane.place("ingress/ticket.keys");
+    let keys = || std::fs::read_to_string(&keys).expect("it is there");
+    let before = keys();
+    // A reload would also give HAProxy the list: these files are older than it, so there is none.
+    for name in ["haproxy.cfg", "server.pem", "roots.crt"] {
+        let file = std::fs::File::options()
+            .append(true)
+            .open(plane.place("ingress").join(name))
+            .expect("it is there");
+        let earlier = now - Duration::from_secs(60 * 60);
+        file.set_modified(earlier).expect("its time");
+    }
+    plane.start_serve().await;
+    plane.settled().await;
+    assert_ne!(keys(), before);
+    let present = master.workers().await.expect("it runs")[0];
+    assert_eq!(present.pid, worker.pid, "it was not reloaded");
+    let list = plane.place("ingress/revoked.crl");
+    let show = format!("show ssl crl-file {}:1", list.display());
+    let shown = master.ask(worker, &show).await.expect("it answers");
+    assert!(shown.contains(&serial), "{shown}");
+}
+
 /// `planectl serve` does not write it again, and an HAProxy that starts then would let the host in.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_revoked_during_an_init_is_in_the_files_of_haproxy_afterwards() {
