@@ -190,15 +190,19 @@ pub(crate) async fn list_hosts(path: &Path) -> Result<()> {
     print(&text)
 }
 
-/// Revokes the certificates of a host, and waits until every ingress refuses them.
-pub(crate) async fn revoke(path: &Path, name: &str) -> Result<()> {
-    let done = tokio::time::timeout(APPLIED * 2, revoke_and_wait(path, name)).await;
+/// Revokes the certificates of a host, which is named by its id only if `is_id`, and waits until every ingress refuses them.
+pub(crate) async fn revoke(path: &Path, name: &str, is_id: bool) -> Result<()> {
+    let done = tokio::time::timeout(APPLIED * 2, revoke_and_wait(path, name, is_id)).await;
     done.context("revoke certificates: the database does not answer")?
 }
 
-async fn revoke_and_wait(path: &Path, name: &str) -> Result<()> {
+async fn revoke_and_wait(path: &Path, name: &str, is_id: bool) -> Result<()> {
     let database = open(path).await?;
-    let revoked = host::revoke(&database, name, SystemTime::now()).await?;
+    let now = SystemTime::now();
+    let revoked = match is_id {
+        true => host::revoke_id(&database, name, now).await?,
+        false => host::revoke(&database, name, now).await?,
+    };
     print(&format!("Revoked {revoked} certificates of {name}.\n"))?;
     let began = tokio::time::Instant::now();
     loop {

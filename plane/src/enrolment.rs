@@ -157,6 +157,18 @@ impl Enrolment {
             }
             Some(id) => id,
             None => {
+                // Otherwise it would not be clear which of both an operator means.
+                let with_id: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM hosts WHERE id = $1")
+                    .bind(name)
+                    .fetch_one(&mut *database)
+                    .await
+                    .context("read the hosts in the database")?;
+                if with_id > 0 {
+                    return Err(refused(
+                        format!("{name} is the id of another host"),
+                        "give the host another name",
+                    ));
+                }
                 let id = Uuid::new_v4().to_string();
                 sqlx::query(
                     "INSERT INTO hosts (id, name, host_group, enrolled_at) VALUES ($1, $2, $3, $4)",

@@ -61,49 +61,69 @@ const KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// Revokes all certificates of the host with this name or id, and deletes its tokens that were not used. Returns how many certificates that are.
 ///
 /// # Errors
-/// There is no such host, or the database does not answer.
+/// There is no such host, or it is not clear which one is meant; or the database does not answer.
 pub async fn revoke(database: &AnyPool, name: &str, now: SystemTime) -> Result<u64> {
+    let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM hosts WHERE name = $1 OR id = $1")
+        .bind(name)
+        .fetch_all(database)
+        .await
+        .context("read the hosts in the database")?;
+    match ids.as_slice() {
+        [] => bail!(
+            "revoke the certificates of `{name}`: there is no host with this name or id; `planectl host list` shows them"
+        ),
+        [id] => revoke_id(database, id, now).await,
+        // A host of a group chooses its name. In an old database, it may be the id of another one.
+        _ => bail!(
+            "revoke the certificates of `{name}`: it is the name of one host and the id of another one; `planectl host revoke --id ID` takes the id only, as `planectl host list` shows it"
+        ),
+    }
+}
+
+/// As [`revoke`], of the host with this id. No name is looked at, so it is always clear which host is meant.
+///
+/// # Errors
+/// There is no such host, or the database does not answer.
+pub async fn revoke_id(database: &AnyPool, id: &str, now: SystemTime) -> Result<u64> {
+    // Before the other statements: if a host that is enrolled at this moment is seen here, they see its certificate, too.
+    let known: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM hosts WHERE id = $1")
+        .bind(id)
+        .fetch_one(database)
+        .await
+        .context("read the hosts in the database")?;
+    if known == 0 {
+        bail!(
+            "revoke the certificates of the host with the id `{id}`: there is none; `planectl host list` shows them"
+        );
+    }
     let mut transaction = database
         .begin()
         .await
         .context("begin a transaction of the database")?;
     // With an unused token, the host could be enrolled again.
     sqlx::query(
-        "DELETE FROM tokens WHERE used_at IS NULL AND host_name IN (SELECT name FROM hosts WHERE name = $1 OR id = $1)",
+        "DELETE FROM tokens WHERE used_at IS NULL AND host_name IN (SELECT name FROM hosts WHERE id = $1)",
     )
-    .bind(name)
+    .bind(id)
     .execute(&mut *transaction)
     .await
     .context("delete tokens in the database")?;
     // A token that was used would be valid for the same key again.
-    sqlx::query(
-        "UPDATE tokens SET used_for_key = NULL WHERE used_by IN (SELECT id FROM hosts WHERE name = $1 OR id = $1)",
-    )
-    .bind(name)
-    .execute(&mut *transaction)
-    .await
-    .context("end tokens in the database")?;
+    sqlx::query("UPDATE tokens SET used_for_key = NULL WHERE used_by = $1")
+        .bind(id)
+        .execute(&mut *transaction)
+        .await
+        .context("end tokens in the database")?;
     // After the tokens: a certificate that is being issued holds its token, so this waits for it, and then sees it.
     let revoked = sqlx::query(
-        "UPDATE certificates SET revoked_at = $1 WHERE revoked_at IS NULL \
-         AND host_id IN (SELECT id FROM hosts WHERE name = $2 OR id = $2)",
+        "UPDATE certificates SET revoked_at = $1 WHERE revoked_at IS NULL AND host_id = $2",
     )
     .bind(seconds(now))
-    .bind(name)
+    .bind(id)
     .execute(&mut *transaction)
     .await
     .context("revoke certificates in the database")?
     .rows_affected();
-    let known: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM hosts WHERE name = $1 OR id = $1")
-        .bind(name)
-        .fetch_one(&mut *transaction)
-        .await
-        .context("read the hosts in the database")?;
-    if known == 0 {
-        bail!(
-            "revoke the certificates of `{name}`: there is no host with this name or id; `planectl host list` shows them"
-        );
-    }
     transaction
         .commit()
         .await

@@ -114,6 +114,9 @@ enum HostCommand {
     Revoke {
         /// Its name or id.
         name: String,
+        /// It is the id. Needed if it is the name of another host, too.
+        #[arg(long)]
+        id: bool,
     },
 }
 
@@ -188,7 +191,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
         Command::Token(TokenCommand::List) => commands::list_tokens(path).await,
         Command::Token(TokenCommand::Delete { id }) => commands::delete_token(path, id).await,
         Command::Host(HostCommand::List) => commands::list_hosts(path).await,
-        Command::Host(HostCommand::Revoke { name }) => commands::revoke(path, name).await,
+        Command::Host(HostCommand::Revoke { name, id }) => commands::revoke(path, name, *id).await,
         Command::Ingress(IngressCommand::List) => commands::list_ingresses(path).await,
         Command::Ingress(IngressCommand::Forget { name }) => {
             commands::forget_ingress(path, name).await

@@ -170,3 +170,63 @@ async fn a_host_gets_no_more_certificates_than_can_be_revoked_quickly() {
         .await
         .expect("it has fewer");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_with_the_id_of_another_one_as_its_name_is_told_apart_from_it() {
+    let plane = Plane::start().await;
+    let _victim = Host::enrolled(&plane, "host-1").await;
+    let hosts = plane.said(&["host", "list"]);
+    let id = hosts.lines().nth(1).expect("a host");
+    let id = id.split_whitespace().next().expect("its id");
+    let other = Host::new(&plane, id).await;
+    let error = other
+        .enrol(&plane.token(&["--group", "racks"]), &plane.fingerprint())
+        .await
+        .expect_err("the name is an id");
+    assert!(error.contains("is the id of another host"), "{error}");
+    // A database of before may have such hosts, also one that has the id of the second one as its name.
+    let database = database_of(&plane).await;
+    for (new, name) in [("other", id), ("third", "other")] {
+        sqlx::query("INSERT INTO hosts (id, name, enrolled_at) VALUES ($1, $2, 0)")
+            .bind(new)
+            .bind(name)
+            .execute(&database)
+            .await
+            .expect("it is written");
+        sqlx::query(
+            "INSERT INTO certificates (serial, host_id, issued_at, expires_at) \
+             SELECT $1, $2, issued_at, expires_at FROM certificates WHERE host_id = $3",
+        )
+        .bind(match new {
+            "other" => "7A01",
+            _ => "7A02",
+        })
+        .bind(new)
+        .bind(id)
+        .execute(&database)
+        .await
+        .expect("it is written");
+    }
+    let error = |arguments: &[&str]| {
+        let revoking = plane.ctl(arguments);
+        assert!(!revoking.status.success());
+        String::from_utf8_lossy(&revoking.stderr).into_owned()
+    };
+    for name in [id, "other"] {
+        let said = error(&["host", "revoke", name]);
+        assert!(said.contains("the name of one host and the id"), "{said}");
+        assert!(said.contains("planectl host revoke --id"), "{said}");
+    }
+    let said = error(&["host", "revoke", "--id", "host-1"]);
+    assert!(said.contains("there is none"), "{said}");
+    let valid = || plane.said(&["host", "list"]).matches("valid until").count();
+    assert_eq!(valid(), 3);
+    for (arguments, left) in [
+        (["host", "revoke", "--id", "other"].as_slice(), 2),
+        (["host", "revoke", "host-1"].as_slice(), 1),
+    ] {
+        let said = plane.said(arguments);
+        assert!(said.contains("Revoked 1 certificates"), "{said}");
+        assert_eq!(valid(), left, "{arguments:?}");
+    }
+}
