@@ -58,25 +58,11 @@ impl Files {
         }
     }
 
-    /// Writes all files that are not as wanted. The configuration takes the place of the one before only if HAProxy can use it.
+    /// Writes all files that are not as wanted, without those of revoked certificates ([`Self::write_revoked`]). The configuration takes the place of the one before only if HAProxy
+    /// can use it.
     ///
     /// # Errors
     /// A file cannot be written, or HAProxy refuses the configuration.
-    pub async fn write(
-        &self,
-        configuration: &Configuration,
-        authority: &Authority,
-        revoked: &[Revoked],
-        now: SystemTime,
-    ) -> Result<()> {
-        self.write_revoked(&authority.revocation_list(revoked, now)?, revoked)?;
-        self.write_others(configuration, authority, now).await
-    }
-
-    /// The same without the revoked certificates.
-    ///
-    /// # Errors
-    /// As [`Self::write`].
     pub async fn write_others(
         &self,
         configuration: &Configuration,

@@ -61,8 +61,12 @@ pub struct Reconciler {
 #[derive(Debug, Default)]
 struct Done {
     refuses: Option<String>,
-    /// When the files were looked at, also by the clock.
-    files_at: Option<(Instant, SystemTime)>,
+    /// When the files were looked at.
+    files_at: Option<Instant>,
+    /// When HAProxy has read them last, also by the clock; before a reload, when this process began.
+    clock: Option<(Instant, SystemTime)>,
+    /// The time of the newest file at the last reload.
+    read: Option<SystemTime>,
     /// Hosts whose user of the message queue was deleted, and how many certificates of the host were revoked before.
     without_user: BTreeMap<String, i64>,
     /// Whether there are others.
@@ -136,10 +140,9 @@ impl Reconciler {
             true => Ok(()),
             false => self.remove_users(done, now, beat).await,
         };
-        let was_set = done
-            .files_at
-            .is_some_and(|at| was_set(at, (Instant::now(), now)));
-        let are_recent = done.files_at.is_some_and(|(at, _)| at.elapsed() < DAILY);
+        let clock = (Instant::now(), now);
+        let was_set = was_set(*done.clock.get_or_insert(clock), clock);
+        let are_recent = done.files_at.is_some_and(|at| at.elapsed() < DAILY);
         let kept = match are_recent && !was_set {
             true => Ok(()),
             false => self.keep_files(done, &revoked, now, was_set).await,
@@ -229,25 +232,46 @@ impl Reconciler {
         now: SystemTime,
         was_set: bool,
     ) -> Result<()> {
+        // A failure below is tried again soon.
+        done.files_at = None;
+        let list = self.authority.revocation_list(revoked, now)?;
+        let written = self.files.write_revoked(&list, revoked);
+        written.context("write the list of revoked certificates")?;
         let written = self
             .files
-            .write(&self.configuration, &self.authority, revoked, now);
-        written.await.context("write what HAProxy reads")?;
+            .write_others(&self.configuration, &self.authority, now);
+        let written = written.await.context("write what HAProxy reads");
+        // Also if HAProxy refuses a new configuration: the one before stays, and the certificate and the list may be new ones.
+        let read = self.have_files_read(done, now, was_set).await;
+        if let (Ok(()), Ok(true)) = (&written, &read) {
+            done.files_at = Some(Instant::now());
+        }
+        let errors = [written, read.map(drop)]
+            .into_iter()
+            .filter_map(Result::err);
+        revocation::together(&errors.collect::<Vec<_>>())
+    }
+
+    /// Makes the running HAProxy read its files if they are newer, or if `all` says so. Returns whether one runs.
+    async fn have_files_read(&self, done: &mut Done, now: SystemTime, all: bool) -> Result<bool> {
         if !self.master.is_there().await? {
             // It reads them when it starts; then they are compared with that time.
-            return Ok(());
+            return Ok(false);
         }
         let read_at = self.master.present_since(now).await? - MARGIN;
-        if was_set || self.files.changed_at()? >= read_at {
+        let changed_at = self.files.changed_at()?;
+        // The time of a file is ahead if the clock was set back: one reload is enough.
+        if all || (changed_at >= read_at && done.read != Some(changed_at)) {
             self.master.reload().await?;
+            done.read = Some(changed_at);
+            done.clock = Some((Instant::now(), now));
             tracing::info!("HAProxy has read its configuration again");
         }
         // A key that is known to others opens what was said with its tickets.
         if is_older_than(&self.files.ticket_keys, DAILY)? {
             revocation::rotate_ticket_keys(&self.master, &self.files).await?;
         }
-        done.files_at = Some((Instant::now(), now));
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -402,7 +426,7 @@ mod tests {
         let (files, socket) = (Files::below(state), state.join("master.sock"));
         let reloads = Arc::<AtomicU32>::default();
         listen(&socket, Arc::clone(&reloads));
-        let reconciler = Reconciler {
+        let mut reconciler = Reconciler {
             configuration,
             authority: Arc::new(authority),
             database: database::create(&url).await.expect("it is made"),
@@ -426,6 +450,22 @@ mod tests {
             let list = std::fs::read_to_string(&files.revoked).expect("it is there");
             assert_eq!(list != before, is_new, "{at:?}");
             before = list;
+        }
+        // HAProxy refuses this configuration at each look, and reads the other files once.
+        reconciler.configuration.ingress.user = Some("no-such-user".to_owned());
+        let mut done = Done::default();
+        for (at, wanted) in [
+            // As a process that has begun: it does not know what HAProxy has read.
+            (now, 4),
+            (now + DAILY * 2, 5),
+            (now + DAILY * 2 + PAUSE, 5),
+            (now, 6),
+            (now + PAUSE, 6),
+        ] {
+            let looked = reconciler.once(&mut done, at, &beat).await;
+            let said = looked.expect_err("it is refused").to_string();
+            assert!(said.contains("HAProxy refuses it"), "{said}");
+            assert_eq!(reloads.load(Ordering::Relaxed), wanted, "{at:?}");
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::Ordering;
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::client::{Host, Stranger, answer, carries};
@@ -259,6 +261,33 @@ async fn a_configuration_that_haproxy_refuses_takes_no_place() {
         .map(|entry| entry.expect("it can be read").file_name())
         .filter(|name| name.to_string_lossy().starts_with('.'));
     assert_eq!(left.count(), 0, "a temporary file is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_haproxy_refuses_keeps_no_old_certificate_in_use() {
+    let mut plane = Plane::start().await;
+    plane.settled().await;
+    plane.stop_serve();
+    let file = plane.place("plane.yaml");
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    let text = text.replace("user: null", "user: no-such-user");
+    std::fs::write(&file, text).expect("it is written");
+    // As one that ends soon, it is made anew.
+    let certificate = plane.place("ingress/server.pem");
+    std::fs::remove_file(&certificate).expect("it is removed");
+    plane.start_serve().await;
+    until("HAProxy shows the new one", async || {
+        let Ok(new) = CertificateDer::from_pem_file(&certificate) else {
+            return false;
+        };
+        let client = Stranger::new(&plane, None);
+        let Ok(stream) = client.connect("enroll.plane.test").await else {
+            return false;
+        };
+        let shown = stream.get_ref().1.peer_certificates();
+        shown.is_some_and(|its| its.first() == Some(&new))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
