@@ -31,7 +31,8 @@ use token::BoundTo;
 
 /// The environment variable that overrides the filter of the log.
 const LOG_VARIABLE: &str = "PF9_PLANE_LOG";
-/// Longest life of a token.
+/// Shortest and longest life of a token.
+const SHORTEST_TOKEN: Duration = Duration::from_secs(1);
 const LONGEST_TOKEN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The arguments of the program.
@@ -133,7 +134,8 @@ enum IngressCommand {
 
 fn token_life(text: &str) -> Result<Duration, String> {
     let life = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if life.is_zero() || life > LONGEST_TOKEN {
+    // The database has whole seconds.
+    if !(SHORTEST_TOKEN..=LONGEST_TOKEN).contains(&life) {
         return Err("it is not between a second and 30 days".to_owned());
     }
     Ok(life)
@@ -195,6 +197,21 @@ async fn run(arguments: &Arguments) -> Result<()> {
         Command::Ingress(IngressCommand::List) => commands::list_ingresses(path).await,
         Command::Ingress(IngressCommand::Forget { name }) => {
             commands::forget_ingress(path, name).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_lives_for_a_second_to_30_days() {
+        for text in ["1s", "1h", "30days"] {
+            token_life(text).expect(text);
+        }
+        for text in ["0s", "999ms", "30days 1s", "1", ""] {
+            token_life(text).expect_err(text);
         }
     }
 }
