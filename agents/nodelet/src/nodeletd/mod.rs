@@ -24,12 +24,14 @@ pub(crate) mod cluster_work;
 pub(crate) mod timers;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
+use daemon::files::ABANDONED;
 use daemon::health::Health;
 use daemon::{config, log, shutdown, systemd};
 use serde::Deserialize;
@@ -111,6 +113,18 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// Removes temporary files that a power cut has left beside the status and beside the state. One instance of nodeletd runs, and only it writes beside the status; nodelet may be writing
+/// beside the state.
+fn sweep(status: &Path, state: &Path) {
+    for (file, abandoned) in [(status, Duration::ZERO), (state, ABANDONED)] {
+        let directory = file.parent().filter(|directory| directory.is_dir());
+        let swept = directory.map(|directory| daemon::files::sweep(directory, abandoned));
+        if let Some(Err(error)) = swept {
+            tracing::warn!("could not {error:#}");
+        }
+    }
+}
+
 async fn run(arguments: Arguments) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("hold this host at its role: only root can");
@@ -131,14 +145,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         state: state::path(),
         disk: state::disk::Disk::live(),
     };
-    for file in [state_files.status.path(), state_files.state.as_path()] {
-        let directory = file.parent().filter(|directory| directory.is_dir());
-        if let Some(Err(error)) =
-            directory.map(|directory| daemon::files::sweep(directory, daemon::files::ABANDONED))
-        {
-            tracing::warn!("could not {error:#}");
-        }
-    }
+    sweep(state_files.status.path(), &state_files.state);
     let health = Health::default();
     let (supervisor, handles) = Supervisor::new(
         worker.clone(),
@@ -181,4 +188,23 @@ fn sibling() -> Result<PathBuf> {
         );
     }
     Ok(nodelet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_power_cut_has_left_goes_where_only_nodeletd_writes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| directory.path().join(name);
+        std::fs::create_dir(place("state")).expect("a directory");
+        let (left, beside_state) = (place(".new-abcdef"), place("state/.new-abcdef"));
+        for path in [&left, &beside_state] {
+            std::fs::write(path, "half").expect("it is written");
+        }
+        sweep(&place("kube_status"), &place("state/nodeletd.json"));
+        assert!(!left.exists());
+        assert!(beside_state.exists(), "nodelet may be writing it");
+    }
 }
