@@ -187,6 +187,7 @@ async fn no_host_has_its_name_removed_behind_the_ingress() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_opens_a_way_around_the_ingress() {
     const CONNECT: &str = "CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\nConnection: close\r\n\r\n";
+    const HTTP_2: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const FORGED: &str = "GET / HTTP/1.1\r\nHost: x\r\nX-PF9-Host-Id: other\r\n\r\n";
     let plane = Plane::start().await;
     let host = enrolled(&plane, "host-1").await;
@@ -197,6 +198,9 @@ async fn no_request_opens_a_way_around_the_ingress() {
         let said = answer(stream.expect("it is let in"), &[CONNECT, FORGED].concat()).await;
         assert!(said.starts_with("HTTP/1.1 405 "), "{name}: {said}");
         assert!(!said.contains("other"), "{name}: {said}");
+        let stream = client.connect(&format!("{name}.plane.test")).await;
+        let said = answer(stream.expect("it is let in"), HTTP_2).await;
+        assert!(said.starts_with("HTTP/1.1 400 "), "{name}: {said}");
     }
     let websocket = "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
     for (service, upgrade, is_passed_on) in [
