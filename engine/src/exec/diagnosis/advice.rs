@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::remedy::remedy;
-use crate::host::{ContainerState, Host, HostResult, ListedContainer};
+use crate::host::{ContainerState, Host, HostResult, ListedContainer, UnitState};
 use crate::model::chain;
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::docker::container_runtime;
@@ -44,13 +44,8 @@ pub(in crate::exec) async fn nearby_findings(
                 }
             }
             Spec::Service(spec) => {
-                if let Ok(unit) = host.unit(&spec.unit).await
-                    && !unit.is_active()
-                {
-                    found.push(format!("{} is {} ({})", spec.unit, unit.active, unit.sub));
-                    if let Ok(log) = host.unit_log(&spec.unit, LOG_READ).await {
-                        found.extend(telling(&log).map(|line| format!("  {}: {line}", spec.unit)));
-                    }
+                if let Ok(state) = host.unit(&spec.unit).await {
+                    found.extend(unit(host, &state, &spec.unit, is_of_connection(error)).await);
                 }
             }
             _ => {}
@@ -70,6 +65,30 @@ pub(in crate::exec) async fn nearby_findings(
     }
     found.truncate(30);
     found
+}
+
+async fn unit(
+    host: &dyn Host,
+    state: &UnitState,
+    name: &str,
+    nothing_listens: bool,
+) -> Vec<String> {
+    if state.is_active() && !nothing_listens {
+        return Vec::new();
+    }
+    let log = host.unit_log(name, LOG_READ).await.unwrap_or_default();
+    about_unit(state, name, &log)
+}
+
+/// What is to be said of a unit that does not run or does not listen. systemd starts a program again that ends all the time, so such a unit is often active:
+/// then its log tells whether there is something to say.
+fn about_unit(state: &UnitState, name: &str, log: &str) -> Vec<String> {
+    if state.is_active() && !log.lines().any(tells) {
+        return Vec::new();
+    }
+    let how = format!("{name} is {} ({})", state.active, state.sub);
+    let said = telling(log).map(|line| format!("  {name}: {line}"));
+    std::iter::once(how).chain(said).collect()
 }
 
 async fn container(host: &dyn Host, state: &ContainerState, name: &str) -> Vec<String> {
@@ -340,6 +359,40 @@ mod tests {
         let forbidden =
             ResourceError::Host(HostError::refused("compare", "forbidden (status 403)"));
         assert!(!is_of_connection(&forbidden));
+    }
+
+    /// A kubelet that refuses a flag ends all the time, and systemd starts it again each time.
+    #[test]
+    fn a_unit_that_is_active_and_does_not_listen_says_why() {
+        let about = |active: &str, sub: &str, log: String| {
+            let state = UnitState {
+                active: active.to_owned(),
+                sub: sub.to_owned(),
+                ..UnitState::default()
+            };
+            about_unit(&state, "pf9-kubelet.service", &log)
+        };
+        let refused = "F1120 10:04:01 server.go:155] unknown flag: --x";
+        let log = format!("Started\n{refused}\nStarted\n");
+        assert_eq!(
+            about("active", "running", log),
+            [
+                "pf9-kubelet.service is active (running)".to_owned(),
+                format!("  pf9-kubelet.service: {refused}")
+            ]
+        );
+        let started = "Started\n".to_owned();
+        assert_eq!(
+            about("active", "running", started.clone()),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            about("activating", "auto-restart", started),
+            [
+                "pf9-kubelet.service is activating (auto-restart)",
+                "  pf9-kubelet.service: Started"
+            ]
+        );
     }
 
     /// Kubelet removes it between the list and the question; or docker does not answer.

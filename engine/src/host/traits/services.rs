@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use crate::host::HostResult;
 
 /// A unit as systemd reports it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitState {
     /// Whether a unit file exists (`LoadState=loaded`).
     pub loaded: bool,
