@@ -201,6 +201,50 @@ fn an_unreadable_certificate_does_not_block_other_renewals() {
     assert_eq!(due.components, all[1..]);
 }
 
+/// A host that was off for so long would start its kubelet with the expired certificate, and wait for a node that cannot become Ready.
+#[test]
+fn a_kubeconfig_is_repaired_together_with_the_certificate_in_it() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    let events = Recording::default();
+    let kubeconfigs = || {
+        let health = block_on(runner(&bringup, &host, &events).check());
+        let phase = health
+            .into_iter()
+            .find(|phase| phase.phase.as_str() == "kubeconfigs")
+            .expect("it is there");
+        let condition = phase.conditions.into_iter().next().expect("it has a check");
+        (condition.status, condition.reason)
+    };
+    let set_mode = |mode: u32| {
+        host.with_world_mut(|world| {
+            let key = "/etc/pf9/kube.d/certs/admin/request.key";
+            let text = world.text(key).expect("it is there");
+            world.file_with_mode(key, &text, mode);
+        });
+    };
+    // Its mode is repaired, and the kubeconfig stays as it is.
+    set_mode(0o644);
+    assert_eq!(kubeconfigs().0, Status::True);
+    // It is only due, and a repair does not renew it. But one that repairs its files does.
+    host.with_world_mut(|world| world.advance(DAY * 300));
+    assert_eq!(kubeconfigs().0, Status::False);
+    set_mode(0o600);
+    assert_eq!(kubeconfigs().0, Status::True);
+    host.with_world_mut(|world| world.advance(DAY * 66));
+    let (status, reason) = kubeconfigs();
+    assert_eq!(status, Status::False);
+    assert_eq!(
+        reason,
+        "kubeconfig admin has certificate admin, which would be issued again"
+    );
+    let phases = ["certs", "kubeconfigs"].map(|name| name.parse().expect("a name"));
+    let outcome = block_on(runner(&bringup, &host, &events).restart(&phases, &[]));
+    assert_eq!(outcome.expect("it ends"), Outcome::Converged);
+    assert_eq!(kubeconfigs(), (Status::True, String::new()));
+}
+
 /// A server that would read its files too late to show the new certificate before the old one ends is restarted; other servers are
 /// not.
 #[test]

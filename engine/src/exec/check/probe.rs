@@ -389,8 +389,49 @@ impl Runner<'_> {
                     fields.join(", ")
                 )));
             }
+            if !step.policy.absent
+                && let Some(certificate) = self.contained_until_issued_again(host, &step.spec).await
+            {
+                return Ok(Some(format!(
+                    "{} {} has certificate {certificate}, which would be issued again",
+                    step.spec.kind(),
+                    step.spec.label()
+                )));
+            }
         }
         Ok(None)
+    }
+
+    /// The certificate in a kubeconfig, if a repair of another phase issues it again. Otherwise this repair would start programs that read the kubeconfig
+    /// with the old certificate in it, which has expired or is another node's.
+    async fn contained_until_issued_again(&self, host: &dyn Host, spec: &Spec) -> Option<String> {
+        let Spec::Kubeconfig(kubeconfig) = spec else {
+            return None;
+        };
+        if kubeconfig.by_path {
+            return None;
+        }
+        let phases = self.plan.phases.iter();
+        let steps = phases
+            .filter(|phase| phase.skipped.is_none())
+            .flat_map(|phase| &phase.steps);
+        for step in steps.filter(|step| !step.policy.absent) {
+            let Spec::Certificate(certificate) = &step.spec else {
+                continue;
+            };
+            if certificate.path != kubeconfig.certificate {
+                continue;
+            }
+            let cx = Context {
+                host,
+                ..self.context(false)
+            };
+            // If it cannot be judged, the check of its own phase says why.
+            let seen = step.spec.inspect(&cx).await.ok()?;
+            let is_issued_again = seen.change.as_ref().is_some_and(pki::is_issued_again);
+            return (is_issued_again && !seen.is_unknown).then(|| certificate.path.clone());
+        }
+        None
     }
 }
 

@@ -47,6 +47,7 @@ pub use authority::spec::AuthoritySpec;
 pub use certificate::facts::CertificateFacts;
 pub use certificate::inventory::{Inventory, Kind, Listed, inventory};
 pub use certificate::issue::Issued;
+pub(crate) use certificate::reissue::is_issued_again;
 pub use certificate::scan::{Scan, certificate_in, certificates_in, first_certificate};
 pub use certificate::spec::{CertificateSpec, SignedBy, Usage};
 pub use error::PkiError;

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::facts::{Certificate, show};
 use super::issue;
-use crate::resource::change::Differences;
+use crate::resource::change::{Action, Change, Differences};
 use crate::resource::pki::stored::Content;
 use crate::resource::pki::{Authority, CertificateSpec, SignedBy, keys, validate};
 
@@ -212,6 +212,13 @@ fn validity(
             "now",
         );
     }
+}
+
+/// Whether a change of a certificate's files issues it again. Others set modes and owners or write the authority beside it.
+pub(crate) fn is_issued_again(change: &Change) -> bool {
+    let mut fields = change.differences.iter().map(|one| one.field.as_str());
+    change.action == Action::Change
+        && fields.any(|field| !["mode", "owner", "trust"].contains(&field))
 }
 
 /// Notes two reasons for a renewal: the predecessor of its authority signed it, or it is past three fifths of its life and a new one
