@@ -1,5 +1,6 @@
 //! The members of etcd: their list from one of them, and the status of each.
 
+use std::future::Future;
 use std::net::IpAddr;
 
 use anyhow::Result;
@@ -68,11 +69,11 @@ pub(super) async fn named_by<E: AskEtcd>(etcd: &E, url: &str) -> Part<Named> {
 pub(super) async fn state<E: AskEtcd>(
     etcd: &E,
     here: Part<Named>,
-    others: Vec<IpAddr>,
+    others: impl Future<Output = Vec<IpAddr>>,
 ) -> Part<EtcdState> {
     let named = match here {
         Part::Known(named) => named,
-        Part::Unknown { unknown } => match elsewhere(etcd, others).await {
+        Part::Unknown { unknown } => match elsewhere(etcd, others.await).await {
             Some(named) => named,
             None => return Part::Unknown { unknown },
         },

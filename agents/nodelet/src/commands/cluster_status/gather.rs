@@ -7,6 +7,7 @@ use std::time::Duration;
 use engine::host::{CertificateRequestList, ClusterAccess, ClusterNode, Host, Link};
 use engine::kubernetes::NODE_SIGNER;
 use engine::kubernetes::admission::admissions;
+use engine::kubernetes::masters;
 
 use super::certificates::requests;
 use super::etcd::{AskEtcd, named_by, state};
@@ -14,10 +15,10 @@ use super::observed::{ClusterStatus, NodeRow, Part, Target, utc, within};
 use super::{backups, certificates, nodes, problems, virtual_ip};
 use crate::etcd::MEMBER;
 
-/// Time for the question whether an API server answers.
-const API: Duration = Duration::from_secs(1);
+/// Time for the question whether an API server can read.
+const API: Duration = Duration::from_secs(2);
 /// Time for the first questions. They run at the same time, as the later ones do: members of etcd 3 s (asked of other masters, and then
-/// themselves), backups 2 s. So the whole takes at most 14 s.
+/// themselves), backups 2 s. So the whole takes at most 16 s.
 pub(super) const FIRST: Duration = Duration::from_secs(4);
 
 /// Time for the pages of a list of requests, so that a part of a long list is shown.
@@ -50,7 +51,7 @@ pub(super) async fn gather<E: AskEtcd>(
     });
     let rows = nodes.known().map_or(&[][..], Vec::as_slice);
     let (etcd, virtual_ip, node_certificates) = tokio::join!(
-        state(etcd, members, other_masters(rows)),
+        state(etcd, members, other_masters(host, rows, &own)),
         virtual_ip::state(host, target, &own, &nodes),
         certificates::of_nodes(host, target, rows),
     );
@@ -81,17 +82,27 @@ pub(super) async fn gather<E: AskEtcd>(
     status
 }
 
-/// Access to this host's own API server; if that does not answer, to the one that other hosts reach, and why. If none answers, it is the own one.
+/// Access to this host's own API server; if that cannot read, to the one that other hosts reach, and why. If none answers, it is the own one.
 async fn access(host: &dyn Host, target: &Target) -> (ClusterAccess, Option<String>) {
     let own = ClusterAccess::with(&target.kubeconfig);
-    let Part::Unknown { unknown } = within(API, host.api_version(&own)).await else {
+    let Part::Unknown { unknown } = reads(host, &own).await else {
         return (own, None);
     };
     let shared = ClusterAccess::with(&target.shared);
-    match within(API, host.api_version(&shared)).await {
+    match reads(host, &shared).await {
         Part::Known(_) => (shared, Some(unknown)),
         Part::Unknown { .. } => (own, None),
     }
+}
+
+/// Whether an API server can read. One whose etcd is gone still tells its version.
+async fn reads(host: &dyn Host, access: &ClusterAccess) -> Part<bool> {
+    let namespace = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": { "name": "kube-system" },
+    });
+    within(API, host.object_exists(access, &namespace)).await
 }
 
 fn addresses(links: Vec<Link>) -> Vec<IpAddr> {
@@ -99,8 +110,14 @@ fn addresses(links: Vec<Link>) -> Vec<IpAddr> {
     all.map(|(address, _)| address).collect()
 }
 
-/// The first address of each master that is another host.
-fn other_masters(rows: &[NodeRow]) -> Vec<IpAddr> {
+/// The first address of each master that is another host. If the nodes are not known, the list of masters on this host names them.
+async fn other_masters(host: &dyn Host, rows: &[NodeRow], own: &Part<Vec<IpAddr>>) -> Vec<IpAddr> {
+    if rows.is_empty() {
+        let own = own.known().map_or(&[][..], Vec::as_slice);
+        let listed = masters::read(host).await.unwrap_or_default();
+        let addresses = listed.into_iter().map(|master| master.address);
+        return addresses.filter(|its| !own.contains(its)).collect();
+    }
     let others = rows.iter().filter(|row| row.is_other_master());
     others
         .filter_map(|row| row.addresses.first().copied())

@@ -278,12 +278,18 @@ fn backup_here(text: &mut String, state: &BackupState) {
     };
 }
 
+/// What to do if neither the API server nor etcd answers.
+const ASK_ELSEWHERE: &str = "`nodelet check` says what is wrong on this host; `nodelet cluster status` on another master shows the cluster, and whether this host was removed from it";
+
 fn problems(text: &mut String, status: &ClusterStatus) {
     if !status.unknown.is_empty() {
         text.push_str("\nunknown\n");
     }
     for part in &status.unknown {
         let _ = writeln!(text, "  ? {part}");
+    }
+    if status.nodes.known().is_none() && status.etcd.known().is_none() {
+        let _ = writeln!(text, "      next: {ASK_ELSEWHERE}");
     }
     if status.problems.is_empty() {
         if status.unknown.is_empty() {

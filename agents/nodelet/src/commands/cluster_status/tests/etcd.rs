@@ -1,5 +1,7 @@
 //! Members of etcd that do not answer, lag or have no leader.
 
+use engine::kubernetes::masters::MASTERS;
+
 use super::fake_etcd::state;
 use super::*;
 use crate::etcd::EtcdMember;
@@ -144,4 +146,11 @@ async fn if_this_hosts_member_is_silent_another_one_names_the_members() {
         .with_kubernetes(|rules| rules.remote_api = false);
     let status = cluster.status().await;
     assert_eq!(status.etcd.reason(), Some("no answer within 3 s"));
+
+    // The list on this host names the other masters.
+    let masters = r#"{"version":1,"masters":[{"name":"cp-1","address":"172.30.0.11","voter":true},{"name":"cp-2","address":"172.30.0.12","voter":true}]}"#;
+    cluster.host = cluster.host.with_file(MASTERS, masters);
+    let status = cluster.status().await;
+    let asked = status.etcd.known().map(|etcd| etcd.asked.clone());
+    assert_eq!(asked, Some(url(2)));
 }
