@@ -148,7 +148,11 @@ fn master_of_itself(settings: &KubeEnv, facts: &Facts, node: &str) -> Option<Dia
     let links = facts.links.iter().flatten();
     let mut addresses = links.flat_map(|link| &link.addresses);
     let is_own = match master.parse::<IpAddr>() {
-        Ok(address) => facts.address == Some(address) || addresses.any(|its| its.addr() == address),
+        Ok(address) => {
+            // Saved settings may have an IPv4 address in the form of IPv6.
+            let address = address.to_canonical();
+            facts.address == Some(address) || addresses.any(|its| its.addr() == address)
+        }
         Err(_) => !master.is_empty() && master.eq_ignore_ascii_case(&facts.hostname),
     };
     (node == "worker" && is_own).then(|| {
@@ -292,5 +296,8 @@ mod tests {
             let finding = master_of_itself(&settings, &facts, role);
             assert_eq!(finding.is_some(), is_wrong, "{role} {master}");
         }
+        let saved = b"ROLE: worker\nMASTER_IP: ::ffff:172.30.0.21\n".to_vec();
+        let saved = KubeEnv::resolve_saved("saved.yaml", saved).expect("settings that were good");
+        assert!(master_of_itself(&saved, &facts, "worker").is_some());
     }
 }

@@ -22,6 +22,7 @@ pub(crate) fn check(settings: &Layered) -> Vec<EnvError> {
     problems.extend(separators_of_mounts(settings));
     problems.extend(certificates_of_the_api_server(settings));
     problems.extend(docker_hub_account(settings));
+    problems.extend(ipv4_as_ipv6(settings));
     problems
 }
 
@@ -174,10 +175,13 @@ fn node_subnets(settings: Settings<'_>) -> Option<EnvError> {
     })
 }
 
+/// Settings with an address of the API.
+const ADDRESSES: [&str; 2] = ["MASTER_IP", "PUBLIC_IP"];
+
 /// The API's addresses are reachable, and outside the cluster's own networks.
 fn addresses(settings: Settings<'_>) -> Vec<EnvError> {
     let mut problems = Vec::new();
-    for key in ["MASTER_IP", "PUBLIC_IP"] {
+    for key in ADDRESSES {
         let cannot_be_reached = |address: &str, what: &str| {
             let problem = format!("{address} is {what}, other hosts cannot reach it");
             settings.broken(key, &[], problem)
@@ -219,6 +223,25 @@ fn unreachable(address: IpAddr) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// An IPv4 address is not written as one of IPv6, for example `::ffff:192.0.2.1`. Certificates, keepalived and comparisons with the addresses
+/// of hosts would take it for another address.
+fn ipv4_as_ipv6(settings: Settings<'_>) -> Vec<EnvError> {
+    let mut problems = Vec::new();
+    for key in ADDRESSES {
+        let Some(address) = settings.address(key) else {
+            continue;
+        };
+        let plain = address.to_canonical();
+        // Another rule reports what other hosts cannot reach.
+        if plain == address || unreachable(address).is_some() {
+            continue;
+        }
+        let problem = format!("{address} is an IPv4 address in the form of IPv6; write {plain}");
+        problems.push(settings.broken(key, &[], problem));
+    }
+    problems
 }
 
 /// keepalived runs only if both the virtual IP and its interface are chosen; one without the other is a mistake. A worker runs no keepalived:
