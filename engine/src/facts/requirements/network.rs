@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::plural;
-use crate::facts::model::{AddressUser, Facts, Listener};
+use crate::facts::model::{AddressUser, Facts, LinkFacts, Listener};
 use crate::facts::preflight::{NamedCidr, Verdict};
 
 pub(crate) fn ports_free(facts: &Facts, ports: &[u16]) -> Verdict {
@@ -71,10 +71,36 @@ pub(crate) fn interface(facts: &Facts, name: &str) -> Verdict {
     }
 }
 
-/// Link on which docker has its containers.
-const BRIDGE: &str = "docker0";
+/// Bridges that docker makes: its own, and that of a swarm.
+const BRIDGES: [&str; 2] = ["docker0", "docker_gwbridge"];
+
+/// Whether docker has made the link. The bridge of a network that a user has added has the first 12 digits of the network's id.
+fn is_of_docker(link: &str) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let id = link.strip_prefix("br-");
+    BRIDGES.contains(&link) || id.is_some_and(|id| id.len() == 12 && id.bytes().all(is_digit))
+}
+
+/// Whether an address with its network is the host's own. keepalived adds the virtual IP with a prefix of full length (/32).
+fn is_own(net: &IpNet) -> bool {
+    net.prefix_len() < net.max_prefix_len()
+}
+
+/// The network of a link that contains the address.
+fn network_around(link: &LinkFacts, address: IpAddr) -> Option<&IpNet> {
+    let mut own = link.addresses.iter().filter(|net| is_own(net));
+    own.find(|net| net.contains(&address))
+}
 
 pub(crate) fn virtual_ip(facts: &Facts, address: IpAddr, interface: &str) -> Verdict {
+    if is_of_docker(interface) {
+        return Verdict::not_met(
+            format!(
+                "MASTER_VIP_IFACE: {interface} is a bridge of docker, which leads to containers of this host only"
+            ),
+            "name the interface by which other hosts reach this one; `ip route` shows it",
+        );
+    }
     let Some(links) = &facts.links else {
         return Verdict::unknown(facts, "links", &["links"]);
     };
@@ -84,13 +110,11 @@ pub(crate) fn virtual_ip(facts: &Facts, address: IpAddr, interface: &str) -> Ver
             "name one that `ip link` shows",
         );
     };
-    // keepalived adds the virtual IP with a prefix of full length (/32), so an address with a shorter prefix is the host's own. If
-    // keepalived already holds the virtual IP here, that is fine.
-    let own = |net: &&IpNet| net.prefix_len() < net.max_prefix_len();
     let mut all = links
         .iter()
         .flat_map(|link| link.addresses.iter().map(move |net| (link, net)));
-    let holder = all.find(|(_, net)| net.addr() == address && own(net));
+    // If keepalived already holds the virtual IP here, that is fine.
+    let holder = all.find(|(_, net)| net.addr() == address && is_own(net));
     if facts.address == Some(address) || holder.is_some() {
         let on = holder.map_or(interface, |(link, _)| link.name.as_str());
         return Verdict::not_met(
@@ -110,31 +134,26 @@ pub(crate) fn virtual_ip(facts: &Facts, address: IpAddr, interface: &str) -> Ver
             "set it back to the virtual IP of the cluster, as the other masters have it",
         );
     }
-    let within = |name: &str| {
-        let link = facts.link(name)?;
-        link.addresses
-            .iter()
-            .filter(own)
-            .find(|net| net.contains(&address))
-    };
-    if interface != BRIDGE
-        && let Some(bridge) = within(BRIDGE)
+    let mut bridges = links.iter().filter(|link| is_of_docker(&link.name));
+    if let Some((bridge, net)) =
+        bridges.find_map(|bridge| Some((bridge, network_around(bridge, address)?)))
     {
         return Verdict::not_met(
             format!(
-                "MASTER_IP: {address} lies in {}, where docker has its containers ({BRIDGE})",
-                bridge.trunc()
+                "MASTER_IP: {address} lies in {}, where docker has its containers ({})",
+                net.trunc(),
+                bridge.name
             ),
             "choose an address of the network in which other hosts reach this one",
         );
     }
-    if within(interface).is_some() {
+    if network_around(link, address).is_some() {
         return Verdict::Met;
     }
     let networks: Vec<String> = link
         .addresses
         .iter()
-        .filter(own)
+        .filter(|net| is_own(net))
         .map(|net| net.trunc().to_string())
         .collect();
     let networks = match networks.as_slice() {

@@ -12,11 +12,17 @@ fn a_virtual_ip_is_unused_and_on_link() {
     };
     let mut facts = good();
     facts.address = Some("172.30.0.11".parse().unwrap());
-    facts.links.as_mut().unwrap().push(LinkFacts {
-        name: "docker0".to_owned(),
-        up: true,
-        addresses: vec!["172.17.0.1/16".parse().unwrap()],
-    });
+    for (bridge, address) in [
+        ("docker0", "172.17.0.1/16"),
+        ("br-0a1b2c3d4e5f", "172.18.0.1/16"),
+        ("br-lan", "172.19.0.1/16"),
+    ] {
+        facts.links.as_mut().unwrap().push(LinkFacts {
+            name: bridge.to_owned(),
+            up: true,
+            addresses: vec![address.parse().unwrap()],
+        });
+    }
     let says = |facts: &Facts, address: &str, interface: &str| {
         wanted(address, interface).check(facts).to_string()
     };
@@ -27,6 +33,7 @@ fn a_virtual_ip_is_unused_and_on_link() {
         voter: true,
     });
     assert_eq!(says(&facts, "172.30.0.100", "eth0"), "met");
+    assert_eq!(says(&facts, "172.19.0.100", "br-lan"), "met");
     for (address, interface, problem) in [
         ("172.30.0.11", "eth0", "this host's own address (on eth0)"),
         (
@@ -38,7 +45,23 @@ fn a_virtual_ip_is_unused_and_on_link() {
         (
             "172.17.0.9",
             "eth0",
-            "in 172.17.0.0/16, where docker has its containers",
+            "in 172.17.0.0/16, where docker has its containers (docker0)",
+        ),
+        (
+            "172.18.0.9",
+            "eth0",
+            "in 172.18.0.0/16, where docker has its containers (br-0a1b2c3d4e5f)",
+        ),
+        (
+            "172.17.0.9",
+            "docker0",
+            "MASTER_VIP_IFACE: docker0 is a bridge of docker, which leads to containers of this host only; \
+             name the interface by which other hosts reach this one",
+        ),
+        (
+            "172.18.0.9",
+            "br-0a1b2c3d4e5f",
+            "br-0a1b2c3d4e5f is a bridge of docker",
         ),
         ("172.30.0.100", "bond0", "there is no link bond0"),
         ("172.30.0.12", "eth0", "the address of master m-2"),
