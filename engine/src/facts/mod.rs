@@ -34,3 +34,4 @@ pub(crate) use model::{
 };
 pub use obstacle::{Obstacle, ObstacleKind};
 pub use preflight::{NamedCidr, Requirement, SupportedSystem, Verdict};
+pub(crate) use requirements::reserved_address;

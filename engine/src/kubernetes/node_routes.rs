@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
+use crate::facts::reserved_address;
 use crate::host::{Link, SubnetNode};
 
 /// Routes to the pods of other nodes.
@@ -108,12 +109,9 @@ pub(crate) fn is_on_link(address: IpAddr, links: &[Link]) -> bool {
     })
 }
 
-/// Whether a host in this network can have the address. The first and the last IPv4 address are the network's own, but in a network of at
-/// most two addresses (RFC 3021).
+/// Whether a host in this network can have the address.
 fn is_host_in(network: &IpNet, address: IpAddr) -> bool {
-    let of_network = [network.network(), network.broadcast()];
-    let is_own = matches!(network, IpNet::V4(its) if its.prefix_len() < 31);
-    network.contains(&address) && !(is_own && of_network.contains(&address))
+    network.contains(&address) && reserved_address(network, address).is_none()
 }
 
 /// For each node and subnet in the pods' network that gets no route because of another node's: that node. A sweep over the sorted subnets:
@@ -282,6 +280,20 @@ mod tests {
         let wanted = wanted_routes("cp-1", network, &nodes, &links());
         let via: IpAddr = "fd00:1::c".parse().unwrap();
         assert_eq!(wanted.routes.into_values().collect::<Vec<_>>(), [via]);
+    }
+
+    #[test]
+    fn addresses_that_no_host_can_have_lead_to_no_node() {
+        for (address, is_host) in [
+            ("172.30.0.1", true),
+            ("172.30.0.0", false),
+            ("172.30.0.255", false),
+            ("fd00:1::1", true),
+            ("fd00:1::", false),
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(is_on_link(address, &links()), is_host, "{address}");
+        }
     }
 
     #[test]

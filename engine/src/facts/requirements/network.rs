@@ -92,6 +92,36 @@ fn network_around(link: &LinkFacts, address: IpAddr) -> Option<&IpNet> {
     own.find(|net| net.contains(&address))
 }
 
+/// What an address is in this network, if no host can have it there. The first and the last IPv4 address are the network's own, but in a network
+/// of at most two addresses (RFC 3021). The first IPv6 address belongs to all routers of the network (RFC 4291), but between two routers
+/// (RFC 6164).
+pub(crate) fn reserved_address(network: &IpNet, address: IpAddr) -> Option<&'static str> {
+    let is_first = address == network.network();
+    match network {
+        IpNet::V4(its) if its.prefix_len() < 31 && is_first => Some("the network address"),
+        IpNet::V4(its) if its.prefix_len() < 31 && address == network.broadcast() => {
+            Some("the broadcast address")
+        }
+        IpNet::V6(its) if its.prefix_len() < 127 && is_first => {
+            Some("the subnet-router anycast address")
+        }
+        IpNet::V4(_) | IpNet::V6(_) => None,
+    }
+}
+
+/// Why no host can have the address on this link, if that is so.
+fn reserved_on(link: &LinkFacts, address: IpAddr) -> Option<String> {
+    let mut own = link.addresses.iter().filter(|net| is_own(net));
+    own.find_map(|net| {
+        let what = reserved_address(net, address)?;
+        Some(format!(
+            "{address} is {what} of {} ({}), which no host can have",
+            net.trunc(),
+            link.name
+        ))
+    })
+}
+
 pub(crate) fn virtual_ip(facts: &Facts, address: IpAddr, interface: &str) -> Verdict {
     if is_of_docker(interface) {
         return Verdict::not_met(
@@ -145,6 +175,12 @@ pub(crate) fn virtual_ip(facts: &Facts, address: IpAddr, interface: &str) -> Ver
                 bridge.name
             ),
             "choose an address of the network in which other hosts reach this one",
+        );
+    }
+    if let Some(problem) = reserved_on(link, address) {
+        return Verdict::not_met(
+            format!("MASTER_IP: {problem}"),
+            "choose another address of this network, one that no host has",
         );
     }
     if network_around(link, address).is_some() {

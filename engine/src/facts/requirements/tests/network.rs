@@ -76,6 +76,46 @@ fn a_virtual_ip_is_unused_and_on_link() {
 }
 
 #[test]
+fn a_virtual_ip_is_an_address_that_a_host_can_have() {
+    for (own, address, is) in [
+        (
+            "172.30.0.11/24",
+            "172.30.0.0",
+            "the network address of 172.30.0.0/24",
+        ),
+        (
+            "172.30.0.11/24",
+            "172.30.0.255",
+            "the broadcast address of 172.30.0.0/24",
+        ),
+        ("172.30.0.11/23", "172.30.0.255", ""),
+        ("172.30.0.1/31", "172.30.0.0", ""),
+        ("172.30.0.0/31", "172.30.0.1", ""),
+        (
+            "fd00:30::11/64",
+            "fd00:30::",
+            "the subnet-router anycast address of fd00:30::/64",
+        ),
+        ("fd00:30::11/64", "fd00:30::ffff:ffff:ffff:ffff", ""),
+        ("fd00:30::1/127", "fd00:30::", ""),
+    ] {
+        let mut facts = good();
+        facts.links.as_mut().unwrap()[0].addresses = vec![own.parse().unwrap()];
+        let requirement = Requirement::VirtualIp {
+            address: address.parse().unwrap(),
+            interface: "eth0".to_owned(),
+        };
+        let expected = match is {
+            "" => "met".to_owned(),
+            is => format!(
+                "MASTER_IP: {address} is {is} (eth0), which no host can have; choose another address of this network, one that no host has"
+            ),
+        };
+        check(&facts, &requirement, &expected);
+    }
+}
+
+#[test]
 fn a_virtual_ip_belongs_to_no_host_outside_of_the_cluster() {
     let requirement = Requirement::VirtualIpFree {
         address: "172.30.0.100".parse().unwrap(),
