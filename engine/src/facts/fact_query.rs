@@ -92,6 +92,8 @@ impl FactQuery {
                 | Requirement::HostNameValid
                 | Requirement::CidrsDisjoint { .. }
                 | Requirement::Interface { .. }
+                | Requirement::NodeAddress { .. }
+                | Requirement::UsableAddress { .. }
                 | Requirement::VirtualIp { .. }
                 | Requirement::SupportedSystem(_)
                 | Requirement::Architecture(_)

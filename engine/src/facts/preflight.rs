@@ -67,6 +67,16 @@ pub enum Requirement {
         /// Its name.
         name: String,
     },
+    /// An address can be a node's: it is IPv4, and a host can have it.
+    NodeAddress {
+        /// The address.
+        address: std::net::IpAddr,
+    },
+    /// A host can have an address: in no network of this host is it one that belongs to the network itself.
+    UsableAddress {
+        /// The address.
+        address: std::net::IpAddr,
+    },
     /// An address can be the masters' virtual one.
     VirtualIp {
         /// The address.
@@ -228,6 +238,8 @@ impl Requirement {
             | Self::CidrsDisjoint { .. }
             | Self::KernelFeatures(_)
             | Self::Interface { .. }
+            | Self::NodeAddress { .. }
+            | Self::UsableAddress { .. }
             | Self::VirtualIp { .. }
             | Self::VirtualIpFree { .. }
             | Self::VirtualRouterFree { .. }
@@ -275,6 +287,8 @@ impl Requirement {
             Self::CidrsDisjoint { named } => judge::cidrs_disjoint(facts, named),
             Self::KernelFeatures(names) => judge::kernel_features(facts, names),
             Self::Interface { name } => judge::interface(facts, name),
+            Self::NodeAddress { address } => judge::node_address(facts, *address),
+            Self::UsableAddress { address } => judge::usable_address(facts, *address),
             Self::VirtualIp { address, interface } => judge::virtual_ip(facts, *address, interface),
             Self::VirtualIpFree { address, port } => judge::virtual_ip_free(facts, *address, *port),
             Self::VirtualRouterFree {

@@ -12,8 +12,8 @@ use super::preflight::{SupportedSystem, Verdict};
 mod network;
 
 pub(crate) use network::{
-    cidrs_disjoint, interface, ports_free, reserved_address, virtual_ip, virtual_ip_free,
-    virtual_router_free,
+    cidrs_disjoint, interface, node_address, ports_free, reserved_address, usable_address,
+    virtual_ip, virtual_ip_free, virtual_router_free,
 };
 
 /// Units of software with its own kubelet or its own container runtime, and the name to show.

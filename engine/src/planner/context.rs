@@ -54,7 +54,7 @@ pub(super) fn script_context(
     let address = facts.address.ok_or_else(|| {
         missing(
             "address on the link of its default route",
-            "give it one; see `ip route` and `ip address`",
+            "give it an IPv4 address and a default route; see `ip -4 route` and `ip -4 address`",
         )
     })?;
     if address.is_loopback() {

@@ -154,6 +154,8 @@ pub(super) enum Precondition {
     NetworksDisjoint,
     KernelFeatures,
     Interface,
+    NodeAddress,
+    UsableAddress,
     VirtualIp,
     VirtualIpFree,
     VirtualRouterFree,

@@ -69,6 +69,60 @@ fn dry_runs_are_as_reviewed() {
 }
 
 #[test]
+fn addresses_that_no_node_can_have_are_refused_before_anything_is_touched() {
+    let settings = |name: &str| text(fixtures(format!("settings/{name}.yaml")));
+    let of_masters = |host: &str, name: &str, from: &str, to: &str| {
+        Case::of(host, &settings(name).replace(from, to))
+    };
+    let only_ipv6 = |name: &str| {
+        let mut case = Case::named(name);
+        case.facts.address = "fd00:30::11".parse().ok();
+        let links = case.facts.links.iter_mut().flatten();
+        for link in links.filter(|link| link.name == "eth0") {
+            link.addresses = vec!["fd00:30::11/64".parse().expect("a network")];
+        }
+        case
+    };
+    let no_host = "of 172.30.0.0/24 (eth0), which no host can have";
+    let no_ipv4 = "fd00:30::11 is no IPv4 address, and nodes reach one another over IPv4";
+    for (case, says) in [
+        (
+            of_masters("cp-1", "cp-1-vip", "172.30.0.100", "172.30.0.255"),
+            no_host,
+        ),
+        (
+            of_masters("cp-1", "cp-1", "172.30.0.11", "172.30.0.255"),
+            no_host,
+        ),
+        (
+            of_masters("w-1", "wk-1", "172.30.0.11", "172.30.0.0"),
+            no_host,
+        ),
+        (only_ipv6("cp-1"), no_ipv4),
+        (only_ipv6("wk-1"), no_ipv4),
+    ] {
+        refuses(&case, says);
+    }
+}
+
+/// Asserts that the dry run of the preconditions refuses the host, once, for this reason.
+#[track_caller]
+fn refuses(case: &Case, says: &str) {
+    let mut plan = case.planned();
+    plan.phases
+        .retain(|phase| phase.name.as_str() == "preflight");
+    let shown = dry_run(case, &plan);
+    assert_eq!(shown.matches(says).count(), 1, "{says}: {shown}");
+    assert!(
+        shown.contains("preconditions that do not hold (1)")
+            && shown
+                .trim_end()
+                .ends_with("refused: preconditions do not hold, nothing was touched"),
+        "{shown}"
+    );
+}
+
+#[test]
 fn a_dry_run_is_the_same_every_time() {
     let case = Case::named("cp-1-vip");
     let plan = case.planned();

@@ -122,6 +122,37 @@ fn reserved_on(link: &LinkFacts, address: IpAddr) -> Option<String> {
     })
 }
 
+pub(crate) fn node_address(facts: &Facts, address: IpAddr) -> Verdict {
+    if address.is_ipv6() {
+        return Verdict::not_met(
+            format!("{address} is no IPv4 address, and nodes reach one another over IPv4"),
+            "give the link of the default route an IPv4 address; `ip -4 address` shows those that it has",
+        );
+    }
+    not_reserved(
+        facts,
+        address,
+        "give this host another address of the network",
+    )
+}
+
+pub(crate) fn usable_address(facts: &Facts, address: IpAddr) -> Verdict {
+    not_reserved(facts, address, "choose another address")
+}
+
+/// Whether a host can have the address in the networks of this host. An address in other networks is not judged, nor one in the network of a
+/// link that is down: it leads nowhere.
+fn not_reserved(facts: &Facts, address: IpAddr, remedy: &str) -> Verdict {
+    let Some(links) = &facts.links else {
+        return Verdict::unknown(facts, "links", &["links"]);
+    };
+    let mut up = links.iter().filter(|link| link.up);
+    match up.find_map(|link| reserved_on(link, address)) {
+        Some(problem) => Verdict::not_met(problem, remedy),
+        None => Verdict::Met,
+    }
+}
+
 pub(crate) fn virtual_ip(facts: &Facts, address: IpAddr, interface: &str) -> Verdict {
     if is_of_docker(interface) {
         return Verdict::not_met(

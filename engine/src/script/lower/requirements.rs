@@ -158,6 +158,12 @@ fn requirement(
         Precondition::Interface => Requirement::Interface {
             name: options.text(name)?,
         },
+        Precondition::NodeAddress => Requirement::NodeAddress {
+            address: options.text(name)?.parse().ok()?,
+        },
+        Precondition::UsableAddress => Requirement::UsableAddress {
+            address: options.text(name)?.parse().ok()?,
+        },
         Precondition::VirtualIp => {
             let [address, interface] = options.all_texts(name)?;
             Requirement::VirtualIp {

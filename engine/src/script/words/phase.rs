@@ -113,8 +113,12 @@ words! {
         kernel_features(names: Texts) = Precondition::KernelFeatures =>
             "The kernel has these features: `br_netfilter`, `conntrack`, `ip_vs`, `nat` or `overlay`.";
         interface(name: Text) = Precondition::Interface => "A network interface is there and up.";
+        node_address(address: Address) = Precondition::NodeAddress =>
+            "An address can be a node's: it is IPv4, and a host can have it, as with `.usable_address`.";
+        usable_address(address: Address) = Precondition::UsableAddress =>
+            "A host can have an address: in no network of this host is it the network address or the broadcast address, or the subnet-router anycast address of IPv6.";
         virtual_ip(address: Address, interface: Text) = Precondition::VirtualIp =>
-            "An address can be the masters' virtual IP: a host in a network of the interface can have it, the interface is no bridge of docker, and it is not this host's own.";
+            "An address can be the masters' virtual IP: it is not this host's own, a host in a network of the interface can have it, and the interface is no bridge of docker.";
         virtual_ip_free(address: Address, port: Between(1, 65_535)) = Precondition::VirtualIpFree =>
             "No host outside of this cluster uses the masters' virtual IP. A host that answers at the port of the API server belongs to the cluster if its certificate is of the cluster's authority on this host. A host that only answers ARP has the address, too, unless it is the default gateway. A host with the hardware address of a known master belongs to the cluster. A master of a cluster that exists is asked only once it has joined, and only about another address than it was brought up with. Facts in a file (`--facts`) do not say who uses it: then the requirement is met.";
         virtual_router_free(id: Between(1, 255), interface: Text) = Precondition::VirtualRouterFree =>

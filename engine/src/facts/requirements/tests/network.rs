@@ -116,6 +116,59 @@ fn a_virtual_ip_is_an_address_that_a_host_can_have() {
 }
 
 #[test]
+fn the_address_of_a_node_is_ipv4_and_one_that_a_host_can_have() {
+    let requirement = |address: &str| Requirement::NodeAddress {
+        address: address.parse().unwrap(),
+    };
+    check(&good(), &requirement("172.30.0.11"), "met");
+    check(
+        &good(),
+        &requirement("172.30.0.255"),
+        "172.30.0.255 is the broadcast address of 172.30.0.0/24 (eth0), which no host can have; \
+         give this host another address of the network",
+    );
+    for address in ["fd00:30::11", "::ffff:172.30.0.11"] {
+        check(
+            &good(),
+            &requirement(address),
+            &format!(
+                "{address} is no IPv4 address, and nodes reach one another over IPv4; \
+                 give the link of the default route an IPv4 address; `ip -4 address` shows those that it has"
+            ),
+        );
+    }
+    unknown(
+        &requirement("172.30.0.11"),
+        "links",
+        "unknown: links: links: permission denied",
+    );
+}
+
+#[test]
+fn the_address_of_the_masters_is_one_that_a_host_can_have() {
+    let requirement = |address: &str| Requirement::UsableAddress {
+        address: address.parse().unwrap(),
+    };
+    // One of this host, one of another host, and one in a network that this host does not know.
+    for address in ["172.30.0.11", "172.30.0.12", "192.0.2.0", "fd00:30::"] {
+        check(&good(), &requirement(address), "met");
+    }
+    check(
+        &good(),
+        &requirement("172.30.0.0"),
+        "172.30.0.0 is the network address of 172.30.0.0/24 (eth0), which no host can have; choose another address",
+    );
+    // An address without a network (/32), as clouds give it, and a link that is down.
+    let mut facts = good();
+    let links = facts.links.as_mut().unwrap();
+    links[0].addresses = vec!["172.30.0.0/32".parse().unwrap()];
+    links[1].addresses = vec!["192.168.7.1/24".parse().unwrap()];
+    for address in ["172.30.0.0", "192.168.7.0"] {
+        check(&facts, &requirement(address), "met");
+    }
+}
+
+#[test]
 fn a_virtual_ip_belongs_to_no_host_outside_of_the_cluster() {
     let requirement = Requirement::VirtualIpFree {
         address: "172.30.0.100".parse().unwrap(),
