@@ -90,6 +90,7 @@ impl FactQuery {
                 | Requirement::CpusOnline(_)
                 | Requirement::CgroupControllers(_)
                 | Requirement::HostNameValid
+                | Requirement::HostNameNotOfApi { .. }
                 | Requirement::CidrsDisjoint { .. }
                 | Requirement::Interface { .. }
                 | Requirement::NodeAddress { .. }

@@ -55,6 +55,11 @@ pub enum Requirement {
     NoVirtualServices,
     /// The host's name can be a node's name.
     HostNameValid,
+    /// The host's name is none of the names of the API server: with a certificate of its node, the host could pose as the API server.
+    HostNameNotOfApi {
+        /// The names, in lower case.
+        names: Vec<String>,
+    },
     /// These networks overlap neither each other nor a network that this host is in or routes to.
     CidrsDisjoint {
         /// The networks.
@@ -216,6 +221,12 @@ impl Requirement {
         )
     }
 
+    /// Whether only a host without the role has to meet the requirement. With another name, a host with the role would be another node.
+    #[must_use]
+    pub fn is_for_bare_hosts(&self) -> bool {
+        matches!(self, Self::HostNameNotOfApi { .. })
+    }
+
     /// The requirement without its amount. A newer role that needs more memory, room or processors must not prevent the repair of a host
     /// that runs with less.
     #[must_use]
@@ -235,6 +246,7 @@ impl Requirement {
             | Self::NoEarlierCluster
             | Self::NoVirtualServices
             | Self::HostNameValid
+            | Self::HostNameNotOfApi { .. }
             | Self::CidrsDisjoint { .. }
             | Self::KernelFeatures(_)
             | Self::Interface { .. }
@@ -284,6 +296,7 @@ impl Requirement {
             Self::NoEarlierCluster => judge::no_earlier_cluster(facts),
             Self::NoVirtualServices => judge::no_virtual_services(facts),
             Self::HostNameValid => judge::host_name_valid(facts),
+            Self::HostNameNotOfApi { names } => judge::host_name_not_of_api(facts, names),
             Self::CidrsDisjoint { named } => judge::cidrs_disjoint(facts, named),
             Self::KernelFeatures(names) => judge::kernel_features(facts, names),
             Self::Interface { name } => judge::interface(facts, name),

@@ -354,6 +354,17 @@ pub(crate) fn host_name_valid(facts: &Facts) -> Verdict {
     Verdict::Met
 }
 
+pub(crate) fn host_name_not_of_api(facts: &Facts, names: &[String]) -> Verdict {
+    let name = facts.hostname.to_lowercase();
+    if !names.contains(&name) {
+        return Verdict::Met;
+    }
+    Verdict::not_met(
+        format!("the host's name is `{name}`, which is a name of the API server"),
+        "choose another with `hostnamectl set-hostname NAME`",
+    )
+}
+
 pub(crate) fn kernel_features(facts: &Facts, wanted: &[String]) -> Verdict {
     let known = |name: &String| facts.kernel_features.get(name).copied();
     let missing: Vec<&str> = wanted

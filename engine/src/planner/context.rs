@@ -234,6 +234,10 @@ fn cluster(settings: &KubeEnv, name: &str, masters: &[MasterEntry]) -> BTreeMap<
             Value::from(settings.api_service_ip().to_string()),
         ),
         (
+            "api_service_names".to_owned(),
+            Value::from(api_service_names(&text(settings, "CLUSTER_DNS_DOMAIN"))),
+        ),
+        (
             "dns_service_ip".to_owned(),
             Value::from(settings.dns_service_ip().to_string()),
         ),
@@ -241,6 +245,14 @@ fn cluster(settings: &KubeEnv, name: &str, masters: &[MasterEntry]) -> BTreeMap<
         ("masters".to_owned(), masters),
         ("other_masters".to_owned(), others),
     ])
+}
+
+/// The names of the Service `kubernetes`, by which pods reach the API server. Its certificate has them.
+fn api_service_names(domain: &str) -> Vec<String> {
+    let name = "kubernetes.default.svc";
+    let short = ["kubernetes", "kubernetes.default", name].map(str::to_owned);
+    let whole = format!("{name}.{domain}");
+    short.into_iter().chain([whole]).collect()
 }
 
 /// The cluster's id. If none is given, the address of its master, which also tells it apart from its neighbours.

@@ -30,6 +30,8 @@ pub const CLUSTER_FIELDS: &[Field] = field_list! {
         "URL of the API server for this host's own programs: the one on this host on a master, otherwise as `api_url`.";
     api_service_ip: "text" =>
         "Address of the API server inside the cluster: address 1 of `SERVICES_CIDR`.";
+    api_service_names: "list of texts" =>
+        "Names of the API server inside the cluster, which no host may have: `kubernetes`, alone and with its namespace, `svc` and `CLUSTER_DNS_DOMAIN`.";
     dns_service_ip: "text" => "Address of the cluster's DNS: address 10 of `SERVICES_CIDR`.";
     shared_settings: "map" =>
         "The settings that all masters of a cluster have in common, by name; those without a value are left out.";

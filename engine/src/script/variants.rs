@@ -151,6 +151,7 @@ pub(super) enum Precondition {
     NoEarlierCluster,
     NoVirtualServices,
     HostNameValid,
+    HostNameNotOfApi,
     NetworksDisjoint,
     KernelFeatures,
     Interface,

@@ -105,6 +105,37 @@ fn addresses_that_no_node_can_have_are_refused_before_anything_is_touched() {
     }
 }
 
+#[test]
+fn a_host_with_a_name_of_the_api_server_is_refused_before_anything_is_touched() {
+    let domain = "CLUSTER_DNS_DOMAIN: example.org\n";
+    let usual = Case::of("cp-1", &(text(fixtures("settings/cp-1.yaml")) + domain)).planned();
+    let certs = usual.phase("certs").map(report::plan).unwrap_or_default();
+    for name in [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.example.org",
+    ] {
+        let named = |settings: &str| {
+            let settings = text(fixtures(format!("settings/{settings}.yaml"))) + domain;
+            let host = if settings.contains("worker") {
+                "w-1"
+            } else {
+                "cp-1"
+            };
+            let mut case = Case::of(host, &settings);
+            case.facts.hostname = name.to_owned();
+            case
+        };
+        for case in [named("cp-1"), named("wk-1")] {
+            let says = format!("the host's name is `{name}`, which is a name of the API server");
+            refuses(&case, &says);
+        }
+        // `nodelet pki issue` refuses each name of the API server's certificate.
+        assert!(certs.contains(&format!("{name:?}")), "{certs}");
+    }
+}
+
 /// Asserts that the dry run of the preconditions refuses the host, once, for this reason.
 #[track_caller]
 fn refuses(case: &Case, says: &str) {

@@ -413,6 +413,28 @@ fn a_met_precondition_is_not_checked_again() {
     assert_eq!(run.outcome, Outcome::Refused, "{}", run.text());
 }
 
+/// An earlier release did not ask for the name. The host needs repairs as before, and with another name it would be another node.
+#[test]
+fn a_host_with_the_role_keeps_its_name_if_a_newer_role_refuses_it() {
+    let bringup = |newer: &str| {
+        let memory = r#"require("memory").memory("1M");"#;
+        let file = r#"file("/etc/ours").content("x");"#;
+        Bringup::of_scripts(&phase("first", "", &format!("{memory}\n{newer}\n{file}")))
+    };
+    let newer = bringup(r#"require("the name").host_name_not_of_api(["cp-1"]);"#);
+    let host = FakeHost::new();
+    let run = bringup("").apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let run = newer.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    // The record of met preconditions is lost.
+    host.with_world_mut(|world| world.remove("/var/opt/pf9/nodelet/preflight.json"));
+    let run = newer.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let run = newer.apply(&FakeHost::new());
+    assert_eq!(run.outcome, Outcome::Refused, "{}", run.text());
+}
+
 #[test]
 fn preconditions_count_also_if_a_run_begins_later() {
     let scripts = with_phase(

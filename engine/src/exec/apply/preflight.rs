@@ -2,7 +2,7 @@
 //!
 //! On a host with the role, the role itself uses the ports and docker runs. So a requirement that was met is recorded
 //! and not evaluated again. A changed requirement (another port) is another requirement. More of the same (more room)
-//! is required of bare hosts only.
+//! is required of bare hosts only, and so is a name that the API server does not have.
 //!
 //! Two requirements are about other hosts: that they use neither the virtual IP nor the router id. The first master is asked when it begins its
 //! cluster. A master of a cluster that exists is asked only about a value that differs from the one with which it was brought up: its cluster
@@ -102,6 +102,7 @@ impl Runner<'_> {
         }
         // On a host with the role they were met, but the record of that may be lost.
         let has_role = record.met.is_empty() && self.has_role().await;
+        let is_bare = record.met.is_empty() && !has_role;
         let unasked = self.unasked(&record.met).await;
         let without_ours = match self.rebuild {
             true => Some(self.facts_without_ours().await),
@@ -119,7 +120,9 @@ impl Runner<'_> {
                 let facts = match &without_ours {
                     Some(without_ours) if ahead => without_ours,
                     _ if record.met.contains(&digest) => continue,
-                    _ if has_role && requirement.requirement.invalidated_by_role() => {
+                    _ if (has_role && requirement.requirement.invalidated_by_role())
+                        || (!is_bare && requirement.requirement.is_for_bare_hosts()) =>
+                    {
                         record.met.insert(digest);
                         continue;
                     }

@@ -141,6 +141,9 @@ fn requirement(
         Precondition::NoEarlierCluster => Requirement::NoEarlierCluster,
         Precondition::NoVirtualServices => Requirement::NoVirtualServices,
         Precondition::HostNameValid => Requirement::HostNameValid,
+        Precondition::HostNameNotOfApi => Requirement::HostNameNotOfApi {
+            names: options.texts(name)?,
+        },
         Precondition::NetworksDisjoint => Requirement::CidrsDisjoint {
             named: pairs()
                 .into_iter()

@@ -108,6 +108,8 @@ words! {
         no_virtual_services() = Precondition::NoVirtualServices =>
             "No other program uses IPVS, the kernel's load balancer.";
         host_name_valid() = Precondition::HostNameValid => "The host's name can be a node's name.";
+        host_name_not_of_api(names: Texts) = Precondition::HostNameNotOfApi =>
+            "The host's name is none of these names, which belong to the API server. They are in lower case. It is required of hosts without the role only.";
         networks_disjoint(networks: Map) = Precondition::NetworksDisjoint =>
             "These networks overlap neither each other nor the host's own.";
         kernel_features(names: Texts) = Precondition::KernelFeatures =>

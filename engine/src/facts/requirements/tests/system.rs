@@ -180,6 +180,27 @@ fn host_names() {
 }
 
 #[test]
+fn names_of_the_api_server() {
+    let requirement = Requirement::HostNameNotOfApi {
+        names: words(&["kubernetes", "kubernetes.default"]),
+    };
+    for name in ["kubernetes", "Kubernetes.default"] {
+        check(
+            &Facts::nothing_about(name),
+            &requirement,
+            &format!(
+                "the host's name is `{}`, which is a name of the API server; \
+                 choose another with `hostnamectl set-hostname NAME`",
+                name.to_lowercase()
+            ),
+        );
+    }
+    for name in ["cp-1", "kubernetes-1", "kubernetes.example.org"] {
+        check(&Facts::nothing_about(name), &requirement, "met");
+    }
+}
+
+#[test]
 fn system_init_user_and_clock() {
     let system = |versions: &[&str]| SupportedSystem {
         id: "debian".to_owned(),
