@@ -224,18 +224,18 @@ async fn end(master: &Master, worker: Worker, serials: &BTreeSet<&str>) -> Resul
     }
     let sessions = master.ask(worker, "show sess").await?;
     let sessions = sessions_by_peer(&sessions);
+    let found = peers.iter().filter_map(|its| sessions.get(its)).flatten();
+    let found: Vec<(&str, bool)> = found.copied().collect();
     let mut ended = hidden.len();
-    for (peer, (session, has_service)) in &sessions {
-        if peers.contains(peer) {
-            let answer = master
-                .ask(worker, &format!("shutdown session {session}"))
-                .await?;
-            // It may have ended by itself.
-            if !answer.trim().is_empty() && !answer.contains("No such session") {
-                bail!("HAProxy answers to `shutdown session`: {}", answer.trim());
-            }
-            ended += usize::from(*has_service);
+    for (session, has_service) in found {
+        let answer = master
+            .ask(worker, &format!("shutdown session {session}"))
+            .await?;
+        // It may have ended by itself.
+        if !answer.trim().is_empty() && !answer.contains("No such session") {
+            bail!("HAProxy answers to `shutdown session`: {}", answer.trim());
         }
+        ended += usize::from(has_service);
     }
     Ok(ended)
 }
@@ -253,25 +253,28 @@ fn tracked(table: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Sessions by the address of their client, and whether they may reach their service: it is connected, or was not yet.
-fn sessions_by_peer(sessions: &str) -> BTreeMap<&str, (&str, bool)> {
-    sessions
-        .lines()
-        .filter_map(|line| {
-            let (session, rest) = line.split_once(':')?;
-            if !session.starts_with("0x") {
-                return None;
-            }
-            let word = |name| {
-                rest.split_whitespace()
-                    .find_map(|word| word.strip_prefix(name))
-            };
-            // The state of the side of the service, flags, and its socket.
-            let has_lost_it = |side: &str| !side.starts_with("0,") && side.contains(",fd=-");
-            let has_service = !word("scb=[").is_some_and(has_lost_it);
-            Some((word("src=")?, (session, has_service)))
-        })
-        .collect()
+/// Sessions by the address of their client, and whether they may reach their service: it is connected, or was not yet. The same address may have several: at two addresses of the
+/// plane, or one of a connection that has just ended.
+fn sessions_by_peer(sessions: &str) -> BTreeMap<&str, Vec<(&str, bool)>> {
+    let found = sessions.lines().filter_map(|line| {
+        let (session, rest) = line.split_once(':')?;
+        if !session.starts_with("0x") {
+            return None;
+        }
+        let word = |name| {
+            rest.split_whitespace()
+                .find_map(|word| word.strip_prefix(name))
+        };
+        // The state of the side of the service, flags, and its socket.
+        let has_lost_it = |side: &str| !side.starts_with("0,") && side.contains(",fd=-");
+        let has_service = !word("scb=[").is_some_and(has_lost_it);
+        Some((word("src=")?, (session, has_service)))
+    });
+    let mut by_peer = BTreeMap::<_, Vec<_>>::new();
+    for (peer, session) in found {
+        by_peer.entry(peer).or_default().push(session);
+    }
+    by_peer
 }
 
 #[cfg(test)]
@@ -314,12 +317,13 @@ mod tests {
         let sessions = "0x7f1: proto=tcpv4 src=127.0.0.1:4000 fe=tls be=amqp srv=amqp ts=00 age=1s scf=[8,0h,fd=20] scb=[8,200h,fd=21] exp=1s\n\
             0x7f2: proto=unix_stream src=unix:1 fe=GLOBAL be=<NONE>\n\
             0x7f3: proto=tcpv6 src=::1:4001 fe=tls be=amqp scf=[8,0h,fd=20] scb=[10,200h,fd=-1] exp=1s\n\
-            0x7f4: proto=tcpv6 src=::1:4002 fe=tls be=tls scf=[8,0h,fd=22] scb=[0,0h,fd=-1] exp=1s\n";
+            0x7f4: proto=tcpv6 src=::1:4002 fe=tls be=tls scf=[8,0h,fd=22] scb=[0,0h,fd=-1] exp=1s\n\
+            0x7f5: proto=tcpv4 src=127.0.0.1:4000 fe=tls be=rest scf=[8,0h,fd=23] scb=[10,200h,fd=-1] exp=1s\n";
         let found = sessions_by_peer(sessions);
-        assert_eq!(found.get("127.0.0.1:4000"), Some(&("0x7f1", true)));
-        assert_eq!(found.get("unix:1"), Some(&("0x7f2", true)));
-        assert_eq!(found.get("::1:4001"), Some(&("0x7f3", false)));
-        assert_eq!(found.get("::1:4002"), Some(&("0x7f4", true)));
+        assert_eq!(found["127.0.0.1:4000"], [("0x7f1", true), ("0x7f5", false)]);
+        assert_eq!(found["unix:1"], [("0x7f2", true)]);
+        assert_eq!(found["::1:4001"], [("0x7f3", false)]);
+        assert_eq!(found["::1:4002"], [("0x7f4", true)]);
         assert!(sessions_by_peer("").is_empty());
     }
 
