@@ -145,7 +145,7 @@ impl Reconciler {
         let are_recent = done.files_at.is_some_and(|at| at.elapsed() < DAILY);
         let kept = match are_recent && !was_set {
             true => Ok(()),
-            false => self.keep_files(done, &revoked, now, was_set).await,
+            false => self.keep_files(done, &revoked, now, was_set, beat).await,
         };
         if refused.is_ok() && removed.is_ok() && !is_as_wanted {
             tracing::info!("the ingress refuses {} certificates", revoked.len());
@@ -231,7 +231,10 @@ impl Reconciler {
         revoked: &[Revoked],
         now: SystemTime,
         was_set: bool,
+        beat: &Beat,
     ) -> Result<()> {
+        // A check of the configuration may take 30 s, and a reload 25 s: 10 s for its first look at the workers, and 15 s for the new one.
+        beat.within(PROGRESS);
         // A failure below is tried again soon.
         done.files_at = None;
         let list = self.authority.revocation_list(revoked, now)?;
@@ -241,6 +244,7 @@ impl Reconciler {
             .files
             .write_others(&self.configuration, &self.authority, now);
         let written = written.await.context("write what HAProxy reads");
+        beat.within(PROGRESS);
         // Also if HAProxy refuses a new configuration: the one before stays, and the certificate and the list may be new ones.
         let read = self.have_files_read(done, now, was_set).await;
         if let (Ok(()), Ok(true)) = (&written, &read) {
@@ -406,10 +410,8 @@ mod tests {
         });
     }
 
-    #[tokio::test]
-    async fn haproxy_reads_new_files_if_the_clock_was_set() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let state = directory.path();
+    /// What keeps the ingress of a plane with this state, with an HAProxy that counts how often it has read its files again.
+    async fn reconciler_in(state: &Path, reloads: &Arc<AtomicU32>) -> Reconciler {
         for name in ["authority", "ingress"] {
             std::fs::create_dir(state.join(name)).expect("it is made");
         }
@@ -420,20 +422,40 @@ mod tests {
         );
         std::fs::write(&path, text).expect("it is written");
         let configuration = Configuration::read(&path).expect("it is right");
-        let now = SystemTime::now();
-        let authority = Authority::create(state, "plane.test", now).expect("it is made");
+        let authority = Authority::create(state, "plane.test", SystemTime::now());
         let url = configuration.database_url().expect("a default");
-        let (files, socket) = (Files::below(state), state.join("master.sock"));
-        let reloads = Arc::<AtomicU32>::default();
-        listen(&socket, Arc::clone(&reloads));
-        let mut reconciler = Reconciler {
+        let socket = state.join("master.sock");
+        listen(&socket, Arc::clone(reloads));
+        Reconciler {
             configuration,
-            authority: Arc::new(authority),
+            authority: Arc::new(authority.expect("it is made")),
             database: database::create(&url).await.expect("it is made"),
             message_queue: None,
-            files: files.clone(),
+            files: Files::below(state),
             master: Master(socket),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn the_files_have_their_own_time_for_progress() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let reconciler = reconciler_in(directory.path(), &Arc::default()).await;
+        let health = Health::default();
+        // What was done before them has taken all of its time.
+        let beat = health.part("ingress", Duration::ZERO);
+        let (mut done, now) = (Done::default(), SystemTime::now());
+        let looked = reconciler.once(&mut done, now, &beat).await;
+        looked.expect("it is as wanted");
+        assert!(health.problems().is_empty());
+    }
+
+    #[tokio::test]
+    async fn haproxy_reads_new_files_if_the_clock_was_set() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let reloads = Arc::<AtomicU32>::default();
+        let mut reconciler = reconciler_in(directory.path(), &reloads).await;
+        let files = reconciler.files.clone();
+        let now = SystemTime::now();
         let beat = Health::default().part("ingress", DAILY);
         let mut done = Done::default();
         let mut before = String::new();
