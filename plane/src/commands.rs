@@ -36,6 +36,12 @@ pub(crate) async fn init(path: &Path) -> Result<()> {
             .with_context(|| format!("make {}", directory.display()))?;
     }
     let _one = lock(state).await?;
+    let files = Files::below(state);
+    // Before anything is written: what was left may fill the disk.
+    let warning = match files.sweep() {
+        Ok(()) => String::new(),
+        Err(error) => format!("Warning: could not {error:#}.\n"),
+    };
     let database = database::create(&configuration.database_url()?).await?;
     let root = state.join("authority/root.crt");
     let has_root = root
@@ -43,7 +49,7 @@ pub(crate) async fn init(path: &Path) -> Result<()> {
         .with_context(|| format!("look for {}", root.display()))?;
     let authority = match has_root {
         true => {
-            if !database::has_root(&database).await? && Files::below(state).revoked.exists() {
+            if !database::has_root(&database).await? && files.revoked.exists() {
                 bail!(
                     "make the tables of the database: there is an authority with hosts that are not in it; bring back the database, or remove {} to begin anew",
                     state.display()
@@ -63,13 +69,12 @@ pub(crate) async fn init(path: &Path) -> Result<()> {
     };
     database::note_root(&database, &authority.fingerprint()?).await?;
     message_queue::shared_secret(state, &database).await?;
-    let files = Files::below(state);
     write_revoked(&database, &authority, &files, now).await?;
     files.write_others(&configuration, &authority, now).await?;
     // HAProxy may have taken half a minute to check its configuration, and may be started now.
     write_revoked(&database, &authority, &files, now).await?;
     print(&format!(
-        "The plane {} is ready for `planectl serve`.\nHAProxy's configuration: {}\nFingerprint of the root: {}\n",
+        "The plane {} is ready for `planectl serve`.\nHAProxy's configuration: {}\n{warning}Fingerprint of the root: {}\n",
         configuration.host,
         files.configuration.display(),
         authority.fingerprint()?

@@ -81,13 +81,23 @@ impl Files {
         }
         if let Some(directory) = self.configuration.parent() {
             set_mode(directory, DIRECTORY)?;
-            daemon::files::sweep(directory, daemon::files::ABANDONED)?;
         }
         let text = configuration::text(configuration, self)?;
         // `planectl init` and `planectl serve` may do this at the same time.
         let tried = daemon::files::beside(&self.configuration, text.as_bytes(), 0o644)?;
         configuration::validate(&tried).await?;
         replaced(&self.configuration, &text, 0o644)
+    }
+
+    /// Removes what a power cut has left beside them. HAProxy reads none of it, so a failure is no reason to keep it from its files.
+    ///
+    /// # Errors
+    /// The directory cannot be listed, or a file in it cannot be removed.
+    pub fn sweep(&self) -> Result<()> {
+        match self.configuration.parent() {
+            Some(directory) => daemon::files::sweep(directory, daemon::files::ABANDONED),
+            None => Ok(()),
+        }
     }
 
     /// When one of the files has changed last that only a new worker reads.

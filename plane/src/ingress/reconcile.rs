@@ -67,6 +67,8 @@ struct Done {
     clock: Option<(Instant, SystemTime)>,
     /// The time of the newest file at the last reload.
     read: Option<SystemTime>,
+    /// Why what a power cut has left could not be removed; empty if it could.
+    unswept: String,
     /// Hosts whose user of the message queue was deleted, and how many certificates of the host were revoked before.
     without_user: BTreeMap<String, i64>,
     /// Whether there are others.
@@ -102,10 +104,8 @@ impl Reconciler {
                     }
                 }
                 Err(error) => {
-                    let message = format!("{error:#}");
-                    if message != said {
+                    if let Some(message) = news(&mut said, &error) {
                         tracing::error!("could not {message}; it is tried again");
-                        said = message;
                     }
                     let grown = (PAUSE * 2_u32.saturating_pow(failures.min(8))).min(LONGEST_PAUSE);
                     failures = failures.saturating_add(1);
@@ -237,6 +237,10 @@ impl Reconciler {
         beat.within(PROGRESS);
         // A failure below is tried again soon.
         done.files_at = None;
+        // Before anything is written: what was left may fill the disk.
+        if let Some(message) = self.sweep(done) {
+            tracing::warn!("could not {message}; HAProxy does not read what stays there");
+        }
         let list = self.authority.revocation_list(revoked, now)?;
         let written = self.files.write_revoked(&list, revoked);
         written.context("write the list of revoked certificates")?;
@@ -254,6 +258,17 @@ impl Reconciler {
             .into_iter()
             .filter_map(Result::err);
         revocation::together(&errors.collect::<Vec<_>>())
+    }
+
+    /// Removes what a power cut has left beside the files. Returns why it could not, once for as long as that is the same.
+    fn sweep(&self, done: &mut Done) -> Option<String> {
+        match self.files.sweep() {
+            Ok(()) => {
+                done.unswept.clear();
+                None
+            }
+            Err(error) => news(&mut done.unswept, &error),
+        }
     }
 
     /// Makes the running HAProxy read its files if they are newer, or if `all` says so. Returns whether one runs.
@@ -277,6 +292,14 @@ impl Reconciler {
         }
         Ok(true)
     }
+}
+
+/// The words of an error if they are not the ones that were said last, which they replace: what lasts is said once.
+fn news(said: &mut String, error: &anyhow::Error) -> Option<String> {
+    let message = format!("{error:#}");
+    let is_new = *said != message;
+    said.clone_from(&message);
+    is_new.then_some(message)
 }
 
 /// Whether the clock was set between these times: certificates and lists that were made before may be of no use.
@@ -447,6 +470,40 @@ mod tests {
         let looked = reconciler.once(&mut done, now, &beat).await;
         looked.expect("it is as wanted");
         assert!(health.problems().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_left_is_removed_also_if_nothing_can_be_written() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let reconciler = reconciler_in(directory.path(), &Arc::default()).await;
+        let left = directory.path().join("ingress/.new-000old");
+        let file = std::fs::File::create(&left).expect("it is made");
+        let now = SystemTime::now();
+        let before = now - daemon::files::ABANDONED * 2;
+        file.set_modified(before).expect("its time");
+        // As on a disk that is full.
+        std::fs::create_dir(&reconciler.files.revoked).expect("it is made");
+        let beat = Health::default().part("ingress", DAILY);
+        let looked = reconciler.once(&mut Done::default(), now, &beat).await;
+        let said = looked.expect_err("it cannot be written").to_string();
+        assert!(said.contains("write the list of revoked"), "{said}");
+        assert!(!left.exists());
+    }
+
+    #[tokio::test]
+    async fn why_what_was_left_stays_is_said_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let reconciler = reconciler_in(directory.path(), &Arc::default()).await;
+        let [present, away] = ["ingress", "away"].map(|name| directory.path().join(name));
+        let mut done = Done::default();
+        for _ in 0..2 {
+            std::fs::rename(&present, &away).expect("it is moved");
+            let said = reconciler.sweep(&mut done).expect("it is not there");
+            assert!(said.contains("list "), "{said}");
+            assert_eq!(reconciler.sweep(&mut done), None);
+            std::fs::rename(&away, &present).expect("it is moved back");
+            assert_eq!(reconciler.sweep(&mut done), None);
+        }
     }
 
     #[tokio::test]

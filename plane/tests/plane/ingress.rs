@@ -1,8 +1,11 @@
 //! What the ingress passes on to a service, and what it refuses.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
+use daemon::files::ABANDONED;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -292,6 +295,34 @@ async fn a_configuration_that_haproxy_refuses_keeps_no_old_certificate_in_use() 
         shown.is_some_and(|its| its.first() == Some(&new))
     })
     .await;
+}
+
+/// As one is in a file system that is damaged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_removed_keeps_nothing_from_haproxy() {
+    let mut plane = Plane::start().await;
+    plane.settled().await;
+    plane.stop_serve();
+    let configuration = plane.place("ingress/haproxy.cfg");
+    std::fs::remove_file(&configuration).expect("it is removed");
+    let left = plane.place("ingress/.new-000old");
+    let file = std::fs::File::create(&left).expect("it is made");
+    let before = SystemTime::now() - ABANDONED * 2;
+    file.set_modified(before).expect("its time");
+    let init = plane.command(&["init"]);
+    let made = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null"])
+        .args(["-e", "inject=unlink,unlinkat:error=EIO", "-P"])
+        .arg(&left)
+        .arg(init.get_program())
+        .args(init.get_args())
+        .output()
+        .expect("apt-get install strace");
+    let said = String::from_utf8_lossy(&[made.stdout, made.stderr].concat()).into_owned();
+    assert!(made.status.success(), "{said}");
+    let warning = format!("Warning: could not remove {}", left.display());
+    assert!(said.contains(&warning), "{said}");
+    assert!(left.exists() && configuration.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
