@@ -55,7 +55,7 @@ pub async fn list(database: &AnyPool, now: SystemTime) -> Result<Vec<Host>> {
     Ok(hosts)
 }
 
-/// A revoked certificate is refused for so long after its end: a connection that was opened before may still be there.
+/// A revoked certificate is refused for so long after its end, and after its revocation if that was later: a connection that was opened before its end may still be there.
 const KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// Revokes all certificates of the host with this name or id, and deletes its tokens that were not used. Returns how many certificates that are.
@@ -131,13 +131,14 @@ pub async fn revoke_id(database: &AnyPool, id: &str, now: SystemTime) -> Result<
     Ok(revoked)
 }
 
-/// Certificates that were revoked and have not expired long ago, by serial number.
+/// Certificates that were revoked and have not expired long ago, or were revoked a short time ago, by serial number.
 ///
 /// # Errors
 /// The database does not answer.
 pub async fn revoked(database: &AnyPool, now: SystemTime) -> Result<Vec<Revoked>> {
     let rows = sqlx::query(
-        "SELECT serial, revoked_at FROM certificates WHERE revoked_at IS NOT NULL AND expires_at > $1 ORDER BY serial",
+        "SELECT serial, revoked_at FROM certificates WHERE revoked_at IS NOT NULL \
+         AND (expires_at > $1 OR revoked_at > $1) ORDER BY serial",
     )
     .bind(seconds(now - KEPT))
     .fetch_all(database)
@@ -173,7 +174,7 @@ pub struct RevokedHost {
 pub async fn revoked_hosts(database: &AnyPool, now: SystemTime) -> Result<Vec<RevokedHost>> {
     let rows: Vec<(String, i64, i64)> = sqlx::query_as(
         "SELECT host_id, MAX(revoked_at), COUNT(*) FROM certificates WHERE revoked_at IS NOT NULL \
-         AND host_id IN (SELECT host_id FROM certificates WHERE revoked_at IS NOT NULL AND expires_at > $1) \
+         AND host_id IN (SELECT host_id FROM certificates WHERE revoked_at IS NOT NULL AND (expires_at > $1 OR revoked_at > $1)) \
          AND host_id NOT IN (SELECT host_id FROM certificates WHERE revoked_at IS NULL AND expires_at > $2) \
          GROUP BY host_id ORDER BY host_id",
     )
@@ -233,4 +234,44 @@ pub async fn revocations(database: &AnyPool, host_id: &str) -> Result<i64> {
     .fetch_one(database)
     .await
     .context("read the revoked certificates of the host in the database")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[tokio::test]
+    async fn a_revocation_ends_what_a_certificate_has_that_ended_long_ago() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite://{}", directory.path().join("plane.db").display());
+        let database = database::create(&url).await.expect("it is made");
+        let now = SystemTime::now();
+        sqlx::query("INSERT INTO hosts (id, name, enrolled_at) VALUES ('id', 'host-1', $1)")
+            .bind(seconds(now - DAY * 400))
+            .execute(&database)
+            .await
+            .expect("it is written");
+        sqlx::query(
+            "INSERT INTO certificates (serial, host_id, issued_at, expires_at) VALUES ('41AB', 'id', $1, $2)",
+        )
+        .bind(seconds(now - DAY * 400))
+        .bind(seconds(now - DAY * 100))
+        .execute(&database)
+        .await
+        .expect("it is written");
+        let refused = async |at: SystemTime| {
+            let certificates = revoked(&database, at).await.expect("they are read");
+            let hosts = revoked_hosts(&database, at).await.expect("they are read");
+            (certificates.len(), hosts.len())
+        };
+        assert_eq!(refused(now).await, (0, 0));
+        let count = revoke(&database, "host-1", now).await;
+        assert_eq!(count.expect("it is revoked"), 1);
+        for (at, wanted) in [(now, 1), (now + DAY * 89, 1), (now + DAY * 91, 0)] {
+            assert_eq!(refused(at).await, (wanted, wanted), "{at:?}");
+        }
+    }
 }
