@@ -37,6 +37,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 const LARGEST: usize = 64 * 1024;
 /// What passwords are made from, below the directory of the plane's state.
 pub const SECRET: &str = "authority/message-queue.secret";
+/// The permission that no name has.
+const NOTHING: &str = r"^\z";
 
 /// The queue that a host reads.
 #[must_use]
@@ -129,9 +131,7 @@ impl MessageQueue {
             let unusable = json!({"password_hash": "", "tags": ""});
             self.put(&format!("users/{user}"), &unusable).await?;
         }
-        for (place, what) in permissions(host_id) {
-            self.put(&format!("{place}/{its}/{user}"), &what).await?;
-        }
+        self.put_permissions(host_id, &user).await?;
         let with_password = json!({"password": &password, "tags": ""});
         self.put(&format!("users/{user}"), &with_password).await?;
         Ok(enrolment::MessageQueue {
@@ -139,6 +139,27 @@ impl MessageQueue {
             password: Secret(password),
             virtual_host: self.virtual_host.clone(),
         })
+    }
+
+    /// Gives the user of a host the permissions of this version, if there is one: an earlier version may have made it. Open connections go on.
+    ///
+    /// # Errors
+    /// RabbitMQ does not answer, or refuses.
+    pub async fn limit(&self, host_id: &str) -> Result<()> {
+        let _one = self.users.lock().await;
+        let user = format!("host.{host_id}");
+        match self.has(&format!("users/{user}")).await? {
+            true => self.put_permissions(host_id, &user).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn put_permissions(&self, host_id: &str, user: &str) -> Result<()> {
+        let its = word(&self.virtual_host);
+        for (place, what) in permissions(host_id) {
+            self.put(&format!("{place}/{its}/{user}"), &what).await?;
+        }
+        Ok(())
     }
 
     /// Deletes the user of a host, which closes its connections, if `still` says so. No user is no error.
@@ -236,7 +257,8 @@ fn code(secret: &str, text: &str) -> Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(code.finalize().into_bytes()))
 }
 
-/// What the user of a host may do. Names are regular expressions there; an id has no sign with a meaning but the hyphen.
+/// What the user of a host may do. Names are regular expressions there (PCRE); an id has no sign with a meaning but the hyphen. Their end is `\z`, because `$` also matches before a last
+/// line feed.
 fn permissions(host_id: &str) -> [(&'static str, Value); 2] {
     let plain = |name: String| name.replace('.', "\\.");
     let (queue, out) = (plain(queue(host_id)), plain(exchange(host_id)));
@@ -245,11 +267,13 @@ fn permissions(host_id: &str) -> [(&'static str, Value); 2] {
         (
             "permissions",
             // The default exchange, which reaches each queue by its name, is not the one to write to.
-            json!({"configure": "^$", "read": format!("^{queue}$"), "write": format!("^{out}$")}),
+            json!({
+                "configure": NOTHING, "read": format!(r"^{queue}\z"), "write": format!(r"^{out}\z"),
+            }),
         ),
         (
             "topic-permissions",
-            json!({"exchange": exchange(host_id), "read": "^$", "write": format!("^{keys}")}),
+            json!({"exchange": exchange(host_id), "read": NOTHING, "write": format!("^{keys}")}),
         ),
     ]
 }
@@ -272,10 +296,11 @@ mod tests {
     #[test]
     fn a_host_reaches_its_own_queue_and_exchange_only() {
         let [(_, all), (_, topics)] = permissions("11-22");
-        assert_eq!(all["configure"], "^$");
-        assert_eq!(all["read"], r"^host\.11-22\.in$");
-        assert_eq!(all["write"], r"^host\.11-22\.out$");
+        assert_eq!(all["configure"], r"^\z");
+        assert_eq!(all["read"], r"^host\.11-22\.in\z");
+        assert_eq!(all["write"], r"^host\.11-22\.out\z");
         assert_eq!(topics["exchange"], "host.11-22.out");
+        assert_eq!(topics["read"], r"^\z");
         assert_eq!(topics["write"], r"^host\.11-22\.");
     }
 

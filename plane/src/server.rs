@@ -1,5 +1,6 @@
 //! `planectl serve`: enrolment for hosts, and the ingress kept as the database wants it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,7 @@ use axum::{Json, Router};
 use daemon::health::Health;
 use daemon::{shutdown, systemd};
 use rand::Rng as _;
+use sqlx::AnyPool;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use wire::enrolment::{self, LARGEST_REQUEST, Refusal};
@@ -22,6 +24,7 @@ use crate::authority::Authority;
 use crate::config::Configuration;
 use crate::database;
 use crate::enrolment::{Enrolment, Failure};
+use crate::host;
 use crate::ingress::files::Files;
 use crate::ingress::master::Master;
 use crate::ingress::reconcile::Reconciler;
@@ -72,10 +75,10 @@ pub async fn run(path: &Path) -> Result<()> {
     let beat = health.part("ingress", LIMIT * 4);
     let ingress = tokio::spawn(reconciler.run(signals.shutdown.clone(), beat));
     if let Some(queue) = queue.clone() {
-        let end = signals.shutdown.clone();
+        let (database, end) = (database.clone(), signals.shutdown.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = prepare(&queue) => {}
+                () = prepare(&queue, &database) => {}
                 () = end.cancelled() => {}
             }
         });
@@ -116,10 +119,10 @@ pub async fn run(path: &Path) -> Result<()> {
 }
 
 /// Prepares the message queue, which may start later than this program.
-async fn prepare(queue: &MessageQueue) {
-    let mut pause = PAUSE;
+async fn prepare(queue: &MessageQueue, database: &AnyPool) {
+    let (mut pause, mut limited) = (PAUSE, BTreeSet::new());
     loop {
-        match queue.prepare().await {
+        match prepare_once(queue, database, &mut limited).await {
             Ok(()) => return,
             Err(error) => tracing::error!("could not {error:#}; it is tried again"),
         }
@@ -127,6 +130,25 @@ async fn prepare(queue: &MessageQueue) {
         tokio::time::sleep(jittered).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Makes the virtual host, and gives users that are there the permissions of this version. `limited` has the ids of hosts for which that is done: after a failure, the next attempt
+/// asks RabbitMQ for the others only.
+async fn prepare_once(
+    queue: &MessageQueue,
+    database: &AnyPool,
+    limited: &mut BTreeSet<String>,
+) -> Result<()> {
+    queue.prepare().await?;
+    for its in host::list(database, SystemTime::now()).await? {
+        if limited.contains(&its.id) {
+            continue;
+        }
+        let done = queue.limit(&its.id).await;
+        done.context("give the user of a host its permissions")?;
+        limited.insert(its.id);
+    }
+    Ok(())
 }
 
 /// What answers requests.
@@ -209,4 +231,70 @@ fn refusal(status: StatusCode, error: &str, next: &str) -> Response {
         next: next.to_owned(),
     };
     (status, Json(refusal)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use axum::http::Uri;
+
+    use super::*;
+    use crate::config;
+
+    /// The paths that the management of a message queue was asked for.
+    type Asked = Arc<Mutex<Vec<String>>>;
+
+    /// Fails once, for the second host.
+    async fn fail_once(State(asked): State<Asked>, uri: Uri) -> StatusCode {
+        let mut asked = asked.lock().expect("no panic");
+        let place = uri.path().to_owned();
+        let fails = place == "/api/permissions/pf9/host.host-2" && !asked.contains(&place);
+        asked.push(place);
+        match fails {
+            true => StatusCode::INTERNAL_SERVER_ERROR,
+            false => StatusCode::NO_CONTENT,
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_failure_the_message_queue_is_not_asked_again_for_hosts_that_are_done() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let asked = Asked::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let management = Router::new()
+            .fallback(fail_once)
+            .with_state(Arc::clone(&asked));
+        tokio::spawn(async move { axum::serve(listener, management).await });
+        let password_file = directory.path().join("queue.password");
+        daemon::files::replace(&password_file, b"secret", 0o600).expect("it is written");
+        let configured = config::MessageQueue {
+            management: address.to_string(),
+            user: "plane".to_owned(),
+            password_file,
+            virtual_host: "pf9".to_owned(),
+        };
+        let queue = MessageQueue::new(&configured, "secret".to_owned()).expect("it is right");
+        let url = format!("sqlite://{}", directory.path().join("plane.db").display());
+        let database = database::create(&url).await.expect("it is made");
+        for name in ["host-1", "host-2", "host-3"] {
+            sqlx::query("INSERT INTO hosts (id, name, enrolled_at) VALUES ($1, $1, 0)")
+                .bind(name)
+                .execute(&database)
+                .await
+                .expect("it is written");
+        }
+        let mut limited = BTreeSet::new();
+        let first = prepare_once(&queue, &database, &mut limited).await;
+        first.expect_err("it fails for the second host");
+        let second = prepare_once(&queue, &database, &mut limited).await;
+        second.expect("it is prepared");
+        let asked = asked.lock().expect("no panic");
+        for (host, wanted) in [("host-1", 1), ("host-2", 2), ("host-3", 1)] {
+            let place = format!("/api/permissions/pf9/host.{host}");
+            let count = asked.iter().filter(|its| **its == place).count();
+            assert_eq!(count, wanted, "{host}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
 use plane::database;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::client::Host;
@@ -99,6 +99,30 @@ async fn a_host_keeps_its_password_until_it_is_revoked() {
     // Its agents go on with the first one if an enrolment fails after the plane has told the message queue.
     assert_eq!(passwords[0], passwords[1]);
     assert_ne!(passwords[1], passwords[2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_an_earlier_version_has_made_gets_the_permissions_of_this_one() {
+    let kept = Kept::default();
+    let mut plane = plane_with(&kept).await;
+    let host = Host::enrolled(&plane, "host-1").await;
+    let user = user_of(&host);
+    let place = format!("/api/permissions/pf9/{user}");
+    let present = || kept.lock().expect("no panic")[&place].clone();
+    let wanted = present();
+    assert_eq!(
+        wanted["read"],
+        format!(r"^{}\.in\z", user.replace('.', r"\."))
+    );
+    plane.stop_serve();
+    let earlier = json!({"configure": "^$", "read": "^.*$", "write": "^.*$"});
+    let replaced = kept
+        .lock()
+        .expect("no panic")
+        .insert(place.clone(), earlier);
+    assert!(replaced.is_some());
+    plane.start_serve().await;
+    until("it has them", async || present() == wanted).await;
 }
 
 /// Hosts that were revoked an hour ago, with their users: a plane that has just started does not know which ones it has deleted.
