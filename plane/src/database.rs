@@ -7,12 +7,34 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use sqlx::AnyPool;
-use sqlx::any::AnyPoolOptions;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::Migrator;
 
 /// What the table `plane` has: the fingerprint of the root, and a check value of the secret that passwords of the message queue are made from.
 const ROOT: &str = "root";
 const QUEUE_SECRET: &str = "message-queue-secret";
+
+/// What the URL of a PostgreSQL may have after its `?`: the parameters that sqlx 0.9 knows (`PgConnectOptions`), besides `options[NAME]`.
+const PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -134,14 +156,62 @@ async fn noted(database: &AnyPool, name: &str) -> Result<Option<String>> {
 }
 
 async fn connect(url: &str) -> Result<AnyPool> {
+    let options = url.parse::<AnyConnectOptions>();
+    let mut options = options.context("open the database of the plane")?;
+    for warning in remove_unknown(&mut options) {
+        tracing::warn!("{warning}");
+    }
     sqlx::any::install_default_drivers();
     AnyPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(ACQUIRE)
-        .connect(url)
+        .connect_with(options)
         .await
         // The URL is not shown: it may have a password.
         .context("open the database of the plane")
+}
+
+/// Removes parameters that sqlx does not know, and returns a warning for each. sqlx would ignore them too, but write them to the log with their values, and one with a mistyped name may be
+/// a password. (Those of SQLite have no secret, and sqlx refuses them.)
+fn remove_unknown(options: &mut AnyConnectOptions) -> Vec<String> {
+    let url = &mut options.database_url;
+    if url.scheme() == "sqlite" {
+        return Vec::new();
+    }
+    // Decoded, as sqlx compares them.
+    let all: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    // A `?` or `&` may be one of a password that is not encoded: then what looks like a name is a part of it.
+    let mut is_secret = url.query().is_some_and(|its| its.contains('@'));
+    let (mut known, mut warnings) = (Vec::new(), Vec::new());
+    for (name, value) in all {
+        let may_be_next = name.to_ascii_lowercase().contains("pass");
+        if is_known(&name) {
+            known.push((name, value));
+        } else {
+            let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+            let is_name = !name.is_empty() && !value.is_empty() && name.chars().all(is_word);
+            warnings.push(match is_name && !is_secret {
+                true => format!(
+                    "the URL of the database has the parameter `{name}`, which is not known and has no effect; correct or remove it"
+                ),
+                false => "the URL of the database has a parameter that is not known and has no effect; correct or remove it (if it is a part of a password: write `?` as `%3F`, and `&` as `%26`)".to_owned(),
+            });
+        }
+        is_secret |= may_be_next;
+    }
+    // Otherwise it stays as it is written.
+    if !warnings.is_empty() {
+        url.set_query(None);
+        if !known.is_empty() {
+            url.query_pairs_mut().extend_pairs(known);
+        }
+    }
+    warnings
+}
+
+fn is_known(name: &str) -> bool {
+    let is_option = name.starts_with("options[") && name.ends_with(']');
+    is_option || PARAMETERS.contains(&name)
 }
 
 /// A time as the database has it: seconds since 1970.
@@ -149,4 +219,77 @@ async fn connect(url: &str) -> Result<AnyPool> {
 pub fn seconds(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |its| i64::try_from(its.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The URL that sqlx gets for one with this end, and the warnings.
+    fn used(end: &str) -> (String, Vec<String>) {
+        let url = format!("postgres://plane@db/plane{end}");
+        let mut options: AnyConnectOptions = url.parse().expect("a URL");
+        let warnings = remove_unknown(&mut options);
+        let url = options.database_url.to_string();
+        let end = url.strip_prefix("postgres://plane@db/plane");
+        (end.expect("it begins as before").to_owned(), warnings)
+    }
+
+    #[test]
+    fn an_unknown_parameter_of_a_url_is_removed_with_a_warning_without_its_value() {
+        let nameless = "has a parameter that is not known";
+        for (end, rest, wanted) in [
+            ("?connect_timeout=5", "", "the parameter `connect_timeout`,"),
+            ("?passwort=hidden-word", "", "the parameter `passwort`,"),
+            ("?pass%77ort=hidden-word", "", "the parameter `passwort`,"),
+            (
+                "?sslmode=disable&Password=hidden-word&options[a]=b+%26c#end",
+                "?sslmode=disable&options%5Ba%5D=b+%26c#end",
+                "the parameter `Password`,",
+            ),
+            // A part of a password, or something else that is no name.
+            ("?hidden-word", "", nameless),
+            ("?hidden-word=x@db/plane", "", nameless),
+            (
+                "?password=a&hidden-word=x&user=b",
+                "?password=a&user=b",
+                nameless,
+            ),
+            ("?=hidden-word", "", nameless),
+            ("?a%0Ab=hidden-word", "", nameless),
+            ("?options[x=hidden-word", "", nameless),
+        ] {
+            let (found, warnings) = used(end);
+            assert_eq!(found, rest, "{end}");
+            let [warning] = &warnings[..] else {
+                panic!("{end}: {warnings:?}");
+            };
+            assert!(warning.contains(wanted), "{end}: {warning}");
+            assert!(!warning.contains("hidden-word"), "{end}: {warning}");
+        }
+        let (found, warnings) = used("?connect_timeout=5&host=a&target_session_attrs=any");
+        assert_eq!(found, "?host=a");
+        let named = ["`connect_timeout`", "`target_session_attrs`"];
+        assert_eq!(warnings.len(), named.len(), "{warnings:?}");
+        for (warning, name) in warnings.iter().zip(named) {
+            assert!(warning.contains(name), "{warning}");
+        }
+    }
+
+    #[test]
+    fn known_parameters_of_a_url_stay_as_they_are_written() {
+        for end in [
+            "",
+            "?",
+            "?sslmode=require&&options[search_path]=a@b&user=x",
+            "?pass%77ord=secret",
+            "#?x=y",
+        ] {
+            assert_eq!(used(end), (end.to_owned(), Vec::new()));
+        }
+        let sqlite = "sqlite:///var/lib/plane.db?mode=rwc&x=y";
+        let mut options: AnyConnectOptions = sqlite.parse().expect("a URL");
+        assert!(remove_unknown(&mut options).is_empty());
+        assert_eq!(options.database_url.as_str(), sqlite);
+    }
 }
