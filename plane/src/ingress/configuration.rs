@@ -17,6 +17,10 @@ use crate::config::{Configuration, Mode, Service, WITHOUT_CERTIFICATE};
 const TEMPLATE: &str = include_str!("../../templates/haproxy.cfg");
 /// What header fields begin with that only the ingress may set: `X-PF9-Host-Id` is the id of the host that asks.
 pub const HEADER: &str = "X-PF9-Host-";
+/// The signs of names of header fields (RFC 9110, section 5.6.2) besides letters, digits, hyphens and underscores, as HAProxy's configuration has them.
+const SIGNS: [&str; 13] = [
+    "!", r"\#", "$", "%", "&", r"\'", "*", "+", ".", "^", "`", "|", "~",
+];
 /// Time for HAProxy to check a configuration.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -33,6 +37,7 @@ struct Shown<'a> {
     without_certificate: [&'static str; 2],
     header: &'static str,
     removed: Vec<String>,
+    signs: [&'static str; 13],
     enroll: &'static str,
 }
 
@@ -93,6 +98,7 @@ pub fn text(configuration: &Configuration, files: &Files) -> Result<String> {
                     .into_iter()
                     .flat_map(spellings)
                     .collect(),
+                signs: SIGNS,
                 enroll: enrolment::NAME,
             }),
         )

@@ -166,6 +166,30 @@ async fn each_request_of_a_connection_has_the_name_in_the_certificate() {
     assert_eq!(ask(&mut stream, FORGED).await, "");
 }
 
+/// A service may take another sign for the hyphen in the name of a header.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_spelling_of_the_name_of_a_host_is_passed_on() {
+    let plane = Plane::start().await;
+    let host = enrolled(&plane, "host-1").await;
+    let client = Stranger::new(&plane, Some(&host));
+    // All that such a name may have (RFC 9110, section 5.6.2).
+    let forged = "!#$%&'*+-.^_`|~".chars().map(|sign| {
+        format!("X{sign}PF9{sign}Host{sign}Id: other\r\nX-PF9{sign}Host-Id: other\r\n")
+    });
+    let forged: String = forged.collect();
+    let request =
+        format!("GET / HTTP/1.1\r\nHost: x\r\n{forged}X_Own-1: kept\r\nConnection: close\r\n\r\n");
+    for (name, count) in [("rest", 1), ("images", 1), ("console", 0)] {
+        let stream = client.connect(&format!("{name}.plane.test")).await;
+        let said = answer(stream.expect("it is let in"), &request).await;
+        assert!(said.starts_with("HTTP/1.1 200 "), "{name}: {said}");
+        let said = said.to_lowercase();
+        assert_eq!(said.matches("pf9").count(), count, "{name}: {said}");
+        assert!(!said.contains(": other"), "{name}: {said}");
+        assert!(said.contains("x_own-1: kept"), "{name}: {said}");
+    }
+}
+
 /// A service may be a proxy, which removes the headers that `Connection` names.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_host_has_its_name_removed_behind_the_ingress() {

@@ -45,7 +45,7 @@ fn no_other_name(host: &Host, [own, other]: [&str; 2]) {
     let who = sh(
         host,
         &format!(
-            "curl --silent --header 'X-PF9-Host-Id: {other}' --header 'x-pf9-host-name: {other}' --header 'X_PF9_Host_Id: {other}' http://localhost:9080/whoami"
+            "curl --silent --header 'X-PF9-Host-Id: {other}' --header 'x-pf9-host-name: {other}' --header 'X_PF9_Host_Id: {other}' --header 'X.PF9.Host.Id: {other}' http://localhost:9080/whoami"
         ),
     );
     assert_eq!(who, own);
