@@ -210,6 +210,28 @@ async fn no_host_has_its_name_removed_behind_the_ingress() {
     }
 }
 
+/// A service may read what comes after a body as header fields.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_host_announces_its_name_after_a_body() {
+    let plane = Plane::start().await;
+    let host = enrolled(&plane, "host-1").await;
+    let client = Stranger::new(&plane, Some(&host));
+    for (named, wanted) in [
+        ("x-checksum", "HTTP/1.1 200 "),
+        ("X-PF9-Host-Id", "HTTP/1.1 400 "),
+        ("x-checksum, x_pf9-host_id", "HTTP/1.1 400 "),
+        ("X.PF9.Host.Id", "HTTP/1.1 400 "),
+        ("x-checksum\r\nTrailer: x'pf9#host!id", "HTTP/1.1 400 "),
+        ("X-Forwarded-For", "HTTP/1.1 400 "),
+    ] {
+        let request =
+            format!("GET / HTTP/1.1\r\nHost: x\r\nTrailer: {named}\r\nConnection: close\r\n\r\n");
+        let stream = client.connect("rest.plane.test").await;
+        let said = answer(stream.expect("it is let in"), &request).await;
+        assert!(said.starts_with(wanted), "{named}: {said}");
+    }
+}
+
 /// After both, HAProxy would pass on bytes as they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_opens_a_way_around_the_ingress() {
