@@ -349,10 +349,8 @@ fn credentials_in(path: &Path) -> Result<Credentials> {
     let (user, password) = line
         .split_once(':')
         .with_context(|| format!("{}: its first line is not `USER:PASSWORD`", path.display()))?;
-    Ok(Credentials {
-        user: user.to_owned(),
-        password: password.to_owned(),
-    })
+    Credentials::new(user.to_owned(), password.to_owned())
+        .with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]
@@ -543,6 +541,13 @@ mod tests {
                 .basic(),
             "user:pass:word"
         );
+        for sign in ['\u{7}', '\r', '\0', '\u{7f}'] {
+            fs::write(&path, format!("user:secret{sign}word\n")).expect("it is written");
+            let error = format!("{:#}", found().expect_err("it cannot be sent"));
+            assert!(error.contains("a control character"), "{error}");
+            assert!(error.contains(&path.display().to_string()), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 
     proptest! {
