@@ -54,6 +54,11 @@ pub struct Arguments {
     user: String,
 }
 
+/// A name without the dot that it may end with: it is the same name (RFC 1034, section 3.1), and TLS leaves the dot out (RFC 6066, section 3).
+fn without_dot(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
+}
+
 fn plane(text: &str) -> Result<Plane, String> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => (
@@ -62,8 +67,9 @@ fn plane(text: &str) -> Result<Plane, String> {
         ),
         None => (text, 443),
     };
-    let host = host.to_ascii_lowercase();
-    if DnsName::try_from(host.as_str()).is_err() || !host.contains('.') || port == 0 {
+    let host = without_dot(host).to_ascii_lowercase();
+    let is_name = DnsName::try_from(host.as_str()).is_ok() && !host.ends_with('.');
+    if !is_name || !host.contains('.') || port == 0 {
         return Err("it needs a DNS name with a dot: services are reached as NAME.HOST".to_owned());
     }
     Ok(Plane { host, port })
@@ -156,9 +162,10 @@ fn present(path: &Path, plane: &Plane, directory: &Path) -> Result<Option<ProxyS
     }
     let configuration: Configuration =
         daemon::config::read(path).context("use the configuration that is there")?;
-    // The argument is in lower case, the configuration need not be, and DNS ignores the case (RFC 4343).
-    let is_same =
-        |its: &Plane| its.port == plane.port && its.host.eq_ignore_ascii_case(&plane.host);
+    // The argument is in lower case and without a dot at its end, the configuration need not be, and DNS ignores the case (RFC 4343).
+    let is_same = |its: &Plane| {
+        its.port == plane.port && without_dot(&its.host).eq_ignore_ascii_case(&plane.host)
+    };
     if !configuration.plane.as_ref().is_some_and(is_same) {
         bail!(
             "enrol this host at {}: {} has another plane; change it first",
@@ -285,8 +292,11 @@ mod tests {
     fn a_plane_has_a_dns_name() {
         let found = plane("Plane.Test:8443").expect("it is right");
         assert_eq!((found.host.as_str(), found.port), ("plane.test", 8443));
+        assert_eq!(plane("plane.test.:8443").expect("the same"), found);
         for wrong in [
             "plane",
+            "plane.",
+            "plane.test..",
             "plane.test:0",
             "plane.test:x",
             "10.0.0.1:443:1",
@@ -346,9 +356,11 @@ mod tests {
             .expect("the same")
             .expect("it is there");
         assert_eq!(found.url.as_deref(), Some("none"));
-        std::fs::write(&path, "plane: {host: Plane.Test}\n").expect("it is written");
-        let found = present(&path, &wanted, place).expect("the same, with capital letters");
-        assert!(found.is_some());
+        for same in ["Plane.Test", "plane.test."] {
+            std::fs::write(&path, format!("plane: {{host: {same}}}\n")).expect("it is written");
+            let found = present(&path, &wanted, place).expect(same);
+            assert!(found.is_some());
+        }
         let elsewhere =
             present(&path, &wanted, Path::new("/elsewhere")).expect_err("another place");
         assert!(
