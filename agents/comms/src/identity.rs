@@ -140,6 +140,17 @@ impl CertificateInfo {
     }
 }
 
+/// Why a certificate is not valid at `now`; `None` if it is.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn problem(
+    certificate: &CertificateDer<'_>,
+    now: SystemTime,
+) -> Result<Option<&'static str>> {
+    Ok(CertificateInfo::of(certificate)?.problem(now))
+}
+
 fn time(seconds: i64) -> SystemTime {
     let seconds = u64::try_from(seconds).unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,6 +11,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest as _, Sha256};
+
+use crate::identity;
 
 /// SHA-256 of a certificate.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,7 +53,8 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// Trusts a server whose chain ends at the root with this fingerprint. The server has to send that root.
+/// Trusts a server whose chain ends at the root with this fingerprint. The server has to send that root, and the root has to be valid: this host could use no certificate of another
+/// one, and the token would have been used in vain.
 #[derive(Debug)]
 pub struct Pinned {
     root: Fingerprint,
@@ -80,6 +84,15 @@ impl ServerCertVerifier for Pinned {
                 "the server shows no root with the fingerprint that was given".to_owned(),
             )
         })?;
+        // What follows does not look at it.
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        let problem = identity::problem(root, at);
+        let problem = problem.map_err(|error| Error::General(format!("{error:#}")))?;
+        if let Some(problem) = problem {
+            return Err(Error::General(format!(
+                "the token was not sent: the root of the plane {problem}"
+            )));
+        }
         let mut roots = RootCertStore::empty();
         roots.add(root.clone().into_owned())?;
         let usual = WebPkiServerVerifier::builder_with_provider(
@@ -122,6 +135,7 @@ impl ServerCertVerifier for Pinned {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
     use super::*;
 
@@ -141,6 +155,42 @@ mod tests {
             &"ä".repeat(32),
         ] {
             Fingerprint::from_str(wrong).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn a_root_that_is_not_valid_is_refused_before_the_token_is_sent() {
+        let name = ServerName::try_from("plane.test").expect("a name");
+        for (begins, ends, problem) in [
+            (1990, 2100, None),
+            (1990, 2000, Some("the root of the plane has expired")),
+            (2100, 2101, Some("is the clock of this host right?")),
+        ] {
+            let mut root = CertificateParams::default();
+            root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            root.distinguished_name
+                .push(DnType::CommonName, "the plane");
+            root.not_before = rcgen::date_time_ymd(begins, 1, 1);
+            root.not_after = rcgen::date_time_ymd(ends, 1, 1);
+            let root_key = KeyPair::generate().expect("a key");
+            let certificate = root.self_signed(&root_key).expect("a root");
+            let fingerprint = Fingerprint(Sha256::digest(certificate.der()).into());
+            let server = CertificateParams::new(vec!["plane.test".to_owned()]).expect("a name");
+            let key = KeyPair::generate().expect("a key");
+            let issuer = Issuer::from_params(&root, &root_key);
+            let server = server.signed_by(&key, &issuer).expect("a certificate");
+            let pinned = Pinned::new(fingerprint, Arc::new(identity::provider()));
+            let others = [certificate.der().clone()];
+            let now = UnixTime::now();
+            let verified = pinned.verify_server_cert(server.der(), &others, &name, &[], now);
+            match (verified, problem) {
+                (Ok(_), None) => {}
+                (Err(error), Some(problem)) => {
+                    let said = error.to_string();
+                    assert!(said.contains(problem), "{said}");
+                }
+                (verified, problem) => panic!("{verified:?} {problem:?}"),
+            }
         }
     }
 
