@@ -3,8 +3,8 @@
 //! Each identity has a directory of its own, and the link [`CURRENT`] names the one in use. So the key and the certificate always belong together, also
 //! after a power cut.
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +18,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use wire::enrolment::{MessageQueue, Response};
 
+use super::directories;
 use super::pinned::Fingerprint;
 use crate::config::IdentityFiles;
 use crate::identity::{self, Identity};
@@ -43,25 +44,9 @@ const LIMIT: u64 = 16 * 1024;
 pub struct Place {
     directory: PathBuf,
     user: User,
+    opened: Option<PathBuf>,
     /// Locked.
     _lock: File,
-}
-
-/// The mode of a directory, with each umask: the user of pf9-comms has to get to its files.
-fn open_to_all(directory: &Path) -> Result<()> {
-    fs::set_permissions(directory, Permissions::from_mode(0o755))
-        .with_context(|| format!("set the mode of {}", directory.display()))
-}
-
-/// Makes a directory and those that lead to it. Those that are there stay as they are.
-fn make_directories(directory: &Path) -> Result<()> {
-    let missing = directory.ancestors().take_while(|its| !its.exists());
-    let missing: Vec<&Path> = missing.collect();
-    for its in missing.into_iter().rev() {
-        fs::create_dir(its)?;
-        open_to_all(its)?;
-    }
-    Ok(())
 }
 
 impl Place {
@@ -70,7 +55,7 @@ impl Place {
     /// # Errors
     /// It cannot be made, or another process enrols this host.
     pub fn new(directory: &Path, user: User) -> Result<Self> {
-        make_directories(directory)
+        let opened = directories::make(directory, Path::new(directories::USUAL), &user)
             .with_context(|| format!("make the directory {}", directory.display()))?;
         // Only its owner can lock a file that only its owner can open.
         let path = directory.join(LOCK);
@@ -90,8 +75,15 @@ impl Place {
         Ok(Self {
             directory: directory.to_owned(),
             user,
+            opened,
             _lock: lock,
         })
+    }
+
+    /// The directory that was there and has got the mode 0755, if an enrolment that was killed had left one closed.
+    #[must_use]
+    pub fn opened(&self) -> Option<&Path> {
+        self.opened.as_deref()
     }
 
     /// The key for which a certificate is to be asked for: the one of an attempt before that got no answer, or a new one.
@@ -137,7 +129,7 @@ impl Place {
             .prefix(PREFIX)
             .tempdir_in(&self.directory)
             .with_context(|| format!("make a directory in {}", self.directory.display()))?;
-        open_to_all(made.path())?;
+        directories::open_to_all(made.path())?;
         self.write(made.path(), key, response)?;
         let its = IdentityFiles::below(made.path());
         Identity::read(&its, now).context("use the answer of the plane")?;
@@ -187,16 +179,8 @@ impl Place {
     /// Whether the user of pf9-comms may read a file, by its owner, its group and its mode.
     #[must_use]
     pub fn user_may_read(&self, path: &Path) -> bool {
-        path.metadata().is_ok_and(|its| {
-            let bit = if its.uid() == self.user.uid.as_raw() {
-                0o400
-            } else if its.gid() == self.user.gid.as_raw() {
-                0o040
-            } else {
-                0o004
-            };
-            its.mode() & bit != 0
-        })
+        path.metadata()
+            .is_ok_and(|its| directories::allows(&its, &self.user, directories::READ))
     }
 
     /// Makes a link to this directory beside [`CURRENT`].
@@ -293,6 +277,8 @@ fn check(response: &Response, root: Fingerprint, now: SystemTime) -> Result<()> 
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::sync::OnceLock;
     use std::time::Instant;
 

@@ -1,12 +1,14 @@
 //! `pf9-comms enroll`: this host gets its certificate from the plane.
 //!
-//! [`pinned`] knows the plane by the fingerprint of its root, [`ask`] sends the request, and [`install`] checks the answer and puts it in place.
+//! [`pinned`] knows the plane by the fingerprint of its root, [`ask`] sends the request, and [`install`] checks the answer and puts it in place,
+//! in `directories` that the user of pf9-comms can enter.
 //! The key is made here and stays here.
 //!
 //! A request can be repeated: a key that got no answer is kept for the next one, and the plane takes the token again for the same key. After a crash at any
 //! time, the identity in use is whole, and the next enrolment removes what the crash has left.
 
 pub mod ask;
+mod directories;
 pub mod install;
 pub mod pinned;
 
@@ -47,7 +49,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     host_name: Option<String>,
     /// Where the identity is put.
-    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/pf9/comms")]
+    #[arg(long, value_name = "DIRECTORY", default_value = directories::USUAL)]
     directory: PathBuf,
     /// The user that pf9-comms runs as, who gets the key.
     #[arg(long, value_name = "USER", default_value = "pf9")]
@@ -93,6 +95,13 @@ pub async fn run(arguments: &Arguments, configuration: &Path) -> Result<String> 
     let present = present(configuration, &arguments.plane, &arguments.directory)?;
     let proxies = Proxies::new(&present.unwrap_or_default()).context("use `proxy`")?;
     let place = Place::new(&arguments.directory, user)?;
+    if let Some(opened) = place.opened() {
+        // At once: what follows may fail.
+        daemon::command::print(&format!(
+            "Set the mode of {} to 0755: it was empty and closed to the user of pf9-comms, as an enrolment that was killed leaves it.\n",
+            opened.display()
+        ))?;
+    }
     let key = place.pending_key()?;
     let request = Request {
         version: VERSION,
@@ -206,7 +215,7 @@ fn write_configuration(
         "# Written by `pf9-comms enroll`. What may be here: docs/comms.md.\nplane: {{host: {host}, port: {port}}}\n"
     );
     // JSON is YAML, with all signs that need it escaped.
-    if arguments.directory != Path::new("/etc/pf9/comms") {
+    if arguments.directory != Path::new(directories::USUAL) {
         let its = IdentityFiles::below(&arguments.directory.join(install::CURRENT));
         let files = serde_json::json!({
             "certificate": its.certificate, "key": its.key, "roots": its.roots,
