@@ -53,7 +53,7 @@ impl Place {
     /// Makes the directory if it is not there, and locks it. The key will belong to `user`.
     ///
     /// # Errors
-    /// It cannot be made, or another process enrols this host.
+    /// It cannot be made, another process enrols this host, or a directory has the name of the link. Then no token is used.
     pub fn new(directory: &Path, user: User) -> Result<Self> {
         let opened = directories::make(directory, Path::new(directories::USUAL), &user)
             .with_context(|| format!("make the directory {}", directory.display()))?;
@@ -70,6 +70,13 @@ impl Place {
             bail!(
                 "lock {}: another `pf9-comms enroll` runs; wait for its end",
                 path.display()
+            );
+        }
+        let current = directory.join(CURRENT);
+        if current.symlink_metadata().is_ok_and(|its| its.is_dir()) {
+            let path = current.display();
+            bail!(
+                "make {path} a link to the new identity: it is a directory; move it away: `mv {path} {path}.before`"
             );
         }
         Ok(Self {
@@ -473,6 +480,20 @@ pub(super) mod tests {
         let mut left = left;
         left.sort();
         assert_eq!(left, [LOCK, PENDING]);
+    }
+
+    #[test]
+    fn a_directory_with_the_name_of_the_link_is_refused_with_the_next_step() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let current = directory.path().join(CURRENT);
+        fs::create_dir(&current).expect("it is made");
+        let user = place_in(&directory.path().join("other")).user;
+        let error = Place::new(directory.path(), user).expect_err("it is a directory");
+        let path = current.display();
+        let next = format!("`mv {path} {path}.before`");
+        assert!(error.to_string().contains(&next), "{error:#}");
+        fs::rename(&current, directory.path().join("current.before")).expect("it is moved");
+        installed(&place_in(directory.path()));
     }
 
     #[test]
