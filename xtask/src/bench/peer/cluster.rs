@@ -49,6 +49,13 @@ vrrp_script apiserver_ready {
     rise 1
     init_fail
 }
+vrrp_script apiserver_own {
+    script \"/etc/keepalived/check-apiserver own\"
+    interval 3
+    timeout 5
+    fall 20
+    rise 1
+}
 vrrp_instance k8s_apiserver {
     state BACKUP
     interface eth0
@@ -65,6 +72,7 @@ vrrp_instance k8s_apiserver {
     track_script {
         apiserver_works
         apiserver_ready
+        apiserver_own
     }
 }
 ";
@@ -84,6 +92,7 @@ ready)
     for peer in @PEERS@; do asks 1 \"$peer\" /readyz && exit 1; done
     exit 0
     ;;
+own) asks 2 127.0.0.1 /readyz ;;
 *) exit 64 ;;
 esac
 ";
@@ -284,6 +293,7 @@ mod tests {
                 "fall 2",
                 "interval 3",
                 "fall 6",
+                "fall 20",
                 "rise 2",
                 "rise 1",
                 "timeout 5",
@@ -370,6 +380,9 @@ mod tests {
             ("ready", [28, 0, 0], false),
             ("ready", [22, 1, 22], true),
             ("ready", [28, 0, 28], true),
+            ("own", [0, 0, 0], true),
+            ("own", [22, 0, 22], false),
+            ("own", [28, 0, 0], false),
             ("other", [0, 0, 0], false),
         ] {
             for script in [check_of_ours(&peers), theirs.clone()] {
