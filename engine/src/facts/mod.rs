@@ -27,10 +27,11 @@ pub(crate) use gather::has_roots;
 pub use gather::{gather, gather_with};
 pub use model::{
     AddressUser, CgroupVersion, Cgroups, DefaultRoute, Disk, Facts, LinkFacts, Listener, MASTERS,
-    MOST_MASTERS, MasterEntry, MastersError, OperatingSystem, Route, Swap, UnitFacts,
+    MASTERS_UNKNOWN, MOST_MASTERS, MasterEntry, MastersError, OperatingSystem, Route, Swap,
+    UnitFacts,
 };
 pub(crate) use model::{
-    MASTERS_BYTES, MASTERS_REMEDY, MASTERS_UNKNOWN, checked_masters, masters_from, masters_text,
+    MASTERS_BYTES, MASTERS_REMEDY, checked_masters, masters_from, masters_text,
 };
 pub use obstacle::{Obstacle, ObstacleKind};
 pub use preflight::{NamedCidr, Requirement, SupportedSystem, Verdict};

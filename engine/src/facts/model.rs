@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::obstacle::Obstacle;
 use crate::host::VrrpSender;
-pub use masters::{MASTERS, MOST_MASTERS, MasterEntry, MastersError};
+pub use masters::{MASTERS, MASTERS_UNKNOWN, MOST_MASTERS, MasterEntry, MastersError};
 pub(crate) use masters::{
-    MASTERS_BYTES, MASTERS_REMEDY, MASTERS_UNKNOWN, checked_masters, masters_from, masters_text,
+    MASTERS_BYTES, MASTERS_REMEDY, checked_masters, masters_from, masters_text,
 };
 
 /// A description of one host. An absent optional item is unknown; `unknown` says why.

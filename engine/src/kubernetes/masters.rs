@@ -1,7 +1,7 @@
 //! The masters of the cluster: how the file that lists them is read and written, and what the members of etcd say of them.
 //!
-//! The members of etcd are the truth. The file is their copy, so that a master knows the others while etcd does not answer. A host without the
-//! file is the only master. Start with [`members`].
+//! The members of etcd are the truth. The file is their copy, so that a master knows the others while etcd does not answer. A master without the
+//! file asks its own member; a plan from facts without masters is that of an only master. Start with [`members`].
 
 pub mod exported;
 pub mod settings;

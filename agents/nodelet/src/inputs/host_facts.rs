@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use engine::env::KubeEnv;
-use engine::facts::{self, FactQuery, Facts};
+use engine::facts::{self, FactQuery, Facts, MASTERS_UNKNOWN};
 use engine::host::Files as _;
 use engine::host::live::LiveHost;
-use engine::kubernetes::join_file::masters_to_join;
 
 use crate::cli::RoleArgs;
 use crate::inputs::identity::{Changed, Identity};
+use crate::inputs::lost_masters::masters_without_list;
 
 /// Bound on a facts file.
 const LIMIT: u64 = 1024 * 1024;
@@ -22,7 +22,8 @@ const LIMIT: u64 = 1024 * 1024;
 const LEARN: Duration = Duration::from_secs(30);
 
 /// Gathers the facts of this host. Its address is the recorded one as long as one of its links has that, so a plan by an operator and one
-/// by nodeletd are the same. A host that is to join masters knows them from its join file.
+/// by nodeletd are the same. A host that has no list of the masters asks its etcd, and one that is to join knows them
+/// from its join file.
 pub(crate) async fn gather_facts(host: &LiveHost, query: &FactQuery) -> Result<Facts> {
     let gathering = facts::gather_with(host, query);
     let mut facts = tokio::time::timeout(LEARN, gathering)
@@ -33,8 +34,13 @@ pub(crate) async fn gather_facts(host: &LiveHost, query: &FactQuery) -> Result<F
     if let Some(address_of_link) = recorded.and_then(|recorded| recorded.address_in_use(&facts)) {
         facts.address = Some(address_of_link);
     }
-    if facts.masters.is_empty() {
-        facts.masters = masters_to_join(host, &node_names(&facts)).await;
+    if facts.masters.is_empty() && !facts.unknown.contains_key(MASTERS_UNKNOWN) {
+        match masters_without_list(host, facts.address, &node_names(&facts)).await {
+            Ok(masters) => facts.masters = masters,
+            Err(why) => {
+                facts.unknown.insert(MASTERS_UNKNOWN.to_owned(), why);
+            }
+        }
     }
     Ok(facts)
 }

@@ -4,7 +4,7 @@
 //! [`Inputs::runner`] makes the runner that carries the plan out. `settings_files`, `role_package` and `host_facts` read one kind of input
 //! each, and `directories` checks the directories that settings name. `last_good_settings` keeps copies for the time when the files are
 //! invalid. `identity` and `installed_identity` tell whether the host would become another one. `private_state` keeps the state
-//! directory closed to other users.
+//! directory closed to other users, and `lost_masters` finds the masters without the list of them.
 //!
 //! How a plan is made is in `engine::planner`; what a command does with it is in `commands`. Start with [`read`].
 
@@ -13,6 +13,7 @@ mod host_facts;
 pub(crate) mod identity;
 pub(crate) mod installed_identity;
 pub(crate) mod last_good_settings;
+mod lost_masters;
 pub(crate) mod private_state;
 mod role_package;
 mod settings_files;

@@ -153,7 +153,7 @@ pub(in crate::exec) async fn duplicate(
         format!(
             "{address} is also an address of another host on {link} (hardware address {}); if that host is a master of this cluster, set MASTER_IP and MASTER_VIP_VROUTER_ID alike on both \
              (`nodelet cluster status` names what differs), and start nodeletd on both, so that keepalived of \
-             each knows the other (`nodelet masters` does it at once); if it began a cluster of its own, run `nodelet stop` on one of the two, \
+             each knows the other (`nodelet masters --address ADDRESS`, with the own address of each, does it at once); if it began a cluster of its own, run `nodelet stop` on one of the two, \
              and on it `nodelet clean --purge` after that",
             others.join(", ")
         )

@@ -14,8 +14,8 @@ pub const MASTERS: &str = "/var/opt/pf9/nodelet/masters.json";
 
 /// What to do if the file is damaged. Nothing of it is used.
 pub(crate) const MASTERS_REMEDY: &str = "`nodelet masters --address ADDRESS`, with the address of this host, writes it again from etcd; if etcd does not run on this host, copy the file of another master; if this is the only master, remove the file";
-/// The key in [`Facts::unknown`](super::Facts::unknown) for a file that cannot be read.
-pub(crate) const MASTERS_UNKNOWN: &str = "masters";
+/// The key in [`Facts::unknown`](super::Facts::unknown) for a file that cannot be read, or was lost beside other masters.
+pub const MASTERS_UNKNOWN: &str = "masters";
 /// Bound on the file, in bytes.
 pub(crate) const MASTERS_BYTES: u64 = 64 << 10;
 /// Most masters of a cluster.
