@@ -1,6 +1,8 @@
 //! What is wrong with the cluster, each with the next thing to try, and what is not known. Pure.
 
+use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::masters::settings;
+use engine::kubernetes::workers::LEFT;
 use engine::model::chain;
 
 use super::certificates::{self, requests};
@@ -30,6 +32,7 @@ pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
     bounded(&mut all, "taints", without_taints(status, rows));
     bounded(&mut all, "settings", unlike(rows));
     bounded(&mut all, "nodes without a record", unrecorded(status, rows));
+    bounded(&mut all, "unknown nodes", strangers(status, rows));
     let damaged = status.admissions.known().map(|all| all.damaged.iter());
     let damaged = damaged.into_iter().flatten();
     let damaged = damaged.map(|one| {
@@ -95,15 +98,24 @@ fn bounded(all: &mut Vec<Problem>, kind: &str, mut found: Vec<Problem>) {
 
 fn of_node(row: &NodeRow) -> Vec<Problem> {
     let name = &row.name;
-    if let Some(left) = &row.left {
-        return vec![Problem::new(
-            format!("worker {name} has left at {left}, and its node is still there"),
-            format!(
-                "`journalctl -u pf9-nodeletd` on the masters says why; `nodelet cluster remove {name}` removes it"
-            ),
-        )];
-    }
     let mut all = Vec::new();
+    match (row.role, &row.left) {
+        (NodeRole::Master, Some(_)) => all.push(Problem::new(
+            format!("node {name} of a master has the mark of a worker that has left ({LEFT})"),
+            format!(
+                "see who has set it; `kubectl annotate node {name} {LEFT}-` takes it away, and nothing is removed because of it"
+            ),
+        )),
+        (_, Some(left)) => {
+            return vec![Problem::new(
+                format!("worker {name} has left at {left}, and its node is still there"),
+                format!(
+                    "`journalctl -u pf9-nodeletd` on the masters says why; `nodelet cluster remove {name}` removes it"
+                ),
+            )];
+        }
+        (_, None) => {}
+    }
     let state = match row.ready {
         Some(true) => None,
         Some(false) => Some("is not Ready"),
@@ -216,6 +228,42 @@ fn unrecorded(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
         )
     };
     rows.iter().filter(lacks).map(problem).collect()
+}
+
+/// The nodes of hosts that are neither masters nor admitted as workers. Those that have joined as workers are told as such, and those that have left, too.
+fn strangers(status: &ClusterStatus, rows: &[NodeRow]) -> Vec<Problem> {
+    let (Some(etcd), Some(admitted)) = (status.etcd.known(), status.admissions.known()) else {
+        return Vec::new();
+    };
+    let is_member = |row: &&NodeRow| etcd.members.iter().any(|one| one.name == row.name);
+    let is_recorded = |row: &NodeRow| {
+        let mut damaged = admitted.damaged.iter();
+        admitted.records.contains_key(&row.name) || damaged.any(|its| its.node == row.name)
+    };
+    let others = rows.iter().filter(|row| !is_member(row));
+    let problem = |row: &NodeRow| {
+        let name = &row.name;
+        match row.role {
+            NodeRole::Master => Some(Problem::new(
+                format!("node {name} has the label of a master and is no member of etcd"),
+                format!(
+                    "`kubectl label node {name} {MASTER_LABEL}-` if it is a worker; `nodelet cluster remove {name}` if it was a master"
+                ),
+            )),
+            NodeRole::None if !row.joined && row.left.is_none() && !is_recorded(row) => {
+                Some(Problem::new(
+                    format!(
+                        "node {name} is neither a master nor a worker that a master has admitted: masters sign no certificate for it"
+                    ),
+                    format!(
+                        "`nodelet pki issue {name} --to KEY --replace` admits it, with the KEY that `nodelet pki key` prints on its host; `kubectl delete node {name}` if its host is gone"
+                    ),
+                ))
+            }
+            NodeRole::None | NodeRole::Worker => None,
+        }
+    };
+    others.filter_map(problem).collect()
 }
 
 /// The nodes of removed workers: a removal was interrupted, or waits for pods.

@@ -44,6 +44,41 @@ async fn a_node_that_is_not_ready_or_has_left_is_a_problem() {
     assert_eq!(problems.lines().count(), 1);
 }
 
+/// kubelet may write any annotation of its own node, and an administrator any label.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_marked_as_what_it_is_not_is_named() {
+    let cluster = Cluster::healthy().await;
+    let mark = "2027-12-01T00:00:00Z";
+    cluster.node("cp-2", |node| {
+        node.labels.insert(MASTER_LABEL.to_owned(), String::new());
+        node.annotations.insert(LEFT.to_owned(), mark.to_owned());
+        node.ready = Some(false);
+    });
+    let (problems, _) = cluster.problems().await;
+    assert!(
+        problems.starts_with("node cp-2 of a master has the mark of a worker that has left"),
+        "{problems}"
+    );
+    assert!(problems.contains("node cp-2 is not Ready"), "{problems}");
+    assert!(!problems.contains("cluster remove cp-2"), "{problems}");
+
+    let cluster = Cluster::healthy().await;
+    cluster.node("w-1", |node| {
+        node.labels.insert(MASTER_LABEL.to_owned(), String::new());
+    });
+    let (problems, _) = cluster.problems().await;
+    assert!(
+        problems.contains("node w-1 has the label of a master and is no member of etcd"),
+        "{problems}"
+    );
+    cluster.node("w-1", |node| node.labels.clear());
+    let (problems, _) = cluster.problems().await;
+    assert!(
+        problems.contains("node w-1 is neither a master nor a worker that a master has admitted"),
+        "{problems}"
+    );
+}
+
 /// kubelet can register its node with any subnet and any address.
 #[tokio::test(start_paused = true)]
 async fn a_node_whose_pods_cannot_be_reached_is_a_problem() {
