@@ -2,7 +2,7 @@
 
 mod leaving;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use engine::exec::{self, Event, EventSink, Recording, quorum_problem_of_clean};
 use engine::host::Host;
 use engine::host::live::LiveHost;
@@ -12,7 +12,7 @@ use engine::resource::Spec;
 use tokio_util::sync::CancellationToken;
 
 use self::leaving::Leaving;
-use super::run::{exit, has_ledger, installed_inputs, only_root, refuse_if_reapplied};
+use super::run::{exit, has_ledger, installed_inputs_as_set_up, only_root, refuse_if_reapplied};
 use crate::cli::{CleanArgs, RoleArgs};
 use crate::inputs::Inputs;
 use crate::inputs::identity::Identity;
@@ -72,22 +72,51 @@ async fn quorum_problem_of(inputs: Option<&Inputs>, host: &LiveHost) -> Option<P
     quorum_problem_of_clean(host, plan, &recorded).await
 }
 
-/// The inputs of the role that is on this host, as the kind of node that it was set up as. An operator who changes ROLE has to clean the host first:
-/// the settings plan another kind of node then.
+/// The inputs of the role that is on this host, as the node that it was set up as. An operator who changes ROLE or the node's name has to clean
+/// the host first: the settings plan another node then, and the cluster does not know that one.
 async fn inputs_to_clean(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
-    let inputs = installed_inputs(args, host).await?;
-    let identity = Identity::recorded();
-    let Some(recorded) = identity.as_ref().and_then(Identity::node_kind) else {
+    let inputs = installed_inputs_as_set_up(args, host).await?;
+    let Some(recorded) = Identity::recorded() else {
         return Ok(inputs);
     };
-    if inputs.plan.node == recorded {
+    let last = async || last_good(args, host).await.map(|(_, last)| last);
+    as_set_up(&recorded, inputs, last).await
+}
+
+/// These inputs if they plan the node that this host was set up as, otherwise the last good ones. If both plan another name, for example
+/// that of another address, the host can still be stopped in order; [`no_drain`] says what is missing then.
+async fn as_set_up(
+    recorded: &Identity,
+    inputs: Inputs,
+    last_good: impl AsyncFnOnce() -> Result<Inputs>,
+) -> Result<Inputs> {
+    let kind = recorded.node_kind();
+    let has_kind = |its: &Inputs| kind.is_none_or(|kind| kind == its.plan.node);
+    if has_kind(&inputs) && recorded.renamed_by(&inputs.identity).is_none() {
         return Ok(inputs);
     }
-    let (_, last) = last_good(args, host).await?;
-    if last.plan.node != recorded {
-        bail!("this host was set up with ROLE={recorded}, and no settings with it are kept");
+    match last_good().await {
+        Ok(last) if has_kind(&last) => Ok(last),
+        _ if has_kind(&inputs) => Ok(inputs),
+        last => {
+            let kind = kind.unwrap_or_default();
+            let why =
+                format!("this host was set up with ROLE={kind}, and no settings with it are kept");
+            Err(match last {
+                Ok(_) => anyhow!(why),
+                Err(error) => error.context(why),
+            })
+        }
     }
-    Ok(last)
+}
+
+/// The warning if the plan has another name than the node of the set-up: its drain does not find that node.
+fn no_drain(recorded: &Identity, planned: &Identity) -> Option<String> {
+    recorded.renamed_by(planned)?;
+    let (name, other) = (recorded.node_name()?, planned.node_name()?);
+    Some(format!(
+        "node {name} is not drained, because this host now has the node name {other}: its pods are not evicted before they are stopped"
+    ))
 }
 
 /// What a clean is for.
@@ -129,6 +158,11 @@ pub(super) async fn remove_role(
     let live = Ledger::live_in(&records);
     let runs = live.iter().any(|live| !live.keep);
     if runs {
+        if let (Some(recorded), Ok(inputs)) = (Identity::recorded(), &inputs)
+            && let Some(warning) = no_drain(&recorded, &inputs.identity)
+        {
+            tracing::warn!("{warning}");
+        }
         let accepts = removal.accepts_quorum_loss;
         if stop(inputs.as_ref(), host, sink, cancel, accepts).await == Stopped::Refused {
             return Ok(Outcome::Refused);
@@ -138,7 +172,8 @@ pub(super) async fn remove_role(
     let plan = of_role.map(|inputs| &inputs.plan);
     let mut leaving = match purpose {
         CleanPurpose::Leave | CleanPurpose::Purge if !live.is_empty() => {
-            Leaving::of(plan, host).await
+            let recorded = Identity::recorded().and_then(|its| its.node_name());
+            Leaving::of(plan, recorded, host).await
         }
         CleanPurpose::Leave | CleanPurpose::Purge | CleanPurpose::Rebuild => None,
     };
@@ -325,10 +360,77 @@ async fn stop(
 mod tests {
     use std::collections::BTreeMap;
 
+    use engine::env::KubeEnv;
+    use engine::facts::Facts;
     use engine::host::fake::FakeHost;
     use engine::host::{ContainerConfig, Containers as _};
+    use engine::plan::Plan;
 
     use super::*;
+    use crate::inputs::{Role, SettingSecrets};
+
+    /// The inputs of a host with this name and these values of `ROLE` and `USE_HOSTNAME`.
+    fn inputs_of(host: &str, role: &str, use_hostname: &str) -> Inputs {
+        let pairs = [
+            ("ROLE", role),
+            ("MASTER_IP", "10.0.0.1"),
+            ("USE_HOSTNAME", use_hostname),
+        ];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+        let facts = Facts {
+            address: "10.0.0.2".parse().ok(),
+            ..Facts::nothing_about(host)
+        };
+        Inputs {
+            plan: Plan {
+                node: role.to_owned(),
+                ..Plan::bare(Vec::new())
+            },
+            identity: Identity::of(&settings, &facts),
+            facts,
+            secrets: SettingSecrets(settings),
+            role: Role::LastGood {
+                problems: Vec::new(),
+                pending_release: None,
+            },
+            renamed: None,
+        }
+    }
+
+    /// The cluster does not know the node of other settings: its pods would not be evicted.
+    #[tokio::test]
+    async fn a_clean_is_planned_for_the_node_of_the_set_up() {
+        let recorded = inputs_of("w-1", "worker", "true").identity;
+        let planned = async |inputs: Inputs, last: Result<Inputs>| {
+            let planned = as_set_up(&recorded, inputs, async || last).await;
+            let planned = planned.map(|its| its.identity.node_name().unwrap_or_default());
+            planned.map_err(|error| engine::model::chain(error.as_ref()).join(": "))
+        };
+        let lost = || -> Result<Inputs> { Err(anyhow!("read the last good settings")) };
+        let as_before = || inputs_of("w-1", "worker", "true");
+        let is_w_1 = Ok("w-1".to_owned());
+        assert_eq!(planned(as_before(), lost()).await, is_w_1);
+        assert_eq!(no_drain(&recorded, &as_before().identity), None);
+        for (host, use_hostname, name) in [("w-1y", "true", "w-1y"), ("w-1", "false", "10.0.0.2")] {
+            let other = || inputs_of(host, "worker", use_hostname);
+            assert_eq!(planned(other(), Ok(as_before())).await, is_w_1, "{name}");
+            // It is still stopped in order.
+            for last in [lost(), Ok(other())] {
+                assert_eq!(planned(other(), last).await, Ok(name.to_owned()));
+            }
+            let warning = no_drain(&recorded, &other().identity).expect("it has another name");
+            for part in ["node w-1 is not drained", name] {
+                assert!(warning.contains(part), "{warning}");
+            }
+        }
+        let master = || inputs_of("w-1", "master", "true");
+        assert_eq!(planned(master(), Ok(as_before())).await, is_w_1);
+        for last in [lost(), Ok(master())] {
+            let refused = planned(master(), last).await.expect_err("another kind");
+            assert!(refused.contains("ROLE=worker"), "{refused}");
+        }
+    }
 
     /// How often a clean marks the node of its worker.
     async fn marks(purpose: CleanPurpose, cancel: &CancellationToken) -> usize {

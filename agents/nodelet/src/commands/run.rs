@@ -323,7 +323,17 @@ pub(super) async fn lost_ledger(inputs: &Inputs, host: &LiveHost) -> Result<()> 
 /// The inputs of the role that is on this host. If the settings already have ROLE none, or cannot be used, these are the last good
 /// settings.
 pub(super) async fn installed_inputs(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
-    let inputs = match inputs::read(args, host).await {
+    or_last_good(inputs::read(args, host).await, args, host).await
+}
+
+/// The same with the name that the host had at its set-up.
+pub(super) async fn installed_inputs_as_set_up(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
+    or_last_good(inputs::read_as_set_up(args, host).await, args, host).await
+}
+
+/// These inputs, or those of the last good settings if these have no role.
+async fn or_last_good(inputs: Result<Inputs>, args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
+    let inputs = match inputs {
         Ok(inputs) if !inputs.are_of_no_role() => return Ok(inputs),
         inputs => inputs,
     };

@@ -178,10 +178,15 @@ impl Identity {
         }
     }
 
+    /// The name that the cluster knows this host's node by.
+    pub(crate) fn node_name(&self) -> Option<String> {
+        self.node.as_ref().map(|node| node.to_lowercase())
+    }
+
     /// What identifies this host's member of etcd.
     pub(crate) fn node_in_etcd(&self) -> RecordedNode {
         RecordedNode {
-            name: self.node.as_ref().map(|node| node.to_lowercase()),
+            name: self.node_name(),
             address: self.address,
             data: self.settings.get("ETCD_DATA_DIR").map(PathBuf::from),
         }
@@ -247,8 +252,8 @@ impl Identity {
         })
     }
 
-    /// Names are compared without regard to case.
-    fn renamed_by(&self, wanted: &Self) -> Option<Changed> {
+    /// The change of the node's name. Names are compared without regard to case.
+    pub(crate) fn renamed_by(&self, wanted: &Self) -> Option<Changed> {
         let (current, wanted) = (self.node.as_ref()?, wanted.node.as_ref()?);
         (!current.eq_ignore_ascii_case(wanted)).then(|| Changed {
             name: "the node name".to_owned(),

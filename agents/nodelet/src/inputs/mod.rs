@@ -55,7 +55,7 @@ pub(crate) struct Inputs {
     pub(crate) identity: Identity,
     pub(crate) role: Role,
     /// The change of the host's name since its set-up, if the plan has the recorded name because of it: with the last good settings, and by
-    /// [`with_recorded_name`].
+    /// [`with_recorded_name`] and [`read_as_set_up`].
     pub(crate) renamed: Option<Changed>,
 }
 
@@ -127,10 +127,19 @@ impl Inputs {
 
 /// Reads all inputs for this host and plans. Reports all problems of a kind at once.
 pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
+    read_with(args, PlannedName::by(args), host).await
+}
+
+/// The same with the name that the host had at its set-up: what takes the role off has to work on the node that the cluster knows.
+pub(crate) async fn read_as_set_up(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
+    read_with(args, PlannedName::Recorded, host).await
+}
+
+async fn read_with(args: &RoleArgs, name: PlannedName, host: &LiveHost) -> Result<Inputs> {
     let settings = settings(args, host).await?;
     files_are_in_directories_of_root(&settings, host).await?;
     let usual = FactQuery::usual().and_disks(settings.paths());
-    with_facts(args, PlannedName::by(args), settings, host, &usual).await
+    with_facts(args, name, settings, host, &usual).await
 }
 
 /// Plans with settings that are read already. Gathers the facts that `query` names, and those that preconditions need which were not met

@@ -20,20 +20,25 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// The node, as the role's drain or the kept identity names it; `None` if this host is no worker. So it works without settings and role,
-    /// and after an earlier clean, too.
-    pub(super) async fn of(plan: Option<&Plan>, host: &dyn Host) -> Option<Self> {
+    /// The node of a worker; `None` if this host is none. `recorded` is the node's name at the set-up. If it is not known, the role's drain or
+    /// the kept identity names the node. So it works without settings and role, and after an earlier clean, too.
+    pub(super) async fn of(
+        plan: Option<&Plan>,
+        recorded: Option<String>,
+        host: &dyn Host,
+    ) -> Option<Self> {
         if let Some(drain) = plan.and_then(node_to_leave) {
             let is_there = host.entry(&drain.kubeconfig).await.ok().flatten().is_some();
             return Some(Self {
-                node: drain.node.clone(),
+                node: recorded.unwrap_or_else(|| drain.node.clone()),
                 access: is_there.then(|| ClusterAccess::with(&drain.kubeconfig)),
                 may_have_containers: true,
             });
         }
         match kept_node(host).await {
+            // The certificate may be a copy of another worker's, and that one stays.
             Ok(kept) => kept.map(|kept| Self {
-                node: kept.name,
+                node: recorded.unwrap_or(kept.name),
                 access: kept.kubeconfig.as_deref().map(ClusterAccess::with),
                 may_have_containers: true,
             }),
@@ -94,6 +99,11 @@ fn node_to_leave(plan: &Plan) -> Option<&DrainSpec> {
 #[cfg(test)]
 mod tests {
     use engine::host::fake::FakeHost;
+    use engine::host::{Cluster as _, ClusterNode};
+    use engine::kubernetes::workers::LEFT;
+    use engine::model::PhaseName;
+    use engine::plan::{PlannedPhase, PlannedStep};
+    use engine::resource::Spec;
 
     use super::*;
 
@@ -136,6 +146,51 @@ mod tests {
 
     #[tokio::test]
     async fn a_host_that_never_was_a_worker_leaves_nothing() {
-        assert_eq!(Leaving::of(None, &FakeHost::new()).await, None);
+        let recorded = Some("cp-1".to_owned());
+        for recorded in [None, recorded] {
+            assert_eq!(Leaving::of(None, recorded, &FakeHost::new()).await, None);
+        }
+    }
+
+    /// The plan of a worker whose drain names this node.
+    fn plan_with_drain_of(node: &str) -> Plan {
+        let name: PhaseName = "drain".parse().expect("a name");
+        let drain = Spec::Drain(DrainSpec {
+            node: node.to_owned(),
+            kubeconfig: "/etc/kubeconfig".into(),
+            kubelet: None,
+            seconds: 1,
+        });
+        let phase = PlannedPhase {
+            on_stop: vec![PlannedStep::bare(&name, drain)],
+            ..PlannedPhase::bare(name)
+        };
+        Plan {
+            node: "worker".to_owned(),
+            ..Plan::bare(vec![phase])
+        }
+    }
+
+    /// The cluster knows the node by the name of the set-up. A node of the new name is another one, if there is one.
+    #[tokio::test]
+    async fn a_worker_whose_host_was_renamed_marks_the_node_of_its_set_up() {
+        let host = FakeHost::new()
+            .with_file("/etc/kubeconfig", "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        for node in ["w-1", "w-2"] {
+            host.with_world_mut(|world| world.node(node, ClusterNode::default()));
+        }
+        let plan = plan_with_drain_of("w-2");
+        let leaving = Leaving::of(Some(&plan), Some("w-1".to_owned()), &host).await;
+        let leaving = leaving.expect("it is a worker");
+        assert_eq!(leaving.mark(&host).await, None);
+        let nodes = host.nodes(&access()).await.expect("it answers");
+        let has_left = |node: &str| nodes[node].annotations.contains_key(LEFT);
+        assert!(has_left("w-1") && !has_left("w-2"), "{nodes:?}");
+        let text = leaving.after_purge();
+        assert!(text.contains("nodelet cluster remove w-1`"), "{text}");
+        // A lost record says nothing.
+        let leaving = Leaving::of(Some(&plan), None, &host).await;
+        assert_eq!(leaving, Some(Leaving::of_node("w-2")));
     }
 }
