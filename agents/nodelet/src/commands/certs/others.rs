@@ -18,7 +18,7 @@ use engine::resource::pki::{Replacement, Rotation, Stage, successor_of};
 use crate::cli::{LOCAL_ADMIN, RolloutArgs, SendArgs};
 use crate::commands::pki::export::own_entry;
 use crate::commands::pki::made_file::{MadeFile, seconds};
-use crate::commands::run::only_root;
+use crate::commands::run::{only_root, unchanged};
 use crate::inputs;
 use crate::output::exit::Exit;
 use crate::output::say;
@@ -39,6 +39,7 @@ pub(crate) async fn show(args: &RolloutArgs) -> Result<Exit> {
     only_root("show how far a replacement is")?;
     let host = LiveHost::new();
     let inputs = inputs::read(&args.role, &host).await?;
+    unchanged(&args.role, &host, &inputs).await?;
     let known = authorities(&inputs.plan);
     let asked = args.authority.as_deref();
     if let Some(asked) = asked

@@ -23,7 +23,7 @@ use engine::resource::pki::{
 use super::others;
 use crate::cli::{LOCAL_ADMIN, RotateArgs, RotateStep};
 use crate::commands::report::plan::lines;
-use crate::commands::run::{exit, prepare};
+use crate::commands::run::{exit, prepare, unchanged};
 use crate::etcd::Etcd;
 use crate::inputs::{self, Inputs};
 use crate::output::exit::Exit;
@@ -45,6 +45,8 @@ pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
     }
     if args.dry_run {
         let inputs = inputs::read(&args.role, &host).await?;
+        // As the rotation itself.
+        unchanged(&args.role, &host, &inputs).await?;
         return predict(args, step, &inputs, &host).await;
     }
     let (inputs, _lock) = prepare("rotate", &args.role, &Selection::default(), &host).await?;

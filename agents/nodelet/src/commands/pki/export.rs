@@ -26,6 +26,7 @@ use super::made_file::{
     MadeFile, api_of, earlier_host, has_left, is_free, is_name, may_return, seconds,
 };
 use crate::cli::{LOCAL_ADMIN, PkiExportArgs};
+use crate::commands::run::unchanged;
 use crate::inputs;
 use crate::output::error_report;
 use crate::output::exit::Exit;
@@ -42,6 +43,8 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     is_name(EXPORT, node)?;
     let host = LiveHost::new();
     let inputs = inputs::read(&args.file.role, &host).await?;
+    // The new master would know this one by another name than the cluster, and count it twice.
+    unchanged(&args.file.role, &host, &inputs).await?;
     let api = api_of(EXPORT, &inputs.plan)?;
     let own = own_entry(&inputs.plan)?;
     let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));

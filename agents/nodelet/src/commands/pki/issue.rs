@@ -25,6 +25,7 @@ use super::made_file::{
     MadeFile, api_of, earlier_host, has_left, is_free, is_name, may_return, seconds, taken,
 };
 use crate::cli::{LOCAL_ADMIN, PkiIssueArgs};
+use crate::commands::run::unchanged;
 use crate::inputs;
 use crate::output::error_report;
 use crate::output::exit::{Exit, WrongArguments};
@@ -39,6 +40,8 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     }
     let host = LiveHost::new();
     let inputs = inputs::read(&args.file.role, &host).await?;
+    // The join file has settings of this host, and the name of its node.
+    unchanged(&args.file.role, &host, &inputs).await?;
     let api = api_of(ADMIT, &inputs.plan)?;
     let authority = Authority::read(&host, "cluster").await?;
     let authority = authority.filter(Authority::can_sign);

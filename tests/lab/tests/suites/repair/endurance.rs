@@ -106,6 +106,11 @@ fn another_host_name(master: &Master, watch: &Watch<'_>) {
     master.sh("hostname another-name");
     watch.tells("SettingsAllowed", "another-name", CALM);
     master.check(&[]).exits(1).says(&["another-name"]);
+    // A join file would have the other name of this master, and the masters would be counted with it.
+    for joins in ["issue", "export"] {
+        let refused = master.nodelet(&["pki", joins, "n-9", "--to", "age1"]);
+        refused.exits(1).says(&["another-name"]);
+    }
     assert_eq!(RunningInstances::of(master), before);
     // The cluster knows the node by its old name, so what is down is started again with that name.
     master.sh("docker rm --force proxy");
