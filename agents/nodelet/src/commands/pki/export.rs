@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, bail};
 use engine::exec::{authorities, check_export, reserved_for_api_servers};
 use engine::host::live::LiveHost;
-use engine::host::{Cluster as _, ClusterAccess, ClusterNode};
+use engine::host::{ClusterAccess, ClusterNode, Host};
 use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::admission::{Admission, admission, admissions, end_of, withdraw};
 use engine::kubernetes::join_file::{
@@ -23,7 +23,8 @@ use engine::resource::pki::export_keys;
 
 use self::number::{Export, PresentMasters};
 use super::made_file::{
-    MadeFile, api_of, earlier_host, has_left, is_free, is_name, may_return, seconds,
+    MadeFile, api_of, earlier_host, has_left, is_free, is_name, may_return, nodes, not_read,
+    seconds,
 };
 use crate::cli::{LOCAL_ADMIN, PkiExportArgs};
 use crate::commands::run::unchanged;
@@ -48,16 +49,13 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     let api = api_of(EXPORT, &inputs.plan)?;
     let own = own_entry(&inputs.plan)?;
     let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
-    let known = PresentMasters::read(&host, &access)
-        .await
-        .with_context(|| format!("{EXPORT} `{node}`: list the masters"))?
-        .listed;
+    let known = present_masters(node, &host, &access).await?;
     let before = known.iter().find(|its| its.name == *node);
     let member = before.and_then(|its| its.etcd_id);
     let others = remaining(node, args.replace, &own, known)?;
     is_reachable(&api, &others)?;
     is_free(EXPORT, node, &reserved_for_api_servers(&host).await?)?;
-    let nodes = host.nodes(&access).await?;
+    let nodes = nodes(EXPORT, node, &host, &access).await?;
     is_no_other_node(node, args.replace, &nodes)?;
     let all = authorities(&inputs.plan);
     check_export(&host, &access, &all).await?;
@@ -105,6 +103,16 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
         error_report::say(&format!("nodelet: warning: {text}"));
     }
     Ok(Exit::Ok)
+}
+
+/// The masters that the cluster has, before another one joins.
+async fn present_masters(
+    node: &str,
+    host: &dyn Host,
+    access: &ClusterAccess,
+) -> Result<Vec<MasterEntry>> {
+    let present = PresentMasters::read(host, access).await;
+    Ok(present.with_context(|| not_read(EXPORT, node))?.listed)
 }
 
 /// Refuses a number of masters that is even and is to stay so. `of` is the number that the cluster is to have in the end. The number includes the hosts
@@ -266,7 +274,10 @@ mod tests {
     use std::net::IpAddr;
     use std::slice;
 
+    use engine::host::fake::FakeHost;
+    use engine::kubernetes::etcd_members::OWN_ENDPOINT;
     use engine::kubernetes::workers::LEFT;
+    use engine::model::chain;
 
     use super::*;
     use crate::pass::tests::plan_of_master;
@@ -287,6 +298,31 @@ mod tests {
             (own.name.as_str(), own.address),
             ("cp-1", master(1).address)
         );
+    }
+
+    #[tokio::test]
+    async fn an_export_that_cannot_read_the_cluster_names_the_next_step() {
+        let access = ClusterAccess::with("/etc/kubeconfig".as_ref());
+        let host = FakeHost::new().with_file("/etc/kubeconfig", "");
+        let refused = async |host: &FakeHost| {
+            let error = present_masters("cp-2", host, &access).await;
+            let error = error.expect_err("one does not answer");
+            let said = chain(error.as_ref()).join(": ");
+            for part in ["`cp-2`: ", "`nodelet check`", "on another master: "] {
+                assert!(said.contains(part), "{said}");
+            }
+        };
+        // Nothing answers, then etcd alone.
+        refused(&host).await;
+        host.with_world_mut(|world| {
+            world.etcd.voter("cp-1", "172.30.0.11", 1);
+            let own = world.etcd.states["https://172.30.0.11:4001"].clone();
+            world.etcd.states.insert(OWN_ENDPOINT.to_owned(), own);
+        });
+        refused(&host).await;
+        let host = host.with_kubernetes(|rules| rules.remote_api = true);
+        let known = present_masters("cp-2", &host, &access).await;
+        assert_eq!(known.expect("both answer"), [master(1)]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, bail};
 use engine::exec::reserved_for_api_servers;
 use engine::host::live::LiveHost;
-use engine::host::{Cluster as _, ClusterAccess, ClusterNode, Host};
+use engine::host::{ClusterAccess, ClusterNode, Host};
 use engine::kubernetes::MASTER_LABEL;
 use engine::kubernetes::admission::{
     Admission, NewToken, admission, admissions, admit, check_taints, end_of,
@@ -22,7 +22,7 @@ use engine::resource::pki::Authority;
 
 use super::export::{addresses_of_others, own_entry};
 use super::made_file::{
-    MadeFile, api_of, earlier_host, has_left, is_free, is_name, may_return, seconds, taken,
+    MadeFile, api_of, earlier_host, has_left, is_free, is_name, may_return, nodes, seconds, taken,
 };
 use crate::cli::{LOCAL_ADMIN, PkiIssueArgs};
 use crate::commands::run::unchanged;
@@ -49,7 +49,7 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
         "admit a node: the key of the cluster's authority is not on this host; run this on a master",
     )?;
     let access = ClusterAccess::with(Path::new(LOCAL_ADMIN));
-    let nodes = host.nodes(&access).await?;
+    let nodes = nodes(ADMIT, &args.node, &host, &access).await?;
     let reserved = reserved_for_api_servers(&host).await?;
     is_free(ADMIT, &args.node, &reserved)?;
     is_no_master(&args.node, &reserved)?;

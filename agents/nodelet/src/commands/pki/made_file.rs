@@ -1,10 +1,11 @@
 //! What `issue` and `export` share: which host a join file can be for. And what they and `certs send` do with the file they made.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
-use engine::host::ClusterNode;
+use engine::host::{ClusterAccess, ClusterNode, Host};
 use engine::kubernetes::admission::{Admission, LONGEST_LIFE};
 use engine::kubernetes::join_file::{
     FileKind, JOIN_FILE, JoinKind, LONGEST_NODE_NAME, is_node_name,
@@ -130,6 +131,24 @@ pub(super) fn api_of(action: &str, plan: &Plan) -> Result<String> {
     })
 }
 
+/// The nodes of the cluster, as the API server of this master has them. `action` and `node` are for the message.
+pub(super) async fn nodes(
+    action: &str,
+    node: &str,
+    host: &dyn Host,
+    access: &ClusterAccess,
+) -> Result<BTreeMap<String, ClusterNode>> {
+    let nodes = host.nodes(access).await;
+    nodes.with_context(|| not_read(action, node))
+}
+
+/// That this master cannot read the cluster, and what to do. The cause comes after it.
+pub(super) fn not_read(action: &str, node: &str) -> String {
+    format!(
+        "{action} `{node}`: this master cannot read its cluster; `nodelet check` on this host says what is wrong, or run the command on another master"
+    )
+}
+
 /// Refuses names of servers that a new host would take over. `action` is for the message.
 pub(super) fn is_free(action: &str, node: &str, reserved: &Reserved) -> Result<()> {
     if reserved.names.contains(node) {
@@ -197,6 +216,7 @@ pub(super) fn may_return(
 
 #[cfg(test)]
 mod tests {
+    use engine::host::fake::FakeHost;
     use engine::kubernetes::admission::RemovedNode;
 
     use super::*;
@@ -215,6 +235,26 @@ mod tests {
         };
         let error = api_of("admit", &other).expect_err("no master").to_string();
         assert!(error.contains("run this on a master"), "{error}");
+    }
+
+    /// The API server of a master that was removed does not answer this, for example.
+    #[tokio::test]
+    async fn a_master_that_cannot_read_the_cluster_names_the_cause_and_the_next_step() {
+        let access = ClusterAccess::with("/etc/kubeconfig".as_ref());
+        let host = FakeHost::new().with_file("/etc/kubeconfig", "");
+        let error = nodes("admit", "w-1", &host, &access).await;
+        let error = error.expect_err("no API server answers");
+        let said = engine::model::chain(error.as_ref()).join(": ");
+        for part in [
+            "admit `w-1`: ",
+            "`nodelet check` on this host",
+            "on another master: list the nodes: ",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+        let host = host.with_kubernetes(|rules| rules.remote_api = true);
+        let nodes = nodes("admit", "w-1", &host, &access).await;
+        assert_eq!(nodes.expect("it answers"), BTreeMap::new());
     }
 
     #[test]
