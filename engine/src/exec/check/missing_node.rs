@@ -1,4 +1,5 @@
-//! The wait of an apply for a worker's node: it ends early if the node was deleted after its registration, because kubelet does not register it again.
+//! The wait of an apply or a repair for its host's node: it ends early if the node was deleted after its registration, because kubelet does not register it
+//! again. A master restarts kubelet in its next repair; until the wait ends, that one cannot begin.
 //!
 //! The API server gives a worker the same answer before the first registration and after `nodelet cluster remove`: there is no such node. A node may
 //! read neither the record of its admission nor its tombstone. But kubelet registers its node at its start, and tries again within seconds until
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use crate::exec::Runner;
 use crate::exec::kubernetes::probes::{api_answers, no_node};
-use crate::host::Host;
+use crate::host::{ClusterAccess, Host};
 use crate::plan::{NeededApi, Probe};
 use crate::resource::{ResourceError, Spec};
 
@@ -30,8 +31,21 @@ pub(in crate::exec) struct MissingNode {
     seen: Option<Duration>,
     /// Since when it has been missing.
     since: Option<Duration>,
-    /// When the API server was last asked because of a step.
-    asked: Option<Duration>,
+    /// When the API server was last asked because of a step, and what the error said then if the node was deleted.
+    asked: Option<(Duration, Option<Deleted>)>,
+}
+
+/// What is said of a deleted node, and what to do.
+#[derive(Debug, Clone)]
+struct Deleted {
+    what: String,
+    next: String,
+}
+
+impl From<Deleted> for ResourceError {
+    fn from(Deleted { what, next }: Deleted) -> Self {
+        Self::Unmet { what, next }
+    }
 }
 
 impl MissingNode {
@@ -66,6 +80,19 @@ impl MissingNode {
         }
     }
 
+    /// As [`Self::is_missing`], for a longer time.
+    fn has_been_missing_for(
+        &mut self,
+        limit: Duration,
+        is_there: Option<bool>,
+        now: Duration,
+    ) -> bool {
+        self.is_missing(is_there, now)
+            && self
+                .since
+                .is_some_and(|since| now.saturating_sub(since) >= limit)
+    }
+
     /// Whether a kubelet that has run for `running` at `now` has registered the node.
     fn was_registered(&self, now: Duration, running: Duration) -> bool {
         // A kubelet that started later may be about to register the node.
@@ -75,7 +102,7 @@ impl MissingNode {
 }
 
 impl Runner<'_> {
-    /// The error of a step: the same, or a permanent one if the step waits for the node of a worker that was deleted. Cancel safe.
+    /// The error of a step: the same, or a permanent one if the step waits for a node that was deleted. Cancel safe.
     pub(in crate::exec) async fn error_of_step(
         &self,
         spec: &Spec,
@@ -86,18 +113,35 @@ impl Runner<'_> {
             return error;
         };
         let now = self.host.elapsed();
-        if missing
-            .asked
-            .is_some_and(|at| now.saturating_sub(at) < PAUSE)
+        if let Some((at, deleted)) = &missing.asked
+            && now.saturating_sub(*at) < PAUSE
         {
+            return deleted.clone().map_or(error, ResourceError::from);
+        }
+        let Some((kubelet, needed)) = self.kubelet_of(&node.name) else {
+            return error;
+        };
+        let is_there = match needed {
+            Some(needed) => api_answers(self.host, needed).await.ok(),
+            None => {
+                let access = ClusterAccess::with(&node.kubeconfig);
+                let found = self.host.node(&access, &node.name).await;
+                found.ok().map(|found| found.is_some())
+            }
+        };
+        // At the first start of a cluster, kubelet runs long before its API server.
+        if needed.is_none() && !missing.has_been_missing_for(STARTING, is_there, now) {
+            missing.asked = Some((now, None));
             return error;
         }
-        let deleted = self.deleted_node(&node.name, missing).await;
-        missing.asked = Some(now);
-        deleted.unwrap_or(error)
+        let deleted = self
+            .deleted_node(&node.name, kubelet, is_there, missing)
+            .await;
+        missing.asked = Some((now, deleted.clone()));
+        deleted.map_or(error, ResourceError::from)
     }
 
-    /// The permanent error of a check that does not hold for this reason, if it waits for the node of a worker that was deleted. Cancel safe.
+    /// The permanent error of a check that does not hold for this reason, if it waits for a node that was deleted. Cancel safe.
     pub(in crate::exec) async fn error_of_check(
         &self,
         probe: &Probe,
@@ -112,12 +156,23 @@ impl Runner<'_> {
             *missing = MissingNode::after_registration(self.host.elapsed());
             return None;
         }
-        self.deleted_node(node, missing).await
+        let (kubelet, needed) = self.kubelet_of(node)?;
+        let is_there = match needed {
+            Some(needed) => api_answers(self.host, needed).await.ok(),
+            // The API server of a master has just said so.
+            None => Some(false),
+        };
+        let deleted = self.deleted_node(node, kubelet, is_there, missing).await;
+        deleted.map(ResourceError::from)
     }
 
-    async fn deleted_node(&self, node: &str, missing: &mut MissingNode) -> Option<ResourceError> {
-        let (kubelet, needed) = self.kubelet_of_worker(node)?;
-        let is_there = api_answers(self.host, needed).await.ok();
+    async fn deleted_node(
+        &self,
+        node: &str,
+        kubelet: &str,
+        is_there: Option<bool>,
+        missing: &mut MissingNode,
+    ) -> Option<Deleted> {
         // A step is tried several times a second: systemd is asked only when its answer counts.
         if !missing.is_missing(is_there, self.host.elapsed()) {
             return None;
@@ -125,23 +180,29 @@ impl Runner<'_> {
         // A kubelet that does not run registers nothing: another check says so.
         let running = running_for(self.host, kubelet).await?;
         let was_registered = missing.was_registered(self.host.elapsed(), running);
-        was_registered.then(|| ResourceError::Unmet {
+        let is_worker = matches!(self.kubelet_of(node), Some((_, Some(_))));
+        was_registered.then(|| Deleted {
             what: format!(
                 "find node {node}: the cluster does not have it, and {kubelet} has run for at least {} s without registering it: it was deleted after its registration, or the API server refuses to register it",
                 MISSING.as_secs()
             ),
-            next: format!(
-                "see `journalctl -u {kubelet}`; if this worker was removed from the cluster (`nodelet cluster remove {node}`), run `nodelet clean --purge` here; to join again, run `nodelet pki key` here and `nodelet pki issue {node} --to KEY --replace` with that key on a master, and apply with this new join file; if only the node was deleted, `nodelet repair kubelet` registers it again"
-            ),
+            next: match is_worker {
+                true => format!(
+                    "see `journalctl -u {kubelet}`; if this worker was removed from the cluster (`nodelet cluster remove {node}`), run `nodelet clean --purge` here; to join again, run `nodelet pki key` here and `nodelet pki issue {node} --to KEY --replace` with that key on a master, and apply with this new join file; if only the node was deleted, `nodelet repair kubelet` registers it again"
+                ),
+                false => format!(
+                    "`nodelet repair kubelet` registers it again, and nodeletd does so in its next pass; if this master was removed from the cluster (`nodelet cluster remove {node}`), run `nodelet clean --purge` here"
+                ),
+            },
         })
     }
 
-    /// The unit of kubelet and the access to the API server, if this is the node of a worker. A master restarts kubelet by itself.
-    fn kubelet_of_worker(&self, name: &str) -> Option<(&str, &NeededApi)> {
+    /// The unit of kubelet, if this is the node of this host, and on a worker the access to the API server.
+    fn kubelet_of(&self, name: &str) -> Option<(&str, Option<&NeededApi>)> {
         let mut checks = self.plan.phases.iter().flat_map(|phase| &phase.checks);
         checks.find_map(|check| match &check.probe {
             Probe::NodeReady { node, kubelet, .. } if node == name => {
-                Some((kubelet.as_str(), check.needs_api.as_ref()?))
+                Some((kubelet.as_str(), check.needs_api.as_ref()))
             }
             _ => None,
         })

@@ -1,6 +1,7 @@
 //! A repair that fails or is asked to end after it has stopped something: it starts that again, and reports what it cannot start.
 
 use std::path::Path;
+use std::time::Duration;
 
 use behaviour::{Bringup, block_on};
 use engine::exec::{Event, EventSink, Recording, restart_set};
@@ -45,6 +46,35 @@ fn units_of_a_failed_stop_run_again() {
         assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
         let left = bringup.not_cleaned(&bare, &host, false);
         assert_eq!(left, Vec::<String>::new());
+    }
+}
+
+/// The API server did not answer when the repair was chosen, so it was not known that kubelet has to be restarted. Only the next repair does this.
+#[test]
+fn a_repair_does_not_wait_for_long_for_a_node_that_was_deleted() {
+    let (bringup, host) = applied_host();
+    host.with_world_mut(|world| {
+        world.advance(Duration::from_secs(120));
+        world.remove_node("cp-1");
+    });
+    for (phase, limit) in [("kubernetes-ready", 60), ("node-role", 90)] {
+        let host = host.fork();
+        let elapsed = || host.with_world(|world| world.elapsed());
+        let begun = elapsed();
+        let set: Vec<PhaseName> = vec![phase.parse().expect("a name")];
+        let events = Recording::default();
+        let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
+        let took = elapsed() - begun;
+        let reported = text(&events.events());
+        assert_eq!(outcome.ok(), Some(Outcome::Failed), "{reported}");
+        let limit = Duration::from_secs(limit);
+        assert!(took < limit, "{phase}: {took:?}: {reported}");
+        for says in [
+            "it was deleted after its registration",
+            "`nodelet repair kubelet` registers it again",
+        ] {
+            assert!(reported.contains(says), "{says}: {reported}");
+        }
     }
 }
 
