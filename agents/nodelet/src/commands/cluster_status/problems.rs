@@ -59,7 +59,7 @@ pub(super) fn problems(status: &ClusterStatus) -> Vec<Problem> {
                     "the API server behind the virtual IP {} {answer}",
                     ip.address
                 ),
-                "`journalctl -u keepalived -n 50` and `nodelet status` on each master",
+                virtual_ip::next_without_api(ip),
             )
         }));
         all.extend(virtual_ip::problem(ip));

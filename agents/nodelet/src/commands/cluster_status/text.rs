@@ -103,9 +103,10 @@ fn virtual_ip(text: &mut String, ip: &VirtualIpState) {
         }
         (Part::Known(true), Part::Known(name)) => format!("held by {name}, this host"),
         (_, Part::Known(name)) => format!("held by {name}"),
-        (Part::Known(false), Part::Unknown { .. }) => {
-            "not held by this host; holder unknown".to_owned()
-        }
+        (Part::Known(false), Part::Unknown { .. }) => match holders::only_other(ip) {
+            Some(one) => format!("held by {}", holders::names(std::slice::from_ref(one))),
+            None => "not held by this host; holder unknown".to_owned(),
+        },
         (_, Part::Unknown { .. }) => "holder unknown".to_owned(),
     };
     let api = match &ip.api {

@@ -215,6 +215,25 @@ pub(super) fn names(holders: &[AddressHolder]) -> String {
     all.collect::<Vec<_>>().join(", ")
 }
 
+/// The only host that has the address, if it is a master that is not this host.
+pub(super) fn only_other(ip: &VirtualIpState) -> Option<&AddressHolder> {
+    let [one] = ip.holders.known()?.as_slice() else {
+        return None;
+    };
+    (one.node.is_some() && one.hardware.is_some()).then_some(one)
+}
+
+/// What to do if the API over the address does not answer, or not well.
+pub(super) fn next_without_api(ip: &VirtualIpState) -> String {
+    let silent = only_other(ip).filter(|_| ip.api.known().is_none());
+    match silent.and_then(|one| one.node.as_ref()) {
+        Some(node) => format!(
+            "on {node}, which has the address, see why it does not answer there (`nodelet status`, `iptables -S INPUT`); `systemctl stop keepalived` on it lets another master take the address"
+        ),
+        None => "`journalctl -u keepalived -n 50` and `nodelet status` on each master".to_owned(),
+    }
+}
+
 /// What is wrong with the hosts that have the address: there are several, or one is no master.
 pub(super) fn problem(ip: &VirtualIpState) -> Option<Problem> {
     let all = ip.holders.known()?;

@@ -155,3 +155,25 @@ async fn the_holder_of_the_virtual_ip_is_found_by_its_certificate() {
     });
     assert_eq!(holder().await, Part::Known("cp-1".to_owned()));
 }
+
+/// A packet filter on the holder drops what comes from outside, and ARP goes on.
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_does_not_answer_is_named_by_arp() {
+    let cluster = Cluster::healthy().await;
+    let silent = format!("https://{VIRTUAL_IP}*");
+    cluster
+        .host
+        .set_faults(FaultPlan::none().fail("https_get", &silent));
+    let (problems, code) = cluster.problems().await;
+    assert_eq!(code, 2);
+    for says in [
+        "does not answer",
+        "on cp-2, which has the address",
+        "`systemctl stop keepalived` on it",
+    ] {
+        assert!(problems.contains(says), "{says}: {problems}");
+    }
+    let shown = text::screen(&cluster.status().await);
+    let says = format!("✗ {VIRTUAL_IP}: held by cp-2 ({SECOND}); the API does not answer");
+    assert!(shown.contains(&says), "{shown}");
+}
