@@ -101,7 +101,9 @@ fn virtual_ip(text: &mut String, ip: &VirtualIpState) {
             let all = wrong.map_or(&[][..], Vec::as_slice);
             format!("held by {}", holders::names(all))
         }
-        (Part::Known(true), Part::Known(name)) => format!("held by {name}, this host"),
+        (Part::Known(true), Part::Known(name)) if name != holders::THIS_HOST => {
+            format!("held by {name}, this host")
+        }
         (_, Part::Known(name)) => format!("held by {name}"),
         (Part::Known(false), Part::Unknown { .. }) => match holders::only_other(ip) {
             Some(one) => format!("held by {}", holders::names(std::slice::from_ref(one))),

@@ -22,6 +22,8 @@ const MASTERS: usize = 9;
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long hosts may take to answer ARP: they do within milliseconds. They are asked twice at most, within [`LATER`].
 const ARP: Duration = Duration::from_secs(1);
+/// The name of this host while the nodes are not known.
+pub(super) const THIS_HOST: &str = "this host";
 
 /// The state of the virtual IP; `None` if the cluster has none. `own` are this host's addresses.
 pub(super) async fn state(
@@ -49,7 +51,7 @@ pub(super) async fn state(
     let shown = |answer: &Part<HttpsResponse>| answer.known()?.certificate.clone();
     let holder = if here.known() == Some(&true) {
         let own = rows.iter().find(|row| row.this_host);
-        Part::Known(own.map_or_else(|| "this host".to_owned(), |row| row.name.clone()))
+        Part::Known(own.map_or_else(|| THIS_HOST.to_owned(), |row| row.name.clone()))
     } else if let Some(certificate) = shown(&over) {
         let mut pairs = others.iter().zip(&others_answers);
         let same = pairs.find(|(_, answer)| shown(answer).as_ref() == Some(&certificate));
@@ -209,7 +211,7 @@ pub(super) fn names(holders: &[AddressHolder]) -> String {
             (None, Some(false)) => "a host that is no master",
             (None, None) => "an unknown host",
         };
-        let hardware = one.hardware.as_deref().unwrap_or("this host");
+        let hardware = one.hardware.as_deref().unwrap_or(THIS_HOST);
         format!("{name} ({hardware})")
     });
     all.collect::<Vec<_>>().join(", ")

@@ -48,6 +48,22 @@ async fn two_masters_with_the_virtual_ip_are_a_problem() {
     );
 }
 
+/// Without a quorum, no API server tells the name of this host's node.
+#[tokio::test(start_paused = true)]
+async fn while_the_nodes_are_not_known_this_host_is_named_once() {
+    let cluster = Cluster::healthy().await;
+    answer(&cluster, VIRTUAL_IP, &[]);
+    hold_here(&cluster);
+    let shown = async || text::screen(&cluster.status().await);
+    let named = shown().await;
+    assert!(named.contains("held by cp-1, this host; "), "{named}");
+    cluster
+        .host
+        .set_faults(FaultPlan::none().fail("nodes", "*"));
+    let unnamed = shown().await;
+    assert!(unnamed.contains(": held by this host; "), "{unnamed}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_host_with_the_virtual_ip_that_is_no_master_is_a_problem() {
     let cluster = Cluster::healthy().await;
