@@ -146,13 +146,10 @@ impl Etcd {
             .ca_certificate(Certificate::from_pem(pem("ca.crt")?))
             .identity(Identity::from_pem(pem("request.crt")?, pem("request.key")?))
             .domain_name(name);
-        let channel = endpoint
+        let endpoint = endpoint
             .tls_config(tls)
-            .context("use the certificate in /etc/pf9/kube.d/certs/etcdctl/etcd")?
-            .connect_timeout(TIMEOUT)
-            .connect()
-            .await
-            .with_context(|| format!("connect to etcd at {url}"))?;
+            .context("use the certificate in /etc/pf9/kube.d/certs/etcdctl/etcd")?;
+        let channel = connected(&endpoint, url).await?;
         Ok(Self { channel })
     }
 
@@ -352,6 +349,17 @@ impl Etcd {
     }
 }
 
+/// Connects. The timeout includes TLS: after its start, a member accepts connections, and does not answer on them until it knows a leader.
+async fn connected(endpoint: &Endpoint, url: &str) -> Result<Channel> {
+    match tokio::time::timeout(TIMEOUT, endpoint.connect()).await {
+        Ok(connected) => connected.with_context(|| format!("connect to etcd at {url}")),
+        Err(_) => bail!(
+            "connect to etcd at {url}: no answer within {} s",
+            TIMEOUT.as_secs()
+        ),
+    }
+}
+
 /// The error that etcd answered with, in etcd's own words.
 pub(in crate::etcd) fn etcd_error(status: &tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{:?}: {}", status.code(), status.message())
@@ -359,7 +367,23 @@ pub(in crate::etcd) fn etcd_error(status: &tonic::Status) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    /// A member that waits for a leader after its start is silent so.
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_accepts_a_connection_and_is_silent_is_not_waited_for() {
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let url = format!("https://{}", silent.local_addr().expect("it listens"));
+        let endpoint = Endpoint::from_shared(url.clone()).expect("a URL");
+        let tls = ClientTlsConfig::new().domain_name("127.0.0.1");
+        let endpoint = endpoint.tls_config(tls).expect("a name of a server");
+        let asked = tokio::time::timeout(2 * TIMEOUT, connected(&endpoint, &url)).await;
+        let error = asked.expect("it has a deadline");
+        let error = error.expect_err("it is silent").to_string();
+        assert!(error.ends_with("no answer within 10 s"), "{error}");
+    }
 
     #[test]
     fn an_alarm_is_named_with_its_member() {
