@@ -14,6 +14,6 @@ mod silent;
 
 pub use join::{Join, initial_cluster, join, same_members};
 pub use promotion::{Promotion, promotion};
-pub use quorum::{Loss, QuorumLoss, after_loss, quorum};
+pub use quorum::{Loss, QuorumLoss, after_loss, quorum, without_quorum};
 pub use seen::{Me, OWN_ENDPOINT, Seen, client_url, look, peer_url};
 pub use silent::silent_voters;

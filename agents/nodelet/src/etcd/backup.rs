@@ -9,6 +9,7 @@ use engine::host::live::LiveHost;
 use engine::kubernetes::etcd_backup::{BackupManifest, ClusterIdentity, VERSION, Versions};
 use tokio_util::sync::CancellationToken;
 
+use super::quorum::{knows_leader, require_quorum};
 use super::retention::{Aged, expendable};
 use super::settings::Backups;
 use super::store;
@@ -20,6 +21,9 @@ use crate::etcd::store::{directory, snapshot};
 const LIMIT: Duration = Duration::from_secs(1800);
 /// Timeout for the directory of backups to answer. A command that wants to change the host waits only 30 s for a backup to end.
 const ANSWER: Duration = Duration::from_secs(20);
+
+/// What is done, for messages.
+const BACK_UP: &str = "back up etcd";
 
 /// The backup was asked to end, by an operator or by a command that wants to change the host. It leaves nothing behind.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +117,9 @@ async fn clear(backups: &Backups) -> Result<()> {
 
 /// Takes a snapshot and verifies it; it has no name yet.
 async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
+    let host = LiveHost::new();
+    // At once: without a quorum, the member may not even answer.
+    require_quorum(BACK_UP, &host).await?;
     clear(backups).await?;
     let etcd = Etcd::member().await?;
     let status = etcd.status().await?;
@@ -120,13 +127,12 @@ async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
     let alarms = etcd.alarms().await?;
     if let Some(corrupt) = alarms.iter().find(|one| one.kind == AlarmKind::Corrupt) {
         bail!(
-            "back up etcd: it says that its own data is damaged ({corrupt}); see `etcdctl alarm list`"
+            "{BACK_UP}: it says that its own data is damaged ({corrupt}); see `etcdctl alarm list`"
         );
     }
     let cluster = etcd.cluster().await?.context(
         "find the cluster's identity: etcd holds no namespace kube-system yet; wait until the API server has made it",
     )?;
-    let host = LiveHost::new();
     if let Some(why) = room_for_backup(&host, &backups.directory, status.size).await? {
         bail!("make room for the next backup: {why}");
     }
@@ -183,12 +189,7 @@ async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
 
 /// Fails if the member knows no leader: its data may lack what the other masters have written since then.
 fn has_quorum(status: &EtcdStatus) -> Result<()> {
-    if status.leader == 0 {
-        bail!(
-            "back up etcd: this host's member knows no leader, so etcd has no quorum; bring the other masters up (`nodelet etcd members`)"
-        );
-    }
-    Ok(())
+    knows_leader(BACK_UP, status.leader != 0)
 }
 
 /// Fails unless the restored copy is what etcd had at that revision.

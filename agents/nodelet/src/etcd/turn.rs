@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use engine::exec::{backup_left, etcd_members};
 use engine::host::{Attributes, ClusterAccess, Host};
 use engine::kubernetes::etcd_backup::{
@@ -17,6 +17,7 @@ use engine::kubernetes::etcd_backup::{
 use engine::model::chain;
 
 use super::client::api::MEMBER;
+use super::quorum::require_quorum;
 use super::settings::{BackupMasters, Backups};
 
 /// Bound on publishing a backup. A command that wants to change the host waits only 30 s for a backup to end.
@@ -38,15 +39,12 @@ pub(crate) async fn other_master(
         BackupMasters::All => return Ok(None),
         BackupMasters::One => {}
     }
+    let action = "find out whose turn the backup is";
+    require_quorum(action, host).await?;
     let own = host.member_status(MEMBER).await;
     let own = own.context("ask this host's member of etcd whose turn the backup is")?;
-    if own.leader.is_none() {
-        bail!(
-            "find out whose turn the backup is: this host's member knows no leader, so etcd has no quorum; bring the other masters up (`nodelet etcd members`)"
-        );
-    }
     let members = etcd_members(host).await;
-    let members = members.context("find out whose turn the backup is")?;
+    let members = members.context(action)?;
     let Some(master) = left_to(own.id, &members) else {
         return Ok(None);
     };

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::seen::{Me, Seen};
+use crate::model::count;
 
 /// How many of these voters have to work.
 #[must_use]
@@ -95,6 +96,26 @@ pub fn after_loss(me: Me<'_>, members: &[Seen], loss: Loss) -> Result<(), Quorum
     })
 }
 
+/// That etcd has no quorum, as far as these answers tell: a sentence without a full stop, with what is wrong with each voter. `None` if a member
+/// knows a leader, or if no voter is known.
+#[must_use]
+pub fn without_quorum(members: &[Seen]) -> Option<String> {
+    let mut states = members.iter().filter_map(|seen| seen.state.as_ref().ok());
+    if states.any(|state| state.leader.is_some()) {
+        return None;
+    }
+    let voters = members.iter().filter(|seen| !seen.member.learner);
+    let broken: Vec<String> = voters.filter_map(Seen::broken).collect();
+    (!broken.is_empty()).then(|| {
+        format!(
+            "etcd has no quorum as far as this host sees: of its {} {} have to work, and none does: {}",
+            count(broken.len(), "voter"),
+            quorum(broken.len()),
+            broken.join("; ")
+        )
+    })
+}
+
 /// Whether this host's own voter does not work.
 fn is_broken(own: &Seen, others: &[&Seen]) -> bool {
     let mut own = own.clone();
@@ -171,6 +192,29 @@ mod tests {
             state.leader = None;
         }
         assert_eq!(allowed(&[own, other, gone]), [Loss::Restart, Loss::Stop]);
+    }
+
+    #[test]
+    fn members_of_which_none_knows_a_leader_have_no_quorum() {
+        let (second, third) = (is_down("m-2", 12), is_down("m-3", 13));
+        let mut own = works("m-1", 11);
+        if let Ok(state) = &mut own.state {
+            state.leader = None;
+        }
+        let three = [own.clone(), second.clone(), third.clone()];
+        assert_eq!(
+            without_quorum(&three).as_deref(),
+            Some(
+                "etcd has no quorum as far as this host sees: of its 3 voters 2 have to work, and none does: m-1: it knows no leader; m-2: connection refused; m-3: connection refused"
+            )
+        );
+        // This host reaches no other member, or has not heard of an election yet.
+        let reaches_none = [works("m-1", 11), second.clone(), third.clone()];
+        assert_eq!(without_quorum(&reaches_none), None);
+        assert_eq!(without_quorum(&[own, works("m-2", 12), third]), None);
+        // A learner has no vote.
+        assert_eq!(without_quorum(&[learns(second)]), None);
+        assert_eq!(without_quorum(&[]), None);
     }
 
     #[test]
