@@ -12,7 +12,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use engine::host::live::LiveHost;
-use engine::host::{ClusterAccess, RemainingPod};
+use engine::host::{ClusterAccess, Host, RemainingPod};
 use engine::kubernetes::admission::{check_taints, set_taints};
 use engine::kubernetes::join_file::is_node_name;
 use engine::kubernetes::workers::{
@@ -20,6 +20,7 @@ use engine::kubernetes::workers::{
 };
 use engine::model::chain;
 
+use super::pki::made_file::nodes;
 use super::run::only_root;
 use crate::cli::{ClusterCommand, ClusterRemoveArgs, ClusterTaintArgs, LOCAL_ADMIN, WorkersArgs};
 use crate::output::exit::{Exit, WrongArguments};
@@ -53,19 +54,30 @@ async fn remove(args: &ClusterRemoveArgs) -> Result<Exit> {
         bail!("remove {name}: run this on a master; this host has no {LOCAL_ADMIN}");
     }
     let access = ClusterAccess::with(kubeconfig);
-    if let Some((text, exit)) = master::remove(&access, args).await? {
-        say(&text);
-        return Ok(exit);
+    let (text, exit) = remove_host(&LiveHost::new(), &access, args).await?;
+    say(&text);
+    Ok(exit)
+}
+
+/// Removes a worker or a master. Returns what to tell, and the exit code.
+async fn remove_host(
+    host: &dyn Host,
+    access: &ClusterAccess,
+    args: &ClusterRemoveArgs,
+) -> Result<(String, Exit)> {
+    let name = args.node.as_str();
+    // A master that cannot read the cluster does not know what has this name.
+    nodes("remove", name, host, access).await?;
+    if let Some(told) = master::remove(host, access, args).await? {
+        return Ok(told);
     }
     let removal = match is_node_name(name) {
-        true => remove_worker(&LiveHost::new(), &access, name, args.within, args.force)
+        true => remove_worker(host, access, name, args.within, args.force)
             .await
             .with_context(|| format!("remove worker {name}"))?,
         false => Removal::Unknown,
     };
-    let (text, exit) = outcome(name, &removal)?;
-    say(&text);
-    Ok(exit)
+    outcome(name, &removal)
 }
 
 async fn taint(args: &ClusterTaintArgs) -> Result<Exit> {
@@ -202,6 +214,8 @@ pub(crate) async fn workers(args: &WorkersArgs) -> Result<Exit> {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use engine::host::fake::FakeHost;
+    use engine::kubernetes::masters::MASTERS;
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -242,6 +256,47 @@ mod tests {
             assert!(error.to_string().contains(says), "{error}");
             assert_eq!(exit::of(&error), Exit::Usage, "{error}");
         }
+    }
+
+    /// Two of three masters are down, so that no API server can read.
+    #[tokio::test]
+    async fn without_a_quorum_a_removal_names_it_and_the_next_step() {
+        let masters = r#"{"version":1,"masters":[{"name":"m-1","address":"172.30.0.11","voter":true},{"name":"m-2","address":"172.30.0.12","voter":true},{"name":"m-3","address":"172.30.0.13","voter":true}]}"#;
+        let host = FakeHost::new()
+            .with_file("/etc/kubeconfig", "")
+            .with_file(MASTERS, masters);
+        let access = ClusterAccess::with(Path::new("/etc/kubeconfig"));
+        let cli = Cli::parse_from(["nodelet", "cluster", "remove", "w-1"]);
+        let Command::Cluster(ClusterCommand::Remove(args)) = &cli.command else {
+            panic!("it is another command");
+        };
+        let error = remove_host(&host, &access, args).await;
+        let said = chain(error.expect_err("nothing answers").as_ref()).join(": ");
+        assert!(
+            said.starts_with("remove `w-1`: this master cannot read"),
+            "{said}"
+        );
+        for part in [
+            "`nodelet check`",
+            "on another master: list the nodes: ",
+            ": etcd has no quorum",
+            "m-2: ",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+        // Then it is known what has the name.
+        host.with_world_mut(|world| {
+            for last in [11, 12, 13] {
+                let address = format!("172.30.0.{last}");
+                world
+                    .etcd
+                    .voter(&format!("m-{}", last - 10), &address, last);
+            }
+        });
+        let host = host.with_kubernetes(|rules| rules.remote_api = true);
+        let error = remove_host(&host, &access, args).await;
+        let said = error.expect_err("there is none").to_string();
+        assert!(said.contains("has no such node"), "{said}");
     }
 
     #[test]

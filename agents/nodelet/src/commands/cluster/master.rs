@@ -2,8 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use engine::exec::{ACCEPT_QUORUM_LOSS, MasterRemoval, MasterToRemove, remove_master};
-use engine::host::ClusterAccess;
-use engine::host::live::LiveHost;
+use engine::host::{ClusterAccess, Host};
 
 use super::{ended_with_node, named};
 use crate::cli::ClusterRemoveArgs;
@@ -11,6 +10,7 @@ use crate::output::exit::Exit;
 
 /// Removes a master. `None` if nothing of this name is a master. Returns what to tell, and the exit code.
 pub(super) async fn remove(
+    host: &dyn Host,
     access: &ClusterAccess,
     args: &ClusterRemoveArgs,
 ) -> Result<Option<(String, Exit)>> {
@@ -21,9 +21,9 @@ pub(super) async fn remove(
         force: args.force,
         accepts_quorum_loss: args.accept_quorum_loss,
     };
-    let removal = remove_master(&LiveHost::new(), access, &master)
-        .await
-        .with_context(|| format!("remove master {name}"))?;
+    let removal = remove_master(host, access, &master).await;
+    // It may be a worker.
+    let removal = removal.with_context(|| format!("remove {name}"))?;
     outcome(name, &removal)
 }
 

@@ -111,8 +111,10 @@ async fn present_masters(
     host: &dyn Host,
     access: &ClusterAccess,
 ) -> Result<Vec<MasterEntry>> {
-    let present = PresentMasters::read(host, access).await;
-    Ok(present.with_context(|| not_read(EXPORT, node))?.listed)
+    match PresentMasters::read(host, access).await {
+        Ok(present) => Ok(present.listed),
+        Err(error) => Err(not_read(EXPORT, node, error, host).await),
+    }
 }
 
 /// Refuses a number of masters that is even and is to stay so. `of` is the number that the cluster is to have in the end. The number includes the hosts

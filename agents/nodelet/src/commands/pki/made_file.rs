@@ -1,4 +1,5 @@
-//! What `issue` and `export` share: which host a join file can be for. And what they and `certs send` do with the file they made.
+//! What `issue` and `export` share: which host a join file can be for. And what they and `certs send` do with the file they made. `nodes` serves
+//! `cluster remove`, too.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,11 +13,13 @@ use engine::kubernetes::join_file::{
 };
 use engine::kubernetes::node_request::Reserved;
 use engine::kubernetes::workers::LEFT;
+use engine::model::chain;
 use engine::plan::Plan;
 use engine::resource::Spec;
 use engine::resource::pki::kubeconfig_path;
 use serde_json::Value;
 
+use crate::etcd::missing_quorum;
 use crate::output::exit::WrongArguments;
 use crate::output::say;
 
@@ -132,21 +135,32 @@ pub(super) fn api_of(action: &str, plan: &Plan) -> Result<String> {
 }
 
 /// The nodes of the cluster, as the API server of this master has them. `action` and `node` are for the message.
-pub(super) async fn nodes(
+pub(in crate::commands) async fn nodes(
     action: &str,
     node: &str,
     host: &dyn Host,
     access: &ClusterAccess,
 ) -> Result<BTreeMap<String, ClusterNode>> {
-    let nodes = host.nodes(access).await;
-    nodes.with_context(|| not_read(action, node))
+    match host.nodes(access).await {
+        Ok(nodes) => Ok(nodes),
+        Err(error) => Err(not_read(action, node, error.into(), host).await),
+    }
 }
 
-/// That this master cannot read the cluster, and what to do. The cause comes after it.
-pub(super) fn not_read(action: &str, node: &str) -> String {
-    format!(
+/// That this master cannot read the cluster, and what to do. The cause comes after it, and after that the quorum, if etcd has none.
+pub(super) async fn not_read(
+    action: &str,
+    node: &str,
+    error: anyhow::Error,
+    host: &dyn Host,
+) -> anyhow::Error {
+    let error = match missing_quorum(host).await {
+        Some(why) => anyhow::Error::msg(why).context(chain(error.as_ref()).join(": ")),
+        None => error,
+    };
+    error.context(format!(
         "{action} `{node}`: this master cannot read its cluster; `nodelet check` on this host says what is wrong, or run the command on another master"
-    )
+    ))
 }
 
 /// Refuses names of servers that a new host would take over. `action` is for the message.
@@ -244,7 +258,7 @@ mod tests {
         let host = FakeHost::new().with_file("/etc/kubeconfig", "");
         let error = nodes("admit", "w-1", &host, &access).await;
         let error = error.expect_err("no API server answers");
-        let said = engine::model::chain(error.as_ref()).join(": ");
+        let said = chain(error.as_ref()).join(": ");
         for part in [
             "admit `w-1`: ",
             "`nodelet check` on this host",
