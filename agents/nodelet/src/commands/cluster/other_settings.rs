@@ -1,23 +1,30 @@
-//! Warns of settings that all masters have in common, and that this host has differently from what other masters have published.
+//! Warns of settings that all masters have in common, and that this host has differently from what other masters have published. And of the one that
+//! only one master may have, if a further master gets it.
 //!
 //! An operator changes such a setting on one master after the other, so a difference is no reason to refuse an apply.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use engine::env::{MAX_ENV_BYTES, parse};
 use engine::host::{ClusterAccess, Host};
 use engine::kubernetes::masters::settings::{published, unlike};
-use engine::kubernetes::shown;
+use engine::kubernetes::{masters, shown};
 use engine::plan::Plan;
-use engine::resource::{NodeSpec, Spec};
+use engine::resource::{InitialState, NodeSpec, Spec};
 
 use crate::output::error_report;
 
 /// Time for the question to the API server.
 const ASK: Duration = Duration::from_secs(2);
+/// The setting that is `new` on exactly one master.
+const INITIAL_STATE: &str = "ETCD_INITIAL_CLUSTER_STATE";
 
 /// Warns before an apply or a prediction. If the API server does not answer, nothing is known and nothing is said. Cancel safe.
 pub(crate) async fn warn_of_other_settings(plan: &Plan, host: &dyn Host) {
+    if let Some(warning) = second_new(plan, host).await {
+        error_report::say(&format!("nodelet: warning: {warning}"));
+    }
     let Some(node) = own_node(plan) else {
         return;
     };
@@ -26,11 +33,43 @@ pub(crate) async fn warn_of_other_settings(plan: &Plan, host: &dyn Host) {
     }
 }
 
+/// The specifications of all steps of this host.
+fn specs(plan: &Plan) -> impl Iterator<Item = &Spec> {
+    let phases = plan.phases.iter().filter(|phase| phase.skipped.is_none());
+    phases.flat_map(|phase| &phase.steps).map(|step| &step.spec)
+}
+
+/// A warning if this host, which was to join other masters and knows some, gets the setting of the master that begins the cluster. Only the change
+/// tells: the master that has begun the cluster keeps the setting, also when it joins the others after the loss of its disk.
+async fn second_new(plan: &Plan, host: &dyn Host) -> Option<String> {
+    let member = specs(plan).find_map(|spec| match spec {
+        Spec::EtcdMember(member) => Some(member),
+        _ => None,
+    })?;
+    let file = specs(plan).find_map(|spec| match spec {
+        Spec::EnvFile(file) if file.values.contains_key(INITIAL_STATE) => Some(&file.path),
+        _ => None,
+    })?;
+    let content = host.read(file, MAX_ENV_BYTES as u64).await.ok()??;
+    let before = parse(file, &content).ok()?;
+    let before = before.iter().find(|its| its.name == INITIAL_STATE)?;
+    let changed = (InitialState::of(&before.value), member.initial_state);
+    let is_second = changed == (Some(InitialState::Existing), InitialState::New);
+    let known = masters::read(host).await.ok()?;
+    let others = known.iter().filter(|its| its.name != member.name);
+    let others: Vec<String> = others.map(|its| shown(&its.name)).collect();
+    (is_second && !others.is_empty()).then(|| {
+        format!(
+            "{INITIAL_STATE} becomes new on this host, where it was existing: exactly one master has new, the one that begins the cluster; this host \
+             begins none as long as it knows other masters ({}); set it to existing again, unless no other master has new",
+            others.join(", ")
+        )
+    })
+}
+
 /// The node with which this host publishes its settings; `None` on a host that is no master.
 fn own_node(plan: &Plan) -> Option<&NodeSpec> {
-    let phases = plan.phases.iter().filter(|phase| phase.skipped.is_none());
-    let mut steps = phases.flat_map(|phase| &phase.steps);
-    steps.find_map(|step| match &step.spec {
+    specs(plan).find_map(|spec| match spec {
         Spec::Node(node) if !node.shared_settings.is_empty() => Some(node),
         _ => None,
     })
@@ -73,10 +112,12 @@ async fn warnings(node: &NodeSpec, host: &dyn Host) -> Vec<String> {
 mod tests {
     use engine::host::ClusterNode;
     use engine::host::fake::{FakeHost, FaultPlan};
+    use engine::kubernetes::masters::MASTERS;
     use engine::kubernetes::workers::WORKER_LABEL;
     use engine::kubernetes::{MASTER_LABEL, SHARED_SETTINGS};
 
     use super::*;
+    use crate::pass::tests::plan_of_master;
 
     const KUBECONFIG: &str = "/etc/kubeconfig";
 
@@ -129,6 +170,34 @@ mod tests {
         let begin = "MASTER_VIP_VROUTER_ID is 52 on this host, and all masters should have it in common: cp-2 has 51; if you change it";
         assert!(warning.starts_with(begin), "{warning}");
         assert!(warning.contains("`nodelet apply`"), "{warning}");
+    }
+
+    #[tokio::test]
+    async fn a_further_master_that_is_set_to_begin_the_cluster_is_named() {
+        const ALONE: &str =
+            r#"{"version":1,"masters":[{"name":"cp-1","address":"172.30.0.11","voter":true}]}"#;
+        const THREE: &str = r#"{"version":1,"masters":[{"name":"cp-1","address":"172.30.0.11","voter":true},{"name":"cp-2","address":"172.30.0.12","voter":true},{"name":"cp-3","address":"172.30.0.13","voter":true}]}"#;
+        // The state in this plan is `new`.
+        let plan = plan_of_master().await;
+        let warning = async |before: &str, listed: &str| {
+            let kube_env = format!("export {INITIAL_STATE}=\"{before}\"\n");
+            let host = FakeHost::new()
+                .with_file("/etc/pf9/kube.env", kube_env)
+                .with_file(MASTERS, listed);
+            second_new(&plan, &host).await
+        };
+        let said = warning("existing", THREE).await.expect("it is the second");
+        for part in [
+            "becomes new on this host",
+            "cp-2, cp-3",
+            "set it to existing",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+        // The master that has begun the cluster, and one that is alone.
+        assert_eq!(warning("new", THREE).await, None);
+        assert_eq!(warning("existing", ALONE).await, None);
+        assert_eq!(second_new(&plan, &FakeHost::new()).await, None);
     }
 
     #[tokio::test]
