@@ -4,9 +4,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::sync::Mutex;
+use tower::{BoxError, ServiceBuilder};
 
 use crate::host::live::blocking::{blocking, file_error, within};
 use crate::host::live::error_class::{classified, is_status_permanent};
@@ -14,6 +18,11 @@ use crate::host::{ClusterAccess, HostError, HostResult};
 
 /// Deadline of one call.
 pub(in crate::host::live) const CALL: Duration = Duration::from_secs(10);
+
+/// When a connection that carries nothing is probed (`TCP_KEEPIDLE`, tcp(7)), how often then, and how many probes without an answer end it.
+const IDLE: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(3);
+const PROBES: u32 = 3;
 
 /// A kubeconfig larger than this is refused.
 const MAX: u64 = 1024 * 1024;
@@ -134,7 +143,32 @@ pub(in crate::host::live) async fn connect_with(
     config.connect_timeout = Some(CALL);
     // How often to try is decided above us.
     config.default_retry = false;
-    Client::try_from(config).map_err(|error| HostError::service(action(), error))
+    // kube says why it cannot use a proxy.
+    let client = match config.proxy_url {
+        Some(_) => Client::try_from(config),
+        None => client_with_keepalive(&config),
+    };
+    client.map_err(|error| HostError::service(action(), error))
+}
+
+/// As the client that kube makes, with TCP keep-alive. A virtual IP that moves to another master leaves connections whose other end is gone, and a watch only
+/// listens: without a probe, it would hear of no change until its length is over.
+fn client_with_keepalive(config: &Config) -> Result<Client, kube::Error> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(config.connect_timeout);
+    tcp.set_keepalive(Some(IDLE));
+    tcp.set_keepalive_interval(Some(PROBE));
+    tcp.set_keepalive_retries(Some(PROBES));
+    let https = config.rustls_https_connector_with_connector(tcp)?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(https);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(Client::new(service, config.default_namespace.clone()))
 }
 
 /// The server's answer in one sentence. kube prints the whole status object, twice.
@@ -166,5 +200,48 @@ pub(in crate::host::live) fn if_there<T>(
         Err(kube::Error::Discovery(_)) => Ok(None),
         Err(error) if status(&error) == Some(404) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a connection that waits for its next keep-alive probe, in /proc/net/tcp (proc(5)).
+    const KEEPALIVE_TIMER: &str = "02:";
+
+    #[tokio::test]
+    async fn a_connection_to_an_api_server_is_probed() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a port is free");
+        let port = listener.local_addr().expect("it has an address").port();
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{port}'}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{}}}}]\n"
+        );
+        let kubeconfig = Kubeconfig::from_yaml(&text).expect("a kubeconfig");
+        let client = connect_with(kubeconfig, &|| "connect".to_owned()).await;
+        let client = client.expect("a client");
+        let asks = tokio::spawn(async move { client.apiserver_version().await });
+        let silent = listener.accept().await.expect("it connects");
+        let other_end = format!("0100007F:{port:04X} 01 ");
+        let is_probed = || {
+            let all = std::fs::read_to_string("/proc/net/tcp").expect("Linux lists connections");
+            let mut its = all.lines().filter(|line| line.contains(&other_end));
+            // The timer comes after the state and the sizes of the queues.
+            its.any(|line| {
+                let timer = line.split_whitespace().nth(5).unwrap_or_default();
+                timer.starts_with(KEEPALIVE_TIMER)
+            })
+        };
+        let probed = async {
+            while !is_probed() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let probed = tokio::time::timeout(CALL, probed).await;
+        probed.expect("the kernel probes the connection");
+        asks.abort();
+        drop(silent);
     }
 }
