@@ -366,7 +366,9 @@ impl EtcdMemberSpec {
                     "start etcd on {}: this host has no data of etcd, and knows no other master ({MASTERS})",
                     self.name
                 ),
-                next: "on the first master of a new cluster, set ETCD_INITIAL_CLUSTER_STATE to new; on another one, put a join file for masters in place (`nodelet pki export` on a master); if the data was lost, put it back or restore a backup".to_owned(),
+                next: format!(
+                    "on the first master of a new cluster, set ETCD_INITIAL_CLUSTER_STATE to new; on another one, put a join file for masters in place (`nodelet pki export` on a master), or, if it has joined before, copy {MASTERS} of another master; if the data was lost and there is no other master, put it back or restore a backup"
+                ),
             });
         }
         let members = host.member_list(&endpoints).await.map_err(|error| {
