@@ -182,7 +182,7 @@ async fn http_service(body: &[u8]) -> (SocketAddr, watch::Receiver<usize>) {
 }
 
 /// Waits until this is so.
-async fn until(is_so: impl AsyncFn() -> bool) {
+pub(crate) async fn until(is_so: impl AsyncFn() -> bool) {
     let waits = async {
         while !is_so().await {
             tokio::time::sleep(Duration::from_millis(10)).await;

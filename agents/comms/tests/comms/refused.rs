@@ -2,11 +2,13 @@
 
 use comms::supervisor::Comms;
 
+use crate::ingress::until;
 use crate::plane::{Authority, Plane};
 use crate::tunnels::{Host, NO_PROXY};
 
-/// What is reported of the only error, and what is to be done.
-fn reported(comms: &Comms) -> String {
+/// What is reported of the only error, and what is to be done. A program may see its end before the tunnel has written the error down.
+async fn reported(comms: &Comms) -> String {
+    until(async || !comms.status().listeners[0].errors.is_empty()).await;
     let errors = comms.status().listeners[0].errors.clone();
     let all: Vec<String> = errors
         .iter()
@@ -19,7 +21,7 @@ fn reported(comms: &Comms) -> String {
 async fn refused(host: &Host, plane: &Plane) -> String {
     let comms = host.start(plane).await;
     host.echoed(b"x").await.expect_err("it is refused");
-    reported(&comms)
+    reported(&comms).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +55,7 @@ async fn a_plane_with_a_certificate_for_another_name_is_refused() {
     host.write("comms.yaml", &text, 0o644);
     let comms = Comms::start(&path).await.expect("it starts");
     host.echoed(b"x").await.expect_err("it is refused");
-    let said = reported(&comms);
+    let said = reported(&comms).await;
     assert!(said.contains("echo.other.test"), "{said}");
     assert!(said.contains("not valid for name"), "{said}");
     assert_eq!(plane.clients(), [""; 0]);
