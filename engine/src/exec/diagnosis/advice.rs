@@ -179,10 +179,21 @@ async fn pod_container(host: &dyn Host, pod: &str, name: &str) -> HostResult<Opt
     Ok(Some(lines))
 }
 
-/// No server listens where one is expected. Its process may run, and try for long to reach what it needs.
+/// No server listens where one is expected, or it ends or is silent. Its process may run, and try for long to reach what it needs. The API server
+/// listens before that, and accepts nothing.
 fn is_of_connection(error: &ResourceError) -> bool {
+    // The last two are of a server that ends while it greets (rustls) or answers (hyper).
+    const SIGNS: [&str; 7] = [
+        "connection refused",
+        "connection reset",
+        "broken pipe",
+        "no answer within",
+        "timed out",
+        "handshake eof",
+        "connection closed before",
+    ];
     let all = chain(error).join(": ").to_lowercase();
-    all.contains("connection refused")
+    SIGNS.iter().any(|sign| all.contains(sign))
 }
 
 /// What the containers of a pod complain of while they run, or why one has ended that is not in what was `said` before: it ran then. Docker or
@@ -353,9 +364,19 @@ mod tests {
         assert_eq!(ended[1], its);
         assert_eq!(found(&ended).await, Vec::<String>::new());
 
-        let refused = std::io::Error::other("Connection refused (os error 111)");
-        let refused = ResourceError::Host(HostError::service("compare", refused));
-        assert!(is_of_connection(&refused));
+        // Linux' ECONNREFUSED, ECONNRESET, EPIPE and ETIMEDOUT, a connection that a server ends in its handshake, and silence.
+        let systems = [111, 104, 32, 110].map(std::io::Error::from_raw_os_error);
+        let ended = systems
+            .into_iter()
+            .chain([std::io::Error::other("tls handshake eof")])
+            .map(|error| HostError::service("compare", error));
+        let silent = HostError::Deadline {
+            action: "compare".to_owned(),
+            after: Duration::from_secs(3),
+        };
+        for error in ended.chain([silent]).map(ResourceError::Host) {
+            assert!(is_of_connection(&error), "{error:?}");
+        }
         let forbidden =
             ResourceError::Host(HostError::refused("compare", "forbidden (status 403)"));
         assert!(!is_of_connection(&forbidden));
