@@ -281,13 +281,11 @@ impl JoinFileSpec {
         host: &dyn Host,
     ) -> ResourceResult<Wanted> {
         let (mut joined, mut ended) = (false, None);
-        if let Some(recorded) = recorded {
-            let authority = Authority::of_kept(CLUSTER, &recorded.files)
-                .map_err(|error| error.at(format!("read authority `{CLUSTER}`")))?;
-            if let Some(authority) = authority {
-                joined = has_identity(host, &authority).await?;
-                ended = identity_ended(host, &authority).await?;
-            }
+        if let Some(recorded) = recorded
+            && let Some(authority) = Self::authority(&recorded.files)?
+        {
+            joined = has_identity(host, &authority).await?;
+            ended = identity_ended(host, &authority).await?;
         }
         let published = published::read(host).await?.filter(|_| joined);
         let published = published.and_then(|its| its.files());
@@ -310,7 +308,11 @@ impl JoinFileSpec {
                     let (published, recorded) =
                         (published.filter(is_current), recorded.filter(is_current));
                     let mut wanted = Self::with(published.or(recorded).unwrap_or(files), &file)?;
-                    wanted.needs_token = !joined;
+                    // The record may be lost. The step that asks for certificates judges by what will be recorded.
+                    wanted.needs_token = match Self::authority(&wanted.files)? {
+                        Some(authority) if !joined => !has_identity(host, &authority).await?,
+                        _ => !joined,
+                    };
                     let is_readmitted = joined && taken.is_some() && !is_taken;
                     wanted.readmission = is_readmitted.then(|| file.token.id().to_owned());
                     return Ok(wanted);
@@ -368,6 +370,11 @@ impl JoinFileSpec {
             Some(recorded) => trust::arranged(files, &recorded.files),
             None => files,
         }))
+    }
+
+    fn authority(files: &KeptFiles) -> ResourceResult<Option<Authority>> {
+        Authority::of_kept(CLUSTER, files)
+            .map_err(|error| error.at(format!("read authority `{CLUSTER}`")))
     }
 
     fn with(files: KeptFiles, file: &JoinFile) -> ResourceResult<Wanted> {

@@ -359,7 +359,11 @@ async fn a_token_is_refused_ahead_only_if_the_api_server_lastingly_refuses_it() 
     let (_, joined) = worker_with_identity().await;
     joined.with_world_mut(|world| world.refuse_user(TOKEN, true));
     ask_ahead(&joined).await.expect("it has an identity");
+    joined.with_world_mut(|world| world.remove(RECORD));
+    ask_ahead(&joined).await.expect("its authority comes back");
     assert_eq!(asked(&joined), 0);
+    apply(&joined, &spec()).await.expect("it is restored");
+    assert!(joined.with_world(|world| world.text(RECORD)).is_some());
 }
 
 /// A dry run has no other pauses, and an API server that starts needs this time, too.
