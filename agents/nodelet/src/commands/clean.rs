@@ -367,7 +367,6 @@ mod tests {
     use engine::plan::Plan;
 
     use super::*;
-    use crate::inputs::{Role, SettingSecrets};
 
     /// The inputs of a host with this name and these values of `ROLE` and `USE_HOSTNAME`.
     fn inputs_of(host: &str, role: &str, use_hostname: &str) -> Inputs {
@@ -382,20 +381,11 @@ mod tests {
             address: "10.0.0.2".parse().ok(),
             ..Facts::nothing_about(host)
         };
-        Inputs {
-            plan: Plan {
-                node: role.to_owned(),
-                ..Plan::bare(Vec::new())
-            },
-            identity: Identity::of(&settings, &facts),
-            facts,
-            secrets: SettingSecrets(settings),
-            role: Role::LastGood {
-                problems: Vec::new(),
-                pending_release: None,
-            },
-            renamed: None,
-        }
+        let plan = Plan {
+            node: role.to_owned(),
+            ..Plan::bare(Vec::new())
+        };
+        Inputs::of(plan, settings, facts)
     }
 
     /// The cluster does not know the node of other settings: its pods would not be evicted.

@@ -233,8 +233,6 @@ pub(super) mod tests {
     use engine::plan::{Plan, PlannedCheck, PlannedPhase, Probe};
 
     use super::*;
-    use crate::inputs::identity::Identity;
-    use crate::inputs::{Role, SettingSecrets};
 
     /// A phase that is well while its file is there.
     fn phase(name: &str) -> PlannedPhase {
@@ -261,17 +259,8 @@ pub(super) mod tests {
         ]);
         let settings = settings.expect("good settings");
         let facts = Facts::nothing_about("h");
-        Inputs {
-            plan: Plan::bare(["docker", "etcd", "kubelet"].map(phase).to_vec()),
-            identity: Identity::of(&settings, &facts),
-            facts,
-            secrets: SettingSecrets(settings),
-            role: Role::LastGood {
-                problems: Vec::new(),
-                pending_release: None,
-            },
-            renamed: None,
-        }
+        let plan = Plan::bare(["docker", "etcd", "kubelet"].map(phase).to_vec());
+        Inputs::of(plan, settings, facts)
     }
 
     async fn failing(host: &FakeHost, seen_failing: &[&str]) -> Vec<String> {

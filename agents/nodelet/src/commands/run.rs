@@ -368,7 +368,6 @@ mod tests {
     use engine::plan::Plan;
 
     use super::*;
-    use crate::inputs::{Role, SettingSecrets};
 
     /// A stop or a clean would not last.
     #[test]
@@ -428,17 +427,7 @@ mod tests {
             mode: None,
             taken_by: None,
         });
-        let mut inputs = Inputs {
-            plan: Plan::bare(Vec::new()),
-            identity: Identity::of(&settings, &facts),
-            facts,
-            secrets: SettingSecrets(settings),
-            role: Role::LastGood {
-                problems: Vec::new(),
-                pending_release: None,
-            },
-            renamed: None,
-        };
+        let mut inputs = Inputs::of(Plan::bare(Vec::new()), settings, facts);
         // An apply that replaces a role does not look for the role on this host.
         let apply =
             async |inputs: &Inputs| refuse_before_apply(inputs, true, &LiveHost::new()).await;

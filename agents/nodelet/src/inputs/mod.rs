@@ -92,6 +92,24 @@ impl SecretStore for SettingSecrets {
     }
 }
 
+#[cfg(test)]
+impl Inputs {
+    /// A plan that was made from these and a role package that is not installed any more, for tests.
+    pub(crate) fn of(plan: Plan, settings: KubeEnv, facts: Facts) -> Self {
+        Self {
+            plan,
+            identity: Identity::of(&settings, &facts),
+            facts,
+            secrets: SettingSecrets(settings),
+            role: Role::LastGood {
+                problems: Vec::new(),
+                pending_release: None,
+            },
+            renamed: None,
+        }
+    }
+}
+
 impl Inputs {
     /// Whether the plan has no phases, so that there is nothing to do.
     pub(crate) fn are_of_no_role(&self) -> bool {

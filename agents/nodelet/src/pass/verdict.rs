@@ -188,7 +188,6 @@ mod tests {
     use engine::model::Span;
 
     use super::*;
-    use crate::inputs::{Role, SettingSecrets};
     use crate::pass::tests::plan_of_master;
 
     fn blocker(why: &str, about: &str) -> Blocker {
@@ -265,15 +264,8 @@ mod tests {
             let (facts, renamed) = recorded.with_recorded_name(settings, facts);
             assert!(renamed.is_some());
             Inputs {
-                plan: plan_of_master().await,
-                identity: Identity::of(settings, &facts),
-                facts,
-                secrets: SettingSecrets(settings.clone()),
-                role: Role::LastGood {
-                    problems: Vec::new(),
-                    pending_release: None,
-                },
                 renamed,
+                ..Inputs::of(plan_of_master().await, settings.clone(), facts)
             }
         };
         let current = settings(&[
