@@ -51,7 +51,7 @@ fn every_repair_is_predicted() {
         "Repairs",
         "A fault is caused on a master with a virtual IP while nodeletd is paused; its repair is predicted (`nodelet diff --repair`), then \
          made by nodeletd,\nand the two are compared step by step. If a host recovers by itself, no repair may be predicted and none made: such a \
-         line has no steps and no percentage.\n`docker-hung` and `docker-stopped` are left out: what a docker has that does not answer or does not run is known after apply. It is asserted\n\
+         line has no steps and no percentage. Nor has `containerd-hung`: its repair continues the processes, which is no step.\n`docker-hung` and `docker-stopped` are left out: what a docker has that does not answer or does not run is known after apply. It is asserted\n\
          for both that every other step is predicted. Written and asserted by `cargo xtask soak --write every_repair_is_predicted`.",
     );
 }
