@@ -18,8 +18,8 @@ pub fn advice(error: &ResourceError, found: &[String]) -> String {
     format!("{what}, {again}")
 }
 
-/// How much of a log is read, and how many of its lines are shown.
-const LOG_READ: usize = 300;
+/// How much of a log is read, and how many of its lines are shown. A kubelet that refuses its flags prints about 400 lines of usage first.
+const LOG_READ: usize = 1000;
 const LOG_SHOWN: usize = 5;
 /// A container of a pod that has run for less than this may be one that ends again and again.
 const JUST_STARTED: Duration = Duration::from_secs(60);
@@ -45,7 +45,8 @@ pub(in crate::exec) async fn nearby_findings(
             }
             Spec::Service(spec) => {
                 if let Ok(state) = host.unit(&spec.unit).await {
-                    found.extend(unit(host, &state, &spec.unit, is_of_connection(error)).await);
+                    let fails = is_of_connection(error) || is_about(error, &spec.unit);
+                    found.extend(unit(host, &state, &spec.unit, fails).await);
                 }
             }
             _ => {}
@@ -67,17 +68,18 @@ pub(in crate::exec) async fn nearby_findings(
     found
 }
 
-async fn unit(
-    host: &dyn Host,
-    state: &UnitState,
-    name: &str,
-    nothing_listens: bool,
-) -> Vec<String> {
-    if state.is_active() && !nothing_listens {
+async fn unit(host: &dyn Host, state: &UnitState, name: &str, fails: bool) -> Vec<String> {
+    if state.is_active() && !fails {
         return Vec::new();
     }
     let log = host.unit_log(name, LOG_READ).await.unwrap_or_default();
     about_unit(state, name, &log)
+}
+
+/// Whether this unit is what has failed. One that ends again and again was down then, and may be active by now.
+fn is_about(error: &ResourceError, unit: &str) -> bool {
+    let name = unit.strip_suffix(".service").unwrap_or(unit);
+    chain(error).iter().any(|part| part.contains(name))
 }
 
 /// What is to be said of a unit that does not run or does not listen. systemd starts a program again that ends all the time, so such a unit is often active:
@@ -182,14 +184,15 @@ async fn pod_container(host: &dyn Host, pod: &str, name: &str) -> HostResult<Opt
 /// No server listens where one is expected, or it ends or is silent. Its process may run, and try for long to reach what it needs. The API server
 /// listens before that, and accepts nothing.
 fn is_of_connection(error: &ResourceError) -> bool {
-    // The last two are of a server that ends while it greets (rustls) or answers (hyper).
-    const SIGNS: [&str; 7] = [
+    // The last three are of a server that ends while it greets (rustls) or answers (rustls, hyper).
+    const SIGNS: [&str; 8] = [
         "connection refused",
         "connection reset",
         "broken pipe",
         "no answer within",
         "timed out",
         "handshake eof",
+        "close_notify",
         "connection closed before",
     ];
     let all = chain(error).join(": ").to_lowercase();
@@ -279,8 +282,8 @@ fn is_of_stack(line: &str) -> bool {
 }
 
 fn tells(line: &str) -> bool {
-    const SIGNS: [&str; 8] = [
-        "error", "fatal", "panic", "fail", "refused", "denied", "no space", "in use",
+    const SIGNS: [&str; 9] = [
+        "error", "fatal", "panic", "fail", "refused", "denied", "unable", "no space", "in use",
     ];
     let mut start = line.chars();
     // Kubernetes' own form: severity and date, as in `E1120 10:04:01`.
@@ -380,6 +383,8 @@ mod tests {
         let forbidden =
             ResourceError::Host(HostError::refused("compare", "forbidden (status 403)"));
         assert!(!is_of_connection(&forbidden));
+        let down = ResourceError::Host(HostError::service("start docker.service", "it failed"));
+        assert!(is_about(&down, "docker.service") && !is_about(&down, "pf9-kubelet.service"));
     }
 
     /// A kubelet that refuses a flag ends all the time, and systemd starts it again each time.
