@@ -31,7 +31,7 @@ const NONE: Cause = Cause {
 };
 
 /// Shortens every timeout of a check and the tries of a step, but not the timeout of the phase.
-const HURRY: &str = r#"/^phase\(/,/;/! { s/\.timeout\("(60s|2m|3m)"\)/.timeout("8s")/; s/\.retry\((240|600),/.retry(8,/ }"#;
+const HURRY: &str = r#"/^phase\(/,/;/! { s/\.timeout\("(60s|2m|3m)"\)/.timeout("8s")/; s/\.retry\((240|600),/.retry(8,/; s/\.retry\(2400,/.retry(40,/ }"#;
 
 pub(crate) const CAUSES: &[Cause] = &[
     Cause {
@@ -110,7 +110,6 @@ pub(crate) const CAUSES: &[Cause] = &[
         phase: "etcd",
         about: "its port is taken",
         port: Some(4001),
-        hurry: HURRY,
         says: &["address already in use", "127.0.0.1:4001", "ss -ltnp"],
         fix: "systemctl stop squatter-4001",
         ..NONE
@@ -122,7 +121,6 @@ pub(crate) const CAUSES: &[Cause] = &[
         breaks: "cd /var/opt/pf9/kube/etcd/data/member; cp -a nodelet-data-id /tmp/; cd /
             mount -t tmpfs -o size=1m,mode=700 none /var/opt/pf9/kube/etcd/data
             install -d -m 0700 /var/opt/pf9/kube/etcd/data/member; mv /tmp/nodelet-data-id /var/opt/pf9/kube/etcd/data/member/",
-        hurry: HURRY,
         says: &["no space left on device", "make room"],
         fix: "umount /var/opt/pf9/kube/etcd/data",
         ..NONE
@@ -132,7 +130,6 @@ pub(crate) const CAUSES: &[Cause] = &[
         about: "its certificate is of another authority",
         breaks: "cd /etc/pf9/kube.d/certs/etcd/client; cp -a request.crt ca.crt /tmp/
             openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=stranger -keyout /dev/null -out ca.crt 2>/dev/null",
-        hurry: HURRY,
         says: &["BadCertificate", "certificate signed by unknown authority", "openssl verify"],
         fix: "cp -a /tmp/ca.crt /etc/pf9/kube.d/certs/etcd/client/ca.crt",
         ..NONE
@@ -165,8 +162,6 @@ pub(crate) const CAUSES: &[Cause] = &[
         phase: "kubelet",
         about: "it is given a flag that it does not know",
         settings: &[("KUBELET_FLAGS", "--no-such-flag=1")],
-        // On a busy machine it takes seconds until kubelet reads its flags.
-        hurry: r#"/^phase\(/,/;/! s/\.timeout\("60s"\)/.timeout("20s")/"#,
         says: &["unknown flag: --no-such-flag", "pf9-kubelet.service"],
         ..NONE
     },
@@ -174,9 +169,10 @@ pub(crate) const CAUSES: &[Cause] = &[
         phase: "api-ready",
         about: "the API server has a wrong authority for etcd",
         breaks: "cd /etc/pf9/kube.d/certs/apiserver/etcd; cp -a ca.crt /tmp/ca.crt; cat ../ca.crt > ca.crt
-            docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs --no-run-if-empty docker kill > /dev/null",
+            docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs --no-run-if-empty docker kill > /dev/null
+            for n in $(seq 60); do docker ps --all --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs --no-run-if-empty --max-args 1 docker logs --tail 300 2>&1 | grep '4001.*signed by unknown authority' > /dev/null && break; sleep 0.5; done",
         hurry: HURRY,
-        // It ends after a while, and is started again: on a slow machine it still runs when the phase fails.
+        // It ends after a while, and is started again: it runs or not when the phase fails.
         says: &["container kube-apiserver", "127.0.0.1:4001", "certificate signed by unknown authority", "openssl verify"],
         fix: "cp -a /tmp/ca.crt /etc/pf9/kube.d/certs/apiserver/etcd/ca.crt; systemctl restart pf9-kubelet",
         ..NONE
@@ -219,7 +215,9 @@ pub(crate) const CAUSES: &[Cause] = &[
     Cause {
         phase: "kubernetes-ready",
         about: "the pods' network has no configuration",
-        breaks: "rm /etc/cni/net.d/10-bridge.conflist; systemctl restart pf9-kubelet",
+        // Until kubelet reports, the node is as before.
+        breaks: r#"rm /etc/cni/net.d/10-bridge.conflist; systemctl restart pf9-kubelet
+            for n in $(seq 60); do kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml get node/master-1 --output jsonpath='{.status.conditions[?(@.type=="Ready")].message}' | grep cni > /dev/null && break; sleep 0.5; done"#,
         hurry: HURRY,
         says: &["is not Ready", "cni"],
         fix: "nodelet apply --only cni > /dev/null; systemctl restart pf9-kubelet",
