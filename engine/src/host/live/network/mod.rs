@@ -94,19 +94,14 @@ impl Network for LiveHost {
     }
 
     async fn links(&self) -> HostResult<Vec<Link>> {
-        blocking(|| Ok(links(listed()?))).await
+        blocking(|| with_routes(links(listed()?))).await
     }
 
     async fn link(&self, name: &str) -> HostResult<Option<Link>> {
         let name = name.to_owned();
         blocking(move || {
-            let ours = listed()?.filter(|entry| link_name(entry) == name);
-            let Some(mut link) = links(ours).pop() else {
-                return Ok(None);
-            };
-            let routes = files::read(Path::new(ROUTES), MAX)?.unwrap_or_default();
-            link.unrouted = unrouted(&link, &String::from_utf8_lossy(&routes));
-            Ok(Some(link))
+            let its = listed()?.filter(|entry| link_name(entry) == name);
+            Ok(with_routes(links(its))?.pop())
         })
         .await
     }
@@ -187,6 +182,19 @@ fn prefix(mask: Option<IpAddr>) -> u8 {
     u8::try_from(ones).unwrap_or(0)
 }
 
+/// These links with the addresses that have no route.
+fn with_routes(mut links: Vec<Link>) -> HostResult<Vec<Link>> {
+    if links.is_empty() {
+        return Ok(links);
+    }
+    let routes = files::read(Path::new(ROUTES), MAX)?.unwrap_or_default();
+    let routes = String::from_utf8_lossy(&routes);
+    for link in &mut links {
+        link.unrouted = unrouted(link, &routes);
+    }
+    Ok(links)
+}
+
 /// The addresses whose network has no route over the link, according to `/proc/net/route`. That file has one line for each route: the link
 /// first, then the network as a number in the machine's byte order; the mask is the eighth column.
 fn unrouted(link: &Link, routes: &str) -> Vec<IpAddr> {
@@ -255,5 +263,18 @@ eth0\t00001EAC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
         assert_eq!(unrouted(&eth0, ROUTES), none);
         let down = Link { up: false, ..cni0 };
         assert_eq!(unrouted(&down, &without), none);
+    }
+
+    /// A prediction keeps what it has seen first, so a list must not say less. The routes of `lo` are in another table.
+    #[tokio::test]
+    async fn a_list_of_links_says_what_a_look_at_one_says() {
+        let host = LiveHost::new();
+        let listed = host.links().await.unwrap();
+        let listed = listed.into_iter().find(|link| link.name == "lo");
+        assert_eq!(listed, host.link("lo").await.unwrap());
+        assert!(
+            listed.is_some_and(|lo| !lo.unrouted.is_empty()),
+            "it is not told"
+        );
     }
 }
