@@ -36,6 +36,34 @@ pub fn predicted_repair(master: &Node, watch: &Watch<'_>, fault: &Fault) -> Fide
     if fault.name == KILLED {
         return after_a_kill(master, watch, fault);
     }
+    let mut compared = trial(master, watch, fault);
+    for _ in 1..TRIALS {
+        if !is_midway(fault, &compared.1) {
+            break;
+        }
+        println!("{}: the readers were not judged, once more", fault.name);
+        compared = trial(master, watch, fault);
+    }
+    let (predicted, done) = compared;
+    let fidelity = Fidelity::of(&predicted, &done);
+    explain(&fidelity, &predicted);
+    fidelity
+}
+
+/// What is restarted if a pass does not judge the readers of a file that a fault has changed: it gives other checks only a moment after the first
+/// failure. After the repair they find the content that they have read.
+const MIDWAY: &[(&str, &str)] = &[("kubeconfig-truncated", "kubeconfigs")];
+/// How often such a fault is caused at most, until a pass judges the readers.
+const TRIALS: usize = 4;
+
+/// Whether only the phases of [`MIDWAY`] were restarted after this fault.
+#[must_use]
+pub fn is_midway(fault: &Fault, done: &[Event]) -> bool {
+    MIDWAY.contains(&(fault.name, &restarted(done).join(" ")))
+}
+
+/// Causes a fault, and gives what is predicted and what is done.
+fn trial(master: &Node, watch: &Watch<'_>, fault: &Fault) -> (Vec<Event>, Vec<Event>) {
     let vip = master.vip();
     pause(master, watch, fault);
     master.cause(fault);
@@ -65,14 +93,11 @@ pub fn predicted_repair(master: &Node, watch: &Watch<'_>, fault: &Fault) -> Fide
             .clear(master.host(), &vip)
             .expect("the fault is cleared");
         watch.wait_until_healthy(REPAIRED);
-        return Fidelity::of(&predicted.record(), &done);
+        return (predicted.record(), done);
     }
     watch.wait_until_healthy(REPAIRED);
     wait_until_repaired(master, watch, fault);
-    let (predicted, done) = (predicted.record(), watch.recorded());
-    let fidelity = Fidelity::of(&predicted, &done);
-    explain(&fidelity, &predicted);
-    fidelity
+    (predicted.record(), watch.recorded())
 }
 
 /// Prints why a step was predicted to change that did not.
@@ -180,7 +205,7 @@ fn pause(master: &Node, watch: &Watch<'_>, fault: &Fault) {
     master.sh("nodelet pause 3d --because 'a suite breaks this host'");
     // A repair may have begun just before, for example after a restart of the controller-manager. It would not see what is broken now.
     watch.until("no repair runs", REPAIRED, || watch.is_idle());
-    // Nor would a pass that has begun: it judges some checks before the fault and others after it, and nodeletd repairs what the last pass names.
+    // A pass that has begun judges some checks before the fault and others after it.
     watch.passes(1, REPAIRED);
 }
 

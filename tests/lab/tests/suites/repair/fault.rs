@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use lab_suites::{
-    CALM, FAULTS, Fault, Master, RunningInstances, SCALED, Watch, ready_with_vip, restarted, shared,
+    CALM, FAULTS, Fault, Master, RunningInstances, SCALED, Watch, is_midway, ready_with_vip,
+    restarted, shared,
 };
 
 /// Time limit of a repair.
@@ -87,10 +88,6 @@ const RESTARTS: &[(&str, &str)] = &[
     // keepalived sets the address again by itself.
     ("virtual-ip-deleted", ""),
 ];
-
-/// What is restarted if the fault came when a pass had already checked the readers: the next pass finds the same file that they
-/// have read.
-const MIDWAY: &[(&str, &str)] = &[("kubeconfig-truncated", "kubeconfigs")];
 
 /// The faults are divided among tests, which run in parallel on hosts of their own.
 const PARTS: usize = 3;
@@ -280,7 +277,8 @@ fn check_fault(master: &Master, watch: &Watch, fault: &Fault) -> Option<String> 
     watch.until(fault.name, MENDED, is_repaired);
     let took = began.elapsed();
     watch.wait_until_healthy(CALM);
-    let restarted = restarted(&watch.recorded()).join(" ");
+    let recorded = watch.recorded();
+    let restarted = restarted(&recorded).join(" ");
     println!(
         "{:<24} {:>5.1} s  {restarted}",
         fault.name,
@@ -290,7 +288,7 @@ fn check_fault(master: &Master, watch: &Watch, fault: &Fault) -> Option<String> 
         .iter()
         .find(|(name, _)| *name == fault.name)
         .map(|(_, phases)| *phases);
-    let midway = MIDWAY.contains(&(fault.name, &restarted));
+    let midway = is_midway(fault, &recorded);
     (expected != Some(&restarted) && !midway).then(|| {
         format!(
             "{}: restarted `{restarted}`, expected {expected:?}",
