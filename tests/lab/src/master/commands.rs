@@ -9,11 +9,11 @@ use lab::{Host, Image};
 use crate::run::Run;
 
 /// Time limit of one run of nodelet.
-const LIMIT: Duration = Duration::from_secs(420);
+const LIMIT: Duration = Duration::from_secs(900);
 /// Time limit on a virtual machine, whose every instruction is emulated.
 const EMULATED: Duration = Duration::from_secs(1800);
 /// Time limit of any other command.
-const SHORT: Duration = Duration::from_secs(120);
+const SHORT: Duration = Duration::from_secs(400);
 
 /// Time limit of one run of nodelet on this host.
 pub(super) fn limit(host: &Host) -> Duration {

@@ -297,6 +297,16 @@ impl Node {
         commands::apply(&self.host, words)
     }
 
+    /// Waits until `nodelet check` finds everything well: what was just started or restarted takes a while to answer.
+    #[track_caller]
+    pub fn wait_until_well(&self) {
+        const WELL: Duration = Duration::from_secs(330);
+        let well = crate::poll(WELL, || self.check(&[]).exited(0).then_some(()));
+        if well.is_none() {
+            let _ = self.check(&[]).exits(0);
+        }
+    }
+
     /// `nodelet check`.
     #[must_use]
     pub fn check(&self, words: &[&str]) -> Run {

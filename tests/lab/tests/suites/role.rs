@@ -120,7 +120,7 @@ fn uses(master: &Master, servers: &str) {
     master.wait_for(
         "chronyd has the servers of the settings",
         &format!("[ \"$(chronyc -n -c sources | cut -d , -f 3 | sort | xargs)\" = '{servers}' ]"),
-        Duration::from_secs(10),
+        Duration::from_secs(60),
     );
 }
 

@@ -18,7 +18,7 @@ const PROXY_HEALTH: u16 = 10256;
 /// The state of the node in the status file after each attempt began.
 fn states(master: &Master, watch: &Watch<'_>) -> BTreeMap<u64, String> {
     let mut states = BTreeMap::new();
-    watch.until("twelve attempts", Duration::from_secs(400), || {
+    watch.until("twelve attempts", Duration::from_secs(900), || {
         let text = master.sh("cat /var/opt/pf9/kube_status");
         let status: Value = serde_json::from_str(&text).expect("it is always complete");
         let number = status["pf9_kube_start_attempt"].as_u64().expect("a number");
@@ -69,7 +69,7 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
 
     // After the cause is removed, the next attempt repairs the phase.
     master.restore_phase("kube-proxy");
-    watch.wait_until_healthy(Duration::from_secs(180));
+    watch.wait_until_healthy(Duration::from_secs(400));
     let verbs: Vec<Verb> = watch
         .recorded()
         .iter()

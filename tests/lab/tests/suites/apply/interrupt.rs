@@ -119,6 +119,6 @@ fn applies_are_exclusive_and_continue_after_interruption() {
 
     let last = master.apply(&[]).exits(0);
     assert_eq!(last.event("run_finished")["outcome"], "converged");
-    master.check(&[]).exits(0);
+    master.wait_until_well();
     master.apply(&[]).exits(0).changes_nothing();
 }

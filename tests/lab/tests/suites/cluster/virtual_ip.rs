@@ -15,7 +15,7 @@ fn the_api_answers_on_the_virtual_ip() {
     master.wait_for(
         "the master takes the address",
         &format!("ip -o address show dev eth0 | grep -qw {vip}"),
-        Duration::from_secs(15),
+        Duration::from_secs(60),
     );
 
     let client = master.neighbour(CLIENT);
@@ -89,7 +89,7 @@ fn the_api_answers_on_the_virtual_ip() {
         .exits(2)
         .says(&["keepalived.service", "SIGSTOP"]);
     let _ = master.nodelet(&["repair"]).exits(0);
-    master.check(&[]).exits(0);
+    master.wait_until_well();
     let running = RunningInstances::of(&master);
 
     // An interface that does not exist is refused, and the node goes on.
@@ -104,21 +104,21 @@ fn the_api_answers_on_the_virtual_ip() {
         running,
         "the refused settings have changed nothing"
     );
-    master.check(&[]).exits(0);
+    master.wait_until_well();
 
     // A master whose API server is not ready gives up the address.
     master.sh("systemctl stop pf9-kubelet; docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs docker stop");
     master.wait_for(
         "the address goes with the API server",
         &format!("! ip -o address show dev eth0 | grep -qw {vip}"),
-        Duration::from_secs(20),
+        Duration::from_secs(60),
     );
     master.apply(&[]).exits(0);
-    master.check(&[]).exits(0);
+    master.wait_until_well();
     master.wait_for(
         "and comes back with it",
         &format!("ip -o address show dev eth0 | grep -qw {vip}"),
-        Duration::from_secs(20),
+        Duration::from_secs(60),
     );
 }
 
@@ -131,9 +131,9 @@ fn a_virtual_ip_that_is_no_longer_wanted_is_taken_back() {
     master.wait_for(
         "the master takes the address",
         &held,
-        Duration::from_secs(15),
+        Duration::from_secs(60),
     );
-    master.check(&[]).exits(0);
+    master.wait_until_well();
 
     master.without_vip();
     let diff = master.nodelet(&["diff", "--role", ROLE, "--json"]).exits(2);
@@ -167,7 +167,7 @@ fn a_virtual_ip_that_is_no_longer_wanted_is_taken_back() {
         );
     }
     master.apply(&[]).exits(0).changes_nothing();
-    master.check(&[]).exits(0);
+    master.wait_until_well();
 }
 
 /// The steps that a run removes, or would remove, sorted.

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use lab_suites::{Master, SCALED, TOOLBOX_IMAGE, Watch, page_from_outside, shared};
+use lab_suites::{CALM, Master, SCALED, TOOLBOX_IMAGE, Watch, page_from_outside, shared};
 
 /// A pod that serves a page at 8080, on a master that takes no workloads, and ends on SIGTERM.
 struct Web<'a>(&'a Master);
@@ -120,7 +120,7 @@ fn a_node_port_answers_outside_the_host() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_node_without_a_pod_subnet_is_named_if_changes_are_not_allowed() {
-    const LIMIT: Duration = Duration::from_secs(60);
+    const LIMIT: Duration = CALM;
     let master = shared();
     master.configure(&[SCALED, &[("KUBE_SERVICE_STATE", "ignore")]].concat());
     // nodeletd only watches with these settings, so an apply has to write them to the host.

@@ -166,7 +166,7 @@ END
         cat > /tmp/watch <<'END'
         cert=/etc/pf9/kube.d/certs/etcdctl/etcd
         while :; do
-            curl --silent --max-time 3 --cacert $cert/ca.crt --cert $cert/request.crt --key $cert/request.key https://127.0.0.1:4001/health || echo "no answer: $?"
+            curl --silent --max-time 10 --cacert $cert/ca.crt --cert $cert/request.crt --key $cert/request.key https://127.0.0.1:4001/health || echo "no answer: $?"
             echo
             sleep 0.2
         done
@@ -178,7 +178,7 @@ END
     master.wait_for(
         "all keys are written",
         &format!("{counted} | grep -q '\"Count\" : 50'"),
-        Duration::from_secs(60),
+        Duration::from_secs(300),
     );
     let revision = || -> u64 {
         let revision = master.sh(&format!("{counted} | sed -n 's/\"Revision\" : //p'"));

@@ -151,7 +151,7 @@ fn another_interface(master: &Master, watch: &Watch<'_>) {
 /// Passes are so rare that none begins by itself during the test.
 const SELDOM: &[(&str, &str)] = &[("LOOP_INTERVAL", "600s"), SCALED[1]];
 /// More than the event, the pass and the repair take together on a busy machine; much less than [`SELDOM`].
-const WATCHED: Duration = Duration::from_secs(60);
+const WATCHED: Duration = Duration::from_secs(140);
 
 /// Faults that cause an event of the kernel or the API server, and the event in nodeletd's view.
 const TOLD: &[(&str, &str)] = &[

@@ -14,7 +14,7 @@ const ANY: &str = "true";
 /// is over before a test could interrupt it.
 fn begin(master: &Master, config: &str, at: &str) {
     master.sh("docker rm --force pf9-etcd-proof 2>/dev/null || true");
-    let pause = pause_proof_when(at, 30);
+    let pause = pause_proof_when(at, 100);
     master.sh(&format!(
         "systemctl reset-failed backup 2>/dev/null || true; rm -f /run/backup.err
         systemd-run --quiet --unit=backup --property=StandardError=file:/run/backup.err nodelet etcd backup --config {config}

@@ -44,7 +44,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     let minute = (first / 60 + 1) * 60;
     // There is a pause between two backups, and a busy machine takes a while to begin one.
     let due = minute.max(ended + 10);
-    assert!(second >= minute && second < due + 50, "{times:?}");
+    assert!(second >= minute && second < due + 110, "{times:?}");
     assert_eq!(
         master.sh("journalctl -u pf9-nodeletd --output cat | grep -c 'instead of in a control group' || true"),
         "0"
@@ -66,7 +66,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     );
     master.sh(&format!(
         "{missed}; {}; systemctl kill --signal KILL pf9-nodeletd",
-        pause_proof_when(SERVES, 80)
+        pause_proof_when(SERVES, 300)
     ));
     assert_eq!(verified_backups(&master).len(), before);
     wait_for(&master, before + 1, Duration::from_secs(240));
@@ -75,7 +75,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     master.nodelet(&["etcd", "verify"]).exits(0);
 
     // A pause ends a backup of the daemon, and a backup by an operator then has the host to itself.
-    master.sh(&format!("{missed}; {}", pause_proof_when(SERVES, 80)));
+    master.sh(&format!("{missed}; {}", pause_proof_when(SERVES, 300)));
     let limits =
         "docker inspect --format '{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}}' pf9-etcd-proof";
     assert_eq!(
@@ -85,7 +85,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     );
     master.sh("nodelet pause 10m --because 'a look'");
     let gone = "! docker ps --all --format '{{.Names}}' | grep -qx pf9-etcd-proof";
-    master.wait_for("it has ended", gone, Duration::from_secs(30));
+    master.wait_for("it has ended", gone, Duration::from_secs(90));
     master.nodelet(&["etcd", "backup"]).exits(0);
     assert_eq!(verified_backups(&master).len(), before + 2);
     master.sh("nodelet resume; systemctl stop pf9-nodeletd");
