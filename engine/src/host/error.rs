@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustls::Error as Tls;
+use rustls::{CertificateError, Error as Tls};
 
 /// Result of a host call.
 pub type HostResult<T> = Result<T, HostError>;
@@ -200,6 +200,26 @@ impl HostError {
         )
     }
 
+    /// Whether a server has shown a certificate that none of the given roots has signed, or that is damaged. A certificate for another name, or one
+    /// that is not valid now, says nothing about its authority.
+    #[must_use]
+    pub fn is_of_unknown_authority(&self) -> bool {
+        let unknown = |tls: &Tls| match tls {
+            Tls::InvalidCertificate(why) => !matches!(
+                why,
+                CertificateError::NotValidForName
+                    | CertificateError::NotValidForNameContext { .. }
+                    | CertificateError::NotValidYet
+                    | CertificateError::NotValidYetContext { .. }
+                    | CertificateError::Expired
+                    | CertificateError::ExpiredContext { .. }
+            ),
+            _ => false,
+        };
+        self.source()
+            .is_some_and(|source| has_tls_cause(source, &unknown))
+    }
+
     /// Whether a server has answered a request over TLS, although the call failed: the handshake failed, or the answer was too long. A
     /// connection that is refused or closed is no answer.
     #[must_use]
@@ -226,29 +246,36 @@ impl HostError {
 
 /// Whether one of the causes is what the other side of a TLS connection has sent.
 fn is_of_handshake(error: &(dyn Error + 'static)) -> bool {
+    has_tls_cause(error, &|tls| {
+        matches!(
+            tls,
+            Tls::InappropriateMessage { .. }
+                | Tls::InappropriateHandshakeMessage { .. }
+                | Tls::DecryptError
+                | Tls::PeerIncompatible(_)
+                | Tls::PeerMisbehaved(_)
+                | Tls::AlertReceived(_)
+                | Tls::InvalidCertificate(_)
+                | Tls::NoCertificatesPresented
+                | Tls::PeerSentOversizedRecord
+        )
+    })
+}
+
+/// Whether this error or one of its causes is such an error of TLS.
+pub(in crate::host) fn has_tls_cause(
+    error: &(dyn Error + 'static),
+    is_such: &dyn Fn(&Tls) -> bool,
+) -> bool {
     let mut at = Some(error);
     while let Some(error) = at {
-        let sent = |tls: &Tls| {
-            matches!(
-                tls,
-                Tls::InappropriateMessage { .. }
-                    | Tls::InappropriateHandshakeMessage { .. }
-                    | Tls::DecryptError
-                    | Tls::PeerIncompatible(_)
-                    | Tls::PeerMisbehaved(_)
-                    | Tls::AlertReceived(_)
-                    | Tls::InvalidCertificate(_)
-                    | Tls::NoCertificatesPresented
-                    | Tls::PeerSentOversizedRecord
-            )
-        };
-        if error.downcast_ref::<Tls>().is_some_and(sent) {
+        if error.downcast_ref::<Tls>().is_some_and(is_such) {
             return true;
         }
         // An I/O error hides the error that it wraps: its `source` is the source of the wrapped error.
         let inner = error.downcast_ref::<io::Error>();
         let inner = inner.and_then(io::Error::get_ref);
-        if inner.is_some_and(|inner| is_of_handshake(inner as &(dyn Error + 'static))) {
+        if inner.is_some_and(|inner| has_tls_cause(inner as &(dyn Error + 'static), is_such)) {
             return true;
         }
         at = error.source();
@@ -261,6 +288,23 @@ mod tests {
     use rustls::AlertDescription;
 
     use super::*;
+
+    #[test]
+    fn only_a_certificate_that_no_root_has_signed_is_of_an_unknown_authority() {
+        for (why, is_unknown) in [
+            (CertificateError::UnknownIssuer, true),
+            (CertificateError::BadSignature, true),
+            (CertificateError::NotValidForName, false),
+            (CertificateError::Expired, false),
+            (CertificateError::NotValidYet, false),
+        ] {
+            let failure = io::Error::other(Tls::InvalidCertificate(why.clone()));
+            let error = HostError::refused("get x", failure);
+            assert_eq!(error.is_of_unknown_authority(), is_unknown, "{why:?}");
+        }
+        let ended = HostError::service("get x", io::Error::from(io::ErrorKind::UnexpectedEof));
+        assert!(!ended.is_of_unknown_authority());
+    }
 
     #[test]
     fn every_failed_handshake_is_an_answer_and_no_failed_connection_is() {

@@ -65,7 +65,14 @@ impl Asking<'_> {
             return Some(AddressUser::ThisHost);
         }
         let user = match self.host.tcp_connect(place, TIMEOUT).await {
-            Ok(()) => self.user_by_certificate(place, &item).await?,
+            Ok(()) => {
+                let (user, is_foreign) = self.user_by_certificate(place, &item).await?;
+                // It serves another cluster, so it is no master of this one, whatever its hardware address is.
+                if is_foreign {
+                    return Some(user);
+                }
+                user
+            }
             // A host that is there refuses a connection; where there is none, no answer comes.
             Err(error) if is_refusal(&error) => AddressUser::Another(format!(
                 "a host is there that has no API server at port {}",
@@ -95,12 +102,16 @@ impl Asking<'_> {
         })
     }
 
-    /// Whose API server accepts connections at `place`.
-    async fn user_by_certificate(&self, place: SocketAddr, item: &str) -> Option<AddressUser> {
+    /// Whose API server accepts connections at `place`, and whether it shows a certificate of an authority that this host does not know.
+    async fn user_by_certificate(
+        &self,
+        place: SocketAddr,
+        item: &str,
+    ) -> Option<(AddressUser, bool)> {
         let roots = self.roots(item).await?;
         let Some(roots) = roots.first() else {
             let why = "this host has no authority that could know it".to_owned();
-            return Some(AddressUser::Another(why));
+            return Some((AddressUser::Another(why), false));
         };
         let request = HttpsRequest {
             url: format!("https://{place}/readyz"),
@@ -110,8 +121,11 @@ impl Asking<'_> {
         };
         // Any answer counts: its certificate is one of this cluster's authority.
         Some(match self.host.https_get(&request).await {
-            Ok(_) => AddressUser::ThisCluster,
-            Err(error) => AddressUser::Another(chain(&error).join(": ")),
+            Ok(_) => (AddressUser::ThisCluster, false),
+            Err(error) => {
+                let user = AddressUser::Another(chain(&error).join(": "));
+                (user, error.is_of_unknown_authority())
+            }
         })
     }
 }
@@ -142,7 +156,8 @@ impl Asking<'_> {
         its.is_some_and(|its| its == hardware)
     }
 
-    /// Whether one of the other masters has this address beside its own: both lead to one hardware address.
+    /// Whether one of the other masters has this address beside its own: both lead to one hardware address, which is not the one of a gateway that
+    /// answers for all of them.
     async fn is_of_master(&self, address: IpAddr) -> bool {
         let masters = self.masters().await;
         if masters.is_empty() {
@@ -151,6 +166,9 @@ impl Asking<'_> {
         let Ok(Some(hardware)) = self.host.neighbour(address).await else {
             return false;
         };
+        if self.is_of_gateway(&hardware, address).await {
+            return false;
+        }
         let asked = masters
             .iter()
             .map(|master| self.host.neighbour(master.address));
@@ -184,13 +202,19 @@ fn is_refusal(error: &HostError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::sync::Mutex;
+
+    use rustls::CertificateError;
 
     use super::*;
     use crate::facts::model::{MASTERS, MasterEntry, masters_text};
     use crate::host::fake::FakeHost;
 
     const VIP: &str = "172.30.0.100:443";
+    const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 30, 0, 1));
+    const DEFAULT_ROUTE: &str = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+        eth0 00000000 01001EAC 0003 0 0 0 00000000 0 0 0\n";
 
     async fn user(host: &FakeHost) -> Option<AddressUser> {
         let asking = Asking {
@@ -244,9 +268,7 @@ mod tests {
     /// A gateway with proxy ARP answers for every address of the network.
     #[tokio::test]
     async fn an_answer_of_the_default_gateway_is_no_user() {
-        let route = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
-            eth0 00000000 01001EAC 0003 0 0 0 00000000 0 0 0\n";
-        let host = FakeHost::new().with_file(ROUTES, route);
+        let host = FakeHost::new().with_file(ROUTES, DEFAULT_ROUTE);
         let silent = |address: [u8; 4]| {
             host.with_world_mut(|world| world.silent_host(address.into()));
         };
@@ -292,9 +314,46 @@ mod tests {
         }
         host.with_world_mut(|world| world.silent_host(entry(12).address));
         assert_eq!(user(&host).await, Some(AddressUser::ThisCluster));
-        // It accepts connections, but this host cannot verify what it shows.
+        // It accepts connections, but this host has no root to verify what it shows.
         let busy = host.with_endpoint(VIP, 200, "ok");
         assert_eq!(user(&busy).await, Some(AddressUser::ThisCluster));
+        // A certificate says more than a hardware address.
+        let host = busy.with_file(AUTHORITY, "root");
+        for (failure, is_master) in [
+            (CertificateError::NotValidForName, true),
+            (CertificateError::UnknownIssuer, false),
+        ] {
+            host.with_world_mut(|world| {
+                let failure = rustls::Error::InvalidCertificate(failure);
+                world.tls_failures.insert(VIP.to_owned(), failure);
+            });
+            let found = user(&host).await;
+            let is_found = found == Some(AddressUser::ThisCluster);
+            assert_eq!(is_found, is_master, "{found:?}");
+        }
+    }
+
+    /// A gateway with proxy ARP answers with one hardware address for a master and for all others.
+    #[tokio::test]
+    async fn the_hardware_address_of_the_gateway_is_no_masters() {
+        let master = MasterEntry {
+            name: "cp-2".to_owned(),
+            address: [10, 0, 0, 12].into(),
+            etcd_id: None,
+            voter: true,
+        };
+        let list = masters_text(std::slice::from_ref(&master)).expect("a list");
+        let host = FakeHost::new()
+            .with_file(MASTERS, list)
+            .with_file(ROUTES, DEFAULT_ROUTE)
+            .with_endpoint(VIP, 200, "ok");
+        host.with_world_mut(|world| {
+            for address in [[172, 30, 0, 100].into(), GATEWAY, master.address] {
+                world.silent_host(address);
+            }
+        });
+        let found = user(&host).await;
+        assert!(matches!(found, Some(AddressUser::Another(_))), "{found:?}");
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error as Tls};
 
 use crate::host::HostError;
+use crate::host::error::has_tls_cause;
 
 /// An error of a call that goes over the network: [`HostError::Refused`] if the next try would fail as this one did.
 pub(in crate::host::live) fn classified(
@@ -27,15 +28,15 @@ pub(in crate::host::live) fn classified(
 
 /// Whether one of the causes is a certificate that is not accepted, or an unknown host name.
 fn has_permanent_cause(error: &(dyn Error + 'static)) -> bool {
+    has_tls_cause(error, &is_tls_permanent) || has_unknown_host(error)
+}
+
+fn has_unknown_host(error: &(dyn Error + 'static)) -> bool {
     let mut at = Some(error);
     while let Some(error) = at {
-        if error.downcast_ref::<Tls>().is_some_and(is_tls_permanent) {
-            return true;
-        }
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            // An I/O error hides the error that it wraps: its `source` is the source of the wrapped error.
             let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
-            if inner.is_some_and(has_permanent_cause) || unknown_host(error) {
+            if inner.is_some_and(has_unknown_host) || unknown_host(error) {
                 return true;
             }
         }
@@ -47,28 +48,14 @@ fn has_permanent_cause(error: &(dyn Error + 'static)) -> bool {
 /// Whether one of the causes is a certificate that begins later than our clock says. The certificate was made before it was shown to us, so
 /// our clock is wrong.
 fn is_early(error: &(dyn Error + 'static)) -> bool {
-    let mut at = Some(error);
-    while let Some(error) = at {
-        let early = |tls: &Tls| {
-            matches!(
-                tls,
-                Tls::InvalidCertificate(
-                    CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }
-                )
+    has_tls_cause(error, &|tls| {
+        matches!(
+            tls,
+            Tls::InvalidCertificate(
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }
             )
-        };
-        if error.downcast_ref::<Tls>().is_some_and(early) {
-            return true;
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
-            if inner.is_some_and(is_early) {
-                return true;
-            }
-        }
-        at = error.source();
-    }
-    false
+        )
+    })
 }
 
 fn is_tls_permanent(error: &Tls) -> bool {
