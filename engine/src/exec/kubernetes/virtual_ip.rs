@@ -5,11 +5,11 @@
 //! [`Asked::Elsewhere`] tells people that no other host serves the API over the address; a restart here would not help either.
 //! An address moves within seconds, so a failure is checked again before it is reported.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::host::{Host, HttpsRequest};
+use crate::host::{Host, HostError, HostResult, HttpsRequest};
 use crate::model::chain;
 use crate::resource::ResourceResult;
 
@@ -99,36 +99,52 @@ impl VirtualIp<'_> {
         let address = self.address;
         let links = host.links().await?;
         let mut held = links.iter().flat_map(|link| &link.addresses);
-        // `here` is about a host that holds it. A host whose own API server is down says nothing about the cluster.
-        if held.any(|(one, _)| *one == address) || self.api(host, loopback(address)).await.is_some()
-        {
+        // `here` is about a host that holds it.
+        if held.any(|(one, _)| *one == address) {
             return Ok(None);
         }
-        let silent = self.api(host, address).await;
+        let (own, silent) = match self.ready(host, loopback(address)).await {
+            Ok(200) => ("answers", self.api(host, address).await),
+            // All API servers may be slow, but each of them accepts connections.
+            Err(HostError::Deadline { .. }) => {
+                let place = SocketAddr::new(address, self.port);
+                let connected = host.tcp_connect(place, TIMEOUT).await;
+                let why = connected.err().map(|error| chain(&error).join(": "));
+                ("is there, and slow", why)
+            }
+            // A host whose own API server is down says nothing about the cluster.
+            Ok(_) | Err(_) => return Ok(None),
+        };
         Ok(silent.map(|why| {
             format!(
-                "this host's API server answers, but no master serves the API over {address}: {why}; see `nodelet status` and `journalctl -u keepalived -n 50` on each master"
+                "this host's API server {own}, but no master serves the API over {address}: {why}; see `nodelet status` and `journalctl -u keepalived -n 50` on each master"
             )
         }))
     }
 
     /// Why the API does not answer at an address.
     async fn api(&self, host: &dyn Host, at: IpAddr) -> Option<String> {
-        let url = format!(
-            "https://{}/readyz",
-            std::net::SocketAddr::new(at, self.port)
-        );
+        match self.ready(host, at).await {
+            Ok(200) => None,
+            Ok(status) => Some(format!("{} answers {status}", self.url(at))),
+            Err(error) => Some(chain(&error).join(": ")),
+        }
+    }
+
+    /// The status with which the API server at an address says whether it is ready.
+    async fn ready(&self, host: &dyn Host, at: IpAddr) -> HostResult<u16> {
         let request = HttpsRequest {
-            url: url.clone(),
+            url: self.url(at),
             ca: Some(self.ca.to_path_buf()),
             client: None,
             timeout: TIMEOUT,
         };
-        match host.https_get(&request).await {
-            Ok(response) if response.status == 200 => None,
-            Ok(response) => Some(format!("{url} answers {}", response.status)),
-            Err(error) => Some(chain(&error).join(": ")),
-        }
+        let response = host.https_get(&request).await?;
+        Ok(response.status)
+    }
+
+    fn url(&self, at: IpAddr) -> String {
+        format!("https://{}/readyz", SocketAddr::new(at, self.port))
     }
 }
 
@@ -171,7 +187,7 @@ fn loopback(like: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::fake::FakeHost;
+    use crate::host::fake::{FakeHost, FaultPlan};
 
     const VIP: &str = "172.30.0.100";
     const CA: &str = "/ca.crt";
@@ -236,6 +252,32 @@ mod tests {
             assert_eq!(said.is_none(), is_fine, "{held} {local} {over}: {said:?}");
             let text = said.unwrap_or_default();
             assert!(is_fine || text.contains("no master serves"), "{text}");
+        }
+    }
+
+    /// Each API server accepts connections, and none answers in time.
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_no_master_holds_is_reported_while_all_are_slow() {
+        for (held_elsewhere, is_told) in [(true, false), (false, true)] {
+            let mut host =
+                FakeHost::new()
+                    .with_file(CA, "roots")
+                    .with_endpoint("127.0.0.1:443", 200, "ok");
+            host.with_world_mut(|world| {
+                world.link("eth0", true, &[("172.30.0.11".parse().unwrap(), 24)]);
+            });
+            if held_elsewhere {
+                host = host.with_endpoint(&format!("{VIP}:443"), 200, "ok");
+            }
+            host.set_faults(FaultPlan::none().hang("https_get", "*"));
+            let one = VirtualIp {
+                address: VIP.parse().unwrap(),
+                port: 443,
+                ca: Path::new(CA),
+                asked: Asked::Elsewhere,
+            };
+            let said = one.problem_after_wait(&host).await.unwrap();
+            assert_eq!(said.is_some(), is_told, "{said:?}");
         }
     }
 
