@@ -133,6 +133,8 @@ pub enum Event {
         resource: String,
         error: String,
     },
+    /// Containers of other programs run again, which an earlier restart of docker had ended. In a dry run: an apply would start them at its end.
+    OthersStarted { containers: Vec<String> },
     /// What a clean leaves because it is marked as kept.
     ResourcesKept { resources: Vec<String> },
     /// A phase is over.
@@ -169,13 +171,14 @@ impl Event {
     #[must_use]
     pub fn phase(&self) -> Option<&PhaseName> {
         match self {
-            // They come before a run, so the order of the run's phases does not hold them back.
+            // They come before a run or after its phases, so the order of the run's phases does not hold them back.
             Self::Checking { .. }
             | Self::ResourceWoken { .. }
             | Self::RunStarted { .. }
             | Self::PreflightPassed { .. }
             | Self::PreflightFailed { .. }
             | Self::ResourcesKept { .. }
+            | Self::OthersStarted { .. }
             | Self::RunFinished { .. } => None,
             Self::ResourceRestored { phase, .. }
             | Self::ResourceLeft { phase, .. }

@@ -67,7 +67,7 @@ impl<'a> Review<'a> {
         if !full.is_empty() {
             let _ = writeln!(text, "\n{full}");
         }
-        text + self.verdict(&pages).as_str()
+        text + self.others_started().as_str() + self.verdict(&pages).as_str()
     }
 
     /// Every phase in one line, then the verdict.
@@ -75,7 +75,12 @@ impl<'a> Review<'a> {
     pub fn brief(&self) -> String {
         let pages = self.pages();
         let how = "each change: `nodelet plan --details`; each step with the text of its files: `nodelet plan --full`";
-        format!("{}\n{how}\n{}", self.summary(&pages), self.verdict(&pages))
+        format!(
+            "{}\n{how}\n{}{}",
+            self.summary(&pages),
+            self.others_started(),
+            self.verdict(&pages)
+        )
     }
 
     /// What would change and the verdict, and nothing else.
@@ -83,7 +88,8 @@ impl<'a> Review<'a> {
     pub fn diff(&self) -> String {
         let pages = self.pages();
         let changes: String = pages.iter().map(Page::changes).collect();
-        self.woken() + changes.as_str() + self.verdict(&pages).as_str()
+        let others = self.others_started();
+        self.woken() + changes.as_str() + others.as_str() + self.verdict(&pages).as_str()
     }
 
     /// What a repair would do before its checks.
@@ -98,6 +104,13 @@ impl<'a> Review<'a> {
         format!(
             "before its checks, a repair would do this; what needs it and fails even then would be restarted, and is not predicted:\n{woken}"
         )
+    }
+
+    /// What an apply would start at its end although it is not the role's.
+    fn others_started(&self) -> String {
+        let is_started = |event: &&Event| matches!(event, Event::OthersStarted { .. });
+        let started = self.events.iter().filter(is_started);
+        started.map(|event| render(event, DETAIL)).collect()
     }
 
     /// The sum over all phases.

@@ -212,6 +212,11 @@ pub fn render(event: &Event, detail: Detail) -> String {
             let how = if *restarted { "restarted" } else { "continued" };
             writeln!(text, "  ↻ {resource} {how}: {reason}")
         }
+        Event::OthersStarted { containers } => writeln!(
+            text,
+            "  ↻ container {} started again: not the role's, and ended by an earlier restart of docker",
+            containers.join(", ")
+        ),
         Event::ResourceLeft {
             resource, reason, ..
         } => writeln!(text, "  . {resource} is left: {reason}"),

@@ -1,6 +1,7 @@
 //! Applies phases in order; independent phases run in parallel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 
@@ -13,6 +14,9 @@ use crate::model::{Outcome, PhaseName, Verb, chain};
 use crate::plan::{Graph, PlannedPhase};
 use crate::resource::docker::container_runtime;
 use crate::resource::{ResourceError, ResourceResult};
+
+/// How long docker may take at the end of a run to start containers that are not the role's.
+const START_OTHERS: Duration = Duration::from_secs(60);
 
 impl Runner<'_> {
     /// Brings the host to the plan. Events report each action. Returns the outcome of the run.
@@ -69,9 +73,7 @@ impl Runner<'_> {
                 (Outcome::Converged, Mode::Apply) if !all_gone => Outcome::Failed,
                 (outcome, _) => outcome,
             };
-            if mode == Mode::Apply {
-                self.start_interrupted().await;
-            }
+            self.start_interrupted(mode).await;
             if let Err(error) = session.end(outcome, totals, names).await {
                 // All changes are recorded. Only the end of the run is not, so the next run treats this one as interrupted.
                 tracing::warn!("could not {}", chain(&error).join(": "));
@@ -90,11 +92,34 @@ impl Runner<'_> {
         Ok(outcome)
     }
 
-    /// Starts the containers of other programs that an earlier run has left down. They are not the role's, so a failure is logged only.
-    async fn start_interrupted(&self) {
-        let start = container_runtime::start_interrupted_if_up(self.host);
-        if let Some(Err(error)) = self.cancel.run_until_cancelled(start).await {
-            tracing::warn!("could not {}", chain(&error).join(": "));
+    /// Starts the containers of other programs that an earlier run has left down. They are not the role's, so a failure is logged only, and the run
+    /// does not wait for long. A dry run says which would be started.
+    async fn start_interrupted(&self, mode: Mode) {
+        let containers = match mode {
+            Mode::Apply => {
+                let start = container_runtime::start_interrupted_if_up(self.host);
+                let start = tokio::time::timeout(START_OTHERS, start);
+                match self.cancel.run_until_cancelled(start).await {
+                    None => return,
+                    Some(Ok((started, result))) => {
+                        if let Err(error) = result {
+                            tracing::warn!("could not {}", chain(&error).join(": "));
+                        }
+                        started
+                    }
+                    Some(Err(_)) => {
+                        let seconds = START_OTHERS.as_secs();
+                        tracing::warn!(
+                            "docker has not started all containers within {seconds} s that are not the role's and that an earlier restart of docker has ended (next: `docker ps -a`, and `docker start` for those that are needed; the next apply tries again)"
+                        );
+                        return;
+                    }
+                }
+            }
+            Mode::DryRun => container_runtime::interrupted_to_start(self.host).await,
+        };
+        if !containers.is_empty() {
+            self.events.emit(Event::OthersStarted { containers });
         }
     }
 
@@ -160,5 +185,61 @@ impl Runner<'_> {
             return Outcome::Interrupted;
         }
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Recording;
+    use crate::facts::Facts;
+    use crate::host::Services as _;
+    use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::plan::Plan;
+    use crate::resource::NoSecrets;
+    use crate::resource::docker::container_runtime::tests::interrupted_host;
+
+    /// What a run says of the containers of others.
+    async fn started(host: &FakeHost, mode: Mode) -> Vec<Event> {
+        let plan = Plan::bare(Vec::new());
+        let (facts, heard) = (Facts::nothing_about("cp-1"), Recording::default());
+        let runner = Runner::new(&plan, host, &facts, &NoSecrets, &heard);
+        let run = match mode {
+            Mode::Apply => runner.apply().await,
+            Mode::DryRun => runner.dry_run().await,
+        };
+        run.expect("the host can be read");
+        let mut events = heard.events();
+        events.retain(|event| matches!(event, Event::OthersStarted { .. }));
+        events
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_says_which_containers_of_others_it_starts() {
+        let host = interrupted_host().await;
+        let up = host.start_unit(container_runtime::UNIT).await;
+        up.expect("it starts");
+        let theirs = [Event::OthersStarted {
+            containers: vec!["theirs".to_owned()],
+        }];
+        host.clear_journal();
+        assert_eq!(started(&host, Mode::DryRun).await, theirs);
+        assert_eq!(host.mutations(), 0);
+        assert_eq!(started(&host, Mode::Apply).await, theirs);
+        assert_eq!(started(&host, Mode::Apply).await, []);
+    }
+
+    /// A volume of theirs may hang.
+    #[tokio::test(start_paused = true)]
+    async fn a_run_does_not_wait_for_a_container_of_others_that_does_not_start() {
+        let host = interrupted_host().await;
+        let up = host.start_unit(container_runtime::UNIT).await;
+        up.expect("it starts");
+        host.set_faults(FaultPlan::none().stall("start_container", "*"));
+        let began = tokio::time::Instant::now();
+        assert_eq!(started(&host, Mode::Apply).await, []);
+        assert!(began.elapsed() < START_OTHERS * 2);
+        host.set_faults(FaultPlan::none());
+        assert_eq!(started(&host, Mode::Apply).await.len(), 1);
     }
 }

@@ -69,7 +69,7 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
         return Ok(());
     }
     answers(host).await?;
-    let started = interrupted::start(host, up_since(host).await, began).await;
+    let (_, started) = interrupted::start(host, up_since(host).await, began).await;
     let others = ran.into_iter().filter(|id| !foreign.contains(*id));
     let others: BTreeSet<&str> = others.collect();
     if !others.is_empty() {
@@ -108,7 +108,9 @@ async fn start_when_it_answers(host: &dyn Host, began: SystemTime) -> ResourceRe
     if interrupted::are_there(host).await? {
         answers(host).await?;
     }
-    interrupted::start(host, up_since(host).await, began).await
+    interrupted::start(host, up_since(host).await, began)
+        .await
+        .1
 }
 
 /// Before a stop of a unit that a later apply starts again. If the unit is the container runtime, writes down the containers of other programs
@@ -194,22 +196,38 @@ pub(crate) async fn start_interrupted(host: &dyn Host) -> ResourceResult<()> {
     if interrupted::are_there(host).await? && !is_installed(host).await? {
         return interrupted::forget(host).await;
     }
-    interrupted::start(host, up_since(host).await, host.now()).await
+    interrupted::start(host, up_since(host).await, host.now())
+        .await
+        .1
 }
 
-/// At the end of an apply: an earlier run may have ended between a restart of the runtime and the start of these containers. Cancel safe.
+/// At the end of an apply: an earlier run may have ended between a restart of the runtime and the start of these containers. Returns the names of
+/// those that were started. Cancel safe.
 ///
 /// # Errors
 /// As [`start_interrupted`]. A runtime that is down is no error: these containers are started with it.
-pub(crate) async fn start_interrupted_if_up(host: &dyn Host) -> ResourceResult<()> {
+pub(crate) async fn start_interrupted_if_up(host: &dyn Host) -> (Vec<String>, ResourceResult<()>) {
+    match up_with_interrupted(host).await {
+        Ok(Some(up_since)) => interrupted::start(host, up_since, host.now()).await,
+        ended => (Vec::new(), ended.map(drop)),
+    }
+}
+
+/// What [`start_interrupted_if_up`] would start. None, if that cannot be determined.
+pub(crate) async fn interrupted_to_start(host: &dyn Host) -> Vec<String> {
+    match up_with_interrupted(host).await {
+        Ok(Some(up_since)) => interrupted::names_to_start(host, up_since).await,
+        Ok(None) | Err(_) => Vec::new(),
+    }
+}
+
+/// Since when the runtime has been up, if it is up and there are such containers.
+async fn up_with_interrupted(host: &dyn Host) -> ResourceResult<Option<Option<SystemTime>>> {
     if !interrupted::are_there(host).await? {
-        return Ok(());
+        return Ok(None);
     }
     let runtime = host.unit(UNIT).await?;
-    match runtime.is_active() {
-        true => interrupted::start(host, runtime.active_since, host.now()).await,
-        false => Ok(()),
-    }
+    Ok(runtime.is_active().then_some(runtime.active_since))
 }
 
 /// Lets docker read whether its containers outlive it, if they do not as it runs now: its file may have been written since it was started. So

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{Attributes, ContainerState, EndedRun, Host, HostError, ListedContainer};
 use crate::model::{STATE, chain};
+use crate::resource::docker::ending;
 use crate::resource::{READ_LIMIT, ResourceError, ResourceResult};
 
 /// How long docker may take to tell of one container.
@@ -143,7 +144,8 @@ pub(super) async fn are_there(host: &dyn Host) -> ResourceResult<bool> {
 }
 
 /// Starts the containers that do not run, except those that have ended otherwise. docker has been up since `up_since`, and was restarted or started
-/// at `before`, or this is now. One that docker cannot start is reported by this error only: its owner has to look at it.
+/// at `before`, or this is now. Returns the names of those that were started. One that docker cannot start is reported by this error only: its
+/// owner has to look at it.
 ///
 /// # Errors
 /// A container cannot be started. If the cause is that docker does not answer, all of them are tried again later.
@@ -151,6 +153,17 @@ pub(super) async fn start(
     host: &dyn Host,
     up_since: Option<SystemTime>,
     before: SystemTime,
+) -> (Vec<String>, ResourceResult<()>) {
+    let mut started = Vec::new();
+    let result = start_into(host, up_since, before, &mut started).await;
+    (started, result)
+}
+
+async fn start_into(
+    host: &dyn Host,
+    up_since: Option<SystemTime>,
+    before: SystemTime,
+    started: &mut Vec<String>,
 ) -> ResourceResult<()> {
     let all = read(host).await?;
     if all.is_empty() {
@@ -164,8 +177,13 @@ pub(super) async fn start(
         }
     };
     let all = still_to_start(host, all, &listed, up_since, before).await;
-    let ids: BTreeSet<&str> = all.iter().map(|one| one.id.as_str()).collect();
-    let Err((names, error)) = start_ended(host, &listed, &ids).await else {
+    let ended = start_ended(host, &listed, &ids(&all)).await;
+    let failed = ended.as_ref().err().map_or(&[][..], |(names, _)| names);
+    *started = ended_of(&listed, &ids(&all))
+        .filter(|name| !failed.contains(name))
+        .map(str::to_owned)
+        .collect();
+    let Err((names, error)) = ended else {
         return Ok(host.remove(&path()).await?);
     };
     let stays = !works(host).await;
@@ -173,6 +191,19 @@ pub(super) async fn start(
         host.remove(&path()).await?;
     }
     Err(not_started(&names, error, stays))
+}
+
+/// The names of those that [`start`] would start now. None, if docker does not tell. Changes nothing.
+pub(super) async fn names_to_start(host: &dyn Host, up_since: Option<SystemTime>) -> Vec<String> {
+    let (Ok(all), Some(listed)) = (read(host).await, ending::listed_in_time(host).await) else {
+        return Vec::new();
+    };
+    let all = still_to_start(host, all, &listed, up_since, host.now()).await;
+    ended_of(&listed, &ids(&all)).map(str::to_owned).collect()
+}
+
+fn ids(all: &[Interrupted]) -> BTreeSet<&str> {
+    all.iter().map(|one| one.id.as_str()).collect()
 }
 
 /// Starts the containers with these ids that do not run, those of the role and those of others. They are not known by name: another container may
@@ -185,9 +216,17 @@ pub(super) async fn start_ended<'a>(
     listed: &'a [ListedContainer],
     ids: &BTreeSet<&str>,
 ) -> Result<(), (Vec<&'a str>, HostError)> {
+    start_each(host, ended_of(listed, ids).collect()).await
+}
+
+/// The names of those with these ids that docker lists, and that do not run.
+fn ended_of<'a>(
+    listed: &'a [ListedContainer],
+    ids: &BTreeSet<&str>,
+) -> impl Iterator<Item = &'a str> {
     let ended = listed.iter();
     let ended = ended.filter(|one| !one.running && ids.contains(one.id.as_str()));
-    start_each(host, ended.map(|one| one.name.as_str()).collect()).await
+    ended.map(|one| one.name.as_str())
 }
 
 /// Starts these containers, each that fails once more while others start: it may use the network of one of them. Returns those that do not start,

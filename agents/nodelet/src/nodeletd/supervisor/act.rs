@@ -374,6 +374,12 @@ impl Heard {
                 let how = if *restarted { "restarted" } else { "continued" };
                 tracing::info!("{resource} was {how}: {reason}");
             }
+            Event::OthersStarted { containers } => {
+                let names = containers.join(", ");
+                tracing::info!(
+                    "container {names} was started again: it is not the role's, and an earlier restart of docker had ended it"
+                );
+            }
             Event::StepStartedAgain { step, .. } => {
                 tracing::info!("{step} was started again as it was");
             }

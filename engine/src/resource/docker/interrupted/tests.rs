@@ -176,14 +176,20 @@ async fn a_stop_does_not_wait_for_a_docker_that_does_not_tell_what_runs() {
 async fn the_next_apply_starts_what_an_ended_run_has_left() {
     let host = interrupted_host().await;
     let runs = || host.with_world(|world| world.container_runs("theirs"));
-    let started = container_runtime::start_interrupted_if_up(&host).await;
-    started.expect("docker is down, and stays so");
+    let started = async || {
+        let predicted = container_runtime::interrupted_to_start(&host).await;
+        let (started, result) = container_runtime::start_interrupted_if_up(&host).await;
+        result.expect("docker is down, or starts it");
+        assert_eq!(started, predicted);
+        started
+    };
+    assert_eq!(started().await, [""; 0], "docker stays down");
     assert!(host.with_world(|world| world.text(path())).is_some());
     host.start_unit(UNIT).await.expect("it starts");
     assert!(!runs());
-    let started = container_runtime::start_interrupted_if_up(&host).await;
-    started.expect("it starts");
+    assert_eq!(started().await, ["theirs"]);
     assert!(runs());
+    assert_eq!(started().await, [""; 0]);
     assert_eq!(host.with_world(|world| world.text(path())), None);
 }
 
