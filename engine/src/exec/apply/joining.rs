@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use crate::exec::Runner;
 use crate::exec::kubernetes::probes::has_no_pods_yet;
+use crate::exec::{Renewals, Runner};
 use crate::model::Problem;
 use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::{Action, ResourceError, ResourceResult, Spec};
@@ -47,7 +47,12 @@ impl Runner<'_> {
             };
             let mut answer = tokio::time::timeout(BOUND, self.may_join_or_begin(step)).await;
             let is_usable = matches!(answer, Ok(Ok(())));
-            if is_usable && let Spec::JoinFile(file) = &step.spec {
+            // A repair or a renewal goes on without: other phases must not wait for a new join file. Its step asks later.
+            let asks_token = self.renewals == Renewals::All;
+            if is_usable
+                && asks_token
+                && let Spec::JoinFile(file) = &step.spec
+            {
                 let cx = self.context(false);
                 answer = tokio::time::timeout(BOUND_OF_TOKEN, file.token_is_accepted(&cx)).await;
             }
@@ -111,4 +116,36 @@ pub(super) fn steps<'p>(phases: &[&'p PlannedPhase]) -> impl Iterator<Item = &'p
     let phases = phases.iter().filter(|phase| phase.skipped.is_none());
     let steps = phases.flat_map(|phase| &phase.steps);
     steps.filter(|step| !step.policy.absent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Recording;
+    use crate::facts::Facts;
+    use crate::model::PhaseName;
+    use crate::plan::Plan;
+    use crate::resource::NoSecrets;
+    use crate::resource::pki::tests::workers::joining::{BOOTSTRAP_USER, spec, worker_to_be};
+
+    /// A worker that has lost its certificates, with a join file that was used: its docker is repaired all the same.
+    #[tokio::test]
+    async fn a_refused_token_keeps_an_apply_from_beginning_and_no_repair() {
+        let (_, host, _) = worker_to_be().await;
+        host.with_world_mut(|world| world.refuse_user(BOOTSTRAP_USER, true));
+        let name: PhaseName = "certs".parse().expect("a name");
+        let step = PlannedStep::bare(&name, Spec::JoinFile(spec()));
+        let phase = PlannedPhase {
+            steps: vec![step],
+            ..PlannedPhase::bare(name)
+        };
+        let plan = Plan::bare(vec![phase]);
+        let (facts, heard) = (Facts::nothing_about("worker-1"), Recording::default());
+        for (renewals, refuses) in [(Renewals::All, true), (Renewals::none(), false)] {
+            let mut runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
+            runner.renewals = renewals;
+            let problems = runner.joining_problems().await;
+            assert_eq!(!problems.is_empty(), refuses, "{problems:?}");
+        }
+    }
 }

@@ -31,7 +31,7 @@ mod successor;
 pub(super) mod validate;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use super::kubernetes::pki::consumers::{
     CONSUMERS, Consumer, ReloadMode, components, consumer_of,

@@ -12,7 +12,7 @@ mod masters;
 mod scans;
 mod service_account_keys;
 mod validity;
-mod workers;
+pub(crate) mod workers;
 
 use std::time::Duration;
 

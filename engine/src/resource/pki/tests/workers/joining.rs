@@ -16,9 +16,11 @@ pub(super) const JOIN: &str = "/etc/pf9/nodelet/join.age";
 const BOOTSTRAP: &str = "/etc/pf9/kube.d/kubeconfigs/bootstrap.yaml";
 const RECORD: &str = "/var/opt/pf9/nodelet/kept/authority-cluster.json";
 const HOUR: Duration = Duration::from_secs(60 * 60);
+/// The user of the token in the join file.
+pub(crate) const BOOTSTRAP_USER: &str = "system:bootstrap:abcdef";
 const SECRET: &str = "0123456789abcdef";
 
-pub(super) fn spec() -> JoinFileSpec {
+pub(crate) fn spec() -> JoinFileSpec {
     JoinFileSpec {
         path: JOIN.into(),
         node: NODE.to_owned(),
@@ -78,7 +80,7 @@ fn place_for(worker: &FakeHost, its: &JoinFile) {
 }
 
 /// A master and a worker with a join file of it that was not used yet.
-async fn worker_to_be() -> (FakeHost, FakeHost, String) {
+pub(crate) async fn worker_to_be() -> (FakeHost, FakeHost, String) {
     let master = with_authority().await;
     let (worker, public) = host_with_identity();
     place(&worker, &file(&worker, &text(&master, CA)), &public);
@@ -320,7 +322,6 @@ async fn ask_ahead(host: &dyn Host) -> ResourceResult<()> {
 
 #[tokio::test]
 async fn a_token_is_refused_ahead_only_if_the_api_server_lastingly_refuses_it() {
-    const TOKEN: &str = "system:bootstrap:abcdef";
     let (_, host, _) = worker_to_be().await;
     let asked = |host: &FakeHost| {
         let journal = host.journal();
@@ -331,7 +332,7 @@ async fn a_token_is_refused_ahead_only_if_the_api_server_lastingly_refuses_it() 
     };
     ask_ahead(&host).await.expect("it is accepted");
     assert_eq!(asked(&host), 1);
-    host.with_world_mut(|world| world.refuse_user(TOKEN, true));
+    host.with_world_mut(|world| world.refuse_user(BOOTSTRAP_USER, true));
     let before = host.snapshot();
     let begun = host.with_world(|world| world.elapsed());
     let error = ask_ahead(&host).await.expect_err("it was used");
@@ -357,7 +358,7 @@ async fn a_token_is_refused_ahead_only_if_the_api_server_lastingly_refuses_it() 
     ask_ahead(&host).await.expect("no API server answers");
     // A worker that has joined does not use the token.
     let (_, joined) = worker_with_identity().await;
-    joined.with_world_mut(|world| world.refuse_user(TOKEN, true));
+    joined.with_world_mut(|world| world.refuse_user(BOOTSTRAP_USER, true));
     ask_ahead(&joined).await.expect("it has an identity");
     joined.with_world_mut(|world| world.remove(RECORD));
     ask_ahead(&joined).await.expect("its authority comes back");
@@ -369,9 +370,8 @@ async fn a_token_is_refused_ahead_only_if_the_api_server_lastingly_refuses_it() 
 /// A dry run has no other pauses, and an API server that starts needs this time, too.
 #[tokio::test]
 async fn a_dry_run_gives_a_starting_api_server_as_much_time_as_an_apply() {
-    const TOKEN: &str = "system:bootstrap:abcdef";
     let (_, host, _) = worker_to_be().await;
-    host.with_world_mut(|world| world.refuse_user(TOKEN, true));
+    host.with_world_mut(|world| world.refuse_user(BOOTSTRAP_USER, true));
     let begun = host.with_world(|world| world.elapsed());
     let passed = || host.with_world(|world| world.elapsed()) - begun;
     let overlay = OverlayHost::new(&host);
@@ -386,7 +386,7 @@ async fn a_dry_run_gives_a_starting_api_server_as_much_time_as_an_apply() {
             answer = &mut asked => break answer,
             () = tokio::task::yield_now() => {
                 if passed() - begun > Duration::from_secs(3) {
-                    host.with_world_mut(|world| world.refuse_user(TOKEN, false));
+                    host.with_world_mut(|world| world.refuse_user(BOOTSTRAP_USER, false));
                 }
             }
         }

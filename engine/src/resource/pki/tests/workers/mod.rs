@@ -1,6 +1,6 @@
 //! Hosts that have the cluster's authority without its key: `joining`, `signing`, `identities`, and `published`.
 
 mod identities;
-mod joining;
+pub(crate) mod joining;
 mod published;
 mod signing;
