@@ -116,6 +116,10 @@ impl Runner<'_> {
     /// Restarts a unit that does not go on.
     async fn restart_to_wake(&self, unit: &str) -> ResourceResult<()> {
         let is_containerd = unit == CONTAINERD_UNIT;
+        // docker may be bound to containerd (`BindsTo=`), and is restarted with it then.
+        if is_containerd {
+            container_runtime::before_stop(self.host, container_runtime::UNIT).await;
+        }
         let began = self.host.now();
         if let Err(error) = self.host.restart_unit(unit).await {
             let needs = match is_containerd {
@@ -136,7 +140,7 @@ impl Runner<'_> {
         }
         self.events.emit(woken(unit, true));
         if self.unit_works(unit).await {
-            container_runtime::after_start(self.host, unit, began).await;
+            container_runtime::after_start(self.host, container_runtime::UNIT, began).await;
         } else {
             tracing::warn!("{unit} was restarted, and docker does not answer yet");
         }
@@ -239,7 +243,8 @@ mod tests {
     use crate::exec::Recording;
     use crate::facts::Facts;
     use crate::host::fake::{FakeHost, FaultPlan};
-    use crate::host::{Containers as _, Services as _};
+    use crate::host::{ContainerConfig, Containers as _, Services as _};
+    use crate::model::STATE;
     use crate::plan::{Plan, PlannedCheck, Probe};
     use crate::resource::docker::container_runtime::tests::interrupted_host;
     use crate::resource::{NoSecrets, ServiceSpec};
@@ -454,6 +459,30 @@ mod tests {
         let woken = runner.wake_stopped_runtime().await;
         woken.expect("it is restarted");
         assert!(host.with_world(|world| world.container_runs("theirs")));
+    }
+
+    /// docker may be bound to containerd, and is restarted with it then.
+    #[tokio::test(start_paused = true)]
+    async fn containers_of_others_are_written_down_before_containerd_is_restarted() {
+        let (host, plan) = (host(), plan(container_runtime::UNIT));
+        host.with_world_mut(|world| {
+            world.directory(STATE);
+            world.container(ContainerConfig::bare("theirs", "app:1"));
+        });
+        stop(&host);
+        host.set_faults(FaultPlan::none().fail("continue_unit", "*"));
+        let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
+        let woken = runner.wake_stopped_runtime().await;
+        woken.expect("it is restarted");
+        let changes = changes(&host);
+        let at = |wanted: &str| changes.iter().position(|call| call.contains(wanted));
+        let written = at("write /var/opt/pf9/nodelet/containers-to-start.json");
+        let restarted = at("restart_unit containerd.service");
+        assert!(written.is_some() && written < restarted, "{changes:?}");
+        // Nothing has ended it, so nothing is to be started.
+        let removed = at("remove /var/opt/pf9/nodelet/containers-to-start.json");
+        assert!(removed > restarted, "{changes:?}");
     }
 
     #[tokio::test(start_paused = true)]
