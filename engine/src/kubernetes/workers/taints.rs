@@ -80,10 +80,15 @@ pub(super) async fn keep_taints(
             "metadata": { "resourceVersion": node.version, "annotations": { TAINTS: line } },
             "spec": { "taints": wanted(&node, &record) },
         });
-        let Err(error) = host.patch_node(access, name, &patch).await else {
-            return Ok(());
-        };
         tries += 1;
+        let Err(error) = host.patch_node(access, name, &patch).await else {
+            // A later record may have found the node as it wants it, just before this patch.
+            let now = admission(host, access, name).await?;
+            if tries == TRIES || now.is_none_or(|now| now.version == record.version) {
+                return Ok(());
+            }
+            continue;
+        };
         let present = host.node(access, name).await?;
         let has_changed = present.is_some_and(|present| present.version != node.version);
         if tries == TRIES || !has_changed {

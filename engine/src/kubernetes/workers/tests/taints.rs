@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kubernetes::admission::{parse_taint, set_taints};
-use crate::kubernetes::workers::taints::TAINTS;
+use crate::kubernetes::workers::taints::{TAINTS, keep_taints};
 
 const GPU: &str = "gpu=true:NoSchedule";
 
@@ -139,6 +139,24 @@ async fn a_taint_that_a_later_record_does_not_name_is_removed_once() {
     assert!(!set_taints(&host, &access, "w-2", &[]).await.unwrap());
     revoke(&host, &access, "w-1", "").await.unwrap();
     assert!(!set_taints(&host, &access, "w-1", &[]).await.unwrap());
+}
+
+/// The later record finds the node as it wants it, just before the patch of the earlier one is made.
+#[tokio::test]
+async fn a_record_that_changes_before_the_patch_is_carried_out_after_it() {
+    let (host, access) = tainted(&[GPU], &[]).await;
+    let host = host.yielding();
+    let mut kept = std::pin::pin!(keep_taints(&host, &access, "w-1"));
+    // Node and record are read, and the patch is next.
+    for _ in 0..3 {
+        assert!(futures::poll!(&mut kept).is_pending());
+    }
+    let set = set_taints(&host, &access, "w-1", &[]).await;
+    assert!(set.expect("it answers"));
+    let now = keep_taints(&host, &access, "w-1").await;
+    now.expect("there is nothing to do");
+    kept.await.expect("it answers");
+    assert_eq!(node(&host, &access).await.taints, []);
 }
 
 /// Only a taint of an operator keeps the node of a worker that has left.
