@@ -102,6 +102,50 @@ impl Spec {
         )
     }
 
+    /// Whether a look at this resource asks docker, etcd, an API server or a program, and so may hang because something else has failed. A look at
+    /// any other kind reads files, and asks the kernel or systemd.
+    pub(crate) fn asks_a_server(&self) -> bool {
+        match self {
+            Self::Image(_)
+            | Self::Container(_)
+            | Self::Pods(_)
+            | Self::PodContainer(_)
+            | Self::Manifest(_)
+            | Self::Node(_)
+            | Self::Drain(_)
+            | Self::Command(_)
+            | Self::NodeRoutes(_)
+            | Self::EtcdMember(_)
+            | Self::EtcdPromoted(_) => true,
+            Self::Directory(_)
+            | Self::File(_)
+            | Self::Symlink(_)
+            | Self::EnvFile(_)
+            | Self::Authority(_)
+            | Self::ServiceAccountKey(_)
+            | Self::EncryptionKeys(_)
+            | Self::DataId(_)
+            | Self::JoinFile(_)
+            | Self::JoinMaster(_)
+            | Self::Certificate(_)
+            | Self::Kubeconfig(_)
+            | Self::ImageDirectory(_)
+            | Self::Service(_)
+            | Self::Sysctl(_)
+            | Self::KernelModule(_)
+            | Self::Packages(_)
+            | Self::Link(_)
+            | Self::FirewallChains(_)
+            | Self::Ipsets(_)
+            | Self::IpvsServices(_)
+            | Self::Cgroup(_)
+            | Self::SysctlSnapshot(_)
+            | Self::Group(_)
+            | Self::Timer(_)
+            | Self::FirewallChain(_) => false,
+        }
+    }
+
     /// The properties of this resource. Each kind must be named here, so a new one cannot get a wrong answer by default.
     pub(crate) fn properties(&self) -> Properties<'_> {
         let mut its = Properties::default();

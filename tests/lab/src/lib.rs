@@ -39,7 +39,7 @@ pub use master::{
     page_from_outside, ready_with_vip, second_apply_changes_nothing, shared, three_masters,
 };
 pub use planes::{Planes, fails, paths, refusals, services, sh, status, until};
-pub use prediction::{is_midway, no_repair, predicted_repair, prediction};
+pub use prediction::{no_repair, predicted_repair, prediction};
 pub use record::record;
 pub use run::Run;
 pub use running_instances::{RunningInstances, changes, listing};

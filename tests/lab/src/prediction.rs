@@ -36,30 +36,10 @@ pub fn predicted_repair(master: &Node, watch: &Watch<'_>, fault: &Fault) -> Fide
     if fault.name == KILLED {
         return after_a_kill(master, watch, fault);
     }
-    let mut compared = trial(master, watch, fault);
-    for _ in 1..TRIALS {
-        if !is_midway(fault, &compared.1) {
-            break;
-        }
-        println!("{}: the readers were not judged, once more", fault.name);
-        compared = trial(master, watch, fault);
-    }
-    let (predicted, done) = compared;
+    let (predicted, done) = trial(master, watch, fault);
     let fidelity = Fidelity::of(&predicted, &done);
     explain(&fidelity, &predicted);
     fidelity
-}
-
-/// What is restarted if a pass does not judge the readers of a file that a fault has changed: it gives other checks only a moment after the first
-/// failure. After the repair they find the content that they have read.
-const MIDWAY: &[(&str, &str)] = &[("kubeconfig-truncated", "kubeconfigs")];
-/// How often such a fault is caused at most, until a pass judges the readers.
-const TRIALS: usize = 4;
-
-/// Whether only the phases of [`MIDWAY`] were restarted after this fault.
-#[must_use]
-pub fn is_midway(fault: &Fault, done: &[Event]) -> bool {
-    MIDWAY.contains(&(fault.name, &restarted(done).join(" ")))
 }
 
 /// Causes a fault, and gives what is predicted and what is done.

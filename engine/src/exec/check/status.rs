@@ -33,6 +33,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// it runs, so a host that is only slow, for example after a boot, gets this time.
 const RUNTIME: Duration = Duration::from_secs(30);
 
+/// How long the comparison of a phase with the plan may take after a check has failed: more than a busy host needs for its files, and less than
+/// a disk that hangs may delay a repair.
+const COMPARISON: Duration = Duration::from_secs(5);
+
 /// How long to wait until the service manager has finished the starts in progress, as at boot. The bound is for all
 /// starts together: a pass has its own bound, and a pass that is interrupted reports nothing and repairs nothing.
 const STARTING: Duration = Duration::from_secs(45);
@@ -99,10 +103,12 @@ fn judged(check: &PlannedCheck, answer: ResourceResult<Option<String>>) -> Condi
     condition_of(check, status, reason)
 }
 
-/// A phase whose checks run, and the token that ends them.
+/// A phase whose checks run, and the tokens that end them.
 struct PhaseChecks {
     phase: PhaseName,
     cancel: CancellationToken,
+    /// Ends checks that no other failure can make hang.
+    cancel_local: CancellationToken,
 }
 
 impl PhaseChecks {
@@ -110,8 +116,22 @@ impl PhaseChecks {
         Self {
             phase: phase.clone(),
             cancel: CancellationToken::new(),
+            cancel_local: CancellationToken::new(),
         }
     }
+
+    fn end_of(&self, phase: &PlannedPhase, check: &PlannedCheck) -> &CancellationToken {
+        match compares_this_host(phase, check) {
+            true => &self.cancel_local,
+            false => &self.cancel,
+        }
+    }
+}
+
+/// Whether a check compares the phase with the plan, and needs only files, the kernel and systemd for it.
+fn compares_this_host(phase: &PlannedPhase, check: &PlannedCheck) -> bool {
+    let mut steps = phase.steps.iter().filter(|step| !step.policy.absent);
+    matches!(check.probe, Probe::AsPlanned) && !steps.any(|step| step.spec.asks_a_server())
 }
 
 impl Runner<'_> {
@@ -123,8 +143,9 @@ impl Runner<'_> {
 
     /// The same for a caller that acts on failures. Once a check fails, phases that the failed one does not come after
     /// get `settle` more time and then count as unknown: a check that hangs because of the failure must not delay its
-    /// repair. Phases that may be the cause are checked to the end. A check that got no answer is repeated once: a
-    /// server that is busy for a moment causes no restart.
+    /// repair. Phases that may be the cause are checked to the end. What only compares this host with the plan gets a
+    /// few seconds, so that it does not depend on the host's speed what is repaired together. A check that got no
+    /// answer is repeated once: a server that is busy for a moment causes no restart.
     pub async fn check_until_failed(&self, settle: Duration) -> Vec<PhaseHealth> {
         self.check_all(Some(settle), None).await
     }
@@ -305,12 +326,18 @@ impl Runner<'_> {
                 .iter()
                 .flat_map(|phase| graph.before(phase))
                 .collect();
-            for (running, phase) in all_running.iter().zip(phases) {
+            let ended: Vec<&PhaseChecks> = all_running
+                .iter()
+                .zip(phases)
                 // A damaged package may be the cause of the other failures, so its check is always completed.
-                if !causes.contains(&running.phase) && !compares_the_package(phase) {
-                    running.cancel.cancel();
-                }
-            }
+                .filter(|(running, phase)| {
+                    !causes.contains(&running.phase) && !compares_the_package(phase)
+                })
+                .map(|(running, _)| running)
+                .collect();
+            ended.iter().for_each(|one| one.cancel.cancel());
+            self.host.pause(COMPARISON).await;
+            ended.iter().for_each(|one| one.cancel_local.cancel());
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -333,7 +360,7 @@ impl Runner<'_> {
             for check in &phase.checks {
                 let condition = tokio::select! {
                     condition = self.confirmed(view, phase, check, mode) => condition,
-                    () = running.cancel.cancelled() => {
+                    () = running.end_of(phase, check).cancelled() => {
                         unknown(check, "the check was ended early: another phase failed".to_owned())
                     }
                 };

@@ -61,6 +61,37 @@ async fn a_runtime_that_hangs_has_failed_and_what_it_runs_is_unknown() {
     assert_eq!(health[0].status(), Status::True, "{health:?}");
 }
 
+/// Whether a kubeconfig and its readers are repaired together must not depend on the host's speed. A disk that hangs delays a repair by seconds.
+#[tokio::test(start_paused = true)]
+async fn a_comparison_with_the_plan_gets_more_time_after_a_failure_and_not_all_of_it() {
+    let failing = phase("docker", &[], Probe::FileExists("/run/docker".into()));
+    let file = |name: &str, spec: Spec| {
+        let mut compared = phase(name, &[], Probe::AsPlanned);
+        compared.steps = vec![PlannedStep::bare(&compared.name, spec)];
+        compared
+    };
+    let unit = Spec::Service(ServiceSpec::bare("kubelet.service"));
+    let routes = plan_of_routes().phases.remove(0);
+    let phases = vec![failing, file("kubelet", unit), routes];
+    let local = phases
+        .iter()
+        .map(|phase| compares_this_host(phase, &phase.checks[0]));
+    assert_eq!(local.collect::<Vec<_>>(), [false, true, false]);
+    let plan = Plan::bare(phases);
+    let host = FakeHost::new().with_faults(FaultPlan::none().stall("unit", "*"));
+    let (facts, ignored_events) = (Facts::nothing_about("cp-1"), Recording::default());
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &ignored_events);
+    let health = runner.check_until_failed(Duration::from_millis(250)).await;
+    let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
+    assert_eq!(
+        statuses[..2],
+        [Status::False, Status::Unknown],
+        "{health:?}"
+    );
+    let waited = host.with_world(|world| world.elapsed());
+    assert!(waited >= COMPARISON, "{waited:?}");
+}
+
 /// docker is slow at first. Its second answer does not hide that it cannot end a container.
 #[tokio::test(start_paused = true)]
 async fn the_second_answer_of_a_runtime_comes_with_its_warning() {

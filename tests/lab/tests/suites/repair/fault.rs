@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lab_suites::{
-    CALM, FAULTS, Fault, Master, RunningInstances, SCALED, Watch, is_midway, ready_with_vip,
-    restarted, shared,
+    CALM, FAULTS, Fault, Master, RunningInstances, SCALED, Watch, ready_with_vip, restarted, shared,
 };
 
 /// Time limit of a repair.
@@ -288,8 +287,7 @@ fn check_fault(master: &Master, watch: &Watch, fault: &Fault) -> Option<String> 
         .iter()
         .find(|(name, _)| *name == fault.name)
         .map(|(_, phases)| *phases);
-    let midway = is_midway(fault, &recorded);
-    (expected != Some(&restarted) && !midway).then(|| {
+    (expected != Some(&restarted)).then(|| {
         format!(
             "{}: restarted `{restarted}`, expected {expected:?}",
             fault.name
