@@ -71,6 +71,9 @@ pub struct JoinFile {
     pub authorities: String,
     /// The token with which the host asks for its first certificates.
     pub token: Token,
+    /// When the file was made, in seconds since 1970. Files of earlier versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued: Option<u64>,
     /// Until when the token is valid, in seconds since 1970.
     pub expires: u64,
     /// The addresses of the masters. Files of earlier versions have none.
@@ -106,6 +109,7 @@ impl JoinFile {
             api: vec![api.to_owned()],
             authorities: authorities.to_owned(),
             token,
+            issued: None,
             expires,
             masters: Vec::new(),
             addresses: BTreeMap::new(),
@@ -130,12 +134,19 @@ impl JoinFile {
         }
     }
 
-    /// Whether it is for this node and still valid.
+    /// Whether it is for this node and valid at this time.
     ///
     /// # Errors
-    /// It is for another node, or expired.
+    /// It is for another node, expired, or was made later than now.
     pub fn check(&self, node: &str, now: SystemTime) -> Result<(), JoinFileError> {
-        is_for(&self.node, self.expires, node, now)
+        is_for(&self.node, node, self.times(), now)
+    }
+
+    fn times(&self) -> Times {
+        Times {
+            issued: self.issued,
+            expires: self.expires,
+        }
     }
 
     /// Whether no other node has this address, as far as the file knows.
@@ -179,7 +190,7 @@ impl JoinContent for JoinFile {
                 "the URL of an API server does not begin with https://, or is too long",
             );
         }
-        is_time(self.expires)?;
+        self.times().usable()?;
         if certificates(&self.authorities)? == 0 {
             return refused("it has no authority");
         }
@@ -205,34 +216,64 @@ fn are_settings(settings: &BTreeMap<String, String>) -> Result<(), JoinFileError
     Ok(())
 }
 
-/// Whether a file for the node `meant` that ends at `expires` is for `node`, and valid.
-fn is_for(meant: &str, expires: u64, node: &str, now: SystemTime) -> Result<(), JoinFileError> {
+/// Whether a file for the node `meant` with these times is for `node`, and valid.
+fn is_for(meant: &str, node: &str, times: Times, now: SystemTime) -> Result<(), JoinFileError> {
     if meant != node {
         return Err(JoinFileError::OtherNode {
             meant: meant.to_owned(),
             node: node.to_owned(),
         });
     }
-    is_not_over(expires, now)
+    times.include(now)
 }
 
-/// Whether a file that ends at `expires` is valid.
-fn is_not_over(expires: u64, now: SystemTime) -> Result<(), JoinFileError> {
-    match SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(expires)) {
-        Some(until) if now < until => Ok(()),
-        Some(until) => Err(JoinFileError::Expired(
-            humantime::format_rfc3339_seconds(until).to_string(),
-        )),
-        None => Err(JoinFileError::Content("its expiry is no time".to_owned())),
-    }
+/// How far the clock of a host may be behind that of the master which made the file.
+const TOLERANCE: Duration = Duration::from_secs(5 * 60);
+
+/// When a file was made, and until when it can be used, in seconds since 1970.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    issued: Option<u64>,
+    expires: u64,
 }
 
-/// Whether these seconds since 1970 are a time that can be shown: `humantime` writes no later year.
-fn is_time(seconds: u64) -> Result<(), JoinFileError> {
-    if seconds > 253_402_300_799 {
-        return Err(JoinFileError::Content("its expiry is no time".to_owned()));
+impl Times {
+    /// Whether `now` is between them.
+    fn include(self, now: SystemTime) -> Result<(), JoinFileError> {
+        self.usable()?;
+        let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let show = |time| humantime::format_rfc3339_seconds(time).to_string();
+        let issued = self.issued.map(time);
+        // A host without a clock may be before 1970.
+        let clock = show(now.max(SystemTime::UNIX_EPOCH));
+        if let Some(issued) = issued
+            && now + TOLERANCE < issued
+        {
+            let issued = show(issued);
+            return Err(JoinFileError::NotYet { issued, clock });
+        }
+        let until = time(self.expires);
+        if now < until {
+            return Ok(());
+        }
+        let made = issued.map(|issued| format!(" (it was made at {})", show(issued)));
+        Err(JoinFileError::Expired {
+            until: show(until),
+            made: made.unwrap_or_default(),
+            clock,
+        })
     }
-    Ok(())
+
+    /// Whether both are times that can be shown: `humantime` writes no later year.
+    fn usable(self) -> Result<(), JoinFileError> {
+        let is_time = |seconds| seconds <= 253_402_300_799;
+        if !is_time(self.expires) || !self.issued.is_none_or(is_time) {
+            return Err(JoinFileError::Content(
+                "its expiry or the time at which it was made is no time".to_owned(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The number of certificates in some PEM text that has nothing else.

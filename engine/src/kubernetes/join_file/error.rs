@@ -68,8 +68,23 @@ pub enum JoinFileError {
         address: std::net::IpAddr,
     },
     /// Its time is over.
-    #[error("it expired at {0}")]
-    Expired(String),
+    #[error("it expired at {until}{made}, and the clock of this host says {clock}")]
+    Expired {
+        /// Its end.
+        until: String,
+        /// When it was made, as a text in brackets; empty if it does not say it.
+        made: String,
+        /// The time of this host.
+        clock: String,
+    },
+    /// The clock of this host is behind.
+    #[error("it was made at {issued}, and the clock of this host says {clock}")]
+    NotYet {
+        /// When it was made.
+        issued: String,
+        /// The time of this host.
+        clock: String,
+    },
     /// The system gives no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(String),

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::sealed::{MASTER_KIND, MASTER_VERSION};
 use super::{
     FileKind, IDENTITY, JOIN_FILE, JoinContent, JoinFileError, JoinKind, LONGEST,
-    LONGEST_NODE_NAME, LONGEST_TEXT, are_settings, certificates, is_api_url, is_for, is_node_name,
-    is_time,
+    LONGEST_NODE_NAME, LONGEST_TEXT, Times, are_settings, certificates, is_api_url, is_for,
+    is_node_name,
 };
 use crate::host::Host;
 use crate::kubernetes::masters::{self, MasterEntry};
@@ -33,6 +33,9 @@ pub struct MasterJoinFile {
     kind: String,
     /// The name of the node that the host becomes.
     pub node: String,
+    /// When it was made, in seconds since 1970. Files of earlier versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued: Option<u64>,
     /// Until when it can be used, in seconds since 1970.
     pub expires: u64,
     /// The URL at which all hosts reach the API servers: `MASTER_IP` and `K8S_API_PORT` of the masters.
@@ -103,7 +106,7 @@ pub async fn masters_to_join(host: &dyn Host, names: &[String]) -> Vec<MasterEnt
     let opened = MasterJoinFile::open(&sealed, &String::from_utf8_lossy(&identity));
     let is_for_this = |file: &MasterJoinFile| {
         let mut names = names.iter();
-        names.any(|name| is_for(&file.node, file.expires, name, now).is_ok())
+        names.any(|name| is_for(&file.node, name, file.times(), now).is_ok())
     };
     let usable = opened.ok().filter(is_for_this);
     usable.map(|file| file.masters).unwrap_or_default()
@@ -117,6 +120,7 @@ impl MasterJoinFile {
             version: MASTER_VERSION,
             kind: MASTER_KIND.to_owned(),
             node: node.to_owned(),
+            issued: None,
             expires,
             api: api.to_owned(),
             authorities: BTreeMap::new(),
@@ -128,12 +132,19 @@ impl MasterJoinFile {
         }
     }
 
-    /// Whether it is for the master of this name and address, and still valid.
+    fn times(&self) -> Times {
+        Times {
+            issued: self.issued,
+            expires: self.expires,
+        }
+    }
+
+    /// Whether it is for the master of this name and address, and valid at this time.
     ///
     /// # Errors
-    /// It is for another node, or expired, or another node has the address.
+    /// It is for another node, or expired, or was made later than now, or another node has the address.
     pub fn check(&self, node: &str, address: IpAddr, now: SystemTime) -> Result<(), JoinFileError> {
-        is_for(&self.node, self.expires, node, now)?;
+        is_for(&self.node, node, self.times(), now)?;
         let taken = |node: String, name: Option<String>| JoinFileError::TakenAddress {
             node,
             name,
@@ -161,7 +172,7 @@ impl JoinContent for MasterJoinFile {
         if !is_node_name(&self.node) || self.node.len() > LONGEST_NODE_NAME {
             return refused("the name of its node is no DNS-1123 name");
         }
-        is_time(self.expires)?;
+        self.times().usable()?;
         if !is_api_url(&self.api) {
             return refused(
                 "the URL of the API server does not begin with https://, or is too long",

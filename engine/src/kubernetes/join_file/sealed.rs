@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::error::JoinFileError;
 
 /// The format of a worker's content. A file of a newer format is refused.
-pub const VERSION: u32 = 7;
-/// The formats of a worker's content that are still read: without addresses of other nodes, and without masters and settings.
-const EARLIER_VERSIONS: [u32; 2] = [6, 1];
+pub const VERSION: u32 = 9;
+/// The formats of a worker's content that are still read: without the time of issue, without addresses of other nodes, and without masters and
+/// settings.
+const EARLIER_VERSIONS: [u32; 3] = [7, 6, 1];
 /// The format of a master's content.
-pub const MASTER_VERSION: u32 = 5;
-/// The formats of a master's content that are still read: without settings, and without addresses of other nodes.
-const EARLIER_MASTER_VERSIONS: [u32; 2] = [3, 2];
+pub const MASTER_VERSION: u32 = 8;
+/// The formats of a master's content that are still read: without the time of issue, without settings, and without addresses of other nodes.
+const EARLIER_MASTER_VERSIONS: [u32; 3] = [5, 3, 2];
 /// The kind in a master's content.
 pub(super) const MASTER_KIND: &str = "master";
 /// The format of a successor's content.

@@ -126,7 +126,7 @@ fn content_of_another_version_or_with_unknown_fields_is_refused() {
     let without_addresses = opened(&|content| content["version"] = 6.into());
     let without_addresses = without_addresses.expect("it is read");
     assert_eq!(without_addresses.addresses, BTreeMap::new());
-    let changes: [(&str, serde_json::Value); 10] = [
+    let changes: [(&str, serde_json::Value); 11] = [
         ("addresses", serde_json::json!({"10.0.0.2": "W_1"})),
         ("addresses", serde_json::json!({"10.0.0.256": "w-2"})),
         ("more", 1.into()),
@@ -137,6 +137,7 @@ fn content_of_another_version_or_with_unknown_fields_is_refused() {
         ("token", "short.token".into()),
         ("authorities", "".into()),
         ("expires", u64::MAX.into()),
+        ("issued", u64::MAX.into()),
     ];
     for (field, value) in changes {
         let refused = opened(&|content| content[field] = value.clone());
@@ -167,7 +168,47 @@ fn a_file_is_for_one_node_and_one_time() {
         "{other:?}"
     );
     let late = file.check("w-1", time(NOW + 3600));
-    assert!(matches!(late, Err(JoinFileError::Expired(_))), "{late:?}");
+    assert!(
+        matches!(late, Err(JoinFileError::Expired { .. })),
+        "{late:?}"
+    );
+}
+
+/// A new file does not help on a host whose clock is wrong.
+#[test]
+fn a_wrong_clock_is_told_from_a_file_that_is_over() {
+    const DAY: u64 = 24 * 60 * 60;
+    let made = JoinFile {
+        issued: Some(NOW),
+        ..file()
+    };
+    let says = |now: u64| {
+        let refused = made.check("w-1", time(now)).expect_err("it is refused");
+        refused.to_string()
+    };
+    let shown = |now: u64| humantime::format_rfc3339_seconds(time(now)).to_string();
+    let early = says(NOW - 10 * DAY);
+    assert_eq!(
+        early,
+        format!(
+            "it was made at {}, and the clock of this host says {}",
+            shown(NOW),
+            shown(NOW - 10 * DAY)
+        )
+    );
+    let late = says(NOW + 30 * DAY);
+    for part in [
+        shown(NOW),
+        shown(NOW + 30 * DAY),
+        "it expired at".to_owned(),
+    ] {
+        assert!(late.contains(&part), "{late}");
+    }
+    assert_eq!(made.check("w-1", time(NOW - 299)), Ok(()));
+    // An earlier version did not write it.
+    assert_eq!(file().check("w-1", time(NOW - 10 * DAY)), Ok(()));
+    let before_1970 = made.check("w-1", SystemTime::UNIX_EPOCH - Duration::from_secs(1));
+    before_1970.expect_err("it has no clock");
 }
 
 #[test]

@@ -74,6 +74,7 @@ pub(crate) async fn export(args: &PkiExportArgs) -> Result<Exit> {
     let workers = admissions(&host, &access).await?.records;
     may_return(EXPORT, node, args.replace, record.as_ref(), now)?;
     let mut file = MasterJoinFile::new(node, &api, seconds(expires));
+    file.issued = Some(seconds(now));
     export_keys(&host, &mut file).await?;
     file.masters = others;
     file.addresses = taken_addresses(node, &workers);

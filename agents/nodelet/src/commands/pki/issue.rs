@@ -66,6 +66,7 @@ pub(crate) async fn issue(args: &PkiIssueArgs) -> Result<Exit> {
     let token = Token::random().context("admit a node")?;
     let mut file = JoinFile::new(&args.node, &api, authorities, token, seconds(expires));
     let workers = admissions(&host, &access).await?.records;
+    file.issued = Some(seconds(now));
     name_others(&mut file, &own_entry(&inputs.plan)?, &reserved, &workers);
     file.settings = inputs.settings().shared();
     // Sealed first: a mistake in the key of the host must not end an earlier token.

@@ -58,6 +58,9 @@ impl Joining<'_> {
     }
 }
 
+/// What helps if the clock of the host is wrong.
+const SET_CLOCK: &str = "set the clock of this host, then apply again";
+
 /// Why a join file cannot be used.
 #[derive(Debug)]
 pub(super) struct Problem {
@@ -79,10 +82,7 @@ impl Problem {
 
     /// The file cannot be used at the time of this host's clock.
     pub(super) fn wrong_clock(text: String) -> Self {
-        Self::new(
-            text,
-            "set the clock of this host, then apply again".to_owned(),
-        )
+        Self::new(text, SET_CLOCK.to_owned())
     }
 
     /// The host has joined before, and its certificate ended at `end` by its clock, which says `now`: the clock may be wrong.
@@ -165,7 +165,12 @@ impl Problem {
     /// What to do about each error.
     pub(super) fn of(joining: &Joining<'_>, error: &JoinFileError) -> Self {
         let next = match error {
-            JoinFileError::OtherRecipient | JoinFileError::Expired(_) => made_for(joining),
+            JoinFileError::OtherRecipient => made_for(joining),
+            JoinFileError::Expired { .. } => format!(
+                "set the clock of this host if it is wrong (`date -u`); otherwise {}",
+                made_for(joining)
+            ),
+            JoinFileError::NotYet { .. } => SET_CLOCK.to_owned(),
             JoinFileError::Damaged | JoinFileError::NotAge(_) | JoinFileError::TooLarge => {
                 format!(
                     "copy the file from the master to {} again",
@@ -198,7 +203,7 @@ impl Problem {
         Self {
             text: chain(error).join(": "),
             next,
-            is_usual: matches!(error, JoinFileError::Expired(_)),
+            is_usual: matches!(error, JoinFileError::Expired { .. }),
         }
     }
 

@@ -10,7 +10,7 @@
 //! If the cluster lastingly refuses one identity of this host, the next one is tried (`access`). A host that was admitted again asks with its
 //! token first (`readmission`).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use rcgen::KeyPair;
@@ -23,7 +23,7 @@ use super::readmission;
 use crate::host::Host;
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
-use crate::resource::pki::certificate::facts::Certificate;
+use crate::resource::pki::certificate::facts::{Certificate, show};
 use crate::resource::pki::certificate::reissue::{Reading, reissue};
 use crate::resource::pki::certificate::request::request;
 use crate::resource::pki::stored::{Content, Stored};
@@ -167,6 +167,9 @@ impl<'a> ApiSigner<'a> {
             Some(self.authority),
             spec.signed_by,
         );
+        if let Some(error) = outside_of_validity(spec, &pem, name, host.now()) {
+            return Err(error);
+        }
         let mut problems = Differences::default();
         if pem.len() > LARGEST {
             problems.note("size", pem.len(), format!("at most {LARGEST} bytes"));
@@ -201,6 +204,28 @@ impl<'a> ApiSigner<'a> {
             }
         }
     }
+}
+
+/// An error if the certificate is not valid now by the clock of this host: usually it was made a moment ago, so the clock is wrong.
+fn outside_of_validity(
+    spec: &CertificateSpec,
+    pem: &[u8],
+    name: &str,
+    now: SystemTime,
+) -> Option<ResourceError> {
+    let its = Certificate::parse(&spec.path, pem).ok()?.facts;
+    (!its.is_valid_at(now)).then(|| ResourceError::Unmet {
+        what: format!(
+            "use the certificate that was signed for request {name} of certificate `{}`: it is valid from {} until {}, and the clock of this host says {}",
+            spec.path,
+            show(its.not_before),
+            show(its.not_after),
+            show(now)
+        ),
+        next: format!(
+            "set the clock of this host if it is wrong (`date -u`), then apply again; otherwise delete the request on a master              (`kubectl delete csr {name}`): then this host asks again"
+        ),
+    })
 }
 
 fn by_predecessor(path: &str, name: &str) -> ResourceError {

@@ -1,6 +1,7 @@
 //! A worker's certificates: the masters sign them through the API.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 use super::joining::{JOIN, NODE, joined_worker, spec as join};
 use crate::host::fake::FaultPlan;
@@ -58,6 +59,16 @@ fn masters(host: &FakeHost) -> ClusterAccess {
 
 /// The masters sign what is pending, as this certificate for a month.
 pub(super) async fn masters_sign(master: &FakeHost, worker: &FakeHost, spec: &CertificateSpec) {
+    masters_sign_at(master, worker, spec, worker.with_world(|world| world.now())).await;
+}
+
+/// The same at a time of their clocks.
+async fn masters_sign_at(
+    master: &FakeHost,
+    worker: &FakeHost,
+    spec: &CertificateSpec,
+    now: SystemTime,
+) {
     let authority = Authority::read(master, "cluster")
         .await
         .expect("it can be read");
@@ -70,7 +81,6 @@ pub(super) async fn masters_sign(master: &FakeHost, worker: &FakeHost, spec: &Ce
     let access = masters(worker);
     for request in requests(worker) {
         if request.state == RequestState::Pending {
-            let now = worker.with_world(|world| world.now());
             let signed = authority.sign_request(&spec, &request.request, now);
             let signed = signed.expect("it can be signed");
             let approved = worker.approve_certificate_request(&access, &request, "test");
@@ -258,6 +268,18 @@ async fn a_certificate_that_was_not_asked_for_is_refused() {
         error.contains("common name is system:node:other"),
         "{error}"
     );
+
+    // Of this moment, by the clock of the masters.
+    let (master, worker) = joined_worker().await;
+    failure(&worker, &client()).await;
+    let now = worker.with_world(|world| world.now());
+    masters_sign_at(&master, &worker, &client(), now + DAY * 10).await;
+    let error = run(&worker, &client(), false, &mut Receipt::default()).await;
+    let Err(ResourceError::Unmet { what, next }) = error else {
+        panic!("the clock is behind");
+    };
+    assert!(what.contains("the clock of this host says"), "{what}");
+    assert!(next.starts_with("set the clock of this host"), "{next}");
 
     // Of an authority that is not trusted here.
     let (_, worker) = joined_worker().await;
