@@ -209,7 +209,7 @@ impl Master {
     /// Edits a phase's script with a sed expression, which must change it, and updates the package's checksums.
     pub fn edit_phase(&self, phase: &str, expression: &str) {
         let script = format!(
-            "cd {PHASES} && cp {phase}.rhai /tmp/before && sed -i -E '{expression}' {phase}.rhai; if cmp -s {phase}.rhai /tmp/before; then echo 'the expression changes nothing' >&2; exit 1; fi"
+            "cd {PHASES}; cp {phase}.rhai /tmp/before; sed -i -E '{expression}' {phase}.rhai; if cmp -s {phase}.rhai /tmp/before; then echo 'the expression changes nothing' >&2; exit 1; fi"
         );
         let update = package::checksum_script(PACKAGE);
         self.sh(&format!("{script}\n{update}"));

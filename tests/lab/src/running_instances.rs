@@ -46,7 +46,7 @@ pub fn listing(master: &Node) -> BTreeSet<String> {
         rm "$files"
         dpkg-query --show --showformat 'package ${Package} ${Version} ${db:Status-Status}\n'
         systemctl list-unit-files --no-legend --plain --type service,socket | sed 's/^/unit-file /'
-        for unit in docker.service docker.socket pf9-kubelet keepalived; do echo "unit $unit $(systemctl is-active $unit)"; done
+        for unit in docker.service docker.socket pf9-kubelet keepalived; do echo "unit $unit $(systemctl is-active $unit | sed s/failed/inactive/)"; done
         ip -brief link | cut -d' ' -f1 | grep -v '^veth' | sed 's/^/link /'
         sysctl net.ipv4.ip_forward
         if systemctl is-active --quiet docker; then

@@ -14,6 +14,8 @@ const LIMIT: Duration = Duration::from_secs(900);
 const EMULATED: Duration = Duration::from_secs(1800);
 /// Time limit of any other command.
 const SHORT: Duration = Duration::from_secs(400);
+/// Time limit of one look while something is waited for: a look that hangs must not use up the wait.
+const LOOK: Duration = Duration::from_secs(120);
 
 /// Time limit of one run of nodelet on this host.
 pub(super) fn limit(host: &Host) -> Duration {
@@ -68,7 +70,7 @@ pub(crate) fn sh(host: &Host, script: &str) -> String {
 pub(crate) fn wait_for(host: &Host, what: &str, script: &str, limit: Duration) {
     let mut unanswered = String::new();
     let seen = crate::poll(limit, || {
-        let look = host.exec_within(&["bash", "-c", script], None, SHORT);
+        let look = host.exec_within(&["bash", "-c", script], None, LOOK);
         match look {
             Ok(output) => output.status.success().then_some(()),
             // An emulated machine that boots may be too slow to answer at all.
