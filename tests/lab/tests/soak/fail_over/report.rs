@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::trials::{Kind, Outcome};
 
-/// Longest time until the virtual IP answers again after a host or an API server was killed. More fails the soak.
+/// Longest time until the virtual IP answers again after a host or an API server was killed, and longest time without a good answer while two
+/// masters serve. More fails the soak.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Nine of ten trials should take no longer.
 const NINE_OF_TEN: Duration = Duration::from_secs(5);
@@ -24,6 +25,13 @@ fn judged(tried: &[(&Kind, Vec<Outcome>)]) -> Vec<Duration> {
     judged.flat_map(|(_, outcomes)| times(outcomes)).collect()
 }
 
+/// The longest time without a good answer in the trials in which other masters serve.
+fn silent(tried: &[(&Kind, Vec<Outcome>)]) -> Option<Duration> {
+    let served = tried.iter().filter(|(kind, _)| kind.others_serve);
+    let gaps = served.flat_map(|(_, outcomes)| outcomes.iter().map(|outcome| outcome.gap));
+    gaps.max()
+}
+
 /// The tables.
 pub(crate) fn tables(tried: &[(&Kind, Vec<Outcome>)], writes: &[Writes<'_>]) -> String {
     let mut text = "| what happens | trials | first good answer: median | slowest | target for the median | | longest time between two good answers | all whole again: slowest | first good answers, in the order of the trials |\n\
@@ -32,19 +40,24 @@ pub(crate) fn tables(tried: &[(&Kind, Vec<Outcome>)], writes: &[Writes<'_>]) -> 
     for (kind, outcomes) in tried {
         let _ = writeln!(text, "{}", line(kind.name, kind.median, outcomes));
     }
+    let silent = silent(tried);
     let judged = judged(tried);
     let quick = judged.iter().filter(|time| **time <= NINE_OF_TEN).count();
     let _ = write!(
         text,
         "\n| of trials with a killed host or API server | number | target | |\n|---|---:|---:|---|\n\
          | first good answer within {} s | {quick} of {} | ≥ 90 % | {} |\n\
-         | the slowest | {} | ≤ {} | {} |\n",
+         | the slowest | {} | ≤ {} | {} |\n\
+         | longest time between two good answers, in all trials in which other masters serve | {} | ≤ {} | {} |\n",
         NINE_OF_TEN.as_secs(),
         judged.len(),
         verdict(quick * 10 >= judged.len() * 9),
         seconds(judged.iter().copied().max()),
         seconds(Some(LONGEST)),
         verdict(judged.iter().all(|time| *time <= LONGEST)),
+        seconds(silent),
+        seconds(Some(LONGEST)),
+        verdict(silent.is_some_and(|longest| longest <= LONGEST)),
     );
     text.push_str("\n| writes | acknowledged | attempts that failed and were made again | lost |\n|---|---:|---:|---:|\n");
     for one in writes {
@@ -77,6 +90,11 @@ pub(crate) fn missed(tried: &[(&Kind, Vec<Outcome>)]) -> Vec<String> {
         && slowest > LONGEST
     {
         missed.push(format!("the slowest: {}", seconds(Some(slowest))));
+    }
+    if let Some(longest) = silent(tried)
+        && longest > LONGEST
+    {
+        missed.push(format!("no good answer for {}", seconds(Some(longest))));
     }
     missed
 }
