@@ -11,6 +11,9 @@ const ON_MASTER: &str = "on-master";
 const ON_WORKER: &str = "on-worker";
 /// A script that succeeds if the master's node is the only one.
 const ALONE: &str = "[ \"$(kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml get node --output name)\" = node/master-1 ]";
+/// The join file of a host and the identity that opens it, below `/`.
+const JOIN_FILE: &str = "etc/pf9/nodelet/join.age";
+const IDENTITY: &str = "var/opt/pf9/nodelet/age.key";
 /// Removes nodeletd's own files: they belong to its package and not to the role.
 const REMOVE_OWN_FILES: &str = "rm -rf /run/pf9 /run/pf9-nodeletd.lock /var/opt/pf9/kube_status";
 /// Time limit until all parts know what has changed: the API server, nodeletd, kubelet and kube-proxy.
@@ -43,7 +46,10 @@ fn a_worker_joins_serves_and_leaves() {
     );
     master.wait_for("the worker is labelled", &labelled, SEEN);
 
+    it_has_two_identities(&worker);
+    let used = join_file(&worker);
     a_worker_may_not_change_its_node(&worker);
+    masters_keep_its_taint(&master);
     many_requests_of_a_worker_are_deleted(&master, &worker);
     let pods = [(ON_MASTER, "master-1"), (ON_WORKER, WORKER)];
     let pods = Pods::run(&master, &pods);
@@ -61,6 +67,8 @@ fn a_worker_joins_serves_and_leaves() {
     before.assert_same_host(worker.host(), After::CleanOfWorker, "clean of a worker");
     let _ = worker.nodelet(&["clean", "--purge"]).exits(0);
     before.assert_same_host(worker.host(), After::Purge, "purge of a worker");
+    a_used_join_file_is_refused(&worker, &used);
+    before.assert_same_host(worker.host(), After::Purge, "refusal of a used join file");
     a_removed_worker_stays_out(&master, &worker);
     before.assert_same_host(worker.host(), After::Purge, "purge of a removed worker");
 
@@ -92,6 +100,55 @@ fn has_route(subnet: &str, by: &lab::Host) -> String {
 const AS_KUBELET: &str = r#"server=$(sed -n 's/.*server: *"\?\([^"]*\)"\?$/\1/p' /etc/pf9/kube.d/kubeconfigs/kubelet.yaml)
     certs=/etc/pf9/kube.d/certs/kubelet/apiserver
     ask() { curl -s -o /dev/null -w '%{http_code} ' --max-time 10 --cacert /etc/pf9/kube.d/ca/cluster/ca.crt --cert $certs/request.crt --key $certs/request.key "$@"; }"#;
+
+/// All certificates of clients whose keys are on the host.
+fn it_has_two_identities(worker: &Node) {
+    let subjects = worker.sh(
+        "find /etc/pf9 /var/opt/pf9 /var/lib/kubelet -name '*.crt' | while read -r file; do
+             [ -e ${file%.crt}.key ] && openssl x509 -in $file -noout -purpose | grep -q '^SSL client : Yes' || continue
+             openssl x509 -in $file -noout -subject -nameopt RFC2253
+         done | sort -u",
+    );
+    let expected =
+        format!("subject=CN=system:kube-proxy\nsubject=CN=system:node:{WORKER},O=system:nodes");
+    assert_eq!(subjects, expected);
+}
+
+/// A node may not change its taints, so masters do it.
+fn masters_keep_its_taint(master: &Master) {
+    const TAINT: &str = "suite=true:PreferNoSchedule";
+    let tainted = format!(
+        "{KUBECTL} get node/{WORKER} --output jsonpath='{{range .spec.taints[*]}}{{.key}}={{.value}}:{{.effect}} {{end}}' | grep -qw '{TAINT}'"
+    );
+    let _ = master
+        .nodelet(&["cluster", "taint", WORKER, TAINT])
+        .exits(0);
+    master.wait_for("the worker has its taint", &tainted, SEEN);
+    master.kubectl(&format!("taint node {WORKER} suite-"));
+    master.wait_for("the taint returns", &tainted, SEEN);
+    let _ = master
+        .nodelet(&["cluster", "taint", WORKER, "--none"])
+        .exits(0);
+    master.wait_for("the taint is gone", &format!("! {tainted}"), SEEN);
+}
+
+/// The join file of a worker, with the identity that opens it, as text.
+fn join_file(worker: &Node) -> String {
+    worker.sh(&format!("tar -C / -c {JOIN_FILE} {IDENTITY} | base64 -w0"))
+}
+
+/// The token has ended, also for the host that it was made for. Nothing is touched.
+fn a_used_join_file_is_refused(worker: &Node, used: &str) {
+    worker.configure(SCALED);
+    worker.sh(&format!("base64 -d <<< '{used}' | tar -C / -x"));
+    let refused = worker.apply(&[]).exits(1);
+    let text = refused.text();
+    assert!(text.contains("does not accept its token"), "{text}");
+    let _ = worker.nodelet(&["clean", "--purge"]).exits(0);
+    worker.sh(&format!(
+        "rm -f /{JOIN_FILE} /{IDENTITY}; {REMOVE_OWN_FILES}"
+    ));
+}
 
 /// As its kubelet, it may read its Node. The API server does not let it delete this one, label it as a master, taint it, or change another node.
 fn a_worker_may_not_change_its_node(worker: &Node) {
