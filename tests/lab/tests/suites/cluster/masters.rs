@@ -208,6 +208,9 @@ fn the_host_of_the_holder_is_killed(masters: &[Node], vip: &str) {
     let _ = refused.says(&["it was set up with ROLE=master", "nodelet clean"]);
     let refused = two.nodelet(&["clean", "--purge"]).exits(1);
     let _ = refused.says(&["quorum", killed.name(), "--accept-quorum-loss"]);
+    // A live member is as needed as the host that it runs on.
+    let refused = one.nodelet(&["cluster", "remove", two.name()]).exits(1);
+    let _ = refused.says(&["quorum", killed.name()]);
     two.configure(SCALED);
     read(two, "after-host");
     two.keep();
