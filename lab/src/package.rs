@@ -21,7 +21,7 @@ use crate::topology::host::Host;
 
 pub use join::{
     forget, is_joined, is_joined_master, join, join_in_place, join_master, join_master_in_place,
-    remove_join_file,
+    join_tainted, remove_join_file,
 };
 pub use masters::{wait_for_masters, without_member};
 pub use plane::{COMMS, PLANE, enrol, install_comms, install_plane, push_image};

@@ -38,6 +38,14 @@ pub fn join(master: &Host, worker: &Host, node: &str) -> Result<()> {
     bring_join_file(master, &["issue"], worker, node)
 }
 
+/// Lets a worker join with a taint that the masters keep on its node.
+///
+/// # Errors
+/// As [`join`].
+pub fn join_tainted(master: &Host, worker: &Host, node: &str, taint: &str) -> Result<()> {
+    bring_join_file(master, &["issue", "--taint", taint], worker, node)
+}
+
 /// Lets a worker join in place of a removed one, whose host is lost: the certificate of that host may still be valid, and the operator accepts that.
 ///
 /// # Errors

@@ -156,6 +156,18 @@ impl Node {
         self.has_joined();
     }
 
+    /// As [`Self::join`], of a worker. The masters keep this taint on its node.
+    ///
+    /// # Panics
+    /// It does not join.
+    pub fn join_tainted(&self, first: &Node, settings: &[(&str, &str)], taint: &str) {
+        self.configure(settings);
+        let file = package::join_tainted(&first.host, &self.host, self.name(), taint);
+        file.expect("it gets a join file");
+        let _ = self.apply(&[]).exits(0);
+        self.has_joined();
+    }
+
     /// Gives it settings and a join file, so that the next apply lets it join.
     ///
     /// # Panics

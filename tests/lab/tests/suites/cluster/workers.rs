@@ -6,6 +6,8 @@ use lab_suites::{After, CALM, KUBECTL, Master, Node, Pods, SCALED, Slate, Watch,
 use serde_json::Value;
 
 const WORKER: &str = "worker-1";
+/// The taint that its admission names.
+const TAINT: &str = "suite=admitted:PreferNoSchedule";
 /// The pods of the suite, one on each node.
 const ON_MASTER: &str = "on-master";
 const ON_WORKER: &str = "on-worker";
@@ -32,7 +34,7 @@ fn a_worker_joins_serves_and_leaves() {
     master.load_toolbox();
     master.configure(SCALED);
     let watch = Watch::start(&master);
-    worker.join(&master, SCALED);
+    worker.join_tainted(&master, SCALED, TAINT);
     worker.sh("systemctl start pf9-nodeletd");
     assert!(
         worker.is_joined(&master),
@@ -114,22 +116,25 @@ fn it_has_two_identities(worker: &Node) {
     assert_eq!(subjects, expected);
 }
 
-/// A node may not change its taints, so masters do it.
+/// A node may not change its taints, so masters do it. Its admission names the first one, and a command names another one later.
 fn masters_keep_its_taint(master: &Master) {
-    const TAINT: &str = "suite=true:PreferNoSchedule";
-    let tainted = format!(
-        "{KUBECTL} get node/{WORKER} --output jsonpath='{{range .spec.taints[*]}}{{.key}}={{.value}}:{{.effect}} {{end}}' | grep -qw '{TAINT}'"
-    );
-    let _ = master
-        .nodelet(&["cluster", "taint", WORKER, TAINT])
-        .exits(0);
-    master.wait_for("the worker has its taint", &tainted, SEEN);
+    const LATER: &str = "suite=later:PreferNoSchedule";
+    let has = |taints: &str| {
+        format!(
+            "its=$({KUBECTL} get node/{WORKER} --output jsonpath='{{range .spec.taints[*]}}{{.key}}={{.value}}:{{.effect}} {{end}}') && [ \"${{its% }}\" = '{taints}' ]"
+        )
+    };
+    let taint = |what: &str| {
+        let _ = master.nodelet(&["cluster", "taint", WORKER, what]).exits(0);
+    };
+    let admitted = "the worker has the taint of its admission and no other";
+    master.wait_for(admitted, &has(TAINT), SEEN);
+    taint(LATER);
+    master.wait_for("the worker has the later taint alone", &has(LATER), SEEN);
     master.kubectl(&format!("taint node {WORKER} suite-"));
-    master.wait_for("the taint returns", &tainted, SEEN);
-    let _ = master
-        .nodelet(&["cluster", "taint", WORKER, "--none"])
-        .exits(0);
-    master.wait_for("the taint is gone", &format!("! {tainted}"), SEEN);
+    master.wait_for("the taint returns", &has(LATER), SEEN);
+    taint("--none");
+    master.wait_for("the taint is gone", &has(""), SEEN);
 }
 
 /// The join file of a worker, with the identity that opens it, as text.
