@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use lab_suites::{After, CALM, KUBECTL, Master, Node, Pods, SCALED, Slate, Watch, shared};
+use lab_suites::{
+    After, CALM, KUBECTL, Master, Node, Pods, SCALED, Slate, Watch, changes, listing, shared,
+};
 use serde_json::Value;
 
 const WORKER: &str = "worker-1";
@@ -146,9 +148,12 @@ fn join_file(worker: &Node) -> String {
 fn a_used_join_file_is_refused(worker: &Node, used: &str) {
     worker.configure(SCALED);
     worker.sh(&format!("base64 -d <<< '{used}' | tar -C / -x"));
-    let refused = worker.apply(&[]).exits(1);
-    let text = refused.text();
-    assert!(text.contains("does not accept its token"), "{text}");
+    let before = listing(worker);
+    let _ = worker
+        .apply(&[])
+        .refused()
+        .says(&["does not accept its token", "was used already"]);
+    assert_eq!(changes(&before, &listing(worker)), [""; 0]);
     let _ = worker.nodelet(&["clean", "--purge"]).exits(0);
     worker.sh(&format!(
         "rm -f /{JOIN_FILE} /{IDENTITY}; {REMOVE_OWN_FILES}"
