@@ -91,6 +91,7 @@ fn an_unfit_host_gets_all_problems_and_comes_up_after_they_are_fixed() {
         Vec::<String>::new(),
         "nothing was touched"
     );
+    a_dry_run_is_refused_for_a_network_of_services(&master);
     let state_after = master.sh("ls -A /var/opt/pf9 2>/dev/null || true");
     assert!(
         state_after.is_empty(),
@@ -114,4 +115,19 @@ fn an_unfit_host_gets_all_problems_and_comes_up_after_they_are_fixed() {
 
     // Our own programs use the ports now. A requirement that was met is not evaluated again.
     master.apply(&[]).exits(0).changes_nothing();
+}
+
+/// The requirement names one network at a time, so this one has settings of its own.
+fn a_dry_run_is_refused_for_a_network_of_services(master: &Master) {
+    master.configure(&[
+        ("CONTAINERS_CIDR", "10.30.0.0/16"),
+        ("SERVICES_CIDR", "10.20.4.0/22"),
+    ]);
+    let before = listing(master);
+    let refused = master.nodelet(&["plan"]).exits(1);
+    let _ = refused.says(&[
+        "SERVICES_CIDR (10.20.4.0/22) overlaps 10.20.5.0/24, which this host reaches by lan0",
+        "nothing would be changed",
+    ]);
+    assert_eq!(changes(&before, &listing(master)), [""; 0]);
 }
