@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::trials::{Kind, Outcome};
+use super::trials::{KINDS, Kind, Outcome};
 
 /// Longest time until the virtual IP answers again after a host or an API server was killed, and longest time without a good answer while two
 /// masters serve. More fails the soak.
@@ -168,4 +168,28 @@ fn a_line_has_median_and_slowest_of_its_trials() {
         line("x", None, &[outcome(None)]),
         "| x | 1 | — | — | no target | — | 0.9 s | 31.0 s | — |"
     );
+}
+
+/// The time without a good answer counts, whatever the time to the first one is. All masters that are killed at once are exempt.
+#[test]
+fn a_long_gap_is_a_missed_target_while_other_masters_serve() {
+    let tried = |kind| {
+        let gap = |ms| Outcome {
+            back: None,
+            gap: Duration::from_millis(ms),
+            whole: Duration::from_secs(31),
+        };
+        (kind, vec![gap(900), gap(10_100), gap(900)])
+    };
+    for kind in KINDS {
+        let missed = missed(&[tried(kind)]);
+        let expected: &[&str] = match kind.others_serve {
+            true => &["no good answer for 10.1 s"],
+            false => &[],
+        };
+        assert_eq!(missed, expected, "{}", kind.name);
+    }
+    let exempt = KINDS.iter().filter(|kind| !kind.others_serve);
+    let exempt: Vec<&str> = exempt.map(|kind| kind.name).collect();
+    assert_eq!(exempt, ["all hosts are killed at once and started"]);
 }
