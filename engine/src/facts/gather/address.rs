@@ -67,7 +67,7 @@ impl Asking<'_> {
         let user = match self.host.tcp_connect(place, TIMEOUT).await {
             Ok(()) => {
                 let (user, is_foreign) = self.user_by_certificate(place, &item).await?;
-                // It serves another cluster, so it is no master of this one, whatever its hardware address is.
+                // It serves another cluster, so it is no master of this one, also with the hardware address of one.
                 if is_foreign {
                     return Some(user);
                 }

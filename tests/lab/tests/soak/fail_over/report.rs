@@ -170,7 +170,7 @@ fn a_line_has_median_and_slowest_of_its_trials() {
     );
 }
 
-/// The time without a good answer counts, whatever the time to the first one is. All masters that are killed at once are exempt.
+/// The time without a good answer counts, also if the first one comes soon. All masters that are killed at once are exempt.
 #[test]
 fn a_long_gap_is_a_missed_target_while_other_masters_serve() {
     let tried = |kind| {
