@@ -223,7 +223,8 @@ fn outside_of_validity(
             show(now)
         ),
         next: format!(
-            "set the clock of this host if it is wrong (`date -u`), then apply again; otherwise delete the request on a master              (`kubectl delete csr {name}`): then this host asks again"
+            "set the clock of this host if it is wrong (`timedatectl`), then apply again; if it is right, set the clocks of the masters, and delete the \
+             request there (`kubectl delete csr {name}`): then this host asks again"
         ),
     })
 }

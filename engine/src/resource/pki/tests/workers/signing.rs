@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use super::joining::{JOIN, NODE, joined_worker, spec as join};
+use super::joining::{JOIN, NODE, another_join_file, joined_worker, spec as join, worker_to_be};
 use crate::host::fake::FaultPlan;
 use crate::host::{CertificateRequest, CertificateRequests as _, ClusterAccess, RequestState};
 use crate::resource::Action;
-use crate::resource::pki::certificate::facts::Certificate;
+use crate::resource::pki::certificate::facts::{Certificate, show};
 use crate::resource::pki::tests::*;
 use crate::resource::pki::{Authority, request_key};
 
@@ -269,18 +269,6 @@ async fn a_certificate_that_was_not_asked_for_is_refused() {
         "{error}"
     );
 
-    // Of this moment, by the clock of the masters.
-    let (master, worker) = joined_worker().await;
-    failure(&worker, &client()).await;
-    let now = worker.with_world(|world| world.now());
-    masters_sign_at(&master, &worker, &client(), now + DAY * 10).await;
-    let error = run(&worker, &client(), false, &mut Receipt::default()).await;
-    let Err(ResourceError::Unmet { what, next }) = error else {
-        panic!("the clock is behind");
-    };
-    assert!(what.contains("the clock of this host says"), "{what}");
-    assert!(next.starts_with("set the clock of this host"), "{next}");
-
     // Of an authority that is not trusted here.
     let (_, worker) = joined_worker().await;
     let foreign = with_authority().await;
@@ -289,6 +277,34 @@ async fn a_certificate_that_was_not_asked_for_is_refused() {
     let error = failure(&worker, &client()).await;
     assert!(error.contains("its signature does not verify"), "{error}");
     assert!(worker.with_world(|world| world.text(NODE_KEY)).is_none());
+}
+
+/// The masters have signed it at their time, and the clock of this host is behind or ahead. Without the request, the same would happen again.
+#[tokio::test]
+async fn a_signed_certificate_that_is_not_valid_now_names_the_clock() {
+    for is_behind in [true, false] {
+        let (master, worker, _) = worker_to_be().await;
+        advance(&worker, DAY * 40);
+        another_join_file(&master, &worker);
+        apply(&worker, &join()).await.expect("it joins");
+        failure(&worker, &client()).await;
+        let now = worker.with_world(|world| world.now());
+        let signed = match is_behind {
+            true => now + DAY * 10,
+            false => now - DAY * 40,
+        };
+        masters_sign_at(&master, &worker, &client(), signed).await;
+        let error = run(&worker, &client(), false, &mut Receipt::default()).await;
+        let Err(ResourceError::Unmet { what, next }) = error else {
+            panic!("it is not valid now");
+        };
+        let end = show(signed + DAY * 30);
+        for part in ["it is valid from", &end, "the clock of this host says"] {
+            assert!(what.contains(part), "{part}: {what}");
+        }
+        assert!(next.starts_with("set the clock of this host"), "{next}");
+        assert!(!next.contains("  "), "{next}");
+    }
 }
 
 #[tokio::test]
