@@ -123,6 +123,8 @@ fn content_of_another_version_or_with_unknown_fields_is_refused() {
         fields.retain(|name, _| name != "masters" && name != "settings");
     });
     assert_eq!(earlier.expect("it is read").masters, [] as [IpAddr; 0]);
+    let without_issue = opened(&|content| content["version"] = 7.into());
+    assert_eq!(without_issue.expect("it is read").issued, None);
     let without_addresses = opened(&|content| content["version"] = 6.into());
     let without_addresses = without_addresses.expect("it is read");
     assert_eq!(without_addresses.addresses, BTreeMap::new());

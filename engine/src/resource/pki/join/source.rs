@@ -59,7 +59,8 @@ impl Joining<'_> {
 }
 
 /// What helps if the clock of the host is wrong.
-const SET_CLOCK: &str = "set the clock of this host, then apply again";
+const SET_CLOCK: &str =
+    "set the clock of this host (`timedatectl`, or with chrony), then apply again";
 
 /// Why a join file cannot be used.
 #[derive(Debug)]
@@ -167,7 +168,7 @@ impl Problem {
         let next = match error {
             JoinFileError::OtherRecipient => made_for(joining),
             JoinFileError::Expired { .. } => format!(
-                "set the clock of this host if it is wrong (`date -u`); otherwise {}",
+                "set the clock of this host if it is wrong (`timedatectl`, or with chrony); otherwise {}",
                 made_for(joining)
             ),
             JoinFileError::NotYet { .. } => SET_CLOCK.to_owned(),

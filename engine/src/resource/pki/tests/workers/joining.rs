@@ -30,7 +30,7 @@ pub(crate) fn spec() -> JoinFileSpec {
     }
 }
 
-fn file(host: &FakeHost, authorities: &str) -> JoinFile {
+pub(super) fn file(host: &FakeHost, authorities: &str) -> JoinFile {
     let now = host.with_world(|world| world.now());
     let now = now
         .duration_since(std::time::UNIX_EPOCH)
@@ -41,7 +41,7 @@ fn file(host: &FakeHost, authorities: &str) -> JoinFile {
 }
 
 /// A host with an identity, and its public key.
-fn host_with_identity() -> (FakeHost, String) {
+pub(super) fn host_with_identity() -> (FakeHost, String) {
     let (secret, public) = new_identity();
     let host = FakeHost::new()
         .with_file(IDENTITY, secret)
@@ -52,7 +52,7 @@ fn host_with_identity() -> (FakeHost, String) {
     (host, public)
 }
 
-fn place(host: &FakeHost, file: &JoinFile, public: &str) {
+pub(super) fn place(host: &FakeHost, file: &JoinFile, public: &str) {
     let sealed = file.seal(public).expect("it can be sealed");
     put(
         host,

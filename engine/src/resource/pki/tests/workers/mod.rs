@@ -1,5 +1,6 @@
-//! Hosts that have the cluster's authority without its key: `joining`, `signing`, `identities`, and `published`.
+//! Hosts that have the cluster's authority without its key: `joining`, `clocks`, `signing`, `identities`, and `published`.
 
+mod clocks;
 mod identities;
 pub(crate) mod joining;
 mod published;
