@@ -110,7 +110,11 @@ impl<'a> Review<'a> {
     fn others_started(&self) -> String {
         let is_started = |event: &&Event| matches!(event, Event::OthersStarted { .. });
         let started = self.events.iter().filter(is_started);
-        started.map(|event| render(event, DETAIL)).collect()
+        let started: String = started.map(|event| render(event, DETAIL)).collect();
+        match started.is_empty() {
+            true => started,
+            false => format!("at its end, an apply would do this:\n{started}"),
+        }
     }
 
     /// The sum over all phases.

@@ -1,7 +1,6 @@
 //! Applies phases in order; independent phases run in parallel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 
@@ -14,9 +13,6 @@ use crate::model::{Outcome, PhaseName, Verb, chain};
 use crate::plan::{Graph, PlannedPhase};
 use crate::resource::docker::container_runtime;
 use crate::resource::{ResourceError, ResourceResult};
-
-/// How long docker may take at the end of a run to start containers that are not the role's.
-const START_OTHERS: Duration = Duration::from_secs(60);
 
 impl Runner<'_> {
     /// Brings the host to the plan. Events report each action. Returns the outcome of the run.
@@ -73,7 +69,9 @@ impl Runner<'_> {
                 (Outcome::Converged, Mode::Apply) if !all_gone => Outcome::Failed,
                 (outcome, _) => outcome,
             };
-            self.start_interrupted(mode).await;
+            if mode == Mode::Apply || passed {
+                self.start_interrupted(mode).await;
+            }
             if let Err(error) = session.end(outcome, totals, names).await {
                 // All changes are recorded. Only the end of the run is not, so the next run treats this one as interrupted.
                 tracing::warn!("could not {}", chain(&error).join(": "));
@@ -92,29 +90,19 @@ impl Runner<'_> {
         Ok(outcome)
     }
 
-    /// Starts the containers of other programs that an earlier run has left down. They are not the role's, so a failure is logged only, and the run
-    /// does not wait for long. A dry run says which would be started.
+    /// Starts the containers of other programs that an earlier run has left down. They are not the role's, so a failure is logged only. A dry run
+    /// says which would be started.
     async fn start_interrupted(&self, mode: Mode) {
         let containers = match mode {
             Mode::Apply => {
                 let start = container_runtime::start_interrupted_if_up(self.host);
-                let start = tokio::time::timeout(START_OTHERS, start);
-                match self.cancel.run_until_cancelled(start).await {
-                    None => return,
-                    Some(Ok((started, result))) => {
-                        if let Err(error) = result {
-                            tracing::warn!("could not {}", chain(&error).join(": "));
-                        }
-                        started
-                    }
-                    Some(Err(_)) => {
-                        let seconds = START_OTHERS.as_secs();
-                        tracing::warn!(
-                            "docker has not started all containers within {seconds} s that are not the role's and that an earlier restart of docker has ended (next: `docker ps -a`, and `docker start` for those that are needed; the next apply tries again)"
-                        );
-                        return;
-                    }
+                let Some((started, result)) = self.cancel.run_until_cancelled(start).await else {
+                    return;
+                };
+                if let Err(error) = result {
+                    tracing::warn!("could not {}", chain(&error).join(": "));
                 }
+                started
             }
             Mode::DryRun => container_runtime::interrupted_to_start(self.host).await,
         };
@@ -194,7 +182,7 @@ mod tests {
     use crate::exec::Recording;
     use crate::facts::Facts;
     use crate::host::Services as _;
-    use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::host::fake::FakeHost;
     use crate::plan::Plan;
     use crate::resource::NoSecrets;
     use crate::resource::docker::container_runtime::tests::interrupted_host;
@@ -227,19 +215,5 @@ mod tests {
         assert_eq!(host.mutations(), 0);
         assert_eq!(started(&host, Mode::Apply).await, theirs);
         assert_eq!(started(&host, Mode::Apply).await, []);
-    }
-
-    /// A volume of theirs may hang.
-    #[tokio::test(start_paused = true)]
-    async fn a_run_does_not_wait_for_a_container_of_others_that_does_not_start() {
-        let host = interrupted_host().await;
-        let up = host.start_unit(container_runtime::UNIT).await;
-        up.expect("it starts");
-        host.set_faults(FaultPlan::none().stall("start_container", "*"));
-        let began = tokio::time::Instant::now();
-        assert_eq!(started(&host, Mode::Apply).await, []);
-        assert!(began.elapsed() < START_OTHERS * 2);
-        host.set_faults(FaultPlan::none());
-        assert_eq!(started(&host, Mode::Apply).await.len(), 1);
     }
 }
