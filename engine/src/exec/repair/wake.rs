@@ -140,7 +140,11 @@ impl Runner<'_> {
         }
         self.events.emit(woken(unit, true));
         if self.unit_works(unit).await {
-            container_runtime::after_start(self.host, container_runtime::UNIT, began).await;
+            // A docker that is down is started by its phase, and these containers with it.
+            let docker = self.host.unit(container_runtime::UNIT).await;
+            if docker.is_ok_and(|docker| docker.is_active()) {
+                container_runtime::after_start(self.host, container_runtime::UNIT, began).await;
+            }
         } else {
             tracing::warn!("{unit} was restarted, and docker does not answer yet");
         }
