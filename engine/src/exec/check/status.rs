@@ -109,6 +109,8 @@ struct PhaseChecks {
     cancel: CancellationToken,
     /// Ends checks that no other failure can make hang.
     cancel_local: CancellationToken,
+    /// Cancelled when all of its checks have ended.
+    ended: CancellationToken,
 }
 
 impl PhaseChecks {
@@ -117,7 +119,14 @@ impl PhaseChecks {
             phase: phase.clone(),
             cancel: CancellationToken::new(),
             cancel_local: CancellationToken::new(),
+            ended: CancellationToken::new(),
         }
+    }
+
+    /// Whether a comparison with the plan may still fail.
+    fn is_comparing(&self, phase: &PlannedPhase) -> bool {
+        let mut checks = phase.checks.iter();
+        !self.ended.is_cancelled() && checks.any(|check| compares_this_host(phase, check))
     }
 
     fn end_of(&self, phase: &PlannedPhase, check: &PlannedCheck) -> &CancellationToken {
@@ -321,23 +330,30 @@ impl Runner<'_> {
             // The sender lives as long as this future.
             let _ = seen.wait_for(|failed| !failed.is_empty()).await;
             self.host.pause(settle).await;
-            let causes: BTreeSet<PhaseName> = seen
-                .borrow()
-                .iter()
-                .flat_map(|phase| graph.before(phase))
-                .collect();
-            let ended: Vec<&PhaseChecks> = all_running
-                .iter()
-                .zip(phases)
-                // A damaged package may be the cause of the other failures, so its check is always completed.
-                .filter(|(running, phase)| {
+            let all = || all_running.iter().zip(&phases);
+            // What comes before these phases may be the cause of their failures. A damaged package may be the cause of all failures, so its check
+            // is always completed.
+            let others = |failing: &BTreeSet<PhaseName>| -> Vec<&PhaseChecks> {
+                let before = failing.iter().flat_map(|phase| graph.before(phase));
+                let causes: BTreeSet<PhaseName> = before.collect();
+                let others = all().filter(|(running, phase)| {
                     !causes.contains(&running.phase) && !compares_the_package(phase)
-                })
-                .map(|(running, _)| running)
-                .collect();
-            ended.iter().for_each(|one| one.cancel.cancel());
+                });
+                others.map(|(running, _)| running).collect()
+            };
+            let mut failing = seen.borrow().clone();
+            failing.extend(
+                all()
+                    .filter(|(running, phase)| running.is_comparing(phase))
+                    .map(|(running, _)| running.phase.clone()),
+            );
+            others(&failing).iter().for_each(|one| one.cancel.cancel());
             self.host.pause(COMPARISON).await;
-            ended.iter().for_each(|one| one.cancel_local.cancel());
+            let failing = seen.borrow().clone();
+            for one in others(&failing) {
+                one.cancel.cancel();
+                one.cancel_local.cancel();
+            }
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -380,6 +396,7 @@ impl Runner<'_> {
             }
             self.checks_in_progress.end(&phase.name);
         }
+        running.ended.cancel();
         PhaseHealth {
             phase: phase.name.clone(),
             skipped: phase.skipped.clone(),
