@@ -171,7 +171,10 @@ impl Problem {
                 "set the clock of this host if it is wrong (`timedatectl`, or with chrony); otherwise {}",
                 made_for(joining)
             ),
-            JoinFileError::NotYet { .. } => SET_CLOCK.to_owned(),
+            JoinFileError::NotYet { .. } => format!(
+                "set the clock of this host if it is wrong (`timedatectl`, or with chrony), then apply again; if it is right, set the clock of that master, and {}",
+                made_for(joining)
+            ),
             JoinFileError::Damaged | JoinFileError::NotAge(_) | JoinFileError::TooLarge => {
                 format!(
                     "copy the file from the master to {} again",
