@@ -142,11 +142,15 @@ impl Asking<'_> {
         Some(found)
     }
 
-    /// Whether this is the hardware address of the default gateway, which is not `address` itself: as a proxy it answers for every address.
-    async fn is_of_gateway(&self, hardware: &str, address: IpAddr) -> bool {
+    async fn gateway(&self) -> Option<IpAddr> {
         let routes = self.text(ROUTES).await;
         let default = routes.and_then(|text| parse::routes(&text).0);
-        let Some(gateway) = default.and_then(|way| way.gateway) else {
+        default.and_then(|way| way.gateway)
+    }
+
+    /// Whether this is the hardware address of the default gateway, which is not `address` itself: as a proxy it answers for every address.
+    async fn is_of_gateway(&self, hardware: &str, address: IpAddr) -> bool {
+        let Some(gateway) = self.gateway().await else {
             return false;
         };
         if gateway == address {
@@ -166,7 +170,9 @@ impl Asking<'_> {
         let Ok(Some(hardware)) = self.host.neighbour(address).await else {
             return false;
         };
-        if self.is_of_gateway(&hardware, address).await {
+        let gateway = self.gateway().await;
+        let is_master = masters.iter().any(|its| Some(its.address) == gateway);
+        if !is_master && self.is_of_gateway(&hardware, address).await {
             return false;
         }
         let asked = masters
