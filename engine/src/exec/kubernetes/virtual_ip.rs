@@ -103,21 +103,25 @@ impl VirtualIp<'_> {
         if held.any(|(one, _)| *one == address) {
             return Ok(None);
         }
-        let (own, silent) = match self.ready(host, loopback(address)).await {
-            Ok(200) => ("answers", self.api(host, address).await),
+        let silent = match self.ready(host, loopback(address)).await {
+            Ok(200) => self.api(host, address).await,
             // All API servers may be slow, but each of them accepts connections.
             Err(HostError::Deadline { .. }) => {
                 let place = SocketAddr::new(address, self.port);
                 let connected = host.tcp_connect(place, TIMEOUT).await;
                 let why = connected.err().map(|error| chain(&error).join(": "));
-                ("is there, and slow", why)
+                return Ok(why.map(|why| {
+                    format!(
+                        "this host's API server accepts connections and does not answer in time, and at {address} no connection is accepted: {why}; see this host's network, and `nodelet status` and `journalctl -u keepalived -n 50` on each master"
+                    )
+                }));
             }
             // A host whose own API server is down says nothing about the cluster.
             Ok(_) | Err(_) => return Ok(None),
         };
         Ok(silent.map(|why| {
             format!(
-                "this host's API server {own}, but no master serves the API over {address}: {why}; see `nodelet status` and `journalctl -u keepalived -n 50` on each master"
+                "this host's API server answers, but no master serves the API over {address}: {why}; see `nodelet status` and `journalctl -u keepalived -n 50` on each master"
             )
         }))
     }
