@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use crate::host::{ClusterAccess, ClusterNode, Host, HostResult, Taint};
+use crate::host::{ClusterAccess, ClusterNode, Host, HostError, HostResult, Taint};
 use crate::kubernetes::MASTER_LABEL;
 use crate::kubernetes::admission::{Admission, admission, is_automatic, line_of, put, read_line};
 
@@ -84,8 +84,14 @@ pub(super) async fn keep_taints(
         let Err(error) = host.patch_node(access, name, &patch).await else {
             // A later record may have found the node as it wants it, just before this patch.
             let now = admission(host, access, name).await?;
-            if tries == TRIES || now.is_none_or(|now| now.version == record.version) {
+            if now.is_none_or(|now| now.version == record.version) {
                 return Ok(());
+            }
+            if tries == TRIES {
+                return Err(HostError::service(
+                    format!("keep the taints of node {name}"),
+                    "its record of admission changes all the time; masters look at it again",
+                ));
             }
             continue;
         };
